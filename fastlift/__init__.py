@@ -1,0 +1,25 @@
+"""fastlift: long-tailed image classification by lightweight fine-tuning of foundation models (LIFT, LIFT+).
+
+Importing this package loads neither torch nor DALI nor Triton; the names below load what they need on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "UserError": "errors",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastlift' has no attribute {name!r}")
+    return getattr(import_module(f"fastlift.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

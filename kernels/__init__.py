@@ -1,0 +1,1 @@
+"""The two fused operations of LIFT, usable without fastlift: torch (and, on GPUs, triton) are all they need."""
