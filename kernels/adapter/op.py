@@ -1,0 +1,105 @@
+"""The public adapter op: checks, then the implementation that fits the tensor's device."""
+
+import torch
+
+from ..checks import check_activations, check_parameter, check_positive
+from ..dispatch import Impl, choose
+from .reference import adapter_reference
+
+MAX_RANK = 512
+
+
+def adapter(
+    t: torch.Tensor,
+    ln2_weight: torch.Tensor | None,
+    ln2_bias: torch.Tensor | None,
+    ln_weight: torch.Tensor,
+    ln_bias: torch.Tensor,
+    down_weight: torch.Tensor,
+    down_bias: torch.Tensor,
+    up_weight: torch.Tensor,
+    up_bias: torch.Tensor,
+    scale: torch.Tensor | float,
+    *,
+    eps: float = 1e-5,
+    ln_eps: float | None = None,
+    impl: Impl | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """One pass over the residual stream: the MLP's normalised input, and the residual plus the adapter branch.
+
+    ``(ln2, residual) = (LN_2(t), t + scale * (W_up relu(W_down LN_a(t) + b_down) + b_up))``
+
+    The adapter beside the MLP is ``ln2, residual = adapter(...)``, then ``residual + mlp(ln2)``. With
+    ``ln2_weight=ln2_bias=None`` the first output is None (a drop-in beside any MLP); the serial Adapter
+    ``m + A(m)`` is that with ``t=m, scale=1.0``.
+
+    Args:
+        t: residual stream after attention, [.., D], D a multiple of 8; float32, bfloat16, float16 (float64: reference).
+        ln2_weight, ln2_bias: affine of LN_2, [D] each, or both None. Frozen in the fused op; where they need
+            gradients, LN_2 is computed by PyTorch beside it, with the same result.
+        ln_weight, ln_bias: affine of LN_a, [D].
+        down_weight, down_bias, up_weight, up_bias: [r, D], [r], [D, r], [D], rank r from 1 to 512.
+        scale: a tensor of one element (learnable), or a fixed float.
+        eps: epsilon of LN_2, and of LN_a where ``ln_eps`` is None.
+        ln_eps: epsilon of LN_a.
+        impl: None (by device and dtype), "reference", "native" (CPU) or "triton" (GPU).
+
+    All parameters may be float32 or in the dtype of ``t``. Autocast changes nothing: outputs have the dtype of
+    ``t``, sums are taken in float32, gradients have the dtype of their parameter.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; the message names it.
+        RuntimeError: ``impl`` is not available here, or the call is inside a torch.func transform.
+
+    Source: AdaptFormer (Chen et al. 2022) as LIFT (Shi et al., ICML 2024) uses it.
+    """
+    ln_eps = eps if ln_eps is None else ln_eps
+    _check(t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps)
+    choose(impl, t)
+    return adapter_reference(
+        t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps
+    )
+
+
+def _check(
+    t: torch.Tensor,
+    ln2_weight: torch.Tensor | None,
+    ln2_bias: torch.Tensor | None,
+    ln_weight: torch.Tensor,
+    ln_bias: torch.Tensor,
+    down_weight: torch.Tensor,
+    down_bias: torch.Tensor,
+    up_weight: torch.Tensor,
+    up_bias: torch.Tensor,
+    scale: torch.Tensor | float,
+    eps: float,
+    ln_eps: float,
+) -> None:
+    check_activations("t", t)
+    if t.dim() < 1 or t.shape[-1] == 0 or t.shape[-1] % 8:
+        raise ValueError(f"t: expected [.., D] with D a multiple of 8, got shape {list(t.shape)}")
+    width = t.shape[-1]
+    if not isinstance(down_weight, torch.Tensor) or down_weight.dim() != 2:
+        raise ValueError(f"down_weight: expected a tensor [r, {width}]")
+    rank = down_weight.shape[0]
+    if not 1 <= rank <= MAX_RANK:
+        raise ValueError(f"down_weight: expected a rank (rows) from 1 to {MAX_RANK}, got {rank}")
+    if (ln2_weight is None) != (ln2_bias is None):
+        raise ValueError("ln2_weight, ln2_bias: expected both or neither")
+    if ln2_weight is not None:
+        check_parameter("ln2_weight", ln2_weight, (width,), "t", t)
+        check_parameter("ln2_bias", ln2_bias, (width,), "t", t)
+    check_parameter("ln_weight", ln_weight, (width,), "t", t)
+    check_parameter("ln_bias", ln_bias, (width,), "t", t)
+    check_parameter("down_weight", down_weight, (rank, width), "t", t)
+    check_parameter("down_bias", down_bias, (rank,), "t", t)
+    check_parameter("up_weight", up_weight, (width, rank), "t", t)
+    check_parameter("up_bias", up_bias, (width,), "t", t)
+    if isinstance(scale, torch.Tensor):
+        if scale.numel() != 1:
+            raise ValueError(f"scale: expected one element or a float, got shape {list(scale.shape)}")
+        check_parameter("scale", scale, tuple(scale.shape), "t", t)
+    elif not isinstance(scale, (int, float)):
+        raise TypeError(f"scale: expected a tensor of one element or a float, got {type(scale).__name__}")
+    check_positive("eps", eps)
+    check_positive("ln_eps", ln_eps)

@@ -1,0 +1,33 @@
+"""The definition of the adapter op in plain PyTorch: oracle of the tests, fallback on any device, baseline of the benchmarks."""
+
+import torch
+import torch.nn.functional as F
+
+# N tokens (any leading shape), D width, r rank
+
+
+def adapter_reference(
+    t: torch.Tensor,  # [.., D]
+    ln2_weight: torch.Tensor | None,  # [D]
+    ln2_bias: torch.Tensor | None,  # [D]
+    ln_weight: torch.Tensor,  # [D]
+    ln_bias: torch.Tensor,  # [D]
+    down_weight: torch.Tensor,  # [r, D]
+    down_bias: torch.Tensor,  # [r]
+    up_weight: torch.Tensor,  # [D, r]
+    up_bias: torch.Tensor,  # [D]
+    scale: torch.Tensor | float,
+    eps: float,
+    ln_eps: float,
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """(LN_2(t), t + scale * (W_up relu(W_down LN_a(t) + b_down) + b_up)), every product in the dtype of ``t``."""
+    dtype, width = t.dtype, t.shape[-1]
+    with torch.autocast(t.device.type, enabled=False):
+        ln2 = None
+        if ln2_weight is not None and ln2_bias is not None:
+            ln2 = F.layer_norm(t, (width,), ln2_weight.to(dtype), ln2_bias.to(dtype), eps)
+        normed = F.layer_norm(t, (width,), ln_weight.to(dtype), ln_bias.to(dtype), ln_eps)
+        hidden = F.relu(F.linear(normed, down_weight.to(dtype), down_bias.to(dtype)))  # [.., r]
+        branch = F.linear(hidden, up_weight.to(dtype), up_bias.to(dtype))  # [.., D]
+        factor = scale.to(dtype) if isinstance(scale, torch.Tensor) else scale
+        return ln2, t + factor * branch
