@@ -1,0 +1,191 @@
+"""Losses for long-tailed labels. Each is an ``nn.Module``: (logits [B, C], labels [B]) -> scalar.
+
+Legend: n_c training images of class c, p = n / sum n, z logits, y label. Whatever a loss needs of the class counts is a
+buffer: it follows ``.to(device)`` and the state dict. ``on_features`` goes from features to the loss through a
+classifier, fused into one op where the loss is a (weighted, shifted) softmax cross-entropy.
+
+Sources: focal (Lin et al. 2017), LDAM (Cao et al. 2019), class-balanced (Cui et al. 2019), GRW (Zhang et al. 2021),
+balanced softmax (Ren et al. 2020), logit adjustment (Menon et al. 2021), LADE (Hong et al. 2021), as LIFT uses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlift.errors import UserError
+from fastlift.naming import one_of
+
+if TYPE_CHECKING:
+    from fastlift_kernels import Impl
+
+    from fastlift.models.classifiers import Classifier
+
+LossName = Literal["CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"]
+Counts = Sequence[int] | np.ndarray | Tensor
+
+
+class Loss(nn.Module):
+    """(logits [B, C], labels [B]) -> scalar."""
+
+    def on_features(
+        self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """features [B, D] -> (loss, predictions [B]); predictions are the argmax of the plain logits."""
+        logits = classifier(features)
+        return self(logits, labels), logits.detach().argmax(dim=1)
+
+
+class SoftmaxLoss(Loss):
+    """Mean CE(z + tau log p, y), weighted by class: cross-entropy, CB, GRW, balanced softmax and logit adjustment.
+
+    Args:
+        log_prior: log p, [C], or None.
+        tau: strength of the adjustment.
+        class_weight: weight of each class, [C], or None; the mean is the weighted one.
+    """
+
+    log_prior: Tensor | None
+    class_weight: Tensor | None
+
+    def __init__(self, log_prior: Tensor | None = None, tau: float = 1.0, class_weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.tau = tau
+        self.register_buffer("log_prior", log_prior)
+        self.register_buffer("class_weight", class_weight)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.log_prior is not None:
+            logits = logits + self.tau * self.log_prior
+        return F.cross_entropy(logits, labels, weight=self.class_weight)
+
+    def on_features(
+        self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return classifier.cross_entropy(
+            features, labels, log_prior=self.log_prior, tau=self.tau, class_weight=self.class_weight, impl=impl
+        )
+
+
+class FocalLoss(Loss):
+    """Mean (1 - q)^gamma * (-log q) with q = softmax(z)_y."""
+
+    def __init__(self, gamma: float = 2.0) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise UserError(f"gamma: expected 0 or more, got {gamma}")
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        cross_entropy = F.cross_entropy(logits, labels, reduction="none")
+        return ((1 - torch.exp(-cross_entropy)) ** self.gamma * cross_entropy).mean()
+
+
+class LDAMLoss(Loss):
+    """CE with the true logit lowered by scale * margin * (n_y / n_min)^(-1/4)."""
+
+    margins: Tensor
+
+    def __init__(self, class_counts: Tensor, margin: float = 0.5, scale: float = 25.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("margins", margin * (class_counts / class_counts.min()) ** -0.25)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        lowered = torch.zeros_like(logits).scatter(
+            1, labels[:, None], self.scale * self.margins[labels][:, None].to(logits)
+        )
+        return F.cross_entropy(logits - lowered, labels)
+
+
+class LADELoss(Loss):
+    """CE(z + log p, y) plus a Donsker-Varadhan estimate that pulls each class's logits towards a balanced posterior.
+
+    With s = z - log p + log(1/C), for each class c: e_c = mean_{y=c} z_c - d_c - lambda d_c^2, d_c = log mean_i exp(s_ic);
+    loss = CE - weight * sum_c p_c e_c.
+    """
+
+    prior: Tensor
+
+    def __init__(self, class_counts: Tensor, weight: float = 0.1, regularisation: float = 0.1) -> None:
+        super().__init__()
+        self.weight, self.regularisation = weight, regularisation
+        self.register_buffer("prior", class_counts / class_counts.sum())
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        batch, classes = logits.shape
+        prior = self.prior.to(logits)
+        cross_entropy = F.cross_entropy(logits + prior.log(), labels)
+        own = logits.gather(1, labels[:, None])[:, 0]  # [B]
+        totals = logits.new_zeros(classes).index_add(0, labels, own)
+        counts = logits.new_zeros(classes).index_add(0, labels, torch.ones_like(own))
+        spread = logits - torch.log(prior + 1e-9) + math.log(1 / classes + 1e-9)
+        divergence = torch.logsumexp(spread, dim=0) - math.log(batch)
+        estimate = totals / (counts + 1e-8) - divergence - self.regularisation * divergence**2
+        return cross_entropy - self.weight * (prior * estimate).sum()
+
+
+def class_counts_tensor(class_counts: Counts) -> Tensor:
+    """Class counts as a float64 tensor [C].
+
+    Raises:
+        UserError: no class, more than one dimension, or a class without an image.
+    """
+    counts = torch.as_tensor(np.asarray(class_counts)).double().cpu()
+    if counts.dim() != 1 or not len(counts):
+        raise UserError(f"class counts: expected one number a class, got shape {list(counts.shape)}")
+    empty = (counts <= 0).nonzero()[:, 0].tolist()
+    if empty:
+        shown = ", ".join(map(str, empty[:10]))
+        raise UserError(f"class counts: {len(empty)} of {len(counts)} classes have no image (first: {shown})")
+    return counts
+
+
+def _log_prior(counts: Tensor) -> Tensor:
+    return (counts / counts.sum()).log().float()
+
+
+def _balanced_weight(counts: Tensor, beta: float) -> Tensor:
+    weight = (1 - beta) / (1 - beta**counts)
+    return (weight / weight.mean()).float()
+
+
+def _inverse_weight(counts: Tensor) -> Tensor:
+    weight = counts.sum() / counts
+    return (weight / weight.mean()).float()
+
+
+_BUILDERS: dict[str, Callable[..., Loss]] = {
+    "CE": lambda counts: SoftmaxLoss(),
+    "Focal": lambda counts, gamma=2.0: FocalLoss(gamma),
+    "LDAM": lambda counts, margin=0.5, scale=25.0: LDAMLoss(counts.float(), margin, scale),
+    "CB": lambda counts, beta=0.9999: SoftmaxLoss(class_weight=_balanced_weight(counts, beta)),
+    "GRW": lambda counts: SoftmaxLoss(class_weight=_inverse_weight(counts)),
+    "BS": lambda counts: SoftmaxLoss(_log_prior(counts)),
+    "LA": lambda counts, tau=1.0: SoftmaxLoss(_log_prior(counts), tau),
+    "LADE": lambda counts, weight=0.1, regularisation=0.1: LADELoss(counts.float(), weight, regularisation),
+}
+
+
+def build(name: LossName | str, class_counts: Counts, **options: Any) -> Loss:
+    """A loss by name, for training sets with ``class_counts`` images of each class.
+
+    Options: ``tau`` (LA), ``gamma`` (Focal), ``beta`` (CB), ``margin`` and ``scale`` (LDAM), ``weight`` and
+    ``regularisation`` (LADE).
+
+    Raises:
+        UserError: an unknown name or option, or class counts that are not positive.
+    """
+    builder = _BUILDERS[one_of("loss", name, _BUILDERS)]
+    counts = class_counts_tensor(class_counts)
+    accepted = list(signature(builder).parameters)[1:]
+    for option in options:
+        one_of(f"option of the loss {name}", option, accepted)
+    return builder(counts, **options)

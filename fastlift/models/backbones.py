@@ -1,0 +1,259 @@
+"""Loading of pre-trained models: a name and weights -> a frozen ViT, its text tower and its preprocessing."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastlift.errors import UserError
+from fastlift.models import conversion
+from fastlift.models.text import TextTower
+from fastlift.models.vit import VisionTransformer
+from fastlift.naming import one_of
+
+SHIPPED = "shapes-clip"
+# what OpenAI's files hold beside weights
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass
+class Backbone:
+    """A pre-trained model, ready to be frozen.
+
+    Attributes:
+        vit: the vision tower.
+        projection: from the ViT's width to the joint space, [D, E]; None where there is no text side, or no projection.
+        text: the text tower, or None.
+        logit_scale: exp of CLIP's learned temperature.
+        mean, std: normalisation of RGB values in 0..1.
+        pretrained: False where the weights are random.
+    """
+
+    vit: VisionTransformer
+    projection: Tensor | None
+    text: TextTower | None
+    logit_scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pretrained: bool
+
+
+def load(
+    name: str | Path | dict[str, Any], pretrained: str | Path | None = None, image_size: int | None = None
+) -> Backbone:
+    """Load a backbone.
+
+    Args:
+        name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (a dict, or the path
+            of its JSON), or ``timm:NAME``.
+        pretrained: an open_clip tag (downloaded), or a weights file: safetensors, or a torch file, read with
+            weights_only. None: random weights (with a warning), but timm's own default weights for ``timm:NAME``.
+        image_size: pixels; position embeddings are interpolated when it is not the model's own.
+
+    Raises:
+        UserError: unknown names, weights that do not fit (the message names the tensors), models that are not ViTs.
+    """
+    if isinstance(name, str) and name.startswith("timm:"):
+        return _load_timm(name.removeprefix("timm:"), pretrained, image_size)
+    if name == SHIPPED:
+        assets = files("fastlift") / "assets"
+        config = json.loads((assets / "shapes_clip.json").read_text())
+        return _load_open_clip(config, SHIPPED, pretrained or str(assets / "shapes_clip.safetensors"), image_size)
+    config, label = _configuration(name)
+    return _load_open_clip(config, label, pretrained, image_size)
+
+
+def _configuration(name: str | Path | dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The open_clip configuration behind a name, a file or a dict, and what to call it in messages."""
+    import open_clip
+
+    if isinstance(name, dict):
+        return _model_part(deepcopy(name), "model configuration"), "custom"
+    if str(name).endswith(".json"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"model configuration {path} does not exist")
+        return _model_part(json.loads(path.read_text(encoding="utf-8")), str(path)), path.stem
+    known = one_of("model", str(name), [SHIPPED, *open_clip.list_models()])
+    config = open_clip.get_model_config(known)
+    assert config is not None
+    return config, known
+
+
+def _model_part(config: dict[str, Any], where: str) -> dict[str, Any]:
+    config = config.get("model_cfg", config)
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    if missing:
+        raise UserError(f"{where}: not an open_clip model configuration, {', '.join(missing)} is missing")
+    return config
+
+
+def _load_open_clip(
+    config: dict[str, Any], label: str, pretrained: str | Path | None, image_size: int | None
+) -> Backbone:
+    import open_clip
+
+    tag = open_clip.get_pretrained_cfg(label, str(pretrained)) if pretrained is not None else {}
+    weights = _weights_file(label, pretrained, tag)
+    if tag.get("quick_gelu"):  # the tag's weights were trained with it, whatever the plain configuration says
+        config["quick_gelu"] = True
+    if image_size is not None:
+        config["vision_cfg"]["image_size"] = image_size
+    model = _instantiate(config, label)
+    if weights is None:
+        warnings.warn(f"{label}: no pretrained weights were named, so the backbone is random", stacklevel=3)
+    else:
+        _load_weights(model, weights, label, resize=image_size is not None)
+    model.eval().requires_grad_(False)
+    any_model: Any = model
+    vit, projection = conversion.from_open_clip(any_model.visual)
+    return Backbone(
+        vit=vit,
+        projection=projection,
+        text=TextTower(model, _tokenizer(config, label)),
+        logit_scale=math.exp(float(any_model.logit_scale)),
+        mean=tuple(tag.get("mean") or OPENAI_MEAN),
+        std=tuple(tag.get("std") or OPENAI_STD),
+        pretrained=weights is not None,
+    )
+
+
+def _weights_file(label: str, pretrained: str | Path | None, tag: dict[str, Any]) -> Path | None:
+    if pretrained is None:
+        return None
+    if Path(pretrained).is_file():
+        return Path(pretrained)
+    import open_clip
+
+    if not tag:
+        known = open_clip.list_pretrained_tags_by_model(label)
+        hint = f"tags of {label}: {', '.join(known)}" if known else f"{label} has no tags: name a weights file"
+        raise UserError(f"pretrained {str(pretrained)!r} is neither a file nor a known tag; {hint}")
+    try:
+        return Path(open_clip.download_pretrained(tag))
+    except Exception as error:  # whatever the hub client raises: no network, no such file, no space
+        raise UserError(
+            f"the weights {label} / {pretrained} could not be downloaded ({type(error).__name__}: {error}); "
+            "download them elsewhere and name the file with --pretrained",
+            exit_code=1,
+        ) from error
+
+
+def _instantiate(config: dict[str, Any], label: str) -> nn.Module:
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    config = deepcopy(config)
+    if "multimodal_cfg" in config:
+        raise UserError(f"{label}: CoCa models are not supported")
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    config["text_cfg"]["hf_model_pretrained"] = False
+    if config["vision_cfg"].get("timm_model_name") is None and isinstance(config["vision_cfg"].get("layers"), list):
+        raise UserError(f"{label} is a ResNet; only vision transformers are supported so far")
+    try:
+        return (CustomTextCLIP if custom else CLIP)(**config)
+    except TypeError as error:
+        raise UserError(f"{label}: not a valid open_clip model configuration: {error}") from None
+
+
+def _load_weights(model: Any, weights: Path, label: str, resize: bool) -> None:
+    """Load a file of any layout that open_clip knows, strictly; only a chosen image size may resize positions."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.factory import load_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
+
+    try:
+        state = load_state_dict(str(weights), weights_only=True)
+        state = {name: tensor.float() for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    except Exception as error:  # torch and safetensors raise a dozen kinds; each means that this is no weights file
+        raise UserError(
+            f"{weights} is not a weights file that can be read safely: expected safetensors, or a torch file of tensors "
+            f"alone (torch.load with weights_only); {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        ) from error
+    state = convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in OPENAI_EXTRAS:
+        state.pop(name, None)
+    for name in ("logit_scale", "logit_bias"):  # stored as a scalar or as one element
+        if name in state and getattr(model, name) is not None:
+            state[name] = state[name].reshape(getattr(model, name).shape)
+    if resize:
+        resize_pos_embed(state, model)
+    check_fit(state, model.state_dict(), f"the weights {weights} do not fit the model {label}")
+    model.load_state_dict(state)
+
+
+def check_fit(given: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> None:
+    """Compare names and shapes of two states.
+
+    Raises:
+        UserError: they differ; the message names the first ten tensors and says how many.
+    """
+    problems = [f"missing {name} {list(wanted[name].shape)}" for name in wanted.keys() - given.keys()]
+    problems += [f"not in the model: {name} {list(given[name].shape)}" for name in given.keys() - wanted.keys()]
+    problems += [
+        f"{name}: {list(given[name].shape)} in the file, {list(wanted[name].shape)} in the model"
+        for name in given.keys() & wanted.keys()
+        if given[name].shape != wanted[name].shape
+    ]
+    if problems:
+        shown = "\n  ".join(sorted(problems)[:10])
+        raise UserError(f"{what} ({len(problems)} tensors differ):\n  {shown}")
+
+
+def _tokenizer(config: dict[str, Any], label: str) -> Any:
+    import open_clip
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+    text = config["text_cfg"]
+    options = {"context_length": text.get("context_length", 77), **text.get("tokenizer_kwargs", {})}
+    if "hf_tokenizer_name" not in text:
+        return SimpleTokenizer(**options)
+
+    def tokenize(texts: list[str]) -> Tensor:  # fetched from the hub when text is first needed, not before
+        if label in open_clip.list_models():
+            return open_clip.get_tokenizer(label)(texts)
+        return HFTokenizer(text["hf_tokenizer_name"], **options)(texts)
+
+    return tokenize
+
+
+def _load_timm(name: str, pretrained: str | Path | None, image_size: int | None) -> Backbone:
+    import timm
+
+    one_of("timm model", name.split(".")[0], timm.list_models())
+    file = Path(pretrained) if pretrained is not None else None
+    if file is not None and not file.is_file():
+        raise UserError(
+            f"pretrained {str(pretrained)!r} is not a file; timm's tags are part of the name: timm:NAME.TAG"
+        )
+    options = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
+    try:
+        model = timm.create_model(name, pretrained=file is None, **options)
+        if file is not None:
+            timm.models.load_checkpoint(model, str(file), strict=False)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"timm:{name} could not be loaded: {error}", exit_code=1) from error
+    cfg = model.pretrained_cfg
+    return Backbone(
+        vit=conversion.from_timm(model.eval()),
+        projection=None,
+        text=None,
+        logit_scale=1.0,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        pretrained=True,
+    )

@@ -1,0 +1,156 @@
+"""Classifiers: features [B, D] -> logits [B, C] in fp32, and the fused way from features to the loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fastlift_kernels as kernels
+from fastlift.errors import UserError
+
+ClassifierName = Literal["cosine", "linear", "l2", "layernorm"]
+
+
+class Classifier(nn.Module):
+    """z = scale * <f', w'> + bias, where a subclass says what of f and w is normalised.
+
+    Args:
+        width: D, the features' width.
+        classes: C.
+        generator: source of the random start.
+    """
+
+    normalize: Literal["both", "weight", "none"] = "none"
+
+    def __init__(
+        self, width: int, classes: int, *, scale: float = 1.0, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.bias: nn.Parameter | None = None
+        self.weight = nn.Parameter(self.start(width, classes, generator))
+
+    def start(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
+        """Random unit rows [C, D]."""
+        return F.normalize(torch.empty(classes, width).uniform_(-1, 1, generator=generator), dim=1)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """What is done to the features before the product."""
+        return features
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Start from ``weight`` [C, D] (text features, class means, a linear probe).
+
+        Raises:
+            UserError: a weight of another shape.
+        """
+        if weight.shape != self.weight.shape:
+            raise UserError(f"classifier weight: expected {list(self.weight.shape)}, got {list(weight.shape)}")
+        with torch.no_grad():
+            self.weight.copy_(weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features, weight = self.prepare(features.float()), self.weight
+        if self.normalize == "both":
+            features = F.normalize(features, dim=1)
+        if self.normalize != "none":
+            weight = F.normalize(weight, dim=1)
+        return F.linear(features, weight) * self.scale if self.bias is None else F.linear(features, weight, self.bias)
+
+    def cross_entropy(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        log_prior: Tensor | None = None,
+        tau: float = 1.0,
+        class_weight: Tensor | None = None,
+        impl: kernels.Impl | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of logits + tau * log_prior, and the argmax of the plain logits, in one op."""
+        return kernels.cosine_cross_entropy(
+            self.prepare(features),
+            self.weight,
+            labels,
+            log_prior,
+            scale=self.scale,
+            tau=tau,
+            bias=self.bias,
+            normalize=self.normalize,
+            class_weight=class_weight,
+            impl=impl,
+        )
+
+
+class CosineClassifier(Classifier):
+    """z = scale * <f/|f|, w/|w|>, scale 25: the LIFT default."""
+
+    normalize = "both"
+
+    def __init__(
+        self, width: int, classes: int, *, scale: float = 25.0, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(width, classes, scale=scale, generator=generator)
+
+
+class LinearClassifier(Classifier):
+    """z = W f + b, Kaiming-normal start."""
+
+    def __init__(self, width: int, classes: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(width, classes, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def start(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
+        return nn.init.kaiming_normal_(torch.empty(classes, width), generator=generator)
+
+
+class L2NormedClassifier(Classifier):
+    """z = <f, w/|w|>."""
+
+    normalize = "weight"
+
+
+class LayerNormedClassifier(Classifier):
+    """z = <LayerNorm(f), w/|w|>; the norm has no affine part and eps 1e-12."""
+
+    normalize = "weight"
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return F.layer_norm(features, features.shape[-1:], eps=1e-12)
+
+
+class ZeroShotClassifier(nn.Module):
+    """CLIP's own zero-shot head: z = exp(logit_scale) * <P f/|P f|, text features>; nothing of it trains.
+
+    Args:
+        projection: P^T, [D, E], from the ViT's width to the joint space, or None where they are the same.
+        text: text features [C, E], L2-normed.
+        scale: exp(logit_scale).
+    """
+
+    def __init__(self, projection: Tensor | None, text: Tensor, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("projection", projection)
+        self.register_buffer("text", text)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = features.float()
+        if self.projection is not None:
+            features = features @ self.projection
+        return self.scale * F.normalize(features, dim=1) @ self.text.T
+
+
+def build(
+    name: ClassifierName, width: int, classes: int, *, scale: float = 25.0, generator: torch.Generator | None = None
+) -> Classifier:
+    """A classifier by name; ``scale`` is the cosine classifier's."""
+    if name == "cosine":
+        return CosineClassifier(width, classes, scale=scale, generator=generator)
+    kinds = {"linear": LinearClassifier, "l2": L2NormedClassifier, "layernorm": LayerNormedClassifier}
+    if name not in kinds:
+        raise UserError(f"unknown classifier {name!r}: cosine, {', '.join(kinds)}")
+    return kinds[name](width, classes, generator=generator)

@@ -1,0 +1,194 @@
+"""From other libraries' vision transformers to ours: the same weights, under one set of names.
+
+What our block cannot hold is refused by name, never approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fastlift_kernels as kernels
+from fastlift.errors import UserError
+from fastlift.models.vit import (
+    QKV,
+    Block,
+    ClassTokenPool,
+    LatentPool,
+    LayerNorm,
+    LayerScale,
+    Linear,
+    MeanPool,
+    VisionTransformer,
+)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh form: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    return F.gelu(x, approximate="tanh")
+
+
+def from_open_clip(visual: nn.Module) -> tuple[VisionTransformer, Tensor | None]:
+    """The vision tower of an open_clip model -> (our ViT, projection to the joint space [D, E] or None).
+
+    Raises:
+        UserError: the tower is not a ViT, or has parts that ``Block`` does not hold.
+    """
+    kind = type(visual).__name__
+    tower: Any = visual
+    if kind == "VisionTransformer":
+        return _from_open_clip_vit(tower), None if tower.proj is None else tower.proj.detach()
+    if kind == "TimmModel":
+        head = tower.head
+        weights = [module for module in head.modules() if isinstance(module, nn.Linear)]
+        if len(weights) > 1 or (weights and weights[0].bias is not None):
+            raise UserError(f"the image tower's head is a {type(head).__name__}: only a plain projection can be read")
+        return from_timm(tower.trunk), weights[0].weight.detach().T if weights else None
+    raise UserError(
+        f"the image tower is a {kind}, not a vision transformer; use a ViT model, such as ViT-B-16-quickgelu"
+    )
+
+
+def _from_open_clip_vit(tower: Any) -> VisionTransformer:
+    if tower.attn_pool is not None:
+        raise UserError("image towers with attentional pooling (CoCa) are not supported")
+    if tower.pool_type not in ("tok", "avg"):
+        raise UserError(f"image towers with pool_type={tower.pool_type!r} are not supported")
+    norm = _norm(tower.ln_post)
+    pool: ClassTokenPool | MeanPool
+    if tower.pool_type == "tok":
+        pool = ClassTokenPool(norm)
+    else:
+        parts = (nn.Identity(), norm) if tower.final_ln_after_pool else (norm, nn.Identity())
+        pool = MeanPool(*parts, first=1, patches=tower.grid_size[0] * tower.grid_size[1])
+    return VisionTransformer(
+        patches=tower.conv1,
+        prefix=tower.class_embedding.detach()[None],
+        positions=tower.positional_embedding.detach(),
+        norm_pre=_norm(tower.ln_pre),
+        blocks=[_open_clip_block(block) for block in tower.transformer.resblocks],
+        pool=pool,
+        image_size=tuple(tower.image_size),
+    )
+
+
+def _open_clip_block(block: Any) -> Block:
+    if type(block).__name__ != "ResidualAttentionBlock":
+        raise UserError(f"blocks of the kind {type(block).__name__} are not supported (only ResidualAttentionBlock)")
+    return Block(
+        norm_1=_layer_norm(block.ln_1),
+        qkv=_qkv(block.attn.in_proj_weight, block.attn.in_proj_bias),
+        out=_linear(block.attn.out_proj),
+        norm_2=_layer_norm(block.ln_2),
+        mlp_in=_linear(block.mlp.c_fc),
+        mlp_out=_linear(block.mlp.c_proj),
+        activation=_activation(block.mlp.gelu),
+        heads=block.attn.num_heads,
+        scale_1=_layer_scale(block.ls_1),
+        scale_2=_layer_scale(block.ls_2),
+    )
+
+
+def from_timm(trunk: nn.Module) -> VisionTransformer:
+    """A timm ``VisionTransformer`` -> our ViT; its classifier is left out.
+
+    Raises:
+        UserError: another architecture, or parts that ``Block`` does not hold.
+    """
+    model: Any = trunk
+    if type(trunk).__name__ != "VisionTransformer":
+        raise UserError(
+            f"{type(trunk).__name__} is not timm's VisionTransformer; rotary and hybrid ViTs are not supported"
+        )
+    _refuse(model.patch_embed.norm, "a norm after the patch embedding")
+    tokens = [token.detach()[0] for token in (model.cls_token, model.reg_token) if token is not None]
+    return VisionTransformer(
+        patches=model.patch_embed.proj,
+        prefix=torch.cat(tokens) if tokens else None,
+        positions=model.pos_embed.detach()[0],
+        norm_pre=_norm(model.norm_pre),
+        blocks=[_timm_block(block) for block in model.blocks],
+        pool=_timm_pool(model, sum(map(len, tokens))),
+        image_size=tuple(model.patch_embed.img_size),
+    )
+
+
+def _timm_pool(model: Any, first: int) -> ClassTokenPool | MeanPool | LatentPool:
+    norm, norm_after = _norm(model.norm), _norm(model.fc_norm)
+    if model.attn_pool is not None:
+        return LatentPool(norm, model.attn_pool, norm_after)
+    if model.global_pool == "token":
+        _refuse(norm_after, "a norm after the class token is taken")
+        return ClassTokenPool(norm)
+    if model.global_pool == "avg":
+        return MeanPool(norm, norm_after, first=first, patches=model.patch_embed.num_patches)
+    raise UserError(f"timm models with global_pool={model.global_pool!r} are not supported")
+
+
+def _timm_block(block: Any) -> Block:
+    attention, mlp = block.attn, block.mlp
+    if type(block).__name__ != "Block" or type(mlp).__name__ != "Mlp":
+        raise UserError(f"timm blocks of the kind {type(block).__name__} with {type(mlp).__name__} are not supported")
+    _refuse(attention.q_norm, "normalised queries and keys")
+    _refuse(getattr(attention, "norm", None), "a norm inside attention")
+    _refuse(mlp.norm, "a norm inside the MLP")
+    return Block(
+        norm_1=_layer_norm(block.norm1),
+        qkv=_qkv(attention.qkv.weight, attention.qkv.bias),
+        out=_linear(attention.proj),
+        norm_2=_layer_norm(block.norm2),
+        mlp_in=_linear(mlp.fc1),
+        mlp_out=_linear(mlp.fc2),
+        activation=_activation(mlp.act),
+        heads=attention.num_heads,
+        scale_1=_layer_scale(block.ls1),
+        scale_2=_layer_scale(block.ls2),
+    )
+
+
+def _refuse(part: nn.Module | None, what: str) -> None:
+    if part is not None and not isinstance(part, nn.Identity):
+        raise UserError(f"this vision transformer has {what} ({type(part).__name__}), which is not supported")
+
+
+def _norm(norm: nn.Module) -> nn.Module:
+    return norm if isinstance(norm, nn.Identity) else _layer_norm(norm)
+
+
+def _layer_norm(norm: Any) -> LayerNorm:
+    if not isinstance(norm, nn.LayerNorm):
+        raise UserError(f"norms of the kind {type(norm).__name__} are not supported (only LayerNorm)")
+    ours = LayerNorm(norm.normalized_shape[0], eps=norm.eps)
+    ours.weight, ours.bias = norm.weight, norm.bias
+    return ours
+
+
+def _linear(linear: Any) -> Linear:
+    ours = Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+    ours.weight, ours.bias = linear.weight, linear.bias
+    return ours
+
+
+def _qkv(weight: nn.Parameter, bias: nn.Parameter | None) -> QKV:
+    ours = QKV(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    ours.weight, ours.bias = weight, bias  # type: ignore[assignment]
+    return ours
+
+
+def _layer_scale(scale: nn.Module) -> LayerScale | None:
+    return None if isinstance(scale, nn.Identity) else LayerScale(scale.gamma.detach())  # type: ignore[union-attr,operator]
+
+
+def _activation(activation: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The op that computes an activation module: ours where it is one of CLIP's two, PyTorch's for the tanh form."""
+    name = type(activation).__name__
+    if name == "QuickGELU":
+        return kernels.quick_gelu
+    if name in ("GELU", "GELUTanh"):
+        approximate = getattr(activation, "approximate", "tanh" if name == "GELUTanh" else "none")
+        return gelu_tanh if approximate == "tanh" else kernels.gelu
+    raise UserError(f"the activation {name} is not supported (QuickGELU, GELU and its tanh form are)")

@@ -1,0 +1,194 @@
+"""The LIFT model: a frozen vision transformer, a tuner inside it, a classifier on its class token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlift.errors import UserError
+from fastlift.models import backbones, classifiers, tuners
+from fastlift.models.text import Progress, text_features
+from fastlift.models.vit import VisionTransformer
+from fastlift.naming import one_of
+
+HeadName = Literal["cosine", "linear", "l2", "layernorm", "zero_shot"]
+InitName = Literal["text", "random"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What images must be before they enter the model: size in pixels, then (RGB / 255 - mean) / std."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class LiftModel(nn.Module):
+    """images [B, 3, S, S], normalised -> logits [B, C] in fp32.
+
+    What trains has ``requires_grad``, nothing else has. ``tuner_parameters`` and ``head_parameters`` hold it under the
+    names of the authors' checkpoints.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        classifier: classifiers.Classifier | classifiers.ZeroShotClassifier,
+        *,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+        tuner_parameters: dict[str, nn.Parameter],
+        tuner_settings: tuners.TunerSettings,
+    ) -> None:
+        super().__init__()
+        self.vit = vit
+        self.classifier = classifier
+        self.class_names = tuple(class_names)
+        self.preprocessing = preprocessing
+        self.tuner_parameters = tuner_parameters
+        self.tuner_settings = tuner_settings
+
+    @property
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.classifier.named_parameters())
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything that trains: ``tuner.NAME`` and ``head.NAME``."""
+        tuner = {f"tuner.{name}": parameter for name, parameter in self.tuner_parameters.items()}
+        return tuner | {f"head.{name}": parameter for name, parameter in self.head_parameters.items()}
+
+    def load_trained(self, state: dict[str, Tensor], source: str = "state") -> None:
+        """Take over what ``trained`` names, strictly.
+
+        Raises:
+            UserError: tensors that are missing, too many or of another shape; the message names the first ten.
+        """
+        mine = self.trained()
+        backbones.check_fit(state, {name: p.data for name, p in mine.items()}, f"{source} does not fit this model")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(state[name])
+
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Compute in ``dtype``: frozen weights are held in it, what trains stays in fp32."""
+        self.vit.set_compute_dtype(dtype)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [B, D] of images, in the compute dtype."""
+        return self.vit(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))
+
+
+def create_model(
+    name: str | Path | dict[str, Any],
+    *,
+    class_names: Sequence[str],
+    pretrained: str | Path | None = None,
+    tuner: str | Sequence[str] = "adaptformer",
+    rank: int | None = None,
+    layers: int | Sequence[int] | None = None,
+    classifier: HeadName = "cosine",
+    scale: float = 25.0,
+    init: InitName = "text",
+    prompt: str = "default",
+    image_size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LiftModel:
+    """A LIFT model, ready to train: the tuner starts at the frozen model, the classifier at the text features.
+
+    Args:
+        name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (dict, or path of its
+            JSON), or ``timm:NAME``.
+        class_names: names of the C classes, in the order of the labels.
+        pretrained: an open_clip tag, or a weights file (safetensors, or a torch file, read with weights_only).
+        tuner: ``adaptformer``, ``full``, ``none``, or several of them.
+        rank: bottleneck width; None: 2 ** max(0, floor(log2(C / (2 L)))) for L blocks.
+        layers: blocks with a tuner: None (all), the last k, or a list of indices.
+        classifier: ``cosine``, ``linear``, ``l2``, ``layernorm``; ``zero_shot`` is CLIP's own head, with no training.
+        scale: the cosine classifier's.
+        init: start of the classifier's weight: ``text`` (text features of the class names, mapped back to the ViT's
+            width by the projection's transpose, L2-normed) or ``random``.
+        prompt: ``default``, ``classname``, ``ensemble``, ``descriptor:FILE``, or a template with ``{}``.
+        image_size: pixels, where it is not to be the model's own; positions are interpolated.
+        seed: of the tuner's and the classifier's random starts.
+        progress: called with (done, total) while prompts are encoded.
+
+    Returns:
+        the model on the CPU, in eval mode (it has no dropout), computing in fp32.
+
+    Raises:
+        UserError: unknown names, weights that do not fit, settings without a meaning.
+
+    Source: LIFT (Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024).
+    """
+    names = list(class_names)
+    if len(names) < 2:
+        raise UserError(f"class_names: expected at least two classes, got {len(names)}")
+    one_of("classifier", classifier, HeadName.__args__)  # type: ignore[attr-defined]
+    one_of("init", init, InitName.__args__)  # type: ignore[attr-defined]
+    tuner_names = [tuner] if isinstance(tuner, str) else list(tuner)
+    generator = torch.Generator().manual_seed(seed)
+    backbone = backbones.load(name, pretrained, image_size)
+    parameters, settings = tuners.attach(
+        backbone.vit, tuner_names, classes=len(names), rank=rank, layers=layers, generator=generator
+    )
+    if classifier == "zero_shot":
+        if parameters:
+            raise UserError("the zero_shot classifier does not train: it goes with tuner='none' alone")
+        head: classifiers.Classifier | classifiers.ZeroShotClassifier = zero_shot_head(
+            backbone, names, prompt, progress
+        )
+    else:
+        head = classifiers.build(classifier, backbone.vit.width, len(names), scale=scale, generator=generator)
+        if init == "text":
+            head.set_weight(text_start(backbone, names, prompt, progress))
+    side = _square(backbone.vit.image_size)
+    return LiftModel(
+        backbone.vit,
+        head,
+        class_names=names,
+        preprocessing=Preprocessing(side, backbone.mean, backbone.std),
+        tuner_parameters=parameters,
+        tuner_settings=settings,
+    ).eval()
+
+
+def _square(size: tuple[int, int]) -> int:
+    if size[0] != size[1]:
+        raise UserError(f"models with images that are not square ({size[0]} x {size[1]}) are not supported")
+    return size[0]
+
+
+def _features(backbone: backbones.Backbone, names: list[str], prompt: str, progress: Progress | None) -> Tensor:
+    if backbone.text is None:
+        raise UserError("this model has no text tower: start the classifier with init='random'")
+    return text_features(backbone.text, names, prompt, progress=progress)
+
+
+def text_start(backbone: backbones.Backbone, names: list[str], prompt: str, progress: Progress | None = None) -> Tensor:
+    """Classifier weight [C, D] from text: the class features through the projection's transpose, L2-normed."""
+    features = _features(backbone, names, prompt, progress)
+    if backbone.projection is not None:
+        features = features @ backbone.projection.float().T
+    if features.shape[1] != backbone.vit.width:
+        raise UserError("the text features have another width than the image features, and no projection links them")
+    return F.normalize(features, dim=1)
+
+
+def zero_shot_head(
+    backbone: backbones.Backbone, names: list[str], prompt: str, progress: Progress | None = None
+) -> classifiers.ZeroShotClassifier:
+    """CLIP's own zero-shot classifier for the class names."""
+    features = F.normalize(_features(backbone, names, prompt, progress), dim=1)
+    projection = None if backbone.projection is None else backbone.projection.float()
+    return classifiers.ZeroShotClassifier(projection, features, backbone.logit_scale)

@@ -1,0 +1,74 @@
+"""AdaptFormer: a bottleneck beside the MLP (Chen et al. 2022), LIFT's default tuner."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+import fastlift_kernels as kernels
+from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.vit import LayerNorm, NormBranch, VisionTransformer
+
+
+class AdaptFormer(nn.Module):
+    """A(t) = s * (W_up relu(W_down LN_a(t) + b_down) + b_up), started at zero: W_up = b_up = b_down = 0, s = 1.
+
+    Args:
+        width: D.
+        rank: r, the bottleneck's width.
+        generator: source of W_down's Kaiming-normal start (a = sqrt 5).
+    """
+
+    def __init__(self, width: int, rank: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(width)
+        self.down_proj = nn.Linear(width, rank)
+        self.up_proj = nn.Linear(rank, width)
+        self.scale = nn.Parameter(torch.ones(1))
+        nn.init.kaiming_normal_(self.down_proj.weight, a=math.sqrt(5), generator=generator)
+        nn.init.zeros_(self.down_proj.bias)
+        nn.init.zeros_(self.up_proj.weight)
+        nn.init.zeros_(self.up_proj.bias)
+
+    def beside(self, t: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        """(norm(t), t + A(t)) in one pass over t [.., D]."""
+        normed, residual = kernels.adapter(
+            t,
+            norm.weight,
+            norm.bias,
+            self.ln.weight,
+            self.ln.bias,
+            self.down_proj.weight,
+            self.down_proj.bias,
+            self.up_proj.weight,
+            self.up_proj.bias,
+            self.scale,
+            eps=norm.eps,
+            ln_eps=self.ln.eps,
+        )
+        return cast(Tensor, normed), residual
+
+
+class AdaptFormerBranch(nn.Module):
+    """A block's branch site with the adapter beside its MLP."""
+
+    def __init__(self, norm: LayerNorm, adapter: AdaptFormer) -> None:
+        super().__init__()
+        self.norm, self.adapter = norm, adapter
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.adapter.beside(t, self.norm)
+
+
+def attach_adaptformer(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+    """An AdaptFormer beside the MLP of each chosen block."""
+    trained: dict[str, nn.Parameter] = {}
+    for i in settings.layers:
+        adapter = AdaptFormer(vit.width, settings.rank, settings.generator)
+        block = vit.block(i)
+        block.branch = AdaptFormerBranch(cast(NormBranch, block.branch).norm, adapter)
+        trained |= {f"adaptformer_list.{i}.{name}": parameter for name, parameter in adapter.named_parameters()}
+    return trained
