@@ -1,0 +1,410 @@
+"""Data sets by name: where their lists lie, what they must contain, and how to get them."""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.data import cifar, folders
+from fastlift.data.index import ImageIndex, array_index
+from fastlift.data.lists import Listing, class_folders, parse_class_names, parse_list, read_bytes, read_text
+from fastlift.data.problems import Problems
+from fastlift.data.scan import Progress, cached_scan, finish_index
+from fastlift.errors import UserError
+from fastlift.files import cache_folder
+
+DEFAULT = "shapes_lt"
+_CIFAR_NAME = re.compile(r"cifar(10|100)_ir(\d+)")
+_CIFAR_RATIO_OF_GROUPS = 100  # CIFAR-100-LT with any ratio is graded by the groups of ratio 100
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A training and a test split with the same classes."""
+
+    name: str
+    train: ImageIndex
+    test: ImageIndex
+    class_names: tuple[str, ...]
+    group_counts: np.ndarray  # int64 [C]: the training counts that define many, medium and few
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a published data set."""
+
+    title: str
+    prefix: str  # of its list files
+    classes: int
+    train: int
+    test: tuple[int, ...]  # the test list's lines, and the validation list's
+    largest: int
+    smallest: int
+    how_to_get: str
+
+
+_KNOWN = {
+    "imagenet_lt": Known(
+        "ImageNet-LT",
+        "ImageNet_LT",
+        1000,
+        115_846,
+        (50_000, 20_000),
+        1280,
+        5,
+        "Images: ILSVRC 2012 from https://www.image-net.org/download (log in; training and validation images), as\n"
+        "  DATA_ROOT/train/n01440764/n01440764_10026.JPEG and DATA_ROOT/val/n01440764/ILSVRC2012_val_00000293.JPEG\n"
+        "Lists: ImageNet_LT_train.txt, ImageNet_LT_test.txt and ImageNet_LT_classnames.txt (plain or .gz; lines of\n"
+        "  'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list,\n"
+        "  --class-names. The lists are published with OLTR, https://github.com/zhmiao/OpenLongTailRecognition-OLTR",
+    ),
+    "places_lt": Known(
+        "Places-LT",
+        "Places_LT",
+        365,
+        62_500,
+        (36_500, 7_300),
+        4980,
+        5,
+        "Images: Places365-Standard, small or full, from http://places2.csail.mit.edu/download.html, as\n"
+        "  DATA_ROOT/train/airfield/00000001.jpg and DATA_ROOT/val/airfield/Places365_val_00000435.jpg\n"
+        "Lists: Places_LT_train.txt, Places_LT_test.txt and Places_LT_classnames.txt (plain or .gz; lines of\n"
+        "  'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list,\n"
+        "  --class-names. The lists are published with OLTR, https://github.com/zhmiao/OpenLongTailRecognition-OLTR",
+    ),
+}
+
+_FOLDER_LAYOUT = "  DATA_ROOT/train/CLASS/picture.jpg\n  DATA_ROOT/test/CLASS/picture.jpg   (or val)"
+
+
+def names() -> list[str]:
+    """The data sets that ``load_data_set`` knows (CIFAR at other ratios too: ``cifar100_ir20``)."""
+    drawn = [f"cifar{classes}_ir{ratio}" for classes in (100, 10) for ratio in (100, 50, 10)]
+    return [DEFAULT, *_KNOWN, *drawn, "list", "folder"]
+
+
+def check_name(name: str) -> None:
+    """Raise a UserError with the near names for a name that is none of ours."""
+    if name in names() or _CIFAR_NAME.fullmatch(name):
+        return
+    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise UserError(f"unknown data set {name!r}.{hint} Known: {', '.join(names())}")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the user gave, with the defaults filled in."""
+
+    name: str
+    data_root: Path | None
+    train_list: Path | None
+    test_list: Path | None
+    class_names: Path | None
+    cache_dir: Path
+    bad_images: str
+    rescan: bool
+    progress: Progress | None
+
+
+class _Rejected(Exception):
+    """A listing with problems, which are collected already: not worth scanning."""
+
+
+def load_data_set(
+    name: str,
+    *,
+    data_root: str | Path | None = None,
+    train_list: str | Path | None = None,
+    test_list: str | Path | None = None,
+    class_names: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    bad_images: str = "stop",
+    rescan: bool = False,
+    progress: Progress | None = None,
+) -> DataSet:
+    """Load and check both splits of a data set.
+
+    Args:
+        name: one of ``names()``.
+        data_root: folder of the images. Not needed for ``shapes_lt``, and for CIFAR only where it is not to be
+            downloaded into the cache.
+        train_list, test_list, class_names: files, for ``list`` and in place of the found ones for ``imagenet_lt`` and
+            ``places_lt``.
+        cache_dir: where indices, the drawn shapes and downloads go; default ``cache_folder()``.
+        bad_images: "stop" to refuse unusable files, "skip" to put the next good file of the class in their place.
+        rescan: look at all files again instead of trusting the cached sizes.
+        progress: called with (what, done, total) during the header scan.
+
+    Raises:
+        UserError: an unknown name, missing files, or problems in lists and images: the first ten and the total.
+    """
+    check_name(name)
+    if bad_images not in ("stop", "skip"):
+        raise UserError(f"bad images: {bad_images!r} is neither 'stop' nor 'skip'")
+
+    def path(value: str | Path | None) -> Path | None:
+        return None if value is None else Path(value).expanduser()
+
+    request = _Request(
+        name,
+        path(data_root),
+        path(train_list),
+        path(test_list),
+        path(class_names),
+        path(cache_dir) or cache_folder(),
+        bad_images,
+        rescan,
+        progress,
+    )
+    _refuse_unused_lists(request)
+    if request.data_root is not None and not request.data_root.is_dir():
+        raise UserError(f"the data root {request.data_root} is not a folder.{_hint(name)}")
+    if match := _CIFAR_NAME.fullmatch(name):
+        return _load_cifar(request, int(match[1]), int(match[2]))
+    loaders = {DEFAULT: _load_shapes, "folder": _load_folder, "list": _load_list}
+    return loaders.get(name, _load_published)(request)
+
+
+def _refuse_unused_lists(request: _Request) -> None:
+    takes_lists = request.name == "list" or request.name in _KNOWN
+    given = [
+        flag
+        for flag, value in (("--train-list", request.train_list), ("--test-list", request.test_list))
+        if value is not None
+    ]
+    if given and not takes_lists:
+        raise UserError(f"{' and '.join(given)}: the data set {request.name} has no list files (use --dataset list)")
+    if request.class_names is not None and not takes_lists and request.name != "folder":
+        raise UserError(f"--class-names: the data set {request.name} brings its own names")
+
+
+def _hint(name: str) -> str:
+    if name in _KNOWN:
+        return f"\nHow to get {_KNOWN[name].title}:\n{_KNOWN[name].how_to_get}"
+    if name == "folder":
+        return f"\nExpected layout:\n{_FOLDER_LAYOUT}"
+    return ""
+
+
+def _index(
+    request: _Request,
+    split: str,
+    root: Path,
+    key: bytes,
+    make_listing: Callable[[], Listing],
+    class_names: tuple[str, ...],
+    problems: Problems,
+) -> ImageIndex | None:
+    """Scan one split; None where its listing has problems already."""
+
+    def checked() -> Listing:
+        before = problems.total
+        listing = make_listing()
+        if problems.total > before:
+            raise _Rejected
+        return listing
+
+    what = f"{request.name}/{split}"
+    try:
+        scan = cached_scan(
+            root, key, checked, request.cache_dir, rescan=request.rescan, what=what, progress=request.progress
+        )
+    except _Rejected:
+        return None
+    return finish_index(what, root, scan, class_names, request.bad_images, problems)
+
+
+def _check_classes(listing: Listing, class_names: tuple[str, ...], source: str, problems: Problems) -> None:
+    counts = np.bincount(listing.labels, minlength=len(class_names))
+    for label in np.flatnonzero(counts == 0):
+        problems.add(f"{source}: class {label} ({class_names[label]}) has no image")
+
+
+def _finish(
+    name: str,
+    train: ImageIndex | None,
+    test: ImageIndex | None,
+    problems: Problems,
+    group_counts: np.ndarray | None = None,
+) -> DataSet:
+    problems.raise_if_any()
+    assert train is not None  # a missing one has left a problem
+    assert test is not None
+    counts = train.class_counts() if group_counts is None else group_counts
+    return DataSet(name, train, test, train.class_names, counts)
+
+
+def _load_from_lists(
+    request: _Request, root: Path, train_list: Path, test_list: Path, class_names: tuple[str, ...], problems: Problems
+) -> DataSet:
+    """Both splits of list files; counts are checked where the set is a published one."""
+    known = _KNOWN.get(request.name)
+    indices: list[ImageIndex | None] = []
+    for split, file in (("train", train_list), ("test", test_list)):
+        data = read_bytes(file)
+
+        def make_listing(split: str = split, file: Path = file, data: bytes = data) -> Listing:
+            before = problems.total
+            text = data.decode("utf-8-sig", "surrogateescape")
+            listing = parse_list(text, file.name, len(class_names), problems)
+            if problems.total == before:
+                if split == "train":
+                    _check_classes(listing, class_names, file.name, problems)
+                if known:
+                    _check_counts(known, split, listing, file.name, problems)
+            return listing
+
+        key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode() + b"\0" + data
+        indices.append(_index(request, split, root, key, make_listing, class_names, problems))
+    return _finish(request.name, indices[0], indices[1], problems)
+
+
+def _check_counts(known: Known, split: str, listing: Listing, source: str, problems: Problems) -> None:
+    expected = (known.train,) if split == "train" else known.test
+    if len(listing.paths) not in expected:
+        wanted = " or ".join(f"{count:,}" for count in expected)
+        problems.add(f"{source}: {len(listing.paths):,} lines, {known.title} has {wanted}")
+    if split == "train":
+        counts = np.bincount(listing.labels, minlength=known.classes)
+        if (counts.max(), counts.min()) != (known.largest, known.smallest):
+            problems.add(
+                f"{source}: largest and smallest class have {counts.max()} and {counts.min()} images, "
+                f"{known.title} has {known.largest} and {known.smallest}"
+            )
+
+
+def _load_shapes(request: _Request) -> DataSet:
+    from fastlift.data import shapes
+
+    root = request.data_root or shapes.prepare(request.cache_dir)
+    lists = [root / name for name in ("train.txt", "test.txt", "class_names.txt")]
+    class_names = parse_class_names(read_text(lists[2]), str(lists[2]))
+    return _load_from_lists(request, root, lists[0], lists[1], class_names, Problems(request.name))
+
+
+def _load_list(request: _Request) -> DataSet:
+    if request.train_list is None or request.test_list is None or request.data_root is None:
+        raise UserError(
+            "--dataset list needs --data-root (folder of the images), --train-list and --test-list "
+            "(lines of 'relative/path label', labels from 0) and, unless every class has a folder of its own, "
+            "--class-names (lines of 'folder name' or 'name', in the order of the labels)"
+        )
+    class_names = _class_names(request, request.train_list, request.class_names)
+    problems = Problems(request.name)
+    return _load_from_lists(request, request.data_root, request.train_list, request.test_list, class_names, problems)
+
+
+def _class_names(request: _Request, train_list: Path, file: Path | None) -> tuple[str, ...]:
+    """Names from a file, else the folders that the classes' files lie in."""
+    listing = parse_list(read_text(train_list), train_list.name, None, Problems(""))
+    if file is None:
+        found = class_folders(listing, int(listing.labels.max()) + 1) if len(listing.labels) else None
+        if found is None:
+            raise UserError(
+                f"{train_list} does not tell the names of the classes (no folder for each): give --class-names, "
+                "a file with lines of 'folder name' or 'name' in the order of the labels"
+            )
+        return tuple(found)
+    text = read_text(file)
+    count = len(text.rstrip().splitlines())
+    in_range = len(listing.labels) > 0 and int(listing.labels.max()) < count
+    return parse_class_names(text, str(file), class_folders(listing, count) if in_range else None)
+
+
+def _load_published(request: _Request) -> DataSet:
+    known = _KNOWN[request.name]
+    if request.data_root is None:
+        raise UserError(f"{known.title} needs --data-root, the folder of its images.{_hint(request.name)}")
+    train_list, test_list = (
+        given or _find_list(request.data_root, f"{known.prefix}_{split}.txt", request.name)
+        for given, split in ((request.train_list, "train"), (request.test_list, "test"))
+    )
+    names_file = request.class_names or _find_list(
+        request.data_root, f"{known.prefix}_classnames.txt", request.name, beside=train_list.parent
+    )
+    class_names = _class_names(request, train_list, names_file)
+    problems = Problems(known.title, hint=_hint(request.name).lstrip("\n"))
+    if len(class_names) != known.classes:
+        problems.add(f"{names_file}: {len(class_names)} class names, {known.title} has {known.classes}")
+        problems.raise_if_any()
+    return _load_from_lists(request, request.data_root, train_list, test_list, class_names, problems)
+
+
+def _find_list(root: Path, file: str, name: str, beside: Path | None = None) -> Path:
+    places = [root, root / "splits", *([beside] if beside else [])]
+    for candidate in (folder / f"{file}{suffix}" for folder in places for suffix in ("", ".gz")):
+        if candidate.is_file():
+            return candidate
+    looked = " and ".join(str(folder) for folder in places)
+    raise UserError(f"{file} (or {file}.gz) is not in {looked}.{_hint(name)}")
+
+
+def _load_folder(request: _Request) -> DataSet:
+    root = request.data_root
+    if root is None:
+        raise UserError(f"--dataset folder needs --data-root.{_hint('folder')}")
+    problems = Problems(str(root))
+    train_split = folders.find_split(root, ("train",), _FOLDER_LAYOUT)
+    test_split = folders.find_split(root, ("test", "val"), _FOLDER_LAYOUT)
+    classes = folders.class_folder_names(root / train_split)
+    class_names = tuple(classes)
+    if request.class_names is not None:
+        class_names = parse_class_names(read_text(request.class_names), str(request.class_names), classes)
+        if len(class_names) != len(classes):
+            raise UserError(f"{request.class_names} has {len(class_names)} names, {root} has {len(classes)} classes")
+    train = folders.list_split(root, train_split, classes, problems)
+    _check_classes(train, class_names, str(root / train_split), problems)
+    test = folders.list_split(root, test_split, classes, problems)
+    if len(test.labels) == 0:
+        problems.add(f"{root / test_split}: no images")
+    return _finish(
+        request.name,
+        _index_listing(request, "train", root, train, class_names, problems),
+        _index_listing(request, "test", root, test, class_names, problems),
+        problems,
+    )
+
+
+def _index_listing(
+    request: _Request,
+    split: str,
+    root: Path,
+    listing: Listing,
+    class_names: tuple[str, ...],
+    problems: Problems,
+) -> ImageIndex | None:
+    key = b"listing\0" + listing.paths.data.tobytes() + listing.paths.offsets.tobytes() + listing.labels.tobytes()
+    return _index(request, split, root, key, lambda: listing, class_names, problems)
+
+
+def _load_cifar(request: _Request, num_classes: int, ratio: int) -> DataSet:
+    if ratio < 1:
+        raise UserError(f"{request.name}: the imbalance ratio must be at least 1")
+    groups = None
+    if num_classes == 100:
+        groups = cifar.long_tail_counts(100, 500, _CIFAR_RATIO_OF_GROUPS)
+    root = request.data_root
+    if root is not None and cifar.has_folders(root, num_classes):
+        problems = Problems(request.name)
+        listed_train, listed_test, listed_names = cifar.list_folders(root, num_classes, ratio, problems)
+        problems.raise_if_any()
+        indices = [
+            _index_listing(request, split, root, listing, tuple(listed_names), problems)
+            for split, listing in (("train", listed_train), ("test", listed_test))
+        ]
+        return _finish(request.name, indices[0], indices[1], problems, groups)
+    train, test, class_names = cifar.load_arrays(
+        num_classes, root or request.cache_dir / "cifar", download=root is None
+    )
+    kept = cifar.draw_long_tail(train.labels, ratio)
+    return _finish(
+        request.name,
+        array_index(f"{request.name}/train", train.images[kept], train.labels[kept], class_names),
+        array_index(f"{request.name}/test", test.images, test.labels, class_names),
+        Problems(request.name),
+        groups,
+    )

@@ -1,0 +1,99 @@
+"""Encoded bytes to RGB pixels, the same ones as ``PIL.Image.open(...).convert("RGB")`` gives (EXIF rotation ignored)."""
+
+import io
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from fastlift.data.headers import MAX_PIXELS, read_header_bytes
+from fastlift.data.index import ImageIndex
+
+Decoder = Callable[[bytes], np.ndarray]  # encoded -> uint8 [H, W, 3]
+
+
+class DecodeError(Exception):
+    """A picture cannot be used; the message is the reason, to follow its path."""
+
+
+def read_encoded(index: ImageIndex, i: int) -> bytes:
+    """The encoded bytes of sample ``i``."""
+    path = index.file(i)
+    try:
+        if index.spans is None:
+            return path.read_bytes()
+        offset, count = index.spans[i].tolist()
+        with path.open("rb") as shard:
+            data = os.pread(shard.fileno(), count, offset)
+        if len(data) < count:
+            raise DecodeError("is truncated")
+        return data
+    except FileNotFoundError as error:
+        raise DecodeError("is missing") from error
+    except OSError as error:
+        raise DecodeError(f"cannot be read ({error.strerror})") from error
+
+
+def decode_with_pillow(data: bytes) -> np.ndarray:
+    """Any accepted format, uint8 [H, W, 3]."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DecodeError(f"is too large ({image.width} x {image.height})")
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except DecodeError:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
+        reason = read_header_bytes(data).reason
+        raise DecodeError(reason or f"cannot be decoded ({error})") from error
+
+
+def decode_with_torchvision(data: bytes) -> np.ndarray:
+    """JPEG of one or three channels through torchvision's libjpeg-turbo (faster, the same pixels), else Pillow."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    if data[:3] != b"\xff\xd8\xff" or _jpeg_channels(data) not in (1, 3):
+        return decode_with_pillow(data)
+    try:
+        # A bytearray, since torch warns about memory that cannot be written.
+        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return decode_with_pillow(data)  # for the reason, and the last word on what is usable
+    return pixels.permute(1, 2, 0).numpy()
+
+
+def _jpeg_channels(data: bytes) -> int:
+    """Number of components in the frame header; 0 where there is none."""
+    position = 2
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            position += 2
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[position + 9]
+        elif marker in (0xD9, 0xDA):
+            return 0
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return 0
+
+
+def load_picture(index: ImageIndex, i: int, decoder: Decoder) -> np.ndarray:
+    """The pixels of sample ``i``, uint8 [H, W, 3], of the size that the index promises.
+
+    Raises:
+        DecodeError: with the reason.
+    """
+    pixels = decoder(read_encoded(index, i))
+    expected = (int(index.heights[i]), int(index.widths[i]))
+    if pixels.shape[:2] != expected:
+        raise DecodeError(
+            f"is {pixels.shape[1]} x {pixels.shape[0]} now, but was {expected[1]} x {expected[0]} when it was "
+            "indexed (run `fastlift data check --rescan`)"
+        )
+    return pixels

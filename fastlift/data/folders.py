@@ -1,0 +1,55 @@
+"""Class folders: ``root/train/CLASS/picture.jpg`` and ``root/test/CLASS/picture.jpg`` (or ``val``)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.data.index import PathTable
+from fastlift.data.lists import Listing
+from fastlift.data.problems import Problems
+from fastlift.errors import UserError
+
+# The last four cannot be used, but are listed, so that they are refused by name instead of vanishing.
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+
+
+def class_folder_names(split: Path) -> list[str]:
+    """The class folders of one split in alphabetical order."""
+    return sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def find_split(root: Path, names: Sequence[str], layout: str) -> str:
+    """The first of ``names`` that is a folder with class folders in it.
+
+    Raises:
+        UserError: none is; says what was looked for and the expected layout.
+    """
+    for name in names:
+        if (root / name).is_dir() and class_folder_names(root / name):
+            return name
+    wanted = " or ".join(str(root / name) for name in names)
+    raise UserError(f"no class folders in {wanted}. Expected layout:\n{layout}")
+
+
+def list_split(root: Path, split: str, classes: Sequence[str], problems: Problems) -> Listing:
+    """All pictures of a split, class by class, by name; labels are positions in ``classes``."""
+    paths: list[str] = []
+    labels: list[int] = []
+    for extra in sorted(set(class_folder_names(root / split)) - set(classes)):
+        problems.add(f"{root / split / extra}: a class that the training split does not have")
+    for label, name in enumerate(classes):
+        found = sorted(_pictures(root / split / name))
+        paths.extend(os.path.relpath(path, root).replace(os.sep, "/") for path in found)
+        labels.extend([label] * len(found))
+    return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
+
+
+def _pictures(folder: Path) -> list[str]:
+    return [
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
+    ]

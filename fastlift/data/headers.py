@@ -1,0 +1,150 @@
+"""Width and height of an encoded image from its first bytes, and whether the file looks whole.
+
+Reads a few KiB a file. What is accepted: JPEG, PNG, WebP, BMP, TIFF, whatever the file is called. Everything else
+(text, HTML, GIF, AVIF, ...) is refused by name, since not every executor can decode it.
+"""
+
+import io
+import os
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+# Pillow's own limit against decompression bombs; both executors keep to it.
+MAX_PIXELS = 178_956_970
+_HEAD_BYTES = 4096
+_Read = Callable[[int, int], bytes]  # (offset, count) -> bytes
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
+
+
+class Header(NamedTuple):
+    """Size in pixels as stored, or (0, 0) and the reason why the file cannot be used."""
+
+    width: int
+    height: int
+    reason: str
+
+
+def bad(reason: str) -> Header:
+    return Header(0, 0, reason)
+
+
+def read_header(path: str) -> Header:
+    """Look at one file; never raises for a bad one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return bad("missing")
+    except OSError as error:
+        return bad(f"cannot be opened ({error.strerror})")
+    try:
+        return _inspect(descriptor)
+    except OSError as error:
+        return bad("is a folder" if os.path.isdir(path) else f"cannot be read ({error.strerror})")
+    finally:
+        os.close(descriptor)
+
+
+def read_header_bytes(data: bytes) -> Header:
+    """The same for a file that is in memory."""
+    return _checked(data[:_HEAD_BYTES], data[-32:], len(data), lambda offset, count: data[offset : offset + count])
+
+
+def _inspect(descriptor: int) -> Header:
+    head = os.pread(descriptor, _HEAD_BYTES, 0)
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    tail = head[-32:] if size <= len(head) else os.pread(descriptor, 32, size - 32)
+    return _checked(head, tail, size, lambda offset, count: os.pread(descriptor, count, offset))
+
+
+def _checked(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
+    """``read(offset, count)`` fetches more bytes where the head is not enough."""
+    header = _parse(head, tail, size, read)
+    if header.reason == _LOOK_CLOSER:
+        header = _decode(read(0, size))
+    if header.reason:
+        return header
+    if header.width < 1 or header.height < 1:
+        return bad("has no pixels")
+    if header.width * header.height > MAX_PIXELS:
+        return bad(f"is too large ({header.width} x {header.height}, at most {MAX_PIXELS:,} pixels)")
+    return header
+
+
+_LOOK_CLOSER = "look closer"
+
+
+def _parse(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
+    if size == 0:
+        return bad("is empty")
+    if head[:3] == b"\xff\xd8\xff":
+        header = _jpeg(head, size, read)
+        # Whole files end with the end marker; some carry harmless bytes after it, which only a decode tells apart.
+        return header if header.reason or tail[-2:] == b"\xff\xd9" else bad(_LOOK_CLOSER)
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 29:
+        if tail[-8:-4] != b"IEND":
+            return bad(_LOOK_CLOSER)
+        if head[24] == 16:
+            return bad("has 16 bits a channel, which decoders scale differently (convert it to 8)")
+        width, height = struct.unpack(">II", head[16:24])
+        return Header(width, height, "")
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        if struct.unpack("<I", head[4:8])[0] + 8 > size:
+            return bad("is truncated")
+        return bad(_LOOK_CLOSER)
+    if head[:2] == b"BM" or head[:4] in (b"II*\0", b"MM\0*"):
+        return bad(_LOOK_CLOSER)
+    return bad(_foreign(head))
+
+
+def _jpeg(head: bytes, size: int, read: _Read) -> Header:
+    """Walk over the segments to the frame header."""
+    position = 2
+    while position + 9 < size:
+        segment = head[position : position + 10] if position + 10 <= len(head) else read(position, 10)
+        if len(segment) < 10 or segment[0] != 0xFF:
+            return bad("is a damaged JPEG (no frame header)")
+        marker = segment[1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker in _STANDALONE:
+            position += 2
+        elif marker in _SOF:
+            if segment[4] != 8:
+                return bad(f"has {segment[4]} bits a channel, which decoders scale differently (convert it to 8)")
+            height, width = struct.unpack(">HH", segment[5:9])
+            return Header(width, height, "")
+        elif marker in (0xDA, 0xD9):
+            break
+        else:
+            position += 2 + struct.unpack(">H", segment[2:4])[0]
+    return bad("is truncated" if position + 9 >= size else "is a damaged JPEG (no frame header)")
+
+
+def _decode(data: bytes) -> Header:
+    """For rare formats and suspicious files: decode the whole of it."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+                return bad(f"has pixels of kind {image.mode}, not 8 bits a channel (convert it)")
+            if image.width * image.height <= MAX_PIXELS:
+                image.load()
+            return Header(image.width, image.height, "")
+    except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
+        return bad("is truncated" if "truncated" in str(error) else f"cannot be decoded ({error})")
+
+
+def _foreign(head: bytes) -> str:
+    start = head[:256].lstrip().lower()
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "is a GIF (convert it to JPEG or PNG)"
+    if head[4:8] == b"ftyp":
+        return "is an AVIF or HEIF file (convert it to JPEG or PNG)"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is an HTML page, not an image (a failed download?)"
+    if start and all(byte >= 32 or byte in b"\r\n\t" for byte in start):
+        return "is text, not an image"
+    return "is of no known image format (JPEG, PNG, WebP, BMP, TIFF)"

@@ -1,0 +1,125 @@
+"""Batches of normalised views: one interface, two executors (torchvision here and everywhere, DALI where installed)."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from fastlift.data.index import BadImage, ImageIndex
+from fastlift.data.stream import StandIns, Stream
+from fastlift.data.views import EvalViews, TrainViews
+from fastlift.errors import UserError
+
+# Sets that are smaller than this when decoded are decoded once and kept.
+MAX_CACHED_BYTES = 512 * 2**20
+EXECUTORS = ("auto", "dali", "torchvision")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of B samples. Unpacks as ``images, labels, indices``."""
+
+    images: torch.Tensor  # [B, 3, S, S], or [B, V, 3, S, S] for five, ten and random crops; normalised
+    labels: torch.Tensor  # int64 [B], on the device of images
+    indices: torch.Tensor  # int64 [B], rows of the index, on the CPU
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.images, self.labels, self.indices))
+
+
+class Loader(Protocol):
+    """Makes the batches of any epoch, from any step on."""
+
+    steps_per_epoch: int
+    executor: str  # "torchvision" or "dali"
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Batches of ``epoch`` from ``start_step`` on: bit-identical to the end of the whole epoch's stream."""
+        ...
+
+    def close(self) -> None:
+        """Stop threads and free buffers; the loader is of no use afterwards."""
+        ...
+
+
+def dali_installed() -> bool:
+    """Whether DALI could be imported, without importing it."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def is_cached_in_memory(index: ImageIndex) -> bool:
+    """Whether the torchvision executor keeps this set's decoded pixels."""
+    return index.arrays is not None or index.decoded_bytes() <= MAX_CACHED_BYTES
+
+
+def choose_executor(index: ImageIndex, executor: str = "auto") -> tuple[str, str]:
+    """The executor that will be used, and why.
+
+    Raises:
+        UserError: an unknown executor, or one that cannot be used for this set on this machine.
+    """
+    if executor not in EXECUTORS:
+        raise UserError(f"unknown executor {executor!r}: {', '.join(EXECUTORS)}")
+    if executor == "torchvision":
+        return "torchvision", "asked for"
+    if executor == "dali":
+        raise UserError("the DALI executor is not built yet: use torchvision")
+    if index.arrays is not None:
+        return "torchvision", "the set comes as arrays, nothing to decode"
+    if is_cached_in_memory(index):
+        return "torchvision", f"decoded once and kept in memory ({index.decoded_bytes() / 2**20:.0f} MiB)"
+    return "torchvision", "the only executor so far"
+
+
+def build_loader(
+    index: ImageIndex,
+    views: TrainViews | EvalViews,
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    shuffle: bool = True,
+    drop_last: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    executor: str = "auto",
+    workers: int | None = None,
+    bad_images: str = "stop",
+    on_bad: Callable[[BadImage], None] | None = None,
+) -> Loader:
+    """A loader of ``views`` of ``index``.
+
+    Args:
+        batch_size: of this rank. With ``world_size`` ranks a step takes ``batch_size * world_size`` samples.
+        mean, std: of the normalisation (pixel / 255 - mean) / std, three numbers each.
+        seed: of order and views; the same on all ranks.
+        dtype, device: of the images.
+        shuffle: True for training: a new order every epoch, equal steps on all ranks. False for evaluation: the index's
+            order, each sample once over all ranks; ranks may differ by one batch.
+        drop_last: leave out a last batch that is not full.
+        executor: "auto" takes DALI where it is installed and there is something to decode in every epoch.
+        workers: threads that decode; default: the cores of this process, at most 16.
+        bad_images: what happens when a picture breaks on decoding: "stop" raises, "skip" shows the next good one of
+            its class and calls ``on_bad`` (from any thread, once a picture).
+
+    Raises:
+        UserError: values out of range, an executor that cannot be used; while iterating, a broken picture.
+    """
+    choose_executor(index, executor)
+    stream = Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size)
+    stand_ins = StandIns(index, bad_images, on_bad)
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UserError(f"mean and std must be three numbers each, std positive; got {mean} and {std}")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers must be at least 1, got {workers}")
+    from fastlift.data.torch_loader import TorchLoader
+
+    return TorchLoader(stream, stand_ins, mean, std, dtype, torch.device(device), workers)

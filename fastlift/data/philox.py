@@ -1,0 +1,54 @@
+"""Counter-based random numbers: any sample's numbers without drawing those of the samples before it.
+
+Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), vectorised over counters.
+NumPy's own ``Philox`` is a sequential stream of another width; views need random access by (epoch, sample).
+"""
+
+import numpy as np
+
+_MULTIPLIER_0 = np.uint64(0xD2511F53)
+_MULTIPLIER_1 = np.uint64(0xCD9E8D57)
+_KEY_STEP_0 = 0x9E3779B9
+_KEY_STEP_1 = 0xBB67AE85
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+
+def philox_4x32(counter: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], seed: int) -> np.ndarray:
+    """Four random 32-bit words for every counter.
+
+    Args:
+        counter: four arrays of one broadcastable shape, integers in [0, 2**32).
+        seed: the 64-bit key.
+
+    Returns:
+        uint32 array [..., 4].
+    """
+    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c).astype(np.uint64) for c in counter))
+    key_0, key_1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    for _ in range(10):
+        product_0, product_1 = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1
+        c0, c1, c2, c3 = (
+            (product_1 >> _HALF) ^ c1 ^ np.uint64(key_0),
+            product_1 & _LOW,
+            (product_0 >> _HALF) ^ c3 ^ np.uint64(key_1),
+            product_0 & _LOW,
+        )
+        key_0, key_1 = (key_0 + _KEY_STEP_0) & 0xFFFFFFFF, (key_1 + _KEY_STEP_1) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def uniform(seed: int, epoch: int, stream: int, samples: np.ndarray, count: int) -> np.ndarray:
+    """``count`` uniform numbers in the open interval (0, 1) for every sample: a function of the arguments alone.
+
+    Args:
+        stream: keeps the uses apart (flips, windows, ...), a small integer.
+        samples: int array [B], indices below 2**32.
+
+    Returns:
+        float64 array [B, count], multiples of 2**-33.
+    """
+    blocks = np.arange((count + 3) // 4)[None, :]
+    samples = np.asarray(samples)[:, None]
+    words = philox_4x32((samples, np.full_like(blocks, epoch), blocks, np.full_like(blocks, stream)), seed)
+    return (words.reshape(len(samples), -1)[:, :count].astype(np.float64) + 0.5) * 2.0**-32

@@ -1,0 +1,37 @@
+"""One message for all that is wrong with the input: the first ten and the total."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fastlift.errors import UserError
+
+SHOWN = 10
+
+
+@dataclass
+class Problems:
+    """Collects problems of one input, to be raised together."""
+
+    subject: str
+    hint: str = ""
+    entries: list[str] = field(default_factory=list)
+    total: int = 0
+
+    def add(self, entry: str) -> None:
+        if self.total < SHOWN:
+            self.entries.append(entry)
+        self.total += 1
+
+    def extend(self, entries: Iterable[str]) -> None:
+        for entry in entries:
+            self.add(entry)
+
+    def message(self) -> str:
+        count = f"{self.total:,} problem" + ("s" if self.total != 1 else "")
+        shown = f", the first {SHOWN}" if self.total > SHOWN else ""
+        lines = [f"{self.subject}: {count}{shown}:", *(f"  {entry}" for entry in self.entries)]
+        return "\n".join([*lines, self.hint] if self.hint else lines)
+
+    def raise_if_any(self) -> None:
+        if self.total:
+            raise UserError(self.message())

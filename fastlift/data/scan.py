@@ -1,0 +1,165 @@
+"""The header scan: sizes of all files, what is missing or unreadable, cached by the list's content."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.data.headers import read_header
+from fastlift.data.index import BadImage, ImageIndex, PathTable, fingerprint
+from fastlift.data.lists import Listing
+from fastlift.data.problems import Problems
+from fastlift.files import write_atomically
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+_FORMAT = "fastlift-index-1"
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A listing with the sizes of its files; unusable files have size 0 and a reason."""
+
+    paths: PathTable
+    labels: np.ndarray  # int64 [N]
+    widths: np.ndarray  # int32 [N]
+    heights: np.ndarray  # int32 [N]
+    reasons: dict[int, str]
+
+
+def scan_files(
+    root: Path, paths: PathTable, indices: np.ndarray, what: str = "", progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Read the headers of ``paths[indices]`` with threads: widths, heights (int32, as ``indices``) and reasons."""
+    widths, heights = np.zeros(len(indices), dtype=np.int32), np.zeros(len(indices), dtype=np.int32)
+    reasons: dict[int, str] = {}
+    prefix = os.fspath(root) + os.sep
+
+    def chunk(start: int) -> int:
+        stop = min(start + _CHUNK, len(indices))
+        for k in range(start, stop):
+            i = int(indices[k])
+            header = read_header(prefix + paths[i])
+            widths[k], heights[k] = header.width, header.height
+            if header.reason:
+                reasons[i] = header.reason
+        return stop - start
+
+    done = 0
+    # Threads hide the latency of disks and network shares; the parsing itself holds the interpreter lock.
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        for count in pool.map(chunk, range(0, len(indices), _CHUNK)):
+            done += count
+            if progress:
+                progress(what, done, len(indices))
+    return widths, heights, reasons
+
+
+def cached_scan(
+    root: Path,
+    key: bytes,
+    make_listing: Callable[[], Listing],
+    cache_dir: Path,
+    *,
+    rescan: bool = False,
+    what: str = "",
+    progress: Progress | None = None,
+) -> Scan:
+    """Scan the files of a listing, or load what an earlier scan of the same listing at the same place found.
+
+    Args:
+        key: the content that determines the listing. A cached scan is used only for the same key and root.
+        make_listing: called where nothing is cached.
+        rescan: look at all files again. Files found bad earlier are looked at again in any case.
+    """
+    digest = hashlib.sha256(b"\0".join([_FORMAT.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
+    cache_file = cache_dir / "index" / f"{digest}.npz"
+    scan = None if rescan else _load(cache_file)
+    if scan is None:
+        listing = make_listing()
+        every = np.arange(len(listing.paths))
+        scan = Scan(listing.paths, listing.labels, *scan_files(root, listing.paths, every, what, progress))
+        _store(cache_file, scan)
+    elif scan.reasons:
+        again = np.array(sorted(scan.reasons))
+        widths, heights, reasons = scan_files(root, scan.paths, again, what, progress)
+        if reasons != scan.reasons:
+            scan.widths[again], scan.heights[again] = widths, heights
+            scan = replace(scan, reasons=reasons)
+            _store(cache_file, scan)
+    return scan
+
+
+def _load(path: Path) -> Scan | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        reasons = {int(i): reason for i, reason in json.loads(columns["reasons"].tobytes()).items()}
+        paths = PathTable(columns["data"], columns["offsets"])
+        return Scan(paths, columns["labels"], columns["widths"], columns["heights"], reasons)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError):  # a damaged cache is no cache
+        return None
+
+
+def _store(path: Path, scan: Scan) -> None:
+    """Write atomically; a cache that cannot be written costs the next start a scan, nothing else."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez(
+                file,
+                data=scan.paths.data,
+                offsets=scan.paths.offsets,
+                labels=scan.labels,
+                widths=scan.widths,
+                heights=scan.heights,
+                reasons=np.frombuffer(json.dumps(scan.reasons).encode(), dtype=np.uint8),
+            )
+
+    with contextlib.suppress(OSError):
+        write_atomically(path, write)
+
+
+def finish_index(
+    name: str, root: Path, scan: Scan, class_names: tuple[str, ...], bad_images: str, problems: Problems
+) -> ImageIndex:
+    """Make the index of a scan and deal with unusable files.
+
+    With ``bad_images="stop"`` each of them is a problem. With ``"skip"`` its sample shows the next good file of its
+    class (in the list's order, round the end); a class without any good file is a problem.
+    """
+    paths, widths, heights = scan.paths, scan.widths, scan.heights
+    bad: list[BadImage] = []
+    if scan.reasons and bad_images == "stop":
+        problems.extend(f"{root / paths[i]}: {scan.reasons[i]}" for i in sorted(scan.reasons))
+    elif scan.reasons:
+        is_bad = np.zeros(len(paths), dtype=bool)
+        is_bad[list(scan.reasons)] = True
+        source = np.arange(len(paths))
+        for i in sorted(scan.reasons):
+            other = next_good(scan.labels, is_bad, i)
+            bad.append(BadImage(i, paths[i], scan.reasons[i], other))
+            if other < 0:
+                problems.add(f"{root / paths[i]}: {scan.reasons[i]}, and its class has no good image to stand in")
+            else:
+                source[i] = other
+        paths, widths, heights = paths.take(source), widths[source], heights[source]
+    hashed = fingerprint(paths, scan.labels, widths, heights, class_names)
+    return ImageIndex(name, root, paths, scan.labels, widths, heights, class_names, hashed, bad=tuple(bad))
+
+
+def next_good(labels: np.ndarray, is_bad: np.ndarray, i: int) -> int:
+    """The next sample of i's class that is not bad, round the end of the list; -1 where there is none."""
+    same = np.flatnonzero((labels == labels[i]) & ~is_bad)
+    if len(same) == 0:
+        return -1
+    return int(same[np.searchsorted(same, i) % len(same)])
