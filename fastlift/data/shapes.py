@@ -51,7 +51,7 @@ _FIELD_REACH = 1.35  # it covers [-reach, reach] in units of the shape's radius
 
 def _grid() -> tuple[Floats, Floats]:
     cells: Floats = np.arange(_FIELD_SIDE, dtype=np.float32)
-    line = (cells + 0.5) / _FIELD_SIDE * (2 * _FIELD_REACH) - _FIELD_REACH
+    line: Floats = ((cells + 0.5) / _FIELD_SIDE * (2 * _FIELD_REACH) - _FIELD_REACH).astype(np.float32)
     y, x = np.meshgrid(line, line, indexing="ij")
     return x, y
 
