@@ -1,0 +1,460 @@
+// The adapter op on a CPU: one pass over the tokens forward, one backward, in tiles that stay in the second-level cache.
+// The maths and what was tried are in README.md beside this file.
+#include "../native/gemm.h"
+
+namespace fastlift {
+namespace {
+
+// Tokens a tile: enough to use packed weights several times, few enough that the tiles (one forward, two backward)
+// leave room in the second-level cache.
+constexpr int64_t TILE_FLOATS = 48 * 800;
+constexpr int64_t DEPTH = 256; // depth of a block of the down product: its panel of b (16 KB) stays in the first-level cache
+
+int64_t tile_rows(int64_t width_ld, int64_t rank) {
+  const int64_t scale = rank > 64 ? 2 : 1; // weights of a large rank come from the third level: use them more often
+  int64_t rows = TILE_FLOATS * scale / width_ld / 12 * 12;
+  return rows < 12 ? 12 : rows > 96 ? 96 : rows;
+}
+// Leading dimension of a tile of fp32 rows: whole vectors, and an odd number of cache lines so that columns do not collide.
+int64_t leading(int64_t width) { return (round_up(width, 16) / 16 | 1) * 16; }
+
+struct Packed { // where a [depth, columns] matrix lies packed for each_panel, and its size
+  float* p;
+  int64_t depth, columns;
+};
+
+// Packs this thread's share of the panels of get(k, c).
+template <class Get>
+void pack(Packed out, int index, int threads, const Get& get) {
+  const int64_t panels = (out.columns + PANEL - 1) / PANEL;
+  const Share mine = share_of(panels, index, threads);
+  each_panel(out.columns, [&](auto vectors, int64_t column) {
+    if (column / PANEL < mine.begin || column / PANEL >= mine.end) return;
+    constexpr int WIDE = decltype(vectors)::value * LANES;
+    float* p = out.p + packed_at(out.depth, column);
+    for (int64_t k = 0; k < out.depth; ++k)
+      for (int c = 0; c < WIDE; ++c) p[k * WIDE + c] = column + c < out.columns ? get(k, column + c) : 0.0f;
+  });
+}
+
+struct Sums {
+  float first, second;
+};
+
+// Mean and variance (two passes over a row in the first-level cache) of a row read as float32 into x.
+template <class T>
+Sums row_statistics(const T* t, float* x, int64_t width) {
+  vf total[2] = {vf{}, vf{}};
+  for (int64_t d = 0, i = 0; d < width; d += LANES, ++i) {
+    const int n = (int)(width - d);
+    const vf value = load_n(t + d, n);
+    store(x + d, value);
+    total[i & 1] += value;
+  }
+  const float mean = sum(total[0] + total[1]) / (float)width;
+  vf squares[2] = {vf{}, vf{}};
+  for (int64_t d = 0, i = 0; d < width; d += LANES, ++i) {
+    vf centred = load(x + d) - mean;
+    if (width - d < LANES)
+      for (int lane = (int)(width - d); lane < LANES; ++lane) centred[lane] = 0.0f;
+    squares[i & 1] += centred * centred;
+  }
+  return {mean, sum(squares[0] + squares[1]) / (float)width};
+}
+
+template <class T>
+bool can_stream(const void* p, int64_t tokens, int64_t width) {
+  return (uintptr_t)p % (LANES * 4) == 0 && width % LANES == 0 && tokens * width * (int64_t)sizeof(T) > STREAM_BYTES;
+}
+
+// ---------------------------------------------------------------------------------------------------------- forward
+
+template <class T>
+struct Forward {
+  const fastlift_adapter_forward_args& a;
+  int64_t D, r, ld, hidden_ld;
+  Packed down, up;
+  float *base, *up_bias; // [r] W_down b_a + b_down; [D] s b_up
+  bool stream_ln2, stream_residual;
+
+  void pack_weights(int index, int threads) const {
+    const float s = *a.scale;
+    pack(down, index, threads, [&](int64_t d, int64_t j) { return a.ln_weight[d] * a.down_weight[j * D + d]; });
+    pack(up, index, threads, [&](int64_t j, int64_t d) { return s * a.up_weight[d * r + j]; });
+    const Share rows = share_of(r, index, threads);
+    for (int64_t j = rows.begin; j < rows.end; ++j) {
+      vf total = vf{};
+      for (int64_t d = 0; d < D; d += LANES)
+        total += load_n(a.ln_bias + d, (int)(D - d)) * load_n(a.down_weight + j * D + d, (int)(D - d));
+      base[j] = a.down_bias[j] + sum(total);
+    }
+    const Share columns = share_of(D, index, threads);
+    for (int64_t d = columns.begin; d < columns.end; ++d) up_bias[d] = s * a.up_bias[d];
+  }
+
+  // x = (t - mean) rstd of LN_a into the tile, LN_2(t) to memory.
+  void normalise(int64_t row, float* x) const {
+    const T* t = (const T*)a.t + row * D;
+    const Sums statistics = row_statistics(t, x, D);
+    const float mean = statistics.first, variance = statistics.second;
+    if (a.mean) {
+      a.mean[row] = mean;
+      a.variance[row] = variance;
+    }
+    const float rstd = 1.0f / square_root(variance + a.ln_eps);
+    if (!a.ln2_weight) {
+      for (int64_t d = 0; d < D; d += LANES) store(x + d, (load(x + d) - mean) * rstd);
+      return;
+    }
+    const float rstd2 = 1.0f / square_root(variance + a.eps);
+    T* out = (T*)a.ln2 + row * D;
+    for (int64_t d = 0; d < D; d += LANES) {
+      const int n = (int)(D - d);
+      const vf centred = load(x + d) - mean;
+      store(x + d, centred * rstd);
+      const vf y = centred * rstd2 * load_n(a.ln2_weight + d, n) + load_n(a.ln2_bias + d, n);
+      store_n(out + d, y, n, stream_ln2);
+    }
+  }
+
+  // hidden = relu(x W + base), in blocks of the depth
+  void project_down(int64_t rows, const float* x, float* hidden) const {
+    for (int64_t k = 0; k < D; k += DEPTH) {
+      const int64_t depth = D - k < DEPTH ? D - k : DEPTH;
+      const bool last = k + depth == D;
+      each_panel(r, [&](auto vectors, int64_t j) {
+        constexpr int V = decltype(vectors)::value;
+        const float* b = down.p + packed_at(D, j) + k * V * LANES;
+        panel<V, true>(rows, depth, {x + k, ld, 1}, b, V * LANES, [&](int64_t first, auto& acc) {
+          for (int m = 0; m < rows_of(acc); ++m)
+            for (int v = 0; v < V; ++v) {
+              float* h = hidden + (first + m) * hidden_ld + j + v * LANES;
+              vf value = acc[m][v] + load(k == 0 ? base + j + v * LANES : h);
+              if (last) value = value < 0.0f ? vf{} : value; // NaN stays
+              store(h, value);
+            }
+        });
+      });
+    }
+  }
+
+  // residual = t + hidden W + b
+  void project_up(int64_t row, int64_t rows, const float* hidden) const {
+    const T* t = (const T*)a.t + row * D;
+    T* out = (T*)a.residual + row * D;
+    each_panel(D, [&](auto vectors, int64_t d) {
+      constexpr int V = decltype(vectors)::value;
+      panel<V, true>(rows, r, {hidden, hidden_ld, 1}, up.p + packed_at(r, d), V * LANES, [&](int64_t first, auto& acc) {
+        for (int m = 0; m < rows_of(acc); ++m)
+          for (int v = 0; v < V; ++v) {
+            const int64_t c = d + v * LANES, at = (first + m) * D + c;
+            const int n = (int)(D - c);
+            if (n > 0) store_n(out + at, acc[m][v] + load(up_bias + c) + load_n(t + at, n), n, stream_residual);
+          }
+      });
+    });
+  }
+
+  void run(int index, int threads) const {
+    const int64_t most = tile_rows(ld, r);
+    float* x = scratch(TILE_SLOT, (size_t)(most * (ld + hidden_ld)));
+    if (!x) return;
+    float* hidden = x + most * ld;
+    const Share mine = share_of(a.tokens, index, threads);
+    for (int64_t row = mine.begin; row < mine.end; row += most) {
+      const int64_t rows = mine.end - row < most ? mine.end - row : most;
+      for (int64_t i = 0; i < rows; ++i) normalise(row + i, x + i * ld);
+      project_down(rows, x, hidden);
+      if (a.hidden)
+        for (int64_t i = 0; i < rows; ++i) memcpy(a.hidden + (row + i) * r, hidden + i * hidden_ld, (size_t)r * 4);
+      project_up(row, rows, hidden);
+    }
+    stream_fence();
+  }
+};
+
+template <class T>
+int32_t forward(const fastlift_adapter_forward_args& a) {
+  const int64_t D = a.width, r = a.rank;
+  const int64_t D_wide = round_up(D, LANES), r_wide = round_up(r, LANES);
+  float* memory = scratch(SHARED_SLOT, (size_t)(packed_size(D, r) + packed_size(r, D) + r_wide + D_wide));
+  if (!memory) return -1;
+  float *down = memory, *up = down + packed_size(D, r), *base = up + packed_size(r, D), *up_bias = base + r_wide;
+  memset(base, 0, (size_t)(r_wide + D_wide) * 4); // the padding is added to zeros that nobody reads, but must not be NaN
+  const Forward<T> op{a,    D,       r, leading(D), leading(r), {down, D, r}, {up, r, D},
+                      base, up_bias, can_stream<T>(a.ln2, a.tokens, D), can_stream<T>(a.residual, a.tokens, D)};
+  int failed = 0;
+#pragma omp parallel num_threads(a.threads) reduction(| : failed)
+  {
+    failed |= scratch(TILE_SLOT, (size_t)(tile_rows(op.ld, r) * (op.ld + op.hidden_ld))) == nullptr;
+    op.pack_weights(thread_index(), thread_count());
+#pragma omp barrier
+    op.run(thread_index(), thread_count());
+  }
+  return failed ? -1 : 0;
+}
+
+// --------------------------------------------------------------------------------------------------------- backward
+
+// Sums of one thread over its tokens; after the barrier all threads add them up in the order of the threads.
+struct Partial {
+  float* hidden_residual; // [r, D] hidden^T d_residual
+  float* pre_normed;      // [r, D] d_pre^T x
+  float* residual;        // [D]    sum of d_residual
+  float* pre;             // [r]    sum of d_pre
+  static int64_t size(int64_t D, int64_t r) { return round_up(2 * r * D + round_up(D, 16) + round_up(r, 16), 16); }
+  static Partial at(float* p, int64_t D, int64_t r) {
+    return {p, p + r * D, p + 2 * r * D, p + 2 * r * D + round_up(D, 16)};
+  }
+};
+
+template <class T>
+struct Backward {
+  const fastlift_adapter_backward_args& a;
+  int64_t D, r, ld, pre_ld;
+  Packed up, down;                 // s W_up [D, r]; LN_a's weight * W_down^T [r, D]
+  float *base, *row_sum, *ln2_weight; // [r] W_down b_a + b_down; [r] sum_d of packed down; [D] weight of LN_2 (zero-padded)
+  float* partials;                 // one Partial a thread
+  double* d_scale;                 // one sum a thread
+  bool stream_d_t;
+
+  void pack_weights(int index, int threads) const {
+    const float s = *a.scale;
+    pack(up, index, threads, [&](int64_t d, int64_t j) { return s * a.up_weight[d * r + j]; });
+    if (!a.d_t) return;
+    pack(down, index, threads, [&](int64_t j, int64_t d) { return a.ln_weight[d] * a.down_weight[j * D + d]; });
+    const Share rows = share_of(r, index, threads);
+    for (int64_t j = rows.begin; j < rows.end; ++j) {
+      vf total = vf{}, weights = vf{};
+      for (int64_t d = 0; d < D; d += LANES) {
+        const int n = (int)(D - d);
+        const vf w = load_n(a.down_weight + j * D + d, n);
+        total += load_n(a.ln_bias + d, n) * w;
+        weights += load_n(a.ln_weight + d, n) * w;
+      }
+      base[j] = a.down_bias[j] + sum(total);
+      row_sum[j] = sum(weights);
+    }
+  }
+
+  struct Row { // of LayerNorm's backward: d_t = d_residual + rstd (e - mean_e - x mean_ex)
+    float rstd, ratio, mean_e, mean_ex;
+  };
+
+  // x and d_residual as float32 tiles, the sum of d_residual, and what LN_2 adds to the row's two means.
+  Row open_row(int64_t row, float* x, float* g, float* residual_sum) const {
+    const T *t = (const T*)a.t + row * D, *d_residual = (const T*)a.d_residual + row * D;
+    const float mean = a.mean[row], variance = a.variance[row];
+    const float rstd = 1.0f / square_root(variance + a.ln_eps);
+    for (int64_t d = 0; d < D; d += LANES) {
+      const int n = (int)(D - d);
+      store(x + d, (load_n(t + d, n) - mean) * rstd);
+      const vf value = load_n(d_residual + d, n);
+      store(g + d, value);
+      store_n(residual_sum + d, load_n(residual_sum + d, n) + value, n);
+    }
+    Row out{rstd, 0.0f, 0.0f, 0.0f};
+    if (!a.d_t || !a.d_ln2) return out;
+    const T* d_ln2 = (const T*)a.d_ln2 + row * D;
+    vf e = vf{}, ex = vf{};
+    for (int64_t d = 0; d < D; d += LANES) {
+      const vf value = load_n(d_ln2 + d, (int)(D - d)) * load(ln2_weight + d);
+      e += value;
+      ex += value * load(x + d);
+    }
+    // With two epsilons LN_2's x is `ratio` times LN_a's.
+    out.ratio = a.eps == a.ln_eps ? 1.0f : square_root((variance + a.ln_eps) / (variance + a.eps));
+    out.mean_e = out.ratio * sum(e) / (float)D;
+    out.mean_ex = out.ratio * out.ratio * out.ratio * sum(ex) / (float)D;
+    return out;
+  }
+
+  // d_pre = relu'(hidden) * d_residual (s W_up)
+  void through_up(int64_t row, int64_t rows, const float* g, float* pre) const {
+    for (int64_t k = 0; k < D; k += DEPTH) {
+      const int64_t depth = D - k < DEPTH ? D - k : DEPTH;
+      each_panel(r, [&](auto vectors, int64_t j) {
+        constexpr int V = decltype(vectors)::value;
+        const float* b = up.p + packed_at(D, j) + k * V * LANES;
+        panel<V, true>(rows, depth, {g + k, ld, 1}, b, V * LANES, [&](int64_t first, auto& acc) {
+          for (int m = 0; m < rows_of(acc); ++m)
+            for (int v = 0; v < V; ++v) {
+              const int64_t c = j + v * LANES;
+              float* p = pre + (first + m) * pre_ld + c;
+              vf value = k == 0 ? acc[m][v] : acc[m][v] + load(p);
+              if (k + depth == D) {
+                const vf h = load_n(a.hidden + (row + first + m) * r + c, (int)(r - c));
+                value = h <= 0.0f ? vf{} : value; // NaN passes, as in PyTorch
+              }
+              store(p, value);
+            }
+        });
+      });
+    }
+  }
+
+  // The bottleneck's share of the row's means: x W + base is `hidden` wherever d_pre is not zero.
+  void close_row(int64_t row, const float* pre, float* pre_sum, Row& out) const {
+    const float* hidden = a.hidden + row * r;
+    float e = 0.0f, ex = 0.0f;
+    for (int64_t j = 0; j < r; ++j) pre_sum[j] += pre[j];
+    if (!a.d_t) return;
+    for (int64_t j = 0; j < r; ++j) {
+      e += pre[j] * row_sum[j];
+      ex += pre[j] * (hidden[j] - base[j]);
+    }
+    out.mean_e += e / (float)D;
+    out.mean_ex += ex / (float)D;
+  }
+
+  // sum[r, D] += left^T right, left [rows, r], right [rows, D]
+  void accumulate(int64_t rows, const float* left, int64_t left_ld, const float* right, float* into) const {
+    each_panel(D, [&](auto vectors, int64_t d) {
+      constexpr int V = decltype(vectors)::value;
+      panel<V, false>(r, rows, {left, 1, left_ld}, right + d, ld, [&](int64_t first, auto& acc) {
+        for (int m = 0; m < rows_of(acc); ++m)
+          for (int v = 0; v < V; ++v) {
+            const int n = (int)(D - d) - v * LANES;
+            float* p = into + (first + m) * D + d + v * LANES;
+            if (n > 0) store_n(p, load_n(p, n) + acc[m][v], n);
+          }
+      });
+    });
+  }
+
+  // d_t = d_residual + rstd (e - mean_e - x mean_ex), e = d_pre W + ratio d_ln2 LN_2's weight
+  void input_gradient(int64_t row, int64_t rows, const float* x, const float* g, const float* pre, const Row* of) const {
+    const T* d_ln2 = (const T*)a.d_ln2;
+    T* out = (T*)a.d_t;
+    each_panel(D, [&](auto vectors, int64_t d) {
+      constexpr int V = decltype(vectors)::value;
+      panel<V, true>(rows, r, {pre, pre_ld, 1}, down.p + packed_at(r, d), V * LANES, [&](int64_t first, auto& acc) {
+        for (int m = 0; m < rows_of(acc); ++m) {
+          const Row one = of[first + m];
+          for (int v = 0; v < V; ++v) {
+            const int64_t c = d + v * LANES, at = (row + first + m) * D + c;
+            const int n = (int)(D - c);
+            if (n <= 0) continue;
+            vf e = acc[m][v];
+            if (d_ln2) e += load_n(d_ln2 + at, n) * load(ln2_weight + c) * one.ratio;
+            const int64_t in_tile = (first + m) * ld + c;
+            e = load(g + in_tile) + one.rstd * (e - one.mean_e - load(x + in_tile) * one.mean_ex);
+            store_n(out + at, e, n, stream_d_t);
+          }
+        }
+      });
+    });
+  }
+
+  void run(int index, int threads) const {
+    const int64_t most = tile_rows(ld, r);
+    float* x = scratch(TILE_SLOT, (size_t)tile_floats());
+    if (!x) return;
+    float *g = x + most * ld, *pre = g + most * ld;
+    Row* rows_of_tile = (Row*)(pre + most * pre_ld);
+    float* sums = partials + index * Partial::size(D, r);
+    memset(sums, 0, (size_t)Partial::size(D, r) * 4);
+    const Partial mine_sums = Partial::at(sums, D, r);
+    const Share mine = share_of(a.tokens, index, threads);
+    for (int64_t row = mine.begin; row < mine.end; row += most) {
+      const int64_t rows = mine.end - row < most ? mine.end - row : most;
+      for (int64_t i = 0; i < rows; ++i)
+        rows_of_tile[i] = open_row(row + i, x + i * ld, g + i * ld, mine_sums.residual);
+      through_up(row, rows, g, pre);
+      for (int64_t i = 0; i < rows; ++i) close_row(row + i, pre + i * pre_ld, mine_sums.pre, rows_of_tile[i]);
+      accumulate(rows, a.hidden + row * r, r, g, mine_sums.hidden_residual);
+      accumulate(rows, pre, pre_ld, x, mine_sums.pre_normed);
+      if (a.d_t) input_gradient(row, rows, x, g, pre, rows_of_tile);
+    }
+    stream_fence();
+  }
+  int64_t tile_floats() const { return tile_rows(ld, r) * (2 * ld + pre_ld + (int64_t)(sizeof(Row) / 4)); }
+
+  // Adds the threads' sums into those of thread 0, for this thread's share of the rows.
+  void add_up(int index, int threads) const {
+    const Share mine = share_of(Partial::size(D, r), index, threads);
+    for (int other = 1; other < threads; ++other) {
+      const float* from = partials + other * Partial::size(D, r);
+      for (int64_t i = mine.begin; i < mine.end; ++i) partials[i] += from[i];
+    }
+  }
+
+  // The seven parameter gradients from the four sums, for this thread's share of the width.
+  void parameter_gradients(int index, int threads) const {
+    const Partial sums = Partial::at(partials, D, r);
+    const float s = *a.scale;
+    const Share mine = share_of((D + 7) / 8, index, threads);
+    const int64_t begin = mine.begin * 8, end = mine.end * 8 < D ? mine.end * 8 : D;
+    double scale_sum = 0.0;
+    for (int64_t d = begin; d < end; ++d) {
+      a.d_ln_weight[d] = a.d_ln_bias[d] = 0.0f;
+      a.d_up_bias[d] = s * sums.residual[d];
+      scale_sum += (double)a.up_bias[d] * sums.residual[d];
+    }
+    for (int64_t j = 0; j < r; ++j) {
+      const float *G = sums.pre_normed + j * D, *w = a.down_weight + j * D;
+      const float d_bias = sums.pre[j];
+      for (int64_t d = begin; d < end; ++d) {
+        a.d_down_weight[j * D + d] = G[d] * a.ln_weight[d] + d_bias * a.ln_bias[d];
+        a.d_ln_weight[d] += G[d] * w[d];
+        a.d_ln_bias[d] += d_bias * w[d];
+      }
+    }
+    for (int64_t d = begin; d < end; ++d) {
+      float dot = 0.0f;
+      for (int64_t j = 0; j < r; ++j) {
+        const float value = sums.hidden_residual[j * D + d];
+        a.d_up_weight[d * r + j] = s * value;
+        dot += value * a.up_weight[d * r + j];
+      }
+      scale_sum += (double)dot;
+    }
+    d_scale[index] = scale_sum;
+    if (index == 0) memcpy(a.d_down_bias, sums.pre, (size_t)r * 4);
+  }
+};
+
+template <class T>
+int32_t backward(const fastlift_adapter_backward_args& a) {
+  const int64_t D = a.width, r = a.rank, threads = a.threads;
+  const int64_t D_wide = round_up(D, LANES), r_wide = round_up(r, 16);
+  const int64_t floats = packed_size(D, r) + packed_size(r, D) + 2 * r_wide + D_wide + threads * (Partial::size(D, r) + 2);
+  float* memory = scratch(SHARED_SLOT, (size_t)floats + 16);
+  if (!memory) return -1;
+  float *up = memory, *down = up + packed_size(D, r), *base = down + packed_size(r, D), *row_sum = base + r_wide;
+  float *ln2_weight = row_sum + r_wide, *partials = ln2_weight + D_wide;
+  double* d_scale = (double*)(partials + threads * Partial::size(D, r));
+  memset(ln2_weight, 0, (size_t)D_wide * 4);
+  if (a.d_ln2 && a.d_t) memcpy(ln2_weight, a.ln2_weight, (size_t)D * 4);
+  const Backward<T> op{a,       D,          r,        leading(D), leading(r), {up, D, r}, {down, r, D}, base,
+                       row_sum, ln2_weight, partials, d_scale,    can_stream<T>(a.d_t, a.tokens, D)};
+  int failed = 0, team = 1;
+#pragma omp parallel num_threads(a.threads) reduction(| : failed)
+  {
+    const int index = thread_index(), count = thread_count();
+    if (index == 0) team = count;
+    failed |= scratch(TILE_SLOT, (size_t)op.tile_floats()) == nullptr;
+    op.pack_weights(index, count);
+#pragma omp barrier
+    op.run(index, count);
+#pragma omp barrier
+    op.add_up(index, count);
+#pragma omp barrier
+    op.parameter_gradients(index, count);
+  }
+  double total = 0.0;
+  for (int i = 0; i < team; ++i) total += d_scale[i];
+  *a.d_scale = (float)total;
+  return failed ? -1 : 0;
+}
+
+} // namespace
+
+int32_t FASTLIFT_NAME(adapter_forward)(const fastlift_adapter_forward_args& a) {
+  return a.dtype == FASTLIFT_FLOAT32 ? forward<float>(a) : forward<bf16>(a);
+}
+int32_t FASTLIFT_NAME(adapter_backward)(const fastlift_adapter_backward_args& a) {
+  return a.dtype == FASTLIFT_FLOAT32 ? backward<float>(a) : backward<bf16>(a);
+}
+
+} // namespace fastlift

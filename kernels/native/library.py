@@ -1,0 +1,131 @@
+"""Finds and loads the native library, and mirrors the argument blocks of ``interface.h``."""
+
+import ctypes
+import os
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
+from pathlib import Path
+
+import torch  # noqa: F401 - first, so that the library shares torch's OpenMP runtime instead of bringing its own
+
+ABI_VERSION = 1
+PACKAGE = Path(__file__).resolve().parent.parent
+LIBRARY = PACKAGE / "_native.so"
+REASON_FILE = PACKAGE / "_native_missing.txt"
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+ACTIVATIONS = {"quick_gelu": 0, "gelu": 1}
+
+
+class AdapterForward(ctypes.Structure):
+    """``fastlift_adapter_forward_args``"""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("tokens", "width", "rank")]
+        + [(name, c_int32) for name in ("dtype", "threads")]
+        + [(name, c_float) for name in ("eps", "ln_eps")]
+        + [
+            (name, c_void_p)
+            for name in (
+                "t ln2_weight ln2_bias ln_weight ln_bias down_weight down_bias up_weight up_bias scale "
+                "ln2 residual mean variance hidden"
+            ).split()
+        ]
+    )
+
+
+class AdapterBackward(ctypes.Structure):
+    """``fastlift_adapter_backward_args``"""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("tokens", "width", "rank")]
+        + [(name, c_int32) for name in ("dtype", "threads")]
+        + [(name, c_float) for name in ("eps", "ln_eps")]
+        + [
+            (name, c_void_p)
+            for name in (
+                "t d_ln2 d_residual mean variance hidden ln2_weight ln_weight ln_bias down_weight down_bias up_weight "
+                "up_bias scale d_t d_ln_weight d_ln_bias d_down_weight d_down_bias d_up_weight d_up_bias d_scale"
+            ).split()
+        ]
+    )
+
+
+class CrossEntropy(ctypes.Structure):
+    """``fastlift_cross_entropy_args``"""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("rows", "classes")]
+        + [(name, c_int32) for name in ("threads", "want_gradient")]
+        + [(name, c_float) for name in ("smoothing", "gradient_factor")]
+        + [
+            (name, c_void_p)
+            for name in "logits column_scale bias offset class_weight labels losses predictions".split()
+        ]
+    )
+
+
+class Activation(ctypes.Structure):
+    """``fastlift_activation_args``"""
+
+    _fields_ = (
+        [("count", c_int64)]
+        + [(name, c_int32) for name in ("dtype", "threads", "kind", "backward")]
+        + [(name, c_void_p) for name in ("x", "d_y", "out")]
+    )
+
+
+_CALLS = {
+    "fastlift_adapter_forward": AdapterForward,
+    "fastlift_adapter_backward": AdapterBackward,
+    "fastlift_cross_entropy": CrossEntropy,
+    "fastlift_activation": Activation,
+}
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None and the reason why there is none."""
+    if not LIBRARY.is_file():
+        if REASON_FILE.is_file():
+            return None, REASON_FILE.read_text(encoding="utf-8").strip()
+        return None, f"{LIBRARY.name} was not built; reinstall with a C++20 compiler and CMake at hand"
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        library.fastlift_isa.restype = c_char_p
+        library.fastlift_compiler.restype = c_char_p
+        library.fastlift_select_isa.argtypes = [c_char_p]
+        library.fastlift_poison_scratch.argtypes = [c_int32]
+        library.fastlift_poison_scratch.restype = None
+        version = library.fastlift_abi_version()
+        if version != ABI_VERSION:
+            return None, f"{LIBRARY.name} has interface {version}, this Python code {ABI_VERSION}: reinstall"
+        for name, block in _CALLS.items():
+            getattr(library, name).argtypes = [POINTER(block)]
+    except (OSError, AttributeError) as error:
+        return None, f"{LIBRARY.name} could not be loaded: {error}"
+    wanted = os.environ.get("FASTLIFT_ISA", "")
+    if wanted and library.fastlift_select_isa(wanted.encode()) != 0:
+        return None, f"FASTLIFT_ISA={wanted}: this processor or this build does not have it"
+    return library, ""
+
+
+LOADED, MISSING = _load()
+
+
+def isa() -> str:
+    """The instruction set in use: "avx512", "avx2", "portable", or "" without a library."""
+    return LOADED.fastlift_isa().decode() if LOADED is not None else ""
+
+
+def call(name: str, block: ctypes.Structure) -> None:
+    """Run one entry point; RuntimeError where the library is missing or out of memory."""
+    if LOADED is None:
+        raise RuntimeError(f"the native library is missing: {MISSING}")
+    if getattr(LOADED, name)(ctypes.byref(block)) != 0:
+        raise RuntimeError(f"{name}: out of memory for scratch")
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """Address of a tensor's data, or None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+__all__ = ["Activation", "AdapterBackward", "AdapterForward", "CrossEntropy", "call", "isa", "pointer"]
