@@ -282,7 +282,7 @@ def _load_shapes(request: _Request) -> DataSet:
 
     root = request.data_root or shapes.prepare(request.cache_dir)
     lists = [root / name for name in ("train.txt", "test.txt", "class_names.txt")]
-    class_names = parse_class_names(read_text(lists[2]), str(lists[2]))
+    class_names = _class_names(request, lists[0], lists[2])
     return _load_from_lists(request, root, lists[0], lists[1], class_names, Problems(request.name))
 
 

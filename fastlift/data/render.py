@@ -28,9 +28,9 @@ def render_views(pixels: np.ndarray, views: Windows | ResizedCrops, row: int, ou
     Args:
         pixels: uint8 [H, W, 3].
         views: of a batch; ``row`` is this picture's.
-        out: uint8 [V, S, S, 3].
+        out: uint8 [V, 3, S, S].
     """
-    size = out.shape[1]
+    size = out.shape[-1]
     if isinstance(views, Windows):
         for view in range(len(out)):
             x, y, w, h = (int(column[row, view]) for column in (views.x, views.y, views.w, views.h))
@@ -47,7 +47,7 @@ def render_views(pixels: np.ndarray, views: Windows | ResizedCrops, row: int, ou
 
 
 def _put(view: np.ndarray, flip: bool, out: np.ndarray) -> None:
-    out[...] = view[:, ::-1] if flip else view
+    out[...] = (view[:, ::-1] if flip else view).transpose(2, 0, 1)
 
 
 def _crop_of_resized(pixels: np.ndarray, width: int, height: int, x: int, y: int, size: int) -> np.ndarray:

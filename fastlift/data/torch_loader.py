@@ -30,20 +30,31 @@ def default_workers() -> int:
 
 
 class Normalise:
-    """uint8 pixels to (pixel / 255 - mean) / std in the compute dtype, on the device."""
+    """uint8 pixels to (pixel / 255 - mean) / std.
+
+    On a GPU: bytes cross the bus, and one pass there makes floats of them. On a CPU the workers do it with NumPy, since
+    torch's own threads would compete with those of the training step.
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device) -> None:
-        std_ = torch.tensor(std, dtype=torch.float64)
-        self._scale = (1.0 / (255.0 * std_)).to(device, torch.float32).view(3, 1, 1)
-        self._shift = (-torch.tensor(mean, dtype=torch.float64) / std_).to(device, torch.float32).view(3, 1, 1)
+        std_ = np.array(std, dtype=np.float64).reshape(3, 1, 1)
+        self._scale = (1.0 / (255.0 * std_)).astype(np.float32)
+        self._shift = (-np.array(mean, dtype=np.float64).reshape(3, 1, 1) / std_).astype(np.float32)
         self._dtype, self._device = dtype, device
+        self.in_workers = device.type == "cpu"
+        self._tensors = [torch.from_numpy(array).to(device) for array in (self._scale, self._shift)]
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 [..., S, S, 3] to contiguous [..., 3, S, S]."""
-        moved = pixels.to(self._device, non_blocking=True).movedim(-1, -3)
-        images = torch.empty(moved.shape, dtype=torch.float32, device=self._device)
-        torch.mul(moved, self._scale, out=images)
-        return images.add_(self._shift).to(self._dtype)
+    def in_worker(self, pixels: np.ndarray, out: np.ndarray) -> None:
+        """uint8 [..., 3, S, S] into float32 of the same shape."""
+        np.multiply(pixels, self._scale, out=out)
+        out += self._shift
+
+    def finish(self, batch: torch.Tensor) -> torch.Tensor:
+        """What the workers made, float32 or uint8, to the compute dtype on the device."""
+        if self.in_workers:
+            return batch.to(self._dtype)
+        scale, shift = self._tensors
+        return (batch.to(self._device, non_blocking=True).to(torch.float32) * scale).add_(shift).to(self._dtype)
 
 
 @dataclass
@@ -51,7 +62,7 @@ class _Pending:
     """A batch in the making."""
 
     step: Step
-    pixels: torch.Tensor  # uint8 [B, V, S, S, 3]
+    images: torch.Tensor  # [B, V, 3, S, S], uint8 or, on CPUs, float32 and normalised
     tasks: list[Future[None]]
 
 
@@ -106,32 +117,37 @@ class TorchLoader:
     def _submit(self, order: np.ndarray, epoch: int, number: int) -> _Pending:
         step = self._stream.step(order, epoch, number, self._stand_ins)
         count, size = len(step.samples), self._stream.views.size
-        shape = (count, self._stream.views.views, size, size, 3)
-        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        shape = (count, self._stream.views.views, 3, size, size)
+        kind = torch.float32 if self._normalise.in_workers else torch.uint8
+        images = torch.empty(shape, dtype=kind, pin_memory=self._device.type == "cuda")
         chunk = max(1, min(_MAX_CHUNK, count // (2 * self._workers)))
         tasks = [
-            self._pool.submit(self._render, step, epoch, range(first, min(first + chunk, count)), pixels.numpy())
+            self._pool.submit(self._render, step, epoch, range(first, min(first + chunk, count)), images.numpy())
             for first in range(0, count, chunk)
         ]
-        return _Pending(step, pixels, tasks)
+        return _Pending(step, images, tasks)
 
     def _finish(self, batch: _Pending) -> Batch:
         for task in batch.tasks:
             task.result()
-        pixels = batch.pixels if self._stream.views.stacked else batch.pixels.squeeze(1)
+        images = batch.images if self._stream.views.stacked else batch.images.squeeze(1)
         labels = torch.from_numpy(self._stream.index.labels[batch.step.samples])
         indices = torch.from_numpy(batch.step.samples.copy())
-        return Batch(self._normalise(pixels), labels.to(self._device, non_blocking=True), indices)
+        return Batch(self._normalise.finish(images), labels.to(self._device, non_blocking=True), indices)
 
     def _render(self, step: Step, epoch: int, rows: range, out: np.ndarray) -> None:
         """A worker's task: the views of some of a batch's pictures."""
-        for row in rows:
+        part = out[rows.start : rows.stop]
+        views = np.empty(part.shape, dtype=np.uint8) if self._normalise.in_workers else part
+        for row, view in zip(rows, views, strict=True):
             try:
                 pixels = self._picture(int(step.sources[row]))
             except DecodeError as error:
-                self._render_stand_in(step, epoch, row, str(error), out[row])
+                self._render_stand_in(step, epoch, row, str(error), view)
             else:
-                render_views(pixels, step.views, row, out[row])
+                render_views(pixels, step.views, row, view)
+        if views is not part:
+            self._normalise.in_worker(views, part)
 
     def _render_stand_in(self, step: Step, epoch: int, row: int, reason: str, out: np.ndarray) -> None:
         sample, source = int(step.samples[row]), int(step.sources[row])
