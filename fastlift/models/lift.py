@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastlift.errors import UserError
 from fastlift.models import backbones, classifiers, tuners
+from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.text import Progress, text_features
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
@@ -46,6 +47,7 @@ class LiftModel(nn.Module):
         preprocessing: Preprocessing,
         tuner_parameters: dict[str, nn.Parameter],
         tuner_settings: tuners.TunerSettings,
+        backbone_fingerprint: str,
     ) -> None:
         super().__init__()
         self.vit = vit
@@ -54,6 +56,7 @@ class LiftModel(nn.Module):
         self.preprocessing = preprocessing
         self.tuner_parameters = tuner_parameters
         self.tuner_settings = tuner_settings
+        self.backbone_fingerprint = backbone_fingerprint
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:
@@ -139,6 +142,7 @@ def create_model(
     tuner_names = [tuner] if isinstance(tuner, str) else list(tuner)
     generator = torch.Generator().manual_seed(seed)
     backbone = backbones.load(name, pretrained, image_size)
+    fingerprint = weights_fingerprint(backbone.vit.named_parameters())
     parameters, settings = tuners.attach(
         backbone.vit, tuner_names, classes=len(names), rank=rank, layers=layers, generator=generator
     )
@@ -160,6 +164,7 @@ def create_model(
         preprocessing=Preprocessing(side, backbone.mean, backbone.std),
         tuner_parameters=parameters,
         tuner_settings=settings,
+        backbone_fingerprint=fingerprint,
     ).eval()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fastlift.errors import UserError
 from fastlift.files import cache_folder, write_atomically
+from fastlift.models.fingerprint import weights_fingerprint
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PROMPTS_A_BATCH = 256
@@ -34,17 +35,10 @@ class TextTower:
     model: nn.Module
     tokenize: Callable[[list[str]], Tensor]
 
-    def fingerprint(self) -> bytes:
-        """Hash of the tower's weights and structure: another checkpoint has other text features."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in self.model.state_dict().items():
-            if not name.startswith("visual."):
-                flat = tensor.detach().reshape(-1)
-                sample = flat[:: max(1, len(flat) // 512)].float().cpu().numpy().tobytes()
-                # the whole tensor enters by its sums, its order by the sample: cheap for 60 million weights
-                sums = torch.stack([flat.double().sum(), flat.double().abs().sum()]).cpu().numpy().tobytes()
-                digest.update(f"{name}{list(tensor.shape)}".encode() + sample + sums)
-        return digest.digest()
+    def fingerprint(self) -> str:
+        """Name of the tower's weights: another checkpoint has other text features."""
+        state = self.model.state_dict().items()
+        return weights_fingerprint((name, tensor) for name, tensor in state if not name.startswith("visual."))
 
 
 def prompts_for(class_names: Sequence[str], prompt: str) -> list[list[str]]:
@@ -157,7 +151,7 @@ def text_features(
     Cached on disk by content (the tower's weights and the prompts), under ``cache`` (default: the cache folder).
     """
     prompts = prompts_for(class_names, prompt)
-    digest = hashlib.blake2b(tower.fingerprint() + json.dumps(prompts).encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b((tower.fingerprint() + json.dumps(prompts)).encode(), digest_size=16).hexdigest()
     path = (cache or cache_folder()) / "text_features" / f"{digest}.safetensors"
     if path.is_file():
         return load_file(path)["features"].to(next(tower.model.parameters()).device)

@@ -1,0 +1,279 @@
+"""All settings of a run: frozen, typed, nested; checked once when made, saved with the run, read back from JSON.
+
+Field docstrings are the ``--help`` of the command line.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fastlift.errors import UserError
+from fastlift.naming import one_of
+
+Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are cropped."""
+
+    dataset: str = "shapes_lt"
+    """Data set by name ('fastlift data --help' lists them); 'shapes_lt' is drawn on this machine and needs nothing."""
+    data_root: Path | None = None
+    """Folder with the images."""
+    train_list: Path | None = None
+    """List file of the training split: lines of 'relative/path label' (.gz too)."""
+    test_list: Path | None = None
+    """List file of the test split."""
+    class_names: Path | None = None
+    """Class-name file for '--dataset list': lines of 'folder name', in the order of the labels."""
+    augmentation: Literal["random_resized_crop", "minimalist"] = "random_resized_crop"
+    """Training views: LIFT's random resized crop with flip, or LIFT+'s square crop whose least area grows."""
+    schedule: Schedule = "convex"
+    """How the least area of the minimalist crop grows over the epochs."""
+    min_scale: float = 0.08
+    """Least share of the image's area in a training crop."""
+    executor: Literal["auto", "dali", "torchvision"] = "auto"
+    """What decodes and crops; both give the same views. 'auto': DALI where it is installed and pays."""
+    workers: int | None = None
+    """Threads for decoding (default: the number of cores this process may use)."""
+    bad_images: Literal["stop", "skip"] = "stop"
+    """Unreadable files: stop before training, or replace each by the next good one of its class and list them."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which backbone, what learns in it, and how the classifier starts."""
+
+    model: str = "shapes-clip"
+    """'shapes-clip' (shipped), an open_clip model name, the path of an open_clip JSON, or 'timm:NAME'."""
+    pretrained: str | None = None
+    """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors)."""
+    tuner: tuple[str, ...] = ("adaptformer",)
+    """What learns inside the ViT: adaptformer, full, none; several may be combined."""
+    rank: int | None = None
+    """Bottleneck width (default: 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks)."""
+    layers: int | tuple[int, ...] | None = None
+    """Blocks that get a tuner: all (default), the last k (one number), or a list of indices."""
+    classifier: Literal["cosine", "linear", "l2", "layernorm", "zero_shot"] = "cosine"
+    """Classifier on the class token; 'zero_shot' is CLIP's own head and does not train."""
+    scale: float = 25.0
+    """Scale of the cosine classifier."""
+    init: Literal["text", "random"] = "text"
+    """Start of the classifier: text features of the class names, or random unit rows."""
+    prompt: str = "default"
+    """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
+    image_size: int | None = None
+    """Pixels, where not the model's own; position embeddings are interpolated."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loss and the optimiser."""
+
+    loss: Literal["CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"] = "LA"
+    """LA: cross-entropy of logits + tau * log prior (logit adjustment)."""
+    tau: float = 1.0
+    """Strength of the logit adjustment (LA only)."""
+    epochs: int = 10
+    """Passes over the training set; 0 evaluates the model as it starts."""
+    batch_size: int = 128
+    """Images a step, over all processes."""
+    micro_batch: int | None = None
+    """Images at a time in memory; gradients of a batch are accumulated (default: the whole batch)."""
+    lr: float = 0.01
+    """Learning rate at the start; follows a cosine to 0, stepped once an epoch."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how it runs; apart from the seed, nothing here changes what is computed but rounding."""
+
+    seed: int = 0
+    """Fixes random starts, the order of samples, crops and flips."""
+    device: str = "auto"
+    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
+    amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that have it, else fp16; fp32 on CPUs."""
+    eval_batch: int = 128
+    """Images at a time in evaluation; several crops of an image count one each."""
+    tte: Literal["none", "fivecrop", "tencrop"] = "none"
+    """Test-time ensembling of the last evaluation: mean logits of five or ten crops."""
+    expand: int | None = None
+    """Pixels that ensembling adds to the short side before it crops (default: 24; less in proportion below size 224)."""
+    checkpoint_steps: int | None = None
+    """Save the state every N steps too, so that a killed run loses less than an epoch."""
+    log_steps: int = 10
+    """Steps between two lines of metrics.jsonl; the device is read only then."""
+
+
+SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "run": RunConfig}
+SECTION_OF = {f.name: section for section, kind in SECTIONS.items() for f in fields(kind)}
+assert len(SECTION_OF) == sum(len(fields(kind)) for kind in SECTIONS.values()), "flag names are unique over sections"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on.
+
+    Raises:
+        UserError: a setting out of its range, or settings that contradict each other.
+    """
+
+    recipe: str = "lift"
+    """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, zero_shot."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        training, run, model = self.training, self.run, self.model
+        _positive("batch_size", training.batch_size)
+        _positive("eval_batch", run.eval_batch)
+        _positive("log_steps", run.log_steps)
+        _positive("scale", model.scale)
+        for name, value in (("micro_batch", training.micro_batch), ("checkpoint_steps", run.checkpoint_steps)):
+            if value is not None:
+                _positive(name, value)
+        if training.epochs < 0 or training.lr < 0 or training.weight_decay < 0 or not 0 <= training.momentum < 1:
+            raise UserError("epochs, lr and weight_decay must not be negative, and momentum lies in [0, 1)")
+        if training.micro_batch is not None and training.batch_size % training.micro_batch:
+            raise UserError(
+                f"micro_batch: {training.micro_batch} does not divide the batch size {training.batch_size}"
+            )
+        if not 0 < self.data.min_scale <= 1:
+            raise UserError(f"min_scale: expected a share of the area in (0, 1], got {self.data.min_scale}")
+        if model.classifier == "zero_shot" and (model.tuner != ("none",) or training.epochs):
+            raise UserError("classifier zero_shot does not train: use it with tuner none and epochs 0 (recipe zero_shot)")
+
+    def override(self, **settings: Any) -> Config:
+        """A copy with some settings changed; names are those of the flags, without their section.
+
+        Raises:
+            UserError: an unknown name, or a value that is refused.
+        """
+        if isinstance(settings.get("tuner"), str):
+            settings["tuner"] = (settings["tuner"],)
+        by_section: dict[str, dict[str, Any]] = {}
+        for name, value in settings.items():
+            by_section.setdefault(SECTION_OF[one_of("setting", name, SECTION_OF)], {})[name] = value
+        data = to_dict(self)
+        for section, values in by_section.items():
+            data[section].update(_jsonable(values))
+        return from_dict(data)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by flag name."""
+        return {name: getattr(getattr(self, section), name) for name, section in SECTION_OF.items()}
+
+
+def _positive(name: str, value: float) -> None:
+    if value <= 0:
+        raise UserError(f"{name}: expected more than 0, got {value}")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain values, as ``config.json`` holds them."""
+    return _jsonable(asdict(config))
+
+
+def from_dict(data: dict[str, Any]) -> Config:
+    """The inverse of ``to_dict``; what is missing takes its default.
+
+    Raises:
+        UserError: unknown sections or names, values of the wrong type.
+    """
+    return _build(Config, data, "")
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise UserError(f"settings{where and f' {where}'}: expected an object, got {type(data).__name__}")
+    hints = get_type_hints(kind)
+    values = {}
+    for name, value in data.items():
+        one_of(f"setting{where and f' in {where}'}", name, hints)
+        values[name] = _build(hints[name], value, name) if is_dataclass(hints[name]) else _coerce(hints[name], value, name)
+    return kind(**values)
+
+
+def _coerce(hint: Any, value: Any, name: str) -> Any:
+    """A JSON value as the type that a field asks for.
+
+    Raises:
+        UserError: it cannot be one.
+    """
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return one_of(f"value of {name}", value, options) if isinstance(value, str) else _wrong(name, value, hint)
+    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            try:
+                if option is not type(None):
+                    return _coerce(option, value, name)
+            except UserError:
+                continue
+        return _wrong(name, value, hint)
+    if origin is tuple:
+        return tuple(_coerce(options[0], item, name) for item in value) if isinstance(value, list) else _wrong(name, value, hint)
+    if hint is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str) and isinstance(value, hint) and not isinstance(value, bool):
+        return value
+    return _wrong(name, value, hint)
+
+
+def _wrong(name: str, value: Any, hint: Any) -> Any:
+    raise UserError(f"{name}: {value!r} is not of the expected kind ({hint})")
+
+
+def load(path: Path) -> Config:
+    """Read a config file (a run's ``config.json``, or one written by hand).
+
+    Raises:
+        UserError: no such file, not JSON, or settings that are refused.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config file {path} does not exist") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"config file {path} is not JSON: {error}") from None
+    return from_dict(data)
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ: flag name -> (value in a, value in b)."""
+    left, right = a.flat(), b.flat()
+    return {name: (left[name], right[name]) for name in left if left[name] != right[name]}
+
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "differences",
+    "from_dict",
+    "load",
+    "to_dict",
+]

@@ -1,0 +1,89 @@
+"""Which device and which dtype a run uses, and what the machine was, for the record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from fastlift.errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+RECORDED_PACKAGES = ("fastlift", "torch", "torchvision", "triton", "open_clip_torch", "timm", "safetensors", "numpy")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is a CUDA GPU where there is one, else the CPU; anything else is PyTorch's own name.
+
+    Raises:
+        UserError: a name that is no device, or a device that is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name}: PyTorch finds no CUDA GPU here ('fastlift doctor' says more); use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} GPU(s)")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name}: only cpu and cuda are supported")
+    return device
+
+
+def resolve_amp(name: str, device: torch.device) -> torch.dtype:
+    """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones, fp32 on CPUs (where bf16 matmuls are slower).
+
+    Raises:
+        UserError: bf16 on a GPU without it.
+    """
+    if name == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise UserError("amp bf16: this GPU has no bf16 arithmetic; use --amp fp16")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The flag's name of a dtype."""
+    return next(name for name, known in DTYPES.items() if known is dtype)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the run ran on, for ``results.json``."""
+    described: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+    return described
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for ``results.json``."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

@@ -1,0 +1,110 @@
+"""Evaluation: a model and a split -> metrics, with test-time ensembling by several crops of each image."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastlift.config import Config
+from fastlift.data.index import BadImage, ImageIndex
+from fastlift.data.loader import build_loader
+from fastlift.data.views import EvalViews
+from fastlift.distributed import World, total
+from fastlift.metrics import ClassificationTally, Metrics
+from fastlift.models.lift import LiftModel
+
+Ensembling = Literal["none", "fivecrop", "tencrop"]
+_CROPS: dict[str, Literal["center", "five", "ten"]] = {"none": "center", "fivecrop": "five", "tencrop": "ten"}
+PAPER_SIZE, PAPER_EXPAND = 224, 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one evaluation, and how long it took in seconds."""
+
+    metrics: Metrics
+    seconds: float
+
+
+def default_expand(image_size: int) -> int:
+    """Pixels added to the short side before five crops: the paper's 24, less in proportion for models below 224 pixels."""
+    return min(PAPER_EXPAND, round(PAPER_EXPAND * image_size / PAPER_SIZE))
+
+
+def test_views(image_size: int, ensembling: Ensembling, expand: int | None = None) -> EvalViews:
+    """The crops that an ensembling mode looks at."""
+    expand = default_expand(image_size) if expand is None else expand
+    return EvalViews(image_size, crops=_CROPS[ensembling], expand=expand)
+
+
+def mean_logits(model: LiftModel, images: Tensor) -> Tensor:
+    """Logits [B, C] of images [B, 3, S, S], or the mean over the crops of [B, V, 3, S, S]."""
+    if images.dim() == 4:
+        return model(images)
+    return model(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(dim=1)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: LiftModel,
+    index: ImageIndex,
+    group_counts: Sequence[int],
+    config: Config,
+    *,
+    ensembling: Ensembling | None = None,
+    world: World | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_bad: Callable[[BadImage], None] | None = None,
+) -> Evaluation:
+    """Accuracy and its companions on one split.
+
+    Args:
+        model: on its device.
+        index: the split.
+        group_counts: training images of each class, which define many, medium and few.
+        config: for the loader's settings and, unless given, the ensembling.
+        ensembling: mean logits over one, five or ten crops.
+        world: processes that share the work; all get the same metrics.
+        on_progress: called with (images done, images in all) of this process.
+    """
+    world = world or World()
+    device = next(model.parameters()).device
+    views = test_views(model.preprocessing.image_size, ensembling or config.run.tte, config.run.expand)
+    loader = build_loader(
+        index,
+        views,
+        batch_size=max(1, config.run.eval_batch // views.views),
+        shuffle=False,
+        mean=model.preprocessing.mean,
+        std=model.preprocessing.std,
+        dtype=model.vit.compute_dtype,
+        device=device,
+        rank=world.rank,
+        world_size=world.size,
+        seed=config.run.seed,
+        executor=config.data.executor,
+        workers=config.data.workers,
+        bad_images=config.data.bad_images,
+        on_bad=on_bad,
+    )
+    tally = ClassificationTally(len(model.class_names), device)
+    start, done, mine = time.perf_counter(), 0, -(-len(index) // world.size)
+    try:
+        for images, labels, _ in loader.epoch(0):
+            tally.update(mean_logits(model, images), labels)
+            done += len(labels)
+            if on_progress is not None:
+                on_progress(done, mine)
+    finally:
+        loader.close()
+    if world.size > 1:
+        merged = ClassificationTally(len(model.class_names), device)
+        merged.merge(total({name: tensor.clone() for name, tensor in tally.state().items()}, world))
+        tally = merged
+    metrics = tally.compute(list(group_counts))
+    return Evaluation(metrics, time.perf_counter() - start)

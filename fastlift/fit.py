@@ -1,0 +1,187 @@
+"""The training loop: epochs and steps, logging, checkpoints. What a step does is ``learner.py``'s."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastlift import checkpoints
+from fastlift.config import Config
+from fastlift.data.loader import Loader
+from fastlift.distributed import World
+from fastlift.errors import UserError
+from fastlift.interrupts import StopRequest
+from fastlift.learner import Learner, Sums
+from fastlift.reporting.console import Bar, Ui
+from fastlift.runs import MetricsLog, RunFolder
+
+
+def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
+    """Learning rate of an epoch: lr (1 + cos(pi epoch / epochs)) / 2, the same through the epoch."""
+    return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+class Interrupted(UserError):
+    """The user stopped the run; its state is saved."""
+
+
+@dataclass
+class Fit:
+    """A training in progress.
+
+    Attributes:
+        data: fingerprint of the training data.
+        position: epoch, step and steps taken, kept current.
+        seconds: training time of earlier processes of this run.
+    """
+
+    config: Config
+    run: RunFolder
+    learner: Learner
+    loader: Loader
+    ui: Ui
+    world: World
+    data: str
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    seconds: float = 0.0
+    images_seen: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+    _ended: float | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Training time in seconds, over all processes of the run one after another."""
+        return self.seconds + (self._ended or time.perf_counter()) - self._started
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one.
+
+        Raises:
+            UserError: the data or the backbone are not those of the checkpoint.
+        """
+        path = self.run.last_checkpoint()
+        if path is None:
+            self.ui.say("no checkpoint yet: starting from the beginning")
+            return
+        position = checkpoints.restore(path, self.learner)
+        if position.data != self.data:
+            raise UserError(f"{path} was written while training on other images or labels; start a new run")
+        if position.backbone != self.learner.model.backbone_fingerprint:
+            raise UserError(f"{path} was written with other backbone weights; start a new run")
+        self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
+        self.seconds = position.seconds
+        self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
+
+    def __call__(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the state after the current step is saved first.
+            UserError: the loss is not finite.
+        """
+        training = self.config.training
+        total = training.epochs * self.loader.steps_per_epoch
+        self._started = time.perf_counter()
+        with MetricsLog(self.run, self.global_step) if self.world.is_main else _NoLog() as log:
+            with self.ui.bar("training", total) as bar:
+                with StopRequest() as stop:
+                    while self.epoch < training.epochs:
+                        self._epoch(log, bar, stop)
+        self._ended = time.perf_counter()
+
+    def _epoch(self, log: MetricsLog | _NoLog, bar: Bar, stop: StopRequest) -> None:
+        training, learner = self.config.training, self.learner
+        lr = cosine_lr(training.lr, self.epoch, training.epochs)
+        learner.set_lr(lr)
+        pace = _Pace(self.images_seen)
+        for images, labels, _ in self.loader.epoch(self.epoch, self.step):
+            learner.step(images, labels)
+            self.step, self.global_step = self.step + 1, self.global_step + 1
+            self.images_seen += len(images)
+            if self.global_step % self.config.run.log_steps == 0:
+                self._log(log, bar, lr, pace.rate(self.images_seen))
+            if stop.asked:
+                self._interrupt()
+            every = self.config.run.checkpoint_steps
+            if every and self.global_step % every == 0 and self.step < self.loader.steps_per_epoch:
+                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
+        self._end_epoch(log, bar)
+
+    def _interrupt(self) -> None:
+        if self.step < self.loader.steps_per_epoch:
+            self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
+        saved = self.run.last_checkpoint()
+        where = f"saved as {saved.name}" if saved else "nothing was saved yet"
+        resume = f"fastlift train --resume --output {self.run.path}"
+        raise Interrupted(f"stopped at step {self.global_step}, {where}; go on with: {resume}", exit_code=1)
+
+    def _log(self, log: MetricsLog | _NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
+        loss, accuracy = self.learner.sums.read()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is not finite at step {self.global_step} (epoch {self.epoch + 1}); "
+                f"a lower --lr or --amp fp32 may help. Earlier checkpoints are in {self.run.checkpoints}",
+                exit_code=1,
+            )
+        values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
+        log.write("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
+        place = f"epoch {self.epoch + 1}/{self.config.training.epochs}"
+        bar.update(self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s")
+
+    def _end_epoch(self, log: MetricsLog | _NoLog, bar: Bar) -> None:
+        loss, accuracy = self.learner.sums.read()
+        values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
+        log.write("epoch", self.global_step, values)
+        bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
+        self.epoch, self.step = self.epoch + 1, 0
+        self.learner.sums = Sums.zeros(self.learner.sums.loss.device)
+        self._save(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
+
+    def _save(self, path: Path) -> None:
+        if not self.world.is_main:
+            return
+        sums, scaler = self.learner.sums, self.learner.scaler
+        position = checkpoints.Position(
+            epoch=self.epoch,
+            step=self.step,
+            global_step=self.global_step,
+            images=sums.images,
+            loss_sum=float(sums.loss),
+            correct=int(sums.correct),
+            seconds=self.elapsed,
+            data=self.data,
+            backbone=self.learner.model.backbone_fingerprint,
+            scaler=scaler.state_dict() if scaler.is_enabled() else {},
+        )
+        checkpoints.save(path, self.learner, position)
+        checkpoints.remove_old_steps(self.run.checkpoints, keep=path)
+
+
+class _Pace:
+    """Images per second since the last question."""
+
+    def __init__(self, images: int) -> None:
+        self.time, self.images = time.perf_counter(), images
+
+    def rate(self, images: int) -> float:
+        now = time.perf_counter()
+        rate = (images - self.images) / max(now - self.time, 1e-9)
+        self.time, self.images = now, images
+        return rate
+
+
+class _NoLog:
+    """Ranks other than the first write nothing."""
+
+    def __enter__(self) -> _NoLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def write(self, event: str, step: int, values: dict[str, object]) -> None:
+        return None

@@ -1,0 +1,112 @@
+"""One optimiser step, and nothing else: forward, loss, backward, update, with sums that stay on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastlift.distributed import World, average_gradients
+from fastlift.losses import Loss
+from fastlift.models.classifiers import Classifier
+from fastlift.models.lift import LiftModel
+
+
+@dataclass
+class Sums:
+    """Running sums of an epoch on the device: loss times images, right predictions, images."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int = 0
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> Sums:
+        return cls(torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device))
+
+    def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
+        self.loss += loss.detach().double() * images
+        self.correct += correct
+        self.images += images
+
+    def read(self) -> tuple[float, float]:
+        """(mean loss, accuracy in %): waits for the device."""
+        images = max(self.images, 1)
+        return float(self.loss) / images, 100.0 * float(self.correct) / images
+
+
+class Learner:
+    """A model, its loss and its optimiser: SGD with momentum on what trains.
+
+    Args:
+        model: on its device, its compute dtype set.
+        loss: of ``fastlift.losses``, on the same device.
+        lr, momentum, weight_decay: SGD's.
+        micro_batch: images at a time in memory; None for the whole batch. The gradient of a batch is the mean over its
+            images, however it is cut (class-weighted losses are weighted within each part, as in the authors' program).
+        world: the processes that share each batch.
+
+    Raises:
+        ValueError: nothing in the model trains.
+    """
+
+    def __init__(
+        self,
+        model: LiftModel,
+        loss: Loss,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        micro_batch: int | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.model, self.loss = model, loss
+        self.parameters = model.trained()
+        if not self.parameters or not isinstance(model.classifier, Classifier):
+            raise ValueError("nothing in this model trains")
+        self.classifier = model.classifier
+        self.micro_batch = micro_batch
+        self.world = world or World()
+        device = next(iter(self.parameters.values())).device
+        self.optimizer = torch.optim.SGD(
+            self.parameters.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
+        )
+        # fp16 gradients underflow without a scale; other dtypes have fp32's range
+        self.scaler = torch.amp.GradScaler(device.type, enabled=model.vit.compute_dtype is torch.float16)
+        self.sums = Sums.zeros(device)
+
+    def set_lr(self, lr: float) -> None:
+        """Learning rate of the steps to come."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """One update from images [B, 3, S, S] in the compute dtype and labels [B]; adds to ``sums``, never waits."""
+        size = len(images)
+        part = self.micro_batch or size
+        self.optimizer.zero_grad(set_to_none=True)
+        for start in range(0, size, part):
+            some, theirs = images[start : start + part], labels[start : start + part]
+            loss, predictions = self.loss.on_features(self.classifier, self.model.features(some), theirs)
+            share = loss if len(some) == size else loss * (len(some) / size)
+            self.scaler.scale(share).backward()
+            self.sums.add(loss, (predictions == theirs).sum(), len(some))
+        if self.world.size > 1:
+            self.scaler.unscale_(self.optimizer)
+            average_gradients(self.parameters.values(), self.world)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def momentum_buffers(self) -> dict[str, Tensor]:
+        """SGD's momentum of each parameter that has been updated, under its name."""
+        state = self.optimizer.state
+        buffers = {name: state[parameter].get("momentum_buffer") for name, parameter in self.parameters.items()}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+    def set_momentum_buffers(self, buffers: dict[str, Tensor]) -> None:
+        """Go on from stored momentum."""
+        for name, parameter in self.parameters.items():
+            if name in buffers:
+                self.optimizer.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device).clone()

@@ -1,0 +1,355 @@
+"""A run from its config to its results: data, model, training, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastlift import checkpoints, losses, runs
+from fastlift.config import Config, load
+from fastlift.data.catalogue import DataSet, load_data_set
+from fastlift.data.index import BadImage
+from fastlift.data.loader import Loader, build_loader, choose_executor
+from fastlift.data.views import TrainViews
+from fastlift.distributed import World, barrier, join, leave
+from fastlift.environment import dtype_name, machine, resolve_amp, resolve_device, versions
+from fastlift.errors import UserError
+from fastlift.evaluation import Evaluation, evaluate
+from fastlift.files import write_json
+from fastlift.fit import Fit
+from fastlift.learner import Learner
+from fastlift.metrics import Metrics
+from fastlift.models.lift import LiftModel, create_model
+from fastlift.models.tuners import tuner_size
+from fastlift.reporting.console import Quiet, Ui
+from fastlift.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended: its folder, the metrics of its last evaluation, the model, and all of ``results.json``."""
+
+    folder: Path
+    metrics: Metrics
+    model: LiftModel
+    results: dict[str, Any]
+
+
+def train(
+    config: Config,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    ui: Ui | None = None,
+) -> Run:
+    """Train by a config, evaluate, and write the run folder.
+
+    Args:
+        config: a recipe's, or loaded from a file.
+        output: the run folder; default ``runs/DATASET-RECIPE-TIME``.
+        resume: go on with the run in ``output`` from its last checkpoint; on the same CPU machine the result is
+            bit-identical to an uninterrupted run.
+        overwrite: replace the run in ``output``.
+        ui: where progress is told; default: nowhere.
+
+    Raises:
+        UserError: settings, files or data that cannot be used; the message says what to do.
+    """
+    ui = ui or Quiet()
+    device = resolve_device(config.run.device)
+    dtype = resolve_amp(config.run.amp, device)
+    world, device = join(device)
+    if not world.is_main:
+        ui = Quiet()
+    try:
+        run = _open_folder(config, output, resume=resume, overwrite=overwrite, world=world)
+        data = load_data(config, ui)
+        model = build_model(config, data.class_names, ui).to(device)
+        model.set_compute_dtype(dtype)
+        bad = BadImages(run)
+        if world.is_main:
+            write_json(run.data, _describe_data(data))
+            _announce(config, data, model, device, dtype, ui)
+        fit = None
+        if config.training.epochs:
+            fit = _fit(config, run, data, model, world, resume, bad, ui)
+        evaluation = _evaluate(config, data, model, world, bad, ui)
+        results = _results(config, data, model, fit, evaluation, device)
+        if world.is_main:
+            write_json(run.results, results)
+            _report(run, ui)
+        return Run(run.path, evaluation.metrics, model, results)
+    finally:
+        leave()
+
+
+def _open_folder(config: Config, output: str | Path | None, *, resume: bool, overwrite: bool, world: World) -> RunFolder:
+    path = Path(output) if output is not None else runs.default_path(config)
+    if world.size > 1 and output is None:
+        raise UserError("several processes need one folder: name it with --output")
+    run = RunFolder(path)
+    if resume:
+        run = runs.reopen(path, config)
+        if run.has_ended():
+            raise UserError(f"{path} has ended already: there is nothing to resume (see {run.results})")
+    elif world.is_main:
+        run = runs.create(path, config, overwrite=overwrite)
+    return run
+
+
+def load_data(config: Config, ui: Ui) -> DataSet:
+    """The data set of a config, checked."""
+    data = config.data
+    state: dict[str, Any] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - state.setdefault(what, now) > 2.0:  # silent when it is quick
+            state[what] = now
+            ui.say(f"{what}: {done} of {total}")
+
+    return load_data_set(
+        data.dataset,
+        data_root=data.data_root,
+        train_list=data.train_list,
+        test_list=data.test_list,
+        class_names=data.class_names,
+        bad_images=data.bad_images,
+        progress=progress,
+    )
+
+
+def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
+    """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
+    settings, ui = config.model, ui or Quiet()
+
+    def progress(done: int, total: int) -> None:
+        if total > 20_000:
+            ui.say(f"text features: {done} of {total} prompts")
+
+    arguments: dict[str, Any] = {
+        "pretrained": settings.pretrained,
+        "tuner": settings.tuner,
+        "rank": settings.rank,
+        "layers": settings.layers,
+        "classifier": settings.classifier,
+        "scale": settings.scale,
+        "init": settings.init,
+        "prompt": settings.prompt,
+        "image_size": settings.image_size,
+        "seed": config.run.seed,
+        "progress": progress,
+    }
+    return create_model(settings.model, class_names=class_names, **arguments | changes)
+
+
+class BadImages:
+    """Collects the pictures that broke on decoding and were replaced, in ``bad_images.txt``."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.seen: dict[str, BadImage] = {}
+
+    def __call__(self, bad: BadImage) -> None:
+        if bad.path not in self.seen:
+            self.seen[bad.path] = bad
+            with self.run.bad_images.open("a", encoding="utf-8") as file:
+                file.write(f"{bad.path}\t{bad.reason}\n")
+
+
+def training_views(config: Config, image_size: int) -> TrainViews:
+    """The crops that a config trains on."""
+    data = config.data
+    return TrainViews(
+        image_size,
+        kind=data.augmentation,
+        min_scale=data.min_scale,
+        schedule=data.schedule,
+        epochs=max(config.training.epochs, 1),
+    )
+
+
+def training_loader(config: Config, data: DataSet, model: LiftModel, world: World, on_bad: BadImages | None) -> Loader:
+    """The batches that a config trains on, on the model's device and in its compute dtype."""
+    if config.training.batch_size % world.size:
+        raise UserError(f"batch_size: {config.training.batch_size} cannot be shared by {world.size} processes")
+    return build_loader(
+        data.train,
+        training_views(config, model.preprocessing.image_size),
+        batch_size=config.training.batch_size // world.size,
+        mean=model.preprocessing.mean,
+        std=model.preprocessing.std,
+        seed=config.run.seed,
+        dtype=model.vit.compute_dtype,
+        device=next(model.parameters()).device,
+        rank=world.rank,
+        world_size=world.size,
+        executor=config.data.executor,
+        workers=config.data.workers,
+        bad_images=config.data.bad_images,
+        on_bad=on_bad,
+    )
+
+
+def build_loss(config: Config, class_counts: Any) -> losses.Loss:
+    """The loss of a config for given training counts."""
+    options: dict[str, Any] = {}
+    if config.training.loss == "LA":
+        options["tau"] = config.training.tau
+    if config.training.loss == "LDAM":
+        options["scale"] = config.model.scale if config.model.classifier == "cosine" else 1.0
+    return losses.build(config.training.loss, class_counts, **options)
+
+
+def _fit(
+    config: Config,
+    run: RunFolder,
+    data: DataSet,
+    model: LiftModel,
+    world: World,
+    resume: bool,
+    bad: BadImages,
+    ui: Ui,
+) -> Fit:
+    training = config.training
+    device = next(model.parameters()).device
+    learner = Learner(
+        model,
+        build_loss(config, data.train.class_counts()).to(device),
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        micro_batch=training.micro_batch,
+        world=world,
+    )
+    loader = training_loader(config, data, model, world, bad)
+    fit = Fit(config, run, learner, loader, ui, world, data=data.train.fingerprint)
+    try:
+        if resume:
+            fit.resume()
+        barrier(world)
+        fit()
+    finally:
+        loader.close()
+    return fit
+
+
+def _evaluate(config: Config, data: DataSet, model: LiftModel, world: World, bad: BadImages, ui: Ui) -> Evaluation:
+    with ui.bar("evaluating", -(-len(data.test) // world.size)) as bar:
+        return evaluate(
+            model,
+            data.test,
+            data.group_counts.tolist(),
+            config,
+            world=world,
+            on_progress=lambda done, total: bar.update(done),
+            on_bad=bad,
+        )
+
+
+def _describe_data(data: DataSet) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "classes": len(data.class_names),
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "class_names": list(data.class_names),
+        "class_counts": data.train.class_counts().tolist(),
+        "group_counts": data.group_counts.tolist(),
+        "fingerprints": {"train": data.train.fingerprint, "test": data.test.fingerprint},
+    }
+
+
+def _describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
+    size = tuner_size(model.vit, model.tuner_parameters)
+    head = sum(parameter.numel() for parameter in model.head_parameters.values())
+    return {
+        "name": config.model.model,
+        "tuner": list(config.model.tuner),
+        "rank": model.tuner_settings.rank,
+        "layers": list(model.tuner_settings.layers),
+        "tuner_parameters": size.parameters,
+        "tuner_share": size.share,
+        "head_parameters": head,
+        "tuned_parameters": size.parameters + head,
+        "image_size": model.preprocessing.image_size,
+        "backbone_fingerprint": model.backbone_fingerprint,
+    }
+
+
+def _announce(config: Config, data: DataSet, model: LiftModel, device: torch.device, dtype: torch.dtype, ui: Ui) -> None:
+    counts = data.train.class_counts()
+    described = _describe_model(config, model)
+    executor, why = choose_executor(data.train, config.data.executor)
+    ui.say(
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {len(counts)} classes "
+        f"of {counts.max()} to {counts.min()} images"
+    )
+    rank = f" of rank {described['rank']}" if "adaptformer" in config.model.tuner else ""
+    ui.say(
+        f"{config.model.model}: {' + '.join(config.model.tuner)}{rank} trains {described['tuner_parameters']:,} parameters "
+        f"({100 * described['tuner_share']:.2f} % of the backbone), the {config.model.classifier} classifier "
+        f"{described['head_parameters']:,}"
+    )
+    ui.say(f"{device} in {dtype_name(dtype)}, {torch.get_num_threads()} threads; images by {executor} ({why})")
+
+
+def _results(
+    config: Config, data: DataSet, model: LiftModel, fit: Fit | None, evaluation: Evaluation, device: torch.device
+) -> dict[str, Any]:
+    metrics = evaluation.metrics.to_dict()
+    timing = {"evaluate_s": evaluation.seconds}
+    if fit is not None:
+        timing |= {"train_s": fit.elapsed, "images_per_s": fit.images_seen / max(fit.elapsed - fit.seconds, 1e-9)}
+    name = {"none": "center"}.get(config.run.tte, config.run.tte)
+    return {
+        "recipe": config.recipe,
+        "model": _describe_model(config, model),
+        "data": _describe_data(data),
+        "metrics": metrics,
+        "evaluations": {name: metrics},
+        "timing": timing,
+        "machine": machine(device),
+        "versions": versions(),
+    }
+
+
+def _report(run: RunFolder, ui: Ui) -> None:
+    from fastlift.reporting.html import write_report
+
+    write_report([run.path], run.report)
+    ui.say(f"run folder {run.path}; open {run.report} for plots")
+
+
+def load_run(folder: str | Path, checkpoint: str | None = None) -> LiftModel:
+    """The trained model of a run, on the CPU in fp32, ready to predict.
+
+    Args:
+        folder: a run folder.
+        checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one.
+
+    Raises:
+        UserError: no run, no checkpoint, or backbone weights other than those that the run trained on.
+    """
+    run = runs.open_run(Path(folder))
+    config = load(run.config)
+    if not run.data.is_file():
+        raise UserError(f"{folder} has no data.json: the run stopped before its model was built")
+    names = tuple(json.loads(run.data.read_text(encoding="utf-8"))["class_names"])
+    if not config.training.epochs:
+        return build_model(config, names)
+    path = run.find_checkpoint(checkpoint)
+    if path is None:
+        raise UserError(f"{folder} has no checkpoint yet")
+    trained, _, position = checkpoints.read(path)
+    model = build_model(config, names, init="random")
+    if position.backbone != model.backbone_fingerprint:
+        raise UserError(f"the backbone weights are not those that {folder} was trained on; restore them first")
+    model.load_trained(trained, f"checkpoint {path}")
+    return model
