@@ -1,0 +1,121 @@
+"""Small pictures on disk, and the ways to make bad ones."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastlift.data.catalogue import DataSet, load_data_set
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth coloured picture with some noise: like a photograph to a codec and a resampler."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    noisy = smooth + random.integers(-8, 9, smooth.shape)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+class Pictures:
+    """A data root in the making: files, list lines, and the data set of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "images"
+        self.cache = root / "cache"
+        self.root.mkdir()
+        self.lines: list[str] = []
+
+    def add(self, path: str, label: int, data: bytes | None) -> None:
+        if data is not None:
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / path).write_bytes(data)
+        self.lines.append(f"{path} {label}")
+
+    def fill(self, classes: int = 3, each: int = 5, width: int = 80, height: int = 60) -> "Pictures":
+        """``each`` JPEGs of varied size a class."""
+        for label in range(classes):
+            for k in range(each):
+                image = picture(width + 7 * k, height + 5 * label, seed=100 * label + k)
+                self.add(f"c{label}/{k}.jpg", label, encoded(image, quality=90))
+        return self
+
+    def load(self, classes: int = 3, **options: object) -> DataSet:
+        train_list, names = self.root.parent / "train.txt", self.root.parent / "names.txt"
+        train_list.write_text("\n".join(self.lines) + "\n")
+        names.write_text("".join(f"c{label} thing {label}\n" for label in range(classes)))
+        return load_data_set(
+            "list",
+            data_root=self.root,
+            train_list=train_list,
+            test_list=train_list,
+            class_names=names,
+            cache_dir=self.cache,
+            **options,  # type: ignore[arg-type]
+        )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    return Pictures(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_picture() -> Callable[..., Image.Image]:
+    return picture
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    return encoded
+
+
+def bad_file(kind: str) -> bytes | None:
+    """The content of a bad or odd file of a kind; None for a missing one."""
+    image = picture(96, 72, seed=7)
+    jpeg = encoded(image, quality=90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter turn
+    made: dict[str, Callable[[], bytes | None]] = {
+        "missing": lambda: None,
+        "empty": lambda: b"",
+        "truncated": lambda: jpeg[: len(jpeg) // 2],
+        "without_end_marker": lambda: jpeg[:-2],
+        "truncated_png": lambda: encoded(image, "PNG")[:-40],
+        "truncated_webp": lambda: encoded(image, "WEBP")[:-40],
+        "text": lambda: b"this is not a picture\n" * 20,
+        "html": lambda: b"<!DOCTYPE html><html><body>404 not found</body></html>",
+        "gif": lambda: encoded(image, "GIF"),
+        "avif": lambda: encoded(image, "AVIF"),
+        "jpeg_header_only": lambda: jpeg[:20],
+        "sixteen_bit": lambda: encoded(Image.fromarray(np.arange(96 * 72, dtype=np.uint16).reshape(72, 96)), "PNG"),
+        "grey": lambda: encoded(image.convert("L")),
+        "cmyk": lambda: encoded(image.convert("CMYK")),
+        "palette": lambda: encoded(image.quantize(32), "PNG"),
+        "alpha": lambda: encoded(image.convert("RGBA"), "PNG"),
+        "grey_alpha": lambda: encoded(image.convert("LA"), "PNG"),
+        "webp": lambda: encoded(image, "WEBP"),
+        "bmp": lambda: encoded(image, "BMP"),
+        "tiff": lambda: encoded(image, "TIFF"),
+        "exif_rotated": lambda: encoded(image, exif=exif),
+        "progressive": lambda: encoded(image, progressive=True),
+        "bytes_after_the_end": lambda: jpeg + b"\0" * 100,
+        "one_pixel": lambda: encoded(picture(1, 1)),
+        "very_wide": lambda: encoded(picture(3000, 2)),
+        "very_large": lambda: encoded(Image.new("RGB", (10_000, 10_000), (200, 30, 60)), quality=50),
+    }
+    return made[kind]()
+
+
+@pytest.fixture(scope="session")
+def make_bad_file() -> Callable[[str], bytes | None]:
+    return bad_file
