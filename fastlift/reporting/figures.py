@@ -1,0 +1,75 @@
+"""The figures that tables and pages show, in one order and under one set of labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How one entry of `fastlift.metrics.Metrics` is shown.
+
+    label: full name; short: column heading; unit: "%" or "nats"; higher_is_better: which end is marked as best.
+    """
+
+    name: str
+    label: str
+    short: str
+    unit: str = "%"
+    digits: int = 1
+    higher_is_better: bool = True
+
+    def text(self, metrics: Mapping[str, Any]) -> str:
+        """The value for a reader, or a dash where the run has none."""
+        value = self.value(metrics)
+        return ABSENT if value is None else f"{value:.{self.digits}f}"
+
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """The finite value, or None."""
+        value = metrics.get(self.name)
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+FIGURES = (
+    Figure("accuracy", "Overall accuracy", "overall"),
+    Figure("many", "Many-shot classes (> 100 training images)", "many"),
+    Figure("medium", "Medium-shot classes (20 to 100)", "medium"),
+    Figure("few", "Few-shot classes (< 20)", "few"),
+    Figure("mean_class_accuracy", "Mean class accuracy", "class mean"),
+    Figure("macro_f1", "Macro F1", "F1"),
+    Figure("worst_class", "Worst class", "worst"),
+    Figure("harmonic_mean", "Harmonic mean of classes", "H-mean"),
+    Figure("geometric_mean", "Geometric mean of classes", "G-mean"),
+    Figure("expected_calibration_error", "Expected calibration error", "ECE", higher_is_better=False),
+    Figure("log_loss", "Log loss on the test set", "log loss", unit="nats", digits=3, higher_is_better=False),
+)
+"""All figures, in reading order."""
+
+COMPARED = tuple(figure for figure in FIGURES if figure.name not in ("mean_class_accuracy", "log_loss"))
+"""The columns of a comparison: the others differ little from these, and eight columns fit 80 characters."""
+
+
+def best(figure: Figure, rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Names of the rows that hold the best value as shown; empty where all that have one show the same."""
+    values = {
+        name: round(value, figure.digits) for name, row in rows.items() if (value := figure.value(row)) is not None
+    }
+    if len(set(values.values())) < 2:
+        return set()
+    top = max(values.values()) if figure.higher_is_better else min(values.values())
+    return {name for name, value in values.items() if value == top}
+
+
+def duration_text(seconds: float) -> str:
+    """42.1 s, 3 min 07 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,274 @@
+"""The plots of a report, each over one or several runs; a run keeps its colour in all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from fastlift.metrics import GROUP_BOUNDARIES, GROUP_NAMES, group_masks
+from fastlift.reporting.record import Record, RunRecord
+from fastlift.reporting.svg import INK, MUTED, SERIES, drawing, inline_svg
+
+Floats = NDArray[np.float64]
+
+MAX_CURVE_POINTS = 400
+RASTER_POINTS = 2000  # above this, points become a picture inside the SVG: smaller, and quicker to show
+SMOOTHING_DECADES = 0.12  # standard deviation of the kernel over log10(training images)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One drawing with its heading and a sentence on how to read it."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+def colour(index: int) -> str:
+    """The colour of the run at this place."""
+    return SERIES[index % len(SERIES)]
+
+
+def curve(run: RunRecord, field: str) -> tuple[Floats, Floats]:
+    """(step, value) of one field of the step events, finite values only; long ones as means of equal blocks."""
+    points = [(step["step"], step[field]) for step in run.steps if _is_finite(step.get(field))]
+    if field == "images_per_s":
+        points = [point for point in points if point[1] > 0]  # the first line after a start has no pace yet
+    if not points:
+        return np.empty(0), np.empty(0)
+    steps, values = np.asarray(points, dtype=np.float64).T
+    blocks = min(len(steps), MAX_CURVE_POINTS)
+    return (
+        np.array([block.mean() for block in np.array_split(steps, blocks)]),
+        np.array([block.mean() for block in np.array_split(values, blocks)]),
+    )
+
+
+def smoothed(counts: Floats, values: Floats, at: Floats) -> Floats:
+    """Gaussian kernel mean of values over log10(counts), at the given counts: how accuracy goes with the tail."""
+    distance = (np.log10(at)[:, None] - np.log10(counts)[None, :]) / SMOOTHING_DECADES  # [at, counts]
+    # The nearest class gets weight 1, so that gaps in the counts do not underflow to 0 / 0.
+    exponent = -0.5 * distance**2
+    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+    return np.asarray((weights @ values) / weights.sum(axis=1), dtype=np.float64)
+
+
+def learning_curves(runs: Sequence[RunRecord]) -> list[Plot]:
+    """Loss, accuracy, learning rate and throughput over the steps, where the runs have logged them."""
+    wanted = (
+        ("loss", "Training loss", "loss", "Mean over each logged stretch of steps."),
+        ("accuracy", "Accuracy while training", "%", _ACCURACY_CAPTION),
+        ("learning_rate", "Learning rate", "", "Changes once per epoch."),
+        ("images_per_s", "Throughput", "images/s", "Training images per second, loading included."),
+    )
+    plots = []
+    for field, title, unit, caption in wanted:
+        curves = [curve(run, field) for run in runs]
+        if any(len(steps) for steps, _ in curves):
+            plots.append(_curve_plot(runs, curves, field, title, unit, caption))
+    return plots
+
+
+_ACCURACY_CAPTION = (
+    "Line: running accuracy on the training batches, over the epoch. Diamonds: accuracy on the test set, where it was "
+    "evaluated on the way."
+)
+
+
+def _curve_plot(
+    runs: Sequence[RunRecord],
+    curves: Sequence[tuple[Floats, Floats]],
+    field: str,
+    title: str,
+    unit: str,
+    caption: str,
+) -> Plot:
+    with drawing() as (figure, axes):
+        for index, (steps, values) in enumerate(curves):
+            marker = "o" if len(steps) == 1 else ""
+            axes.plot(steps, values, color=colour(index), marker=marker, markersize=4)
+            if field == "accuracy":
+                _mark_evaluations(axes, runs[index], colour(index))
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel(unit)
+        if field != "loss":
+            axes.set_ylim(bottom=0)
+        svg = inline_svg(figure, f"curve-{field}", f"{title} over optimiser steps, for {_names(runs)}")
+    return Plot(title, caption, svg)
+
+
+def _mark_evaluations(axes: Axes, run: RunRecord, tint: str) -> None:
+    """Test accuracies at the step where they were taken."""
+    points = [(event["step"], event["accuracy"]) for event in run.evaluations if _is_finite(event.get("accuracy"))]
+    if points:
+        axes.plot(*zip(*points, strict=True), linestyle="", marker="D", markersize=5, color=tint)
+
+
+def class_counts_plot(run: RunRecord) -> Plot | None:
+    """Training images per class, largest first: the long tail itself."""
+    counts = run.data.get("class_counts")
+    if not counts:
+        return None
+    ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    masks = group_masks(ordered.tolist())
+    with drawing() as (figure, axes):
+        for shade, name in enumerate(GROUP_NAMES):
+            places = np.flatnonzero(masks[name])
+            if len(places):
+                edges = np.append(places, places[-1] + 1)
+                heights = np.append(ordered[places], ordered[places[-1]])
+                label = f"{name} ({len(places)})"
+                axes.fill_between(edges, heights, 0.5, step="post", color=colour(shade), alpha=0.75, lw=0, label=label)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_plain_number)
+        axes.set_ylim(bottom=0.5 if ordered.min() <= 1 else 1)
+        axes.set_xlim(0, len(ordered))
+        axes.set_xlabel("classes, largest first")
+        axes.set_ylabel("training images")
+        axes.legend(loc="upper right")
+        svg = inline_svg(figure, "class-counts", "Training images per class, largest class first")
+    return Plot("The long tail", "Training images per class, on a logarithmic scale.", svg)
+
+
+def group_bars(rows: Sequence[tuple[str, Record]], tints: Sequence[str]) -> Plot | None:
+    """Overall, many, medium and few accuracy of each row, side by side."""
+    groups = [name for name in ("accuracy", *GROUP_NAMES) if any(_is_finite(row.get(name)) for _, row in rows)]
+    if not groups:
+        return None
+    width = 0.8 / len(rows)
+    with drawing() as (figure, axes):
+        for index, (_, row) in enumerate(rows):
+            for place, group in enumerate(groups):
+                value = row.get(group)
+                if value is None or not _is_finite(value):
+                    continue
+                x = place + (index - (len(rows) - 1) / 2) * width
+                axes.bar(x, value, width * 0.92, color=tints[index])
+                if len(rows) <= 3:
+                    axes.annotate(
+                        f"{value:.1f}", (x, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8.5
+                    )
+        axes.set_xticks(range(len(groups)), ["overall" if name == "accuracy" else name for name in groups])
+        axes.tick_params(axis="x", length=0)
+        axes.grid(axis="x", visible=False)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("accuracy (%)")
+        names = ", ".join(name for name, _ in rows)
+        svg = inline_svg(figure, "groups", f"Accuracy overall and by many, medium and few-shot classes, for {names}")
+    return Plot("Many, medium, few", "Mean class accuracy of each group; overall over all test images.", svg)
+
+
+def per_class_plot(runs: Sequence[RunRecord]) -> Plot | None:
+    """Accuracy of each class against its training images, with a smoothed line for each run."""
+    pairs = [(index, run, *_class_pairs(run)) for index, run in enumerate(runs)]
+    pairs = [pair for pair in pairs if len(pair[2])]
+    if not pairs:
+        return None
+    points = sum(len(pair[2]) for pair in pairs)
+    with drawing(width_in=7.0, height_in=3.3) as (figure, axes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(_plain_number)
+        for index, _, counts, accuracies in pairs:
+            axes.scatter(
+                counts, accuracies, s=16 if points < 400 else 8, alpha=0.5 if len(pairs) == 1 else 0.35,
+                color=colour(index), linewidths=0, rasterized=points > RASTER_POINTS,
+            )  # fmt: skip
+            if len(np.unique(counts)) >= 5:
+                at = np.geomspace(counts.min(), counts.max(), 80)
+                axes.plot(at, smoothed(counts, accuracies, at), color=colour(index), linewidth=2.2)
+        if all(_groups_follow_counts(run) for _, run, _, _ in pairs):
+            _mark_groups(axes)
+        axes.set_ylim(-2, 102)
+        axes.set_xlabel("training images of the class")
+        axes.set_ylabel("test accuracy of the class (%)")
+        svg = inline_svg(figure, "per-class", f"Class accuracy against training images, for {_names(runs)}")
+    caption = (
+        "One dot a class. The line is a Gaussian mean over neighbouring counts; what the tail gains shows at the left."
+    )
+    return Plot("Each class, by its training images", caption, svg)
+
+
+def calibration_plot(runs: Sequence[RunRecord]) -> Plot | None:
+    """Accuracy against confidence in bins; on the diagonal a model is as often right as it says."""
+    binned = [(index, run, [entry for entry in run.metrics().get("calibration") or [] if entry.get("count")])
+              for index, run in enumerate(runs)]  # fmt: skip
+    binned = [entry for entry in binned if entry[2]]
+    if not binned:
+        return None
+    with drawing() as (figure, axes):
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--")
+        for index, _, bins in binned:
+            share = np.array([entry["count"] for entry in bins]) / sum(entry["count"] for entry in bins)
+            x, y = ([entry[name] for entry in bins] for name in ("confidence", "accuracy"))
+            axes.plot(x, y, color=colour(index), linewidth=1.2)
+            axes.scatter(x, y, s=12 + 240 * share, color=colour(index), alpha=0.7, linewidths=0)
+        axes.set_xlim(0, 104)
+        axes.set_ylim(0, 104)
+        axes.set_xlabel("confidence (%)")
+        axes.set_ylabel("accuracy (%)")
+        svg = inline_svg(figure, "calibration", f"Accuracy against confidence, for {_names(runs)}")
+    caption = (
+        "A dot a bin, as large as its share of the test images. Below the dashed line the model is too sure of itself."
+    )
+    return Plot("Calibration", caption, svg)
+
+
+def _class_pairs(run: RunRecord) -> tuple[Floats, Floats]:
+    """(training images, accuracy) of the classes that have both."""
+    counts = run.data.get("class_counts") or []
+    accuracies = run.metrics().get("per_class") or []
+    pairs = [
+        (count, accuracy)
+        for count, accuracy in zip(counts, accuracies, strict=False)
+        if accuracy is not None and count > 0
+    ]
+    if not pairs:
+        return np.empty(0), np.empty(0)
+    first, second = np.asarray(pairs, dtype=np.float64).T
+    return first, second
+
+
+def _groups_follow_counts(run: RunRecord) -> bool:
+    """False for sets such as CIFAR-100-LT with ratio 10, whose groups are those of another draw."""
+    counts, accuracies = run.data.get("class_counts") or [], run.metrics().get("per_class") or []
+    tested = [count for count, accuracy in zip(counts, accuracies, strict=False) if accuracy is not None]
+    sizes = {name: int(mask.sum()) for name, mask in group_masks(tested).items()}
+    return bool(sizes == run.metrics().get("group_sizes"))
+
+
+def _mark_groups(axes: Axes) -> None:
+    lower, upper = GROUP_BOUNDARIES
+    left, right = axes.get_xlim()
+    for boundary in (lower, upper):
+        if left < boundary < right:
+            axes.axvline(boundary, color=MUTED, linewidth=1, linestyle=":")
+    spans = {"few": (left, lower), "medium": (lower, upper), "many": (upper, right)}
+    for name, (start, end) in spans.items():
+        start, end = max(start, left), min(end, right)
+        if end > start:
+            axes.annotate(
+                name, (math.sqrt(start * end), 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", fontsize=9, color=INK, annotation_clip=False,
+            )  # fmt: skip
+    axes.set_xlim(left, right)
+
+
+def _plain_number(value: float, _: object) -> str:
+    """1000 for the tick that matplotlib would write as a formula."""
+    return f"{value:,.6g}"
+
+
+def _names(runs: Sequence[RunRecord]) -> str:
+    return ", ".join(run.name for run in runs)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

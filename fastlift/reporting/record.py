@@ -1,0 +1,159 @@
+"""Reading a run folder back: plain files, of a run that ended, is still going, or was killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastlift.errors import UserError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder.
+
+    config: ``config.json``. data: ``data.json``, or the results' section of that name; empty where neither is there.
+    steps, epochs, evaluations: the events of ``metrics.jsonl`` by step; where one was logged twice, as after a kill,
+    the later line counts. results: ``results.json``, None for a run that has not ended. notes: what a reader should
+    know about the files' state, as sentences.
+    """
+
+    name: str
+    folder: Path
+    config: Record
+    data: Record
+    steps: tuple[Record, ...]
+    epochs: tuple[Record, ...]
+    evaluations: tuple[Record, ...]
+    results: Record | None
+    notes: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return self.results is not None
+
+    def section(self, name: str) -> Record:
+        """One part of the results ("model", "timing", "machine", ...), empty where absent."""
+        value = (self.results or {}).get(name)
+        return value if isinstance(value, dict) else {}
+
+    def metrics(self) -> Record:
+        """The final figures; for an unfinished run those of its last evaluation; empty where there is none."""
+        return self.section("metrics") or (dict(self.evaluations[-1]) if self.evaluations else {})
+
+    def named_evaluations(self) -> dict[str, Record]:
+        """Figures by the way of testing ("center", "fivecrop", ...)."""
+        return {name: value for name, value in self.section("evaluations").items() if isinstance(value, dict)}
+
+    def class_names(self) -> list[str]:
+        """Names of the classes, "class 7" where the run does not tell; as many as there are class accuracies."""
+        count = len(self.metrics().get("per_class") or self.data.get("class_counts") or [])
+        names = self.data.get("class_names") or []
+        return [str(names[index]) if index < len(names) else f"class {index}" for index in range(count)]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder as `docs/reading_a_run.md` describes it.
+
+    Raises:
+        UserError: the folder is missing, has no ``config.json``, or holds a JSON file that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run folder")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: not a run folder, it has no config.json (a run is what `fastlift train` writes)")
+    events, notes = _read_events(folder / "metrics.jsonl")
+    results = _read_json(folder / "results.json") if (folder / "results.json").is_file() else None
+    data = _read_json(folder / "data.json") if (folder / "data.json").is_file() else {}
+    if results is not None and isinstance(results.get("data"), dict):
+        data = {**data, **results["data"]}
+    if results is None:
+        notes.insert(0, "This run has not ended: it has no results.json yet.")
+    return RunRecord(
+        name=folder.resolve().name,
+        folder=folder,
+        config=_read_json(folder / "config.json"),
+        data=data,
+        steps=_by_step(events, "step"),
+        epochs=_by_step(events, "epoch"),
+        evaluations=_by_step(events, "evaluation"),
+        results=results,
+        notes=tuple(notes),
+    )
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Read several runs; runs of the same name are told apart by as many parent folders as that takes.
+
+    Raises:
+        UserError: no folder was given, one was given twice, or one cannot be read (see `read_run`).
+    """
+    if not folders:
+        raise UserError("no run folder was given")
+    resolved = [Path(folder).resolve() for folder in folders]
+    twice = sorted({str(folder) for folder in resolved if resolved.count(folder) > 1})
+    if twice:
+        raise UserError(f"the same run was given twice: {', '.join(twice)}")
+    records = [read_run(folder) for folder in folders]
+    names = _distinct_names(resolved)
+    return [_renamed(record, name) for record, name in zip(records, names, strict=True)]
+
+
+def _renamed(record: RunRecord, name: str) -> RunRecord:
+    return RunRecord(**{**record.__dict__, "name": name})
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _read_json(path: Path) -> Record:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}", exit_code=1) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(value).__name__}", exit_code=1)
+    return value
+
+
+def _read_events(path: Path) -> tuple[list[Record], list[str]]:
+    """The events of ``metrics.jsonl``, and notes on lines that a killed run left unreadable."""
+    if not path.is_file():
+        return [], ["It has no metrics.jsonl: there are no learning curves."]
+    events: list[Record] = []
+    unreadable = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict):
+            events.append(event)
+        else:
+            unreadable.append(number)
+    notes = []
+    if unreadable == [len(lines)]:
+        notes.append("The last line of metrics.jsonl is incomplete, as a killed run leaves it; it was left out.")
+    elif unreadable:
+        shown = ", ".join(map(str, unreadable[:10])) + (" …" if len(unreadable) > 10 else "")
+        notes.append(f"{len(unreadable)} lines of metrics.jsonl could not be read and were left out: {shown}.")
+    return events, notes
+
+
+def _by_step(events: Sequence[Mapping[str, Any]], kind: str) -> tuple[Record, ...]:
+    of_kind = {event["step"]: dict(event) for event in events if event.get("event") == kind and "step" in event}
+    return tuple(of_kind[step] for step in sorted(of_kind))

@@ -1,0 +1,80 @@
+"""Results in the terminal: rich tables for one evaluation or several, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from fastlift.reporting.figures import COMPARED, FIGURES, best
+
+
+def metrics_table(metrics: Mapping[str, Any], title: str = "Results") -> Table:
+    """All figures of one evaluation, one a row.
+
+    Args:
+        metrics: `Metrics.to_dict()` or `Metrics.summary()`; figures that it lacks show as a dash.
+        title: shown above.
+    """
+    table = Table(title=Text(title), box=SIMPLE_HEAD, show_header=False, title_justify="left", caption_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("unit", style="dim")
+    sizes = metrics.get("group_sizes") or {}
+    for figure in FIGURES:
+        classes = sizes.get(figure.name)
+        unit = figure.unit if classes is None else f"{figure.unit}  ({_counted(classes, 'class', 'classes')})"
+        emphasis = "bold" if figure.name == "accuracy" else None
+        table.add_row(Text(figure.label), Text(figure.text(metrics), style=emphasis or ""), unit)
+    table.caption = Text(_caption(metrics), style="dim")
+    return table
+
+
+def comparison_table(rows: Mapping[str, Mapping[str, Any]], title: str = "Results") -> Table:
+    """Several evaluations or runs, one a row; the best value of each column is bold. All figures in percent.
+
+    Args:
+        rows: metrics by the name to show.
+        title: shown above.
+    """
+    table = Table(title=Text(f"{title} (%)"), box=None, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", overflow="fold")
+    for figure in COMPARED:
+        table.add_column(figure.short, justify="right", no_wrap=True)
+    leaders = {figure.name: best(figure, rows) for figure in COMPARED}
+    for name, metrics in rows.items():
+        cells = [
+            Text(figure.text(metrics), style="bold" if name in leaders[figure.name] else "") for figure in COMPARED
+        ]
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def to_json(rows: Mapping[str, Mapping[str, Any]], *, details: bool = True) -> str:
+    """The same as one JSON object: name -> figures. NaN never appears in it.
+
+    Args:
+        rows: metrics by name.
+        details: keep class accuracies, calibration bins and confusions.
+    """
+    if not details:
+        rows = {
+            name: {key: value for key, value in metrics.items() if not isinstance(value, list | tuple | dict)}
+            for name, metrics in rows.items()
+        }
+    return json.dumps(rows, indent=2, allow_nan=False)
+
+
+def _caption(metrics: Mapping[str, Any]) -> str:
+    caption = _counted(metrics["samples"], "test image", "test images") if metrics.get("samples") else ""
+    if metrics.get("non_finite"):
+        caption += f"; for {metrics['non_finite']} of them the model gave NaN or infinity, counted as wrong"
+    return caption
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"

@@ -1,0 +1,267 @@
+"""The report page: complete, self-contained, safe with any name, for one run, several, unfinished and cut-short ones."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastlift.errors import UserError
+from fastlift.reporting.html import flat, write_report
+from fastlift.reporting.plots import curve, smoothed
+from fastlift.reporting.record import read_run
+from fastlift.reporting.svg import SERIES, drawing, inline_svg
+
+MakeRun = Callable[..., Path]  # the fixture of conftest.py
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes, ids and text of a page; fails on tags that do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def report(runs: list[Path], folder: Path) -> tuple[str, Page]:
+    output = write_report(runs, folder / "report.html")
+    text = output.read_text(encoding="utf-8")
+    page = Page(text)
+    assert_self_contained(text, page)
+    return text, page
+
+
+def assert_self_contained(text: str, page: Page) -> None:
+    assert not re.search(r"https?:|//[a-z]|@import", re.sub(r"base64,[\w+/=\s]+", "", text))
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    for name, value in page.attributes:
+        if name in ("src", "href", "xlink:href"):
+            assert value.startswith(("#", "data:image/png;base64,"))
+        assert not name.startswith("on")
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    wanted = {value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")}
+    wanted |= set(re.findall(r"url\(#([^)]+)\)", text))
+    assert wanted <= set(ids)
+    assert "default-src 'none'" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "width=device-width" in text
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"<h3>(?:<span[^>]*></span>)?([^<]*)</h3>", text)
+
+
+def test_one_run(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run()
+    text, page = report([folder], tmp_path)
+    metrics = read_run(folder).metrics()
+    assert f"{metrics['accuracy']:.1f} %" in page.words
+    for name in ("Many, medium, few", "Calibration", "The long tail", "Each class, by its training images",
+                 "Training loss", "Accuracy while training", "Learning rate", "Throughput", "Worst classes",
+                 "Most confused", "Ways of testing", "Settings", "Machine", "Versions", "Epochs"):  # fmt: skip
+        assert name in headings(text), name
+    assert "61,000 parameters learn, 21,000 in the tuner" in page.words
+    assert "training 1 min 21 s" in page.words
+    assert page.tags.count("svg") == 8
+    assert "training.lr" in page.words
+    assert "not ended" not in page.words
+    worst = min(value for value in metrics["per_class"])
+    assert f"{worst:.1f}" in page.words
+    first = metrics["confusions"][0]
+    assert f"striped red star {first['label']}" in page.words
+
+
+def test_several_runs(make_run: MakeRun, tmp_path: Path) -> None:
+    folders = [make_run("lift"), make_run("probe", seed=1, tail_bonus=-0.5, rank=8), make_run("going", finished=False)]
+    text, page = report(folders, tmp_path)
+    assert "3 runs compared" in page.words
+    assert "What differs in the settings" in page.words
+    assert re.search(r"model\.rank</td>\s*<td[^>]*>4</td>\s*<td[^>]*>8</td>\s*<td[^>]*>4</td>", text)
+    assert "training.lr" not in text[: text.index("<h2>Results")]  # the same in all
+    assert "This run has not ended" in page.words
+    assert "Ways of testing: probe" in headings(text)
+    for colour in SERIES[:3]:
+        assert f"background: {colour}" in text
+    better = f"{read_run(folders[0]).metrics()['accuracy']:.1f}"
+    assert re.search(rf'Overall accuracy</th>\s*<td class="n[^"]*">{better}<', text)
+
+
+@pytest.mark.parametrize("cut", [0, 40, 4000])
+def test_unfinished_and_truncated(make_run: MakeRun, tmp_path: Path, cut: int) -> None:
+    _, page = report([make_run(finished=False, cut_bytes=cut)], tmp_path)
+    assert "This run has not ended" in page.words
+    assert "The figures are those of the last evaluation on the way" in page.words
+    assert ("last line of metrics.jsonl is incomplete" in page.words) == (cut > 0)
+    assert "Training loss" in page.words
+    assert "Worst classes" not in page.words
+    assert "last logged step" in page.words
+
+
+def test_run_that_was_killed_before_it_logged(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(finished=False)
+    (folder / "metrics.jsonl").write_text("")
+    text, page = report([folder], tmp_path)
+    assert "It has not been evaluated yet." in page.words
+    assert "Training loss" not in page.words
+    assert "– %" in page.words
+    assert "The long tail" in headings(text)
+
+
+def test_names_are_text_and_never_markup(make_run: MakeRun, tmp_path: Path) -> None:
+    evil = ["<script>alert(1)</script>", 'quote" onload="x', "dollar $x_1$", "&amp;", "{{ 7 * 7 }}"]
+    folder = make_run("<b>run</b> $a$", classes=5, class_names=evil)
+    text, page = report([folder], tmp_path)
+    assert "<script" not in text
+    assert "<b>" not in text
+    for name in evil:
+        assert name in page.words
+
+
+def test_no_number_is_nan(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "step", "step": 101, "epoch": 4, "loss": NaN, "accuracy": Infinity}\n')
+    _, page = report([folder], tmp_path)
+    assert not re.search(r"\b(nan|inf)\b", page.words, flags=re.IGNORECASE)
+
+
+def test_many_classes_stay_small(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(classes=2500)
+    text, page = report([folder], tmp_path)
+    assert len(text) < 1_500_000
+    assert "The 1000 worst of 2500 classes" in page.words
+    assert "data:image/png;base64," in text
+
+
+def test_missing_parts_of_the_results(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run()
+    results = json.loads((folder / "results.json").read_text())
+    kept = {name: results["metrics"][name] for name in ("accuracy", "samples")}
+    (folder / "results.json").write_text(json.dumps({"metrics": kept}))
+    (folder / "data.json").unlink()
+    text, page = report([folder], tmp_path)
+    assert f"{kept['accuracy']:.1f} %" in page.words
+    assert "Calibration" not in headings(text)
+
+
+def test_group_lines_only_where_groups_follow_the_counts(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run()
+    described = "medium</text>"
+    drawn = report([folder], tmp_path)[0].count(described)
+    data = json.loads((folder / "results.json").read_text())
+    data["data"]["class_counts"] = [10 * count for count in data["data"]["class_counts"]]
+    (folder / "results.json").write_text(json.dumps(data))
+    assert report([folder], tmp_path)[0].count(described) == drawn - 1
+
+
+def test_output_is_replaced_whole(make_run: MakeRun, tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "er" / "page.html"
+    folder = make_run()
+    assert write_report([folder], output) == output
+    first = output.read_bytes()
+    assert write_report([folder], output).read_bytes() == first  # the same run gives the same page
+    with pytest.raises(UserError):
+        write_report([tmp_path / "absent"], output)
+    assert output.read_bytes() == first
+    assert [path.name for path in output.parent.iterdir()] == ["page.html"]
+
+
+def test_smoothing_is_a_mean_that_follows_the_counts() -> None:
+    counts = np.array([1.0, 10.0, 100.0, 1000.0])
+    at = np.array([1.0, 30.0, 1000.0])
+    assert smoothed(counts, np.full(4, 7.0), at) == pytest.approx([7.0, 7.0, 7.0])
+    values = smoothed(counts, np.array([0.0, 0.0, 50.0, 100.0]), at)
+    assert values[0] == pytest.approx(0.0, abs=1e-6)
+    assert values[2] == pytest.approx(100.0, abs=1e-6)
+    assert np.isfinite(smoothed(np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([1e12]))).all()
+
+
+def test_long_curves_are_means_of_blocks(make_run: MakeRun) -> None:
+    folder = make_run(finished=False)
+    lines = [json.dumps({"event": "step", "step": step, "loss": float(step % 2)}) for step in range(1, 4001)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    steps, losses = curve(read_run(folder), "loss")
+    assert len(steps) == 400
+    assert losses == pytest.approx(np.full(400, 0.5))
+    assert steps[0] == pytest.approx(5.5)
+    assert len(curve(read_run(folder), "accuracy")[0]) == 0
+
+
+def test_throughput_leaves_out_the_line_without_a_pace(make_run: MakeRun) -> None:
+    run = read_run(make_run())
+    assert run.steps[0]["images_per_s"] == 0.0
+    assert curve(run, "images_per_s")[1].min() > 200
+
+
+def test_flat_settings() -> None:
+    settings = {"a": {"b": 1, "c": {"d": None}}, "e": [1, 2], "f": "text", "g": {}}
+    assert flat(settings) == {"a.b": "1", "a.c.d": "null", "e": "[1, 2]", "f": "text", "g": "{}"}
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_are_readable_in_light_and_dark() -> None:
+    template = (Path(write_report.__code__.co_filename).parent / "report.html").read_text()
+    for theme in template.split("prefers-color-scheme: dark")[:2]:
+        named = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", theme))
+        for background in (named["page"], named["panel"]):
+            assert contrast(named["ink"], background) >= 7
+            assert contrast(named["muted"], background) >= 4.5
+            assert contrast(named["good"], background) >= 4.5
+            assert all(contrast(colour, background) >= 3 for colour in SERIES)
+        assert contrast(named["warn"], named["warn-panel"]) >= 4.5
+
+
+def test_svg_takes_the_page_s_colours_and_font() -> None:
+    with drawing() as (figure, axes):
+        axes.plot([0, 1], [0, 1])
+        axes.set_xlabel("a $b$ <c>")
+        svg = inline_svg(figure, "key", 'about "it"')
+    assert "var(--ink)" in svg
+    assert "var(--line)" in svg
+    assert "DejaVu" not in svg
+    assert "a $b$ &lt;c&gt;" in svg
+    assert 'aria-label="about &#34;it&#34;"' in svg
+    assert "#0102" not in svg
