@@ -40,13 +40,14 @@ def list_split(root: Path, split: str, classes: Sequence[str], problems: Problem
     for extra in sorted(set(class_folder_names(root / split)) - set(classes)):
         problems.add(f"{root / split / extra}: a class that the training split does not have")
     for label, name in enumerate(classes):
-        found = sorted(_pictures(root / split / name))
+        found = sorted(pictures_in(root / split / name))
         paths.extend(os.path.relpath(path, root).replace(os.sep, "/") for path in found)
         labels.extend([label] * len(found))
     return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
 
 
-def _pictures(folder: Path) -> list[str]:
+def pictures_in(folder: Path) -> list[str]:
+    """All pictures below a folder, by their endings; hidden files are passed over."""
     return [
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
