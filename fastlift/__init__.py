@@ -8,8 +8,16 @@ from typing import Any
 
 __version__ = "0.1.0.dev0"
 
+# name -> module that defines it; empty: the name is a module itself
 _HOMES = {
+    "Config": "config",
     "UserError": "errors",
+    "compat": "",
+    "create_model": "models.lift",
+    "load_run": "training",
+    "losses": "",
+    "recipes": "",
+    "train": "training",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -18,7 +26,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fastlift' has no attribute {name!r}")
-    return getattr(import_module(f"fastlift.{_HOMES[name]}"), name)
+    home = _HOMES[name]
+    return getattr(import_module(f"fastlift.{home}"), name) if home else import_module(f"fastlift.{name}")
 
 
 def __dir__() -> list[str]:

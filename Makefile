@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh Linux machine: `make train` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# The kernels are a folder of another name than their package; type checkers find both through these links.
+TYPES  := build/types
+
+.PHONY: help install train test check format results clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(STAMP)  ## virtual environment with fastlift and its tools (again only when the packaging changes)
+
+$(STAMP): pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/*/*.cpp kernels/*/*.h)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel cmake ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,dali]'
+	touch $@
+
+train: install  ## fine-tune on the embedded data set, and print what came out
+	$(BIN)/fastlift train
+
+test: install  ## the whole test suite, in parallel
+	$(BIN)/python -m pytest -n auto --dist worksteal -q
+
+check: install  ## format, lint and types, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	mkdir -p $(TYPES)
+	ln -sfn ../../fastlift $(TYPES)/fastlift
+	ln -sfn ../../kernels $(TYPES)/fastlift_kernels
+	MYPYPATH=$(TYPES) $(BIN)/mypy -p fastlift -p fastlift_kernels
+
+format: install  ## put code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+results: install  ## the findings of the paper on the embedded data set, three seeds (about half an hour)
+	$(BIN)/python -m benchmarks.findings
+
+clean:  ## remove what was built, not the environment
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +

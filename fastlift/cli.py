@@ -1,0 +1,75 @@
+"""The ``fastlift`` command: a table of commands; each loads what it needs when it is called, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from fastlift import __version__
+from fastlift.errors import UserError
+from fastlift.naming import one_of
+
+COMMANDS = {
+    "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
+    "evaluate": "grade a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
+    "predict": "names and probabilities for photographs and folders",
+    "zero-shot": "grade CLIP as it is, without training",
+    "data": "check, stats: what a data set holds, and what is missing or broken",
+    "report": "one HTML page of one run, or of several side by side",
+    "doctor": "what this machine has, and what will be used",
+}
+
+EXAMPLES = """\
+  fastlift train                                       a long-tailed set drawn on this machine, in a minute or two
+  fastlift train --dataset imagenet_lt --data-root /data/imagenet --amp bf16
+  fastlift evaluate RUN --tte fivecrop
+  fastlift predict RUN photo.jpg folder/"""
+
+
+def usage() -> str:
+    """The text of ``fastlift --help``."""
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: fastlift COMMAND [options]     fastlift COMMAND --help tells all options\n\n"
+        "Long-tailed image classification by lightweight fine-tuning of foundation models (LIFT, LIFT+).\n\n"
+        f"commands:\n{listed}\n\nexamples:\n{EXAMPLES}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 done, 2 wrong use, 1 failed.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"fastlift {__version__}")
+        return 0
+    try:
+        name = one_of("command", arguments[0], COMMANDS)
+        command = import_module(f"fastlift.commands.{name.replace('-', '_')}")
+        result: int = command.run(arguments[1:])
+        return result
+    except UserError as error:
+        print(f"fastlift: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fastlift: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
+            return 1
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

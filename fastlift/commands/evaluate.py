@@ -1,0 +1,65 @@
+"""``fastlift evaluate RUN``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastlift.commands.parsing import parse
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Grade a run on its test split: overall, many, medium and few, macro-F1, worst class, means, calibration.
+
+    What it finds is added to the run's results.json.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    tte: Literal["none", "fivecrop", "tencrop"] = "none"
+    """Test-time ensembling: the mean logits of five or ten crops of each image."""
+    expand: int | None = None
+    """Pixels that ensembling adds to the short side before it crops (default: 24; less in proportion below size 224)."""
+    checkpoint: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """Checkpoints by name, such as epoch-003 (default: the last one); several are compared."""
+    split: Literal["test", "train"] = "test"
+    """Which split to grade."""
+    data_root: Path | None = None
+    """Folder with the images, where it is not the one of the training any more."""
+    device: str = "auto"
+    amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    eval_batch: int = 128
+    """Images at a time; several crops of an image count one each."""
+    executor: Literal["auto", "dali", "torchvision"] = "auto"
+    workers: int | None = None
+    json: bool = False
+    """Print results as JSON on stdout instead of a table."""
+
+
+def run(arguments: list[str]) -> int:
+    """Evaluate by flags."""
+    command = parse(Evaluate, arguments, "evaluate")
+    from rich.console import Console
+
+    from fastlift.grading import grade_run
+    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.table import comparison_table, metrics_table
+
+    settings = {
+        name: getattr(command, name) for name in ("tte", "expand", "device", "amp", "eval_batch", "executor", "workers")
+    }
+    if command.data_root is not None:
+        settings["data_root"] = command.data_root
+    rows = grade_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
+    if command.json:
+        print(json.dumps(rows))
+    elif len(rows) == 1:
+        Console().print(metrics_table(next(iter(rows.values())), title=next(iter(rows))))
+    else:
+        Console().print(comparison_table(rows))
+    return 0

@@ -1,0 +1,56 @@
+"""From flags to typed settings, by tyro; where defaults depend on other flags, those are read first."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from fastlift import config, recipes
+from fastlift.config import Config
+from fastlift.errors import UserError
+
+Command = TypeVar("Command")
+
+
+def parse(kind: type[Command], arguments: list[str], prog: str, default: Command | None = None) -> Command:
+    """Flags as an instance of a dataclass; ``--help`` and mistakes leave with exit code 0 and 2.
+
+    Settings that contradict each other are the dataclass's to refuse; tyro shows such errors as it shows typos.
+    """
+    options = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=arguments, prog=f"fastlift {prog}", config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff), **options)
+
+
+def base_config(arguments: list[str], recipe: str = "lift") -> Config:
+    """The config that the other flags change: a file's, that of the run to resume, or a recipe's for the data set.
+
+    Raises:
+        UserError: an unknown recipe, a file that cannot be read.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
+    early.add_argument("--output", type=Path)
+    early.add_argument("--resume", action="store_true")
+    early.add_argument("--recipe", default=recipe)
+    early.add_argument("--dataset", default="shapes_lt")
+    try:
+        known, _ = early.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])
+    except SystemExit:
+        raise UserError("a flag lacks its value; see --help") from None
+    if known.resume:
+        if known.output is None:
+            raise UserError("--resume goes with --output FOLDER, the run to go on with")
+        return config.load(_config_of(known.output))
+    if known.config is not None:
+        return config.load(known.config)
+    return recipes.build(known.recipe, known.dataset)
+
+
+def _config_of(folder: Path) -> Path:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no config.json, so there is nothing to resume")
+    return path

@@ -1,0 +1,76 @@
+"""``fastlift predict RUN PICTURE ...``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fastlift.commands.parsing import parse
+from fastlift.errors import UserError
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The most probable classes of pictures, by a trained run."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    pictures: tyro.conf.Positional[tuple[Path, ...]]
+    """Files, and folders that are searched for pictures."""
+    top: int = 5
+    """How many classes to name."""
+    tte: Literal["none", "fivecrop", "tencrop"] = "none"
+    """Test-time ensembling: the mean logits of five or ten crops."""
+    checkpoint: str | None = None
+    """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    device: str = "auto"
+    amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    eval_batch: int = 64
+    """Crops at a time."""
+    workers: int | None = None
+    """Threads for decoding."""
+    json: bool = False
+    """One JSON object a line for each picture."""
+
+
+def run(arguments: list[str]) -> int:
+    """Predict, a line a picture; unreadable files are named on stderr and make the exit code 1."""
+    command = parse(Predict, arguments, "predict")
+    if not command.pictures or command.top < 1:
+        raise UserError("name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)")
+    from fastlift.environment import resolve_amp, resolve_device
+    from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
+    from fastlift.training import load_run
+
+    def show(prediction: Prediction) -> None:
+        named = list(zip(prediction.names, prediction.probabilities, strict=True))
+        if command.json:
+            top = [{"class": name, "probability": round(value, 6)} for name, value in named]
+            print(json.dumps({"path": str(prediction.path), "top": top}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named), flush=True)
+
+    paths = find_pictures(command.pictures)
+    index, broken = index_pictures(paths)
+    failed: list[Path] = []
+
+    def complain(path: Path, reason: str) -> None:
+        failed.append(path)
+        print(f"fastlift: {path}: {reason}", file=sys.stderr)
+
+    for path, reason in broken.items():
+        complain(path, reason)
+    if len(index):
+        device = resolve_device(command.device)
+        model = load_run(command.run, command.checkpoint).to(device)
+        model.set_compute_dtype(resolve_amp(command.amp, device))
+        readable = [path for path in paths if path not in broken]
+        options = {"top": command.top, "ensembling": command.tte, "batch_size": command.eval_batch}
+        for prediction in predict(model, readable, index, workers=command.workers, on_bad=complain, **options):
+            show(prediction)
+    return 1 if failed else 0

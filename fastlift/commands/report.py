@@ -1,0 +1,33 @@
+"""``fastlift report RUN [RUN ...]``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from fastlift.commands.parsing import parse
+from fastlift.errors import UserError
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page with plots and tables; several runs are shown side by side."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    output: Path | None = None
+    """The page (default: report.html in the run's folder, or here for several runs)."""
+
+
+def run(arguments: list[str]) -> int:
+    """Write the page, and say where."""
+    command = parse(Report, arguments, "report")
+    if not command.runs:
+        raise UserError("name at least one run folder: fastlift report RUN [RUN ...]")
+    from fastlift.reporting.html import write_report
+
+    default = command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html")
+    print(write_report(list(command.runs), command.output or default))
+    return 0

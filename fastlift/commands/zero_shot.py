@@ -1,0 +1,67 @@
+"""``fastlift zero-shot``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fastlift.commands.parsing import parse
+from fastlift.config import DataConfig
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Grade CLIP as it is on a data set's test split: cosine of image and text features; nothing trains."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: str | None = None
+    """An open_clip model name or JSON (default: as 'fastlift train' chooses for the data set)."""
+    pretrained: str | None = None
+    """An open_clip tag, or a weights file."""
+    prompt: str = "default"
+    """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
+    image_size: int | None = None
+    """Pixels, where not the model's own."""
+    tte: Literal["none", "fivecrop", "tencrop"] = "none"
+    """Test-time ensembling: the mean logits of five or ten crops of each image."""
+    expand: int | None = None
+    """Pixels that ensembling adds to the short side before it crops."""
+    device: str = "auto"
+    amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    eval_batch: int = 128
+    seed: int = 0
+    output: Path | None = None
+    """Write a run folder there too, for 'fastlift report' and 'fastlift predict'."""
+    json: bool = False
+    """Print results as JSON on stdout instead of a table."""
+
+
+def run(arguments: list[str]) -> int:
+    """Grade by flags."""
+    command = parse(ZeroShot, arguments, "zero-shot")
+    from rich.console import Console
+
+    from fastlift import recipes
+    from fastlift.grading import zero_shot
+    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.table import metrics_table
+    from fastlift.training import train
+
+    names = ("prompt", "image_size", "tte", "expand", "device", "amp", "eval_batch", "seed")
+    settings = {name: getattr(command, name) for name in names} | vars(command.data)
+    if command.model is not None:
+        settings |= {"model": command.model, "pretrained": command.pretrained}
+    elif command.pretrained is not None:
+        settings["pretrained"] = command.pretrained
+    config = recipes.zero_shot(**settings)
+    if command.output is not None:
+        metrics = train(config, output=command.output, ui=Terminal()).metrics
+    else:
+        metrics = zero_shot(config, ui=Terminal()).metrics
+    if command.json:
+        print(json.dumps(metrics.to_dict()))
+    else:
+        Console().print(metrics_table(metrics.to_dict(), title=f"zero-shot on {config.data.dataset}"))
+    return 0

@@ -1,0 +1,91 @@
+"""Grading what is there: a run at its checkpoints, or CLIP as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from fastlift import runs
+from fastlift.config import Config, load
+from fastlift.data.index import BadImage, ImageIndex
+from fastlift.environment import resolve_amp, resolve_device
+from fastlift.errors import UserError
+from fastlift.evaluation import Evaluation, evaluate
+from fastlift.files import write_json
+from fastlift.models.lift import LiftModel
+from fastlift.reporting.console import Quiet, Ui
+from fastlift.training import build_model, load_data, load_run
+
+
+def grade_run(
+    folder: str | Path,
+    checkpoints: Sequence[str] = (),
+    split: Literal["test", "train"] = "test",
+    settings: dict[str, Any] | None = None,
+    *,
+    ui: Ui | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json``.
+
+    Args:
+        folder: the run.
+        checkpoints: names such as ``epoch-003``; none for the last one.
+        split: which split to grade.
+        settings: changes to the run's settings: ``tte``, ``expand``, ``device``, ``amp``, ``data_root`` ...
+
+    Returns:
+        metrics by a name that says the crops, and checkpoint and split where they are not the usual ones.
+
+    Raises:
+        UserError: no such run or checkpoint, or data that changed since the training.
+    """
+    ui, run = ui or Quiet(), runs.open_run(Path(folder))
+    config = load(run.config).override(**settings or {})
+    data = load_data(config, ui)
+    index = data.test if split == "test" else data.train
+    _check_same_classes(run, data.class_names)
+    rows: dict[str, dict[str, Any]] = {}
+    for checkpoint in checkpoints or (None,):
+        model = load_run(folder, checkpoint)
+        name = {"none": "center"}.get(config.run.tte, config.run.tte)
+        name += f"@{checkpoint}" if checkpoint is not None else ""
+        name += " (train)" if split == "train" else ""
+        ui.say(f"{name}: {len(index):,} images")
+        rows[name] = grade(model, index, data.group_counts.tolist(), config, ui).metrics.to_dict()
+    if run.has_ended():
+        results = json.loads(run.results.read_text(encoding="utf-8"))
+        results["evaluations"] = results.get("evaluations", {}) | rows
+        write_json(run.results, results)
+    return rows
+
+
+def grade(model: LiftModel, index: ImageIndex, group_counts: list[int], config: Config, ui: Ui) -> Evaluation:
+    """Evaluate a model on the device and in the dtype of a config, with a bar."""
+    device = resolve_device(config.run.device)
+    model = model.to(device)
+    model.set_compute_dtype(resolve_amp(config.run.amp, device))
+
+    def on_bad(bad: BadImage) -> None:
+        ui.say(f"skipped {bad.path}: {bad.reason}")
+
+    with ui.bar("evaluating", len(index)) as bar:
+        return evaluate(
+            model, index, group_counts, config, on_progress=lambda done, total: bar.update(done), on_bad=on_bad
+        )
+
+
+def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
+    """CLIP's own accuracy on a data set's test split; writes nothing."""
+    ui = ui or Quiet()
+    data = load_data(config, ui)
+    model = build_model(config, data.class_names, ui)
+    ui.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
+    return grade(model, data.test, data.group_counts.tolist(), config, ui)
+
+
+def _check_same_classes(run: runs.RunFolder, names: tuple[str, ...]) -> None:
+    trained_on = tuple(json.loads(run.data.read_text(encoding="utf-8"))["class_names"])
+    if trained_on != names:
+        raise UserError(f"the data set has other classes than {run.path} was trained on")
