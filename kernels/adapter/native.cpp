@@ -46,8 +46,7 @@ template <class T>
 Sums row_statistics(const T* t, float* x, int64_t width) {
   vf total[2] = {vf{}, vf{}};
   for (int64_t d = 0, i = 0; d < width; d += LANES, ++i) {
-    const int n = (int)(width - d);
-    const vf value = load_n(t + d, n);
+    const vf value = load_w(t + d, width - d);
     store(x + d, value);
     total[i & 1] += value;
   }
@@ -55,7 +54,7 @@ Sums row_statistics(const T* t, float* x, int64_t width) {
   vf squares[2] = {vf{}, vf{}};
   for (int64_t d = 0, i = 0; d < width; d += LANES, ++i) {
     vf centred = load(x + d) - mean;
-    if (width - d < LANES)
+    if (LANES > 8 && width - d < LANES)
       for (int lane = (int)(width - d); lane < LANES; ++lane) centred[lane] = 0.0f;
     squares[i & 1] += centred * centred;
   }
@@ -85,7 +84,7 @@ struct Forward {
     for (int64_t j = rows.begin; j < rows.end; ++j) {
       vf total = vf{};
       for (int64_t d = 0; d < D; d += LANES)
-        total += load_n(a.ln_bias + d, (int)(D - d)) * load_n(a.down_weight + j * D + d, (int)(D - d));
+        total += load_w(a.ln_bias + d, D - d) * load_w(a.down_weight + j * D + d, D - d);
       base[j] = a.down_bias[j] + sum(total);
     }
     const Share columns = share_of(D, index, threads);
@@ -109,11 +108,11 @@ struct Forward {
     const float rstd2 = 1.0f / square_root(variance + a.eps);
     T* out = (T*)a.ln2 + row * D;
     for (int64_t d = 0; d < D; d += LANES) {
-      const int n = (int)(D - d);
+      const int64_t n = D - d;
       const vf centred = load(x + d) - mean;
       store(x + d, centred * rstd);
-      const vf y = centred * rstd2 * load_n(a.ln2_weight + d, n) + load_n(a.ln2_bias + d, n);
-      store_n(out + d, y, n, stream_ln2);
+      const vf y = centred * rstd2 * load_w(a.ln2_weight + d, n) + load_w(a.ln2_bias + d, n);
+      store_w(out + d, y, n, stream_ln2);
     }
   }
 
@@ -125,14 +124,11 @@ struct Forward {
       each_panel(r, [&](auto vectors, int64_t j) {
         constexpr int V = decltype(vectors)::value;
         const float* b = down.p + packed_at(D, j) + k * V * LANES;
-        panel<V, true>(rows, depth, {x + k, ld, 1}, b, V * LANES, [&](int64_t first, auto& acc) {
-          for (int m = 0; m < rows_of(acc); ++m)
-            for (int v = 0; v < V; ++v) {
-              float* h = hidden + (first + m) * hidden_ld + j + v * LANES;
-              vf value = acc[m][v] + load(k == 0 ? base + j + v * LANES : h);
-              if (last) value = value < 0.0f ? vf{} : value; // NaN stays
-              store(h, value);
-            }
+        panel<V, true>(rows, depth, {x + k, ld, 1}, b, V * LANES, [&](int64_t m, int v, vf acc) FASTLIFT_LAMBDA {
+          float* h = hidden + m * hidden_ld + j + v * LANES;
+          acc += load(k == 0 ? base + j + v * LANES : h);
+          if (last) acc = acc < 0.0f ? vf{} : acc; // NaN stays
+          store(h, acc);
         });
       });
     }
@@ -144,13 +140,9 @@ struct Forward {
     T* out = (T*)a.residual + row * D;
     each_panel(D, [&](auto vectors, int64_t d) {
       constexpr int V = decltype(vectors)::value;
-      panel<V, true>(rows, r, {hidden, hidden_ld, 1}, up.p + packed_at(r, d), V * LANES, [&](int64_t first, auto& acc) {
-        for (int m = 0; m < rows_of(acc); ++m)
-          for (int v = 0; v < V; ++v) {
-            const int64_t c = d + v * LANES, at = (first + m) * D + c;
-            const int n = (int)(D - c);
-            if (n > 0) store_n(out + at, acc[m][v] + load(up_bias + c) + load_n(t + at, n), n, stream_residual);
-          }
+      panel<V, true>(rows, r, {hidden, hidden_ld, 1}, up.p + packed_at(r, d), V * LANES, [&](int64_t m, int v, vf acc) FASTLIFT_LAMBDA {
+        const int64_t c = d + v * LANES, at = m * D + c;
+        store_w(out + at, acc + load(up_bias + c) + load_w(t + at, D - c), D - c, stream_residual);
       });
     });
   }
@@ -201,8 +193,8 @@ struct Partial {
   float* hidden_residual; // [r, D] hidden^T d_residual
   float* pre_normed;      // [r, D] d_pre^T x
   float* residual;        // [D]    sum of d_residual
-  float* pre;             // [r]    sum of d_pre
-  static int64_t size(int64_t D, int64_t r) { return round_up(2 * r * D + round_up(D, 16) + round_up(r, 16), 16); }
+  float* pre;             // [r]    sum of d_pre, right behind (padded to 16)
+  static int64_t size(int64_t D, int64_t r) { return 2 * r * D + round_up(D, 16) + round_up(r, 16); }
   static Partial at(float* p, int64_t D, int64_t r) {
     return {p, p + r * D, p + 2 * r * D, p + 2 * r * D + round_up(D, 16)};
   }
@@ -227,10 +219,10 @@ struct Backward {
     for (int64_t j = rows.begin; j < rows.end; ++j) {
       vf total = vf{}, weights = vf{};
       for (int64_t d = 0; d < D; d += LANES) {
-        const int n = (int)(D - d);
-        const vf w = load_n(a.down_weight + j * D + d, n);
-        total += load_n(a.ln_bias + d, n) * w;
-        weights += load_n(a.ln_weight + d, n) * w;
+        const int64_t n = D - d;
+        const vf w = load_w(a.down_weight + j * D + d, n);
+        total += load_w(a.ln_bias + d, n) * w;
+        weights += load_w(a.ln_weight + d, n) * w;
       }
       base[j] = a.down_bias[j] + sum(total);
       row_sum[j] = sum(weights);
@@ -247,18 +239,18 @@ struct Backward {
     const float mean = a.mean[row], variance = a.variance[row];
     const float rstd = 1.0f / square_root(variance + a.ln_eps);
     for (int64_t d = 0; d < D; d += LANES) {
-      const int n = (int)(D - d);
-      store(x + d, (load_n(t + d, n) - mean) * rstd);
-      const vf value = load_n(d_residual + d, n);
+      const int64_t n = D - d;
+      store(x + d, (load_w(t + d, n) - mean) * rstd);
+      const vf value = load_w(d_residual + d, n);
       store(g + d, value);
-      store_n(residual_sum + d, load_n(residual_sum + d, n) + value, n);
+      store(residual_sum + d, load(residual_sum + d) + value);
     }
     Row out{rstd, 0.0f, 0.0f, 0.0f};
     if (!a.d_t || !a.d_ln2) return out;
     const T* d_ln2 = (const T*)a.d_ln2 + row * D;
     vf e = vf{}, ex = vf{};
     for (int64_t d = 0; d < D; d += LANES) {
-      const vf value = load_n(d_ln2 + d, (int)(D - d)) * load(ln2_weight + d);
+      const vf value = load_w(d_ln2 + d, D - d) * load(ln2_weight + d);
       e += value;
       ex += value * load(x + d);
     }
@@ -269,55 +261,48 @@ struct Backward {
     return out;
   }
 
-  // d_pre = relu'(hidden) * d_residual (s W_up)
-  void through_up(int64_t row, int64_t rows, const float* g, float* pre) const {
+  // d_hidden = d_residual (s W_up)
+  void through_up(int64_t rows, const float* g, float* pre) const {
     for (int64_t k = 0; k < D; k += DEPTH) {
       const int64_t depth = D - k < DEPTH ? D - k : DEPTH;
       each_panel(r, [&](auto vectors, int64_t j) {
         constexpr int V = decltype(vectors)::value;
         const float* b = up.p + packed_at(D, j) + k * V * LANES;
-        panel<V, true>(rows, depth, {g + k, ld, 1}, b, V * LANES, [&](int64_t first, auto& acc) {
-          for (int m = 0; m < rows_of(acc); ++m)
-            for (int v = 0; v < V; ++v) {
-              const int64_t c = j + v * LANES;
-              float* p = pre + (first + m) * pre_ld + c;
-              vf value = k == 0 ? acc[m][v] : acc[m][v] + load(p);
-              if (k + depth == D) {
-                const vf h = load_n(a.hidden + (row + first + m) * r + c, (int)(r - c));
-                value = h <= 0.0f ? vf{} : value; // NaN passes, as in PyTorch
-              }
-              store(p, value);
-            }
+        panel<V, true>(rows, depth, {g + k, ld, 1}, b, V * LANES, [&](int64_t m, int v, vf acc) FASTLIFT_LAMBDA {
+          float* p = pre + m * pre_ld + j + v * LANES;
+          store(p, k == 0 ? acc : acc + load(p));
         });
       });
     }
   }
 
-  // The bottleneck's share of the row's means: x W + base is `hidden` wherever d_pre is not zero.
-  void close_row(int64_t row, const float* pre, float* pre_sum, Row& out) const {
+  // d_pre = relu'(hidden) d_hidden in place, its sum, and the bottleneck's share of the row's means:
+  // x W + base is `hidden` wherever d_pre is not zero.
+  void close_row(int64_t row, float* pre, float* pre_sum, Row& out) const {
     const float* hidden = a.hidden + row * r;
-    float e = 0.0f, ex = 0.0f;
-    for (int64_t j = 0; j < r; ++j) pre_sum[j] += pre[j];
-    if (!a.d_t) return;
-    for (int64_t j = 0; j < r; ++j) {
-      e += pre[j] * row_sum[j];
-      ex += pre[j] * (hidden[j] - base[j]);
+    vf e = vf{}, ex = vf{};
+    for (int64_t j = 0; j < r; j += LANES) {
+      const int64_t n = r - j;
+      const vf h = load_n(hidden + j, n);
+      const vf d_pre = h <= 0.0f ? vf{} : load(pre + j); // a NaN passes, as in PyTorch; the padding becomes zero
+      store(pre + j, d_pre);
+      store(pre_sum + j, load(pre_sum + j) + d_pre);
+      if (!a.d_t) continue;
+      e += d_pre * load(row_sum + j);
+      ex += d_pre * (h - load(base + j));
     }
-    out.mean_e += e / (float)D;
-    out.mean_ex += ex / (float)D;
+    out.mean_e += sum(e) / (float)D;
+    out.mean_ex += sum(ex) / (float)D;
   }
 
   // sum[r, D] += left^T right, left [rows, r], right [rows, D]
   void accumulate(int64_t rows, const float* left, int64_t left_ld, const float* right, float* into) const {
     each_panel(D, [&](auto vectors, int64_t d) {
       constexpr int V = decltype(vectors)::value;
-      panel<V, false>(r, rows, {left, 1, left_ld}, right + d, ld, [&](int64_t first, auto& acc) {
-        for (int m = 0; m < rows_of(acc); ++m)
-          for (int v = 0; v < V; ++v) {
-            const int n = (int)(D - d) - v * LANES;
-            float* p = into + (first + m) * D + d + v * LANES;
-            if (n > 0) store_n(p, load_n(p, n) + acc[m][v], n);
-          }
+      panel<V, false>(r, rows, {left, 1, left_ld}, right + d, ld, [&](int64_t m, int v, vf acc) FASTLIFT_LAMBDA {
+        const int64_t c = d + v * LANES;
+        float* p = into + m * D + c;
+        store_w(p, load_w(p, D - c) + acc, D - c);
       });
     });
   }
@@ -328,20 +313,12 @@ struct Backward {
     T* out = (T*)a.d_t;
     each_panel(D, [&](auto vectors, int64_t d) {
       constexpr int V = decltype(vectors)::value;
-      panel<V, true>(rows, r, {pre, pre_ld, 1}, down.p + packed_at(r, d), V * LANES, [&](int64_t first, auto& acc) {
-        for (int m = 0; m < rows_of(acc); ++m) {
-          const Row one = of[first + m];
-          for (int v = 0; v < V; ++v) {
-            const int64_t c = d + v * LANES, at = (row + first + m) * D + c;
-            const int n = (int)(D - c);
-            if (n <= 0) continue;
-            vf e = acc[m][v];
-            if (d_ln2) e += load_n(d_ln2 + at, n) * load(ln2_weight + c) * one.ratio;
-            const int64_t in_tile = (first + m) * ld + c;
-            e = load(g + in_tile) + one.rstd * (e - one.mean_e - load(x + in_tile) * one.mean_ex);
-            store_n(out + at, e, n, stream_d_t);
-          }
-        }
+      panel<V, true>(rows, r, {pre, pre_ld, 1}, down.p + packed_at(r, d), V * LANES, [&](int64_t m, int v, vf acc) FASTLIFT_LAMBDA {
+        const int64_t c = d + v * LANES, at = (row + m) * D + c, in_tile = m * ld + c;
+        const Row& one = of[m];
+        if (d_ln2) acc += load_w(d_ln2 + at, D - c) * load(ln2_weight + c) * one.ratio;
+        acc = load(g + in_tile) + one.rstd * (acc - one.mean_e - load(x + in_tile) * one.mean_ex);
+        store_w(out + at, acc, D - c, stream_d_t);
       });
     });
   }
@@ -352,23 +329,29 @@ struct Backward {
     if (!x) return;
     float *g = x + most * ld, *pre = g + most * ld;
     Row* rows_of_tile = (Row*)(pre + most * pre_ld);
+    // The two vector sums are taken a tile at a time, then added: N single additions would lose digits.
+    float *residual_sum = (float*)(rows_of_tile + most), *pre_sum = residual_sum + round_up(D, 16);
+    const int64_t vectors = round_up(D, 16) + round_up(r, 16);
     float* sums = partials + index * Partial::size(D, r);
     memset(sums, 0, (size_t)Partial::size(D, r) * 4);
     const Partial mine_sums = Partial::at(sums, D, r);
     const Share mine = share_of(a.tokens, index, threads);
     for (int64_t row = mine.begin; row < mine.end; row += most) {
       const int64_t rows = mine.end - row < most ? mine.end - row : most;
-      for (int64_t i = 0; i < rows; ++i)
-        rows_of_tile[i] = open_row(row + i, x + i * ld, g + i * ld, mine_sums.residual);
-      through_up(row, rows, g, pre);
-      for (int64_t i = 0; i < rows; ++i) close_row(row + i, pre + i * pre_ld, mine_sums.pre, rows_of_tile[i]);
+      memset(residual_sum, 0, (size_t)vectors * 4);
+      for (int64_t i = 0; i < rows; ++i) rows_of_tile[i] = open_row(row + i, x + i * ld, g + i * ld, residual_sum);
+      through_up(rows, g, pre);
+      for (int64_t i = 0; i < rows; ++i) close_row(row + i, pre + i * pre_ld, pre_sum, rows_of_tile[i]);
+      for (int64_t i = 0; i < vectors; ++i) mine_sums.residual[i] += residual_sum[i];
       accumulate(rows, a.hidden + row * r, r, g, mine_sums.hidden_residual);
       accumulate(rows, pre, pre_ld, x, mine_sums.pre_normed);
       if (a.d_t) input_gradient(row, rows, x, g, pre, rows_of_tile);
     }
     stream_fence();
   }
-  int64_t tile_floats() const { return tile_rows(ld, r) * (2 * ld + pre_ld + (int64_t)(sizeof(Row) / 4)); }
+  int64_t tile_floats() const {
+    return tile_rows(ld, r) * (2 * ld + pre_ld + (int64_t)(sizeof(Row) / 4)) + round_up(D, 16) + round_up(r, 16);
+  }
 
   // Adds the threads' sums into those of thread 0, for this thread's share of the rows.
   void add_up(int index, int threads) const {
@@ -424,7 +407,7 @@ int32_t backward(const fastlift_adapter_backward_args& a) {
   float *up = memory, *down = up + packed_size(D, r), *base = down + packed_size(r, D), *row_sum = base + r_wide;
   float *ln2_weight = row_sum + r_wide, *partials = ln2_weight + D_wide;
   double* d_scale = (double*)(partials + threads * Partial::size(D, r));
-  memset(ln2_weight, 0, (size_t)D_wide * 4);
+  memset(base, 0, (size_t)(2 * r_wide + D_wide) * 4); // padding is multiplied by zeros, so it must not be NaN
   if (a.d_ln2 && a.d_t) memcpy(ln2_weight, a.ln2_weight, (size_t)D * 4);
   const Backward<T> op{a,       D,          r,        leading(D), leading(r), {up, D, r}, {down, r, D}, base,
                        row_sum, ln2_weight, partials, d_scale,    can_stream<T>(a.d_t, a.tokens, D)};

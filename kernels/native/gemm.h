@@ -44,10 +44,14 @@ FASTLIFT_INLINE void block(int64_t depth, Left a, const float* b, int64_t b_step
     p += step;
     b += b_step;
   }
-  finish(acc);
+  // Unrolled, so that the accumulators are never spilled to be indexed.
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) finish(m, v, acc[m][v]);
 }
 
-// All rows against one panel of V vectors, in row blocks of nearly equal size; finish(first_row, acc) sees each block.
+// All rows against one panel of V vectors, in row blocks of nearly equal size; finish(row, v, acc) sees each vector.
 template <int V, bool UNIT_STEP, class Finish>
 FASTLIFT_INLINE void panel(int64_t rows, int64_t depth, Left a, const float* b, int64_t b_step, const Finish& finish) {
   constexpr int MOST = V == 1 ? MAX_ROWS_1 : MAX_ROWS_2;
@@ -58,7 +62,7 @@ FASTLIFT_INLINE void panel(int64_t rows, int64_t depth, Left a, const float* b, 
     switch (size) {
 #define FASTLIFT_CASE(M)                                                                                  \
   case M:                                                                                                 \
-    if constexpr (M <= MOST) block<M, V, UNIT_STEP>(depth, part, b, b_step, [&](auto& acc) { finish(m, acc); }); \
+    if constexpr (M <= MOST) block<M, V, UNIT_STEP>(depth, part, b, b_step, [&](int i, int v, vf acc) FASTLIFT_LAMBDA { finish(m + i, v, acc); }); \
     break;
       FASTLIFT_CASE(1)
       FASTLIFT_CASE(2)
@@ -76,16 +80,6 @@ FASTLIFT_INLINE void panel(int64_t rows, int64_t depth, Left a, const float* b, 
     }
     m += size;
   }
-}
-
-// Rows of a C-array of accumulators, so that `finish` can loop over them.
-template <int M, int V>
-constexpr int rows_of(const vf (&)[M][V]) {
-  return M;
-}
-template <int M, int V>
-constexpr int vectors_of(const vf (&)[M][V]) {
-  return V;
 }
 
 // Calls visit(integral constant V, first column) over `columns` in panels of two vectors, then one.

@@ -13,6 +13,7 @@
 #include "isa.h"
 
 #define FASTLIFT_INLINE inline __attribute__((always_inline))
+#define FASTLIFT_LAMBDA __attribute__((always_inline))
 
 // adapter_forward -> adapter_forward_avx2: the name under which this instruction set's table finds a function
 #define FASTLIFT_JOIN_(op, isa) op##_##isa
@@ -68,16 +69,16 @@ FASTLIFT_INLINE void stream_fence() {
 }
 // The first n lanes; the others read as zero.
 template <class T>
-FASTLIFT_INLINE vf load_n(const T* p, int n) {
-  if (n >= LANES) return load(p);
+FASTLIFT_INLINE vf load_n(const T* p, int64_t n) {
+  if (__builtin_expect(n >= LANES, 1)) return load(p);
   T part[LANES];
   memset(part, 0, sizeof part);
   memcpy(part, p, (size_t)n * sizeof(T));
   return load(part);
 }
 template <class T>
-FASTLIFT_INLINE void store_n(T* p, vf x, int n, bool past_caches = false) {
-  if (n >= LANES) {
+FASTLIFT_INLINE void store_n(T* p, vf x, int64_t n, bool past_caches = false) {
+  if (__builtin_expect(n >= LANES, 1)) {
     if (past_caches) stream(p, x);
     else store(p, x);
     return;
@@ -85,6 +86,17 @@ FASTLIFT_INLINE void store_n(T* p, vf x, int n, bool past_caches = false) {
   T part[LANES];
   store(part, x);
   memcpy(p, part, (size_t)n * sizeof(T));
+}
+// The same along the width of a token, a multiple of 8: only vectors of 16 lanes can end inside one.
+template <class T>
+FASTLIFT_INLINE vf load_w(const T* p, int64_t n) {
+  return LANES <= 8 ? load(p) : load_n(p, n);
+}
+template <class T>
+FASTLIFT_INLINE void store_w(T* p, vf x, int64_t n, bool past_caches = false) {
+  if (LANES > 8) store_n(p, x, n, past_caches);
+  else if (past_caches) stream(p, x);
+  else store(p, x);
 }
 FASTLIFT_INLINE float sum(vf x) {
   float total = 0.0f;
