@@ -117,16 +117,20 @@ def class_counts_plot(run: RunRecord) -> Plot | None:
     counts = run.data.get("class_counts")
     if not counts:
         return None
-    ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
-    masks = group_masks(ordered.tolist())
+    order = np.argsort(-np.asarray(counts), kind="stable")
+    ordered = np.asarray(counts, dtype=np.float64)[order]
+    masks = group_masks(np.asarray(run.data.get("group_counts") or counts)[order].tolist())
+    # Each class as a step of width 1: two points at the same height.
+    edges = np.repeat(np.arange(len(ordered) + 1), 2)[1:-1]
+    heights = np.repeat(ordered, 2)
     with drawing() as (figure, axes):
         for shade, name in enumerate(GROUP_NAMES):
-            places = np.flatnonzero(masks[name])
-            if len(places):
-                edges = np.append(places, places[-1] + 1)
-                heights = np.append(ordered[places], ordered[places[-1]])
-                label = f"{name} ({len(places)})"
-                axes.fill_between(edges, heights, 0.5, step="post", color=colour(shade), alpha=0.75, lw=0, label=label)
+            mask = masks[name]
+            if mask.any():
+                where, label = np.repeat(mask, 2), f"{name} ({mask.sum()})"
+                axes.fill_between(
+                    edges, heights, 0.5, where=where.tolist(), color=colour(shade), alpha=0.75, lw=0, label=label
+                )
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_plain_number)
         axes.set_ylim(bottom=0.5 if ordered.min() <= 1 else 1)
@@ -238,10 +242,7 @@ def _class_pairs(run: RunRecord) -> tuple[Floats, Floats]:
 
 def _groups_follow_counts(run: RunRecord) -> bool:
     """False for sets such as CIFAR-100-LT with ratio 10, whose groups are those of another draw."""
-    counts, accuracies = run.data.get("class_counts") or [], run.metrics().get("per_class") or []
-    tested = [count for count, accuracy in zip(counts, accuracies, strict=False) if accuracy is not None]
-    sizes = {name: int(mask.sum()) for name, mask in group_masks(tested).items()}
-    return bool(sizes == run.metrics().get("group_sizes"))
+    return run.data.get("group_counts") in (None, run.data.get("class_counts"))
 
 
 def _mark_groups(axes: Axes) -> None:

@@ -18,9 +18,12 @@ def tail_counts(classes: int, most: int = 500, least: int = 5) -> list[int]:
     return [int(most * (least / most) ** (index / max(1, classes - 1))) for index in range(classes)]
 
 
-def drawn_metrics(counts: list[int], seed: int, tail_bonus: float = 0.0, images_per_class: int = 20) -> Metrics:
+def drawn_metrics(
+    counts: list[int], seed: int, tail_bonus: float = 0.0, images_per_class: int | None = None
+) -> Metrics:
     """Metrics of logits whose margin for the right class shrinks with the class's training count."""
     classes = len(counts)
+    images_per_class = images_per_class or (20 if classes <= 1000 else 4)  # logits of many classes are large
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(images_per_class)
     margins = 1.0 + tail_bonus + 0.6 * torch.tensor(counts, dtype=torch.float32).log10()
@@ -97,6 +100,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "classes": classes,
             "class_names": class_names or [f"striped red star {index}" for index in range(classes)],
             "class_counts": counts,
+            "group_counts": counts,
         }
         (folder / "data.json").write_text(json.dumps(data))
         text = "".join(json.dumps(event) + "\n" for event in events(4, 25, seed, metrics))

