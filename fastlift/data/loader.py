@@ -68,12 +68,18 @@ def choose_executor(index: ImageIndex, executor: str = "auto") -> tuple[str, str
     if executor == "torchvision":
         return "torchvision", "asked for"
     if executor == "dali":
-        raise UserError("the DALI executor is not built yet: use torchvision")
+        if index.arrays is not None:
+            raise UserError(f"{index.name} comes as arrays, which DALI has nothing to decode of: use torchvision")
+        if not dali_installed():
+            raise UserError("DALI is not installed (pip install 'fastlift[dali]', Linux only): use torchvision")
+        return "dali", "asked for"
     if index.arrays is not None:
         return "torchvision", "the set comes as arrays, nothing to decode"
     if is_cached_in_memory(index):
         return "torchvision", f"decoded once and kept in memory ({index.decoded_bytes() / 2**20:.0f} MiB)"
-    return "torchvision", "the only executor so far"
+    if not dali_installed():
+        return "torchvision", "DALI is not installed"
+    return "dali", "DALI is installed"
 
 
 def build_loader(
@@ -113,13 +119,17 @@ def build_loader(
     Raises:
         UserError: values out of range, an executor that cannot be used; while iterating, a broken picture.
     """
-    choose_executor(index, executor)
+    chosen, _ = choose_executor(index, executor)
     stream = Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size)
     stand_ins = StandIns(index, bad_images, on_bad)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise UserError(f"mean and std must be three numbers each, std positive; got {mean} and {std}")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, got {workers}")
+    if chosen == "dali":
+        from fastlift.data.dali_loader import DaliLoader
+
+        return DaliLoader(stream, stand_ins, mean, std, dtype, torch.device(device), workers)
     from fastlift.data.torch_loader import TorchLoader
 
     return TorchLoader(stream, stand_ins, mean, std, dtype, torch.device(device), workers)

@@ -6,7 +6,7 @@ import torch
 from fastlift.data.views import ResizedCrops, Windows
 
 # Above this many pixels a resized image is not made whole (a 1 x 10000 image would become 256 x 2560000).
-_MAX_RESIZED_PIXELS = 8_000_000
+MAX_RESIZED_PIXELS = 8_000_000
 
 
 def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def render_views(pixels: np.ndarray, views: Windows | ResizedCrops, row: int, ou
             _put(resize(pixels[y : y + h, x : x + w], size, size), bool(views.flip[row, view]), out[view])
         return
     width, height = int(views.width[row]), int(views.height[row])
-    whole = resize(pixels, width, height) if width * height <= _MAX_RESIZED_PIXELS else None
+    whole = resize(pixels, width, height) if width * height <= MAX_RESIZED_PIXELS else None
     for view in range(len(out)):
         x, y = int(views.x[row, view]), int(views.y[row, view])
         crop = (

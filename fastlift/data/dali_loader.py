@@ -1,0 +1,242 @@
+"""The DALI executor: reading, region-of-interest decoding, resizing and normalising in native threads or on the GPU.
+
+A pipeline is built once; each epoch feeds it the steps of the stream and takes the batches out in order. Where a batch
+fails, its pictures are made one by one, which names the broken ones, and stand-ins take their place.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastlift.data.dali_graph import GraphSpec, build_pipeline
+from fastlift.data.decode import DecodeError, decode_with_pillow, load_picture, read_encoded
+from fastlift.data.loader import Batch
+from fastlift.data.render import MAX_RESIZED_PIXELS, render_views
+from fastlift.data.stream import StandIns, Step, Stream
+from fastlift.data.torch_loader import Normalise, default_workers
+from fastlift.data.views import ResizedCrops, Windows
+
+_PREFETCH = 3  # batches in the making
+
+
+class _Feed:
+    """DALI's source: hands out the steps that it was given as arrays, and remembers them in order."""
+
+    def __init__(self, stream: Stream, flips: bool) -> None:
+        self._stream, self._flips = stream, flips
+        self._steps: Iterator[Step] = iter(())
+        self.fed: deque[Step] = deque()
+
+    def start(self, steps: Iterator[Step]) -> None:
+        self._steps = steps
+
+    def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
+        step = next(self._steps)  # its StopIteration tells DALI that the epoch is over
+        self.fed.append(step)
+        views = step.views
+        pictures = [np.frombuffer(self._picture(int(i)), dtype=np.uint8) for i in step.sources]
+        if isinstance(views, Windows):
+            second, third = _pairs(views.x, views.y), _pairs(views.w, views.h)
+        else:
+            second, third = np.stack([views.height, views.width], axis=1), _pairs(views.x, views.y)
+            long = _too_long(views)  # made without DALI: it gets the smallest size that the crops fit in
+            second[long], third[long] = self._stream.views.size, 0
+        columns = [second, third, views.flip] if self._flips else [second, third]
+        return pictures, *(list(column.astype(np.int32)) for column in columns)
+
+    def _picture(self, source: int) -> bytes:
+        index = self._stream.index
+        if index.spans is None:
+            return bytes(index.file(source))
+        try:
+            return read_encoded(index, source)
+        except DecodeError:
+            return b"\0"  # fails in its own batch, where it is named
+
+
+def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two [B, V] columns to [B, 2 V], alternating."""
+    return np.stack([first, second], axis=2).reshape(len(first), -1)
+
+
+def _too_long(views: ResizedCrops) -> np.ndarray:
+    """Rows whose resized picture would take gigabytes: bool [B]."""
+    return views.width * views.height > MAX_RESIZED_PIXELS
+
+
+def _drain(feed: _Feed, pipeline: Any) -> None:
+    """Take out what is still in the making, so that the next epoch starts clean."""
+    feed.start(iter(()))
+    while True:
+        try:
+            pipeline.run()
+        except StopIteration:
+            pipeline.reset()
+            break
+        except RuntimeError:  # a broken picture in a batch that nobody asked for
+            continue
+    feed.fed.clear()
+
+
+class DaliLoader:
+    """See ``loader.Loader``."""
+
+    executor = "dali"
+
+    def __init__(
+        self,
+        stream: Stream,
+        stand_ins: StandIns,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: torch.dtype,
+        device: torch.device,
+        workers: int | None,
+    ) -> None:
+        self.steps_per_epoch = stream.steps_per_epoch
+        self._stream, self._stand_ins = stream, stand_ins
+        self._dtype, self._device = dtype, device
+        self._workers = workers or default_workers()
+        self._spec = GraphSpec(
+            views=stream.views,
+            mean=tuple(mean),
+            std=tuple(std),
+            device="gpu" if device.type == "cuda" else "cpu",
+            half=dtype == torch.float16,
+            from_bytes=stream.index.spans is not None,
+        )
+        self._normalise = Normalise(mean, std, torch.float32, torch.device("cpu"))
+        self._feed = _Feed(stream, self._spec.flips)
+        self._pipeline = self._build(self._feed, stream.batch_size, _PREFETCH)
+        self._single: tuple[_Feed, Any] | None = None  # a pipeline of one picture, built when a batch fails
+        self._iterating = False
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Batches of ``epoch`` from ``start_step`` on."""
+        if self._iterating:
+            raise RuntimeError("an epoch of this loader is still being iterated over: finish or close that first")
+        self._iterating = True
+        order = self._stream.order(epoch)
+        self._feed.start(
+            self._stream.step(order, epoch, number, self._stand_ins)
+            for number in range(start_step, self.steps_per_epoch)
+        )
+        try:
+            while (batch := self._next(epoch)) is not None:
+                yield batch
+        finally:
+            if self._pipeline is not None:
+                _drain(self._feed, self._pipeline)
+            self._iterating = False
+
+    def close(self) -> None:
+        self._pipeline = self._single = None
+
+    def _build(self, feed: _Feed, batch_size: int, prefetch: int) -> Any:
+        device_id = None
+        if self._device.type == "cuda":
+            device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
+        pipeline = build_pipeline(
+            self._spec, feed, batch_size=batch_size, workers=self._workers, device_id=device_id, prefetch=prefetch
+        )
+        pipeline.build()
+        return pipeline
+
+    def _next(self, epoch: int) -> Batch | None:
+        """The next batch of the pipeline, repaired where it failed; None at the end."""
+        try:
+            images, shapes = self._run(self._pipeline)
+        except StopIteration:
+            return None
+        except RuntimeError:
+            return self._repaired(self._feed.fed.popleft(), epoch)
+        step = self._feed.fed.popleft()
+        if not self._sizes_agree(step.sources, shapes):
+            return self._repaired(step, epoch)
+        if isinstance(step.views, ResizedCrops):
+            long = np.flatnonzero(_too_long(step.views)).tolist()
+            try:
+                for row in long:
+                    images[row] = self._without_dali(step, row)
+            except DecodeError:
+                return self._repaired(step, epoch)
+        return self._batch(step, images)
+
+    def _run(self, pipeline: Any) -> tuple[torch.Tensor, np.ndarray]:
+        """One batch: its images, without a copy, and the (height, width) that the files' headers tell."""
+        if self._device.type == "cuda":
+            images, shapes = pipeline.run(torch.cuda.current_stream(self._device))
+        else:
+            images, shapes = pipeline.run()
+        return torch.from_dlpack(images.as_tensor()), np.asarray(shapes.as_tensor())[:, :2]
+
+    def _sizes_agree(self, sources: np.ndarray, shapes: np.ndarray) -> bool:
+        index = self._stream.index
+        return np.array_equal(shapes, np.stack([index.heights[sources], index.widths[sources]], axis=1))
+
+    def _batch(self, step: Step, images: torch.Tensor) -> Batch:
+        labels = torch.from_numpy(self._stream.index.labels[step.samples])
+        indices = torch.from_numpy(step.samples.copy())
+        return Batch(images.to(self._dtype), labels.to(self._device, non_blocking=True), indices)
+
+    def _repaired(self, step: Step, epoch: int) -> Batch:
+        """Make a failed batch picture by picture; broken ones are replaced as the user asked, or end the work."""
+        images = []
+        for sample in step.samples.tolist():
+            while True:
+                single = self._stream.of(np.array([sample], dtype=np.int64), epoch, self._stand_ins)
+                try:
+                    images.append(self._one(single))
+                    break
+                except DecodeError as error:
+                    self._stand_ins.replace(sample, int(single.sources[0]), str(error))
+        return self._batch(step, torch.stack(images))
+
+    def _one(self, step: Step) -> torch.Tensor:
+        """The views of a step of one sample, made by the same graph.
+
+        Raises:
+            DecodeError: its picture is broken.
+        """
+        if isinstance(step.views, ResizedCrops) and _too_long(step.views)[0]:
+            return self._without_dali(step, 0)
+        if self._single is None:
+            feed = _Feed(self._stream, self._spec.flips)
+            self._single = feed, self._build(feed, 1, prefetch=1)
+        feed, pipeline = self._single
+        feed.start(iter([step]))
+        try:
+            images, shapes = self._run(pipeline)
+            if self._sizes_agree(step.sources, shapes):
+                return images[0].clone()
+            failure = "its size changed"
+        except RuntimeError as error:
+            failure = str(error)
+        finally:
+            _drain(feed, pipeline)
+        return self._without_dali(step, 0, warn_of=failure)
+
+    def _without_dali(self, step: Step, row: int, warn_of: str = "") -> torch.Tensor:
+        """The views of one picture by the torchvision executor's means: [3, S, S] or [V, 3, S, S].
+
+        For extremely long pictures, and for what only Pillow can decode (with a warning).
+
+        Raises:
+            DecodeError: the picture is broken.
+        """
+        views, source = self._stream.views, int(step.sources[row])
+        picture = load_picture(self._stream.index, source, decode_with_pillow)
+        if warn_of:
+            warnings.warn(
+                f"DALI cannot decode {self._stream.index.label_of(source)}, Pillow does it instead: {warn_of}",
+                stacklevel=2,
+            )
+        pixels = np.empty((views.views, 3, views.size, views.size), dtype=np.uint8)
+        render_views(picture, step.views, row, pixels)
+        images = torch.empty(pixels.shape)
+        self._normalise.in_worker(pixels, images.numpy())
+        return images.to(self._device) if views.stacked else images[0].to(self._device)
