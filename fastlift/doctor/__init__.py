@@ -1,0 +1,32 @@
+"""``fastlift doctor``: what this machine has, what fastlift will use of it, what is missing and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import RenderableType
+
+from fastlift.doctor.advice import advise
+from fastlift.doctor.machine import machine_facts
+from fastlift.doctor.show import show
+from fastlift.doctor.software import software_facts
+
+__all__ = ["render", "report"]
+
+
+def report() -> dict[str, Any]:
+    """Everything found, as plain dicts, lists, strings and numbers for JSON.
+
+    Keys: ``python system cpu memory gpus cuda packages kernels choices cache shipped_clip`` and ``advice``, a list of
+    {"severity", "what", "cost", "fix"} with the severities of `fastlift.doctor.advice.SEVERITIES`.
+
+    Nothing is downloaded or written, and a part that is broken is described rather than raised.
+    """
+    facts = {**machine_facts(), **software_facts()}
+    return {**facts, "advice": [asdict(entry) for entry in advise(facts)]}
+
+
+def render(found: dict[str, Any]) -> RenderableType:
+    """What `report` found, for people."""
+    return show(found)

@@ -1,0 +1,163 @@
+"""What is missing or amiss, what it costs, and a command that helps: a pure function of the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastlift.doctor.software import DALI, older
+
+SEVERITIES = ("broken", "slow", "note")
+"""broken: something does not work; slow: it works, but time or memory is lost; note: good to know."""
+
+NEEDED_MEMORY_GIB = 3.0
+NEEDED_DISK_GIB = 1.0
+REINSTALL = "pip install --force-reinstall --no-deps .   (in fastlift's repository)"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One finding: what is amiss, what that costs, and what to do; fix may be empty where nothing can be done here."""
+
+    severity: str
+    what: str
+    cost: str
+    fix: str
+
+
+def advise(facts: Mapping[str, Any]) -> list[Advice]:
+    """All findings, the worst first.
+
+    Args:
+        facts: the sections of `fastlift.doctor.machine.machine_facts` and `fastlift.doctor.software.software_facts`.
+    """
+    findings = [
+        *_packages(facts),
+        *_gpu(facts),
+        *_kernels(facts),
+        *_executor(facts),
+        *_resources(facts),
+        *_broken(facts),
+    ]
+    return sorted(findings, key=lambda entry: SEVERITIES.index(entry.severity))
+
+
+def _packages(facts: Mapping[str, Any]) -> Iterator[Advice]:
+    for package in facts["packages"]:
+        name, found, minimum = package["name"], package["version"], package["minimum"]
+        if package["optional"]:
+            continue  # what lacks without it is said where it would be used
+        if name == "fastlift":
+            if found is None:
+                what = "fastlift itself is not installed; it runs from a folder of source files."
+                yield Advice(
+                    "note", what, "The fastlift command and the compiled kernels are absent.", "pip install -e ."
+                )
+        elif found is None and name != "triton":
+            yield Advice("broken", f"The package {name} is not installed.", "fastlift needs it.", f"pip install {name}")
+        elif found is not None and minimum is not None and older(found, minimum):
+            what = f"{name} is {found}; fastlift needs {minimum} or newer."
+            yield Advice("broken", what, "Parts of fastlift fail.", f"pip install --upgrade '{name}>={minimum}'")
+
+
+def _gpu(facts: Mapping[str, Any]) -> Iterator[Advice]:
+    cuda = facts["cuda"]
+    if cuda["available"]:
+        yield from _old_gpus(facts["gpus"])
+        return
+    cost = "Training and evaluation run on the CPU: fine for shapes_lt, long for a ViT-B/16 on a large set."
+    if cuda["driver"] is None:
+        yield Advice("note", "No NVIDIA driver is loaded, so there is no GPU to use.", cost, "")
+    elif cuda["built_for"] is None:
+        what = "There is an NVIDIA driver, but this PyTorch was built without CUDA."
+        fix = "pip install --force-reinstall torch torchvision   (Linux packages from PyPI have CUDA)"
+        yield Advice("slow", what, cost, fix)
+    elif cuda["visible_devices"] is not None and cuda["visible_devices"].strip() in ("", "-1"):
+        what = f"The GPUs are hidden: CUDA_VISIBLE_DEVICES is {cuda['visible_devices']!r}."
+        yield Advice("slow", what, cost, "unset CUDA_VISIBLE_DEVICES")
+    else:
+        what = f"There is an NVIDIA driver ({cuda['driver']}), but PyTorch, built for CUDA {cuda['built_for']}, finds no GPU."
+        if cuda["warning"]:
+            what += f" It says: {cuda['warning']}"
+        fix = "nvidia-smi   (must list the GPU; if the driver is too old for this CUDA, update it or install an older PyTorch build)"
+        yield Advice("slow", what, cost, fix)
+
+
+def _old_gpus(gpus: list[Mapping[str, Any]]) -> Iterator[Advice]:
+    for index, gpu in enumerate(gpus):
+        if not gpu["bf16"]:
+            major, minor = gpu["capability"]
+            what = f"GPU {index} ({gpu['name']}, capability {major}.{minor}) has no bf16 matrix units."
+            cost = "--amp auto takes fp16, whose narrow range needs loss scaling; results may differ slightly."
+            yield Advice("note", what, cost, "")
+    if len({gpu["name"] for gpu in gpus}) > 1:
+        cost = "In a run on all of them, the fastest wait for the slowest."
+        yield Advice("note", "The GPUs are of different kinds.", cost, "choose with CUDA_VISIBLE_DEVICES")
+
+
+def _kernels(facts: Mapping[str, Any]) -> Iterator[Advice]:
+    kernels = facts["kernels"]
+    if not kernels["importable"]:
+        what = f"fastlift_kernels does not load: {kernels['error']}"
+        yield Advice("broken", what, "Nothing trains without it.", REINSTALL)
+        return
+    if facts["cuda"]["available"] and not kernels.get("triton"):
+        reason = kernels.get("triton_reason") or "no reason was given"
+        cost = "The fused operations run as plain PyTorch on the GPU: more memory traffic and launches a step."
+        fix = "pip install triton" if not _version(facts, "triton") else ""
+        yield Advice("slow", f"The Triton kernels cannot be used: {reason}.", cost, fix)
+    if not kernels.get("native"):
+        reason = kernels.get("native_reason") or "no reason was given"
+        cost = kernels.get("cost_without_native") or "The fused operations run as plain PyTorch on the CPU."
+        fix = f"install a C++ compiler (apt-get install g++), then {REINSTALL}"
+        severity = "note" if facts["cuda"]["available"] else "slow"
+        yield Advice(severity, f"The native CPU kernels are not there: {reason}.", cost, fix)
+
+
+def _executor(facts: Mapping[str, Any]) -> Iterator[Advice]:
+    if facts["system"]["machine"] != "x86_64" or _version(facts, DALI):
+        return
+    if not any(package["name"] == DALI for package in facts["packages"]):
+        return  # not offered on this platform
+    cost = "torchvision reads the images, with the same crops. Costs CPU time where a GPU waits for decoded images; little on a CPU."
+    severity = "slow" if facts["cuda"]["available"] else "note"
+    yield Advice(severity, "DALI is not installed.", cost, f"pip install {DALI}")
+
+
+def _resources(facts: Mapping[str, Any]) -> Iterator[Advice]:
+    cpu, available, cache = facts["cpu"], facts["memory"]["available_gib"], facts["cache"]
+    allowed = min(cpu["cores"], cpu["quota"] or cpu["cores"])
+    if cpu["threads"] > max(1, round(allowed)):
+        what = f"PyTorch starts {cpu['threads']} threads, but this process may use {allowed:g} cores."
+        cost = "Threads wait for each other; steps get slower, not faster."
+        yield Advice("slow", what, cost, f"export OMP_NUM_THREADS={max(1, int(allowed))}")
+    if available is not None and available < NEEDED_MEMORY_GIB:
+        what = f"Only {available:.1f} GiB of memory are free."
+        cost = f"Training on the default set takes up to {NEEDED_MEMORY_GIB:.0f} GiB and may be killed."
+        yield Advice("slow", what, cost, "fastlift train --micro-batch 32   (the same result in less memory)")
+    if not cache["writable"]:
+        what = f"The cache folder {cache['folder']} cannot be written."
+        cost = "Drawn pictures, indices and text features cannot be kept; commands that need them fail."
+        yield Advice("broken", what, cost, "export FASTLIFT_CACHE=/a/folder/that/you/own")
+    elif cache["free_gib"] < NEEDED_DISK_GIB:
+        what = f"Only {cache['free_gib']:.1f} GiB are free where the cache lies ({cache['folder']})."
+        yield Advice(
+            "slow", what, "Caches and downloads may fill the disk.", "export FASTLIFT_CACHE=/a/folder/with/room"
+        )
+    if not facts["shipped_clip"]["present"]:
+        what = f"The small shipped CLIP is incomplete: {', '.join(facts['shipped_clip']['missing'])} missing."
+        cost = "fastlift train without --model has no backbone."
+        yield Advice(
+            "broken", what, cost, "git checkout fastlift/assets, or make it again: python scripts/pretrain_clip.py"
+        )
+
+
+def _broken(facts: Mapping[str, Any]) -> Iterator[Advice]:
+    for name, choice in facts["choices"].items():
+        if choice["value"] == "broken":
+            yield Advice("broken", f"Choosing the {name} fails: {choice['why']}", "Training fails in the same way.", "")
+
+
+def _version(facts: Mapping[str, Any], name: str) -> str | None:
+    return next((package["version"] for package in facts["packages"] if package["name"] == name), None)

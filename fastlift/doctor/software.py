@@ -1,0 +1,194 @@
+"""Facts about the software: versions, fast kernels, caches, and what the automatic settings will choose."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastlift.files import cache_folder
+
+# (distribution, minimum version, needed for everything)
+FALLBACK_REQUIREMENTS = (("torch", "2.9"), ("torchvision", None), ("open_clip_torch", None), ("timm", None))
+DALI = "nvidia-dali-cuda130"
+
+
+def software_facts() -> dict[str, Any]:
+    """Sections ``packages kernels choices cache shipped_clip``."""
+    return {
+        "packages": _packages(),
+        "kernels": _kernels(),
+        "choices": _choices(),
+        "cache": _cache(),
+        "shipped_clip": _shipped_clip(),
+    }
+
+
+def _packages() -> list[dict[str, Any]]:
+    """Installed version and least version of everything that fastlift's own metadata asks for, without importing it."""
+    found = [{"name": "fastlift", "version": installed("fastlift"), "minimum": None, "optional": False}]
+    for name, minimum, optional in requirements():
+        found.append({"name": name, "version": installed(name), "minimum": minimum, "optional": optional})
+    return found
+
+
+def requirements() -> list[tuple[str, str | None, bool]]:
+    """(distribution, least version, optional) of this platform's run-time requirements."""
+    try:
+        lines = requires("fastlift") or []
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return [(name, minimum, False) for name, minimum in FALLBACK_REQUIREMENTS]
+    result = []
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"""extra\s*==\s*["']([\w-]+)["']""", marker)
+        if extra and extra.group(1) != "dali":
+            continue
+        match = re.match(r"([\w.-]+)", requirement.strip())
+        minimum = re.search(r">=\s*([\w.]+)", requirement)
+        if match and _applies(marker):
+            result.append((match.group(1), minimum.group(1) if minimum else None, extra is not None))
+    return result
+
+
+def _applies(marker: str) -> bool:
+    """Platform conditions as this project writes them; an unknown condition applies."""
+    import platform
+
+    known = {"platform_system": platform.system(), "platform_machine": platform.machine()}
+    tests = re.findall(r"""(\w+)\s*==\s*["']([\w-]+)["']""", marker)
+    return all(known.get(name, value) == value for name, value in tests)
+
+
+def installed(distribution: str) -> str | None:
+    """Version of an installed distribution, None where it is not there."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def older(found: str, minimum: str) -> bool:
+    """Whether version ``found`` is below ``minimum``, by the numbers of the release."""
+
+    def numbers(text: str) -> list[int]:
+        release = re.match(r"\d+(\.\d+)*", text)
+        return [int(part) for part in release.group().split(".")] if release else []
+
+    first, second = numbers(found), numbers(minimum)
+    length = max(len(first), len(second))
+    return first + [0] * (length - len(first)) < second + [0] * (length - len(second))
+
+
+def _kernels() -> dict[str, Any]:
+    """`fastlift_kernels.available()`, or why the package does not load."""
+    try:
+        import fastlift_kernels
+
+        return {"importable": True, **fastlift_kernels.available()}
+    except Exception as error:  # a broken build must not stop the one command that explains it
+        return {"importable": False, "error": f"{type(error).__name__}: {error}"}
+
+
+def _choices() -> dict[str, dict[str, str]]:
+    """What ``auto`` means here, from the very functions that training asks."""
+    return {name: _outcome(choose) for name, choose in _CHOICES.items()}
+
+
+def _outcome(choose: Callable[[], tuple[str, str]]) -> dict[str, str]:
+    try:
+        value, why = choose()
+    except Exception as error:
+        return {"value": "broken", "why": f"{type(error).__name__}: {error}"}
+    return {"value": value, "why": why}
+
+
+def _device() -> tuple[str, str]:
+    import torch
+
+    from fastlift.environment import resolve_device
+
+    device = resolve_device("auto")
+    if device.type == "cuda":
+        return str(device), torch.cuda.get_device_name(device)
+    return str(device), "PyTorch finds no CUDA GPU"
+
+
+def _amp() -> tuple[str, str]:
+    import torch
+
+    from fastlift.environment import dtype_name, resolve_amp, resolve_device
+
+    device = resolve_device("auto")
+    name = dtype_name(resolve_amp("auto", device))
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return name, f"GPU of capability {major}.{minor}; bf16 from 8.0 on, fp16 below"
+    return name, "on CPUs; bf16 pays only where the CPU has matrix units for it (AMX)"
+
+
+def _executor() -> tuple[str, str]:
+    """For a set of ordinary photographs that does not fit in memory: what comes as arrays or is small needs no decoder."""
+    import numpy as np
+
+    from fastlift.data.index import ImageIndex, PathTable
+    from fastlift.data.loader import choose_executor
+
+    side = np.array([100_000], dtype=np.int32)
+    index = ImageIndex(
+        "photographs", Path(), PathTable.from_strings(["x.jpg"]), np.zeros(1, np.int64), side, side, ("x",), ""
+    )
+    executor, why = choose_executor(index, "auto")
+    return executor, f"for JPEG files that do not fit in memory: {why}"
+
+
+def _kernel() -> tuple[str, str]:
+    import torch
+
+    from fastlift.environment import resolve_amp, resolve_device
+    from fastlift_kernels.dispatch import choose
+
+    device = resolve_device("auto")
+    dtype = resolve_amp("auto", device)
+    chosen = choose(None, torch.zeros(1, device=device, dtype=dtype))
+    reasons = {
+        "triton": "fused GPU kernels",
+        "native": "fused C++ kernels",
+        "reference": "plain PyTorch; no faster form is available for this device",
+    }
+    return chosen, reasons.get(chosen, "")
+
+
+_CHOICES: dict[str, Callable[[], tuple[str, str]]] = {
+    "device": _device,
+    "amp": _amp,
+    "executor": _executor,
+    "kernels": _kernel,
+}
+
+
+def _cache() -> dict[str, Any]:
+    folder = cache_folder()
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), Path("/"))
+    return {
+        "folder": str(folder),
+        "exists": folder.is_dir(),
+        "size_mib": size / 2**20,
+        "writable": existing.is_dir() and os.access(existing, os.W_OK),
+        "free_gib": shutil.disk_usage(existing).free / 2**30,
+    }
+
+
+def _shipped_clip() -> dict[str, Any]:
+    assets = files("fastlift") / "assets"
+    parts = [assets / "shapes_clip.json", assets / "shapes_clip.safetensors"]
+    return {
+        "present": all(part.is_file() for part in parts),
+        "missing": [part.name for part in parts if not part.is_file()],
+    }

@@ -1,0 +1,170 @@
+"""What the doctor finds on this machine and on pretended ones, and how it tells."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from fastlift import doctor
+from fastlift.doctor import machine, software
+
+
+def told(found: dict[str, Any], width: int = 100) -> str:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(doctor.render(found))
+    return capture.get()
+
+
+def test_report_is_json_and_agrees_with_what_training_resolves() -> None:
+    found = doctor.report()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    versions = {entry["name"]: entry["version"] for entry in found["packages"]}
+    assert versions["torch"] == torch.__version__.partition("+")[0]
+    assert found["cpu"]["threads"] == torch.get_num_threads()
+    assert found["choices"]["device"]["value"].startswith("cuda") == torch.cuda.is_available()
+    assert {choice["value"] for choice in found["choices"].values()}.isdisjoint({"broken"})
+    if not torch.cuda.is_available():
+        assert found["choices"]["amp"]["value"] == "fp32"
+        assert found["gpus"] == []
+
+
+def test_report_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTLIFT_CACHE", str(tmp_path / "deep" / "cache"))
+    found = doctor.report()
+    assert found["cache"]["folder"] == str(tmp_path / "deep" / "cache")
+    assert not found["cache"]["exists"]
+    assert found["cache"]["writable"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cache_size_is_that_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "features").write_bytes(bytes(3 * 2**20))
+    monkeypatch.setenv("FASTLIFT_CACHE", str(tmp_path))
+    assert doctor.report()["cache"]["size_mib"] == 3.0
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    properties = SimpleNamespace(
+        name="Pretended GPU",
+        major=capability[0],
+        minor=capability[1],
+        total_memory=24 * 2**30,
+        multi_processor_count=80,
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Pretended GPU")
+
+
+@pytest.mark.parametrize(("capability", "amp", "dtypes"), [((9, 0), "bf16", "fp16 bf16 fp8"), ((7, 5), "fp16", "fp16")])
+def test_pretended_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], amp: str, dtypes: str) -> None:
+    pretend_gpus(monkeypatch, capability)
+    found = doctor.report()
+    assert found["choices"]["device"]["value"] == "cuda"
+    assert found["choices"]["amp"]["value"] == amp
+    text = told(found, width=140)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    shown = f"Pretended GPU, capability {capability[0]}.{capability[1]}, 24.0 GiB, multiplies {dtypes}"
+    assert f"gpu 0 {shown}" in lines
+    assert f"gpu 1 {shown}" in lines
+
+
+def test_broken_choice_is_described_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> tuple[str, str]:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setitem(software._CHOICES, "executor", broken)
+    found = doctor.report()
+    assert found["choices"]["executor"] == {"value": "broken", "why": "RuntimeError: no such thing"}
+    assert "Choosing the executor fails: RuntimeError: no such thing" in " ".join(told(found).split())
+
+
+def test_broken_kernels_package_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastlift_kernels
+
+    def broken() -> dict[str, Any]:
+        raise OSError("libgomp is missing")
+
+    monkeypatch.setattr(fastlift_kernels, "available", broken)
+    found = doctor.report()
+    assert found["kernels"] == {"importable": False, "error": "OSError: libgomp is missing"}
+    assert "fastlift_kernels does not load: OSError: libgomp is missing" in " ".join(told(found).split())
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_everything_is_told(width: int) -> None:
+    found = doctor.report()
+    text = told(found, width)
+    words = "".join(text.split())  # long words are folded on narrow terminals
+    for name, version in ((entry["name"], entry["version"]) for entry in found["packages"]):
+        assert f"{name}{version or '(notinstalled)'}" in words
+    for flag in ("--device auto", "--amp auto", "--executor auto", "kernels", "shipped CLIP", "cache"):
+        assert flag in text
+    for entry in found["advice"]:
+        for part in ("what", "cost", "fix"):
+            assert "".join(entry[part].split()) in words
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+
+
+def test_square_brackets_are_not_markup() -> None:
+    found = doctor.report()
+    found["cpu"]["name"] = "CPU [bold] 3000"
+    assert "CPU [bold] 3000" in told(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("200000 100000\n", 2.0), ("50000 100000", 0.5), ("max 100000\n", None), ("", None), ("1 0", None), ("x y", None)],
+)
+def test_cpu_quota(text: str, cores: float | None) -> None:
+    assert machine.cpu_quota(text) == cores
+
+
+def test_meminfo() -> None:
+    text = "MemTotal:       33554432 kB\nMemFree: 1 kB\nMemAvailable:    8388608 kB\nHugePages_Total:       0\n"
+    assert machine.meminfo(text) == (32.0, 8.0)
+    assert machine.meminfo("") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "supported"),
+    [((6, 1), []), ((7, 0), ["fp16"]), ((7, 5), ["fp16"]), ((8, 0), ["fp16", "bf16"]), ((8, 6), ["fp16", "bf16"]),
+     ((8, 9), ["fp16", "bf16", "fp8"]), ((9, 0), ["fp16", "bf16", "fp8"]), ((12, 0), ["fp16", "bf16", "fp8"])],
+)  # fmt: skip
+def test_dtypes_by_capability(capability: tuple[int, int], supported: list[str]) -> None:
+    assert [name for name, there in machine.dtype_support(capability).items() if there] == supported
+
+
+@pytest.mark.parametrize(
+    ("found", "minimum", "below"),
+    [("2.9", "2.9", False), ("2.10.0+cu130", "2.9", False), ("2.8.9", "2.9", True), ("3", "2.9.1", False),
+     ("2.9", "2.9.1", True), ("1.0.0", "1", False), ("2.9.0.dev1", "2.9", False)],
+)  # fmt: skip
+def test_versions_compare_by_number(found: str, minimum: str, below: bool) -> None:
+    assert software.older(found, minimum) == below
+
+
+def test_requirements_come_from_the_package_s_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "torch>=2.9",
+        'triton; platform_system == "Linux" and platform_machine == "x86_64"',
+        'nvidia-dali-cuda130>=2.0; platform_system == "Linux" and extra == "dali"',
+        'pytest>=8; extra == "test"',
+        'winonly; platform_system == "Windows"',
+    ]
+    monkeypatch.setattr(software, "requires", lambda name: lines)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert software.requirements() == [
+        ("torch", "2.9", False), ("triton", None, False), ("nvidia-dali-cuda130", "2.0", True),
+    ]  # fmt: skip
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert [name for name, _, _ in software.requirements()] == ["torch", "nvidia-dali-cuda130"]
