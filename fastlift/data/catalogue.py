@@ -302,8 +302,9 @@ def _class_names(request: _Request, train_list: Path, file: Path | None) -> tupl
     """Names from a file, else the folders that the classes' files lie in."""
     listing = parse_list(read_text(train_list), train_list.name, None, Problems(""))
     if file is None:
-        found = class_folders(listing, int(listing.labels.max()) + 1) if len(listing.labels) else None
-        if found is None:
+        folders_of = class_folders(listing, int(listing.labels.max()) + 1) if len(listing.labels) else []
+        found = [folder for folder in folders_of if folder is not None]
+        if not found or len(found) < len(folders_of):
             raise UserError(
                 f"{train_list} does not tell the names of the classes (no folder for each): give --class-names, "
                 "a file with lines of 'folder name' or 'name' in the order of the labels"
@@ -312,7 +313,7 @@ def _class_names(request: _Request, train_list: Path, file: Path | None) -> tupl
     text = read_text(file)
     count = len(text.rstrip().splitlines())
     in_range = len(listing.labels) > 0 and int(listing.labels.max()) < count
-    return parse_class_names(text, str(file), class_folders(listing, count) if in_range else None)
+    return parse_class_names(text, str(file), class_folders(listing, count) if in_range else [])
 
 
 def _load_published(request: _Request) -> DataSet:

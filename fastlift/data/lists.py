@@ -80,11 +80,11 @@ def parse_list(text: str, source: str, num_classes: int | None, problems: Proble
     return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
 
 
-def parse_class_names(text: str, source: str, folders: Sequence[str] | None = None) -> tuple[str, ...]:
+def parse_class_names(text: str, source: str, folders: Sequence[str | None] = ()) -> tuple[str, ...]:
     """Names of the classes, one a line in the order of the labels.
 
     A line is ``folder name`` or just ``name``: the first word is a folder, and dropped, where it is an identifier
-    (``n01440764``, ``17``) on every line, or equals the class's folder in ``folders`` on every line.
+    (``n01440764``, ``17``) on every line, or equals the class's folder on every line for which ``folders`` has one.
 
     Raises:
         UserError: the file is empty, has an empty line inside, or a name twice.
@@ -95,18 +95,23 @@ def parse_class_names(text: str, source: str, folders: Sequence[str] | None = No
     first = [line.split(None, 1)[0] for line in lines]
     has_rest = all(len(line.split(None, 1)) == 2 for line in lines)
     identifiers = all(_IDENTIFIER.fullmatch(word) for word in first)
-    if has_rest and (identifiers or (folders is not None and list(folders) == first)):
+    matches = len(folders) == len(lines) and any(folders)
+    matches = matches and all(folder in (None, word) for folder, word in zip(folders, first, strict=False))
+    if has_rest and (identifiers or matches):
         lines = [line.split(None, 1)[1] for line in lines]
     return tuple(lines)
 
 
-def class_folders(listing: Listing, num_classes: int) -> list[str] | None:
-    """The folder that each class's files lie in, or None unless it is one folder a class, another for each."""
+def class_folders(listing: Listing, num_classes: int) -> list[str | None]:
+    """The folder that each class's files lie in, None for a class without files.
+
+    Empty unless every class has one folder, and each another.
+    """
     folders: list[str | None] = [None] * num_classes
     for path, label in zip(listing.paths, listing.labels.tolist(), strict=True):
         folder = posixpath.basename(posixpath.dirname(path))
         if not folder or folders[label] not in (None, folder):
-            return None
+            return []
         folders[label] = folder
     found = [folder for folder in folders if folder is not None]
-    return found if len(set(found)) == num_classes else None
+    return folders if len(set(found)) == len(found) else []

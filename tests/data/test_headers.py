@@ -1,0 +1,82 @@
+"""The header scan agrees with Pillow about sizes and about what can be used; the reasons are told."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastlift.data import headers
+from fastlift.data.headers import read_header, read_header_bytes
+
+REFUSED = {
+    "missing": "missing",
+    "empty": "is empty",
+    "truncated": "is truncated",
+    "truncated_png": "is truncated",
+    "truncated_webp": "is truncated",
+    "text": "is text, not an image",
+    "html": "is an HTML page",
+    "gif": "is a GIF",
+    "avif": "is an AVIF or HEIF file",
+    "jpeg_header_only": "is truncated",
+    "sixteen_bit": "has 16 bits a channel",
+}
+ACCEPTED = [
+    "grey", "cmyk", "palette", "alpha", "grey_alpha", "webp", "bmp", "tiff", "exif_rotated", "progressive",
+    "bytes_after_the_end", "without_end_marker", "one_pixel", "very_wide", "very_large",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_bad_files_are_refused_with_the_reason(kind: str, make_bad_file: Callable, tmp_path: Path) -> None:
+    file = tmp_path / "picture.jpg"
+    data = make_bad_file(kind)
+    if data is not None:
+        file.write_bytes(data)
+        assert read_header_bytes(data).reason.startswith(REFUSED[kind])
+    assert read_header(str(file)).reason.startswith(REFUSED[kind])
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_odd_but_usable_files_have_pillows_size(kind: str, make_bad_file: Callable, tmp_path: Path) -> None:
+    file = tmp_path / "picture.jpg"
+    data = make_bad_file(kind)
+    file.write_bytes(data)
+    header = read_header(str(file))
+    assert header.reason == ""
+    assert (header.width, header.height) == Image.open(io.BytesIO(data)).size  # as stored: EXIF does not rotate
+    assert read_header_bytes(data) == header
+
+
+def test_folders_and_unreadable_files_are_told(tmp_path: Path) -> None:
+    assert "folder" in read_header(str(tmp_path)).reason
+
+
+def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch, make_bad_file: Callable) -> None:
+    monkeypatch.setattr(headers, "MAX_PIXELS", 10_000)
+    assert read_header_bytes(make_bad_file("bytes_after_the_end")).reason == ""
+    assert "is too large (10000 x 10000" in read_header_bytes(make_bad_file("very_large")).reason
+
+
+def test_a_frame_header_behind_large_segments(make_picture: Callable, encode: Callable) -> None:
+    """Cameras put thumbnails and colour profiles of tens of KiB before the frame header."""
+    data = encode(make_picture(60, 40))
+    segment = b"\xff\xe2" + (60_000).to_bytes(2, "big") + bytes(59_998)
+    large = data[:2] + segment * 3 + data[2:]
+    assert read_header_bytes(large)[:2] == (60, 40)
+
+
+def test_every_cut_of_a_jpeg_is_refused(make_picture: Callable, encode: Callable) -> None:
+    data = encode(make_picture(40, 30))
+    for length in range(0, len(data) - 10, 7):
+        assert read_header_bytes(data[:length]).reason, length
+
+
+def test_real_images(shared: Path) -> None:
+    files = sorted((shared / "data" / "imagenet_sample").glob("*.JPEG"))
+    assert files
+    for file in files:
+        header = read_header(str(file))
+        assert (header.width, header.height, header.reason) == (*Image.open(file).size, "")

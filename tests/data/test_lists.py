@@ -1,0 +1,297 @@
+"""List files, class names, folders and the published sets: what is accepted, and one message for all that is wrong."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastlift.data.catalogue import check_name, load_data_set, names
+from fastlift.data.cifar import draw_long_tail, long_tail_counts
+from fastlift.data.lists import leaves_root, parse_class_names, parse_list
+from fastlift.data.problems import Problems
+from fastlift.errors import UserError
+
+
+def test_lines_with_spaces_and_blank_lines() -> None:
+    problems = Problems("x")
+    listing = parse_list("a b/c d.jpg 1\n\n  e.jpg   0 \n", "x", 2, problems)
+    assert list(listing.paths) == ["a b/c d.jpg", "e.jpg"]
+    assert listing.labels.tolist() == [1, 0]
+    assert problems.total == 0
+
+
+def test_every_kind_of_bad_line_is_named_and_only_ten_are_shown() -> None:
+    problems = Problems("train")
+    text = "a.jpg\nb.jpg x\nc.jpg 5\nd.jpg -1\n../e.jpg 0\n/f.jpg 0\ng/../../h.jpg 0\n" + "i.jpg 9\n" * 20
+    parse_list(text, "train.txt", 5, problems)
+    assert problems.total == 27
+    message = problems.message()
+    assert "27 problems, the first 10:" in message
+    assert len(message.splitlines()) == 11
+    for part in ("line 1: no label", "line 2: no label", "line 3: label 5 is out of range (0..4)", "line 4: label -1"):
+        assert part in message
+    assert message.count("leaves the data root") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "leaves"),
+    [
+        ("a/b.jpg", False),
+        ("a/../b.jpg", False),
+        ("..b/c.jpg", False),
+        ("../b", True),
+        ("/b", True),
+        ("a/../../b", True),
+    ],
+)
+def test_paths_that_leave_the_root(path: str, leaves: bool) -> None:
+    assert leaves_root(path) is leaves
+
+
+@pytest.mark.parametrize(
+    ("text", "folders", "expected"),
+    [
+        ("n01440764 tench\nn01443537 gold fish\n", [], ("tench", "gold fish")),
+        ("striped red star\nblue ring\n", [], ("striped red star", "blue ring")),
+        ("airfield airfield\nattic my attic\n", ["airfield", "attic"], ("airfield", "my attic")),
+        ("airfield airfield\nattic my attic\n", ["airfield", None], ("airfield", "my attic")),
+        ("red star\nblue ring\n", ["a", "b"], ("red star", "blue ring")),
+        ("cat\ndog\n", ["cat", "dog"], ("cat", "dog")),
+    ],
+)
+def test_class_names_with_and_without_folders(text: str, folders: list[str | None], expected: tuple) -> None:
+    assert parse_class_names(text, "x", folders) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a\n\nb\n"])
+def test_class_names_with_holes_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="empty"):
+        parse_class_names(text, "x")
+
+
+def test_a_list_set_is_loaded_and_cached(pictures: Any) -> None:
+    data = pictures.fill().load()
+    assert data.class_names == ("thing 0", "thing 1", "thing 2")
+    assert data.train.class_counts().tolist() == [5, 5, 5]
+    assert (data.train.widths[1], data.train.heights[1]) == (87, 60)
+    again = pictures.load()
+    assert again.train.fingerprint == data.train.fingerprint
+    assert list(again.train.paths) == list(data.train.paths)
+    pictures.lines.pop()
+    assert pictures.load().train.fingerprint != data.train.fingerprint
+
+
+def test_all_problems_come_in_one_message(pictures: Any, make_bad_file: Callable) -> None:
+    pictures.fill()
+    pictures.add("c0/gone.jpg", 0, None)
+    pictures.add("c1/empty.jpg", 1, b"")
+    pictures.add("c2/page.jpg", 2, make_bad_file("html"))
+    with pytest.raises(UserError) as caught:
+        pictures.load()
+    message = str(caught.value)
+    assert "6 problems" in message  # train and test list are the same
+    assert "gone.jpg: missing" in message
+    assert "empty.jpg: is empty" in message
+    assert "page.jpg: is an HTML page" in message
+
+
+def test_a_class_without_an_image_is_refused(pictures: Any) -> None:
+    pictures.fill(classes=2)
+    with pytest.raises(UserError, match=r"class 2 \(thing 2\) has no image"):
+        pictures.load(classes=3)
+
+
+def test_a_mended_file_is_seen_without_a_rescan(pictures: Any, encode: Callable, make_picture: Callable) -> None:
+    pictures.fill()
+    pictures.add("c0/late.jpg", 0, None)
+    with pytest.raises(UserError, match="missing"):
+        pictures.load()
+    (pictures.root / "c0" / "late.jpg").write_bytes(encode(make_picture(33, 44)))
+    index = pictures.load().train
+    assert (index.widths[-1], index.heights[-1]) == (33, 44)
+
+
+def test_a_changed_file_is_seen_with_a_rescan(pictures: Any, encode: Callable, make_picture: Callable) -> None:
+    first = pictures.fill().load().train
+    (pictures.root / "c0" / "0.jpg").write_bytes(encode(make_picture(33, 44)))
+    assert pictures.load().train.fingerprint == first.fingerprint
+    changed = pictures.load(rescan=True).train
+    assert (changed.widths[0], changed.heights[0]) == (33, 44)
+    assert changed.fingerprint != first.fingerprint
+
+
+def test_skip_puts_the_next_good_picture_of_the_class(pictures: Any) -> None:
+    pictures.fill(classes=2, each=3)  # rows 0..2 and 3..5
+    (pictures.root / "c0" / "2.jpg").write_bytes(b"")
+    (pictures.root / "c1" / "0.jpg").unlink()
+    index = pictures.load(classes=2, bad_images="skip").train
+    assert [(bad.index, bad.replacement) for bad in index.bad] == [(2, 0), (3, 4)]
+    assert [bad.reason for bad in index.bad] == ["is empty", "missing"]
+    assert index.paths[2] == "c0/0.jpg"
+    assert index.paths[3] == "c1/1.jpg"
+    assert index.class_counts().tolist() == [3, 3]
+
+
+def test_skip_refuses_a_class_without_any_good_picture(pictures: Any) -> None:
+    pictures.fill(classes=2, each=1)
+    (pictures.root / "c0" / "0.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="no good image to stand in"):
+        pictures.load(classes=2, bad_images="skip")
+
+
+def test_names_from_folders_where_no_file_gives_them(pictures: Any, tmp_path: Path) -> None:
+    pictures.fill(classes=2)
+    lines = tmp_path / "list.txt.gz"
+    lines.write_bytes(gzip.compress("\n".join(pictures.lines).encode()))
+    options = {"data_root": pictures.root, "train_list": lines, "test_list": lines, "cache_dir": tmp_path}
+    assert load_data_set("list", **options).class_names == ("c0", "c1")
+    pictures.add("c0/5.jpg", 1, b"")
+    lines.write_bytes(gzip.compress("\n".join(pictures.lines).encode()))
+    with pytest.raises(UserError, match="give --class-names"):
+        load_data_set("list", **options)
+
+
+def test_class_folders(pictures: Any, tmp_path: Path, encode: Callable, make_picture: Callable) -> None:
+    root = pictures.root
+    for split in ("train", "val"):
+        for name in ("bee", "ant"):
+            for k in range(2):
+                pictures.add(f"{split}/{name}/deep/{k}.PNG", 0, encode(make_picture(20 + k, 30), "PNG"))
+    (root / "train" / "ant" / "notes.txt").write_text("no picture")
+    data = load_data_set("folder", data_root=root, cache_dir=tmp_path)
+    assert data.class_names == ("ant", "bee")
+    assert data.train.class_counts().tolist() == [2, 2]
+    assert data.test.paths[0] == "val/ant/deep/0.PNG"
+    (root / "val" / "wasp").mkdir()
+    (root / "train" / "ant" / "moving.gif").write_bytes(b"GIF89a" + bytes(20))
+    with pytest.raises(UserError) as caught:
+        load_data_set("folder", data_root=root, cache_dir=tmp_path)
+    assert "wasp: a class that the training split does not have" in str(caught.value)
+    assert "moving.gif: is a GIF" in str(caught.value)
+
+
+def test_folder_says_which_layout_it_wants(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"DATA_ROOT/train/CLASS/picture\.jpg"):
+        load_data_set("folder", data_root=tmp_path)
+
+
+def test_unknown_names_list_the_near_ones() -> None:
+    with pytest.raises(UserError, match="imagenet_lt"):
+        check_name("imagenet-lt")
+    for name in names():
+        check_name(name)
+    check_name("cifar100_ir20")
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt", "places_lt"])
+def test_published_sets_say_how_to_get_them(name: str, tmp_path: Path) -> None:
+    for options in ({}, {"data_root": tmp_path}, {"data_root": tmp_path / "none"}):
+        with pytest.raises(UserError, match="How to get") as caught:
+            load_data_set(name, cache_dir=tmp_path, **options)  # type: ignore[arg-type]
+        assert "DATA_ROOT/train/" in str(caught.value)
+
+
+def test_published_counts_are_checked(pictures: Any, tmp_path: Path) -> None:
+    for label in range(365):
+        pictures.lines.append(f"train/folder{label}/0.jpg {label}")
+    for file in ("Places_LT_train.txt", "Places_LT_test.txt"):
+        (pictures.root / file).write_text("\n".join(pictures.lines))
+    (pictures.root / "Places_LT_classnames.txt").write_text("".join(f"folder{i} name {i}\n" for i in range(365)))
+    with pytest.raises(UserError) as caught:
+        load_data_set("places_lt", data_root=pictures.root, cache_dir=tmp_path)
+    message = str(caught.value)
+    assert "Places_LT_train.txt: 365 lines, Places-LT has 62,500" in message
+    assert "largest and smallest class have 1 and 1 images, Places-LT has 4980 and 5" in message
+    assert "Places_LT_test.txt: 365 lines, Places-LT has 36,500 or 7,300" in message
+
+
+def test_the_real_lists_pass_and_only_the_images_are_missing(shared: Path, tmp_path: Path) -> None:
+    splits = shared / "data" / "splits"
+    with pytest.raises(UserError) as caught:
+        load_data_set("places_lt", data_root=splits, cache_dir=tmp_path)
+    message = str(caught.value)
+    assert "99,000 problems, the first 10" in message  # 62,500 + 36,500 missing files, and nothing else
+    assert message.count(": missing") == 10
+
+
+def test_flags_that_a_set_cannot_use_are_refused(tmp_path: Path) -> None:
+    for options in ({"train_list": tmp_path}, {"class_names": tmp_path}):
+        with pytest.raises(UserError, match=r"--train-list|--class-names"):
+            load_data_set("cifar10_ir100", **options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="--dataset list needs"):
+        load_data_set("list", data_root=tmp_path)
+
+
+@pytest.mark.parametrize(("ratio", "total", "smallest"), [(100, 10_847, 5), (50, 12_608, 10), (10, 19_573, 50)])
+def test_cifar100_lt_has_the_papers_counts(ratio: int, total: int, smallest: int) -> None:
+    counts = long_tail_counts(100, 500, ratio)
+    assert (counts.sum(), counts.max(), counts.min()) == (total, 500, smallest)
+
+
+def test_cifar_draw_is_the_papers_draw() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 50))
+    kept = draw_long_tail(labels, 10)
+    assert np.bincount(labels[kept]).tolist() == long_tail_counts(4, 50, 10).tolist()
+    random = np.random.RandomState(0)
+    expected = np.flatnonzero(labels == 0)
+    random.shuffle(expected)
+    assert kept[:50].tolist() == expected.tolist()
+    second = np.flatnonzero(labels == 1)
+    random.shuffle(second)
+    assert kept[50:73].tolist() == second[:23].tolist()
+
+
+def test_cifar_from_class_folders(
+    pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: Callable, make_picture: Callable
+) -> None:
+    """A tree with fewer pictures than CIFAR is refused with the counts; a whole one is in ``test_real_cifar``."""
+    for split in ("train", "test"):
+        for label in range(10):
+            pictures.add(f"{split}/c{label}/0.png", label, encode(make_picture(32, 32), "PNG"))
+    with pytest.raises(UserError, match="1 pictures, expected 5000"):
+        load_data_set("cifar10_ir100", data_root=pictures.root, cache_dir=tmp_path)
+
+
+def test_cifar_arrays_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's own file format, small: its hashes are those of the real files, so the check is patched."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for k, (file, _) in enumerate([*CIFAR10.train_list, *CIFAR10.test_list]):
+        labels = np.repeat(np.arange(10), 4)
+        batch = {"data": random.integers(0, 256, (40, 3072), dtype=np.uint8), "labels": labels.tolist(), "k": k}
+        (folder / file).write_bytes(pickle.dumps(batch))
+    names_of = {"label_names": [f"name {i}" for i in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(names_of))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    data = load_data_set("cifar10_ir10", data_root=folder, cache_dir=tmp_path / "cache")
+    assert data.train.arrays is not None
+    assert data.train.class_counts().tolist() == long_tail_counts(10, 20, 10).tolist()
+    assert len(data.test) == 40
+    assert data.class_names[3] == "name 3"
+
+
+def test_cifar_that_is_not_there_says_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cifar-100-python\.tar\.gz"):
+        load_data_set("cifar100_ir100", data_root=tmp_path)
+
+
+def test_real_cifar(shared: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    (tmp_path / "cifar").mkdir()
+    for split in ("train", "test"):
+        archive = shared / "data" / f"cifar10_{split}.tar"
+        if not archive.is_file():
+            pytest.skip("no CIFAR-10 pictures beside the repository")
+        subprocess.run(["tar", "-xf", archive, "-C", tmp_path / "cifar"], check=True)
+    data = load_data_set("cifar10_ir100", data_root=tmp_path / "cifar", cache_dir=tmp_path / "cache")
+    assert data.train.class_counts().tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert data.test.class_counts().tolist() == [1000] * 10
