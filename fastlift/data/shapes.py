@@ -12,6 +12,7 @@ Shapes of arrays: S the picture's side, H and W a window's sides, all in pixels;
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]  # what, done, total
 
 SIDE = 64  # pixels; the shipped CLIP sees 48, so that random resized crops have something to crop
 TEXTURES = ("plain", "striped", "dotted", "checkered", "hollow", "ringed")
@@ -355,14 +357,14 @@ def picture(split: str, label: int, number: int) -> NDArray[np.uint8]:
     return draw(SEED, split, SHAPES_KINDS[label], number, SHAPES_LT)
 
 
-def prepare(cache_dir: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
+def prepare(cache_dir: Path, *, progress: Progress | None = None) -> Path:
     """Writes ``shapes_lt`` under ``cache_dir`` unless it is there, and returns its folder.
 
     The folder holds ``train.txt`` and ``test.txt`` (lines of ``relative/path label``), ``class_names.txt`` (lines of
     ``folder name``, in label order) and the JPEG files. It is made under another name and renamed when it is whole, so
     neither a second process nor a kill in the middle leaves a half-made set.
 
-    ``progress`` is called with (pictures written, pictures in all); without it a bar is shown on a terminal.
+    ``progress`` is called with (what, pictures written, pictures in all); without it a bar is shown on a terminal.
     Raises ``OSError`` where the cache cannot be written.
     """
     folder = Path(cache_dir) / f"shapes_lt_v{VERSION}"
@@ -374,6 +376,7 @@ def prepare(cache_dir: Path, *, progress: Callable[[int, int], None] | None = No
     try:
         with _bar() if progress is None else nullcontext(progress) as report:
             _write(draft, report)
+        os.sync()  # so that a power cut cannot leave a whole folder of empty files
         draft.chmod(0o755)  # mkdtemp makes private folders; a cache may be shared
         try:
             draft.rename(folder)
@@ -393,17 +396,17 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
+def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("drawing shapes_lt, once")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("")
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
-def _write(folder: Path, report: Callable[[int, int], None]) -> None:
+def _write(folder: Path, report: Progress) -> None:
     from PIL import Image
 
     numbers = {"train": SHAPES_CLASS_COUNTS, "test": (TEST_PER_CLASS,) * NUM_CLASSES}
@@ -419,7 +422,7 @@ def _write(folder: Path, report: Callable[[int, int], None]) -> None:
                 image.save(folder / path, quality=92, subsampling=0)  # full colour: the pictures are small
                 lines.append(f"{path} {label}\n")
                 done += 1
-                report(done, total)
+                report("drawing shapes_lt (once)", done, total)
         (folder / f"{split}.txt").write_text("".join(lines))
     names = [f"{folder_name} {name}\n" for folder_name, name in zip(folders, SHAPES_CLASS_NAMES, strict=True)]
     (folder / "class_names.txt").write_text("".join(names))
