@@ -64,7 +64,7 @@ def smoothed(counts: Floats, values: Floats, at: Floats) -> Floats:
 def learning_curves(runs: Sequence[RunRecord]) -> list[Plot]:
     """Loss, accuracy, learning rate and throughput over the steps, where the runs have logged them."""
     wanted = (
-        ("loss", "Training loss", "loss", "Mean over each logged stretch of steps."),
+        ("loss", "Training loss", "loss", "Running mean over the epoch, so it starts afresh at each."),
         ("accuracy", "Accuracy while training", "%", _ACCURACY_CAPTION),
         ("learning_rate", "Learning rate", "", "Changes once per epoch."),
         ("images_per_s", "Throughput", "images/s", "Training images per second, loading included."),
