@@ -5,6 +5,7 @@ import torch
 from ..checks import check_activations
 from ..dispatch import Impl, choose
 from .reference import gelu_reference, quick_gelu_reference
+from .registered import activation_forward
 
 
 def quick_gelu(x: torch.Tensor, *, impl: Impl | None = None) -> torch.Tensor:
@@ -18,8 +19,8 @@ def quick_gelu(x: torch.Tensor, *, impl: Impl | None = None) -> torch.Tensor:
     Source: OpenAI's CLIP (Radford et al. 2021).
     """
     check_activations("x", x)
-    choose(impl, x)
-    return quick_gelu_reference(x)
+    chosen = choose(impl, "x", x)
+    return quick_gelu_reference(x) if chosen == "reference" else activation_forward(x, "quick_gelu", chosen)
 
 
 def gelu(x: torch.Tensor, *, impl: Impl | None = None) -> torch.Tensor:
@@ -28,5 +29,5 @@ def gelu(x: torch.Tensor, *, impl: Impl | None = None) -> torch.Tensor:
     Arguments and errors as in :func:`quick_gelu`. Source: Hendrycks and Gimpel 2016.
     """
     check_activations("x", x)
-    choose(impl, x)
-    return gelu_reference(x)
+    chosen = choose(impl, "x", x)
+    return gelu_reference(x) if chosen == "reference" else activation_forward(x, "gelu", chosen)

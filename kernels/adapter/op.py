@@ -1,10 +1,12 @@
 """The public adapter op: checks, then the implementation that fits the tensor's device."""
 
 import torch
+import torch.nn.functional as F
 
 from ..checks import check_activations, check_parameter, check_positive
 from ..dispatch import Impl, choose
 from .reference import adapter_reference
+from .registered import adapter_forward
 
 MAX_RANK = 512
 
@@ -55,10 +57,29 @@ def adapter(
     """
     ln_eps = eps if ln_eps is None else ln_eps
     _check(t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps)
-    choose(impl, t)
-    return adapter_reference(
-        t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps
-    )
+    chosen = choose(impl, "t", t)
+    if chosen == "reference":
+        return adapter_reference(
+            t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps
+        )
+    learned = scale if isinstance(scale, torch.Tensor) else None
+    fixed = 1.0 if isinstance(scale, torch.Tensor) else float(scale)
+    ln2_outside = None
+    if ln2_weight is not None and (ln2_weight.requires_grad or ln2_bias.requires_grad) and torch.is_grad_enabled():  # type: ignore[union-attr]
+        ln2_outside = _trainable_ln2(t, ln2_weight, ln2_bias, eps)
+        ln2_weight = ln2_bias = None
+    inputs = (t, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, learned)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    ln2, residual, _, _ = adapter_forward(
+        t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias,
+        learned, fixed, eps, ln_eps, keep, chosen,
+    )  # fmt: skip
+    return (ln2_outside if ln2_weight is None else ln2), residual
+
+
+def _trainable_ln2(t: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+    with torch.autocast(t.device.type, enabled=False):
+        return F.layer_norm(t, (t.shape[-1],), weight.to(t.dtype), None if bias is None else bias.to(t.dtype), eps)
 
 
 def _check(

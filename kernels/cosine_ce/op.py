@@ -4,7 +4,8 @@ import torch
 
 from ..checks import check_activations, check_parameter, check_positive
 from ..dispatch import Impl, choose
-from .reference import IGNORE_INDEX, Normalize, cosine_cross_entropy_reference
+from .reference import Normalize, cosine_cross_entropy_reference
+from .registered import check_labels, cross_entropy_forward
 
 
 def cosine_cross_entropy(
@@ -51,7 +52,28 @@ def cosine_cross_entropy(
     Source: logit adjustment (Menon et al. 2021) on the cosine classifier, as LIFT (Shi et al., ICML 2024) uses it.
     """
     _check(features, weight, labels, log_prior, bias, class_weight, scale, label_smoothing, normalize)
-    choose(impl, features)
+    chosen = choose(impl, "features", features)
+    if chosen != "reference":
+        learned = (features, weight, bias)
+        grad = torch.is_grad_enabled()
+        need = [grad and x is not None and x.requires_grad for x in learned]
+        loss, predictions, *_ = cross_entropy_forward(
+            features,
+            weight,
+            labels,
+            log_prior,
+            bias,
+            class_weight,
+            scale,
+            tau,
+            label_smoothing,
+            normalize,
+            *need,
+            chosen,
+        )
+        return loss, predictions
+    if features.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_labels(labels, weight.shape[0])
     return cosine_cross_entropy_reference(
         features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize
     )
@@ -90,6 +112,3 @@ def _check(
         raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing}")
     if normalize not in ("both", "weight", "none"):
         raise ValueError(f"normalize: expected 'both', 'weight' or 'none', got {normalize!r}")
-
-
-__all__ = ["IGNORE_INDEX", "cosine_cross_entropy"]

@@ -5,7 +5,7 @@ import os
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
-import torch  # noqa: F401 - first, so that the library shares torch's OpenMP runtime instead of bringing its own
+import torch  # before the library is loaded, so that both share torch's OpenMP runtime
 
 ABI_VERSION = 1
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -15,62 +15,50 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 ACTIVATIONS = {"quick_gelu": 0, "gelu": 1}
 
 
+def _fields(**names_of_type: str) -> list[tuple[str, type]]:
+    types = {"int64": c_int64, "int32": c_int32, "float32": c_float, "address": c_void_p}
+    return [(name, types[kind]) for kind, names in names_of_type.items() for name in names.split()]
+
+
 class AdapterForward(ctypes.Structure):
     """``fastlift_adapter_forward_args``"""
 
-    _fields_ = (
-        [(name, c_int64) for name in ("tokens", "width", "rank")]
-        + [(name, c_int32) for name in ("dtype", "threads")]
-        + [(name, c_float) for name in ("eps", "ln_eps")]
-        + [
-            (name, c_void_p)
-            for name in (
-                "t ln2_weight ln2_bias ln_weight ln_bias down_weight down_bias up_weight up_bias scale "
-                "ln2 residual mean variance hidden"
-            ).split()
-        ]
+    _fields_ = _fields(
+        int64="tokens width rank",
+        int32="dtype threads",
+        float32="eps ln_eps",
+        address="t ln2_weight ln2_bias ln_weight ln_bias down_weight down_bias up_weight up_bias scale "
+        "ln2 residual mean variance hidden",
     )
 
 
 class AdapterBackward(ctypes.Structure):
     """``fastlift_adapter_backward_args``"""
 
-    _fields_ = (
-        [(name, c_int64) for name in ("tokens", "width", "rank")]
-        + [(name, c_int32) for name in ("dtype", "threads")]
-        + [(name, c_float) for name in ("eps", "ln_eps")]
-        + [
-            (name, c_void_p)
-            for name in (
-                "t d_ln2 d_residual mean variance hidden ln2_weight ln_weight ln_bias down_weight down_bias up_weight "
-                "up_bias scale d_t d_ln_weight d_ln_bias d_down_weight d_down_bias d_up_weight d_up_bias d_scale"
-            ).split()
-        ]
+    _fields_ = _fields(
+        int64="tokens width rank",
+        int32="dtype threads",
+        float32="eps ln_eps",
+        address="t d_ln2 d_residual mean variance hidden ln2_weight ln_weight ln_bias down_weight down_bias "
+        "up_weight up_bias scale d_t d_ln_weight d_ln_bias d_down_weight d_down_bias d_up_weight d_up_bias d_scale",
     )
 
 
 class CrossEntropy(ctypes.Structure):
     """``fastlift_cross_entropy_args``"""
 
-    _fields_ = (
-        [(name, c_int64) for name in ("rows", "classes")]
-        + [(name, c_int32) for name in ("threads", "want_gradient")]
-        + [(name, c_float) for name in ("smoothing", "gradient_factor")]
-        + [
-            (name, c_void_p)
-            for name in "logits column_scale bias offset class_weight labels losses predictions".split()
-        ]
+    _fields_ = _fields(
+        int64="rows classes",
+        int32="threads want_gradient",
+        float32="smoothing gradient_factor",
+        address="logits column_scale bias offset class_weight labels losses predictions",
     )
 
 
 class Activation(ctypes.Structure):
     """``fastlift_activation_args``"""
 
-    _fields_ = (
-        [("count", c_int64)]
-        + [(name, c_int32) for name in ("dtype", "threads", "kind", "backward")]
-        + [(name, c_void_p) for name in ("x", "d_y", "out")]
-    )
+    _fields_ = _fields(int64="count", int32="dtype threads kind backward", address="x d_y out")
 
 
 _CALLS = {

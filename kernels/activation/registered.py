@@ -1,0 +1,55 @@
+"""The activations as PyTorch sees them: schemas, shapes, autograd, and which implementation runs."""
+
+from typing import Any
+
+import torch
+
+from ..registration import below_autograd, register, register_autograd
+from . import native
+
+
+def _module(impl: str) -> Any:
+    if impl == "native":
+        return native
+    from . import gpu
+
+    return gpu
+
+
+def _forward(x: torch.Tensor, kind: str, impl: str) -> torch.Tensor:
+    return _module(impl).forward(x.contiguous(), kind)
+
+
+def _backward(d_y: torch.Tensor, x: torch.Tensor, kind: str, impl: str) -> torch.Tensor:
+    return _module(impl).backward(d_y.contiguous(), x.contiguous(), kind)
+
+
+def _like_x(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+activation_forward = register(
+    "activation_forward", "(Tensor x, str kind, str impl) -> Tensor", _forward, lambda x, kind, impl: _like_x(x)
+)
+activation_backward = register(
+    "activation_backward",
+    "(Tensor d_y, Tensor x, str kind, str impl) -> Tensor",
+    _backward,
+    lambda d_y, x, kind, impl: _like_x(x),
+)
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kind: str, impl: str) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.kind, ctx.impl = kind, impl
+        return below_autograd(activation_forward, x, kind, impl)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return activation_backward(grads[0], x, ctx.kind, ctx.impl), None, None
+
+
+register_autograd("activation_forward", _Activation)

@@ -1,0 +1,115 @@
+"""The classifier-with-loss op as PyTorch sees it: schemas, shapes, autograd, FLOPs, and which implementation runs."""
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from ..registration import below_autograd, register, register_autograd
+from . import native
+from .native import check_labels
+
+# B batch, D width, C classes
+
+_ARGUMENTS = (
+    "Tensor features, Tensor weight, Tensor labels, Tensor? log_prior, Tensor? bias, Tensor? class_weight, float scale, "
+    "float tau, float label_smoothing, str normalize, bool need_features, bool need_weight, bool need_bias, str impl"
+)
+# What is saved differs: the native path keeps the three gradients (taken while a block of logits is at hand), the
+# Triton path the log-sum-exp [B], 1 / |f| [B] and 1 / |w| [C].
+_FORWARD = f"({_ARGUMENTS}) -> (Tensor loss, Tensor predictions, Tensor saved_0, Tensor saved_1, Tensor saved_2)"
+_BACKWARD = (
+    f"(Tensor d_loss, Tensor saved_0, Tensor saved_1, Tensor saved_2, {_ARGUMENTS})"
+    " -> (Tensor d_features, Tensor d_weight, Tensor d_bias)"
+)
+
+
+def _forward(features: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    *rest, impl = args
+    if impl == "native":
+        return native.forward(features, *rest)
+    from . import gpu
+
+    return gpu.forward(features, *rest)
+
+
+def _backward(d_loss: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    saved, rest, impl = list(args[:3]), args[3:-1], args[-1]
+    if impl == "native":
+        return native.backward(d_loss, saved)
+    from . import gpu
+
+    return gpu.backward(d_loss, saved, *rest)
+
+
+def _gradient_shapes(features: torch.Tensor, weight: torch.Tensor, need: Any) -> list[torch.Tensor]:
+    shapes = (features.shape, weight.shape, weight.shape[:1])
+    return [
+        features.new_empty(shape if wanted else (0,), dtype=torch.float32)
+        for shape, wanted in zip(shapes, need, strict=True)
+    ]
+
+
+def _forward_fake(features: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *args: Any) -> tuple[Any, ...]:
+    need, impl = args[-4:-1], args[-1]
+    loss = features.new_empty((), dtype=torch.float32)
+    if impl == "native":
+        saved = _gradient_shapes(features, weight, need)
+    else:
+        sizes = (features.shape[0], features.shape[0], weight.shape[0])
+        saved = [features.new_empty((size,), dtype=torch.float32) for size in sizes]
+    return (loss, torch.empty_like(labels, memory_format=torch.contiguous_format), *saved)
+
+
+def _backward_fake(_d: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    features, weight, need = args[3], args[4], args[-4:-1]
+    return tuple(_gradient_shapes(features, weight, need))
+
+
+cross_entropy_forward = register("cross_entropy_forward", _FORWARD, _forward, _forward_fake)
+cross_entropy_backward = register("cross_entropy_backward", _BACKWARD, _backward, _backward_fake)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
+        out = below_autograd(cross_entropy_forward, *args)
+        _, predictions, *saved = out
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(predictions, *saved)
+        ctx.save_for_backward(*saved, *args[:6])
+        ctx.constants = args[6:]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 14
+        need = ctx.constants[4:7]
+        gradients = cross_entropy_backward(grads[0], *ctx.saved_tensors, *ctx.constants)
+        features, weight, _, _, bias, _ = ctx.saved_tensors[3:]
+        d_features, d_weight, d_bias = (
+            d.to(x.dtype) if wanted else None
+            for d, x, wanted in zip(gradients, (features, weight, bias), need, strict=True)
+        )
+        return (d_features, d_weight, None, None, d_bias, *[None] * 9)
+
+
+register_autograd("cross_entropy_forward", _CrossEntropy)
+
+
+@register_flop_formula(torch.ops.fastlift_kernels.cross_entropy_forward)
+def _forward_flops(features: Any, weight: Any, *args: Any, **_: Any) -> int:
+    need_features, need_weight, _, impl = args[-4:]
+    products = 1 + (need_features + need_weight if impl == "native" else 0)
+    return products * 2 * features[0] * features[1] * weight[0]
+
+
+@register_flop_formula(torch.ops.fastlift_kernels.cross_entropy_backward)
+def _backward_flops(_d: Any, _s0: Any, _s1: Any, _s2: Any, features: Any, weight: Any, *args: Any, **_: Any) -> int:
+    need_features, need_weight, _, impl = args[-4:]
+    products = 0 if impl == "native" else 2 * need_features + 2 * need_weight  # each recomputes the logits
+    return products * 2 * features[0] * features[1] * weight[0]
+
+
+__all__ = ["check_labels", "cross_entropy_backward", "cross_entropy_forward"]
