@@ -11,6 +11,7 @@ import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 
 from fastlift.errors import UserError
@@ -257,6 +258,17 @@ def test_tally_made_in_inference_mode_can_be_summed_outside() -> None:
     for tensor in tally.state().values():
         tensor += 0
     assert tally.compute([9, 9, 9]).samples == 10
+
+
+def test_update_on_a_gpu_never_waits_for_it() -> None:
+    """Fake CUDA tensors have no values, so whatever would read one back to the host raises."""
+    with FakeTensorMode():
+        tally = ClassificationTally(5, "cuda")
+        labels = torch.empty(8, dtype=torch.int64, device="cuda")
+        with pytest.raises(DynamicOutputShapeException):
+            torch.bincount(labels)
+        tally.update(torch.empty(8, 5, device="cuda"), labels)
+        assert {tensor.device.type for tensor in tally.state().values()} == {"cuda"}
 
 
 def test_bad_input() -> None:

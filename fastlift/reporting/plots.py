@@ -94,7 +94,9 @@ def _curve_plot(
     with drawing() as (figure, axes):
         for index, (steps, values) in enumerate(curves):
             marker = "o" if len(steps) == 1 else ""
-            axes.plot(steps, values, color=colour(index), marker=marker, markersize=4)
+            # A rate that stands in a line held for the steps before it.
+            style = "steps-pre" if field == "learning_rate" else "default"
+            axes.plot(steps, values, color=colour(index), marker=marker, markersize=4, drawstyle=style)
             if field == "accuracy":
                 _mark_evaluations(axes, runs[index], colour(index))
         axes.set_xlabel("optimiser step")
