@@ -65,6 +65,18 @@ def decode_with_torchvision(data: bytes) -> np.ndarray:
     return pixels.permute(1, 2, 0).numpy()
 
 
+def fastest_decoder() -> Decoder:
+    """torchvision's decoder (a fifth faster) where this torchvision has it, else Pillow's: the same pixels.
+
+    Imports what the decoder needs, so that threads do not race for it.
+    """
+    try:
+        from torchvision.io import decode_jpeg  # noqa: F401 - deprecated in 0.29, to be removed some day
+    except (ImportError, RuntimeError):
+        return decode_with_pillow
+    return decode_with_torchvision
+
+
 def _jpeg_channels(data: bytes) -> int:
     """Number of components in the frame header; 0 where there is none."""
     position = 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fastlift.data.decode import DecodeError, Decoder, decode_with_pillow, decode_with_torchvision, load_picture
+from fastlift.data.decode import DecodeError, Decoder, decode_with_pillow, fastest_decoder, load_picture
 from fastlift.data.loader import Batch, is_cached_in_memory
 from fastlift.data.render import render_views
 from fastlift.data.stream import StandIns, Step, Stream
@@ -90,9 +90,9 @@ class TorchLoader:
         self._keep = stream.index.arrays is None and is_cached_in_memory(stream.index)
         self._kept: dict[int, np.ndarray] = {}
         # Small pictures decode as fast with Pillow, and torchvision takes a second to import.
-        self._decoder: Decoder = decode_with_pillow if self._keep else decode_with_torchvision
-        if not self._keep and stream.index.arrays is None:
-            import torchvision.io  # noqa: F401 - here, since threads must not race for the import
+        self._decoder: Decoder = (
+            decode_with_pillow if self._keep or stream.index.arrays is not None else fastest_decoder()
+        )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on."""

@@ -244,9 +244,7 @@ def test_cifar_draw_is_the_papers_draw() -> None:
     assert kept[50:73].tolist() == second[:23].tolist()
 
 
-def test_cifar_from_class_folders(
-    pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: Callable, make_picture: Callable
-) -> None:
+def test_cifar_from_class_folders(pictures: Any, tmp_path: Path, encode: Callable, make_picture: Callable) -> None:
     """A tree with fewer pictures than CIFAR is refused with the counts; a whole one is in ``test_real_cifar``."""
     for split in ("train", "test"):
         for label in range(10):

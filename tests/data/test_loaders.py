@@ -1,0 +1,370 @@
+"""Both executors: the same samples and views, resumable anywhere, sharded, and steady on bad pictures."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from fastlift.data import loader as loader_module
+from fastlift.data.catalogue import load_data_set
+from fastlift.data.decode import decode_with_pillow, decode_with_torchvision, fastest_decoder
+from fastlift.data.index import BadImage, ImageIndex, array_index
+from fastlift.data.loader import Batch, Loader, build_loader, choose_executor, dali_installed
+from fastlift.data.views import EvalViews, ResizedCrops, TrainViews, Windows
+from fastlift.errors import UserError
+
+# Deprecated in torchvision 0.29 in favour of another package; without it the executor decodes with Pillow.
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(not dali_installed(), reason="no DALI"))]
+ALL_VIEWS = [
+    TrainViews(32),
+    TrainViews(32, kind="minimalist", epochs=4),
+    EvalViews(32),
+    EvalViews(32, crops="five"),
+    EvalViews(32, crops="ten"),
+    EvalViews(32, crops="random", n_random=3),
+]
+
+
+@pytest.fixture(params=[False, True], ids=["large", "small"])
+def kept_in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torchvision executor with and without its cache of decoded pictures."""
+    if not request.param:
+        monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
+
+
+def make(index: ImageIndex, views: TrainViews | EvalViews, executor: str = "torchvision", **options: Any) -> Loader:
+    return build_loader(index, views, mean=MEAN, std=STD, executor=executor, **{"batch_size": 4, "seed": 1, **options})
+
+
+def levels(images: torch.Tensor) -> torch.Tensor:
+    """Normalised images back to grey levels 0..255."""
+    return (images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255
+
+
+def same(a: Iterator[Batch], b: Iterator[Batch]) -> bool:
+    pairs = list(zip(a, b, strict=True))
+    return all(torch.equal(x, y) for left, right in pairs for x, y in zip(left, right, strict=True))
+
+
+def pillow_view(image: Image.Image, plan: Windows | ResizedCrops, row: int, view: int, size: int) -> np.ndarray:
+    """A view made by Pillow, step by step: the definition that both executors approximate."""
+    if isinstance(plan, Windows):
+        x, y, w, h = (int(c[row, view]) for c in (plan.x, plan.y, plan.w, plan.h))
+        made = image.crop((x, y, x + w, y + h)).resize((size, size), Image.Resampling.BICUBIC)
+    else:
+        resized = image.resize((int(plan.width[row]), int(plan.height[row])), Image.Resampling.BICUBIC)
+        x, y = int(plan.x[row, view]), int(plan.y[row, view])
+        made = resized.crop((x, y, x + size, y + size))
+    pixels = np.asarray(made, dtype=np.float32)
+    return pixels[:, ::-1] if plan.flip[row, view] else pixels
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("views", ALL_VIEWS, ids=lambda v: getattr(v, "kind", None) or v.crops)
+def test_views_are_pillows(executor: str, views: TrainViews | EvalViews, pictures: Any) -> None:
+    index = pictures.fill(each=4).load().train
+    for images, labels, indices in make(index, views, executor).epoch(2):
+        assert images.dtype == torch.float32
+        assert images.is_contiguous()
+        assert images.shape[1:] == ((views.views,) if views.stacked else ()) + (3, 32, 32)
+        assert torch.equal(labels, torch.from_numpy(index.labels)[indices])
+        rows = indices.numpy()
+        plan = views.windows(1, 2, rows, index.widths[rows], index.heights[rows])
+        pixels = levels(images).reshape(len(rows), views.views, 3, 32, 32).permute(0, 1, 3, 4, 2).numpy()
+        for row, i in enumerate(rows):
+            image = Image.open(index.file(int(i))).convert("RGB")
+            for view in range(views.views):
+                difference = np.abs(pixels[row, view] - pillow_view(image, plan, row, view, 32))
+                assert difference.mean() < 0.35  # grey levels; on pictures with noise in every pixel
+                assert difference.max() < 3
+
+
+@pytest.mark.skipif(not dali_installed(), reason="no DALI")
+@pytest.mark.parametrize("views", [TrainViews(224), EvalViews(224, crops="five")], ids=["train", "five"])
+def test_executors_agree_on_real_images(shared: Path, views: TrainViews | EvalViews, tmp_path: Path) -> None:
+    """Mean absolute difference at most 0.25 grey levels over 100 ImageNet files."""
+    index = real_images(shared, tmp_path)
+    loaders = [make(index, views, executor, batch_size=25) for executor in ("dali", "torchvision")]
+    differences = []
+    for ours, theirs in zip(*(loader.epoch(1) for loader in loaders), strict=True):
+        assert torch.equal(ours.indices, theirs.indices)
+        differences.append((levels(ours.images) - levels(theirs.images)).abs().mean().item())
+    assert np.mean(differences) <= 0.25
+
+
+def real_images(shared: Path, tmp_path: Path) -> ImageIndex:
+    root = shared / "data" / "imagenet_sample"
+    files = sorted(file.name for file in root.glob("*.JPEG"))
+    lines, names = tmp_path / "list.txt", tmp_path / "names.txt"
+    lines.write_text("".join(f"{name} {i}\n" for i, name in enumerate(files)))
+    names.write_text("".join(name[:-5].replace("_", " ") + "\n" for name in files))
+    return load_data_set(
+        "list", data_root=root, train_list=lines, test_list=lines, class_names=names, cache_dir=tmp_path
+    ).train
+
+
+def test_evaluation_is_torchvisions_own_transform(shared: Path, tmp_path: Path) -> None:
+    """Resize, CenterCrop, Normalize of torchvision on PIL images, at most 0.1 grey levels apart."""
+    index = real_images(shared, tmp_path)
+    theirs = v2.Compose(
+        [v2.Resize(256, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(224), v2.PILToTensor()]
+    )
+    for images, _, indices in make(index, EvalViews(224), shuffle=False, batch_size=20).epoch(0):
+        expected = torch.stack([theirs(Image.open(index.file(int(i))).convert("RGB")) for i in indices])
+        assert (levels(images) - expected).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.usefixtures("kept_in_memory")
+def test_any_step_can_be_resumed(executor: str, pictures: Any) -> None:
+    index = pictures.fill(each=6).load().train  # 18 samples: the last of five batches is short
+    whole = make(index, TrainViews(32), executor)
+    assert whole.steps_per_epoch == 5
+    full = list(whole.epoch(1))
+    assert [len(batch.labels) for batch in full] == [4, 4, 4, 4, 2]
+    for start in range(6):
+        assert same(iter(full[start:]), make(index, TrainViews(32), executor).epoch(1, start))
+        assert same(iter(full[start:]), whole.epoch(1, start))
+    assert not torch.equal(full[0].images, next(whole.epoch(2)).images)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_an_abandoned_epoch_leaves_no_trace(executor: str, pictures: Any) -> None:
+    index = pictures.fill().load().train
+    loader = make(index, TrainViews(32), executor)
+    expected = list(loader.epoch(3))
+    begun = loader.epoch(0)
+    next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    assert same(iter(expected), loader.epoch(3))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_workers_and_batches_change_nothing(executor: str, pictures: Any) -> None:
+    index = pictures.fill().load().train
+    images = [
+        torch.cat([batch.images for batch in make(index, TrainViews(32), executor, batch_size=b, workers=w).epoch(1)])
+        for b, w in [(1, 1), (4, 3), (15, 2), (64, 1)]
+    ]
+    assert all(torch.equal(images[0], other) for other in images[1:])
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ranks_share_the_work(executor: str, shuffle: bool, pictures: Any) -> None:
+    index = pictures.fill(each=6).load().train  # 18 samples
+    alone = make(index, TrainViews(32), executor, batch_size=8, shuffle=shuffle)
+    ranks = [make(index, TrainViews(32), executor, shuffle=shuffle, rank=r, world_size=2) for r in range(2)]
+    parts = [list(rank.epoch(1)) for rank in ranks]
+    if shuffle:
+        assert len(parts[0]) == len(parts[1]) == 3
+        for together, *each in zip(alone.epoch(1), *parts, strict=True):
+            assert torch.equal(together.indices, torch.cat([part.indices for part in each]))
+            assert torch.equal(together.images, torch.cat([part.images for part in each]))
+    else:
+        seen = torch.cat([batch.indices for part in parts for batch in part])
+        assert seen.tolist() == list(range(18))
+
+
+def test_drop_last_and_dtypes(pictures: Any) -> None:
+    index = pictures.fill(each=6).load().train
+    loader = make(index, TrainViews(32), drop_last=True, dtype=torch.bfloat16)
+    batches = list(loader.epoch(0))
+    assert [len(batch.labels) for batch in batches] == [4] * 4 == [4] * loader.steps_per_epoch
+    assert batches[0].images.dtype == torch.bfloat16
+    exact = next(make(index, TrainViews(32)).epoch(0)).images
+    assert torch.equal(batches[0].images, exact.to(torch.bfloat16))
+
+
+@pytest.mark.skipif(not dali_installed(), reason="no DALI")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dali_dtypes(dtype: torch.dtype, pictures: Any) -> None:
+    index = pictures.fill().load().train
+    images = next(make(index, TrainViews(32), "dali", dtype=dtype).epoch(0)).images
+    exact = next(make(index, TrainViews(32), "dali").epoch(0)).images
+    assert images.dtype == dtype
+    assert torch.equal(images, exact.to(dtype))
+
+
+def test_arrays_need_no_files() -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    index = array_index("x/train", images, np.arange(10) % 3, ("a", "b", "c"))
+    assert choose_executor(index)[0] == "torchvision"
+    with pytest.raises(UserError, match="comes as arrays"):
+        choose_executor(index, "dali")
+    views = EvalViews(28)  # 28 * 8 // 7 = 32: the middle of the picture as it is
+    for pixels, _, rows in make(index, views, shuffle=False).epoch(0):
+        expected = torch.from_numpy(images[rows.numpy(), 2:30, 2:30]).permute(0, 3, 1, 2).float()
+        torch.testing.assert_close(levels(pixels), expected, atol=1e-3, rtol=0)
+
+
+GOOD_KINDS = [
+    "grey", "cmyk", "palette", "alpha", "grey_alpha", "webp", "bmp", "tiff", "exif_rotated", "progressive",
+    "bytes_after_the_end", "one_pixel", "very_wide",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("kind", GOOD_KINDS)
+def test_odd_pictures_look_as_in_pillow(executor: str, kind: str, pictures: Any, make_bad_file: Callable) -> None:
+    data = make_bad_file(kind)
+    pictures.fill(each=1).add("c0/odd.jpg", 0, data)
+    index = pictures.load().train
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    # Grey levels. Decoding 3 of 3000 x 2 pixels, DALI sees less of the chroma around the window than Pillow does.
+    limit = 1.5 if kind == "very_wide" else 0.6
+    for views in (TrainViews(32), EvalViews(32), EvalViews(32, crops="five")):
+        batch = next(make(index, views, executor, shuffle=False).epoch(0))
+        plan = views.windows(1, 0, np.array([3]), index.widths[3:], index.heights[3:])
+        pixels = levels(batch.images)[3].reshape(views.views, 3, 32, 32).permute(0, 2, 3, 1).numpy()
+        for view in range(views.views):
+            assert np.abs(pixels[view] - pillow_view(image, plan, 0, view, 32)).mean() < limit
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.filterwarnings("ignore:DALI cannot decode", "ignore:Image size:PIL.Image.DecompressionBombWarning")
+def test_pictures_that_only_some_decoders_take(executor: str, pictures: Any, make_bad_file: Callable) -> None:
+    """A JPEG that lacks no more than its end marker is whole; DALI refuses it, so Pillow decodes it there too."""
+    pictures.fill(each=1).add("c0/odd.jpg", 0, make_bad_file("without_end_marker"))
+    index = pictures.load().train
+    pixels = levels(next(make(index, EvalViews(32), executor, shuffle=False).epoch(0)).images)[3]
+    plan = EvalViews(32).windows(0, 0, np.array([3]), index.widths[3:], index.heights[3:])
+    expected = pillow_view(Image.open(index.file(3)), plan, 0, 0, 32)
+    assert np.abs(pixels.permute(1, 2, 0).numpy() - expected).mean() < 0.35
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_very_large_picture(executor: str, pictures: Any, make_bad_file: Callable) -> None:
+    pictures.fill(classes=1, each=1).add("c0/large.jpg", 0, make_bad_file("very_large"))
+    index = pictures.load(classes=1).train
+    pixels = levels(next(make(index, EvalViews(32), executor, shuffle=False).epoch(0)).images)[1]
+    assert (pixels.mean(dim=(1, 2)) - torch.tensor([200.0, 30.0, 60.0])).abs().max() < 4  # JPEG
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("views", [TrainViews(32), EvalViews(32, crops="five")], ids=["train", "five"])
+@pytest.mark.usefixtures("kept_in_memory")
+def test_a_picture_that_breaks_later_stops_with_its_path(
+    executor: str, views: TrainViews | EvalViews, pictures: Any, make_bad_file: Callable
+) -> None:
+    index = pictures.fill().load().train
+    for kind, reason in [("empty", "is empty"), ("html", "is an HTML page"), ("truncated", "is truncated")]:
+        (pictures.root / "c1" / "2.jpg").write_bytes(make_bad_file(kind))
+        with pytest.raises(UserError, match=rf"c1/2\.jpg {reason}.*--bad-images skip") as caught:
+            list(make(index, views, executor).epoch(0))
+        assert caught.value.exit_code == 1
+    (pictures.root / "c1" / "2.jpg").unlink()
+    with pytest.raises(UserError, match=r"c1/2\.jpg is missing"):
+        list(make(index, views, executor).epoch(0))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_picture_that_changed_its_size_stops(
+    executor: str, pictures: Any, encode: Callable, make_picture: Callable
+) -> None:
+    index = pictures.fill().load().train
+    (pictures.root / "c1" / "2.jpg").write_bytes(encode(make_picture(300, 300)))
+    with pytest.raises(UserError, match=r"c1/2\.jpg is 300 x 300 now, but was .* when it was indexed"):
+        list(make(index, TrainViews(32), executor).epoch(0))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.usefixtures("kept_in_memory")
+def test_skip_goes_on_the_same_after_a_resume(
+    executor: str, pictures: Any, encode: Callable, make_picture: Callable
+) -> None:
+    index = pictures.fill(each=4).load().train  # rows 4..7 are class 1
+    (pictures.root / "c1" / "2.jpg").write_bytes(b"")
+    (pictures.root / "c1" / "3.jpg").unlink()
+    bad: list[BadImage] = []
+    loader = make(index, TrainViews(32), executor, bad_images="skip", on_bad=bad.append)
+    first, second = list(loader.epoch(0)), list(loader.epoch(1))
+    assert sorted((b.index, b.path, b.reason) for b in bad) == [
+        (6, "c1/2.jpg", "is empty"),
+        (7, "c1/3.jpg", "is missing"),
+    ]
+    assert sorted(torch.cat([batch.indices for batch in second]).tolist()) == list(range(12))
+    again = make(index, TrainViews(32), executor, bad_images="skip")
+    assert same(iter(second[1:]), again.epoch(1, 1))
+    assert same(iter(first), again.epoch(0))
+    # Rows 6 and 7 show row 4, through their own windows.
+    widths, heights = np.full(2, index.widths[4]), np.full(2, index.heights[4])
+    plan = TrainViews(32).windows(1, 0, np.array([6, 7]), widths, heights)
+    image = Image.open(index.file(4)).convert("RGB")
+    for k, row in enumerate((6, 7)):
+        shown = next(b.images[b.indices == row] for b in first if row in b.indices)
+        pixels = levels(shown)[0].permute(1, 2, 0).numpy()
+        assert np.abs(pixels - pillow_view(image, plan, k, 0, 32)).mean() < 0.35
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_skip_ends_where_a_class_has_nothing_left(executor: str, pictures: Any) -> None:
+    index = pictures.fill(classes=2, each=2).load(classes=2).train
+    for k in range(2):
+        (pictures.root / "c1" / f"{k}.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="its class has no other good image"):
+        list(make(index, TrainViews(32), executor, bad_images="skip").epoch(0))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_pillow_decodes_where_torchvision_cannot(
+    installed: bool, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
+    index = pictures.fill().load().train
+    expected = list(make(index, TrainViews(32)).epoch(0))
+    if not installed:
+        monkeypatch.setitem(sys.modules, "torchvision.io", None)
+        assert fastest_decoder() is decode_with_pillow
+    else:
+        assert fastest_decoder() is decode_with_torchvision
+    assert same(iter(expected), make(index, TrainViews(32)).epoch(0))
+
+
+def test_the_executor_is_chosen_and_explained(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = pictures.fill().load().train
+    assert choose_executor(index)[0] == "torchvision"
+    assert "kept in memory" in choose_executor(index)[1]
+    monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
+    monkeypatch.setattr(loader_module, "dali_installed", lambda: True)
+    assert choose_executor(index) == ("dali", "DALI is installed")
+    monkeypatch.setattr(loader_module, "dali_installed", lambda: False)
+    assert choose_executor(index) == ("torchvision", "DALI is not installed")
+    with pytest.raises(UserError, match="not installed"):
+        choose_executor(index, "dali")
+    with pytest.raises(UserError, match="unknown executor"):
+        choose_executor(index, "fast")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"workers": 0}, {"rank": 2}, {"bad_images": "perhaps"}])
+def test_nonsense_is_refused(options: dict[str, Any], pictures: Any) -> None:
+    index = pictures.fill(each=1).load().train
+    with pytest.raises(UserError):
+        make(index, TrainViews(32), **options)
+
+
+def test_importing_the_data_package_loads_neither_torch_nor_dali() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, fastlift.data.catalogue; print([m for m in ('torch', 'nvidia.dali', 'PIL') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+    code = "import sys, fastlift.data.loader, fastlift.data.torch_loader; print('nvidia.dali' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "False"
