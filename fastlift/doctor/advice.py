@@ -112,7 +112,11 @@ def _kernels(facts: Mapping[str, Any]) -> Iterator[Advice]:
         cost = kernels.get("cost_without_native") or "The fused operations run as plain PyTorch on the CPU."
         fix = f"install a C++ compiler (apt-get install g++), then {REINSTALL}"
         severity = "note" if facts["cuda"]["available"] else "slow"
-        yield Advice(severity, f"The native CPU kernels are not there: {reason}.", cost, fix)
+        yield Advice(severity, f"The native CPU kernels are not there: {reason}.", cost[0].upper() + cost[1:], fix)
+    elif kernels.get("native_openmp") is False and facts["cpu"]["threads"] > 1:
+        what = "The native CPU kernels were compiled without OpenMP."
+        cost = f"They use one thread of {facts['cpu']['threads']}."
+        yield Advice("slow", what, cost, f"install a compiler with OpenMP (apt-get install g++), then {REINSTALL}")
 
 
 def _executor(facts: Mapping[str, Any]) -> Iterator[Advice]:

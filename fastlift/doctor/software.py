@@ -148,20 +148,19 @@ def _executor() -> tuple[str, str]:
 
 
 def _kernel() -> tuple[str, str]:
-    import torch
+    """By the rule of the ops: Triton on GPUs, the native library on CPUs, each where it is there."""
+    from fastlift.environment import resolve_device
 
-    from fastlift.environment import resolve_amp, resolve_device
-    from fastlift_kernels.dispatch import choose
-
-    device = resolve_device("auto")
-    dtype = resolve_amp("auto", device)
-    chosen = choose(None, torch.zeros(1, device=device, dtype=dtype))
-    reasons = {
-        "triton": "fused GPU kernels",
-        "native": "fused C++ kernels",
-        "reference": "plain PyTorch; no faster form is available for this device",
-    }
-    return chosen, reasons.get(chosen, "")
+    kernels = _kernels()
+    if not kernels["importable"]:
+        raise RuntimeError(kernels["error"])
+    if resolve_device("auto").type == "cuda":
+        faster, why = "triton", "fused GPU kernels"
+    else:
+        faster, why = "native", f"fused C++ kernels for {kernels.get('native_isa') or 'this CPU'}"
+    if kernels.get(faster):
+        return faster, why
+    return "reference", f"plain PyTorch; no {faster} kernels: {kernels.get(f'{faster}_reason') or 'no reason given'}"
 
 
 _CHOICES: dict[str, Callable[[], tuple[str, str]]] = {

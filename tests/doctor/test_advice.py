@@ -67,6 +67,7 @@ def test_healthy_machine_needs_nothing() -> None:
         ({"kernels": {"importable": False, "error": "boom"}}, "broken", "does not load: boom", "--no-deps"),
         ({"kernels": {"triton": False, "triton_reason": "no ptxas"}}, "slow", "no ptxas", ""),
         ({"kernels": {"native": False, "native_reason": "no compiler"}}, "note", "no compiler", "g++"),
+        ({"kernels": {"native_openmp": False}}, "slow", "without OpenMP", "g++"),
         ({"cpu": {"threads": 32}}, "slow", "32 threads, but this process may use 16", "OMP_NUM_THREADS=16"),
         ({"cpu": {"quota": 2.0}}, "slow", "16 threads, but this process may use 2 cores", "OMP_NUM_THREADS=2"),
         ({"memory": {"available_gib": 1.5}}, "slow", "1.5 GiB of memory", "--micro-batch"),
@@ -92,7 +93,7 @@ def test_missing_triton_is_told_once_and_with_the_command() -> None:
 
 def test_cpu_machine_judges_native_and_dali_by_what_it_uses() -> None:
     found = changed(
-        cuda=NO_GPU, gpus=[], kernels={"native": False, "triton": False, "cost_without_native": "It is slower."},
+        cuda=NO_GPU, gpus=[], kernels={"native": False, "triton": False, "cost_without_native": "it is slower."},
         packages=without(DALI),
     )  # fmt: skip
     assert [(entry.severity, entry.what.split()[0]) for entry in found] == [

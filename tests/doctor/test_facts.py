@@ -77,6 +77,37 @@ def test_pretended_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, 
     assert f"gpu 1 {shown}" in lines
 
 
+@pytest.mark.parametrize(
+    ("gpu", "there", "chosen"),
+    [(False, {"native"}, "native"), (False, {"triton"}, "reference"), (True, {"native"}, "reference"),
+     (True, {"native", "triton"}, "triton"), (False, set(), "reference")],
+)  # fmt: skip
+def test_kernels_that_will_be_used(monkeypatch: pytest.MonkeyPatch, gpu: bool, there: set[str], chosen: str) -> None:
+    import fastlift_kernels
+
+    kernels = {
+        "native": "native" in there,
+        "triton": "triton" in there,
+        "native_isa": "avx2",
+        "native_reason": "no compiler",
+    }
+    monkeypatch.setattr(fastlift_kernels, "available", lambda: kernels)
+    if gpu:
+        pretend_gpus(monkeypatch, (9, 0))
+    choice = doctor.report()["choices"]["kernels"]
+    assert choice["value"] == chosen
+    if not gpu and not there:
+        assert "no native kernels: no compiler" in choice["why"]
+
+
+def test_kernels_on_this_machine_are_those_that_the_ops_take() -> None:
+    import fastlift_kernels.dispatch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    taken = fastlift_kernels.dispatch.choose(None, "t", torch.zeros(1, device=device))
+    assert doctor.report()["choices"]["kernels"]["value"] == taken
+
+
 def test_broken_choice_is_described_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> tuple[str, str]:
         raise RuntimeError("no such thing")
