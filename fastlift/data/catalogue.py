@@ -17,6 +17,7 @@ from fastlift.errors import UserError
 from fastlift.files import cache_folder
 
 DEFAULT = "shapes_lt"
+PACK_MANIFEST = "fastlift-pack.json"
 _CIFAR_NAME = re.compile(r"cifar(10|100)_ir(\d+)")
 _CIFAR_RATIO_OF_GROUPS = 100  # CIFAR-100-LT with any ratio is graded by the groups of ratio 100
 
@@ -130,7 +131,7 @@ def load_data_set(
 
     Args:
         name: one of ``names()``.
-        data_root: folder of the images. Not needed for ``shapes_lt``, and for CIFAR only where it is not to be
+        data_root: folder of the images, or a pack of the set (``fastlift data pack``). Not needed for ``shapes_lt``, and for CIFAR only where it is not to be
             downloaded into the cache.
         train_list, test_list, class_names: files, for ``list`` and in place of the found ones for ``imagenet_lt`` and
             ``places_lt``.
@@ -163,6 +164,10 @@ def load_data_set(
     _refuse_unused_lists(request)
     if request.data_root is not None and not request.data_root.is_dir():
         raise UserError(f"the data root {request.data_root} is not a folder.{_hint(name)}")
+    if request.data_root is not None and (request.data_root / PACK_MANIFEST).is_file():
+        from fastlift.data.packed import load_pack
+
+        return load_pack(request.data_root, name)
     if match := _CIFAR_NAME.fullmatch(name):
         return _load_cifar(request, int(match[1]), int(match[2]))
     loaders = {DEFAULT: _load_shapes, "folder": _load_folder, "list": _load_list}

@@ -8,6 +8,14 @@ from fastlift.errors import UserError
 SHOWN = 10
 
 
+class UnusableData(UserError):
+    """Data with problems; the message shows the first ten, ``problems`` holds all of them."""
+
+    def __init__(self, problems: "Problems") -> None:
+        super().__init__(problems.message())
+        self.problems = problems
+
+
 @dataclass
 class Problems:
     """Collects problems of one input, to be raised together."""
@@ -15,12 +23,13 @@ class Problems:
     subject: str
     hint: str = ""
     entries: list[str] = field(default_factory=list)
-    total: int = 0
+
+    @property
+    def total(self) -> int:
+        return len(self.entries)
 
     def add(self, entry: str) -> None:
-        if self.total < SHOWN:
-            self.entries.append(entry)
-        self.total += 1
+        self.entries.append(entry)
 
     def extend(self, entries: Iterable[str]) -> None:
         for entry in entries:
@@ -29,9 +38,9 @@ class Problems:
     def message(self) -> str:
         count = f"{self.total:,} problem" + ("s" if self.total != 1 else "")
         shown = f", the first {SHOWN}" if self.total > SHOWN else ""
-        lines = [f"{self.subject}: {count}{shown}:", *(f"  {entry}" for entry in self.entries)]
+        lines = [f"{self.subject}: {count}{shown}:", *(f"  {entry}" for entry in self.entries[:SHOWN])]
         return "\n".join([*lines, self.hint] if self.hint else lines)
 
     def raise_if_any(self) -> None:
         if self.total:
-            raise UserError(self.message())
+            raise UnusableData(self)

@@ -1,0 +1,114 @@
+"""Packs: the same pictures, labels and batches as the files; shrinking; broken packs."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastlift.data import loader as loader_module
+from fastlift.data.catalogue import load_data_set
+from fastlift.data.loader import build_loader, dali_installed
+from fastlift.data.pack import run
+from fastlift.data.views import TrainViews
+from fastlift.errors import UserError
+
+EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(not dali_installed(), reason="no DALI"))]
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+
+
+def options(pictures: Any) -> dict[str, Any]:
+    files = {"train_list": "train.txt", "test_list": "train.txt", "class_names": "names.txt"}
+    paths = {flag: pictures.root.parent / file for flag, file in files.items()}
+    return {"data_root": pictures.root, "cache_dir": pictures.cache, **paths}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_pack_gives_the_same_batches(
+    executor: str, pictures: Any, tmp_path: Path, make_bad_file: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
+    pictures.fill()
+    for kind in ("grey", "alpha", "webp", "tiff", "bmp"):
+        pictures.add(f"c0/{kind}.x", 0, make_bad_file(kind))
+    files = pictures.load()
+    result = run("list", tmp_path / "pack", shard_bytes=20_000, **options(pictures))
+    assert (result.train_images, result.test_images, result.shrunk) == (20, 20, 0)
+    assert result.shards > 4
+    assert result.source_bytes == 2 * sum((pictures.root / path).stat().st_size for path in files.train.paths)
+    packed = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path)
+    assert packed.train.fingerprint == files.train.fingerprint
+    assert packed.class_names == files.class_names
+    batches = [
+        list(
+            build_loader(index, TrainViews(32), batch_size=8, mean=(0, 0, 0), std=(1, 1, 1), executor=executor).epoch(0)
+        )
+        for index in (files.train, packed.train)
+    ]
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_shards_are_webdataset(pictures: Any, tmp_path: Path) -> None:
+    """Pairs of KEY.jpg and KEY.cls in each tar, the bytes of the files, the labels as text."""
+    files = pictures.fill().load()
+    run("list", tmp_path / "pack", **options(pictures))
+    with tarfile.open(tmp_path / "pack" / "train-000000.tar") as tar:
+        members = tar.getnames()
+        assert members[:4] == ["000000000.jpg", "000000000.cls", "000000001.jpg", "000000001.cls"]
+        content = [tar.extractfile(name).read() for name in members[-2:]]  # type: ignore[union-attr]
+    assert content == [files.train.file(14).read_bytes(), b"2"]
+
+
+def test_shrinking_changes_the_large_pictures_only(pictures: Any, tmp_path: Path) -> None:
+    files = pictures.fill().load()  # heights 60, 65, 70; widths from 80
+    result = run("list", tmp_path / "pack", short_side=62, **options(pictures))
+    packed = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path)
+    assert result.shrunk == 20  # both splits: ten pictures of heights 65 and 70 each
+    assert packed.train.heights.tolist() == [60] * 5 + [62] * 10
+    assert packed.train.widths[5] == 80 * 62 // 65
+    assert packed.train.fingerprint != files.train.fingerprint
+    batch = next(build_loader(packed.train, TrainViews(32), batch_size=15, mean=(0, 0, 0), std=(1, 1, 1)).epoch(0))
+    assert batch.images.shape == (15, 3, 32, 32)
+
+
+def test_broken_packs_are_told(pictures: Any, tmp_path: Path) -> None:
+    pictures.fill().load()
+    pack = tmp_path / "pack"
+    run("list", pack, **options(pictures))
+    with pytest.raises(UserError, match="holds a pack already"):
+        run("list", pack, **options(pictures))
+    with pytest.raises(UserError, match="is a pack of list, not of folder"):
+        load_data_set("folder", data_root=pack)
+    shard = pack / "train-000000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-512])
+    with pytest.raises(UserError, match=r"train-000000\.tar: .* bytes instead of"):
+        load_data_set("list", data_root=pack)
+    shard.write_bytes(whole)
+    (pack / "test.npz").write_bytes(b"x")
+    with pytest.raises(UserError, match="Make the pack again"):
+        load_data_set("list", data_root=pack)
+    manifest = json.loads((pack / "fastlift-pack.json").read_text())
+    (pack / "fastlift-pack.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(UserError, match="another format"):
+        load_data_set("list", data_root=pack)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_picture_that_breaks_in_a_pack_is_named(executor: str, pictures: Any, tmp_path: Path) -> None:
+    pictures.fill().load()
+    run("list", tmp_path / "pack", **options(pictures))
+    index = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path).train
+    assert index.spans is not None
+    offset, count = index.spans[3].tolist()
+    with index.file(3).open("r+b") as shard:
+        shard.seek(offset)
+        shard.write(bytes(count))
+    loader = build_loader(index, TrainViews(32), batch_size=8, mean=(0, 0, 0), std=(1, 1, 1), executor=executor)
+    with pytest.raises(UserError, match=rf"train-000000\.tar at byte {offset} is of no known image format"):
+        list(loader.epoch(0))

@@ -1,0 +1,93 @@
+"""``data check`` finds everything, ``data stats`` counts right."""
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastlift.data.report import check, describe, long_tail_picture, stats
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+
+
+def options(pictures: Any) -> dict[str, Any]:
+    """What ``Pictures.load`` gives to ``load_data_set``, after it has written the lists."""
+    files = {"train_list": "train.txt", "test_list": "train.txt", "class_names": "names.txt"}
+    paths = {flag: pictures.root.parent / file for flag, file in files.items()}
+    return {"data_root": pictures.root, "cache_dir": pictures.cache, **paths}
+
+
+def text_of(renderable: Any) -> str:
+    console = Console(file=StringIO(), width=120)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_fine_set(pictures: Any) -> None:
+    pictures.fill().load()
+    found = check("list", decode=True, **options(pictures))
+    assert found.ok
+    assert found.decoded
+    assert (found.train_images, found.test_images, found.classes) == (15, 15, 3)
+    assert "fine. 15 training" in text_of(found.render())
+    assert json.loads(json.dumps(found.to_dict()))["ok"] is True
+
+
+def test_all_problems_are_in_the_result_and_ten_on_the_screen(pictures: Any) -> None:
+    pictures.fill().load()
+    for k in range(5):
+        (pictures.root / "c1" / f"{k}.jpg").write_bytes(b"")
+    for k in range(3):
+        (pictures.root / "c2" / f"{k}.jpg").unlink()
+    found = check("list", rescan=True, **options(pictures))
+    assert not found.ok
+    assert len(found.problems) == 16  # the test split lists the same files
+    shown = text_of(found.render())
+    assert "16 problems, the first 10" in shown
+    assert shown.count(".jpg: ") == 10
+
+
+def test_decoding_finds_what_headers_hide(pictures: Any, make_bad_file: Callable) -> None:
+    """A file whose middle is cut out keeps its header and its end marker."""
+    pictures.fill()
+    png = make_bad_file("alpha")
+    pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
+    pictures.load()
+    assert check("list", **options(pictures)).ok
+    found = check("list", decode=True, **options(pictures))
+    assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems] == ["holed.png"] * 2
+
+
+def test_stats_count_images_and_groups(pictures: Any) -> None:
+    pictures.fill()
+    for k in range(5, 25):
+        pictures.add(f"c2/{k}.jpg", 2, (pictures.root / "c2" / "0.jpg").read_bytes())
+    data = pictures.load()
+    found = stats("list", **options(pictures))
+    assert found == describe(data)
+    assert found.train_counts == (5, 5, 25)
+    assert (found.train.largest_class, found.train.smallest_class, found.train.images) == (25, 5, 35)
+    assert found.groups["few"] == {"classes": 2, "train_images": 10, "test_images": 10}
+    assert found.groups["medium"] == {"classes": 1, "train_images": 25, "test_images": 25}
+    assert found.groups["many"]["classes"] == 0
+    assert found.train.width_quantiles["min"] == 80
+    assert found.train.width_quantiles["max"] == 80 + 7 * 4
+    json.dumps(found.to_dict())
+    shown = text_of(found.render())
+    assert "medium" in shown
+    assert "█" in shown
+
+
+@pytest.mark.parametrize("counts", [[5000, 50], [1], [0, 0], list(range(1000, 0, -1))])
+def test_the_picture_slopes_down(counts: list[int]) -> None:
+    rows = long_tail_picture(counts, width=20, height=4).splitlines()
+    assert len(rows) == 5
+    assert f"{max(counts):,} down to {min(counts):,}" in rows[-1]
+    heights = [
+        sum(" ▁▂▃▄▅▆▇█".index(row[k]) if k < len(row) else 0 for row in rows[:-1]) for k in range(min(20, len(counts)))
+    ]
+    assert heights == sorted(heights, reverse=True)
+    assert heights[0] == (32 if max(counts) > 1 else heights[0])
