@@ -12,7 +12,7 @@ from fastlift.data.stream import StandIns, Stream
 from fastlift.data.views import EvalViews, TrainViews
 from fastlift.errors import UserError
 
-# Sets that are smaller than this when decoded are decoded once and kept.
+# Sets that are not larger than this when decoded are decoded once and kept by the torchvision executor.
 MAX_CACHED_BYTES = 512 * 2**20
 EXECUTORS = ("auto", "dali", "torchvision")
 
@@ -52,12 +52,7 @@ def dali_installed() -> bool:
         return False
 
 
-def is_cached_in_memory(index: ImageIndex) -> bool:
-    """Whether the torchvision executor keeps this set's decoded pixels."""
-    return index.arrays is not None or index.decoded_bytes() <= MAX_CACHED_BYTES
-
-
-def choose_executor(index: ImageIndex, executor: str = "auto") -> tuple[str, str]:
+def choose_executor(index: ImageIndex, executor: str = "auto", cache_bytes: int = MAX_CACHED_BYTES) -> tuple[str, str]:
     """The executor that will be used, and why.
 
     Raises:
@@ -75,7 +70,7 @@ def choose_executor(index: ImageIndex, executor: str = "auto") -> tuple[str, str
         return "dali", "asked for"
     if index.arrays is not None:
         return "torchvision", "the set comes as arrays, nothing to decode"
-    if is_cached_in_memory(index):
+    if index.decoded_bytes() <= cache_bytes:
         return "torchvision", f"decoded once and kept in memory ({index.decoded_bytes() / 2**20:.0f} MiB)"
     if not dali_installed():
         return "torchvision", "DALI is not installed"
@@ -100,6 +95,7 @@ def build_loader(
     workers: int | None = None,
     bad_images: str = "stop",
     on_bad: Callable[[BadImage], None] | None = None,
+    cache_bytes: int = MAX_CACHED_BYTES,
 ) -> Loader:
     """A loader of ``views`` of ``index``.
 
@@ -115,11 +111,12 @@ def build_loader(
         workers: threads that decode; default: the cores of this process, at most 16.
         bad_images: what happens when a picture breaks on decoding: "stop" raises, "skip" shows the next good one of
             its class and calls ``on_bad`` (from any thread, once a picture).
+        cache_bytes: sets up to this size when decoded are kept in memory by the torchvision executor; 0 for none.
 
     Raises:
         UserError: values out of range, an executor that cannot be used; while iterating, a broken picture.
     """
-    chosen, _ = choose_executor(index, executor)
+    chosen, _ = choose_executor(index, executor, cache_bytes)
     stream = Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size)
     stand_ins = StandIns(index, bad_images, on_bad)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -132,4 +129,5 @@ def build_loader(
         return DaliLoader(stream, stand_ins, mean, std, dtype, torch.device(device), workers)
     from fastlift.data.torch_loader import TorchLoader
 
-    return TorchLoader(stream, stand_ins, mean, std, dtype, torch.device(device), workers)
+    keep = index.decoded_bytes() <= cache_bytes
+    return TorchLoader(stream, stand_ins, mean, std, dtype, torch.device(device), workers, keep)

@@ -1,6 +1,6 @@
 """The torchvision executor: threads read, decode, crop and resize; normalisation is one operation a batch.
 
-Pictures of sets that are small when decoded (arrays, or at most ``MAX_CACHED_BYTES``) are decoded once and kept.
+Pictures of sets that are small when decoded are decoded once and kept.
 Threads, not processes: decoding and resizing release the interpreter lock, nothing is copied between processes, and
 nothing has to start.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fastlift.data.decode import DecodeError, Decoder, decode_with_pillow, fastest_decoder, load_picture
-from fastlift.data.loader import Batch, is_cached_in_memory
+from fastlift.data.loader import Batch
 from fastlift.data.render import render_views
 from fastlift.data.stream import StandIns, Step, Stream
 
@@ -80,14 +80,16 @@ class TorchLoader:
         dtype: torch.dtype,
         device: torch.device,
         workers: int | None,
+        keep: bool,
     ) -> None:
+        """``keep`` decoded pictures in memory; arrays are there anyway."""
         self.steps_per_epoch = stream.steps_per_epoch
         self._stream, self._stand_ins = stream, stand_ins
         self._normalise = Normalise(mean, std, dtype, device)
         self._device = device
         self._workers = workers or default_workers()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastlift-data")
-        self._keep = stream.index.arrays is None and is_cached_in_memory(stream.index)
+        self._keep = keep and stream.index.arrays is None
         self._kept: dict[int, np.ndarray] = {}
         # Small pictures decode as fast with Pillow, and torchvision takes a second to import.
         self._decoder: Decoder = (

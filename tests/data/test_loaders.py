@@ -23,7 +23,8 @@ from fastlift.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(not dali_installed(), reason="no DALI"))]
+NEEDS_DALI = pytest.mark.skipif(not dali_installed(), reason="no DALI")
+EXECUTORS = ["torchvision", pytest.param("dali", marks=NEEDS_DALI)]
 ALL_VIEWS = [
     TrainViews(32),
     TrainViews(32, kind="minimalist", epochs=4),
@@ -34,11 +35,8 @@ ALL_VIEWS = [
 ]
 
 
-@pytest.fixture(params=[False, True], ids=["large", "small"])
-def kept_in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The torchvision executor with and without its cache of decoded pictures."""
-    if not request.param:
-        monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
+EXECUTORS_AND_CACHES = [("torchvision", 0), ("torchvision", 2**29), pytest.param("dali", 0, marks=NEEDS_DALI)]
+with_and_without_cache = pytest.mark.parametrize(("executor", "cache_bytes"), EXECUTORS_AND_CACHES)
 
 
 def make(index: ImageIndex, views: TrainViews | EvalViews, executor: str = "torchvision", **options: Any) -> Loader:
@@ -88,7 +86,7 @@ def test_views_are_pillows(executor: str, views: TrainViews | EvalViews, picture
                 assert difference.max() < 3
 
 
-@pytest.mark.skipif(not dali_installed(), reason="no DALI")
+@NEEDS_DALI
 @pytest.mark.parametrize("views", [TrainViews(224), EvalViews(224, crops="five")], ids=["train", "five"])
 def test_executors_agree_on_real_images(shared: Path, views: TrainViews | EvalViews, tmp_path: Path) -> None:
     """Mean absolute difference at most 0.25 grey levels over 100 ImageNet files."""
@@ -123,16 +121,15 @@ def test_evaluation_is_torchvisions_own_transform(shared: Path, tmp_path: Path) 
         assert (levels(images) - expected).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.usefixtures("kept_in_memory")
-def test_any_step_can_be_resumed(executor: str, pictures: Any) -> None:
+@with_and_without_cache
+def test_any_step_can_be_resumed(executor: str, cache_bytes: int, pictures: Any) -> None:
     index = pictures.fill(each=6).load().train  # 18 samples: the last of five batches is short
-    whole = make(index, TrainViews(32), executor)
+    whole = make(index, TrainViews(32), executor, cache_bytes=cache_bytes)
     assert whole.steps_per_epoch == 5
     full = list(whole.epoch(1))
     assert [len(batch.labels) for batch in full] == [4, 4, 4, 4, 2]
     for start in range(6):
-        assert same(iter(full[start:]), make(index, TrainViews(32), executor).epoch(1, start))
+        assert same(iter(full[start:]), make(index, TrainViews(32), executor, cache_bytes=cache_bytes).epoch(1, start))
         assert same(iter(full[start:]), whole.epoch(1, start))
     assert not torch.equal(full[0].images, next(whole.epoch(2)).images)
 
@@ -185,7 +182,7 @@ def test_drop_last_and_dtypes(pictures: Any) -> None:
     assert torch.equal(batches[0].images, exact.to(torch.bfloat16))
 
 
-@pytest.mark.skipif(not dali_installed(), reason="no DALI")
+@NEEDS_DALI
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_dali_dtypes(dtype: torch.dtype, pictures: Any) -> None:
     index = pictures.fill().load().train
@@ -252,21 +249,20 @@ def test_a_very_large_picture(executor: str, pictures: Any, make_bad_file: Calla
     assert (pixels.mean(dim=(1, 2)) - torch.tensor([200.0, 30.0, 60.0])).abs().max() < 4  # JPEG
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@with_and_without_cache
 @pytest.mark.parametrize("views", [TrainViews(32), EvalViews(32, crops="five")], ids=["train", "five"])
-@pytest.mark.usefixtures("kept_in_memory")
 def test_a_picture_that_breaks_later_stops_with_its_path(
-    executor: str, views: TrainViews | EvalViews, pictures: Any, make_bad_file: Callable
+    executor: str, cache_bytes: int, views: TrainViews | EvalViews, pictures: Any, make_bad_file: Callable
 ) -> None:
     index = pictures.fill().load().train
     for kind, reason in [("empty", "is empty"), ("html", "is an HTML page"), ("truncated", "is truncated")]:
         (pictures.root / "c1" / "2.jpg").write_bytes(make_bad_file(kind))
         with pytest.raises(UserError, match=rf"c1/2\.jpg {reason}.*--bad-images skip") as caught:
-            list(make(index, views, executor).epoch(0))
+            list(make(index, views, executor, cache_bytes=cache_bytes).epoch(0))
         assert caught.value.exit_code == 1
     (pictures.root / "c1" / "2.jpg").unlink()
     with pytest.raises(UserError, match=r"c1/2\.jpg is missing"):
-        list(make(index, views, executor).epoch(0))
+        list(make(index, views, executor, cache_bytes=cache_bytes).epoch(0))
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -279,23 +275,22 @@ def test_a_picture_that_changed_its_size_stops(
         list(make(index, TrainViews(32), executor).epoch(0))
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.usefixtures("kept_in_memory")
+@with_and_without_cache
 def test_skip_goes_on_the_same_after_a_resume(
-    executor: str, pictures: Any, encode: Callable, make_picture: Callable
+    executor: str, cache_bytes: int, pictures: Any, encode: Callable, make_picture: Callable
 ) -> None:
     index = pictures.fill(each=4).load().train  # rows 4..7 are class 1
     (pictures.root / "c1" / "2.jpg").write_bytes(b"")
     (pictures.root / "c1" / "3.jpg").unlink()
     bad: list[BadImage] = []
-    loader = make(index, TrainViews(32), executor, bad_images="skip", on_bad=bad.append)
+    loader = make(index, TrainViews(32), executor, cache_bytes=cache_bytes, bad_images="skip", on_bad=bad.append)
     first, second = list(loader.epoch(0)), list(loader.epoch(1))
     assert sorted((b.index, b.path, b.reason) for b in bad) == [
         (6, "c1/2.jpg", "is empty"),
         (7, "c1/3.jpg", "is missing"),
     ]
     assert sorted(torch.cat([batch.indices for batch in second]).tolist()) == list(range(12))
-    again = make(index, TrainViews(32), executor, bad_images="skip")
+    again = make(index, TrainViews(32), executor, cache_bytes=cache_bytes, bad_images="skip")
     assert same(iter(second[1:]), again.epoch(1, 1))
     assert same(iter(first), again.epoch(0))
     # Rows 6 and 7 show row 4, through their own windows.
@@ -323,26 +318,24 @@ def test_pillow_decodes_where_torchvision_cannot(
 ) -> None:
     import sys
 
-    monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
     index = pictures.fill().load().train
-    expected = list(make(index, TrainViews(32)).epoch(0))
+    expected = list(make(index, TrainViews(32), cache_bytes=0).epoch(0))
     if not installed:
         monkeypatch.setitem(sys.modules, "torchvision.io", None)
         assert fastest_decoder() is decode_with_pillow
     else:
         assert fastest_decoder() is decode_with_torchvision
-    assert same(iter(expected), make(index, TrainViews(32)).epoch(0))
+    assert same(iter(expected), make(index, TrainViews(32), cache_bytes=0).epoch(0))
 
 
 def test_the_executor_is_chosen_and_explained(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     index = pictures.fill().load().train
     assert choose_executor(index)[0] == "torchvision"
     assert "kept in memory" in choose_executor(index)[1]
-    monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
     monkeypatch.setattr(loader_module, "dali_installed", lambda: True)
-    assert choose_executor(index) == ("dali", "DALI is installed")
+    assert choose_executor(index, cache_bytes=0) == ("dali", "DALI is installed")
     monkeypatch.setattr(loader_module, "dali_installed", lambda: False)
-    assert choose_executor(index) == ("torchvision", "DALI is not installed")
+    assert choose_executor(index, cache_bytes=0) == ("torchvision", "DALI is not installed")
     with pytest.raises(UserError, match="not installed"):
         choose_executor(index, "dali")
     with pytest.raises(UserError, match="unknown executor"):

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from fastlift.data import loader as loader_module
 from fastlift.data.catalogue import load_data_set
 from fastlift.data.loader import build_loader, dali_installed
 from fastlift.data.pack import run
@@ -27,10 +26,7 @@ def options(pictures: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_pack_gives_the_same_batches(
-    executor: str, pictures: Any, tmp_path: Path, make_bad_file: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loader_module, "MAX_CACHED_BYTES", 0)
+def test_a_pack_gives_the_same_batches(executor: str, pictures: Any, tmp_path: Path, make_bad_file: Callable) -> None:
     pictures.fill()
     for kind in ("grey", "alpha", "webp", "tiff", "bmp"):
         pictures.add(f"c0/{kind}.x", 0, make_bad_file(kind))
