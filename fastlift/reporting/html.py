@@ -61,9 +61,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         result_plots=[
             plot
             for plot in (
-                plots.group_bars(
-                    [(run.name, run.metrics()) for run in runs], [plots.colour(i) for i in range(len(runs))]
-                ),
+                plots.group_bars(runs),
                 plots.calibration_plot(runs),
                 _class_counts_plot(runs),
             )

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from fastlift.metrics import GROUP_BOUNDARIES, GROUP_NAMES, group_masks
-from fastlift.reporting.record import Record, RunRecord
+from fastlift.reporting.record import RunRecord
 from fastlift.reporting.svg import INK, MUTED, SERIES, drawing, inline_svg
 
 Floats = NDArray[np.float64]
@@ -33,8 +33,9 @@ class Plot:
 
 
 def colour(index: int) -> str:
-    """The colour of the run at this place."""
-    return SERIES[index % len(SERIES)]
+    """The colour of the run at this place, as hex for CSS and matplotlib; from the ninth on the same ones, fainter."""
+    opacity = ("", "a0", "60")[index // len(SERIES) % 3]
+    return SERIES[index % len(SERIES)] + opacity
 
 
 def curve(run: RunRecord, field: str) -> tuple[Floats, Floats]:
@@ -144,20 +145,21 @@ def class_counts_plot(run: RunRecord) -> Plot | None:
     return Plot("The long tail", "Training images per class, on a logarithmic scale.", svg)
 
 
-def group_bars(rows: Sequence[tuple[str, Record]], tints: Sequence[str]) -> Plot | None:
-    """Overall, many, medium and few accuracy of each row, side by side."""
-    groups = [name for name in ("accuracy", *GROUP_NAMES) if any(_is_finite(row.get(name)) for _, row in rows)]
+def group_bars(runs: Sequence[RunRecord]) -> Plot | None:
+    """Overall, many, medium and few accuracy of each run, side by side."""
+    rows = [run.metrics() for run in runs]
+    groups = [name for name in ("accuracy", *GROUP_NAMES) if any(_is_finite(row.get(name)) for row in rows)]
     if not groups:
         return None
     width = 0.8 / len(rows)
     with drawing() as (figure, axes):
-        for index, (_, row) in enumerate(rows):
+        for index, row in enumerate(rows):
             for place, group in enumerate(groups):
                 value = row.get(group)
                 if value is None or not _is_finite(value):
                     continue
                 x = place + (index - (len(rows) - 1) / 2) * width
-                axes.bar(x, value, width * 0.92, color=tints[index])
+                axes.bar(x, value, width * 0.92, color=colour(index))
                 if len(rows) <= 3:
                     axes.annotate(
                         f"{value:.1f}", (x, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8.5
@@ -167,8 +169,9 @@ def group_bars(rows: Sequence[tuple[str, Record]], tints: Sequence[str]) -> Plot
         axes.grid(axis="x", visible=False)
         axes.set_ylim(0, 100)
         axes.set_ylabel("accuracy (%)")
-        names = ", ".join(name for name, _ in rows)
-        svg = inline_svg(figure, "groups", f"Accuracy overall and by many, medium and few-shot classes, for {names}")
+        svg = inline_svg(
+            figure, "groups", f"Accuracy overall and by many, medium and few-shot classes, for {_names(runs)}"
+        )
     return Plot("Many, medium, few", "Mean class accuracy of each group; overall over all test images.", svg)
 
 

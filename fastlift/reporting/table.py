@@ -1,8 +1,7 @@
-"""Results in the terminal: rich tables for one evaluation or several, and the same as JSON."""
+"""Results in the terminal: rich tables for one evaluation or several."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,21 +51,6 @@ def comparison_table(rows: Mapping[str, Mapping[str, Any]], title: str = "Result
         ]
         table.add_row(Text(name), *cells)
     return table
-
-
-def to_json(rows: Mapping[str, Mapping[str, Any]], *, details: bool = True) -> str:
-    """The same as one JSON object: name -> figures. NaN never appears in it.
-
-    Args:
-        rows: metrics by name.
-        details: keep class accuracies, calibration bins and confusions.
-    """
-    if not details:
-        rows = {
-            name: {key: value for key, value in metrics.items() if not isinstance(value, list | tuple | dict)}
-            for name, metrics in rows.items()
-        }
-    return json.dumps(rows, indent=2, allow_nan=False)
 
 
 def _caption(metrics: Mapping[str, Any]) -> str:

@@ -119,6 +119,12 @@ def test_several_runs(make_run: MakeRun, tmp_path: Path) -> None:
     assert re.search(rf'Overall accuracy</th>\s*<td class="n[^"]*">{better}<', text)
 
 
+def test_more_runs_than_colours(make_run: MakeRun, tmp_path: Path) -> None:
+    text, _ = report([make_run(f"seed{seed}", seed=seed, classes=4) for seed in range(10)], tmp_path)
+    chips = re.findall(r'<article class="panel">\s*<h3><span class="chip" style="background: (#\w+)"', text)
+    assert len(set(chips)) == len(chips) == 10
+
+
 @pytest.mark.parametrize("cut", [0, 40, 4000])
 def test_unfinished_and_truncated(make_run: MakeRun, tmp_path: Path, cut: int) -> None:
     _, page = report([make_run(finished=False, cut_bytes=cut)], tmp_path)

@@ -1,6 +1,5 @@
-"""Terminal tables and JSON of results."""
+"""Terminal tables of results."""
 
-import json
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from rich.table import Table
 
 from fastlift.metrics import Metrics
 from fastlift.reporting.figures import FIGURES, best, duration_text
-from fastlift.reporting.table import comparison_table, metrics_table, to_json
+from fastlift.reporting.table import comparison_table, metrics_table
 
 
 def text_of(table: Table, width: int = 100) -> str:
@@ -65,14 +64,6 @@ def test_best_marks_the_right_end() -> None:
     assert best(accuracy, {"a": {"accuracy": 70.0}}) == set()
     assert best(accuracy, {"a": {"accuracy": 70.0}, "b": {"accuracy": 70.0}}) == set()
     assert best(accuracy, {"a": {"accuracy": float("nan")}, "b": {"accuracy": None}, "c": {}}) == set()
-
-
-def test_json(metrics: dict[str, Any]) -> None:
-    assert json.loads(to_json({"lift": metrics}))["lift"] == metrics
-    short = json.loads(to_json({"lift": {**metrics, "many": None}}, details=False))["lift"]
-    assert short["accuracy"] == metrics["accuracy"]
-    assert short["many"] is None
-    assert not {"per_class", "calibration", "confusions"} & set(short)
 
 
 @pytest.mark.parametrize(
