@@ -149,15 +149,15 @@ def _timing_fact(run: RunRecord) -> str:
 
 
 def _figures_tables(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """All figures: the runs beside each other, then for each run the ways in which it was tested."""
-    tables = []
-    rows = {run.name: run.metrics() for run in runs if run.metrics()}
-    ways = [(run.name, run.named_evaluations()) for run in runs if len(run.named_evaluations()) > 1]
-    # For one run whose ways of testing include the final figures, these stand in that table already.
-    if rows and not (len(runs) == 1 and ways and runs[0].metrics() in ways[0][1].values()):
-        tables.append({"title": "", **_table(rows)})
-    for name, named in ways:
-        tables.append({"title": f"Ways of testing: {name}" if len(runs) > 1 else "Ways of testing", **_table(named)})
+    """All figures: the final ones of the runs beside each other, then those of other ways of testing."""
+    final = {run.name: run.metrics() for run in runs if run.metrics()}
+    if len(runs) == 1 and runs[0].metrics() in (ways := runs[0].named_evaluations()).values():
+        return [{"title": "Ways of testing", **_table(ways)}]
+    tables = [{"title": "", **_table(final)}] if final else []
+    for way in dict.fromkeys(way for run in runs for way in run.named_evaluations()):
+        rows = {run.name: run.named_evaluations()[way] for run in runs if way in run.named_evaluations()}
+        if any(metrics != final.get(name) for name, metrics in rows.items()):
+            tables.append({"title": f"Tested by {way}", **_table(rows)})
     return tables
 
 

@@ -112,7 +112,8 @@ def test_several_runs(make_run: MakeRun, tmp_path: Path) -> None:
     assert re.search(r"model\.rank</td>\s*<td[^>]*>4</td>\s*<td[^>]*>8</td>\s*<td[^>]*>4</td>", text)
     assert "training.lr" not in text[: text.index("<h2>Results")]  # the same in all
     assert "This run has not ended" in page.words
-    assert "Ways of testing: probe" in headings(text)
+    assert "Tested by fivecrop" in headings(text)
+    assert "Tested by center" not in headings(text)  # those are the final figures, shown already
     for colour in SERIES[:3]:
         assert f"background: {colour}" in text
     better = f"{read_run(folders[0]).metrics()['accuracy']:.1f}"
