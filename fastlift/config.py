@@ -53,7 +53,8 @@ class ModelConfig:
     pretrained: str | None = None
     """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors)."""
     tuner: tuple[str, ...] = ("adaptformer",)
-    """What learns inside the ViT: adaptformer, full, none; several may be combined."""
+    """What learns inside the ViT: adaptformer, adapter, lora, lora_mlp, vpt_shallow, vpt_deep, ssf_attn, ssf_mlp, ssf_ln,
+    bias, layernorm, mask, full, none; several may be combined."""
     rank: int | None = None
     """Bottleneck width (default: 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks)."""
     layers: int | tuple[int, ...] | None = None
@@ -68,6 +69,14 @@ class ModelConfig:
     """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
     image_size: int | None = None
     """Pixels, where not the model's own; position embeddings are interpolated."""
+    prompt_length: int | None = None
+    """Visual prompts a block (default: by --sizes)."""
+    mask_ratio: float | None = None
+    """Share of the weights that the tuner 'mask' trains (default: by --sizes)."""
+    mask_seed: int = 0
+    """Seed of the draw of those weights."""
+    sizes: Literal["lift", "lift_plus"] = "lift"
+    """Whose rule gives the sizes that are not given."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +153,13 @@ class Config:
         if training.epochs < 0 or training.lr < 0 or training.weight_decay < 0 or not 0 <= training.momentum < 1:
             raise UserError("epochs, lr and weight_decay must not be negative, and momentum lies in [0, 1)")
         if training.micro_batch is not None and training.batch_size % training.micro_batch:
-            raise UserError(
-                f"micro_batch: {training.micro_batch} does not divide the batch size {training.batch_size}"
-            )
+            raise UserError(f"micro_batch: {training.micro_batch} does not divide the batch size {training.batch_size}")
         if not 0 < self.data.min_scale <= 1:
             raise UserError(f"min_scale: expected a share of the area in (0, 1], got {self.data.min_scale}")
         if model.classifier == "zero_shot" and (model.tuner != ("none",) or training.epochs):
-            raise UserError("classifier zero_shot does not train: use it with tuner none and epochs 0 (recipe zero_shot)")
+            raise UserError(
+                "classifier zero_shot does not train: use it with tuner none and epochs 0 (recipe zero_shot)"
+            )
 
     def override(self, **settings: Any) -> Config:
         """A copy with some settings changed; names are those of the flags, without their section.
@@ -207,7 +216,9 @@ def _build(kind: Any, data: Any, where: str) -> Any:
     values = {}
     for name, value in data.items():
         one_of(f"setting{where and f' in {where}'}", name, hints)
-        values[name] = _build(hints[name], value, name) if is_dataclass(hints[name]) else _coerce(hints[name], value, name)
+        values[name] = (
+            _build(hints[name], value, name) if is_dataclass(hints[name]) else _coerce(hints[name], value, name)
+        )
     return kind(**values)
 
 
@@ -231,7 +242,11 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
                 continue
         return _wrong(name, value, hint)
     if origin is tuple:
-        return tuple(_coerce(options[0], item, name) for item in value) if isinstance(value, list) else _wrong(name, value, hint)
+        return (
+            tuple(_coerce(options[0], item, name) for item in value)
+            if isinstance(value, list)
+            else _wrong(name, value, hint)
+        )
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -28,7 +28,9 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name}: PyTorch finds no CUDA GPU here ('fastlift doctor' says more); use --device cpu")
+        raise UserError(
+            f"device {name}: PyTorch finds no CUDA GPU here ('fastlift doctor' says more); use --device cpu"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} GPU(s)")
     if device.type not in ("cpu", "cuda"):

@@ -36,7 +36,7 @@ def default_expand(image_size: int) -> int:
     return min(PAPER_EXPAND, round(PAPER_EXPAND * image_size / PAPER_SIZE))
 
 
-def test_views(image_size: int, ensembling: Ensembling, expand: int | None = None) -> EvalViews:
+def eval_views(image_size: int, ensembling: Ensembling, expand: int | None = None) -> EvalViews:
     """The crops that an ensembling mode looks at."""
     expand = default_expand(image_size) if expand is None else expand
     return EvalViews(image_size, crops=_CROPS[ensembling], expand=expand)
@@ -74,7 +74,7 @@ def evaluate(
     """
     world = world or World()
     device = next(model.parameters()).device
-    views = test_views(model.preprocessing.image_size, ensembling or config.run.tte, config.run.expand)
+    views = eval_views(model.preprocessing.image_size, ensembling or config.run.tte, config.run.expand)
     loader = build_loader(
         index,
         views,

@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fastlift import checkpoints
 from fastlift.config import Config
@@ -86,14 +87,13 @@ class Fit:
         training = self.config.training
         total = training.epochs * self.loader.steps_per_epoch
         self._started = time.perf_counter()
-        with MetricsLog(self.run, self.global_step) if self.world.is_main else _NoLog() as log:
-            with self.ui.bar("training", total) as bar:
-                with StopRequest() as stop:
-                    while self.epoch < training.epochs:
-                        self._epoch(log, bar, stop)
+        log = MetricsLog(self.run, self.global_step) if self.world.is_main else NoLog()
+        with log, self.ui.bar("training", total) as bar, StopRequest() as stop:
+            while self.epoch < training.epochs:
+                self._epoch(log, bar, stop)
         self._ended = time.perf_counter()
 
-    def _epoch(self, log: MetricsLog | _NoLog, bar: Bar, stop: StopRequest) -> None:
+    def _epoch(self, log: MetricsLog | NoLog, bar: Bar, stop: StopRequest) -> None:
         training, learner = self.config.training, self.learner
         lr = cosine_lr(training.lr, self.epoch, training.epochs)
         learner.set_lr(lr)
@@ -119,7 +119,7 @@ class Fit:
         resume = f"fastlift train --resume --output {self.run.path}"
         raise Interrupted(f"stopped at step {self.global_step}, {where}; go on with: {resume}", exit_code=1)
 
-    def _log(self, log: MetricsLog | _NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
+    def _log(self, log: MetricsLog | NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
         loss, accuracy = self.learner.sums.read()
         if not math.isfinite(loss):
             raise UserError(
@@ -130,9 +130,11 @@ class Fit:
         values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
         log.write("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
         place = f"epoch {self.epoch + 1}/{self.config.training.epochs}"
-        bar.update(self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s")
+        bar.update(
+            self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
+        )
 
-    def _end_epoch(self, log: MetricsLog | _NoLog, bar: Bar) -> None:
+    def _end_epoch(self, log: MetricsLog | NoLog, bar: Bar) -> None:
         loss, accuracy = self.learner.sums.read()
         values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
         log.write("epoch", self.global_step, values)
@@ -174,14 +176,14 @@ class _Pace:
         return rate
 
 
-class _NoLog:
+class NoLog:
     """Ranks other than the first write nothing."""
 
-    def __enter__(self) -> _NoLog:
+    def __enter__(self) -> NoLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
         return None
 
-    def write(self, event: str, step: int, values: dict[str, object]) -> None:
+    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
         return None

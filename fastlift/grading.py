@@ -41,9 +41,9 @@ def grade_run(
     Raises:
         UserError: no such run or checkpoint, or data that changed since the training.
     """
-    ui, run = ui or Quiet(), runs.open_run(Path(folder))
+    told, run = ui or Quiet(), runs.open_run(Path(folder))
     config = load(run.config).override(**settings or {})
-    data = load_data(config, ui)
+    data = load_data(config, told)
     index = data.test if split == "test" else data.train
     _check_same_classes(run, data.class_names)
     rows: dict[str, dict[str, Any]] = {}
@@ -52,8 +52,8 @@ def grade_run(
         name = {"none": "center"}.get(config.run.tte, config.run.tte)
         name += f"@{checkpoint}" if checkpoint is not None else ""
         name += " (train)" if split == "train" else ""
-        ui.say(f"{name}: {len(index):,} images")
-        rows[name] = grade(model, index, data.group_counts.tolist(), config, ui).metrics.to_dict()
+        told.say(f"{name}: {len(index):,} images")
+        rows[name] = grade(model, index, data.group_counts.tolist(), config, told).metrics.to_dict()
     if run.has_ended():
         results = json.loads(run.results.read_text(encoding="utf-8"))
         results["evaluations"] = results.get("evaluations", {}) | rows
@@ -78,11 +78,11 @@ def grade(model: LiftModel, index: ImageIndex, group_counts: list[int], config: 
 
 def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
     """CLIP's own accuracy on a data set's test split; writes nothing."""
-    ui = ui or Quiet()
-    data = load_data(config, ui)
-    model = build_model(config, data.class_names, ui)
-    ui.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
-    return grade(model, data.test, data.group_counts.tolist(), config, ui)
+    told = ui or Quiet()
+    data = load_data(config, told)
+    model = build_model(config, data.class_names, told)
+    told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
+    return grade(model, data.test, data.group_counts.tolist(), config, told)
 
 
 def _check_same_classes(run: runs.RunFolder, names: tuple[str, ...]) -> None:

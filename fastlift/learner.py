@@ -23,7 +23,9 @@ class Sums:
 
     @classmethod
     def zeros(cls, device: torch.device) -> Sums:
-        return cls(torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device))
+        return cls(
+            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+        )
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
         self.loss += loss.detach().double() * images
@@ -70,11 +72,13 @@ class Learner:
         self.micro_batch = micro_batch
         self.world = world or World()
         device = next(iter(self.parameters.values())).device
-        self.optimizer = torch.optim.SGD(
-            self.parameters.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
-        )
+        is_fp16 = model.vit.compute_dtype is torch.float16
         # fp16 gradients underflow without a scale; other dtypes have fp32's range
-        self.scaler = torch.amp.GradScaler(device.type, enabled=model.vit.compute_dtype is torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
+        # the fused SGD (torch 2.14) starts from garbage momentum where a scaler skips the first step
+        self.optimizer = torch.optim.SGD(
+            self.parameters.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=not is_fp16
+        )
         self.sums = Sums.zeros(device)
 
     def set_lr(self, lr: float) -> None:

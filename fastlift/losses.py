@@ -24,9 +24,8 @@ from fastlift.errors import UserError
 from fastlift.naming import one_of
 
 if TYPE_CHECKING:
-    from fastlift_kernels import Impl
-
     from fastlift.models.classifiers import Classifier
+    from fastlift_kernels import Impl
 
 LossName = Literal["CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"]
 Counts = Sequence[int] | np.ndarray | Tensor
@@ -63,8 +62,9 @@ class SoftmaxLoss(Loss):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.log_prior is not None:
-            logits = logits + self.tau * self.log_prior
-        return F.cross_entropy(logits, labels, weight=self.class_weight)
+            logits = logits + self.tau * self.log_prior.to(logits.dtype)
+        weight = None if self.class_weight is None else self.class_weight.to(logits.dtype)
+        return F.cross_entropy(logits, labels, weight=weight)
 
     def on_features(
         self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None

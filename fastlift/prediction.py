@@ -14,7 +14,7 @@ from fastlift.data.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.loader import build_loader
 from fastlift.data.scan import scan_files
 from fastlift.errors import UserError
-from fastlift.evaluation import Ensembling, mean_logits, test_views
+from fastlift.evaluation import Ensembling, eval_views, mean_logits
 from fastlift.models.lift import LiftModel
 
 
@@ -94,7 +94,7 @@ def predict(
         if on_bad is not None:
             on_bad(paths[bad.index], bad.reason)
 
-    views = test_views(model.preprocessing.image_size, ensembling)
+    views = eval_views(model.preprocessing.image_size, ensembling)
     loader = build_loader(
         index,
         views,

@@ -43,7 +43,7 @@ def lift_plus(dataset: str = "shapes_lt", **settings: Any) -> Config:
     5 epochs (15 on iNaturalist), SGD at 0.02, convex schedule, no flip. Source: LIFT+ (2025).
     """
     epochs = 15 if dataset.startswith("inat") else 5
-    defaults = {"epochs": epochs, "lr": 0.02, "augmentation": "minimalist"}
+    defaults = {"epochs": epochs, "lr": 0.02, "augmentation": "minimalist", "sizes": "lift_plus"}
     return _base("lift_plus", dataset).override(**defaults | settings)
 
 

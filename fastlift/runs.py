@@ -20,7 +20,17 @@ from fastlift.errors import UserError
 from fastlift.files import write_json
 
 # Settings that a resumed run may change: none of them changes what is computed, but for rounding.
-OPERATIONAL = {"device", "workers", "executor", "checkpoint_steps", "log_steps", "eval_batch", "tte", "expand", "data_root"}
+OPERATIONAL = {
+    "device",
+    "workers",
+    "executor",
+    "checkpoint_steps",
+    "log_steps",
+    "eval_batch",
+    "tte",
+    "expand",
+    "data_root",
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,9 @@ def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
     run = RunFolder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not overwrite:
-            raise UserError(f"{path} exists; use --resume to go on with it, --overwrite to start again, or another --output")
+            raise UserError(
+                f"{path} exists; use --resume to go on with it, --overwrite to start again, or another --output"
+            )
         if not run.config.is_file():
             raise UserError(f"{path} is not a run folder (no config.json), so --overwrite leaves it alone")
         shutil.rmtree(path)
@@ -151,7 +163,9 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         self._board.close()
 

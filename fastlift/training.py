@@ -61,35 +61,46 @@ def train(
     Raises:
         UserError: settings, files or data that cannot be used; the message says what to do.
     """
-    ui = ui or Quiet()
     device = resolve_device(config.run.device)
     dtype = resolve_amp(config.run.amp, device)
     world, device = join(device)
-    if not world.is_main:
-        ui = Quiet()
+    told = ui if ui is not None and world.is_main else Quiet()
     try:
-        run = _open_folder(config, output, resume=resume, overwrite=overwrite, world=world)
-        data = load_data(config, ui)
-        model = build_model(config, data.class_names, ui).to(device)
-        model.set_compute_dtype(dtype)
-        bad = BadImages(run)
-        if world.is_main:
-            write_json(run.data, _describe_data(data))
-            _announce(config, data, model, device, dtype, ui)
-        fit = None
-        if config.training.epochs:
-            fit = _fit(config, run, data, model, world, resume, bad, ui)
-        evaluation = _evaluate(config, data, model, world, bad, ui)
-        results = _results(config, data, model, fit, evaluation, device)
-        if world.is_main:
-            write_json(run.results, results)
-            _report(run, ui)
-        return Run(run.path, evaluation.metrics, model, results)
+        return _train(config, output, resume, overwrite, device, dtype, world, told)
     finally:
         leave()
 
 
-def _open_folder(config: Config, output: str | Path | None, *, resume: bool, overwrite: bool, world: World) -> RunFolder:
+def _train(
+    config: Config,
+    output: str | Path | None,
+    resume: bool,
+    overwrite: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    world: World,
+    ui: Ui,
+) -> Run:
+    run = _open_folder(config, output, resume=resume, overwrite=overwrite, world=world)
+    data = load_data(config, ui)
+    model = build_model(config, data.class_names, ui).to(device)
+    model.set_compute_dtype(dtype)
+    bad = BadImages(run)
+    if world.is_main:
+        write_json(run.data, _describe_data(data))
+        _announce(config, data, model, device, dtype, ui)
+    fit = _fit(config, run, data, model, world, resume, bad, ui) if config.training.epochs else None
+    evaluation = _evaluate(config, data, model, world, bad, ui)
+    results = _results(config, data, model, fit, evaluation, device)
+    if world.is_main:
+        write_json(run.results, results)
+        _report(run, ui)
+    return Run(run.path, evaluation.metrics, model, results)
+
+
+def _open_folder(
+    config: Config, output: str | Path | None, *, resume: bool, overwrite: bool, world: World
+) -> RunFolder:
     path = Path(output) if output is not None else runs.default_path(config)
     if world.size > 1 and output is None:
         raise UserError("several processes need one folder: name it with --output")
@@ -127,26 +138,14 @@ def load_data(config: Config, ui: Ui) -> DataSet:
 
 def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
     """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
-    settings, ui = config.model, ui or Quiet()
+    settings, told = config.model, ui or Quiet()
 
     def progress(done: int, total: int) -> None:
         if total > 20_000:
-            ui.say(f"text features: {done} of {total} prompts")
+            told.say(f"text features: {done} of {total} prompts")
 
-    arguments: dict[str, Any] = {
-        "pretrained": settings.pretrained,
-        "tuner": settings.tuner,
-        "rank": settings.rank,
-        "layers": settings.layers,
-        "classifier": settings.classifier,
-        "scale": settings.scale,
-        "init": settings.init,
-        "prompt": settings.prompt,
-        "image_size": settings.image_size,
-        "seed": config.run.seed,
-        "progress": progress,
-    }
-    return create_model(settings.model, class_names=class_names, **arguments | changes)
+    arguments: dict[str, Any] = vars(settings) | {"seed": config.run.seed, "progress": progress} | changes
+    return create_model(arguments.pop("model"), class_names=class_names, **arguments)
 
 
 class BadImages:
@@ -283,7 +282,9 @@ def _describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
     }
 
 
-def _announce(config: Config, data: DataSet, model: LiftModel, device: torch.device, dtype: torch.dtype, ui: Ui) -> None:
+def _announce(
+    config: Config, data: DataSet, model: LiftModel, device: torch.device, dtype: torch.dtype, ui: Ui
+) -> None:
     counts = data.train.class_counts()
     described = _describe_model(config, model)
     executor, why = choose_executor(data.train, config.data.executor)

@@ -1,11 +1,16 @@
 """What all tests share: seeds, few threads for parallel workers, and the way to the reference data beside the repository."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+# The package of test helpers is not installed; importlib mode does not put it on the path by itself.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # The reference data is optional: it lies beside a developer's checkout, never inside the repository.
 SHARED = Path(os.environ.get("FASTLIFT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -29,3 +34,30 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the reference data (../shared or $FASTLIFT_SHARED) is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny CLIP with random weights: (open_clip JSON, safetensors)."""
+    from fixtures import write_tiny_clip
+
+    return write_tiny_clip(tmp_path_factory.mktemp("tiny_clip"))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A long-tailed set of colour patches with list files."""
+    from fixtures import write_tiny_data
+
+    return write_tiny_data(tmp_path_factory.mktemp("tiny_data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indices and text features go to a folder of this test run, never to the user's cache."""
+    before = os.environ.get("FASTLIFT_CACHE")
+    os.environ["FASTLIFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("FASTLIFT_CACHE")
+    if before is not None:
+        os.environ["FASTLIFT_CACHE"] = before

@@ -20,8 +20,10 @@ def parse(kind: type[Command], arguments: list[str], prog: str, default: Command
 
     Settings that contradict each other are the dataclass's to refuse; tyro shows such errors as it shows typos.
     """
-    options = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=arguments, prog=f"fastlift {prog}", config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff), **options)
+    title, markers = f"fastlift {prog}", (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    if default is None:
+        return tyro.cli(kind, args=arguments, prog=title, config=markers)
+    return tyro.cli(kind, args=arguments, prog=title, config=markers, default=default)
 
 
 def base_config(arguments: list[str], recipe: str = "lift") -> Config:

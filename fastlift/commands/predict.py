@@ -42,7 +42,9 @@ def run(arguments: list[str]) -> int:
     """Predict, a line a picture; unreadable files are named on stderr and make the exit code 1."""
     command = parse(Predict, arguments, "predict")
     if not command.pictures or command.top < 1:
-        raise UserError("name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)")
+        raise UserError(
+            "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
+        )
     from fastlift.environment import resolve_amp, resolve_device
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
     from fastlift.training import load_run
@@ -53,7 +55,9 @@ def run(arguments: list[str]) -> int:
             top = [{"class": name, "probability": round(value, 6)} for name, value in named]
             print(json.dumps({"path": str(prediction.path), "top": top}, ensure_ascii=False), flush=True)
         else:
-            print(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named), flush=True)
+            print(
+                f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named), flush=True
+            )
 
     paths = find_pictures(command.pictures)
     index, broken = index_pictures(paths)
@@ -70,7 +74,16 @@ def run(arguments: list[str]) -> int:
         model = load_run(command.run, command.checkpoint).to(device)
         model.set_compute_dtype(resolve_amp(command.amp, device))
         readable = [path for path in paths if path not in broken]
-        options = {"top": command.top, "ensembling": command.tte, "batch_size": command.eval_batch}
-        for prediction in predict(model, readable, index, workers=command.workers, on_bad=complain, **options):
+        predictions = predict(
+            model,
+            readable,
+            index,
+            top=command.top,
+            ensembling=command.tte,
+            batch_size=command.eval_batch,
+            workers=command.workers,
+            on_bad=complain,
+        )
+        for prediction in predictions:
             show(prediction)
     return 1 if failed else 0

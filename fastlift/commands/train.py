@@ -51,5 +51,9 @@ def run(arguments: list[str]) -> int:
 
         from fastlift.reporting.table import metrics_table
 
-        Console().print(metrics_table(finished.results["metrics"], title=f"{command.settings.recipe} on {command.settings.data.dataset}"))
+        Console().print(
+            metrics_table(
+                finished.results["metrics"], title=f"{command.settings.recipe} on {command.settings.data.dataset}"
+            )
+        )
     return 0

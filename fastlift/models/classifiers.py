@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
             self.weight.copy_(weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        features, weight = self.prepare(features.float()), self.weight
+        features, weight = self.prepare(features.float()), cast(Tensor, self.weight)
         if self.normalize == "both":
             features = F.normalize(features, dim=1)
         if self.normalize != "none":
@@ -130,6 +130,9 @@ class ZeroShotClassifier(nn.Module):
         text: text features [C, E], L2-normed.
         scale: exp(logit_scale).
     """
+
+    projection: Tensor | None
+    text: Tensor
 
     def __init__(self, projection: Tensor | None, text: Tensor, scale: float) -> None:
         super().__init__()

@@ -63,8 +63,8 @@ def _from_open_clip_vit(tower: Any) -> VisionTransformer:
     if tower.pool_type == "tok":
         pool = ClassTokenPool(norm)
     else:
-        parts = (nn.Identity(), norm) if tower.final_ln_after_pool else (norm, nn.Identity())
-        pool = MeanPool(*parts, first=1, patches=tower.grid_size[0] * tower.grid_size[1])
+        before, after = (nn.Identity(), norm) if tower.final_ln_after_pool else (norm, nn.Identity())
+        pool = MeanPool(before, after, first=1, count=tower.grid_size[0] * tower.grid_size[1])
     return VisionTransformer(
         patches=tower.conv1,
         prefix=tower.class_embedding.detach()[None],
@@ -117,15 +117,17 @@ def from_timm(trunk: nn.Module) -> VisionTransformer:
     )
 
 
-def _timm_pool(model: Any, first: int) -> ClassTokenPool | MeanPool | LatentPool:
+def _timm_pool(model: Any, prefix: int) -> ClassTokenPool | MeanPool | LatentPool:
     norm, norm_after = _norm(model.norm), _norm(model.fc_norm)
-    if model.attn_pool is not None:
-        return LatentPool(norm, model.attn_pool, norm_after)
-    if model.global_pool == "token":
+    if model.attn_pool is None and model.global_pool == "token":
         _refuse(norm_after, "a norm after the class token is taken")
         return ClassTokenPool(norm)
+    patches = model.patch_embed.num_patches
+    span = {"first": 0, "count": prefix + patches} if model.pool_include_prefix else {"first": prefix, "count": patches}
+    if model.attn_pool is not None:
+        return LatentPool(norm, model.attn_pool, norm_after, **span)
     if model.global_pool == "avg":
-        return MeanPool(norm, norm_after, first=first, patches=model.patch_embed.num_patches)
+        return MeanPool(norm, norm_after, **span)
     raise UserError(f"timm models with global_pool={model.global_pool!r} are not supported")
 
 
@@ -180,7 +182,7 @@ def _qkv(weight: nn.Parameter, bias: nn.Parameter | None) -> QKV:
 
 
 def _layer_scale(scale: nn.Module) -> LayerScale | None:
-    return None if isinstance(scale, nn.Identity) else LayerScale(scale.gamma.detach())  # type: ignore[union-attr,operator]
+    return None if isinstance(scale, nn.Identity) else LayerScale(scale.gamma.detach())  # type: ignore[operator]
 
 
 def _activation(activation: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -104,6 +104,10 @@ def create_model(
     init: InitName = "text",
     prompt: str = "default",
     image_size: int | None = None,
+    prompt_length: int | None = None,
+    mask_ratio: float | None = None,
+    mask_seed: int = 0,
+    sizes: tuners.Sizes = "lift",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LiftModel:
@@ -114,7 +118,8 @@ def create_model(
             JSON), or ``timm:NAME``.
         class_names: names of the C classes, in the order of the labels.
         pretrained: an open_clip tag, or a weights file (safetensors, or a torch file, read with weights_only).
-        tuner: ``adaptformer``, ``full``, ``none``, or several of them.
+        tuner: ``adaptformer``, ``adapter``, ``lora`` (queries and values), ``lora_mlp``, ``vpt_shallow``, ``vpt_deep``,
+            ``ssf_attn``, ``ssf_mlp``, ``ssf_ln``, ``bias``, ``layernorm``, ``mask``, ``full``, ``none``, or several.
         rank: bottleneck width; None: 2 ** max(0, floor(log2(C / (2 L)))) for L blocks.
         layers: blocks with a tuner: None (all), the last k, or a list of indices.
         classifier: ``cosine``, ``linear``, ``l2``, ``layernorm``; ``zero_shot`` is CLIP's own head, with no training.
@@ -123,6 +128,10 @@ def create_model(
             width by the projection's transpose, L2-normed) or ``random``.
         prompt: ``default``, ``classname``, ``ensemble``, ``descriptor:FILE``, or a template with ``{}``.
         image_size: pixels, where it is not to be the model's own; positions are interpolated.
+        prompt_length: visual prompts a block.
+        mask_ratio, mask_seed: share of the weights that the tuner ``mask`` trains, and the seed of their draw.
+        sizes: whose rule gives the sizes that are not given: ``lift``'s, or ``lift_plus``'s (LoRA C / (4 L), prompts C / L,
+            mask C / (L (12 D + 9))).
         seed: of the tuner's and the classifier's random starts.
         progress: called with (done, total) while prompts are encoded.
 
@@ -134,18 +143,27 @@ def create_model(
 
     Source: LIFT (Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024).
     """
-    names = list(class_names)
+    names, tuner_names = list(class_names), [tuner] if isinstance(tuner, str) else list(tuner)
     if len(names) < 2:
         raise UserError(f"class_names: expected at least two classes, got {len(names)}")
     one_of("classifier", classifier, HeadName.__args__)  # type: ignore[attr-defined]
     one_of("init", init, InitName.__args__)  # type: ignore[attr-defined]
-    tuner_names = [tuner] if isinstance(tuner, str) else list(tuner)
+    tuners.check_names(tuner_names)
     generator = torch.Generator().manual_seed(seed)
     backbone = backbones.load(name, pretrained, image_size)
     fingerprint = weights_fingerprint(backbone.vit.named_parameters())
-    parameters, settings = tuners.attach(
-        backbone.vit, tuner_names, classes=len(names), rank=rank, layers=layers, generator=generator
+    settings = tuners.resolve(
+        backbone.vit,
+        classes=len(names),
+        rank=rank,
+        layers=layers,
+        prompt_length=prompt_length,
+        mask_ratio=mask_ratio,
+        mask_seed=mask_seed,
+        sizes=sizes,
+        generator=generator,
     )
+    parameters = tuners.attach(backbone.vit, tuner_names, settings)
     if classifier == "zero_shot":
         if parameters:
             raise UserError("the zero_shot classifier does not train: it goes with tuner='none' alone")

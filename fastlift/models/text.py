@@ -118,8 +118,8 @@ def _end_of_text(text: Any, tokens: Tensor) -> Tensor:
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     if pool == "argmax":  # CLIP's end-of-text token has the highest number
         return tokens.argmax(dim=1)
-    eos = getattr(text, "eos_id", getattr(text, "text_eos_id", None))
-    return (tokens == eos).int().argmax(dim=1)
+    eos: int = text.eos_id if hasattr(text, "eos_id") else text.text_eos_id
+    return torch.eq(tokens, eos).int().argmax(dim=1)
 
 
 def _encode(model: Any, tokens: Tensor) -> Tensor:

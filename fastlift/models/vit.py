@@ -104,6 +104,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.mlp_width = mlp_in.out_features
         self.activation = activation
         self.enter: nn.Module = nn.Identity()
         self.norm_1: nn.Module = norm_1
@@ -146,30 +147,32 @@ class ClassTokenPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """Features are the mean of the patch tokens, normalised before (``norm``) or after (``norm_after``) the mean."""
+    """Features are the mean of ``count`` tokens from ``first`` on, normalised before (``norm``) or after the mean.
+
+    The range leaves out prefix tokens where the model was trained so, and visual prompts always.
+    """
 
     tokens: int | None = None
 
-    def __init__(self, norm: nn.Module, norm_after: nn.Module, first: int, patches: int) -> None:
+    def __init__(self, norm: nn.Module, norm_after: nn.Module, *, first: int, count: int) -> None:
         super().__init__()
-        self.norm, self.norm_after, self.first, self.patches = norm, norm_after, first, patches
+        self.norm, self.norm_after, self.first, self.count = norm, norm_after, first, count
 
     def forward(self, x: Tensor) -> Tensor:
-        patches = self.norm(x[:, self.first : self.first + self.patches])
-        return self.norm_after(patches.mean(dim=1))
+        return self.norm_after(self.norm(x[:, self.first : self.first + self.count]).mean(dim=1))
 
 
 class LatentPool(nn.Module):
-    """Features come from a learned query that attends to all tokens (SigLIP's MAP head, timm's module as it is)."""
+    """Features come from a learned query that attends to the same range of tokens (SigLIP's MAP head, timm's module)."""
 
     tokens: int | None = None
 
-    def __init__(self, norm: nn.Module, pool: nn.Module, norm_after: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, pool: nn.Module, norm_after: nn.Module, *, first: int, count: int) -> None:
         super().__init__()
-        self.norm, self.pool, self.norm_after = norm, pool, norm_after
+        self.norm, self.pool, self.norm_after, self.first, self.count = norm, pool, norm_after, first, count
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm_after(self.pool(self.norm(x)))
+        return self.norm_after(self.pool(self.norm(x[:, self.first : self.first + self.count])))
 
 
 class VisionTransformer(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -26,13 +26,8 @@ class Ui(Protocol):
     def say(self, message: str) -> None:
         """One sentence."""
 
-    def bar(self, label: str, total: int) -> BarContext:
+    def bar(self, label: str, total: int) -> AbstractContextManager[Bar]:
         """A bar for work of ``total`` units."""
-
-
-class BarContext(Protocol):
-    def __enter__(self) -> Bar: ...
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class Quiet:

@@ -2,27 +2,37 @@
 
 A tuner is a function ``attach(vit, settings) -> {name: parameter}``: it puts its modules at sites of the blocks and
 returns what trains, under the names that the authors' checkpoints use, so that one naming serves checkpoints, reports
-and old files. Sites compose, so tuners can be combined; they are attached in the order of ``TUNERS``.
+and old files. Sites compose, so tuners can be combined; they are attached in the order of ``TUNERS``: first those that
+train the backbone's own weights, then those that take a site's place, then those that wrap what stands there.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from fastlift.errors import UserError
+from fastlift.models.tuners.adapter import attach_adapter
 from fastlift.models.tuners.adaptformer import attach_adaptformer
-from fastlift.models.tuners.full import attach_full
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.lora import attach_lora, attach_lora_mlp
+from fastlift.models.tuners.mask import attach_mask
+from fastlift.models.tuners.own_weights import attach_bias, attach_full, attach_layernorm
+from fastlift.models.tuners.prompts import attach_vpt_deep, attach_vpt_shallow
+from fastlift.models.tuners.settings import (
+    Sizes,
+    TunerSettings,
+    adaptive_lora_rank,
+    adaptive_mask_ratio,
+    adaptive_prompt_length,
+    adaptive_rank,
+)
+from fastlift.models.tuners.ssf import attach_ssf_attn, attach_ssf_ln, attach_ssf_mlp
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
 
-TunerName = Literal["adaptformer", "full", "none"]
 Attach = Callable[[VisionTransformer, TunerSettings], dict[str, nn.Parameter]]
 
 
@@ -33,14 +43,29 @@ def attach_none(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn
 
 TUNERS: dict[str, Attach] = {
     "full": attach_full,
+    "bias": attach_bias,
+    "layernorm": attach_layernorm,
+    "mask": attach_mask,
     "adaptformer": attach_adaptformer,
+    "adapter": attach_adapter,
+    "vpt_shallow": attach_vpt_shallow,
+    "vpt_deep": attach_vpt_deep,
+    "lora": attach_lora,
+    "lora_mlp": attach_lora_mlp,
+    "ssf_attn": attach_ssf_attn,
+    "ssf_mlp": attach_ssf_mlp,
+    "ssf_ln": attach_ssf_ln,
     "none": attach_none,
 }
-
-
-def adaptive_rank(classes: int, layers: int) -> int:
-    """r = 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks (LIFT, section 4)."""
-    return 2 ** max(0, math.floor(math.log2(classes / (2 * layers))))
+# Pairs that would train the same weights twice, or put two things at one place.
+CONFLICTS = {
+    ("full", "bias"): "full fine-tuning trains the biases already",
+    ("full", "layernorm"): "full fine-tuning trains the LayerNorms already",
+    ("full", "mask"): "full fine-tuning trains all weights already",
+    ("bias", "layernorm"): "both would train the LayerNorms' biases",
+    ("bias", "mask"): "both would train biases of the products",
+    ("vpt_shallow", "vpt_deep"): "deep prompts replace the shallow ones at the next block",
+}
 
 
 def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:
@@ -62,39 +87,74 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     return chosen
 
 
-def attach(
+def check_names(names: Sequence[str]) -> None:
+    """Known tuners that have a meaning together.
+
+    Raises:
+        UserError: an unknown one, one named twice, or two that conflict.
+    """
+    for name in names:
+        one_of("tuner", name, TUNERS)
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"tuner: expected one or several different ones, got {', '.join(names) or 'nothing'}")
+    if "none" in names and len(names) > 1:
+        raise UserError("tuner none stands alone")
+    for pair, reason in CONFLICTS.items():
+        if set(pair) <= set(names):
+            raise UserError(f"tuners {pair[0]} and {pair[1]} cannot be combined: {reason}")
+
+
+def resolve(
     vit: VisionTransformer,
-    names: Sequence[str],
     *,
     classes: int,
     rank: int | None = None,
     layers: int | Sequence[int] | None = None,
+    prompt_length: int | None = None,
+    mask_ratio: float | None = None,
+    mask_seed: int = 0,
+    sizes: Sizes = "lift",
     generator: torch.Generator | None = None,
-) -> tuple[dict[str, nn.Parameter], TunerSettings]:
+) -> TunerSettings:
+    """Settings with the papers' adaptive sizes where none is given.
+
+    Raises:
+        UserError: values out of range.
+    """
+    for name, value in (("rank", rank), ("prompt_length", prompt_length)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}: expected 1 or more, got {value}")
+    if mask_ratio is not None and not 0 < mask_ratio <= 1:
+        raise UserError(f"mask_ratio: expected a share in (0, 1], got {mask_ratio}")
+    depth = vit.depth
+    return TunerSettings(
+        rank=rank or adaptive_rank(classes, depth),
+        lora_rank=rank or adaptive_lora_rank(classes, depth, sizes),
+        layers=resolve_layers(layers, depth),
+        prompt_length=prompt_length or adaptive_prompt_length(classes, depth, sizes),
+        mask_ratio=mask_ratio or adaptive_mask_ratio(classes, depth, vit.width, sizes),
+        mask_seed=mask_seed,
+        generator=generator,
+    )
+
+
+def attach(vit: VisionTransformer, names: Sequence[str], settings: TunerSettings) -> dict[str, nn.Parameter]:
     """Attach the named tuners in place.
 
     Returns:
-        what trains, under the authors' names, and the settings with every default resolved.
+        what trains, under the authors' names.
 
     Raises:
-        UserError: unknown names, or settings without a meaning.
+        UserError: unknown names, or tuners that cannot be combined.
     """
-    for name in names:
-        one_of("tuner", name, TUNERS)
-    if rank is not None and rank < 1:
-        raise UserError(f"rank: expected 1 or more, got {rank}")
-    settings = TunerSettings(
-        rank=adaptive_rank(classes, vit.depth) if rank is None else rank,
-        layers=resolve_layers(layers, vit.depth),
-        generator=generator,
-    )
+    check_names(names)
     trained: dict[str, nn.Parameter] = {}
     for name, attach_one in TUNERS.items():
         if name in names:
             trained.update(attach_one(vit, settings))
     for parameter in trained.values():
         parameter.requires_grad_(True)
-    return trained, settings
+    return trained
 
 
 @dataclass(frozen=True)
@@ -109,3 +169,17 @@ def tuner_size(vit: VisionTransformer, trained: dict[str, nn.Parameter]) -> Tune
     """Count what trains inside the ViT."""
     tuned = sum(parameter.numel() for parameter in trained.values())
     return TunerSize(tuned, tuned / sum(parameter.numel() for parameter in vit.parameters()))
+
+
+__all__ = [
+    "TUNERS",
+    "Sizes",
+    "TunerSettings",
+    "TunerSize",
+    "adaptive_rank",
+    "attach",
+    "check_names",
+    "resolve",
+    "resolve_layers",
+    "tuner_size",
+]

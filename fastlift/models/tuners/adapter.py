@@ -1,0 +1,57 @@
+"""Adapter: a bottleneck after the MLP, in series (Houlsby et al. 2019), with LIFT's LayerNorm in front."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import fastlift_kernels as kernels
+from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.vit import VisionTransformer
+
+
+class Adapter(nn.Module):
+    """m -> m + W_up relu(W_down LN_a(m) + b_down) + b_up, started at the identity.
+
+    Args:
+        width: D.
+        rank: r, the bottleneck's width.
+        generator: source of W_down's Kaiming-normal start (a = sqrt 5).
+    """
+
+    def __init__(self, width: int, rank: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(width)
+        self.down_proj = nn.Linear(width, rank)
+        self.up_proj = nn.Linear(rank, width)
+        nn.init.kaiming_normal_(self.down_proj.weight, a=math.sqrt(5), generator=generator)
+        nn.init.zeros_(self.down_proj.bias)
+        nn.init.zeros_(self.up_proj.weight)
+        nn.init.zeros_(self.up_proj.bias)
+
+    def forward(self, m: Tensor) -> Tensor:
+        return kernels.adapter(
+            m,
+            None,
+            None,
+            self.ln.weight,
+            self.ln.bias,
+            self.down_proj.weight,
+            self.down_proj.bias,
+            self.up_proj.weight,
+            self.up_proj.bias,
+            1.0,
+            ln_eps=self.ln.eps,
+        )[1]
+
+
+def attach_adapter(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+    """An Adapter on the MLP's output of each chosen block."""
+    trained: dict[str, nn.Parameter] = {}
+    for i in settings.layers:
+        adapter = Adapter(vit.width, settings.rank, settings.generator)
+        vit.block(i).leave = adapter
+        trained |= {f"adapter_list.{i}.{name}": parameter for name, parameter in adapter.named_parameters()}
+    return trained

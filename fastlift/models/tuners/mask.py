@@ -1,0 +1,56 @@
+"""Arbitrary fine-tuning: a random share of all weights of the blocks' products trains, the rest stays frozen (LIFT)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fastlift.errors import UserError
+from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.vit import VisionTransformer
+
+
+class Scatter(nn.Module):
+    """frozen -> frozen with the entries at ``index`` (row-major) replaced by ``values``, which train in fp32."""
+
+    index: Tensor
+
+    def __init__(self, frozen: Tensor, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", mask.flatten().nonzero()[:, 0])
+        self.values = nn.Parameter(frozen.detach().float().flatten()[self.index].clone())
+
+    def forward(self, frozen: Tensor) -> Tensor:
+        return frozen.flatten().index_copy(0, self.index, self.values.to(frozen.dtype)).view_as(frozen)
+
+
+def draw_mask(outputs: int, inputs: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """Which entries of [outputs, inputs + 1] (the last column is the bias) train: int(n * ratio) of them, bool."""
+    entries = outputs * (inputs + 1)
+    chosen = torch.randperm(entries, generator=generator)[: int(entries * ratio)]
+    return torch.zeros(entries, dtype=torch.bool).index_fill_(0, chosen, True).view(outputs, inputs + 1)
+
+
+def attach_mask(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+    """A share ``mask_ratio`` of the weights and biases of qkv, attention output and both MLP products.
+
+    One generator, seeded with ``mask_seed``, runs through the chosen blocks in order, so that a mask need not be stored.
+    """
+    generator = torch.Generator().manual_seed(settings.mask_seed)
+    trained: dict[str, nn.Parameter] = {}
+    for i in settings.layers:
+        block = vit.block(i)
+        sites = {"attn_in": block.qkv, "attn_out": block.out, "mlp_in": block.mlp_in, "mlp_out": block.mlp_out}
+        for site, module in sites.items():
+            if not isinstance(module, nn.Linear) or module.bias is None:
+                raise UserError(
+                    "the tuner mask needs products with a bias, and another tuner must not have wrapped them"
+                )
+            outputs, inputs = module.weight.shape
+            mask = draw_mask(outputs, inputs, settings.mask_ratio, generator)
+            for name, part in (("weight", mask[:, :-1]), ("bias", mask[:, -1])):
+                scatter = Scatter(getattr(module, name), part)
+                parametrize.register_parametrization(module, name, scatter)
+                trained[f"masked_linear_list.{i}.{site}.optimized_{name}"] = scatter.values
+    return trained

@@ -1,0 +1,62 @@
+"""Small models and data sets that tests train on: made here, from seeds, in a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+TINY_CONFIG: dict[str, Any] = {
+    "embed_dim": 24,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 48, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+CLASS_NAMES = ("red brick", "green_leaf", "blue sky", "grey cat", "white snow", "black coal")
+CLASS_COUNTS = (14, 9, 6, 4, 3, 2)
+COLOURS = ((200, 40, 40), (40, 180, 60), (40, 80, 220), (120, 120, 120), (240, 240, 240), (20, 20, 20))
+
+
+def write_tiny_clip(folder: Path, seed: int = 0) -> tuple[Path, Path]:
+    """An open_clip configuration and weights with lively random values: (JSON, safetensors)."""
+    from open_clip.model import CLIP
+
+    config, weights = folder / "tiny_clip.json", folder / "tiny_clip.safetensors"
+    config.write_text(json.dumps(TINY_CONFIG))
+    model = CLIP(**TINY_CONFIG)
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        fan = tensor.shape[-1] if tensor.dim() > 1 else 10
+        is_gain = "ln_" in name and name.endswith("weight")
+        state[name] = (1 + 0.1 * noise if is_gain else noise * fan**-0.5).contiguous()
+    state["logit_scale"] = torch.tensor(3.0)
+    save_file(state, weights)
+    return config, weights
+
+
+def write_tiny_data(folder: Path, tests_a_class: int = 4, seed: int = 0) -> Path:
+    """Noisy colour patches as JPEG files with list files: train.txt, test.txt, class_names.txt."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for label, (count, colour) in enumerate(zip(CLASS_COUNTS, COLOURS, strict=True)):
+        for split, number in (("train", count), ("test", tests_a_class)):
+            for i in range(number):
+                height, width = rng.integers(36, 60, size=2)
+                noise = rng.normal(0, 40, size=(height, width, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                path = folder / split / f"class{label}" / f"{i}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path, quality=90)
+                lines[split].append(f"{path.relative_to(folder)} {label}")
+    for split, listed in lines.items():
+        (folder / f"{split}.txt").write_text("\n".join(listed) + "\n")
+    named = [f"class{label} {name}" for label, name in enumerate(CLASS_NAMES)]
+    (folder / "class_names.txt").write_text("\n".join(named) + "\n")
+    return folder

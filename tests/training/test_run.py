@@ -1,0 +1,203 @@
+"""A run from config to results, its folder, and what happens when it is cut short."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, CLASS_NAMES
+from safetensors.torch import load_file
+
+import fastlift
+from fastlift import checkpoints, config, runs
+from fastlift.config import Config
+from fastlift.interrupts import StopRequest
+
+Files = tuple[Path, Path]
+
+
+@pytest.fixture
+def settings(tiny_clip: Files, tiny_data: Path) -> Config:
+    return fastlift.recipes.lift(
+        "list",
+        data_root=tiny_data,
+        train_list=tiny_data / "train.txt",
+        test_list=tiny_data / "test.txt",
+        class_names=tiny_data / "class_names.txt",
+        model=str(tiny_clip[0]),
+        pretrained=str(tiny_clip[1]),
+        epochs=3,
+        batch_size=8,
+        lr=0.05,
+        log_steps=1,
+        eval_batch=7,
+        device="cpu",
+    )
+
+
+def test_a_run(settings: Config, tmp_path: Path) -> None:
+    run = fastlift.train(settings, output=tmp_path / "run")
+    folder = runs.RunFolder(run.folder)
+    assert config.load(folder.config) == settings
+    results = json.loads(folder.results.read_text())
+    assert results["data"]["class_counts"] == list(CLASS_COUNTS)
+    assert results["data"]["class_names"] == list(CLASS_NAMES)
+    assert results["metrics"]["samples"] == 4 * len(CLASS_NAMES)
+    assert results["model"]["tuned_parameters"] == sum(parameter.numel() for parameter in run.model.trained().values())
+    assert run.metrics.accuracy == results["metrics"]["accuracy"]
+    assert run.metrics.accuracy > 60  # colours are easy; chance is 17
+    assert folder.report.read_text().startswith("<!doctype html")
+    assert list(folder.tensorboard.glob("events.*"))
+
+    events = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["step"] for event in steps] == list(range(1, 16))  # 38 images in batches of 8, three times
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == [0, 1, 2]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    names = [path.name for path in checkpoints.saved(folder.checkpoints)]
+    assert names == [f"epoch-{epoch:03d}.safetensors" for epoch in (1, 2, 3)]
+
+
+def test_a_run_can_be_loaded_and_repeated(settings: Config, tmp_path: Path) -> None:
+    run = fastlift.train(settings, output=tmp_path / "run")
+    images = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(fastlift.load_run(run.folder)(images), run.model(images), rtol=0, atol=0)
+    early = fastlift.load_run(run.folder, "epoch-001")
+    assert not torch.equal(early.classifier.weight, run.model.classifier.weight)  # type: ignore[arg-type]
+    again = fastlift.train(config.load(run.folder / "config.json"), output=tmp_path / "again")
+    same_state(run.folder, again.folder, "epoch-003")
+
+
+def same_state(one: Path, other: Path, name: str) -> None:
+    first, second = (load_file(folder / "checkpoints" / f"{name}.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    for key, tensor in first.items():
+        assert torch.equal(second[key], tensor), key
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 9])
+def test_resuming_is_bit_identical(
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """Stopped in the middle of an epoch, at its end, and in the next one: the result has the same bits."""
+    whole = fastlift.train(settings, output=tmp_path / "whole")
+
+    from fastlift.learner import Learner
+
+    step, taken = Learner.step, []
+
+    def stop_after(self: Learner, images: torch.Tensor, labels: torch.Tensor) -> None:
+        step(self, images, labels)
+        taken.append(1)
+        if len(taken) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", stop_after)
+        with pytest.raises(fastlift.UserError, match=f"stopped at step {stop_at}.*--resume"):
+            fastlift.train(settings, output=tmp_path / "cut")
+    assert not (tmp_path / "cut" / "results.json").exists()
+    resumed = fastlift.train(settings, output=tmp_path / "cut", resume=True)
+    same_state(whole.folder, resumed.folder, "epoch-003")
+    logged = [strip_times(folder) for folder in (whole.folder, resumed.folder)]
+    assert logged[0] == logged[1]
+
+
+def strip_times(folder: Path) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in event.items() if key not in ("seconds", "images_per_s")} for event in events]
+
+
+def test_a_killed_run_goes_on(settings: Config, tmp_path: Path) -> None:
+    """SIGKILL gives no chance to save: the last checkpoint and the metrics up to it are what counts."""
+    settings = settings.override(epochs=4, checkpoint_steps=2)
+    whole = fastlift.train(settings, output=tmp_path / "whole")
+    file, cut = tmp_path / "config.json", tmp_path / "cut"
+    file.write_text(json.dumps(config.to_dict(settings)))
+    slow = (
+        "import fastlift.learner as l, time; s = l.Learner.step; l.Learner.step = lambda *a: (time.sleep(0.2), s(*a))"
+    )
+    threads = f"import torch; torch.set_num_threads({torch.get_num_threads()})"
+    command = f"{threads}; {slow}; from fastlift.cli import main; main(['train', '--config', r'{file}', '--output', r'{cut}'])"
+    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(cut.glob("checkpoints/step-*7*")) and not list(cut.glob("checkpoints/epoch-002*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with (cut / "metrics.jsonl").open("a") as log:
+        log.write('{"event": "step", "ste')  # as a kill in the middle of a line leaves it
+    resumed = fastlift.train(settings, output=cut, resume=True)
+    same_state(whole.folder, resumed.folder, "epoch-004")
+    assert strip_times(resumed.folder) == strip_times(whole.folder)
+
+
+def test_folders_are_not_overwritten(settings: Config, tmp_path: Path) -> None:
+    quick = settings.override(epochs=1)
+    fastlift.train(quick, output=tmp_path / "run")
+    with pytest.raises(fastlift.UserError, match=r"--resume.*--overwrite"):
+        fastlift.train(quick, output=tmp_path / "run")
+    with pytest.raises(fastlift.UserError, match="has ended already"):
+        fastlift.train(quick, output=tmp_path / "run", resume=True)
+    fastlift.train(quick.override(seed=1), output=tmp_path / "run", overwrite=True)
+    assert config.load(tmp_path / "run" / "config.json").run.seed == 1
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "precious.jpg").write_text("x")
+    with pytest.raises(fastlift.UserError, match="not a run folder"):
+        fastlift.train(quick, output=tmp_path / "photos", overwrite=True)
+    assert (tmp_path / "photos" / "precious.jpg").exists()
+
+
+def test_resuming_with_other_settings_or_data_is_refused(settings: Config, tmp_path: Path, tiny_data: Path) -> None:
+    run = fastlift.train(settings.override(epochs=2), output=tmp_path / "run")
+    (run.folder / "results.json").unlink()
+    with pytest.raises(fastlift.UserError, match=r"lr was 0.05, now 0.1"):
+        fastlift.train(settings.override(epochs=2, lr=0.1), output=run.folder, resume=True)
+    shorter = tmp_path / "train.txt"
+    shorter.write_text("\n".join((tiny_data / "train.txt").read_text().splitlines()[1:]))
+    changed = settings.override(epochs=2, train_list=shorter)
+    (run.folder / "config.json").write_text(json.dumps(config.to_dict(changed)))
+    with pytest.raises(fastlift.UserError, match="other images or labels"):
+        fastlift.train(changed, output=run.folder, resume=True)
+
+
+def test_other_backbone_weights_are_noticed(settings: Config, tmp_path: Path) -> None:
+    from fixtures import write_tiny_clip
+
+    run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
+    other = write_tiny_clip(tmp_path, seed=9)[1]
+    changed = config.to_dict(settings.override(epochs=1, pretrained=str(other)))
+    (run.folder / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(fastlift.UserError, match="not those"):
+        fastlift.load_run(run.folder)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings: Config, tmp_path: Path) -> None:
+    with pytest.raises(fastlift.UserError, match="not finite at step"):
+        fastlift.train(settings.override(lr=1e30, scale=1e6), output=tmp_path / "run")
+
+
+def test_zero_shot_trains_nothing(settings: Config, tmp_path: Path) -> None:
+    zero = settings.override(tuner="none", classifier="zero_shot", epochs=0)
+    run = fastlift.train(zero, output=tmp_path / "run")
+    assert run.results["model"]["tuned_parameters"] == 0
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(fastlift.load_run(run.folder)(images), run.model(images))
+
+
+def test_stop_requests_restore_the_handlers() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        assert signal.getsignal(signal.SIGTERM) is before  # a second signal ends the process
+    assert signal.getsignal(signal.SIGTERM) is before
