@@ -5,6 +5,7 @@ the dispatcher's Autograd key that applies a ``torch.autograd.Function`` does th
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ def register_autograd(name: str, function: type[torch.autograd.Function]) -> Non
 
     for key in _DIFFERENTIABLE:
         _LIBRARY.impl(name, differentiable, key)
+
+
+def implementation(package: str, impl: str) -> Any:
+    """The module of ``package`` that implements ``impl``; Triton is imported only when a GPU asks for it."""
+    return import_module(".native" if impl == "native" else ".gpu", package)
 
 
 def below_autograd(op: Any, *args: Any) -> Any:

@@ -4,24 +4,17 @@ from typing import Any
 
 import torch
 
-from ..registration import below_autograd, register, register_autograd
-from . import native
+from ..registration import below_autograd, implementation, register, register_autograd
 
-
-def _module(impl: str) -> Any:
-    if impl == "native":
-        return native
-    from . import gpu
-
-    return gpu
+_PACKAGE = str(__package__)
 
 
 def _forward(x: torch.Tensor, kind: str, impl: str) -> torch.Tensor:
-    return _module(impl).forward(x.contiguous(), kind)
+    return implementation(_PACKAGE, impl).forward(x.contiguous(), kind)
 
 
 def _backward(d_y: torch.Tensor, x: torch.Tensor, kind: str, impl: str) -> torch.Tensor:
-    return _module(impl).backward(d_y.contiguous(), x.contiguous(), kind)
+    return implementation(_PACKAGE, impl).backward(d_y.contiguous(), x.contiguous(), kind)
 
 
 def _like_x(x: torch.Tensor) -> torch.Tensor:

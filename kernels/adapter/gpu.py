@@ -4,6 +4,9 @@ Forward is one kernel. Backward is a kernel over tokens (d_t and d_pre), a kerne
 partial result a split, so that no atomics are needed and results repeat bit by bit), and one that adds the splits up.
 """
 
+# Triton kernels are a language of their own:
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
 from typing import Any
 
 import torch
@@ -263,7 +266,7 @@ def parameters_backward_kernel(
     gamma = tl.load(ln_weight + cols, mask=whole, other=0.0).to(tl.float32)
     beta = tl.load(ln_bias + cols, mask=whole, other=0.0).to(tl.float32)
     total = tl.zeros([BD], tl.float32)
-    for split in range(0, S):
+    for split in range(S):
         total += tl.load(residual_sum + split * D + cols, mask=whole, other=0.0)
     tl.store(d_up_bias + cols, s * total, mask=whole)
     along = total * tl.load(up_bias + cols, mask=whole, other=0.0).to(tl.float32)  # [BD] of d_scale
@@ -277,7 +280,7 @@ def parameters_backward_kernel(
         normed = tl.zeros([BR, BD], tl.float32)
         products = tl.zeros([BR, BD], tl.float32)
         pre = tl.zeros([BR], tl.float32)
-        for split in range(0, S):
+        for split in range(S):
             normed += tl.load(pre_normed + split * r * D + at, mask=wanted, other=0.0)
             products += tl.load(hidden_residual + split * r * D + at, mask=wanted, other=0.0)
             pre += tl.load(pre_sum + split * r + ranks, mask=known, other=0.0)
@@ -386,7 +389,7 @@ def backward(
     """d_t (empty unless ``need_t``), then the float32 gradients of LN_a, down, up and scale in that order."""
     D, r = t.shape[-1], down_weight.shape[0]
     N = t.numel() // D
-    new = dict(device=t.device, dtype=torch.float32)
+    new: dict[str, Any] = {"device": t.device, "dtype": torch.float32}
     d_t = torch.empty_like(t) if need_t else t.new_empty(0)
     shapes = ((D,), (D,), (r, D), (r,), (D, r), (D,))
     if not N:

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..registration import below_autograd, register, register_autograd
-from . import native
+from ..registration import below_autograd, implementation, register, register_autograd
+
+_PACKAGE = str(__package__)
 
 # N tokens, D width, r rank
 
@@ -26,21 +27,13 @@ _BACKWARD = (
 )
 
 
-def _module(impl: str) -> Any:
-    if impl == "native":
-        return native
-    from . import gpu
-
-    return gpu
-
-
 def _hidden_dtype(t: torch.Tensor, impl: str) -> torch.dtype:
     return torch.float32 if impl == "native" else t.dtype
 
 
 def _forward(t: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     *rest, keep, impl = args
-    return _module(impl).forward(t.contiguous(), *rest, keep)
+    return implementation(_PACKAGE, impl).forward(t.contiguous(), *rest, keep)
 
 
 def _forward_fake(t: torch.Tensor, ln2_weight: torch.Tensor | None, *args: Any) -> tuple[torch.Tensor, ...]:
@@ -58,7 +51,7 @@ def _backward(
 ) -> tuple[torch.Tensor, ...]:
     *rest, need_t, impl = args
     d_ln2 = None if d_ln2 is None else d_ln2.contiguous()
-    return _module(impl).backward(d_ln2, d_residual.contiguous(), t.contiguous(), *rest, need_t)
+    return implementation(_PACKAGE, impl).backward(d_ln2, d_residual.contiguous(), t.contiguous(), *rest, need_t)
 
 
 def _backward_fake(

@@ -4,8 +4,9 @@ import torch
 
 from ..checks import check_activations, check_parameter, check_positive
 from ..dispatch import Impl, choose
+from .native import check_labels
 from .reference import Normalize, cosine_cross_entropy_reference
-from .registered import check_labels, cross_entropy_forward
+from .registered import cosine_cross_entropy_forward
 
 
 def cosine_cross_entropy(
@@ -57,7 +58,7 @@ def cosine_cross_entropy(
         learned = (features, weight, bias)
         grad = torch.is_grad_enabled()
         need = [grad and x is not None and x.requires_grad for x in learned]
-        loss, predictions, *_ = cross_entropy_forward(
+        loss, predictions, *_ = cosine_cross_entropy_forward(
             features,
             weight,
             labels,

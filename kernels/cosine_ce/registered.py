@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..registration import below_autograd, register, register_autograd
-from . import native
-from .native import check_labels
+from ..registration import below_autograd, implementation, register, register_autograd
+
+_PACKAGE = str(__package__)
 
 # B batch, D width, C classes
 
@@ -16,30 +16,22 @@ _ARGUMENTS = (
     "float tau, float label_smoothing, str normalize, bool need_features, bool need_weight, bool need_bias, str impl"
 )
 # What is saved differs: the native path keeps the three gradients (taken while a block of logits is at hand), the
-# Triton path the log-sum-exp [B], 1 / |f| [B] and 1 / |w| [C].
-_FORWARD = f"({_ARGUMENTS}) -> (Tensor loss, Tensor predictions, Tensor saved_0, Tensor saved_1, Tensor saved_2)"
+# Triton path the log-sum-exp [B], 1 / |f| [B], 1 / |w| [C] and the weight that counts [].
+_FORWARD = f"({_ARGUMENTS}) -> (Tensor loss, Tensor predictions, Tensor saved_0, Tensor saved_1, Tensor saved_2, Tensor saved_3)"
 _BACKWARD = (
-    f"(Tensor d_loss, Tensor saved_0, Tensor saved_1, Tensor saved_2, {_ARGUMENTS})"
+    f"(Tensor d_loss, Tensor saved_0, Tensor saved_1, Tensor saved_2, Tensor saved_3, {_ARGUMENTS})"
     " -> (Tensor d_features, Tensor d_weight, Tensor d_bias)"
 )
 
 
 def _forward(features: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     *rest, impl = args
-    if impl == "native":
-        return native.forward(features, *rest)
-    from . import gpu
-
-    return gpu.forward(features, *rest)
+    return implementation(_PACKAGE, impl).forward(features, *rest)
 
 
 def _backward(d_loss: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    saved, rest, impl = list(args[:3]), args[3:-1], args[-1]
-    if impl == "native":
-        return native.backward(d_loss, saved)
-    from . import gpu
-
-    return gpu.backward(d_loss, saved, *rest)
+    saved, rest, impl = list(args[:4]), args[4:-1], args[-1]
+    return implementation(_PACKAGE, impl).backward(d_loss, saved, *rest)
 
 
 def _gradient_shapes(features: torch.Tensor, weight: torch.Tensor, need: Any) -> list[torch.Tensor]:
@@ -54,26 +46,26 @@ def _forward_fake(features: torch.Tensor, weight: torch.Tensor, labels: torch.Te
     need, impl = args[-4:-1], args[-1]
     loss = features.new_empty((), dtype=torch.float32)
     if impl == "native":
-        saved = _gradient_shapes(features, weight, need)
+        saved = [*_gradient_shapes(features, weight, need), features.new_empty((0,), dtype=torch.float32)]
     else:
-        sizes = (features.shape[0], features.shape[0], weight.shape[0])
-        saved = [features.new_empty((size,), dtype=torch.float32) for size in sizes]
+        sizes = (features.shape[:1], features.shape[:1], weight.shape[:1], ())
+        saved = [features.new_empty(size, dtype=torch.float32) for size in sizes]
     return (loss, torch.empty_like(labels, memory_format=torch.contiguous_format), *saved)
 
 
 def _backward_fake(_d: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    features, weight, need = args[3], args[4], args[-4:-1]
+    features, weight, need = args[4], args[5], args[-4:-1]
     return tuple(_gradient_shapes(features, weight, need))
 
 
-cross_entropy_forward = register("cross_entropy_forward", _FORWARD, _forward, _forward_fake)
-cross_entropy_backward = register("cross_entropy_backward", _BACKWARD, _backward, _backward_fake)
+cosine_cross_entropy_forward = register("cosine_cross_entropy_forward", _FORWARD, _forward, _forward_fake)
+cosine_cross_entropy_backward = register("cosine_cross_entropy_backward", _BACKWARD, _backward, _backward_fake)
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
-        out = below_autograd(cross_entropy_forward, *args)
+        out = below_autograd(cosine_cross_entropy_forward, *args)
         _, predictions, *saved = out
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(predictions, *saved)
@@ -86,8 +78,8 @@ class _CrossEntropy(torch.autograd.Function):
         if grads[0] is None:
             return (None,) * 14
         need = ctx.constants[4:7]
-        gradients = cross_entropy_backward(grads[0], *ctx.saved_tensors, *ctx.constants)
-        features, weight, _, _, bias, _ = ctx.saved_tensors[3:]
+        gradients = cosine_cross_entropy_backward(grads[0], *ctx.saved_tensors, *ctx.constants)
+        features, weight, _, _, bias, _ = ctx.saved_tensors[4:]
         d_features, d_weight, d_bias = (
             d.to(x.dtype) if wanted else None
             for d, x, wanted in zip(gradients, (features, weight, bias), need, strict=True)
@@ -95,21 +87,19 @@ class _CrossEntropy(torch.autograd.Function):
         return (d_features, d_weight, None, None, d_bias, *[None] * 9)
 
 
-register_autograd("cross_entropy_forward", _CrossEntropy)
+register_autograd("cosine_cross_entropy_forward", _CrossEntropy)
 
 
-@register_flop_formula(torch.ops.fastlift_kernels.cross_entropy_forward)
+@register_flop_formula(torch.ops.fastlift_kernels.cosine_cross_entropy_forward)
 def _forward_flops(features: Any, weight: Any, *args: Any, **_: Any) -> int:
     need_features, need_weight, _, impl = args[-4:]
     products = 1 + (need_features + need_weight if impl == "native" else 0)
     return products * 2 * features[0] * features[1] * weight[0]
 
 
-@register_flop_formula(torch.ops.fastlift_kernels.cross_entropy_backward)
-def _backward_flops(_d: Any, _s0: Any, _s1: Any, _s2: Any, features: Any, weight: Any, *args: Any, **_: Any) -> int:
+@register_flop_formula(torch.ops.fastlift_kernels.cosine_cross_entropy_backward)
+def _backward_flops(_d: Any, *args: Any, **_: Any) -> int:
+    features, weight = args[4:6]
     need_features, need_weight, _, impl = args[-4:]
     products = 0 if impl == "native" else 2 * need_features + 2 * need_weight  # each recomputes the logits
     return products * 2 * features[0] * features[1] * weight[0]
-
-
-__all__ = ["check_labels", "cross_entropy_backward", "cross_entropy_forward"]

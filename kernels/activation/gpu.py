@@ -1,0 +1,62 @@
+"""The activations on a GPU: one elementwise Triton kernel each way."""
+
+# Triton kernels are a language of their own:
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
+import torch
+import triton
+import triton.language as tl
+
+from ..triton_launch import device_of
+
+BLOCK = 1024
+
+
+@triton.jit
+def _phi(x):
+    return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+
+
+@triton.jit
+def forward_kernel(x, y, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
+    """y = x sigmoid(1.702 x), or x Phi(x)."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    live = at < count
+    v = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
+    out = v * tl.sigmoid(1.702 * v) if QUICK else v * _phi(v)
+    tl.store(y + at, out.to(y.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def backward_kernel(d_y, x, d_x, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
+    """d_x from d_y and the pre-activation."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    live = at < count
+    v = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
+    if QUICK:
+        s = tl.sigmoid(1.702 * v)
+        slope = s * (1.0 + 1.702 * v * (1.0 - s))
+    else:
+        slope = _phi(v) + v * tl.exp(-0.5 * v * v) * 0.3989422804014327
+    out = tl.load(d_y + at, mask=live, other=0.0).to(tl.float32) * slope
+    tl.store(d_x + at, out.to(d_x.dtype.element_ty), mask=live)
+
+
+def forward(x: torch.Tensor, kind: str) -> torch.Tensor:
+    """y of contiguous ``x``."""
+    y = torch.empty_like(x)
+    if x.numel():
+        with device_of(x):
+            forward_kernel[(triton.cdiv(x.numel(), BLOCK),)](x, y, x.numel(), QUICK=kind == "quick_gelu", BLOCK=BLOCK)
+    return y
+
+
+def backward(d_y: torch.Tensor, x: torch.Tensor, kind: str) -> torch.Tensor:
+    """d_x from contiguous ``d_y`` and the pre-activation ``x``."""
+    d_x = torch.empty_like(x)
+    if x.numel():
+        with device_of(x):
+            backward_kernel[(triton.cdiv(x.numel(), BLOCK),)](
+                d_y, x, d_x, x.numel(), QUICK=kind == "quick_gelu", BLOCK=BLOCK
+            )
+    return d_x
