@@ -82,7 +82,7 @@ def forward(
 
 def backward(d_loss: torch.Tensor, saved: list[torch.Tensor], *_: object) -> tuple[torch.Tensor, ...]:
     """The gradients of the forward pass times that of the loss."""
-    d_features, d_weight, d_bias, _ = saved
+    d_features, d_weight, d_bias = saved[:3]
     return d_features * d_loss, d_weight * d_loss, d_bias * d_loss
 
 
