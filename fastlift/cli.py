@@ -14,8 +14,9 @@ COMMANDS = {
     "evaluate": "grade a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
     "predict": "names and probabilities for photographs and folders",
     "zero-shot": "grade CLIP as it is, without training",
-    "data": "check, stats: what a data set holds, and what is missing or broken",
+    "data": "check, stats, pack: what a data set holds, and what is missing or broken",
     "report": "one HTML page of one run, or of several side by side",
+    "bench": "this machine's numbers against the plain way",
     "doctor": "what this machine has, and what will be used",
 }
 

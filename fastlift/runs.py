@@ -111,21 +111,32 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
-def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
-    """A new run folder with its ``config.json``.
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """A new run can be written to ``path``.
 
     Raises:
         UserError: the folder exists, and overwriting was not asked for; or it is not a run and will not be deleted.
     """
-    run = RunFolder(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not overwrite:
-            raise UserError(
-                f"{path} exists; use --resume to go on with it, --overwrite to start again, or another --output"
-            )
-        if not run.config.is_file():
-            raise UserError(f"{path} is not a run folder (no config.json), so --overwrite leaves it alone")
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(
+            f"{path} exists; use --resume to go on with it, --overwrite to start again, or another --output"
+        )
+    if not RunFolder(path).config.is_file():
+        raise UserError(f"{path} is not a run folder (no config.json), so --overwrite leaves it alone")
+
+
+def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
+    """A new run folder with its ``config.json``, in place of an old run where overwriting was asked for.
+
+    Raises:
+        UserError: as ``check_free``.
+    """
+    check_free(path, overwrite=overwrite)
+    if path.exists():
         shutil.rmtree(path)
+    run = RunFolder(path)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     write_json(run.config, to_dict(config))
     return run

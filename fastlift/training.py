@@ -27,7 +27,7 @@ from fastlift.metrics import Metrics
 from fastlift.models.lift import LiftModel, create_model
 from fastlift.models.tuners import tuner_size
 from fastlift.reporting.console import Quiet, Ui
-from fastlift.runs import RunFolder
+from fastlift.runs import MetricsLog, RunFolder
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,18 @@ def _train(
     world: World,
     ui: Ui,
 ) -> Run:
-    run = _open_folder(config, output, resume=resume, overwrite=overwrite, world=world)
+    if world.size > 1 and output is None:
+        raise UserError("several processes need one folder: name it with --output")
+    path = Path(output) if output is not None else runs.default_path(config)
+    if resume:
+        run = _reopen(path, config)
+    elif world.is_main:
+        runs.check_free(path, overwrite=overwrite)
     data = load_data(config, ui)
     model = build_model(config, data.class_names, ui).to(device)
     model.set_compute_dtype(dtype)
+    if not resume:  # only now, so that a mistake leaves no empty folder and no old run is lost to it
+        run = runs.create(path, config, overwrite=overwrite) if world.is_main else RunFolder(path)
     bad = BadImages(run)
     if world.is_main:
         write_json(run.data, _describe_data(data))
@@ -93,24 +101,18 @@ def _train(
     evaluation = _evaluate(config, data, model, world, bad, ui)
     results = _results(config, data, model, fit, evaluation, device)
     if world.is_main:
+        step = fit.global_step if fit else 0
+        with MetricsLog(run, step) as log:
+            log.write("evaluation", step, {"epoch": config.training.epochs - 1, **evaluation.metrics.summary()})
         write_json(run.results, results)
         _report(run, ui)
     return Run(run.path, evaluation.metrics, model, results)
 
 
-def _open_folder(
-    config: Config, output: str | Path | None, *, resume: bool, overwrite: bool, world: World
-) -> RunFolder:
-    path = Path(output) if output is not None else runs.default_path(config)
-    if world.size > 1 and output is None:
-        raise UserError("several processes need one folder: name it with --output")
-    run = RunFolder(path)
-    if resume:
-        run = runs.reopen(path, config)
-        if run.has_ended():
-            raise UserError(f"{path} has ended already: there is nothing to resume (see {run.results})")
-    elif world.is_main:
-        run = runs.create(path, config, overwrite=overwrite)
+def _reopen(path: Path, config: Config) -> RunFolder:
+    run = runs.reopen(path, config)
+    if run.has_ended():
+        raise UserError(f"{path} has ended already: there is nothing to resume (see {run.results})")
     return run
 
 

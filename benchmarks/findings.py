@@ -1,0 +1,128 @@
+"""The paper's findings on the embedded data set: ``make results``, or ``python -m benchmarks.findings --help``.
+
+Every row is trained with each seed by the public recipes, graded on the same balanced test split, and reported as it came
+out: mean and spread of the accuracy by many, medium and few. Runs that are there already are not repeated. The table goes
+to stdout, to ``benchmarks/results/findings.json`` and into ``docs/results.md``, between its two markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastlift import recipes
+from fastlift.config import Config
+from fastlift.environment import machine, resolve_device, versions
+from fastlift.files import write_json
+from fastlift.grading import grade_run
+from fastlift.reporting.console import Terminal, Ui
+from fastlift.training import train
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "findings.json", ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
+COLUMNS = ("accuracy", "many", "medium", "few")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a recipe with changes, and how it is graded."""
+
+    title: str
+    key: str
+    recipe: str
+    settings: dict[str, Any]
+    ensembling: str = "none"
+
+
+ROWS = (
+    Row("zero-shot", "zero_shot", "zero_shot", {}),
+    Row("linear probe (LA, text start)", "linear_probe", "linear_probe", {}),
+    Row("full fine-tuning, lr 0.01", "full", "full_finetune", {}),
+    Row("full fine-tuning, lr 0.001", "full_low", "full_finetune", {"lr": 0.001}),
+    Row("LIFT with CE", "lift_ce", "lift", {"loss": "CE"}),
+    Row("LIFT with LA from a random start", "lift_random", "lift", {"init": "random"}),
+    Row("LIFT", "lift", "lift", {}),
+    Row("LIFT with five crops", "lift", "lift", {}, ensembling="fivecrop"),
+    Row("LIFT+", "lift_plus", "lift_plus", {}),
+)
+
+
+def measure(row: Row, seed: int, folder: Path, dataset: dict[str, Any], ui: Ui) -> dict[str, Any]:
+    """Metrics of one row with one seed, from the run that is there or a new one."""
+    config: Config = recipes.build(row.recipe, **dataset, seed=seed, **row.settings)
+    run = folder / f"{row.key}-seed{seed}"
+    if not (run / "results.json").is_file():
+        ui.say(f"{row.title}, seed {seed}")
+        train(config, output=run, overwrite=True, ui=ui)
+    results = json.loads((run / "results.json").read_text())
+    if row.ensembling == "none":
+        return {**results["metrics"], "train_s": results["timing"].get("train_s", 0.0)}
+    if row.ensembling not in results["evaluations"]:
+        grade_run(run, settings={"tte": row.ensembling})
+        results = json.loads((run / "results.json").read_text())
+    return {**results["evaluations"][row.ensembling], "train_s": results["timing"].get("train_s", 0.0)}
+
+
+def summarise(per_seed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread (sample standard deviation) of each column over the seeds."""
+    summary: dict[str, Any] = {}
+    for column in COLUMNS:
+        values = [metrics[column] for metrics in per_seed]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        summary[column] = {"mean": statistics.fmean(values), "spread": spread, "values": values}
+    summary["train_s"] = statistics.fmean(metrics["train_s"] for metrics in per_seed)
+    return summary
+
+
+def markdown(rows: dict[str, dict[str, Any]], seeds: list[int]) -> str:
+    """The table as Markdown."""
+    lines = [
+        f"| {len(seeds)} seeds, mean ± spread | all | many | medium | few | training (s) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title, summary in rows.items():
+        cells = [f"{summary[column]['mean']:.1f} ± {summary[column]['spread']:.1f}" for column in COLUMNS]
+        lines.append(f"| {title} | {' | '.join(cells)} | {summary['train_s']:.0f} |")
+    return "\n".join(lines)
+
+
+def write_into_document(table: str) -> None:
+    """Put the table between the markers of docs/results.md."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Measure all rows, and print and keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs") / "findings", help="where the runs are kept")
+    parser.add_argument("--dataset", default="shapes_lt")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--model", help="default: as the recipes choose for the data set")
+    parser.add_argument("--pretrained")
+    options = parser.parse_args()
+    given = ("dataset", "data_root", "model", "pretrained")
+    dataset = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
+    ui = Terminal()
+    rows = {
+        row.title: summarise([measure(row, seed, options.folder, dataset, ui) for seed in options.seeds])
+        for row in ROWS
+    }
+    table = markdown(rows, options.seeds)
+    print(table)
+    if options.dataset == "shapes_lt" and options.model is None:
+        facts = {"machine": machine(resolve_device("auto")), "versions": versions(), "seeds": options.seeds}
+        write_json(RESULTS, {**facts, "rows": rows})
+        write_into_document(table)
+
+
+if __name__ == "__main__":
+    main()

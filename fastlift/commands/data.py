@@ -1,0 +1,160 @@
+"""``fastlift data check|stats|pack``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from fastlift.commands.parsing import parse
+from fastlift.naming import one_of
+
+ACTIONS = {
+    "check": "look for everything that is wrong: lists, counts, missing and unreadable files",
+    "stats": "classes, groups, image sizes, and the tail as a picture",
+    "pack": "copy a set into tar shards, which read faster from disks that seek and from network shares",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data set, and where it lies."""
+
+    dataset: str = "shapes_lt"
+    """Data set by name."""
+    data_root: Path | None = None
+    """Folder with the images."""
+    train_list: Path | None = None
+    """List file of the training split: lines of 'relative/path label' (.gz too)."""
+    test_list: Path | None = None
+    """List file of the test split."""
+    class_names: Path | None = None
+    """Class-name file for '--dataset list': lines of 'folder name', in the order of the labels."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Look for everything that is wrong with a data set. Exit code 1 where something is."""
+
+    source: Source = field(default_factory=Source)
+    decode: bool = False
+    """Decode every picture too, not only its header (slow)."""
+    rescan: bool = False
+    """Look at all files again instead of trusting the cached scan."""
+    json: bool = False
+    """Print as JSON, with all problems."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A data set in numbers: classes, groups, image sizes, and the tail as a picture."""
+
+    source: Source = field(default_factory=Source)
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Copy a data set into tar shards; train on them by giving the folder as --data-root."""
+
+    output: tyro.conf.Positional[Path]
+    """A new folder for the shards."""
+    source: Source = field(default_factory=Source)
+    short_side: int | None = None
+    """Shrink pictures to this short side in pixels (changes pixels; off by default)."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def usage() -> str:
+    """The text of ``fastlift data --help``."""
+    from fastlift.data.catalogue import names
+
+    listed = "\n".join(f"  {name:<6} {what}" for name, what in ACTIONS.items())
+    return (
+        f"usage: fastlift data ACTION [options]     fastlift data ACTION --help tells all options\n\nactions:\n{listed}\n\n"
+        f"data sets: {', '.join(names())}\n"
+        "'list' takes list files of your own, 'folder' a folder of class folders for each split."
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Dispatch to an action."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    action = one_of("action", arguments[0], ACTIONS)
+    return {"check": _check, "stats": _stats, "pack": _pack}[action](arguments[1:])
+
+
+def _check(arguments: list[str]) -> int:
+    command = parse(Check, arguments, "data check")
+    from fastlift.data.report import check
+
+    found = check(decode=command.decode, rescan=command.rescan, progress=_progress(), **_options(command.source))
+    _show(found, command.json)
+    return 0 if found.ok else 1
+
+
+def _stats(arguments: list[str]) -> int:
+    command = parse(Stats, arguments, "data stats")
+    from fastlift.data.report import stats
+
+    _show(stats(progress=_progress(), **_options(command.source)), command.json)
+    return 0
+
+
+def _pack(arguments: list[str]) -> int:
+    command = parse(Pack, arguments, "data pack")
+    from fastlift.data import pack
+
+    options = _options(command.source)
+    name = options.pop("name")
+    packed = pack.run(name, command.output, short_side=command.short_side, progress=_progress(), **options)
+    if command.json:
+        print(json.dumps(packed.to_dict()))
+    else:
+        size, before = packed.bytes / 2**20, packed.source_bytes / 2**20
+        print(
+            f"{packed.folder}: {packed.train_images:,} training and {packed.test_images:,} test images in {packed.shards} "
+            f"shards, {size:,.1f} MiB (the files had {before:,.1f}), {packed.shrunk:,} shrunk"
+        )
+    return 0
+
+
+def _options(source: Source) -> dict[str, Any]:
+    return {
+        "name": source.dataset,
+        "data_root": source.data_root,
+        "train_list": source.train_list,
+        "test_list": source.test_list,
+        "class_names": source.class_names,
+    }
+
+
+def _show(found: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found.to_dict()))
+        return
+    from rich.console import Console
+
+    Console().print(found.render())
+
+
+def _progress() -> Any:
+    """A line on stderr every two seconds, so that long scans are not silent."""
+    last = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 2.0:
+            last = time.monotonic()
+            print(f"{what}: {done:,} of {total:,}", file=sys.stderr)
+
+    return tell
