@@ -52,7 +52,7 @@ CHECKED_PER_KIND = 2  # other pictures, for the zero-shot accuracy in the log
 CHECKPOINT_STEPS = 200
 WARM_UP_STEPS = 200
 PEAK_LR, WEIGHT_DECAY = 1.5e-3, 0.1
-DECAY_SHARE = 0.4  # of all steps, at the end
+DECAY_SHARE = 0.3  # of all steps, at the end
 IMAGE_SIDE = 48
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
 
