@@ -305,8 +305,12 @@ def _load_list(request: _Request) -> DataSet:
 
 def _class_names(request: _Request, train_list: Path, file: Path | None) -> tuple[str, ...]:
     """Names from a file, else the folders that the classes' files lie in."""
-    listing = parse_list(read_text(train_list), train_list.name, None, Problems(""))
+
+    def listed() -> Listing:
+        return parse_list(read_text(train_list), train_list.name, None, Problems(""))
+
     if file is None:
+        listing = listed()
         folders_of = class_folders(listing, int(listing.labels.max()) + 1) if len(listing.labels) else []
         found = [folder for folder in folders_of if folder is not None]
         if not found or len(found) < len(folders_of):
@@ -317,8 +321,13 @@ def _class_names(request: _Request, train_list: Path, file: Path | None) -> tupl
         return tuple(found)
     text = read_text(file)
     count = len(text.rstrip().splitlines())
-    in_range = len(listing.labels) > 0 and int(listing.labels.max()) < count
-    return parse_class_names(text, str(file), class_folders(listing, count) if in_range else [])
+
+    def folders_of_classes() -> list[str | None]:
+        listing = listed()
+        in_range = len(listing.labels) > 0 and int(listing.labels.max()) < count
+        return class_folders(listing, count) if in_range else []
+
+    return parse_class_names(text, str(file), folders_of_classes)
 
 
 def _load_published(request: _Request) -> DataSet:
@@ -359,7 +368,7 @@ def _load_folder(request: _Request) -> DataSet:
     classes = folders.class_folder_names(root / train_split)
     class_names = tuple(classes)
     if request.class_names is not None:
-        class_names = parse_class_names(read_text(request.class_names), str(request.class_names), classes)
+        class_names = parse_class_names(read_text(request.class_names), str(request.class_names), lambda: classes)
         if len(class_names) != len(classes):
             raise UserError(f"{request.class_names} has {len(class_names)} names, {root} has {len(classes)} classes")
     train = folders.list_split(root, train_split, classes, problems)

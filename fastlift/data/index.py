@@ -18,7 +18,7 @@ class PathTable(Sequence[str]):
     def __init__(self, data: np.ndarray, offsets: np.ndarray) -> None:
         self.data = data  # uint8, the UTF-8 paths one after another
         self.offsets = offsets  # int64 [N + 1]
-        self._bytes = data.tobytes()
+        self._view = data.data
 
     @classmethod
     def from_strings(cls, paths: Iterable[str]) -> "PathTable":
@@ -41,7 +41,7 @@ class PathTable(Sequence[str]):
             item += len(self)
         if not 0 <= item < len(self):
             raise IndexError(item)
-        return self._bytes[self.offsets[item] : self.offsets[item + 1]].decode("utf-8", "surrogateescape")
+        return bytes(self._view[self.offsets[item] : self.offsets[item + 1]]).decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))

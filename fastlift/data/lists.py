@@ -4,7 +4,7 @@ import gzip
 import posixpath
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +80,12 @@ def parse_list(text: str, source: str, num_classes: int | None, problems: Proble
     return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
 
 
-def parse_class_names(text: str, source: str, folders: Sequence[str | None] = ()) -> tuple[str, ...]:
+def parse_class_names(text: str, source: str, folders: Callable[[], Sequence[str | None]] = tuple) -> tuple[str, ...]:
     """Names of the classes, one a line in the order of the labels.
 
     A line is ``folder name`` or just ``name``: the first word is a folder, and dropped, where it is an identifier
-    (``n01440764``, ``17``) on every line, or equals the class's folder on every line for which ``folders`` has one.
+    (``n01440764``, ``17``) on every line, or equals the class's folder on every line for which ``folders()`` has one
+    (asked only where it matters).
 
     Raises:
         UserError: the file is empty, has an empty line inside, or a name twice.
@@ -95,11 +96,16 @@ def parse_class_names(text: str, source: str, folders: Sequence[str | None] = ()
     first = [line.split(None, 1)[0] for line in lines]
     has_rest = all(len(line.split(None, 1)) == 2 for line in lines)
     identifiers = all(_IDENTIFIER.fullmatch(word) for word in first)
-    matches = len(folders) == len(lines) and any(folders)
-    matches = matches and all(folder in (None, word) for folder, word in zip(folders, first, strict=False))
-    if has_rest and (identifiers or matches):
+    if has_rest and (identifiers or _are_folders(first, folders())):
         lines = [line.split(None, 1)[1] for line in lines]
     return tuple(lines)
+
+
+def _are_folders(words: Sequence[str], folders: Sequence[str | None]) -> bool:
+    """Whether each word is its class's folder, where that is known."""
+    if len(folders) != len(words) or not any(folders):
+        return False
+    return all(folder in (None, word) for folder, word in zip(folders, words, strict=True))
 
 
 def class_folders(listing: Listing, num_classes: int) -> list[str | None]:

@@ -62,6 +62,12 @@ def scan_files(
     return widths, heights, reasons
 
 
+def cache_file_of(root: Path, key: bytes, cache_dir: Path) -> Path:
+    """Where the scan of a listing at a place is kept."""
+    digest = hashlib.sha256(b"\0".join([_FORMAT.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
+    return cache_dir / "index" / f"{digest}.npz"
+
+
 def cached_scan(
     root: Path,
     key: bytes,
@@ -79,21 +85,20 @@ def cached_scan(
         make_listing: called where nothing is cached.
         rescan: look at all files again. Files found bad earlier are looked at again in any case.
     """
-    digest = hashlib.sha256(b"\0".join([_FORMAT.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
-    cache_file = cache_dir / "index" / f"{digest}.npz"
+    cache_file = cache_file_of(root, key, cache_dir)
     scan = None if rescan else _load(cache_file)
     if scan is None:
         listing = make_listing()
         every = np.arange(len(listing.paths))
         scan = Scan(listing.paths, listing.labels, *scan_files(root, listing.paths, every, what, progress))
-        _store(cache_file, scan)
+        store_scan(cache_file, scan)
     elif scan.reasons:
         again = np.array(sorted(scan.reasons))
         widths, heights, reasons = scan_files(root, scan.paths, again, what, progress)
         if reasons != scan.reasons:
             scan.widths[again], scan.heights[again] = widths, heights
             scan = replace(scan, reasons=reasons)
-            _store(cache_file, scan)
+            store_scan(cache_file, scan)
     return scan
 
 
@@ -110,7 +115,7 @@ def _load(path: Path) -> Scan | None:
         return None
 
 
-def _store(path: Path, scan: Scan) -> None:
+def store_scan(path: Path, scan: Scan) -> None:
     """Write atomically; a cache that cannot be written costs the next start a scan, nothing else."""
 
     def write(part: Path) -> None:

@@ -62,8 +62,8 @@ def test_paths_that_leave_the_root(path: str, leaves: bool) -> None:
         ("cat\ndog\n", ["cat", "dog"], ("cat", "dog")),
     ],
 )
-def test_class_names_with_and_without_folders(text: str, folders: list[str | None], expected: tuple) -> None:
-    assert parse_class_names(text, "x", folders) == expected
+def test_class_names_with_and_without_folders(text: str, folders: list[str | None], expected: tuple[str, ...]) -> None:
+    assert parse_class_names(text, "x", lambda: folders) == expected
 
 
 @pytest.mark.parametrize("text", ["", "a\n\nb\n"])

@@ -1,0 +1,154 @@
+"""``python -m benchmarks.pipeline [loaders|scan|index|memory ...] --images FOLDER --output results.json``.
+
+``loaders`` is ``fastlift bench data``; the others measure the header scan, the loading of a large index from its cache,
+and the growth of memory over epochs. Needs a folder of JPEGs (any depth); without one, pictures are drawn.
+"""
+
+import argparse
+import gc
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastlift.data import bench
+from fastlift.data.folders import pictures_in
+from fastlift.data.index import ImageIndex
+from fastlift.data.loader import build_loader, dali_installed
+from fastlift.data.views import TrainViews
+
+INATURALIST_LINES = 437_513
+
+
+def loaders(folder: Path, rounds: int) -> dict[str, Any]:
+    """Training views of 224 px by every way, alternated rounds."""
+    from rich.console import Console
+
+    found = bench.run(_index(folder, 1000), images=1000, rounds=rounds)
+    Console().print(found.render())
+    return found.to_dict()
+
+
+def scan(folder: Path, rounds: int) -> dict[str, Any]:
+    """Header scan of 20,000 files (copies of the pictures), warm: files/s of each round."""
+    from fastlift.data.index import PathTable
+    from fastlift.data.scan import scan_files
+
+    pictures = sorted(pictures_in(folder))
+    with tempfile.TemporaryDirectory() as copies:
+        names = [f"{i}.jpg" for i in range(20_000)]
+        for i, name in enumerate(names):
+            _link_or_copy(pictures[i % len(pictures)], Path(copies) / name)
+        paths = PathTable.from_strings(names)
+        speeds = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            scan_files(Path(copies), paths, np.arange(len(paths)))
+            speeds.append(len(paths) / (time.perf_counter() - start))
+    return {"files_per_s": speeds[1:]}
+
+
+def index(folder: Path, rounds: int) -> dict[str, Any]:
+    """Load an index of iNaturalist's length from its cache, in a fresh process: seconds and growth of memory."""
+    with tempfile.TemporaryDirectory() as work:
+        root = Path(work)
+        lines = [f"train_val2018/Plantae/{i % 8142}/{i:032x}.jpg {i % 8142}" for i in range(INATURALIST_LINES)]
+        (root / "list.txt").write_text("\n".join(lines))
+        prepare = [sys.executable, "-m", "benchmarks.pipeline.large_index", work]
+        subprocess.run([*prepare, "make"], check=True)
+        results = [
+            json.loads(subprocess.run([*prepare, "load"], check=True, capture_output=True, text=True).stdout)
+            for _ in range(rounds)
+        ]
+    return {"lines": INATURALIST_LINES, "rounds": results}
+
+
+def memory(folder: Path, rounds: int) -> dict[str, Any]:
+    """Resident memory after each of 20 epochs of 1,000 files, for every executor."""
+    files = _index(folder, 1000)
+    found: dict[str, Any] = {}
+    for executor in ["torchvision", *(["dali"] if dali_installed() else [])]:
+        loader = build_loader(
+            files, TrainViews(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), executor=executor, cache_bytes=0
+        )
+        sizes = []
+        for epoch in range(20):
+            for _ in loader.epoch(epoch):
+                pass
+            gc.collect()
+            sizes.append(_resident_mib())
+        loader.close()
+        found[executor] = {"resident_mib_after_epoch": sizes, "growth_mib_from_epoch_5": sizes[-1] - sizes[4]}
+        print(executor, found[executor])
+    return found
+
+
+def _index(folder: Path, count: int) -> ImageIndex:
+    """``count`` rows of the folder's pictures, repeated where there are fewer."""
+    pictures = sorted(pictures_in(folder))
+    return bench._index_of([pictures[i % len(pictures)] for i in range(count)])
+
+
+def _link_or_copy(source: str, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _resident_mib() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+MEASUREMENTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "loaders": loaders,
+    "scan": scan,
+    "index": index,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
+    parser.add_argument("measurements", nargs="*", default=list(MEASUREMENTS), metavar="MEASUREMENT")
+    parser.add_argument("--images", type=Path, help="folder of JPEGs; drawn ones without it")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, help="JSON file to add the results to")
+    flags = parser.parse_args()
+    if unknown := set(flags.measurements) - set(MEASUREMENTS):
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(MEASUREMENTS)}")
+    with tempfile.TemporaryDirectory() as drawn:
+        folder = flags.images or Path(drawn)
+        if flags.images is None:
+            for i in range(200):
+                bench._draw(folder / f"{i}.jpg", i)
+        for name in flags.measurements:
+            begun = os.getloadavg()[0]
+            result = MEASUREMENTS[name](folder, flags.rounds)
+            result["load_average_before"] = begun
+            print(name, json.dumps(result))
+            if flags.output:
+                _add(flags.output, name, result)
+
+
+def _add(file: Path, name: str, result: dict[str, Any]) -> None:
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known[name] = {"machine": bench._machine(), **result}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""``fastlift bench data`` measures every way it is asked for; its numbers are not tested, only that they are measured."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastlift.data.bench import WAYS, run
+from fastlift.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+
+
+def test_it_measures_and_names_the_bottleneck(pictures: Any) -> None:
+    index = pictures.fill(each=3).load().train
+    found = run(
+        index, image_size=32, images=64, rounds=2, workers=[1], ways=["torchvision-pil", "fastlift-torchvision"]
+    )
+    assert [(row.way, row.workers) for row in found.rows] == [("torchvision-pil", 1), ("fastlift-torchvision", 1)]
+    for row in found.rows:
+        assert len(row.rounds_images_per_s) == 2
+        assert min(row.rounds_images_per_s) > 0
+        assert row.cpu_ms_per_image > 0
+    assert found.images == 64
+    assert found.bottleneck in found.stages_ms
+    assert min(found.stages_ms.values()) >= 0
+    json.dumps(found.to_dict())
+    console = Console(file=io.StringIO(), width=120)
+    console.print(found.render())
+    assert "Bottleneck" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from fastlift.data.bench import _draw
+
+    for seed in (0, 10, 18):
+        _draw(tmp_path / f"{seed}.jpg", seed)
+    sizes = [Image.open(tmp_path / f"{seed}.jpg").size for seed in (0, 10, 18)]
+    assert sizes == [(500, 375), (375, 500), (1024, 768)]
+    bits = (tmp_path / "0.jpg").stat().st_size * 8 / (500 * 375)
+    assert 3.5 < bits < 5.5  # 100 real ones: 4.4
+
+
+def test_nonsense_is_refused(pictures: Any) -> None:
+    index = pictures.fill(each=1).load().train
+    with pytest.raises(UserError, match="unknown ways"):
+        run(index, ways=["faster"])
+    assert len(WAYS) == 4
