@@ -126,13 +126,14 @@ def resolve(
             raise UserError(f"{name}: expected 1 or more, got {value}")
     if mask_ratio is not None and not 0 < mask_ratio <= 1:
         raise UserError(f"mask_ratio: expected a share in (0, 1], got {mask_ratio}")
-    depth = vit.depth
+    chosen = resolve_layers(layers, vit.depth)
+    count = vit.depth if sizes == "lift" else len(chosen)  # the papers' L: all blocks, or those that learn
     return TunerSettings(
-        rank=rank or adaptive_rank(classes, depth),
-        lora_rank=rank or adaptive_lora_rank(classes, depth, sizes),
-        layers=resolve_layers(layers, depth),
-        prompt_length=prompt_length or adaptive_prompt_length(classes, depth, sizes),
-        mask_ratio=mask_ratio or adaptive_mask_ratio(classes, depth, vit.width, sizes),
+        rank=rank or adaptive_rank(classes, count),
+        lora_rank=rank or adaptive_lora_rank(classes, count, sizes),
+        layers=chosen,
+        prompt_length=prompt_length or adaptive_prompt_length(classes, count, sizes),
+        mask_ratio=mask_ratio or adaptive_mask_ratio(classes, count, vit.width, sizes),
         mask_seed=mask_seed,
         generator=generator,
     )
@@ -176,6 +177,9 @@ __all__ = [
     "Sizes",
     "TunerSettings",
     "TunerSize",
+    "adaptive_lora_rank",
+    "adaptive_mask_ratio",
+    "adaptive_prompt_length",
     "adaptive_rank",
     "attach",
     "check_names",

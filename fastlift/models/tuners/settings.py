@@ -34,19 +34,24 @@ class TunerSettings:
     generator: torch.Generator | None = None
 
 
+def _power_of_two(share: float) -> int:
+    """The largest power of two that is not above ``share``, at least 1."""
+    return 2 ** max(0, math.floor(math.log2(share)))
+
+
 def adaptive_rank(classes: int, layers: int) -> int:
     """r = 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks (LIFT, section 4)."""
-    return 2 ** max(0, math.floor(math.log2(classes / (2 * layers))))
+    return _power_of_two(classes / (2 * layers))
 
 
 def adaptive_lora_rank(classes: int, layers: int, sizes: Sizes) -> int:
-    """LIFT: as ``adaptive_rank``. LIFT+: C / (4 L), at least 1."""
-    return adaptive_rank(classes, layers) if sizes == "lift" else max(1, classes // (4 * layers))
+    """LIFT: as ``adaptive_rank``. LIFT+: the same rule with C / (4 L), since there are two products a block."""
+    return adaptive_rank(classes, layers) if sizes == "lift" else _power_of_two(classes / (4 * layers))
 
 
 def adaptive_prompt_length(classes: int, layers: int, sizes: Sizes) -> int:
-    """LIFT: 10. LIFT+: C / L, at least 1."""
-    return 10 if sizes == "lift" else max(1, classes // layers)
+    """LIFT: 10. LIFT+: the same rule with C / L."""
+    return 10 if sizes == "lift" else _power_of_two(classes / layers)
 
 
 def adaptive_mask_ratio(classes: int, layers: int, width: int, sizes: Sizes) -> float:
