@@ -12,12 +12,17 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "Config": "config",
     "UserError": "errors",
+    "add_adapters": "adapters",
     "compat": "",
     "create_model": "models.lift",
+    "load_adapters": "adapters",
     "load_run": "training",
     "losses": "",
     "recipes": "",
+    "remove_adapters": "adapters",
+    "save_adapters": "adapters",
     "train": "training",
+    "tuner_parameters": "adapters",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

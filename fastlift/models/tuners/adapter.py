@@ -19,7 +19,12 @@ class Adapter(nn.Module):
         width: D.
         rank: r, the bottleneck's width.
         generator: source of W_down's Kaiming-normal start (a = sqrt 5).
+
+    Attributes:
+        impl: which implementation of the op runs; None chooses by device and dtype.
     """
+
+    impl: kernels.Impl | None = None
 
     def __init__(self, width: int, rank: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -44,6 +49,7 @@ class Adapter(nn.Module):
             self.up_proj.bias,
             1.0,
             ln_eps=self.ln.eps,
+            impl=self.impl,
         )[1]
 
 

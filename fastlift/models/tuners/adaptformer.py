@@ -20,7 +20,12 @@ class AdaptFormer(nn.Module):
         width: D.
         rank: r, the bottleneck's width.
         generator: source of W_down's Kaiming-normal start (a = sqrt 5).
+
+    Attributes:
+        impl: which implementation of the op runs; None chooses by device and dtype.
     """
+
+    impl: kernels.Impl | None = None
 
     def __init__(self, width: int, rank: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -33,12 +38,20 @@ class AdaptFormer(nn.Module):
         nn.init.zeros_(self.up_proj.weight)
         nn.init.zeros_(self.up_proj.bias)
 
+    def forward(self, t: Tensor) -> Tensor:
+        """t + A(t) of tokens t [.., D], where the norm before the MLP is none of ours."""
+        return self._run(t, None)[1]
+
     def beside(self, t: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
         """(norm(t), t + A(t)) in one pass over t [.., D]."""
-        normed, residual = kernels.adapter(
+        normed, residual = self._run(t, norm)
+        return cast(Tensor, normed), residual
+
+    def _run(self, t: Tensor, norm: nn.LayerNorm | None) -> tuple[Tensor | None, Tensor]:
+        return kernels.adapter(
             t,
-            norm.weight,
-            norm.bias,
+            None if norm is None else norm.weight,
+            None if norm is None else norm.bias,
             self.ln.weight,
             self.ln.bias,
             self.down_proj.weight,
@@ -46,10 +59,10 @@ class AdaptFormer(nn.Module):
             self.up_proj.weight,
             self.up_proj.bias,
             self.scale,
-            eps=norm.eps,
+            eps=self.ln.eps if norm is None else norm.eps,
             ln_eps=self.ln.eps,
+            impl=self.impl,
         )
-        return cast(Tensor, normed), residual
 
 
 class AdaptFormerBranch(nn.Module):

@@ -1,0 +1,242 @@
+"""Other libraries' transformer blocks, with the norm before the MLP and the adapter in one op.
+
+A block stays the object it was, with its parts, names and hooks; only its class changes, to a subclass of its own
+class whose ``forward`` runs the same two halves around the fused op. docs/drop_in.md says why this and not a wrapper.
+
+Legend: B images, L tokens, D width. t is the residual stream after attention, [B, L, D] or [L, B, D].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastlift_kernels as kernels
+from fastlift.errors import UserError
+from fastlift.models.tuners.adapter import Adapter
+from fastlift.models.tuners.adaptformer import AdaptFormer
+
+# The submodule that an adapted block has more than before.
+SLOT = "fastlift_adapter"
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the blocks of one library are put together.
+
+    Attributes:
+        library: where such blocks come from, for messages.
+        norm: name of the norm before the MLP.
+        activation: path of the MLP's activation module.
+        attend: (block, x, ...) -> t, all that happens before the norm.
+        finish: (block, normed) -> what is added to the residual stream after the MLP.
+    """
+
+    library: str
+    norm: str
+    activation: str
+    attend: Callable[..., Tensor]
+    finish: Callable[[Any, Tensor], Tensor]
+
+
+def _attend_open_clip(block: Any, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
+    return q_x + block.ls_1(block.attention(q_x=block.ln_1(q_x), k_x=k_x, v_x=v_x, attn_mask=attn_mask))
+
+
+def _attend_timm(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x + block.drop_path1(block.ls1(block.attn(block.norm1(x), *args, **kwargs)))
+
+
+def _attend_clip(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+    normed = block.layer_norm1(hidden_states)
+    return hidden_states + block.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)[0]
+
+
+def _attend_vit(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+    mixed, _ = block.attention(block.layernorm_before(hidden_states), attention_mask, **kwargs)
+    return block.dropout(mixed) + hidden_states
+
+
+def _attend_dinov2(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+    mixed, _ = block.attention(block.norm1(hidden_states), attention_mask=attention_mask, **kwargs)
+    return block.drop_path(block.layer_scale1(mixed)) + hidden_states
+
+
+# (the class of the block, the package it is defined in) -> how it works
+_CLIP = Family(
+    "transformers", "layer_norm2", "mlp.activation_fn", _attend_clip, lambda block, normed: block.mlp(normed)
+)
+FAMILIES: dict[tuple[str, str], Family] = {
+    ("ResidualAttentionBlock", "open_clip"): Family(
+        "open_clip", "ln_2", "mlp.gelu", _attend_open_clip, lambda block, normed: block.ls_2(block.mlp(normed))
+    ),
+    ("Block", "timm"): Family(
+        "timm", "norm2", "mlp.act", _attend_timm, lambda block, normed: block.drop_path2(block.ls2(block.mlp(normed)))
+    ),
+    ("CLIPEncoderLayer", "transformers"): _CLIP,
+    ("SiglipEncoderLayer", "transformers"): _CLIP,
+    ("ViTLayer", "transformers"): Family(
+        "transformers",
+        "layernorm_after",
+        "mlp.activation_fn",
+        _attend_vit,
+        lambda block, normed: block.dropout(block.mlp(normed)),
+    ),
+    ("Dinov2Layer", "transformers"): Family(
+        "transformers",
+        "norm2",
+        "mlp.activation_fn",
+        _attend_dinov2,
+        lambda block, normed: block.drop_path(block.layer_scale2(block.mlp(normed))),
+    ),
+}
+
+
+def family_of(block: nn.Module) -> Family | None:
+    """What is known about a block's class; None where nothing is. Subclasses of a known class are others' inventions."""
+    kind = type(block)
+    kind = kind.original if issubclass(kind, AdaptedBlock) else kind
+    return FAMILIES.get((kind.__name__, kind.__module__.split(".")[0]))
+
+
+class AdaptedBlock(nn.Module):
+    """What ``adapted_class`` puts before a block's own class: the same block with an adapter."""
+
+    original: type[nn.Module]
+    family: Family
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        adapter: AdaptFormer | Adapter = getattr(self, SLOT)
+        t = self.family.attend(self, *args, **kwargs)
+        norm = getattr(self, self.family.norm)
+        if isinstance(adapter, AdaptFormer):
+            normed, residual = adapter.beside(t, norm)
+            return residual + self.family.finish(self, normed)
+        return t + adapter(self.family.finish(self, norm(t)))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made at run time, so copies and pickles name the class that it was made from.
+        return _blank, (self.original,), self.__dict__
+
+
+_CLASSES: dict[type[nn.Module], type[AdaptedBlock]] = {}
+
+
+def adapted_class(original: type[nn.Module]) -> type[AdaptedBlock]:
+    """The subclass of a known block class that runs an adapter; one for each class."""
+    if original not in _CLASSES:
+        family = FAMILIES[(original.__name__, original.__module__.split(".")[0])]
+        names = {"original": original, "family": family, "__module__": __name__}
+        _CLASSES[original] = type(f"Adapted{original.__name__}", (AdaptedBlock, original), names)
+    return _CLASSES[original]
+
+
+def _blank(original: type[nn.Module]) -> nn.Module:
+    kind = adapted_class(original)
+    return kind.__new__(kind)
+
+
+def adapt(block: nn.Module, adapter: AdaptFormer | Adapter) -> None:
+    """Put an adapter into a block of a known family."""
+    block.__class__ = adapted_class(type(block))
+    setattr(block, SLOT, adapter)
+
+
+def restore(block: AdaptedBlock) -> None:
+    """Make the block what it was."""
+    delattr(block, SLOT)
+    block.__class__ = block.original
+
+
+class FusedQuickGELU(nn.Module):
+    """x * sigmoid(1.702 x) in one pass; keeps the module that it stands for, out of sight of the state dict."""
+
+    def __init__(self, replaced: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["replaced"] = replaced  # not registered: it has no weights, and no name in the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.quick_gelu(x)
+
+
+def fuse_activation(block: nn.Module, family: Family) -> None:
+    """Replace the MLP's QuickGELU by the fused one. PyTorch's own GELU is one pass already and stays."""
+    place, name = _activation_place(block, family)
+    module = getattr(place, name, None)
+    if type(module).__name__ in ("QuickGELU", "QuickGELUActivation"):
+        setattr(place, name, FusedQuickGELU(module))
+
+
+def restore_activation(block: nn.Module, family: Family) -> None:
+    """Put the activation's own module back."""
+    place, name = _activation_place(block, family)
+    module = getattr(place, name, None)
+    if isinstance(module, FusedQuickGELU):
+        setattr(place, name, module.__dict__["replaced"])
+
+
+def _activation_place(block: nn.Module, family: Family) -> tuple[nn.Module, str]:
+    path, _, name = family.activation.rpartition(".")
+    return block.get_submodule(path), name
+
+
+def check_block(block: nn.Module, family: Family, where: str) -> int:
+    """The width D of a block whose norm the op can compute.
+
+    Raises:
+        UserError: the norm before the MLP is missing or not an affine LayerNorm over a width that the op takes.
+    """
+    norm = getattr(block, family.norm, None)
+    if not isinstance(norm, nn.LayerNorm):
+        raise UserError(
+            f"{where} has no LayerNorm before its MLP: looked for {family.norm}, found {type(norm).__name__}; "
+            "adapters need blocks that compute x + MLP(LayerNorm(x))"
+        )
+    if norm.weight is None or norm.bias is None or len(norm.normalized_shape) != 1:
+        raise UserError(f"{where}.{family.norm}: expected a LayerNorm over the last dimension with weight and bias")
+    width = norm.normalized_shape[0]
+    if width % 8:
+        raise UserError(f"{where}: the width must be a multiple of 8, got {width}")
+    return width
+
+
+@torch.no_grad()
+def check_halves(block: nn.Module, family: Family, where: str) -> None:
+    """Run the block as its library does and as ``AdaptedBlock`` will, on four random tokens.
+
+    Another version of the library may have put something else into its block: then this says so, instead of training
+    a model that is not the one that was pre-trained.
+
+    Raises:
+        UserError: the two differ, or the block cannot be called with tokens alone.
+    """
+    norm = getattr(block, family.norm)
+    if norm.weight.is_meta:
+        return
+    width, generator = norm.weight.shape[0], torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, width, generator=generator).to(norm.weight)
+    training = {module: module.training for module in block.modules()}
+    block.eval()
+    try:
+        wanted = type(block).forward(block, x)
+        t = family.attend(block, x)
+        got = t + family.finish(block, norm(t))
+    except Exception as error:  # whatever the other library raises: it is not the block that we know
+        raise UserError(
+            f"{where}: this version's {type(block).__name__} cannot be called as expected "
+            f"({type(error).__name__}: {str(error)[:200]}); see docs/drop_in.md for the versions that are known"
+        ) from error
+    finally:
+        for module, was in training.items():
+            module.training = was
+    tolerance = 1e-5 if x.dtype in (torch.float32, torch.float64) else 5e-2
+    same = isinstance(wanted, Tensor) and torch.allclose(wanted.float(), got.float(), rtol=tolerance, atol=tolerance)
+    if not same:
+        raise UserError(
+            f"{where}: this version's {type(block).__name__} computes something else than "
+            f"t = x + attention(norm(x)), t + MLP({family.norm}(t)); see docs/drop_in.md for the versions that are known"
+        )

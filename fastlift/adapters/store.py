@@ -1,0 +1,183 @@
+"""Adapters as a folder: ``adapters.safetensors`` beside ``adapters.json``, which names the base model and its shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fastlift import __version__
+from fastlift.adapters.attach import TUNERS, _holder, add_adapters, attached, remove_adapters, tuner_parameters
+from fastlift.adapters.towers import Tower, find_tower
+from fastlift.errors import UserError
+from fastlift.files import write_atomically, write_json
+from fastlift.models.backbones import check_fit
+
+WEIGHTS, DESCRIPTION = "adapters.safetensors", "adapters.json"
+FORMAT = 1
+SAMPLES = 8
+
+
+def save_adapters(model: nn.Module, folder: str | Path) -> Path:
+    """Write the adapters of ``model`` to ``folder``: a few MB, without the base model and without its classifier.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: a model without adapters, a place that is not a folder.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder")
+    holder, record, tower = attached(model)
+    state = {name: p.detach().cpu().contiguous() for name, p in tuner_parameters(holder).items()}
+    write_atomically(folder / WEIGHTS, lambda part: save_file(state, part))
+    described = {
+        "format": FORMAT,
+        "fastlift": __version__,
+        "tuner": record.tuner,
+        "rank": record.rank,
+        "layers": list(record.layers),
+        "base": _describe(holder, tower),
+    }
+    write_json(folder / DESCRIPTION, described)
+    return folder
+
+
+def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None = None) -> dict[str, nn.Parameter]:
+    """Put saved adapters into ``model``, adding them where they are not there yet.
+
+    Args:
+        model: the base model that they were trained on, with the same adapters or without any.
+        source: a folder, or the id of a Hugging Face hub repository (downloaded and cached).
+        revision: branch, tag or commit of the repository.
+
+    Returns:
+        what trains, as ``tuner_parameters``.
+
+    Raises:
+        UserError: no such folder or repository, a damaged one, or adapters of another model: other shapes, or the same
+            shapes with other weights. The model is then as it was.
+    """
+    folder = _fetch(str(source), revision)
+    described = _read(folder / DESCRIPTION)
+    state = _weights(folder / WEIGHTS)
+    present = _holder(model)
+    if present is None:
+        tower = find_tower(model)
+        _check_base(model, tower, described["base"], source)
+        add_adapters(model, described["tuner"], rank=described["rank"], layers=described["layers"])
+    else:
+        _, record, tower = attached(model)
+        _check_base(present, tower, described["base"], source)
+        mine = (record.tuner, record.rank, list(record.layers))
+        theirs = (described["tuner"], described["rank"], described["layers"])
+        if mine != theirs:
+            raise UserError(
+                f"{source} holds {theirs[0]} of rank {theirs[1]} in the blocks {theirs[2]}; this model has {mine[0]} "
+                f"of rank {mine[1]} in the blocks {mine[2]}: remove_adapters first"
+            )
+    trained = tuner_parameters(model)
+    try:
+        check_fit(state, {name: p.data for name, p in trained.items()}, f"{source} does not fit this model")
+    except UserError:
+        if present is None:
+            remove_adapters(model)
+        raise
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(state[name])
+    return trained
+
+
+def _describe(model: nn.Module, tower: Tower) -> dict[str, Any]:
+    """The base model in a few words and numbers: enough to notice another one, in whatever dtype."""
+    return {
+        "name": _name(model),
+        "class": f"{type(model).__module__.split('.')[0]}.{type(model).__name__}",
+        "width": tower.width,
+        "depth": len(tower.blocks),
+        "mlp_samples": [_samples(tower, i).tolist() for i in range(len(tower.blocks))],
+    }
+
+
+def _name(model: Any) -> str:
+    """What its library calls a model, or "" (open_clip keeps no name on it)."""
+    config = getattr(model, "config", None)
+    for value in (getattr(config, "_name_or_path", ""), (getattr(model, "pretrained_cfg", None) or {})):
+        if isinstance(value, dict):
+            value = ".".join(filter(None, (value.get("architecture"), value.get("tag"))))
+        if value:
+            return str(value)
+    return ""
+
+
+def _samples(tower: Tower, i: int) -> Tensor:
+    """An even sample of the largest weight of block i's MLP, in fp32."""
+    weights = [p for p in tower.blocks[i].get_submodule("mlp").parameters() if p.dim() == 2]
+    flat = weights[0].detach().flatten()
+    return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].float().cpu()
+
+
+def _check_base(model: nn.Module, tower: Tower, base: dict[str, Any], source: str | Path) -> None:
+    called = base["name"] or base["class"]
+    if (tower.width, len(tower.blocks)) != (base["width"], base["depth"]):
+        raise UserError(
+            f"{source} was trained on {called}, a vision transformer of {base['depth']} blocks of width {base['width']}; "
+            f"this {type(model).__name__} has {len(tower.blocks)} blocks of width {tower.width}"
+        )
+    for i, wanted in enumerate(base["mlp_samples"]):
+        mine = _samples(tower, i)
+        if mine.is_meta or len(mine) != len(wanted):
+            continue
+        if not torch.allclose(mine, torch.tensor(wanted), rtol=2e-2, atol=1e-4):  # room for bf16, not for other weights
+            raise UserError(
+                f"{source} was trained on {called}; this {type(model).__name__} has the same shape but other weights "
+                f"(block {i} differs), so the adapters mean nothing here"
+            )
+
+
+def _fetch(source: str, revision: str | None) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    if Path(source).exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"{source} is neither a folder nor the id of a hub repository (OWNER/NAME)")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        paths = [Path(hf_hub_download(source, name, revision=revision)) for name in (DESCRIPTION, WEIGHTS)]
+    except Exception as error:  # whatever the hub client raises: no network, no such repository, no such file
+        raise UserError(
+            f"{source} is no folder here, and could not be had from the hub ({type(error).__name__}: {str(error)[:200]})",
+            exit_code=1,
+        ) from error
+    return paths[0].parent
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        fits = described["format"] == FORMAT and described["tuner"] in TUNERS
+        fits = fits and isinstance(described["rank"], int) and isinstance(described["layers"], list)
+        fits = fits and {"name", "class", "width", "depth", "mlp_samples"} <= set(described["base"])
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise UserError(f"{path} is not a description of adapters that this version ({__version__}) can read")
+    return described
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors' own kinds; each means that the file is damaged
+        raise UserError(f"{path} is not a safetensors file ({str(error)[:200]})") from error
