@@ -4,9 +4,12 @@
 ``available()`` says what this machine has and what is missing.
 """
 
-from .activation.op import gelu, quick_gelu
-from .adapter.op import adapter
-from .cosine_ce.op import cosine_cross_entropy
-from .dispatch import Impl, available
+# Python started in the repository's root finds this folder as ``kernels``, a name under which transformers looks for
+# Hugging Face's package. Then it must be harmless: the ops can be registered once only.
+if __name__ != "kernels":
+    from .activation.op import gelu, quick_gelu
+    from .adapter.op import adapter
+    from .cosine_ce.op import cosine_cross_entropy
+    from .dispatch import Impl, available
 
-__all__ = ["Impl", "adapter", "available", "cosine_cross_entropy", "gelu", "quick_gelu"]
+    __all__ = ["Impl", "adapter", "available", "cosine_cross_entropy", "gelu", "quick_gelu"]
