@@ -3,15 +3,17 @@
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from fastlift.data import cifar, folders
+from fastlift.data import cifar, folders, inaturalist
+from fastlift.data.inaturalist import Rank
 from fastlift.data.index import ImageIndex, array_index
 from fastlift.data.lists import Listing, class_folders, parse_class_names, parse_list, read_bytes, read_text
 from fastlift.data.problems import Problems
+from fastlift.data.published import PUBLISHED, check_counts, find_file, how_to_get
 from fastlift.data.scan import Progress, cached_scan, finish_index
 from fastlift.errors import UserError
 from fastlift.files import cache_folder
@@ -31,52 +33,8 @@ class DataSet:
     test: ImageIndex
     class_names: tuple[str, ...]
     group_counts: np.ndarray  # int64 [C]: the training counts that define many, medium and few
+    ranks: dict[str, Rank] = field(default_factory=dict)  # coarser gradings by name (iNaturalist: kingdom to genus)
 
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a published data set."""
-
-    title: str
-    prefix: str  # of its list files
-    classes: int
-    train: int
-    test: tuple[int, ...]  # the test list's lines, and the validation list's
-    largest: int
-    smallest: int
-    how_to_get: str
-
-
-_KNOWN = {
-    "imagenet_lt": Known(
-        "ImageNet-LT",
-        "ImageNet_LT",
-        1000,
-        115_846,
-        (50_000, 20_000),
-        1280,
-        5,
-        "Images: ILSVRC 2012 from https://www.image-net.org/download (log in; training and validation images), as\n"
-        "  DATA_ROOT/train/n01440764/n01440764_10026.JPEG and DATA_ROOT/val/n01440764/ILSVRC2012_val_00000293.JPEG\n"
-        "Lists: ImageNet_LT_train.txt, ImageNet_LT_test.txt and ImageNet_LT_classnames.txt (plain or .gz; lines of\n"
-        "  'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list,\n"
-        "  --class-names. The lists are published with OLTR, https://github.com/zhmiao/OpenLongTailRecognition-OLTR",
-    ),
-    "places_lt": Known(
-        "Places-LT",
-        "Places_LT",
-        365,
-        62_500,
-        (36_500, 7_300),
-        4980,
-        5,
-        "Images: Places365-Standard, small or full, from http://places2.csail.mit.edu/download.html, as\n"
-        "  DATA_ROOT/train/airfield/00000001.jpg and DATA_ROOT/val/airfield/Places365_val_00000435.jpg\n"
-        "Lists: Places_LT_train.txt, Places_LT_test.txt and Places_LT_classnames.txt (plain or .gz; lines of\n"
-        "  'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list,\n"
-        "  --class-names. The lists are published with OLTR, https://github.com/zhmiao/OpenLongTailRecognition-OLTR",
-    ),
-}
 
 _FOLDER_LAYOUT = "  DATA_ROOT/train/CLASS/picture.jpg\n  DATA_ROOT/test/CLASS/picture.jpg   (or val)"
 
@@ -84,7 +42,7 @@ _FOLDER_LAYOUT = "  DATA_ROOT/train/CLASS/picture.jpg\n  DATA_ROOT/test/CLASS/pi
 def names() -> list[str]:
     """The data sets that ``load_data_set`` knows (CIFAR at other ratios too: ``cifar100_ir20``)."""
     drawn = [f"cifar{classes}_ir{ratio}" for classes in (100, 10) for ratio in (100, 50, 10)]
-    return [DEFAULT, *_KNOWN, *drawn, "list", "folder"]
+    return [DEFAULT, *PUBLISHED, *drawn, "list", "folder"]
 
 
 def check_name(name: str) -> None:
@@ -133,8 +91,7 @@ def load_data_set(
         name: one of ``names()``.
         data_root: folder of the images, or a pack of the set (``fastlift data pack``). Not needed for ``shapes_lt``, and for CIFAR only where it is not to be
             downloaded into the cache.
-        train_list, test_list, class_names: files, for ``list`` and in place of the found ones for ``imagenet_lt`` and
-            ``places_lt``.
+        train_list, test_list, class_names: files, for ``list`` and in place of the found ones for published sets.
         cache_dir: where indices, the drawn shapes and downloads go; default ``cache_folder()``.
         bad_images: "stop" to refuse unusable files, "skip" to put the next good file of the class in their place.
         rescan: look at all files again instead of trusting the cached sizes.
@@ -175,7 +132,7 @@ def load_data_set(
 
 
 def _refuse_unused_lists(request: _Request) -> None:
-    takes_lists = request.name == "list" or request.name in _KNOWN
+    takes_lists = request.name == "list" or request.name in PUBLISHED
     given = [
         flag
         for flag, value in (("--train-list", request.train_list), ("--test-list", request.test_list))
@@ -188,11 +145,7 @@ def _refuse_unused_lists(request: _Request) -> None:
 
 
 def _hint(name: str) -> str:
-    if name in _KNOWN:
-        return f"\nHow to get {_KNOWN[name].title}:\n{_KNOWN[name].how_to_get}"
-    if name == "folder":
-        return f"\nExpected layout:\n{_FOLDER_LAYOUT}"
-    return ""
+    return f"\nExpected layout:\n{_FOLDER_LAYOUT}" if name == "folder" else how_to_get(name)
 
 
 def _index(
@@ -247,7 +200,7 @@ def _load_from_lists(
     request: _Request, root: Path, train_list: Path, test_list: Path, class_names: tuple[str, ...], problems: Problems
 ) -> DataSet:
     """Both splits of list files; counts are checked where the set is a published one."""
-    known = _KNOWN.get(request.name)
+    known = PUBLISHED.get(request.name)
     indices: list[ImageIndex | None] = []
     for split, file in (("train", train_list), ("test", test_list)):
         data = read_bytes(file)
@@ -255,31 +208,18 @@ def _load_from_lists(
         def make_listing(split: str = split, file: Path = file, data: bytes = data) -> Listing:
             before = problems.total
             text = data.decode("utf-8-sig", "surrogateescape")
-            listing = parse_list(text, file.name, len(class_names), problems)
+            parse = inaturalist.parse_annotations if _is_json(file) else parse_list
+            listing = parse(text, file.name, len(class_names), problems)
             if problems.total == before:
                 if split == "train":
                     _check_classes(listing, class_names, file.name, problems)
                 if known:
-                    _check_counts(known, split, listing, file.name, problems)
+                    check_counts(known, split, listing, file.name, problems)
             return listing
 
         key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode() + b"\0" + data
         indices.append(_index(request, split, root, key, make_listing, class_names, problems))
     return _finish(request.name, indices[0], indices[1], problems)
-
-
-def _check_counts(known: Known, split: str, listing: Listing, source: str, problems: Problems) -> None:
-    expected = (known.train,) if split == "train" else known.test
-    if len(listing.paths) not in expected:
-        wanted = " or ".join(f"{count:,}" for count in expected)
-        problems.add(f"{source}: {len(listing.paths):,} lines, {known.title} has {wanted}")
-    if split == "train":
-        counts = np.bincount(listing.labels, minlength=known.classes)
-        if (counts.max(), counts.min()) != (known.largest, known.smallest):
-            problems.add(
-                f"{source}: largest and smallest class have {counts.max()} and {counts.min()} images, "
-                f"{known.title} has {known.largest} and {known.smallest}"
-            )
 
 
 def _load_shapes(request: _Request) -> DataSet:
@@ -307,7 +247,8 @@ def _class_names(request: _Request, train_list: Path, file: Path | None) -> tupl
     """Names from a file, else the folders that the classes' files lie in."""
 
     def listed() -> Listing:
-        return parse_list(read_text(train_list), train_list.name, None, Problems(""))
+        parse = inaturalist.parse_annotations if _is_json(train_list) else parse_list
+        return parse(read_text(train_list), train_list.name, None, Problems(""))
 
     if file is None:
         listing = listed()
@@ -320,6 +261,8 @@ def _class_names(request: _Request, train_list: Path, file: Path | None) -> tupl
             )
         return tuple(found)
     text = read_text(file)
+    if _is_json(file):
+        return inaturalist.species_names(inaturalist.parse_categories(text, str(file)))
     count = len(text.rstrip().splitlines())
 
     def folders_of_classes() -> list[str | None]:
@@ -330,32 +273,29 @@ def _class_names(request: _Request, train_list: Path, file: Path | None) -> tupl
     return parse_class_names(text, str(file), folders_of_classes)
 
 
+def _is_json(file: Path) -> bool:
+    """iNaturalist's own files; lists and class names otherwise."""
+    return file.name.endswith((".json", ".json.gz"))
+
+
 def _load_published(request: _Request) -> DataSet:
-    known = _KNOWN[request.name]
-    if request.data_root is None:
-        raise UserError(f"{known.title} needs --data-root, the folder of its images.{_hint(request.name)}")
-    train_list, test_list = (
-        given or _find_list(request.data_root, f"{known.prefix}_{split}.txt", request.name)
-        for given, split in ((request.train_list, "train"), (request.test_list, "test"))
-    )
-    names_file = request.class_names or _find_list(
-        request.data_root, f"{known.prefix}_classnames.txt", request.name, beside=train_list.parent
-    )
+    known = PUBLISHED[request.name]
+    root = request.data_root
+    if root is None:
+        raise UserError(f"{known.title} needs --data-root, the folder of its images.{how_to_get(request.name)}")
+    train_list = request.train_list or find_file(root, known.train_files, request.name)
+    test_list = request.test_list or find_file(root, known.test_files, request.name)
+    names_file = request.class_names or find_file(root, known.names_files, request.name, beside=train_list.parent)
     class_names = _class_names(request, train_list, names_file)
-    problems = Problems(known.title, hint=_hint(request.name).lstrip("\n"))
+    problems = Problems(known.title, hint=how_to_get(request.name).lstrip("\n"))
     if len(class_names) != known.classes:
         problems.add(f"{names_file}: {len(class_names)} class names, {known.title} has {known.classes}")
         problems.raise_if_any()
-    return _load_from_lists(request, request.data_root, train_list, test_list, class_names, problems)
-
-
-def _find_list(root: Path, file: str, name: str, beside: Path | None = None) -> Path:
-    places = [root, root / "splits", *([beside] if beside else [])]
-    for candidate in (folder / f"{file}{suffix}" for folder in places for suffix in ("", ".gz")):
-        if candidate.is_file():
-            return candidate
-    looked = " and ".join(str(folder) for folder in places)
-    raise UserError(f"{file} (or {file}.gz) is not in {looked}.{_hint(name)}")
+    data = _load_from_lists(request, root, train_list, test_list, class_names, problems)
+    if _is_json(names_file):
+        categories = inaturalist.parse_categories(read_text(names_file), str(names_file))
+        data = replace(data, ranks=inaturalist.ranks_of(categories))
+    return data
 
 
 def _load_folder(request: _Request) -> DataSet:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.catalogue import PACK_MANIFEST, DataSet
+from fastlift.data.inaturalist import Rank
 from fastlift.data.index import ImageIndex, PathTable, fingerprint
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
@@ -65,6 +66,9 @@ def write_manifest(root: Path, data: DataSet, shard_bytes: dict[str, int], short
             "dataset": data.name,
             "class_names": list(data.class_names),
             "group_counts": data.group_counts.tolist(),
+            "ranks": {
+                name: {"names": rank.names, "of_class": rank.of_class.tolist()} for name, rank in data.ranks.items()
+            },
             "short_side": short_side,
             "shard_bytes": shard_bytes,
         },
@@ -90,7 +94,11 @@ def load_pack(root: Path, name: str) -> DataSet:
     problems.raise_if_any()
     class_names = tuple(manifest["class_names"])
     train, test = (_index(root, name, split, class_names) for split in ("train", "test"))
-    return DataSet(name, train, test, class_names, np.array(manifest["group_counts"], dtype=np.int64))
+    ranks = {
+        rank: Rank(tuple(stored["names"]), np.array(stored["of_class"], dtype=np.int64))
+        for rank, stored in manifest["ranks"].items()
+    }
+    return DataSet(name, train, test, class_names, np.array(manifest["group_counts"], dtype=np.int64), ranks)
 
 
 def _manifest(root: Path) -> dict[str, Any]:
