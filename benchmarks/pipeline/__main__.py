@@ -1,7 +1,7 @@
-"""``python -m benchmarks.pipeline [loaders|scan|index|memory ...] --images FOLDER --output results.json``.
+"""``python -m benchmarks.pipeline [loaders|scan|index|memory|pack ...] --images FOLDER --output results.json``.
 
 ``loaders`` is ``fastlift bench data``; the others measure the header scan, the loading of a large index from its cache,
-and the growth of memory over epochs. Needs a folder of JPEGs (any depth); without one, pictures are drawn.
+the growth of memory over epochs, and packs. Needs a folder of JPEGs (any depth); without one, pictures are drawn.
 """
 
 import argparse
@@ -92,6 +92,51 @@ def memory(folder: Path, rounds: int) -> dict[str, Any]:
     return found
 
 
+def pack(folder: Path, rounds: int) -> dict[str, Any]:
+    """The pictures as files, as a pack, and as a pack of short side 256: bytes, and images/s of both executors."""
+    from fastlift.data import pack as packing
+    from fastlift.data.catalogue import load_data_set
+
+    pictures = [os.path.relpath(path, folder) for path in sorted(pictures_in(folder))]
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        lists = Path(work) / "list.txt"
+        lists.write_text("".join(f"{path} 0\n" for path in pictures))
+        (Path(work) / "names.txt").write_text("picture\n")
+        options: dict[str, Any] = {
+            "train_list": lists,
+            "test_list": lists,
+            "class_names": Path(work) / "names.txt",
+            "cache_dir": work,
+        }
+        indices = {"files": load_data_set("list", data_root=folder, **options).train}
+        for name, short_side in (("pack", None), ("pack of short side 256", 256)):
+            written = packing.run("list", Path(work) / name, short_side=short_side, data_root=folder, **options)
+            indices[name] = load_data_set("list", data_root=Path(work) / name, cache_dir=work).train
+            found[name] = {"bytes_of_files": written.bytes / written.source_bytes, "shrunk": written.shrunk // 2}
+        for executor in ["torchvision", *(["dali"] if dali_installed() else [])]:
+            _alternate(indices, executor, rounds, found)
+    return found
+
+
+def _alternate(indices: dict[str, ImageIndex], executor: str, rounds: int, found: dict[str, Any]) -> None:
+    """images/s of each index in alternated rounds, after one to warm up."""
+    loaders = {
+        name: build_loader(
+            index, TrainViews(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), executor=executor, cache_bytes=0
+        )
+        for name, index in indices.items()
+    }
+    for number in range(rounds + 1):
+        for name, loader in loaders.items():
+            start = time.perf_counter()
+            for _ in loader.epoch(number):
+                pass
+            if number:
+                speed = len(indices[name]) / (time.perf_counter() - start)
+                found.setdefault(name, {}).setdefault(f"{executor}_images_per_s", []).append(speed)
+
+
 def _index(folder: Path, count: int) -> ImageIndex:
     """``count`` rows of the folder's pictures, repeated where there are fewer."""
     pictures = sorted(pictures_in(folder))
@@ -117,6 +162,7 @@ MEASUREMENTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "scan": scan,
     "index": index,
     "memory": memory,
+    "pack": pack,
 }
 
 
