@@ -311,9 +311,11 @@ def configuration(kernel: str, rank: int, dtype: torch.dtype) -> dict[str, int]:
     ranks = max(16, next_power_of_two(rank))
     single = dtype == torch.float32
     if kernel == WIDTH:
-        return {"BN": 32 if single else 64, "BD": 64, "BR": min(ranks, 64), "num_warps": 4, "num_stages": 2}
+        units = min(ranks, 64)
+        warps = 8 if units == 64 else 4
+        return {"BN": 32 if single else 64, "BD": 64, "BR": units, "num_warps": warps, "num_stages": 2}
     if ranks <= 64:
-        tokens, width = (16, 64) if kernel == TOKENS or single else (32, 128)
+        tokens, width = (16, 64) if kernel == TOKENS or single else (32, 64)
         return {"BN": tokens, "BD": width, "BR": ranks, "num_warps": 4, "num_stages": 2}
     width = 32 if single or ranks == 512 else 64
     return {

@@ -72,9 +72,11 @@ class _Adapter(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
         t, ln2_weight = args[:2]
         out = below_autograd(adapter_forward, *args)
-        _, _, statistics, hidden = out
+        ln2, _, statistics, hidden = out
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(statistics, hidden)
+        # Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient.
+        constant = (statistics, hidden) if ctx.needs_input_grad[0] else (ln2, statistics, hidden)
+        ctx.mark_non_differentiable(*constant)
         ctx.save_for_backward(t, statistics, hidden, ln2_weight, *args[3:10])
         ctx.constants, ctx.kept, ctx.impl = args[10:13], args[13], args[14]
         return out

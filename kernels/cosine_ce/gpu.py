@@ -347,7 +347,7 @@ def configuration(batch: int, dtype: torch.dtype) -> dict[str, int]:
         "BM": 16 if batch <= 16 else 32 if single else 64,
         "BN": 64,
         "BD": 32 if single else 64,
-        "num_warps": 4,
+        "num_warps": 4 if batch <= 16 else 8,
         "num_stages": 2,
     }
 

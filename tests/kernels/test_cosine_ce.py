@@ -1,0 +1,141 @@
+"""The classifier with its loss on a CPU: every variant against float64."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastlift_kernels
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"prior": False},
+    {"tau": 0.5},
+    {"bias": True, "normalize": "none", "scale": 1.0},
+    {"normalize": "weight", "scale": 1.0},
+    {"bias": True},
+    {"weighted": True},
+    {"label_smoothing": 0.1},
+    {"label_smoothing": 0.2, "weighted": True, "bias": True},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_all_results_are_within_the_error_budget(kernels: Any, isa: str, variant: dict[str, Any]) -> None:
+    kernels.assert_within_budget(kernels.run_cosine, kernels.cosine_case(33, 64, 203, **variant), "native")
+
+
+@pytest.mark.parametrize(("batch", "width", "classes"), [(1, 8, 1), (16, 64, 8142), (1000, 16, 5003)])
+def test_odd_and_large_shapes(kernels: Any, native: Any, batch: int, width: int, classes: int) -> None:
+    kernels.assert_within_budget(kernels.run_cosine, kernels.cosine_case(batch, width, classes), "native")
+
+
+def test_bfloat16_features_and_float32_weight(kernels: Any, isa: str) -> None:
+    case = kernels.cosine_case(33, 64, 101, dtype=torch.bfloat16)
+    exact, eager, fused = (
+        kernels.run_cosine(case, impl, dtype)
+        for impl, dtype in (("reference", torch.float64), ("reference", None), ("native", None))
+    )
+    for name in ("loss", "d_features", "d_weight"):
+        error, allowed = ((x[name].double() - exact[name]).abs().max() for x in (fused, eager))
+        assert error <= 2.0 * allowed
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 70),
+    width=st.integers(1, 60),
+    classes=st.integers(1, 90),
+    bias=st.booleans(),
+    weighted=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_any_shape(batch: int, width: int, classes: int, bias: bool, weighted: bool, seed: int, kernels: Any) -> None:
+    if not fastlift_kernels.available()["native"]:
+        pytest.skip("no native library")
+    case = kernels.cosine_case(batch, width, classes, bias=bias, weighted=weighted, seed=seed)
+    kernels.assert_within_budget(kernels.run_cosine, case, "native", factor=4.0)  # small draws: the ratio has a tail
+
+
+def test_matches_pytorch_written_out() -> None:
+    features, weight = torch.randn(6, 16), torch.randn(5, 16)
+    labels, prior = torch.tensor([0, 4, 2, 2, -100, 1]), torch.rand(5).log()
+    logits = 25.0 * F.normalize(features) @ F.normalize(weight).T
+    loss, predictions = fastlift_kernels.cosine_cross_entropy(features, weight, labels, prior, tau=2.0)
+    torch.testing.assert_close(loss, F.cross_entropy(logits + 2.0 * prior, labels))
+    assert torch.equal(predictions, logits.argmax(1))
+
+
+@pytest.mark.parametrize("impl", ["reference", "native"])
+@pytest.mark.parametrize("batch", [0, 4])
+def test_nothing_counts(native: Any, impl: str, batch: int) -> None:
+    features, weight = torch.randn(batch, 8, requires_grad=True), torch.randn(3, 8, requires_grad=True)
+    labels = torch.full((batch,), -100)
+    loss, predictions = fastlift_kernels.cosine_cross_entropy(features, weight, labels, impl=impl)
+    assert loss.isnan()
+    assert predictions.shape == (batch,)
+    for gradient in torch.autograd.grad(loss, [features, weight]):
+        assert not gradient.any()
+
+
+def test_nan_in_gives_nan_out(isa: str) -> None:
+    features, weight, labels = torch.randn(4, 8), torch.randn(3, 8), torch.zeros(4, dtype=torch.int64)
+    features[2, 3] = float("nan")
+    loss, predictions = fastlift_kernels.cosine_cross_entropy(features, weight, labels, impl="native")
+    assert loss.isnan()
+    expected = fastlift_kernels.cosine_cross_entropy(features, weight, labels, impl="reference")[1]
+    assert torch.equal(predictions, expected)
+
+
+def test_zero_rows_are_not_divided_by_zero(isa: str) -> None:
+    features, weight = torch.randn(4, 8), torch.randn(3, 8)
+    features[1] = 0.0
+    weight[2] = 0.0
+    labels = torch.tensor([0, 1, 2, 0])
+    losses = [
+        fastlift_kernels.cosine_cross_entropy(features, weight, labels, impl=i)[0] for i in ("native", "reference")
+    ]
+    torch.testing.assert_close(*losses)
+
+
+def test_gradients_asked_for_twice(native: Any) -> None:
+    features, weight = torch.randn(4, 8, requires_grad=True), torch.randn(3, 8, requires_grad=True)
+    loss, _ = fastlift_kernels.cosine_cross_entropy(features, weight, torch.tensor([0, 1, 2, 0]), impl="native")
+    first = torch.autograd.grad(loss, [features, weight], retain_graph=True)
+    second = torch.autograd.grad(2.0 * loss, [features, weight])
+    for one, two in zip(first, second, strict=True):
+        torch.testing.assert_close(two, 2.0 * one)
+
+
+def arguments(**change: Any) -> dict[str, Any]:
+    good = {"features": torch.randn(4, 8), "weight": torch.randn(3, 8), "labels": torch.tensor([0, 1, 2, -100])}
+    return {**good, **change}
+
+
+BAD = [
+    (arguments(features=torch.randn(4, 2, 8)), ValueError, r"features: expected \[B, D\]"),
+    (arguments(weight=torch.randn(3, 9)), ValueError, r"weight: expected shape \[3, 8\], got \[3, 9\]"),
+    (arguments(weight=torch.randn(0, 8)), ValueError, r"weight: expected .* at least one class"),
+    (arguments(labels=torch.tensor([0, 1, 2])), ValueError, r"labels: expected int64 of shape \[4\]"),
+    (arguments(labels=torch.zeros(4)), ValueError, r"labels: expected int64"),
+    (arguments(labels=torch.tensor([0, 1, 3, 0])), ValueError, r"labels: expected 0 to 2, .* got 3 at position 2"),
+    (arguments(labels=torch.tensor([0, -1, 2, 0])), ValueError, r"labels: expected 0 to 2, .* got -1 at position 1"),
+    (arguments(log_prior=torch.randn(4)), ValueError, r"log_prior: expected shape \[3\]"),
+    (arguments(log_prior=torch.randn(3, requires_grad=True)), ValueError, r"log_prior: expected a constant"),
+    (arguments(bias=torch.randn(2)), ValueError, r"bias: expected shape \[3\]"),
+    (arguments(scale=0.0), ValueError, r"scale: expected a finite number above 0"),
+    (arguments(label_smoothing=1.5), ValueError, r"label_smoothing: expected 0 to 1"),
+    (arguments(normalize="l2"), ValueError, r"normalize: expected 'both', 'weight' or 'none'"),
+]
+
+
+@pytest.mark.parametrize("impl", ["reference", "native"])
+@pytest.mark.parametrize(("given_arguments", "error", "message"), BAD)
+def test_bad_input(
+    native: Any, impl: str, given_arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fastlift_kernels.cosine_cross_entropy(**given_arguments, impl=impl)

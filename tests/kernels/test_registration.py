@@ -1,0 +1,143 @@
+"""All ops as PyTorch sees them: opcheck, torch.compile, FLOPs, transforms, and no import of what is not needed."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastlift_kernels
+from fastlift_kernels.native import library
+
+OPS = torch.ops.fastlift_kernels
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+def adapter_arguments(case: Any) -> tuple[Any, ...]:
+    return (*case.leaves().values(), 1.0, 1e-5, 1e-5, True, "native")
+
+
+def test_opcheck_adapter(kernels: Any, native: Any) -> None:
+    case = kernels.adapter_case(2, 5, 64, rank=4)
+    torch.library.opcheck(OPS.adapter_forward.default, adapter_arguments(case), test_utils=CHECKS)
+    case = kernels.adapter_case(7, 64, rank=4, ln2=False, need_t=False, dtype=torch.bfloat16)
+    torch.library.opcheck(OPS.adapter_forward.default, adapter_arguments(case), test_utils=CHECKS)
+
+
+def test_opcheck_adapter_backward(kernels: Any, native: Any) -> None:
+    leaves = kernels.adapter_case(7, 64, rank=4).leaves()
+    with torch.no_grad():
+        _, _, statistics, hidden = OPS.adapter_forward(*leaves.values(), 1.0, 1e-5, 1e-5, True, "native")
+        t, ln2_weight, _, *parameters = (x.detach() for x in leaves.values())
+        arguments = (t, t, t, statistics, hidden, ln2_weight, *parameters, 1.0, 1e-5, 1e-5, True, "native")
+        torch.library.opcheck(OPS.adapter_backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_opcheck_cosine_cross_entropy(kernels: Any, native: Any, bias: bool) -> None:
+    leaves = kernels.cosine_case(8, 64, 11, bias=bias).leaves()
+    inputs = [leaves[n] for n in ("features", "weight", "labels", "log_prior", "bias", "class_weight")]
+    arguments = (*inputs, 25.0, 1.0, 0.1, "both", True, True, bias, "native")
+    torch.library.opcheck(OPS.cosine_cross_entropy_forward.default, arguments, test_utils=CHECKS)
+
+
+@pytest.mark.parametrize("kind", ["quick_gelu", "gelu"])
+def test_opcheck_activation(native: Any, kind: str) -> None:
+    x = torch.randn(3, 7, requires_grad=True)
+    torch.library.opcheck(OPS.activation_forward.default, (x, kind, "native"), test_utils=CHECKS)
+
+
+def test_compile_without_graph_breaks(kernels: Any, native: Any) -> None:
+    def step(case: Any, labels: torch.Tensor, weight: torch.Tensor, leaves: dict[str, Any]) -> torch.Tensor:
+        ln2, residual = fastlift_kernels.adapter(**leaves)
+        features = (residual + fastlift_kernels.quick_gelu(ln2) + fastlift_kernels.gelu(ln2)).mean(1)
+        loss, predictions = fastlift_kernels.cosine_cross_entropy(features, weight, labels)
+        return loss + 0.0 * predictions.sum()
+
+    case = kernels.adapter_case(6, 5, 64, rank=4)
+    weight, labels = torch.randn(9, 64, requires_grad=True), torch.randint(0, 9, (6,))
+    results = []
+    for run in (step, torch.compile(step, fullgraph=True)):
+        leaves = case.leaves()
+        loss = run(case, labels, weight, leaves)
+        wanted = [leaves["t"], leaves["up_weight"], leaves["scale"], weight]
+        results.append((loss, *torch.autograd.grad(loss, wanted)))
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_flops_are_counted(kernels: Any, native: Any) -> None:
+    tokens, width, rank = 10, 64, 4
+    product = 2 * tokens * width * rank
+    for need_t, products in ((True, 2 + 4), (False, 2 + 3)):
+        leaves = kernels.adapter_case(tokens, width, rank=rank, need_t=need_t).leaves()
+        with FlopCounterMode(display=False) as counter:
+            fastlift_kernels.adapter(**leaves, impl="native")[1].sum().backward()
+        assert counter.get_total_flops() == products * product
+    leaves = kernels.cosine_case(5, 8, 11).leaves()
+    with FlopCounterMode(display=False) as counter:
+        fastlift_kernels.cosine_cross_entropy(**leaves, impl="native")[0].backward()
+    assert counter.get_total_flops() == 3 * 2 * 5 * 8 * 11
+
+
+def test_func_transforms_are_refused(kernels: Any, native: Any) -> None:
+    x = torch.randn(4, 8)
+    leaves = {n: None if v is None else v.detach() for n, v in kernels.adapter_case(3, 64, rank=4).leaves().items()}
+    calls = [
+        lambda: torch.func.grad(lambda v: fastlift_kernels.quick_gelu(v).sum())(x),
+        lambda: torch.func.vmap(fastlift_kernels.gelu)(x),
+        lambda: torch.func.jvp(fastlift_kernels.gelu, (x,), (x,)),
+        lambda: torch.func.grad(lambda t: fastlift_kernels.adapter(**{**leaves, "t": t})[1].sum())(leaves["t"]),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeError, match=r'not inside torch.func transforms .* impl="reference"'):
+            call()
+    exact = torch.func.grad(lambda v: fastlift_kernels.quick_gelu(v, impl="reference").sum())(x)
+    assert exact.shape == x.shape
+
+
+def test_imports_neither_fastlift_nor_triton() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None; sys.modules['fastlift'] = None\n"
+        "import torch, fastlift_kernels as k\n"
+        "x = torch.randn(3, 8); k.quick_gelu(x); report = k.available()\n"
+        "assert not any(n.startswith('fastlift_kernels') and n.endswith('.gpu') for n in sys.modules)\n"
+        "assert report['reference'] and not report['triton'] and report['triton_reason']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_the_library_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "LOADED", None)
+    monkeypatch.setattr(library, "MISSING", "no compiler was found")
+    x = torch.randn(5, requires_grad=True)
+    assert torch.equal(fastlift_kernels.quick_gelu(x), fastlift_kernels.quick_gelu(x, impl="reference"))
+    with pytest.raises(RuntimeError, match=r'impl="native" is not available: no compiler was found'):
+        fastlift_kernels.quick_gelu(x, impl="native")
+    report = fastlift_kernels.available()
+    assert (report["native"], report["native_reason"]) == (False, "no compiler was found")
+    assert "slower" in report["cost_without_native"]
+
+
+def test_available_tells_the_instruction_set(isa: str) -> None:
+    report = fastlift_kernels.available()
+    assert report["native"]
+    assert report["native_isa"] == isa
+    assert report["native_path"].endswith("_native.so")
+
+
+def test_unknown_instruction_set_is_refused() -> None:
+    code = "import fastlift_kernels as k; r = k.available(); assert 'FASTLIFT_ISA=vax' in r['native_reason'], r"
+    if not library.LIBRARY.is_file():
+        pytest.skip("no native library")
+    subprocess.run([sys.executable, "-c", code], check=True, env={"FASTLIFT_ISA": "vax", "PATH": ""})
+
+
+def test_dtypes_without_a_fused_path() -> None:
+    x = torch.randn(4, dtype=torch.float64)
+    assert torch.equal(fastlift_kernels.gelu(x), fastlift_kernels.gelu(x, impl="reference"))
+    if library.LOADED is not None:
+        with pytest.raises(TypeError, match=r'x: impl="native" knows torch.float32, torch.bfloat16, got torch.float64'):
+            fastlift_kernels.gelu(x, impl="native")
