@@ -80,7 +80,8 @@ def _parse(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
         return bad("is empty")
     if head[:3] == b"\xff\xd8\xff":
         header = _jpeg(head, size, read)
-        # Whole files end with the end marker; some carry harmless bytes after it, which only a decode tells apart.
+        # Whole files end with the end marker; some carry harmless bytes after it, or stray ones between segments, which
+        # only a decode tells apart from damage.
         return header if header.reason or tail[-2:] == b"\xff\xd9" else bad(_LOOK_CLOSER)
     if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 29:
         if tail[-8:-4] != b"IEND":
@@ -92,7 +93,7 @@ def _parse(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         if struct.unpack("<I", head[4:8])[0] + 8 > size:
             return bad("is truncated")
-        return bad(_LOOK_CLOSER)
+        return _webp(head)
     if head[:2] == b"BM" or head[:4] in (b"II*\0", b"MM\0*"):
         return bad(_LOOK_CLOSER)
     return bad(_foreign(head))
@@ -104,7 +105,7 @@ def _jpeg(head: bytes, size: int, read: _Read) -> Header:
     while position + 9 < size:
         segment = head[position : position + 10] if position + 10 <= len(head) else read(position, 10)
         if len(segment) < 10 or segment[0] != 0xFF:
-            return bad("is a damaged JPEG (no frame header)")
+            return bad(_LOOK_CLOSER)
         marker = segment[1]
         if marker == 0xFF:  # fill byte
             position += 1
@@ -119,12 +120,27 @@ def _jpeg(head: bytes, size: int, read: _Read) -> Header:
             break
         else:
             position += 2 + struct.unpack(">H", segment[2:4])[0]
-    return bad("is truncated" if position + 9 >= size else "is a damaged JPEG (no frame header)")
+    return bad("is truncated" if position + 9 >= size else _LOOK_CLOSER)
+
+
+def _webp(head: bytes) -> Header:
+    """The three kinds of first chunk: lossy, lossless, extended."""
+    kind = head[12:16]
+    if kind == b"VP8 " and head[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack("<HH", head[26:30])
+        return Header(width & 0x3FFF, height & 0x3FFF, "")
+    if kind == b"VP8L" and head[20:21] == b"\x2f":
+        bits = int.from_bytes(head[21:25], "little")
+        return Header((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, "")
+    if kind == b"VP8X" and len(head) >= 30:
+        width, height = (int.from_bytes(head[at : at + 3], "little") + 1 for at in (24, 27))
+        return Header(width, height, "")
+    return bad(_LOOK_CLOSER)
 
 
 def _decode(data: bytes) -> Header:
     """For rare formats and suspicious files: decode the whole of it."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -133,6 +149,8 @@ def _decode(data: bytes) -> Header:
             if image.width * image.height <= MAX_PIXELS:
                 image.load()
             return Header(image.width, image.height, "")
+    except UnidentifiedImageError:
+        return bad("is damaged (no picture in it)")
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
         return bad("is truncated" if "truncated" in str(error) else f"cannot be decoded ({error})")
 

@@ -79,6 +79,12 @@ def encode() -> Callable[..., bytes]:
     return encoded
 
 
+def half_transparent(image: Image.Image) -> Image.Image:
+    with_alpha = image.convert("RGBA")
+    with_alpha.putalpha(Image.linear_gradient("L").resize(image.size))
+    return with_alpha
+
+
 def bad_file(kind: str) -> bytes | None:
     """The content of a bad or odd file of a kind; None for a missing one."""
     image = picture(96, 72, seed=7)
@@ -107,7 +113,10 @@ def bad_file(kind: str) -> bytes | None:
         "alpha": lambda: encoded(image.convert("RGBA"), "PNG"),
         "grey_alpha": lambda: encoded(image.convert("LA"), "PNG"),
         "webp": lambda: encoded(image, "WEBP"),
+        "webp_lossless": lambda: encoded(image, "WEBP", lossless=True),
+        "webp_alpha": lambda: encoded(half_transparent(image), "WEBP"),
         "bmp": lambda: encoded(image, "BMP"),
+        "jpeg_stray_bytes": lambda: jpeg[:20] + b"\0\0\0" + jpeg[20:],
         "tiff": lambda: encoded(image, "TIFF"),
         "exif_rotated": lambda: encoded(image, exif=exif),
         "progressive": lambda: encoded(image, progressive=True),

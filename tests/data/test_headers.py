@@ -27,7 +27,7 @@ REFUSED = {
     "sixteen_bit": "has 16 bits a channel",
 }
 ACCEPTED = [
-    "grey", "cmyk", "palette", "alpha", "grey_alpha", "webp", "bmp", "tiff", "exif_rotated", "progressive",
+    "grey", "cmyk", "palette", "alpha", "grey_alpha", "webp", "webp_lossless", "webp_alpha", "jpeg_stray_bytes", "bmp", "tiff", "exif_rotated", "progressive",
     "bytes_after_the_end", "without_end_marker", "one_pixel", "very_wide", "very_large",
 ]  # fmt: skip
 
