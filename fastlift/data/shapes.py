@@ -325,12 +325,12 @@ def draw(seed: int, split: str, kind: int, number: int, scene: Scene) -> NDArray
 
 # ---------------------------------------------------------------------------------------------- shapes_lt
 
-VERSION = 2  # of the pictures and lists: part of the folder's name, so that a change of the program makes a new set
+VERSION = 3  # of the pictures and lists: part of the folder's name, so that a change of the program makes a new set
 SEED = 2026
 LARGEST, SMALLEST = 200, 2  # training pictures of the first and the last class by size
 TEST_PER_CLASS = 24
 NUM_CLASSES = 64
-SHAPES_LT = Scene(strength=(0.5, 1.1), light=(0.9, 0.64, 0.46))  # crowded, noisy and at dusk
+SHAPES_LT = Scene(strength=(0.5, 1.1), light=(0.86, 0.57, 0.38))  # crowded, noisy and at dusk
 # Classes near each other: fewer colours, which dusk brings closer, and fewer shapes, so that classes share their parts.
 _NEAR_COLOURS = ("red", "orange", "pink", "brown", "purple")
 _NEAR_SHAPES = ("circle", "square", "triangle", "star", "heart", "drop", "flower", "gear")
