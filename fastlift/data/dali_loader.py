@@ -82,6 +82,12 @@ def _drain(feed: _Feed, pipeline: Any) -> None:
     feed.fed.clear()
 
 
+def _gist(message: str) -> str:
+    """The line of a DALI error that says what happened, without the graph's traceback."""
+    lines = [line.strip() for line in message.split("encountered:")[-1].splitlines()]
+    return next((line for line in lines if line), message)
+
+
 class DaliLoader:
     """See ``loader.Loader``."""
 
@@ -215,7 +221,7 @@ class DaliLoader:
                 return images[0].clone()
             failure = "its size changed"
         except RuntimeError as error:
-            failure = str(error)
+            failure = _gist(str(error))
         finally:
             _drain(feed, pipeline)
         return self._without_dali(step, 0, warn_of=failure)
