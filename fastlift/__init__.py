@@ -10,7 +10,17 @@ __version__ = "0.1.0.dev0"
 
 # name -> module that defines it; empty: the name is a module itself
 _HOMES = {
+    "AdaptFormer": "models.tuners.adaptformer",
+    "BalancedSoftmaxLoss": "modules",
+    "ClassBalancedCrossEntropy": "modules",
     "Config": "config",
+    "CosineClassifier": "models.classifiers",
+    "FocalLoss": "modules",
+    "FusedCosineLoss": "modules",
+    "InverseFrequencyCrossEntropy": "modules",
+    "LADELoss": "modules",
+    "LDAMLoss": "modules",
+    "LogitAdjustedCrossEntropy": "modules",
     "UserError": "errors",
     "add_adapters": "adapters",
     "compat": "",

@@ -98,8 +98,7 @@ FAMILIES: dict[tuple[str, str], Family] = {
 
 def family_of(block: nn.Module) -> Family | None:
     """What is known about a block's class; None where nothing is. Subclasses of a known class are others' inventions."""
-    kind = type(block)
-    kind = kind.original if issubclass(kind, AdaptedBlock) else kind
+    kind = block.original if isinstance(block, AdaptedBlock) else type(block)
     return FAMILIES.get((kind.__name__, kind.__module__.split(".")[0]))
 
 
@@ -167,7 +166,7 @@ def fuse_activation(block: nn.Module, family: Family) -> None:
     """Replace the MLP's QuickGELU by the fused one. PyTorch's own GELU is one pass already and stays."""
     place, name = _activation_place(block, family)
     module = getattr(place, name, None)
-    if type(module).__name__ in ("QuickGELU", "QuickGELUActivation"):
+    if isinstance(module, nn.Module) and type(module).__name__ in ("QuickGELU", "QuickGELUActivation"):
         setattr(place, name, FusedQuickGELU(module))
 
 
@@ -222,8 +221,8 @@ def check_halves(block: nn.Module, family: Family, where: str) -> None:
     training = {module: module.training for module in block.modules()}
     block.eval()
     try:
-        wanted = type(block).forward(block, x)
-        t = family.attend(block, x)
+        wanted = type(block).forward(block, x, None)  # the mask, required by some
+        t = family.attend(block, x, None)
         got = t + family.finish(block, norm(t))
     except Exception as error:  # whatever the other library raises: it is not the block that we know
         raise UserError(
