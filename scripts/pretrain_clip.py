@@ -1,11 +1,17 @@
 """Trains the small CLIP that fastlift ships as ``shapes-clip``, from drawn pictures and their captions.
 
-    python scripts/pretrain_clip.py --work FOLDER [--steps 4000] [--seed 0]
+    python scripts/pretrain_clip.py --work FOLDER [--steps 2600] [--seed 0]
 
 It draws every kind of ``fastlift.data.shapes`` equally often (scene ``PRETRAIN``), pairs each picture with a caption
 ("a photo of a striped red star." and other templates), and learns CLIP's symmetric contrastive loss. A batch holds a kind
 at most once, so every other caption in it is truly wrong. ``FOLDER`` receives ``checkpoint.pt`` (to go on after an
 interruption: the same command again), ``log.jsonl`` and ``shapes_clip.safetensors``, the file that is shipped.
+
+How the shipped file came about: seed 0, 2,600 steps of 240 pictures (624,000 looks at 144,000 pictures), 75 minutes of wall
+clock on two cores of an AMD EPYC (Milan) that other work shared, fp32, with one interruption after step 1,800. Started
+with a larger ``--steps``, cut to 2,600 at the interruption: before the decay (from step 1,820) the learning rate does not
+depend on it, so the command above stands for the whole. Zero-shot accuracy among all 960 kinds, on 1,920 pictures it had not
+seen, of every strength from clean to hard: 65.1 %. On ``shapes_lt``'s test split, among its 64 classes: 49.5 %.
 """
 
 from __future__ import annotations
@@ -226,7 +232,7 @@ def train(work: Path, steps: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint, the log and the weights")
-    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps of 240 pictures")
+    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps of 240 pictures")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     train(options.work, options.steps, options.seed)
