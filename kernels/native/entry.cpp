@@ -30,6 +30,9 @@ const Table* find(const char* name) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (!strcmp(name, "avx2") && avx2) return &table_avx2;
+#if defined(FASTLIFT_EMULATE_AVX512)
+  if (!strcmp(name, "avx512") && avx2) return &table_avx512;
+#endif
   if (!strcmp(name, "avx512") && avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
     return &table_avx512;

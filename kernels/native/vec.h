@@ -51,11 +51,11 @@ FASTLIFT_INLINE void store(bf16* p, vf x) {
 }
 // Past the caches; p is aligned to the vector.
 FASTLIFT_INLINE void stream(float* p, vf x) {
-#if defined(__AVX512F__)
+#if FASTLIFT_LANES == 16 && defined(__AVX512F__)
   _mm512_stream_ps(p, (__m512)x);
-#elif defined(__AVX__)
+#elif FASTLIFT_LANES == 8 && defined(__AVX__)
   _mm256_stream_ps(p, (__m256)x);
-#elif defined(__SSE__)
+#elif FASTLIFT_LANES == 4 && defined(__SSE__)
   _mm_stream_ps(p, (__m128)x);
 #else
   store(p, x);

@@ -3,7 +3,6 @@
 Upcasting the operands of a dot and rounding to nearest even is what the tensor cores and converters do.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(autouse=True)
-def _bfloat16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _bfloat16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
     dot, cast = builder.create_dot, builder.cast_impl
 
@@ -43,7 +42,6 @@ def _bfloat16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(builder, "cast_impl", cast_impl)
     for name in ("create_fp_ext", "create_fp_trunc"):
         monkeypatch.setattr(builder, name, lambda self, source, target: cast_impl(self, source, target))
-    yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,57 @@
+"""What this machine is and can do: names, versions, measured copy and matmul rates."""
+
+import functools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from workloads import DEVICE, DTYPE, synchronize
+
+import fastlift_kernels
+
+
+def median_seconds(run: Callable[[], Any], rounds: int = 15) -> float:
+    """Median of ``rounds`` after two to warm up."""
+    times = []
+    for index in range(rounds + 2):
+        started = time.perf_counter()
+        run()
+        synchronize()
+        if index >= 2:
+            times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+@functools.cache
+def rates() -> dict[str, float]:
+    """copy_gb_per_s (read plus write, 256 MB) and matmul_gflop_per_s (2048 x 2048, the benchmarks' dtype)."""
+    source = torch.randn(2**26, device=DEVICE)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(2048, 2048, device=DEVICE, dtype=DTYPE) for _ in range(2))
+    copy, matmul = median_seconds(lambda: target.copy_(source)), median_seconds(lambda: a @ b)
+    return {"copy_gb_per_s": 2 * source.numel() * 4 / copy / 1e9, "matmul_gflop_per_s": 2 * 2048**3 / matmul / 1e9}
+
+
+def describe() -> dict[str, Any]:
+    """Processor, threads, load, versions and date, for the head of a result file."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    report = fastlift_kernels.available()
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else name,
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "dtype": str(DTYPE).removeprefix("torch."),
+        "torch": torch.__version__,
+        "triton": report["triton_version"],
+        "native_isa": report["native_isa"],
+        "native_compiler": report["native_compiler"],
+        **{name: round(rate, 1) for name, rate in rates().items()},
+    }

@@ -1,0 +1,136 @@
+"""Bytes each op must move to and from main memory, counted tensor by tensor, for the fused ops and for eager PyTorch.
+
+    python benchmarks/ops/traffic.py
+
+A tensor counts once for each kernel that reads or writes it; a second read by the same program of a block it has just
+read comes from the caches and is not counted. Weights are read once a call and shared by all tokens.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes a token, and bytes a call that do not grow with the tokens (weights, partial sums)."""
+
+    token: float
+    call: float
+
+    def per_token(self, tokens: int) -> float:
+        """All bytes of a call of ``tokens``, a token."""
+        return self.token + self.call / tokens
+
+
+def adapter_forward(width: int, rank: int, size: int, parameter: int = 4, hidden: int | None = None) -> Traffic:
+    """Reads t; writes ln2, residual, hidden, mean and variance. ``size`` bytes an activation element."""
+    hidden = size if hidden is None else hidden
+    return Traffic(3 * width * size + rank * hidden + 8, (2 * width * rank + 5 * width + rank + 1) * parameter)
+
+
+def adapter_backward_triton(width: int, rank: int, size: int, splits: int, parameter: int = 4) -> Traffic:
+    """Tokens kernel: t, d_ln2, d_residual, hidden in, d_t, d_pre out. Width kernel: t, d_residual, hidden, d_pre in."""
+    tokens_kernel = 4 * width * size + 2 * rank * size + 8
+    width_kernel = 2 * width * size * -(-rank // 64) + 2 * rank * size + 8
+    partial = splits * (2 * rank * width + width + rank) * 4
+    weights = 2 * width * rank * parameter
+    gradients = (2 * width * rank + 3 * width + rank) * 4
+    return Traffic(tokens_kernel + width_kernel, 2 * partial + 3 * weights + gradients)
+
+
+def adapter_backward_native(width: int, rank: int, size: int) -> Traffic:
+    """One pass: t, d_ln2, d_residual, hidden, statistics in, d_t out."""
+    return Traffic(4 * width * size + rank * 4 + 8, (4 * width * rank + 8 * width) * 4)
+
+
+def adapter_eager(width: int, rank: int, size: int) -> tuple[Traffic, Traffic]:
+    """Eager PyTorch, op by op: two LayerNorms, two linears, relu, scale, add; and their backward with accumulation."""
+    wide, narrow = width * size, rank * size
+    forward = (
+        2 * (2 * wide + 8)  # two LayerNorms: read t, write
+        + (wide + narrow) + 2 * narrow + (narrow + wide)  # linear, relu, linear
+        + 2 * wide + 3 * wide  # scale * branch; t + that
+    )  # fmt: skip
+    backward = (
+        2 * wide + 2 * wide  # scale * d: d_branch, and d_scale's product read again
+        + wide  # its sum
+        + (wide + narrow) + (wide + narrow) + wide  # linear: d_hidden; d_W_up; d_b_up
+        + 3 * narrow + (narrow + wide) + (narrow + wide) + narrow  # relu; linear: d_normed; d_W_down; d_b_down
+        + 2 * (3 * wide + 8 + 2 * wide)  # two LayerNorms: d_t, then weight and bias
+        + 2 * 3 * wide  # two additions of gradients of t
+    )  # fmt: skip
+    return Traffic(forward, 0), Traffic(backward, 0)
+
+
+def activation(size: int) -> tuple[Traffic, Traffic]:
+    """An element: x in, y out; x and d_y in, d_x out."""
+    return Traffic(2 * size, 0), Traffic(3 * size, 0)
+
+
+def classifier(
+    batch: int, width: int, classes: int, size: int, parameter: int = 4
+) -> dict[str, tuple[Traffic, Traffic]]:
+    """(forward, backward) a sample, by path; cosine classifier with prior, both gradients. Weights are in ``call``."""
+    weights, features, logits = classes * width * parameter, width * size, classes * size
+    eager = (
+        Traffic(3 * features + 2 * 4 + logits * 3 + classes * 4 * (2 + 2 + 1), 4 * weights),
+        Traffic(classes * 4 * (3 + 2) + logits * (2 + 2 + 1 + 1) + 8 * features, 7 * weights),
+    )
+    splits = min(32, -(-classes // 64))
+    triton = (
+        Traffic(2 * features + 6 * 4 * 2 * min(64, -(-classes // 64)), 2 * weights),
+        Traffic(3 * features + splits * width * 4 * 2 + width * 4, 2 * weights + classes * width * 4),
+    )
+    # The native path takes its gradients forward: blocks of logits (written, read and written, read twice), then scales.
+    native = (
+        Traffic(6 * width * 4 + classes * 4 * 5, 5 * weights + -(-batch * classes // 2**21) * 2 * weights),
+        Traffic(2 * width * 4, 2 * weights),
+    )
+    return {"eager PyTorch (by op)": eager, "Triton": triton, "native": native}
+
+
+def _print_classifier(batch: int, width: int, classes: int, size: int) -> None:
+    print(f"\nclassifier with its loss, {batch} x {width} x {classes}, {size} bytes a feature\n")
+    print("| | forward, MB a call | backward, MB a call |")
+    print("|---|---|---|")
+    for name, directions in classifier(batch, width, classes, size).items():
+        print(f"| {name} | " + " | ".join(f"{(x.token * batch + x.call) / 1e6:,.1f}" for x in directions) + " |")
+    fused, eager = activation(size), (Traffic(6 * size, 0), Traffic(17 * size, 0))
+    print(f"\nQuickGELU, {size} bytes an element: bytes an element forward, backward\n")
+    print(f"fused {fused[0].token}, {fused[1].token}; eager (by op) {eager[0].token}, {eager[1].token}")
+
+
+def main() -> None:
+    """Print the tables for a width, rank, element size and number of tokens."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--bytes", type=int, default=2, help="of an activation element")
+    parser.add_argument("--tokens", type=int, default=128 * 197, help="of a call, which share the weights")
+    a = parser.parse_args()
+    splits = min(16, max(1, -(-a.tokens // 256)))
+    eager = adapter_eager(a.width, a.rank, a.bytes)
+    rows = [
+        ("eager PyTorch (by op)", *eager),
+        (
+            "Triton",
+            adapter_forward(a.width, a.rank, a.bytes),
+            adapter_backward_triton(a.width, a.rank, a.bytes, splits),
+        ),
+        (
+            "native",
+            adapter_forward(a.width, a.rank, a.bytes, hidden=4),
+            adapter_backward_native(a.width, a.rank, a.bytes),
+        ),
+    ]
+    print(f"adapter, width {a.width}, rank {a.rank}, {a.bytes} bytes an element, {a.tokens} tokens\n")
+    print("| | forward, bytes a token | with weights | backward, bytes a token | with weights and partial sums |")
+    print("|---|---|---|---|---|")
+    for name, forward, backward in rows:
+        numbers = (forward.token, forward.per_token(a.tokens), backward.token, backward.per_token(a.tokens))
+        print(f"| {name} | " + " | ".join(f"{x:,.0f}" for x in numbers) + " |")
+    _print_classifier(128, a.width, 8142, a.bytes)
+
+
+if __name__ == "__main__":
+    main()
