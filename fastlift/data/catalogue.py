@@ -211,10 +211,10 @@ def _load_from_lists(
             parse = inaturalist.parse_annotations if _is_json(file) else parse_list
             listing = parse(text, file.name, len(class_names), problems)
             if problems.total == before:
-                if split == "train":
-                    _check_classes(listing, class_names, file.name, problems)
                 if known:
                     check_counts(known, split, listing, file.name, problems)
+                if split == "train":
+                    _check_classes(listing, class_names, file.name, problems)
             return listing
 
         key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode() + b"\0" + data
@@ -227,7 +227,7 @@ def _load_shapes(request: _Request) -> DataSet:
 
     root = request.data_root or shapes.prepare(request.cache_dir)
     lists = [root / name for name in ("train.txt", "test.txt", "class_names.txt")]
-    class_names = _class_names(request, lists[0], lists[2])
+    class_names = _class_names(lists[0], lists[2])
     return _load_from_lists(request, root, lists[0], lists[1], class_names, Problems(request.name))
 
 
@@ -238,12 +238,12 @@ def _load_list(request: _Request) -> DataSet:
             "(lines of 'relative/path label', labels from 0) and, unless every class has a folder of its own, "
             "--class-names (lines of 'folder name' or 'name', in the order of the labels)"
         )
-    class_names = _class_names(request, request.train_list, request.class_names)
+    class_names = _class_names(request.train_list, request.class_names)
     problems = Problems(request.name)
     return _load_from_lists(request, request.data_root, request.train_list, request.test_list, class_names, problems)
 
 
-def _class_names(request: _Request, train_list: Path, file: Path | None) -> tuple[str, ...]:
+def _class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
     """Names from a file, else the folders that the classes' files lie in."""
 
     def listed() -> Listing:
@@ -278,6 +278,23 @@ def _is_json(file: Path) -> bool:
     return file.name.endswith((".json", ".json.gz"))
 
 
+def _find_names(name: str, root: Path, train_list: Path) -> Path | None:
+    """The class-name file of a published set; None where ImageNet's names must come from open_clip, which has them."""
+    try:
+        return find_file(root, PUBLISHED[name].names_files, name, beside=train_list.parent)
+    except UserError:
+        if name == "imagenet_lt":
+            return None
+        raise
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    """CLIP's names of ImageNet's classes in the order of their WordNet ids, which are those of LIFT's class-name file."""
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return tuple(IMAGENET_CLASSNAMES)
+
+
 def _load_published(request: _Request) -> DataSet:
     known = PUBLISHED[request.name]
     root = request.data_root
@@ -285,14 +302,14 @@ def _load_published(request: _Request) -> DataSet:
         raise UserError(f"{known.title} needs --data-root, the folder of its images.{how_to_get(request.name)}")
     train_list = request.train_list or find_file(root, known.train_files, request.name)
     test_list = request.test_list or find_file(root, known.test_files, request.name)
-    names_file = request.class_names or find_file(root, known.names_files, request.name, beside=train_list.parent)
-    class_names = _class_names(request, train_list, names_file)
+    names_file = request.class_names or _find_names(request.name, root, train_list)
+    class_names = _imagenet_names() if names_file is None else _class_names(train_list, names_file)
     problems = Problems(known.title, hint=how_to_get(request.name).lstrip("\n"))
     if len(class_names) != known.classes:
         problems.add(f"{names_file}: {len(class_names)} class names, {known.title} has {known.classes}")
         problems.raise_if_any()
     data = _load_from_lists(request, root, train_list, test_list, class_names, problems)
-    if _is_json(names_file):
+    if names_file is not None and _is_json(names_file):
         categories = inaturalist.parse_categories(read_text(names_file), str(names_file))
         data = replace(data, ranks=inaturalist.ranks_of(categories))
     return data

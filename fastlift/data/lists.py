@@ -81,31 +81,37 @@ def parse_list(text: str, source: str, num_classes: int | None, problems: Proble
 
 
 def parse_class_names(text: str, source: str, folders: Callable[[], Sequence[str | None]] = tuple) -> tuple[str, ...]:
-    """Names of the classes, one a line in the order of the labels.
+    """Names of the classes in the order of the labels.
 
-    A line is ``folder name`` or just ``name``: the first word is a folder, and dropped, where it is an identifier
-    (``n01440764``, ``17``) on every line, or equals the class's folder on every line for which ``folders()`` has one
-    (asked only where it matters).
+    A line is ``folder name`` or just ``name``. The first word is the folder of a class's files where it is so for every
+    class of which ``folders()`` knows one (asked only where it matters); names then go to labels by their folder, not by
+    their line: the Places-LT class names that circulate have five classes in another order than its lists. Where no
+    folders are known, a first word that is an identifier on every line (``n01440764``, ``17``) is dropped.
 
     Raises:
-        UserError: the file is empty, has an empty line inside, or a name twice.
+        UserError: the file is empty, or has an empty line inside.
     """
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines or not all(lines):
         raise UserError(f"class names {source}: " + ("an empty line" if lines else "the file is empty"))
-    first = [line.split(None, 1)[0] for line in lines]
-    has_rest = all(len(line.split(None, 1)) == 2 for line in lines)
-    identifiers = all(_IDENTIFIER.fullmatch(word) for word in first)
-    if has_rest and (identifiers or _are_folders(first, folders())):
-        lines = [line.split(None, 1)[1] for line in lines]
-    return tuple(lines)
+    words = [line.split(None, 1) for line in lines]
+    if not all(len(pair) == 2 for pair in words):
+        return tuple(lines)
+    first, names = [pair[0] for pair in words], [pair[1] for pair in words]
+    by_folder = _by_folder(first, names, folders())
+    if by_folder is not None:
+        return by_folder
+    return tuple(names if all(_IDENTIFIER.fullmatch(word) for word in first) else lines)
 
 
-def _are_folders(words: Sequence[str], folders: Sequence[str | None]) -> bool:
-    """Whether each word is its class's folder, where that is known."""
-    if len(folders) != len(words) or not any(folders):
-        return False
-    return all(folder in (None, word) for folder, word in zip(folders, words, strict=True))
+def _by_folder(words: Sequence[str], names: Sequence[str], folders: Sequence[str | None]) -> tuple[str, ...] | None:
+    """Names in the order of ``folders``; a class without a known folder gets one that is left over, in order."""
+    name_of = dict(zip(words, names, strict=True))
+    known = [folder for folder in folders if folder is not None]
+    if len(folders) != len(words) or len(name_of) != len(words) or not known or not name_of.keys() >= set(known):
+        return None
+    left = iter([word for word in words if word not in set(known)])
+    return tuple(name_of[next(left) if folder is None else folder] for folder in folders)
 
 
 def class_folders(listing: Listing, num_classes: int) -> list[str | None]:

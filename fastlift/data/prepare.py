@@ -106,11 +106,19 @@ def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list
 
         return attempt
 
+    def class_names() -> str:
+        try:
+            return file("class_names", known.names_files)()
+        except UserError:
+            if name == "imagenet_lt" and options.get("class_names") is None:
+                return "CLIP's own"
+            raise
+
     return [
         ("data root", lambda: str(root())),
         ("image folders", images),
         ("training list", file("train_list", known.train_files)),
         ("test list", file("test_list", known.test_files)),
-        ("class names", file("class_names", known.names_files)),
+        ("class names", class_names),
         ("index", index),
     ]

@@ -46,7 +46,8 @@ Images: ILSVRC 2012 from https://www.image-net.org/download (log in; training an
   DATA_ROOT/train/n01440764/n01440764_10026.JPEG and DATA_ROOT/val/n01440764/ILSVRC2012_val_00000293.JPEG
 Lists: ImageNet_LT_train.txt, ImageNet_LT_test.txt and ImageNet_LT_classnames.txt (plain or .gz; lines of
   'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list, --class-names.
-  The lists of images are published with OLTR, {_OLTR}""",
+  The lists of images are published with OLTR, {_OLTR}.
+  Without class names, CLIP's own for ImageNet are taken, which are the same.""",
     ),
     "places_lt": Known(
         title="Places-LT",

@@ -10,7 +10,7 @@ import pytest
 
 from fastlift.data.catalogue import check_name, load_data_set, names
 from fastlift.data.cifar import draw_long_tail, long_tail_counts
-from fastlift.data.lists import leaves_root, parse_class_names, parse_list
+from fastlift.data.lists import class_folders, leaves_root, parse_class_names, parse_list, read_text
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
 
@@ -58,6 +58,8 @@ def test_paths_that_leave_the_root(path: str, leaves: bool) -> None:
         ("striped red star\nblue ring\n", [], ("striped red star", "blue ring")),
         ("airfield airfield\nattic my attic\n", ["airfield", "attic"], ("airfield", "my attic")),
         ("airfield airfield\nattic my attic\n", ["airfield", None], ("airfield", "my attic")),
+        ("sand sand\nroad a road\nsea sea\n", ["road", "sand", None], ("a road", "sand", "sea")),
+        ("1 one\n0 zero\n", ["0", "1"], ("zero", "one")),
         ("red star\nblue ring\n", ["a", "b"], ("red star", "blue ring")),
         ("cat\ndog\n", ["cat", "dog"], ("cat", "dog")),
     ],
@@ -192,6 +194,28 @@ def test_published_sets_say_how_to_get_them(name: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="How to get") as caught:
             load_data_set(name, cache_dir=tmp_path, **options)  # type: ignore[arg-type]
         assert "DATA_ROOT/train/" in str(caught.value)
+
+
+def test_places_names_go_to_labels_by_folder(shared: Path) -> None:
+    """Label 116 is desert_road in the lists, and line 116 of the class names is desert-sand."""
+    splits = shared / "data" / "splits"
+    listing = parse_list(read_text(splits / "Places_LT_train.txt.gz"), "x", 365, Problems(""))
+    folders = class_folders(listing, 365)
+    names_of_file = read_text(splits / "Places_LT_classnames.txt.gz")
+    assert parse_class_names(names_of_file, "x", lambda: folders) == tuple(folders)
+    assert folders[116] == "desert_road"
+
+
+def test_imagenet_needs_no_class_names(pictures: Any, tmp_path: Path, shared: Path) -> None:
+    """open_clip's names are those of LIFT's file; the set then fails on its made-up list, not on the names."""
+    from fastlift.data.catalogue import _imagenet_names
+
+    text = gzip.decompress((shared / "data" / "splits" / "ImageNet_LT_classnames.txt.gz").read_bytes()).decode()
+    assert _imagenet_names() == parse_class_names(text, "x")
+    for file in ("ImageNet_LT_train.txt", "ImageNet_LT_test.txt"):
+        (pictures.root / file).write_text("train/n0/0.jpg 0\n")
+    with pytest.raises(UserError, match=r"1 lines, ImageNet-LT has 115,846"):
+        load_data_set("imagenet_lt", data_root=pictures.root, cache_dir=tmp_path)
 
 
 def test_published_counts_are_checked(pictures: Any, tmp_path: Path) -> None:
