@@ -1,0 +1,70 @@
+"""No Triton kernel spills registers or outgrows an architecture's shared memory; the kept table is of these sources."""
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "benchmarks" / "results" / "kernel_resources.md"
+COMPILED_HERE = (
+    "adapter forward bf16 rank 32",
+    "adapter tokens backward bf16 rank 32",
+    "adapter width backward bf16 rank 64",
+    "adapter forward bf16 rank 256",
+    "classifier weight backward bf16 batch 128",
+)
+
+
+@pytest.fixture(scope="module")
+def resources() -> ModuleType:
+    pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("interpreted kernels are not compiled")
+    spec = importlib.util.spec_from_file_location("resources", ROOT / "benchmarks" / "ops" / "resources.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["resources"] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", COMPILED_HERE)
+@pytest.mark.parametrize("architecture", [86, 90])
+def test_compiles_without_a_spill(resources: Any, name: str, architecture: int) -> None:
+    case = next(case for case in resources.cases() if case.name == name)
+    got = resources.compile_case(case, architecture)
+    assert got.spilled == 0
+    assert 0 < got.shared <= resources.SHARED_LIMIT[architecture]
+    assert re.search(r"\d+ (mma|wgmma)", got.matrix)
+
+
+def test_kept_table_is_complete_and_of_these_sources(resources: Any) -> None:
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    assert resources.sources() in lines[0], "the kernels changed: run benchmarks/ops/resources.py --output " + str(
+        TABLE
+    )
+    rows = resources.known_rows(TABLE, lines[0])
+    wanted = {(case.name, architecture) for case in resources.cases() for architecture in resources.ARCHITECTURES}
+    assert set(rows) == wanted
+    for row in rows.values():
+        cells = [cell.strip() for cell in row.split("|")]
+        assert int(cells[5]) == 0, row
+        assert int(cells[6]) <= resources.SHARED_LIMIT[int(cells[3])], row
+
+
+def test_bytes_by_count() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks" / "ops"))
+    try:
+        from traffic import adapter_backward_triton, adapter_forward
+    finally:
+        sys.path.pop(0)
+    tokens = 128 * 197
+    assert adapter_forward(768, 32, 2).per_token(tokens) <= 4700
+    assert adapter_backward_triton(768, 32, 2, splits=16).per_token(tokens) <= 10_000
