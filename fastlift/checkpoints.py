@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,8 +53,13 @@ class Position:
 
 def save(path: Path, learner: Learner, position: Position) -> None:
     """Write a checkpoint; a kill in the middle leaves the old files as they were."""
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in learner.parameters.items()}
-    tensors |= {f"momentum.{name}": buffer.cpu().contiguous() for name, buffer in learner.momentum_buffers().items()}
+    write(path, learner.parameters, learner.momentum_buffers(), position)
+
+
+def write(path: Path, trained: Mapping[str, Tensor], momentum: Mapping[str, Tensor], position: Position) -> None:
+    """Write what trains and its momentum, atomically."""
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in trained.items()}
+    tensors |= {f"momentum.{name}": buffer.cpu().contiguous() for name, buffer in momentum.items()}
     metadata = {"position": json.dumps(asdict(position))}
     write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
 
@@ -92,6 +98,11 @@ def restore(path: Path, learner: Learner) -> Position:
     learner.sums.correct = torch.tensor(position.correct, dtype=torch.int64, device=device)
     learner.sums.images = position.images
     return position
+
+
+def at_start(data: str, backbone: str) -> Position:
+    """The position before the first step; ``data`` and ``backbone`` are fingerprints."""
+    return Position(0, 0, 0, 0, 0.0, 0, 0.0, data, backbone, {})
 
 
 def epoch_path(folder: Path, epochs_done: int) -> Path:

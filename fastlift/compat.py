@@ -1,10 +1,13 @@
-"""The authors' checkpoints: ``{"tuner": state, "head": state}`` in their names, read and written.
+"""The authors' checkpoints of LIFT and LIFT+, read and written.
 
-fastlift keeps what trains under these names itself, so there is nothing to translate.
+LIFT's files hold ``{"tuner": state, "head": state}``; fastlift keeps what trains under these names itself, so there is
+nothing to translate. LIFT+ stores one ``{"tuner": state}`` in names of its own, which ``from_lift_plus`` translates.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +19,59 @@ from fastlift.models.lift import LiftModel
 
 LiftState = dict[str, dict[str, Tensor]]
 
+# A block's parts in LIFT+'s names -> in OpenAI's, in the order in which the authors number biases.
+_PARTS = {
+    "attn_in": "attn.in_proj",
+    "attn_out": "attn.out_proj",
+    "norm1": "ln_1",
+    "mlp_in": "mlp.c_fc",
+    "mlp_out": "mlp.c_proj",
+    "norm2": "ln_2",
+}
+_BOTTLENECK = {"norm": "ln", "down": "down_proj", "up": "up_proj"}
+
 
 def load_lift_checkpoint(model: LiftModel, source: str | Path | LiftState) -> None:
-    """Load the authors' checkpoint into a model with the same tuner and classifier, strictly.
+    """Load the authors' checkpoint, of LIFT or of LIFT+, into a model with the same tuner and classifier, strictly.
 
     Args:
-        model: built with the settings that the checkpoint was trained with.
+        model: built with the settings that the checkpoint was trained with (``settings_of`` reads most of them).
         source: path of a ``checkpoint.pth.tar`` (read with weights_only), or its content.
 
     Raises:
-        UserError: not such a file, or tensors that are missing, too many or of another shape (the first ten named).
+        UserError: not such a file, or tensors that are missing, too many or of another shape (the first ten named); or
+            a mask other than the model's.
     """
-    state = source if isinstance(source, dict) else _read(Path(source))
-    if "head" not in state:
-        raise UserError(
-            f"not a LIFT checkpoint: expected the keys 'tuner' and 'head', got {', '.join(map(str, state))}"
-        )
-    parts = {"tuner": state.get("tuner") or {}, "head": state["head"] or {}}
-    flat = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    state = as_lift_state(source)
+    flat = {f"{part}.{name}": tensor for part, tensors in state.items() for name, tensor in tensors.items()}
+    masks = {name: flat.pop(name) for name in list(flat) if name.endswith(".mask")}
     model.load_trained(flat, "the LIFT checkpoint")
+    _check_masks(model, masks)
 
 
 def lift_state(model: LiftModel) -> LiftState:
-    """What trains, as the authors' programs store it: copies on the CPU, under their names."""
+    """What trains, as the authors' LIFT stores it: copies on the CPU, under its names."""
     return {
         "tuner": {name: parameter.detach().cpu().clone() for name, parameter in model.tuner_parameters.items()},
         "head": {name: parameter.detach().cpu().clone() for name, parameter in model.head_parameters.items()},
     }
+
+
+def as_lift_state(source: str | Path | LiftState) -> LiftState:
+    """A checkpoint of either program as ``{"tuner": ..., "head": ...}`` in LIFT's names.
+
+    Masks that a LIFT+ checkpoint holds stay beside the values that they choose, as ``NAME.mask``.
+
+    Raises:
+        UserError: not such a file, or names that are neither program's.
+    """
+    state = source if isinstance(source, dict) else _read(Path(source))
+    if "tuner" not in state and "head" not in state:
+        shown = ", ".join(map(str, list(state)[:5]))
+        raise UserError(f"not a LIFT checkpoint: expected the keys 'tuner' and 'head', got {shown}")
+    if "head" in state:
+        return {"tuner": dict(state.get("tuner") or {}), "head": dict(state["head"] or {})}
+    return from_lift_plus(state["tuner"])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -55,3 +84,175 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path} is not a LIFT checkpoint: expected a dict with 'tuner' and 'head'")
     return state
+
+
+def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
+    """LIFT+'s ``tuner`` state in LIFT's names.
+
+    Raises:
+        UserError: names that LIFT+ does not use, or parts that fastlift does not have (blocks of ResNets).
+    """
+    tuner: dict[str, Tensor] = {}
+    head: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    whole = {tower: _trains_whole_blocks(state, tower) for tower in ("image_encoder", "text_encoder")}
+    for name, tensor in state.items():
+        tower, _, rest = name.partition(".")
+        if tower == "classifier":
+            head[rest] = tensor
+        elif (found := _head_name(name)) is not None:
+            head[found] = tensor
+        elif tower in whole and (found := _tuner_name(rest, whole[tower])) is not None:
+            is_adaptformers = found.startswith("adaptformer_list") and found.endswith(".scale")
+            prefix = "text." if tower == "text_encoder" else ""
+            tuner[prefix + found] = tensor.reshape(1) if is_adaptformers else tensor
+        else:
+            unknown.append(name)
+    if unknown:
+        raise UserError(f"not a LIFT+ checkpoint that can be read, {len(unknown)} names are unknown: {unknown[:10]}")
+    return {"tuner": tuner, "head": head}
+
+
+def _head_name(name: str) -> str | None:
+    """Names beside the two towers: CoOp's context, projections, CLIP-Adapters."""
+    plain = {"text_encoder.ctx": "context", "image_proj": "image_projection", "text_proj": "text_projection"}
+    if name in plain:
+        return plain[name]
+    match = re.fullmatch(r"((?:image|text)_adapter)\.(norm|down|up)\.(weight|bias)", name)
+    return match and f"{match[1]}.{_BOTTLENECK[match[2]]}.{match[3]}"
+
+
+def _trains_whole_blocks(state: Mapping[str, Tensor], tower: str) -> bool:
+    """Whether a tower's own weights train (full fine-tuning), or its biases alone; both are stored by part."""
+    return any(re.fullmatch(rf"{tower}\.blocks\.\d+\.({'|'.join(_PARTS)})_weight", name) for name in state)
+
+
+def _tuner_name(name: str, whole: bool) -> str | None:
+    """One name inside a tower, without the tower's own."""
+    if name in ("ssf.scale", "ssf.shift"):  # of a ResNet's pooled feature
+        return f"ssf_attn.{name.partition('.')[2]}"
+    for pattern, rename in _RULES.items():
+        match = re.fullmatch(rf"blocks\.(\d+)\.{pattern}", name)
+        if match:
+            return rename(int(match[1]), match, whole)
+    return None
+
+
+def _own_weight(i: int, match: re.Match[str], whole: bool) -> str:
+    part, kind = match[2], match[3]
+    if not whole:  # biases alone, numbered through all blocks
+        return f"bias_tuned.{len(_PARTS) * i + list(_PARTS).index(part)}"
+    separator = "_" if part == "attn_in" else "."
+    return f"block_tuned.{i}.{_PARTS[part]}{separator}{kind}"
+
+
+_RULES: dict[str, Callable[[int, re.Match[str], bool], str]] = {
+    rf"({'|'.join(_PARTS)})_(weight|bias)": _own_weight,
+    r"prompt": lambda i, m, _: f"vpt_list.{i}.prompt",
+    r"lora\.(q|v)\.(down|up)": lambda i, m, _: f"lora_list.{i}.{m[2]}.lora_{'A' if m[3] == 'down' else 'B'}",
+    r"(adapter|adaptformer)\.(norm|down|up)\.(weight|bias)": lambda i, m, _: (
+        f"{m[2]}_list.{i}.{_BOTTLENECK[m[3]]}.{m[4]}"
+    ),
+    r"adaptformer\.scale": lambda i, m, _: f"adaptformer_list.{i}.scale",
+    r"ssf\.(attn|mlp)_(in|out)\.(scale|shift)": lambda i, m, _: f"ssf_{m[2]}_list.{i}.{m[2]}_{m[3]}.{m[4]}",
+    r"aft\.(attn_in|attn_out|mlp_in|mlp_out)\.masked_(weight|bias)\.(optimized_params|mask)": lambda i, m, _: (
+        f"masked_linear_list.{i}.{m[2]}.optimized_{m[3]}" + (".mask" if m[4] == "mask" else "")
+    ),
+}
+
+
+def settings_of(state: LiftState) -> dict[str, Any]:
+    """The settings of ``create_model`` that a checkpoint tells: tuner, rank, layers, prompts, classifier, text side.
+
+    What it cannot tell is left out: which of the classifiers without a bias it was, and the seed and share of a mask.
+    """
+    tuner, head = state["tuner"], state["head"]
+    image = {name: tensor for name, tensor in tuner.items() if not name.startswith("text.")}
+    text = {name.removeprefix("text."): tensor for name, tensor in tuner.items() if name.startswith("text.")}
+    found: dict[str, Any] = {"tuner": _tuners_of(image) or ("none",)} | _sizes_of(image)
+    text_tuner = (*_tuners_of(text), *_joint_tuners_of(head))
+    if text_tuner or ("weight" not in head):
+        found |= {"classifier": "text", "text_tuner": text_tuner or ("none",)}
+        if "context" in head:
+            found["coop_length"] = len(head["context"])
+        if "image_adapter.down_proj.weight" in head:
+            found["clip_adapter_rank"] = len(head["image_adapter.down_proj.weight"])
+    elif "bias" in head:
+        found["classifier"] = "linear"
+    return found
+
+
+# First parts of LIFT's names -> tuner.
+_KINDS = {
+    "adaptformer_list": "adaptformer",
+    "adapter_list": "adapter",
+    "lora_list": "lora",
+    "lora_mlp_list": "lora_mlp",
+    "ssf_attn_list": "ssf_attn",
+    "ssf_mlp_list": "ssf_mlp",
+    "ssf_ln_list": "ssf_ln",
+    "bias_tuned": "bias",
+    "ln_tuned": "layernorm",
+    "block_tuned": "full",
+    "masked_linear_list": "mask",
+    "full_list": "full",
+    "bias_list": "bias",
+    "bn_list": "batchnorm",
+    "ssf_attn": "ssf",
+}
+
+
+def _tuners_of(names: Mapping[str, Tensor]) -> tuple[str, ...]:
+    firsts = {name.partition(".")[0] for name in names}
+    found = [tuner for first, tuner in _KINDS.items() if first in firsts]
+    if "vpt_list" in firsts:
+        blocks = {name.split(".")[1] for name in names if name.startswith("vpt_list.")}
+        found.append("vpt_shallow" if blocks == {"0"} else "vpt_deep")
+    return tuple(found)
+
+
+def _sizes_of(names: Mapping[str, Tensor]) -> dict[str, Any]:
+    sizes: dict[str, Any] = {}
+    for name, tensor in names.items():
+        if name.endswith("down_proj.weight"):
+            sizes["rank"] = len(tensor)
+        elif name.endswith("lora_A"):
+            sizes["rank"] = tensor.shape[1]
+        elif name.endswith(".prompt"):
+            sizes["prompt_length"] = len(tensor)
+    blocks = {
+        int(name.split(".")[1])
+        for name in names
+        if name.partition(".")[0] in _KINDS or name.startswith("vpt_list.")
+        if name.partition(".")[0].endswith("_list") or name.startswith("block_tuned.")
+    }
+    whole = _tuners_of(names) == ("vpt_shallow",) or any(name.startswith(("full_", "bias_", "bn_")) for name in names)
+    if blocks and not whole:
+        sizes["layers"] = tuple(sorted(blocks))
+    return sizes
+
+
+def _joint_tuners_of(head: Mapping[str, Tensor]) -> tuple[str, ...]:
+    signs = {"context": "coop", "image_adapter.down_proj.weight": "clip_adapter", "text_projection": "projection"}
+    return tuple(tuner for name, tuner in signs.items() if name in head)
+
+
+def _check_masks(model: LiftModel, masks: Mapping[str, Tensor]) -> None:
+    """Values of a mask mean nothing at other places than those that were trained.
+
+    Raises:
+        UserError: the checkpoint's mask is not the one that the model drew.
+    """
+    if not masks:
+        return
+    from fastlift.models.tuners.mask import Scatter
+
+    drawn = {id(module.values): module for module in model.modules() if isinstance(module, Scatter)}
+    parameters = model.trained()
+    for name, mask in masks.items():
+        scatter = drawn[id(parameters[name.removesuffix(".mask")])]
+        if not torch.equal(scatter.index.cpu(), mask.flatten().nonzero()[:, 0]):
+            raise UserError(
+                f"{name}: the checkpoint trained other weights than this model's mask chooses; "
+                "check --mask-seed, --mask-ratio and --sizes"
+            )

@@ -54,19 +54,34 @@ class ModelConfig:
     """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors)."""
     tuner: tuple[str, ...] = ("adaptformer",)
     """What learns inside the ViT: adaptformer, adapter, lora, lora_mlp, vpt_shallow, vpt_deep, ssf_attn, ssf_mlp, ssf_ln,
-    bias, layernorm, mask, full, none; several may be combined."""
+    bias, layernorm, mask, full, none; several may be combined. For CLIP ResNets: full, bias, batchnorm, ssf, none."""
     rank: int | None = None
     """Bottleneck width (default: 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks)."""
     layers: int | tuple[int, ...] | None = None
     """Blocks that get a tuner: all (default), the last k (one number), or a list of indices."""
-    classifier: Literal["cosine", "linear", "l2", "layernorm", "zero_shot"] = "cosine"
-    """Classifier on the class token; 'zero_shot' is CLIP's own head and does not train."""
+    classifier: Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"] = "cosine"
+    """Classifier on the class token; 'text' is CLIP's own head with class features from the text tower in every step,
+    'zero_shot' the same with nothing that trains."""
     scale: float = 25.0
     """Scale of the cosine classifier."""
-    init: Literal["text", "random"] = "text"
-    """Start of the classifier: text features of the class names, or random unit rows."""
+    init: Literal["text", "random", "class_mean", "class_mean_1", "class_mean_10", "class_mean_100", "linear_probe"] = (
+        "text"
+    )
+    """Start of the classifier: text features of the class names, random unit rows, mean features of all training images
+    of a class (or of 1, 10, 100 of them), or a logistic regression on the training images' features."""
     prompt: str = "default"
     """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
+    text_tuner: tuple[str, ...] = ("none",)
+    """What learns on the text side, with classifier 'text': coop (prompt context), clip_adapter, projection, and the
+    tuners above inside the text tower; several may be combined."""
+    coop_length: int = 4
+    """Learned words of CoOp's prompt."""
+    coop_position: Literal["front", "middle", "end"] = "end"
+    """Where the class name stands among them."""
+    coop_init: Literal["random", "prompt"] = "random"
+    """Start of the learned words: random, or the words of --prompt."""
+    clip_adapter_rank: int = 4
+    """Bottleneck width of CLIP-Adapters."""
     image_size: int | None = None
     """Pixels, where not the model's own; position embeddings are interpolated."""
     prompt_length: int | None = None
@@ -111,8 +126,10 @@ class RunConfig:
     """Compute dtype of the backbone. 'auto': bf16 on GPUs that have it, else fp16; fp32 on CPUs."""
     eval_batch: int = 128
     """Images at a time in evaluation; several crops of an image count one each."""
-    tte: Literal["none", "fivecrop", "tencrop"] = "none"
-    """Test-time ensembling of the last evaluation: mean logits of five or ten crops."""
+    tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
+    """Test-time ensembling of the last evaluation: mean logits of five, ten, or --tte-crops random crops."""
+    tte_crops: int = 10
+    """How many crops 'random' takes."""
     expand: int | None = None
     """Pixels that ensembling adds to the short side before it crops (default: 24; less in proportion below size 224)."""
     checkpoint_steps: int | None = None
@@ -147,6 +164,12 @@ class Config:
         _positive("eval_batch", run.eval_batch)
         _positive("log_steps", run.log_steps)
         _positive("scale", model.scale)
+        for name, number in (
+            ("tte_crops", run.tte_crops),
+            ("coop_length", model.coop_length),
+            ("clip_adapter_rank", model.clip_adapter_rank),
+        ):
+            _positive(name, number)
         for name, value in (("micro_batch", training.micro_batch), ("checkpoint_steps", run.checkpoint_steps)):
             if value is not None:
                 _positive(name, value)
@@ -156,6 +179,10 @@ class Config:
             raise UserError(f"micro_batch: {training.micro_batch} does not divide the batch size {training.batch_size}")
         if not 0 < self.data.min_scale <= 1:
             raise UserError(f"min_scale: expected a share of the area in (0, 1], got {self.data.min_scale}")
+        if model.init not in ("text", "random") and model.classifier in ("text", "zero_shot"):
+            raise UserError(f"init {model.init}: the classifier {model.classifier} has no weight of its own to start")
+        if model.text_tuner != ("none",) and model.classifier != "text":
+            raise UserError("text_tuner acts on class features from the text tower: use it with classifier text")
         if model.classifier == "zero_shot" and (model.tuner != ("none",) or training.epochs):
             raise UserError(
                 "classifier zero_shot does not train: use it with tuner none and epochs 0 (recipe zero_shot)"
@@ -167,8 +194,9 @@ class Config:
         Raises:
             UserError: an unknown name, or a value that is refused.
         """
-        if isinstance(settings.get("tuner"), str):
-            settings["tuner"] = (settings["tuner"],)
+        for name in ("tuner", "text_tuner"):
+            if isinstance(settings.get(name), str):
+                settings[name] = (settings[name],)
         by_section: dict[str, dict[str, Any]] = {}
         for name, value in settings.items():
             by_section.setdefault(SECTION_OF[one_of("setting", name, SECTION_OF)], {})[name] = value

@@ -18,8 +18,13 @@ from fastlift.distributed import World, total
 from fastlift.metrics import ClassificationTally, Metrics
 from fastlift.models.lift import LiftModel
 
-Ensembling = Literal["none", "fivecrop", "tencrop"]
-_CROPS: dict[str, Literal["center", "five", "ten"]] = {"none": "center", "fivecrop": "five", "tencrop": "ten"}
+Ensembling = Literal["none", "fivecrop", "tencrop", "random"]
+_CROPS: dict[str, Literal["center", "five", "ten", "random"]] = {
+    "none": "center",
+    "fivecrop": "five",
+    "tencrop": "ten",
+    "random": "random",
+}
 PAPER_SIZE, PAPER_EXPAND = 224, 24
 
 
@@ -36,10 +41,20 @@ def default_expand(image_size: int) -> int:
     return min(PAPER_EXPAND, round(PAPER_EXPAND * image_size / PAPER_SIZE))
 
 
-def eval_views(image_size: int, ensembling: Ensembling, expand: int | None = None) -> EvalViews:
-    """The crops that an ensembling mode looks at."""
+def eval_views(image_size: int, ensembling: Ensembling, expand: int | None = None, crops: int = 10) -> EvalViews:
+    """The crops that an ensembling mode looks at; ``crops`` is how many ``random`` takes."""
     expand = default_expand(image_size) if expand is None else expand
-    return EvalViews(image_size, crops=_CROPS[ensembling], expand=expand)
+    return EvalViews(image_size, crops=_CROPS[ensembling], expand=expand, n_random=crops)
+
+
+def ensembling_name(config: Config) -> str:
+    """What results call a config's way of testing: "center", "fivecrop", "fivecrop+40" (its own expand), "random-10"."""
+    run = config.run
+    if run.tte == "none":
+        return "center"
+    if run.tte == "random":
+        return f"random-{run.tte_crops}"
+    return run.tte if run.expand is None else f"{run.tte}+{run.expand}"
 
 
 def mean_logits(model: LiftModel, images: Tensor) -> Tensor:
@@ -68,13 +83,14 @@ def evaluate(
         index: the split.
         group_counts: training images of each class, which define many, medium and few.
         config: for the loader's settings and, unless given, the ensembling.
-        ensembling: mean logits over one, five or ten crops.
+        ensembling: mean logits over one, five, ten or several random crops.
         world: processes that share the work; all get the same metrics.
         on_progress: called with (images done, images in all) of this process.
     """
     world = world or World()
     device = next(model.parameters()).device
-    views = eval_views(model.preprocessing.image_size, ensembling or config.run.tte, config.run.expand)
+    size, run = model.preprocessing.image_size, config.run
+    views = eval_views(size, ensembling or run.tte, run.expand, run.tte_crops)
     loader = build_loader(
         index,
         views,

@@ -12,7 +12,7 @@ from fastlift.config import Config, load
 from fastlift.data.index import BadImage, ImageIndex
 from fastlift.environment import resolve_amp, resolve_device
 from fastlift.errors import UserError
-from fastlift.evaluation import Evaluation, evaluate
+from fastlift.evaluation import Evaluation, ensembling_name, evaluate
 from fastlift.files import write_json
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet, Ui
@@ -33,7 +33,7 @@ def grade_run(
         folder: the run.
         checkpoints: names such as ``epoch-003``; none for the last one.
         split: which split to grade.
-        settings: changes to the run's settings: ``tte``, ``expand``, ``device``, ``amp``, ``data_root`` ...
+        settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...
 
     Returns:
         metrics by a name that says the crops, and checkpoint and split where they are not the usual ones.
@@ -49,7 +49,7 @@ def grade_run(
     rows: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints or (None,):
         model = load_run(folder, checkpoint)
-        name = {"none": "center"}.get(config.run.tte, config.run.tte)
+        name = ensembling_name(config)
         name += f"@{checkpoint}" if checkpoint is not None else ""
         name += " (train)" if split == "train" else ""
         told.say(f"{name}: {len(index):,} images")

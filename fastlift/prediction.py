@@ -75,6 +75,7 @@ def predict(
     *,
     top: int = 5,
     ensembling: Ensembling = "none",
+    crops: int = 10,
     batch_size: int = 64,
     workers: int | None = None,
     on_bad: Callable[[Path, str], None] | None = None,
@@ -85,6 +86,7 @@ def predict(
         model: on its device.
         paths: what to call the pictures, one for each row of ``index``.
         top: how many classes.
+        crops: how many crops the ensembling ``random`` takes.
         on_bad: called with path and reason of a picture that breaks only when it is decoded; it gets no prediction.
     """
     broken: set[int] = set()
@@ -94,7 +96,7 @@ def predict(
         if on_bad is not None:
             on_bad(paths[bad.index], bad.reason)
 
-    views = eval_views(model.preprocessing.image_size, ensembling)
+    views = eval_views(model.preprocessing.image_size, ensembling, crops=crops)
     loader = build_loader(
         index,
         views,

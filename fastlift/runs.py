@@ -28,6 +28,7 @@ OPERATIONAL = {
     "log_steps",
     "eval_batch",
     "tte",
+    "tte_crops",
     "expand",
     "data_root",
 }

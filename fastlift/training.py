@@ -6,28 +6,31 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from fastlift import checkpoints, losses, runs
+from fastlift.compat import LiftState, load_lift_checkpoint
 from fastlift.config import Config, load
 from fastlift.data.catalogue import DataSet, load_data_set
 from fastlift.data.index import BadImage
 from fastlift.data.loader import Loader, build_loader, choose_executor
 from fastlift.data.views import TrainViews
-from fastlift.distributed import World, barrier, join, leave
+from fastlift.distributed import World, barrier, join, leave, total
 from fastlift.environment import dtype_name, machine, resolve_amp, resolve_device, versions
 from fastlift.errors import UserError
-from fastlift.evaluation import Evaluation, evaluate
+from fastlift.evaluation import Evaluation, ensembling_name, evaluate
 from fastlift.files import write_json
 from fastlift.fit import Fit
 from fastlift.learner import Learner
 from fastlift.metrics import Metrics
-from fastlift.models.lift import LiftModel, create_model
+from fastlift.models.classifiers import Classifier
+from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
 from fastlift.models.tuners import tuner_size
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import MetricsLog, RunFolder
+from fastlift.starts import image_start
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def train(
     output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    start: str | Path | LiftState | None = None,
     ui: Ui | None = None,
 ) -> Run:
     """Train by a config, evaluate, and write the run folder.
@@ -56,6 +60,8 @@ def train(
         resume: go on with the run in ``output`` from its last checkpoint; on the same CPU machine the result is
             bit-identical to an uninterrupted run.
         overwrite: replace the run in ``output``.
+        start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``); with 0 epochs the run
+            holds and grades just that.
         ui: where progress is told; default: nowhere.
 
     Raises:
@@ -66,7 +72,7 @@ def train(
     world, device = join(device)
     told = ui if ui is not None and world.is_main else Quiet()
     try:
-        return _train(config, output, resume, overwrite, device, dtype, world, told)
+        return _train(config, output, resume, overwrite, start, device, dtype, world, told)
     finally:
         leave()
 
@@ -76,6 +82,7 @@ def _train(
     output: str | Path | None,
     resume: bool,
     overwrite: bool,
+    start: str | Path | LiftState | None,
     device: torch.device,
     dtype: torch.dtype,
     world: World,
@@ -89,14 +96,21 @@ def _train(
     elif world.is_main:
         runs.check_free(path, overwrite=overwrite)
     data = load_data(config, ui)
-    model = build_model(config, data.class_names, ui).to(device)
-    model.set_compute_dtype(dtype)
+    model = build_model(config, data.class_names, ui)
+    if start is not None:
+        load_lift_checkpoint(model, start)
+    model.to(device).set_compute_dtype(dtype)
     if not resume:  # only now, so that a mistake leaves no empty folder and no old run is lost to it
         run = runs.create(path, config, overwrite=overwrite) if world.is_main else RunFolder(path)
     bad = BadImages(run)
+    if config.model.init in IMAGE_STARTS and start is None and not (resume and run.last_checkpoint()):
+        _start_from_images(config, data, model, world, bad, ui)
     if world.is_main:
-        write_json(run.data, _describe_data(data))
+        write_json(run.data, describe_data(data))
         _announce(config, data, model, device, dtype, ui)
+        if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
+            place = checkpoints.at_start(data.train.fingerprint, model.backbone_fingerprint)
+            checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.trained(), {}, place)
     fit = _fit(config, run, data, model, world, resume, bad, ui) if config.training.epochs else None
     evaluation = _evaluate(config, data, model, world, bad, ui)
     results = _results(config, data, model, fit, evaluation, device)
@@ -107,6 +121,19 @@ def _train(
         write_json(run.results, results)
         _report(run, ui)
     return Run(run.path, evaluation.metrics, model, results)
+
+
+def _start_from_images(config: Config, data: DataSet, model: LiftModel, world: World, bad: BadImages, ui: Ui) -> None:
+    """Start the classifier from features that the frozen backbone, without its tuner, has of training images."""
+    device = next(model.parameters()).device
+    changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}
+    frozen = build_model(config, data.class_names, **changes).to(device)
+    frozen.set_compute_dtype(model.vit.compute_dtype)
+    with ui.bar(f"start: {config.model.init}", len(data.train)) as bar:
+        weight = image_start(frozen, data.train, config, on_progress=bar.update, on_bad=bad).to(device)
+    if world.size > 1:  # all ranks take the first one's: on GPUs features need not have the same bits
+        weight = total({"weight": weight if world.is_main else torch.zeros_like(weight)}, world)["weight"]
+    cast(Classifier, model.classifier).set_weight(weight)
 
 
 def _reopen(path: Path, config: Config) -> RunFolder:
@@ -147,6 +174,8 @@ def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = No
             told.say(f"text features: {done} of {total} prompts")
 
     arguments: dict[str, Any] = vars(settings) | {"seed": config.run.seed, "progress": progress} | changes
+    if arguments["init"] in IMAGE_STARTS:  # set once the model and the images are there
+        arguments["init"] = "random"
     return create_model(arguments.pop("model"), class_names=class_names, **arguments)
 
 
@@ -254,7 +283,8 @@ def _evaluate(config: Config, data: DataSet, model: LiftModel, world: World, bad
         )
 
 
-def _describe_data(data: DataSet) -> dict[str, Any]:
+def describe_data(data: DataSet) -> dict[str, Any]:
+    """What ``data.json`` holds of a data set."""
     return {
         "name": data.name,
         "classes": len(data.class_names),
@@ -310,11 +340,11 @@ def _results(
     timing = {"evaluate_s": evaluation.seconds}
     if fit is not None:
         timing |= {"train_s": fit.elapsed, "images_per_s": fit.images_seen / max(fit.elapsed - fit.seconds, 1e-9)}
-    name = {"none": "center"}.get(config.run.tte, config.run.tte)
+    name = ensembling_name(config)
     return {
         "recipe": config.recipe,
         "model": _describe_model(config, model),
-        "data": _describe_data(data),
+        "data": describe_data(data),
         "metrics": metrics,
         "evaluations": {name: metrics},
         "timing": timing,
@@ -345,9 +375,9 @@ def load_run(folder: str | Path, checkpoint: str | None = None) -> LiftModel:
     if not run.data.is_file():
         raise UserError(f"{folder} has no data.json: the run stopped before its model was built")
     names = tuple(json.loads(run.data.read_text(encoding="utf-8"))["class_names"])
-    if not config.training.epochs:
-        return build_model(config, names)
     path = run.find_checkpoint(checkpoint)
+    if path is None and not config.training.epochs:
+        return build_model(config, names)
     if path is None:
         raise UserError(f"{folder} has no checkpoint yet")
     trained, _, position = checkpoints.read(path)

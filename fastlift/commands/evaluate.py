@@ -21,8 +21,10 @@ class Evaluate:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    tte: Literal["none", "fivecrop", "tencrop"] = "none"
-    """Test-time ensembling: the mean logits of five or ten crops of each image."""
+    tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
+    """Test-time ensembling: the mean logits of five, ten, or --tte-crops random crops of each image."""
+    tte_crops: int = 10
+    """How many crops 'random' takes."""
     expand: int | None = None
     """Pixels that ensembling adds to the short side before it crops (default: 24; less in proportion below size 224)."""
     checkpoint: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
@@ -51,7 +53,8 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.table import comparison_table, metrics_table
 
     settings = {
-        name: getattr(command, name) for name in ("tte", "expand", "device", "amp", "eval_batch", "executor", "workers")
+        name: getattr(command, name)
+        for name in ("tte", "tte_crops", "expand", "device", "amp", "eval_batch", "executor", "workers")
     }
     if command.data_root is not None:
         settings["data_root"] = command.data_root

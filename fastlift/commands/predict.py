@@ -24,8 +24,10 @@ class Predict:
     """Files, and folders that are searched for pictures."""
     top: int = 5
     """How many classes to name."""
-    tte: Literal["none", "fivecrop", "tencrop"] = "none"
-    """Test-time ensembling: the mean logits of five or ten crops."""
+    tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
+    """Test-time ensembling: the mean logits of five, ten, or --tte-crops random crops."""
+    tte_crops: int = 10
+    """How many crops 'random' takes."""
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""
     device: str = "auto"
@@ -80,6 +82,7 @@ def run(arguments: list[str]) -> int:
             index,
             top=command.top,
             ensembling=command.tte,
+            crops=command.tte_crops,
             batch_size=command.eval_batch,
             workers=command.workers,
             on_bad=complain,

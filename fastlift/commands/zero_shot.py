@@ -24,8 +24,10 @@ class ZeroShot:
     """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
     image_size: int | None = None
     """Pixels, where not the model's own."""
-    tte: Literal["none", "fivecrop", "tencrop"] = "none"
-    """Test-time ensembling: the mean logits of five or ten crops of each image."""
+    tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
+    """Test-time ensembling: the mean logits of five, ten, or --tte-crops random crops of each image."""
+    tte_crops: int = 10
+    """How many crops 'random' takes."""
     expand: int | None = None
     """Pixels that ensembling adds to the short side before it crops."""
     device: str = "auto"
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.table import metrics_table
     from fastlift.training import train
 
-    names = ("prompt", "image_size", "tte", "expand", "device", "amp", "eval_batch", "seed")
+    names = ("prompt", "image_size", "tte", "tte_crops", "expand", "device", "amp", "eval_batch", "seed")
     settings = {name: getattr(command, name) for name in names} | vars(command.data)
     if command.model is not None:
         settings |= {"model": command.model, "pretrained": command.pretrained}

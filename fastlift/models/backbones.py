@@ -11,15 +11,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
 from fastlift.models import conversion
+from fastlift.models.resnet import ResNet
 from fastlift.models.text import TextTower
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
 
 SHIPPED = "shapes-clip"
+RANDOM = "random"  # in place of a tag or a file: untrained weights, asked for by name
 # what OpenAI's files hold beside weights
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +42,7 @@ class Backbone:
         pretrained: False where the weights are random.
     """
 
-    vit: VisionTransformer
+    vit: VisionTransformer | ResNet
     projection: Tensor | None
     text: TextTower | None
     logit_scale: float
@@ -56,11 +60,13 @@ def load(
         name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (a dict, or the path
             of its JSON), or ``timm:NAME``.
         pretrained: an open_clip tag (downloaded), or a weights file: safetensors, or a torch file, read with
-            weights_only. None: random weights (with a warning), but timm's own default weights for ``timm:NAME``.
+            weights_only; or ``random``. None: random weights (with a warning), but timm's own default weights for
+            ``timm:NAME``.
         image_size: pixels; position embeddings are interpolated when it is not the model's own.
 
     Raises:
-        UserError: unknown names, weights that do not fit (the message names the tensors), models that are not ViTs.
+        UserError: unknown names, weights that do not fit (the message names the tensors), models that are neither ViTs
+            nor CLIP ResNets.
     """
     if isinstance(name, str) and name.startswith("timm:"):
         return _load_timm(name.removeprefix("timm:"), pretrained, image_size)
@@ -102,6 +108,9 @@ def _load_open_clip(
 ) -> Backbone:
     import open_clip
 
+    is_random = pretrained == RANDOM
+    if is_random:
+        pretrained = None
     tag = open_clip.get_pretrained_cfg(label, str(pretrained)) if pretrained is not None else {}
     weights = _weights_file(label, pretrained, tag)
     if tag.get("quick_gelu"):  # the tag's weights were trained with it, whatever the plain configuration says
@@ -109,9 +118,9 @@ def _load_open_clip(
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     model = _instantiate(config, label)
-    if weights is None:
+    if weights is None and not is_random:
         warnings.warn(f"{label}: no pretrained weights were named, so the backbone is random", stacklevel=3)
-    else:
+    elif weights is not None:
         _load_weights(model, weights, label, resize=image_size is not None)
     model.eval().requires_grad_(False)
     any_model: Any = model
@@ -158,8 +167,6 @@ def _instantiate(config: dict[str, Any], label: str) -> nn.Module:
         config["vision_cfg"]["timm_model_pretrained"] = False
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     config["text_cfg"]["hf_model_pretrained"] = False
-    if config["vision_cfg"].get("timm_model_name") is None and isinstance(config["vision_cfg"].get("layers"), list):
-        raise UserError(f"{label} is a ResNet; only vision transformers are supported so far")
     try:
         return (CustomTextCLIP if custom else CLIP)(**config)
     except TypeError as error:
@@ -169,18 +176,9 @@ def _instantiate(config: dict[str, Any], label: str) -> nn.Module:
 def _load_weights(model: Any, weights: Path, label: str, resize: bool) -> None:
     """Load a file of any layout that open_clip knows, strictly; only a chosen image size may resize positions."""
     from open_clip.convert import convert_state_dict
-    from open_clip.factory import load_state_dict
     from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 
-    try:
-        state = load_state_dict(str(weights), weights_only=True)
-        state = {name: tensor.float() for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    except Exception as error:  # torch and safetensors raise a dozen kinds; each means that this is no weights file
-        raise UserError(
-            f"{weights} is not a weights file that can be read safely: expected safetensors, or a torch file of tensors "
-            f"alone (torch.load with weights_only); {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        ) from error
-    state = convert_state_dict(model, state)
+    state = convert_state_dict(model, _read_state(weights))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     for name in OPENAI_EXTRAS:
@@ -190,8 +188,47 @@ def _load_weights(model: Any, weights: Path, label: str, resize: bool) -> None:
             state[name] = state[name].reshape(getattr(model, name).shape)
     if resize:
         resize_pos_embed(state, model)
+        _resize_pooling(state, model.state_dict())
+        _resize_trunk(state, model.visual)
     check_fit(state, model.state_dict(), f"the weights {weights} do not fit the model {label}")
     model.load_state_dict(state)
+
+
+def _read_state(weights: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, in fp32; no code in it is run."""
+    from open_clip.factory import load_state_dict
+
+    try:
+        state = load_state_dict(str(weights), weights_only=True)
+        return {name: tensor.float() for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    except Exception as error:  # torch and safetensors raise a dozen kinds; each means that this is no weights file
+        raise UserError(
+            f"{weights} is not a weights file that can be read safely: expected safetensors, or a torch file of tensors "
+            f"alone (torch.load with weights_only); {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+def _resize_pooling(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Positions of a ResNet's attention pooling for another grid: the mean's own, then the grid's, interpolated."""
+    name = "visual.attnpool.positional_embedding"
+    if name not in state or name not in wanted or state[name].shape == wanted[name].shape:
+        return
+    mean, grid = state[name][:1], state[name][1:]  # [1, W], [side * side, W]
+    old, new = round(len(grid) ** 0.5), round((len(wanted[name]) - 1) ** 0.5)
+    square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+    state[name] = torch.cat([mean, resized.permute(0, 2, 3, 1).reshape(new * new, -1)])
+
+
+def _resize_trunk(state: dict[str, Tensor], visual: Any) -> None:
+    """Positions of a timm trunk inside an open_clip model (SigLIP) for another grid."""
+    from timm.layers import resample_abs_pos_embed
+
+    name, trunk = "visual.trunk.pos_embed", getattr(visual, "trunk", None)
+    if trunk is None or name not in state or state[name].shape == trunk.pos_embed.shape:
+        return
+    prefix = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+    state[name] = resample_abs_pos_embed(state[name], list(trunk.patch_embed.grid_size), num_prefix_tokens=prefix)
 
 
 def check_fit(given: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> None:
@@ -232,21 +269,22 @@ def _tokenizer(config: dict[str, Any], label: str) -> Any:
 def _load_timm(name: str, pretrained: str | Path | None, image_size: int | None) -> Backbone:
     import timm
 
-    one_of("timm model", name.split(".")[0], timm.list_models())
-    file = Path(pretrained) if pretrained is not None else None
+    architecture = one_of("timm model", name.split(".")[0], timm.list_models())
+    file = Path(pretrained) if pretrained is not None and pretrained != RANDOM else None
     if file is not None and not file.is_file():
         raise UserError(
-            f"pretrained {str(pretrained)!r} is not a file; timm's tags are part of the name: timm:NAME.TAG"
+            f"pretrained {str(pretrained)!r} is not a file; timm's tags are part of the name: timm:NAME.TAG "
+            f"(and {RANDOM!r} gives untrained weights)"
         )
-    options = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
+    options: dict[str, Any] = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
+    if "dinov3" in architecture:
+        options["global_pool"] = "token"  # as DINOv3 was trained; timm's own default is the mean
     try:
-        model = timm.create_model(name, pretrained=file is None, **options)
-        if file is not None:
-            timm.models.load_checkpoint(model, str(file), strict=False)
-    except UserError:
-        raise
-    except Exception as error:
+        model = timm.create_model(name, pretrained=pretrained is None, **options)
+    except Exception as error:  # the hub client's, or an option that the architecture does not know
         raise UserError(f"timm:{name} could not be loaded: {error}", exit_code=1) from error
+    if file is not None:
+        _load_timm_weights(model, file, name)
     cfg = model.pretrained_cfg
     return Backbone(
         vit=conversion.from_timm(model.eval()),
@@ -255,5 +293,21 @@ def _load_timm(name: str, pretrained: str | Path | None, image_size: int | None)
         logit_scale=1.0,
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
-        pretrained=True,
+        pretrained=pretrained != RANDOM,
     )
+
+
+def _load_timm_weights(model: Any, file: Path, name: str) -> None:
+    """Load a file strictly, but for a classifier that the model does not have; positions are fitted to its grid."""
+    from timm.models import eva, vision_transformer
+
+    state = _read_state(file)
+    family = {"VisionTransformer": vision_transformer, "Eva": eva}.get(type(model).__name__)
+    if family is not None:
+        state = family.checkpoint_filter_fn(state, model)
+    wanted = model.state_dict()
+    state = {
+        key: tensor for key, tensor in state.items() if key in wanted or not key.startswith(("head.", "head_dist."))
+    }
+    check_fit(state, wanted, f"the weights {file} do not fit the model timm:{name}")
+    model.load_state_dict(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,45 +15,39 @@ ClassifierName = Literal["cosine", "linear", "l2", "layernorm"]
 
 
 class Classifier(nn.Module):
-    """z = scale * <f', w'> + bias, where a subclass says what of f and w is normalised.
-
-    Args:
-        width: D, the features' width.
-        classes: C.
-        generator: source of the random start.
-    """
+    """z = scale * <f', w'> + bias, where a subclass says where w comes from, and what of f and w is normalised."""
 
     normalize: Literal["both", "weight", "none"] = "none"
-
-    def __init__(
-        self, width: int, classes: int, *, scale: float = 1.0, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.bias: nn.Parameter | None = None
-        self.weight = nn.Parameter(self.start(width, classes, generator))
-
-    def start(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
-        """Random unit rows [C, D]."""
-        return F.normalize(torch.empty(classes, width).uniform_(-1, 1, generator=generator), dim=1)
+    weight: Tensor | nn.Parameter  # [C, D]
+    bias: nn.Parameter | None = None
+    scale: float = 1.0
 
     def prepare(self, features: Tensor) -> Tensor:
         """What is done to the features before the product."""
         return features
 
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What trains, by name."""
+        return dict(self.named_parameters())
+
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Classifiers hold what trains, in fp32."""
+
     def set_weight(self, weight: Tensor) -> None:
         """Start from ``weight`` [C, D] (text features, class means, a linear probe).
 
         Raises:
-            UserError: a weight of another shape.
+            UserError: a weight of another shape, or a classifier without one of its own.
         """
+        if not isinstance(self.weight, nn.Parameter):
+            raise UserError("this classifier's weight is made from text: it takes no other start")
         if weight.shape != self.weight.shape:
             raise UserError(f"classifier weight: expected {list(self.weight.shape)}, got {list(weight.shape)}")
         with torch.no_grad():
             self.weight.copy_(weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        features, weight = self.prepare(features.float()), cast(Tensor, self.weight)
+        features, weight = self.prepare(features.float()), self.weight
         if self.normalize == "both":
             features = F.normalize(features, dim=1)
         if self.normalize != "none":
@@ -85,7 +79,28 @@ class Classifier(nn.Module):
         )
 
 
-class CosineClassifier(Classifier):
+class WeightClassifier(Classifier):
+    """A classifier with a weight of its own.
+
+    Args:
+        width: D, the features' width.
+        classes: C.
+        generator: source of the random start.
+    """
+
+    def __init__(
+        self, width: int, classes: int, *, scale: float = 1.0, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(self.start(width, classes, generator))
+
+    def start(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
+        """Random unit rows [C, D]."""
+        return F.normalize(torch.empty(classes, width).uniform_(-1, 1, generator=generator), dim=1)
+
+
+class CosineClassifier(WeightClassifier):
     """z = scale * <f/|f|, w/|w|>, scale 25: the LIFT default."""
 
     normalize = "both"
@@ -96,7 +111,7 @@ class CosineClassifier(Classifier):
         super().__init__(width, classes, scale=scale, generator=generator)
 
 
-class LinearClassifier(Classifier):
+class LinearClassifier(WeightClassifier):
     """z = W f + b, Kaiming-normal start."""
 
     def __init__(self, width: int, classes: int, *, generator: torch.Generator | None = None) -> None:
@@ -107,13 +122,13 @@ class LinearClassifier(Classifier):
         return nn.init.kaiming_normal_(torch.empty(classes, width), generator=generator)
 
 
-class L2NormedClassifier(Classifier):
+class L2NormedClassifier(WeightClassifier):
     """z = <f, w/|w|>."""
 
     normalize = "weight"
 
 
-class LayerNormedClassifier(Classifier):
+class LayerNormedClassifier(WeightClassifier):
     """z = <LayerNorm(f), w/|w|>; the norm has no affine part and eps 1e-12."""
 
     normalize = "weight"
@@ -140,6 +155,13 @@ class ZeroShotClassifier(nn.Module):
         self.register_buffer("projection", projection)
         self.register_buffer("text", text)
 
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Nothing."""
+        return {}
+
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Computes in fp32."""
+
     def forward(self, features: Tensor) -> Tensor:
         features = features.float()
         if self.projection is not None:
@@ -149,7 +171,7 @@ class ZeroShotClassifier(nn.Module):
 
 def build(
     name: ClassifierName, width: int, classes: int, *, scale: float = 25.0, generator: torch.Generator | None = None
-) -> Classifier:
+) -> WeightClassifier:
     """A classifier by name; ``scale`` is the cosine classifier's."""
     if name == "cosine":
         return CosineClassifier(width, classes, scale=scale, generator=generator)

@@ -6,6 +6,7 @@ What our block cannot hold is refused by name, never approximated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
+from fastlift.models.resnet import ResNet
 from fastlift.models.vit import (
     QKV,
     Block,
@@ -23,6 +25,7 @@ from fastlift.models.vit import (
     LayerScale,
     Linear,
     MeanPool,
+    Rotary,
     VisionTransformer,
 )
 
@@ -32,11 +35,11 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def from_open_clip(visual: nn.Module) -> tuple[VisionTransformer, Tensor | None]:
-    """The vision tower of an open_clip model -> (our ViT, projection to the joint space [D, E] or None).
+def from_open_clip(visual: nn.Module) -> tuple[VisionTransformer | ResNet, Tensor | None]:
+    """The vision tower of an open_clip model -> (our tower, projection to the joint space [D, E] or None).
 
     Raises:
-        UserError: the tower is not a ViT, or has parts that ``Block`` does not hold.
+        UserError: the tower is neither a ViT nor a CLIP ResNet, or has parts that ``Block`` does not hold.
     """
     kind = type(visual).__name__
     tower: Any = visual
@@ -48,8 +51,10 @@ def from_open_clip(visual: nn.Module) -> tuple[VisionTransformer, Tensor | None]
         if len(weights) > 1 or (weights and weights[0].bias is not None):
             raise UserError(f"the image tower's head is a {type(head).__name__}: only a plain projection can be read")
         return from_timm(tower.trunk), weights[0].weight.detach().T if weights else None
+    if kind == "ModifiedResNet":
+        return ResNet(tower), None
     raise UserError(
-        f"the image tower is a {kind}, not a vision transformer; use a ViT model, such as ViT-B-16-quickgelu"
+        f"the image tower is a {kind}; ViTs and CLIP's ResNets are supported, such as ViT-B-16-quickgelu and RN50-quickgelu"
     )
 
 
@@ -58,25 +63,30 @@ def _from_open_clip_vit(tower: Any) -> VisionTransformer:
         raise UserError("image towers with attentional pooling (CoCa) are not supported")
     if tower.pool_type not in ("tok", "avg"):
         raise UserError(f"image towers with pool_type={tower.pool_type!r} are not supported")
-    norm = _norm(tower.ln_post)
+    norm_post = norm(tower.ln_post)
     pool: ClassTokenPool | MeanPool
     if tower.pool_type == "tok":
-        pool = ClassTokenPool(norm)
+        pool = ClassTokenPool(norm_post)
     else:
-        before, after = (nn.Identity(), norm) if tower.final_ln_after_pool else (norm, nn.Identity())
+        before, after = (nn.Identity(), norm_post) if tower.final_ln_after_pool else (norm_post, nn.Identity())
         pool = MeanPool(before, after, first=1, count=tower.grid_size[0] * tower.grid_size[1])
     return VisionTransformer(
         patches=tower.conv1,
         prefix=tower.class_embedding.detach()[None],
         positions=tower.positional_embedding.detach(),
-        norm_pre=_norm(tower.ln_pre),
+        norm_pre=norm(tower.ln_pre),
         blocks=[_open_clip_block(block) for block in tower.transformer.resblocks],
         pool=pool,
         image_size=tuple(tower.image_size),
     )
 
 
-def _open_clip_block(block: Any) -> Block:
+def text_blocks(transformer: Any) -> list[Block]:
+    """The blocks of open_clip's causal text transformer, as copies: the frozen tower stays as it is."""
+    return [deepcopy(_open_clip_block(block, causal=True)) for block in transformer.resblocks]
+
+
+def _open_clip_block(block: Any, causal: bool = False) -> Block:
     if type(block).__name__ != "ResidualAttentionBlock":
         raise UserError(f"blocks of the kind {type(block).__name__} are not supported (only ResidualAttentionBlock)")
     return Block(
@@ -90,44 +100,51 @@ def _open_clip_block(block: Any) -> Block:
         heads=block.attn.num_heads,
         scale_1=_layer_scale(block.ls_1),
         scale_2=_layer_scale(block.ls_2),
+        causal=causal,
     )
 
 
 def from_timm(trunk: nn.Module) -> VisionTransformer:
-    """A timm ``VisionTransformer`` -> our ViT; its classifier is left out.
+    """A timm ``VisionTransformer``, or ``Eva`` as DINOv3 uses it -> our ViT; its classifier is left out.
 
     Raises:
         UserError: another architecture, or parts that ``Block`` does not hold.
     """
     model: Any = trunk
-    if type(trunk).__name__ != "VisionTransformer":
-        raise UserError(
-            f"{type(trunk).__name__} is not timm's VisionTransformer; rotary and hybrid ViTs are not supported"
-        )
+    kind = type(trunk).__name__
+    if kind not in ("VisionTransformer", "Eva"):
+        raise UserError(f"{kind} is not timm's VisionTransformer or Eva (DINOv3); hybrid ViTs are not supported")
     _refuse(model.patch_embed.norm, "a norm after the patch embedding")
     tokens = [token.detach()[0] for token in (model.cls_token, model.reg_token) if token is not None]
+    prefix = sum(map(len, tokens))
+    if kind == "Eva":
+        turn = _rotary(model, prefix)
+        blocks = [_eva_block(block, turn) for block in model.blocks]
+    else:
+        blocks = [_timm_block(block) for block in model.blocks]
     return VisionTransformer(
         patches=model.patch_embed.proj,
         prefix=torch.cat(tokens) if tokens else None,
-        positions=model.pos_embed.detach()[0],
-        norm_pre=_norm(model.norm_pre),
-        blocks=[_timm_block(block) for block in model.blocks],
-        pool=_timm_pool(model, sum(map(len, tokens))),
+        positions=None if model.pos_embed is None else model.pos_embed.detach()[0],
+        norm_pre=norm(model.norm_pre),
+        blocks=blocks,
+        pool=_timm_pool(model, prefix),
         image_size=tuple(model.patch_embed.img_size),
     )
 
 
 def _timm_pool(model: Any, prefix: int) -> ClassTokenPool | MeanPool | LatentPool:
-    norm, norm_after = _norm(model.norm), _norm(model.fc_norm)
+    norm_post, norm_after = norm(model.norm), norm(model.fc_norm)
     if model.attn_pool is None and model.global_pool == "token":
         _refuse(norm_after, "a norm after the class token is taken")
-        return ClassTokenPool(norm)
+        return ClassTokenPool(norm_post)
     patches = model.patch_embed.num_patches
-    span = {"first": 0, "count": prefix + patches} if model.pool_include_prefix else {"first": prefix, "count": patches}
+    whole = getattr(model, "pool_include_prefix", False)
+    span = {"first": 0, "count": prefix + patches} if whole else {"first": prefix, "count": patches}
     if model.attn_pool is not None:
-        return LatentPool(norm, model.attn_pool, norm_after, **span)
+        return LatentPool(norm_post, model.attn_pool, norm_after, **span)
     if model.global_pool == "avg":
-        return MeanPool(norm, norm_after, **span)
+        return MeanPool(norm_post, norm_after, **span)
     raise UserError(f"timm models with global_pool={model.global_pool!r} are not supported")
 
 
@@ -152,20 +169,62 @@ def _timm_block(block: Any) -> Block:
     )
 
 
+def _rotary(model: Any, prefix: int) -> Rotary | None:
+    """The turning of queries and keys by a patch's place, for the model's own grid."""
+    if model.rope is None:
+        return None
+    if model.rope_mixed or not getattr(model.rope, "rotate_half", False):
+        raise UserError(
+            "rotary positions that are learned, differ by block, or turn neighbouring channels are not supported"
+        )
+    sin, cos = model.rope.get_embed(shape=model.patch_embed.grid_size).detach().float().chunk(2, dim=-1)
+    return Rotary(sin.contiguous(), cos.contiguous(), prefix)
+
+
+def _eva_block(block: Any, turn: Rotary | None) -> Block:
+    attention, mlp = block.attn, block.mlp
+    kinds = [type(part).__name__ for part in (block, attention, mlp)]
+    if kinds != ["EvaBlock", "EvaAttention", "Mlp"]:
+        raise UserError(f"Eva blocks of the kind {kinds[0]} with {kinds[1]} and {kinds[2]} are not supported")
+    if attention.qkv is None or attention.gate is not None:
+        raise UserError("Eva blocks with separate or gated queries, keys and values are not supported")
+    _refuse(attention.q_norm, "normalised queries and keys")
+    _refuse(attention.norm, "a norm inside attention")
+    _refuse(mlp.norm, "a norm inside the MLP")
+    bias = None
+    if attention.q_bias is not None:
+        bias = nn.Parameter(torch.cat([attention.q_bias, attention.k_bias, attention.v_bias]).detach())
+    scales = [None if gamma is None else LayerScale(gamma.detach()) for gamma in (block.gamma_1, block.gamma_2)]
+    return Block(
+        norm_1=_layer_norm(block.norm1),
+        qkv=_qkv(attention.qkv.weight, bias),
+        out=_linear(attention.proj),
+        norm_2=_layer_norm(block.norm2),
+        mlp_in=_linear(mlp.fc1),
+        mlp_out=_linear(mlp.fc2),
+        activation=_activation(mlp.act),
+        heads=attention.num_heads,
+        scale_1=scales[0],
+        scale_2=scales[1],
+        turn=turn,
+    )
+
+
 def _refuse(part: nn.Module | None, what: str) -> None:
     if part is not None and not isinstance(part, nn.Identity):
         raise UserError(f"this vision transformer has {what} ({type(part).__name__}), which is not supported")
 
 
-def _norm(norm: nn.Module) -> nn.Module:
-    return norm if isinstance(norm, nn.Identity) else _layer_norm(norm)
+def norm(module: nn.Module) -> nn.Module:
+    """A LayerNorm as ours, or nothing as nothing."""
+    return module if isinstance(module, nn.Identity) else _layer_norm(module)
 
 
-def _layer_norm(norm: Any) -> LayerNorm:
-    if not isinstance(norm, nn.LayerNorm):
-        raise UserError(f"norms of the kind {type(norm).__name__} are not supported (only LayerNorm)")
-    ours = LayerNorm(norm.normalized_shape[0], eps=norm.eps)
-    ours.weight, ours.bias = norm.weight, norm.bias
+def _layer_norm(module: Any) -> LayerNorm:
+    if not isinstance(module, nn.LayerNorm):
+        raise UserError(f"norms of the kind {type(module).__name__} are not supported (only LayerNorm)")
+    ours = LayerNorm(module.normalized_shape[0], eps=module.eps)
+    ours.weight, ours.bias = module.weight, module.bias
     return ours
 
 

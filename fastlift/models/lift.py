@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,26 @@ from torch import Tensor, nn
 from fastlift.errors import UserError
 from fastlift.models import backbones, classifiers, tuners
 from fastlift.models.fingerprint import weights_fingerprint
-from fastlift.models.text import Progress, text_features
+from fastlift.models.resnet import ResNet
+from fastlift.models.text import Progress, prompts_for, text_features
+from fastlift.models.text_classifier import Projections, TextClassifier
+from fastlift.models.text_tower import (
+    CoopPosition,
+    TextTransformer,
+    causal_projection,
+    random_context,
+    worded_context,
+)
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
 
-HeadName = Literal["cosine", "linear", "l2", "layernorm", "zero_shot"]
+HeadName = Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"]
 InitName = Literal["text", "random"]
+# Starts that need images of the training set: ``fastlift.starts`` makes them, ``init`` takes them as a tensor.
+IMAGE_STARTS = ("class_mean", "class_mean_1", "class_mean_10", "class_mean_100", "linear_probe")
+CoopInit = Literal["random", "prompt"]
+# What learns beside the image tower with the classifier ``text``, apart from tuners inside the text tower.
+JOINT_TUNERS = ("coop", "clip_adapter", "projection")
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class LiftModel(nn.Module):
 
     def __init__(
         self,
-        vit: VisionTransformer,
+        vit: VisionTransformer | ResNet,
         classifier: classifiers.Classifier | classifiers.ZeroShotClassifier,
         *,
         class_names: Sequence[str],
@@ -60,7 +74,7 @@ class LiftModel(nn.Module):
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.classifier.named_parameters())
+        return self.classifier.trained_parameters()
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Everything that trains: ``tuner.NAME`` and ``head.NAME``."""
@@ -82,6 +96,7 @@ class LiftModel(nn.Module):
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Compute in ``dtype``: frozen weights are held in it, what trains stays in fp32."""
         self.vit.set_compute_dtype(dtype)
+        self.classifier.set_compute_dtype(dtype)
 
     def features(self, images: Tensor) -> Tensor:
         """Features [B, D] of images, in the compute dtype."""
@@ -101,8 +116,13 @@ def create_model(
     layers: int | Sequence[int] | None = None,
     classifier: HeadName = "cosine",
     scale: float = 25.0,
-    init: InitName = "text",
+    init: InitName | Tensor = "text",
     prompt: str = "default",
+    text_tuner: str | Sequence[str] = "none",
+    coop_length: int = 4,
+    coop_position: CoopPosition = "end",
+    coop_init: CoopInit = "random",
+    clip_adapter_rank: int = 4,
     image_size: int | None = None,
     prompt_length: int | None = None,
     mask_ratio: float | None = None,
@@ -119,14 +139,23 @@ def create_model(
         class_names: names of the C classes, in the order of the labels.
         pretrained: an open_clip tag, or a weights file (safetensors, or a torch file, read with weights_only).
         tuner: ``adaptformer``, ``adapter``, ``lora`` (queries and values), ``lora_mlp``, ``vpt_shallow``, ``vpt_deep``,
-            ``ssf_attn``, ``ssf_mlp``, ``ssf_ln``, ``bias``, ``layernorm``, ``mask``, ``full``, ``none``, or several.
+            ``ssf_attn``, ``ssf_mlp``, ``ssf_ln``, ``bias``, ``layernorm``, ``mask``, ``full``, ``none``, or several;
+            for CLIP ResNets ``full``, ``bias``, ``batchnorm``, ``ssf``, ``none``.
         rank: bottleneck width; None: 2 ** max(0, floor(log2(C / (2 L)))) for L blocks.
         layers: blocks with a tuner: None (all), the last k, or a list of indices.
-        classifier: ``cosine``, ``linear``, ``l2``, ``layernorm``; ``zero_shot`` is CLIP's own head, with no training.
+        classifier: ``cosine``, ``linear``, ``l2``, ``layernorm``; ``text`` is CLIP's own head with class features from
+            the text tower in every step; ``zero_shot`` is the same with nothing that trains.
         scale: the cosine classifier's.
         init: start of the classifier's weight: ``text`` (text features of the class names, mapped back to the ViT's
-            width by the projection's transpose, L2-normed) or ``random``.
+            width by the projection's transpose, L2-normed), ``random``, or a weight [C, D], as ``fastlift.starts`` makes
+            it from training images. The classifiers ``text`` and ``zero_shot`` have no weight to start.
         prompt: ``default``, ``classname``, ``ensemble``, ``descriptor:FILE``, or a template with ``{}``.
+        text_tuner: what learns on the text side, with the classifier ``text``: ``coop`` (learned prompt context),
+            ``clip_adapter`` (on both sides), ``projection`` (both projections), and any tuner but ``none`` inside the
+            text tower; or several; ``none``.
+        coop_length, coop_position, coop_init: learned words of the prompt, where the class name stands among them
+            (``front``, ``middle``, ``end``), and their start: ``random``, or the words of ``prompt`` itself.
+        clip_adapter_rank: bottleneck width of CLIP-Adapters.
         image_size: pixels, where it is not to be the model's own; positions are interpolated.
         prompt_length: visual prompts a block.
         mask_ratio, mask_seed: share of the weights that the tuner ``mask`` trains, and the seed of their draw.
@@ -147,8 +176,10 @@ def create_model(
     if len(names) < 2:
         raise UserError(f"class_names: expected at least two classes, got {len(names)}")
     one_of("classifier", classifier, HeadName.__args__)  # type: ignore[attr-defined]
-    one_of("init", init, InitName.__args__)  # type: ignore[attr-defined]
+    text_names = [text_tuner] if isinstance(text_tuner, str) else list(text_tuner)
+    _check_init(init)
     tuners.check_names(tuner_names)
+    _check_text_tuners(text_names, classifier)
     generator = torch.Generator().manual_seed(seed)
     backbone = backbones.load(name, pretrained, image_size)
     fingerprint = weights_fingerprint(backbone.vit.named_parameters())
@@ -164,16 +195,24 @@ def create_model(
         generator=generator,
     )
     parameters = tuners.attach(backbone.vit, tuner_names, settings)
+    head: classifiers.Classifier | classifiers.ZeroShotClassifier
     if classifier == "zero_shot":
         if parameters:
             raise UserError("the zero_shot classifier does not train: it goes with tuner='none' alone")
-        head: classifiers.Classifier | classifiers.ZeroShotClassifier = zero_shot_head(
-            backbone, names, prompt, progress
-        )
+        head = zero_shot_head(backbone, names, prompt, progress)
+    elif classifier == "text":
+        coop = _Coop(coop_length, coop_position, coop_init) if "coop" in text_names else None
+        adapters = clip_adapter_rank if "clip_adapter" in text_names else None
+        reading = _text_head(backbone, names, prompt, coop, "projection" in text_names, adapters, generator)
+        parameters |= _tune_text(reading.text, text_names, settings)
+        head = reading
     else:
-        head = classifiers.build(classifier, backbone.vit.width, len(names), scale=scale, generator=generator)
-        if init == "text":
-            head.set_weight(text_start(backbone, names, prompt, progress))
+        own = classifiers.build(classifier, backbone.vit.width, len(names), scale=scale, generator=generator)
+        if isinstance(init, Tensor):
+            own.set_weight(init)
+        elif init == "text":
+            own.set_weight(text_start(backbone, names, prompt, progress))
+        head = own
     side = _square(backbone.vit.image_size)
     return LiftModel(
         backbone.vit,
@@ -184,6 +223,89 @@ def create_model(
         tuner_settings=settings,
         backbone_fingerprint=fingerprint,
     ).eval()
+
+
+def _check_init(init: InitName | Tensor) -> None:
+    if isinstance(init, Tensor):
+        return
+    if init in IMAGE_STARTS:
+        raise UserError(
+            f"init {init!r} needs training images: fastlift.train makes it by itself; elsewhere pass the weight that "
+            "fastlift.starts makes from features"
+        )
+    one_of("init", init, [*InitName.__args__, *IMAGE_STARTS])  # type: ignore[attr-defined]
+
+
+def _check_text_tuners(names: list[str], classifier: str) -> None:
+    if names == ["none"]:
+        return
+    if classifier != "text":
+        raise UserError("text_tuner acts on class features that are made in every step: use it with classifier='text'")
+    for name in names:
+        one_of("text_tuner", name, [*JOINT_TUNERS, *tuners.TUNERS])
+    if not names or len(set(names)) < len(names) or "none" in names:
+        raise UserError(f"text_tuner: expected one or several different ones, got {', '.join(names) or 'nothing'}")
+    inside = [name for name in names if name not in JOINT_TUNERS]
+    if inside:
+        tuners.check_names(inside)
+
+
+@dataclass(frozen=True)
+class _Coop:
+    length: int
+    position: CoopPosition
+    init: CoopInit
+
+
+def _text_head(
+    backbone: backbones.Backbone,
+    names: list[str],
+    prompt: str,
+    coop: _Coop | None,
+    tune_projections: bool,
+    adapters: int | None,
+    generator: torch.Generator,
+) -> TextClassifier:
+    """CLIP's own classifier with its text tower in the graph."""
+    tower = backbone.text
+    if tower is None:
+        raise UserError("this model has no text tower: the classifier 'text' needs one")
+    given = prompts_for(["{}"], prompt)
+    if len(given[0]) != 1 or "{}" not in given[0][0]:
+        raise UserError(f"prompt {prompt!r}: the classifier 'text' takes one template, not several prompts a class")
+    template, context = given[0][0], None
+    if coop is not None:
+        if coop.length < 1:
+            raise UserError(f"coop_length: expected 1 or more, got {coop.length}")
+        one_of("coop_position", coop.position, CoopPosition.__args__)  # type: ignore[attr-defined]
+        one_of("coop_init", coop.init, CoopInit.__args__)  # type: ignore[attr-defined]
+        is_random = coop.init == "random"
+        context = random_context(coop.length, coop.position) if is_random else worded_context(tower, template)
+        template = context.template
+    text = TextTransformer(tower, [texts[0] for texts in prompts_for(names, template)], context)
+    if coop is not None and context is not None:
+        if coop.init == "random":
+            text.start_context(context.length, generator)
+        else:
+            text.start_context_from_words()
+    joint = Projections(backbone.projection, causal_projection(tower))
+    return TextClassifier(
+        text,
+        joint,
+        backbone.logit_scale,
+        tune_projections=tune_projections,
+        adapters=adapters,
+        generator=generator,
+    )
+
+
+def _tune_text(text: TextTransformer, names: list[str], settings: tuners.TunerSettings) -> dict[str, nn.Parameter]:
+    """Tuners inside the text tower, in all of its blocks, with the image side's sizes; names begin with ``text.``."""
+    inside = [name for name in names if name not in JOINT_TUNERS and name != "none"]
+    if not inside:
+        return {}
+    everywhere = replace(settings, layers=tuple(range(text.depth)))
+    return {f"text.{name}": parameter for name, parameter in tuners.attach(text, inside, everywhere).items()}
 
 
 def _square(size: tuple[int, int]) -> int:

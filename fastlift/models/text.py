@@ -98,7 +98,7 @@ def encode_prompts(tower: TextTower, prompts: list[str], progress: Progress | No
     return result
 
 
-def _causal_parts(model: Any) -> Any | None:
+def causal_parts(model: Any) -> Any | None:
     """The module with the causal text transformer's parts, or None where padding takes part in the result."""
     text = getattr(model, "text", model)
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
@@ -108,13 +108,14 @@ def _causal_parts(model: Any) -> Any | None:
 
 def _lengths(model: nn.Module, tokens: Tensor) -> Tensor:
     """Tokens of each prompt up to the one its feature is read from; the full context where nothing can be cut."""
-    text = _causal_parts(model)
+    text = causal_parts(model)
     if text is None:
         return torch.full((len(tokens),), tokens.shape[1])
-    return _end_of_text(text, tokens) + 1
+    return end_of_text(text, tokens) + 1
 
 
-def _end_of_text(text: Any, tokens: Tensor) -> Tensor:
+def end_of_text(text: Any, tokens: Tensor) -> Tensor:
+    """Position of the token that each prompt's feature is read from, [N]."""
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     if pool == "argmax":  # CLIP's end-of-text token has the highest number
         return tokens.argmax(dim=1)
@@ -124,14 +125,14 @@ def _end_of_text(text: Any, tokens: Tensor) -> Tensor:
 
 def _encode(model: Any, tokens: Tensor) -> Tensor:
     """Unnormed text features [N, E] of tokens [N, n], where n may be less than the context length."""
-    text = _causal_parts(model)
+    text = causal_parts(model)
     if text is None:
         return model.encode_text(tokens)
     n = tokens.shape[1]
     dtype = text.transformer.get_cast_dtype()
     x = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:n].to(dtype)  # [N, n, W]
     x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:n, :n]))
-    pooled = x[torch.arange(len(x), device=x.device), _end_of_text(text, tokens)]
+    pooled = x[torch.arange(len(x), device=x.device), end_of_text(text, tokens)]
     projection = text.text_projection
     if projection is None:
         return pooled

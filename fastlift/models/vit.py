@@ -9,6 +9,7 @@ site       default                     who acts there
 enter      identity on the tokens      visual prompts
 norm_1     LayerNorm                   SSF on norms
 qkv        ``QKV``                     LoRA, SSF on attention, masks (through the weight's parametrisation)
+turn       identity on (q, k)          rotary positions of the backbone itself
 out        ``Linear``                  SSF on attention, masks
 branch     ``NormBranch``              AdaptFormer: t -> (LN_2(t), residual), SSF on norms
 mlp_in/out ``Linear``                  LoRA in the MLP, SSF on the MLP, masks
@@ -23,12 +24,18 @@ Legend: B images, L tokens, D width, H heads, M MLP width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# What backward computes again instead of keeping: nothing, each MLP from its input, or each block from its input.
+Recompute = Literal["none", "mlp", "block"]
 
 
 class Linear(nn.Linear):
@@ -85,6 +92,46 @@ class NormBranch(nn.Module):
         return self.norm(t), t
 
 
+class KeepPair(nn.Module):
+    """(q, k) as they are: positions were added to the tokens."""
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return q, k
+
+
+class Rotary(nn.Module):
+    """Rotary positions (Su et al. 2021; DINOv3's axial form): the patches' queries and keys are turned by their place.
+
+    x -> x cos + (-x_2, x_1) sin for x = (x_1, x_2) in halves, in fp32. Tokens before ``first`` and behind the patches
+    (class token, registers, visual prompts) have no place and are left alone.
+
+    Args:
+        sin, cos: of each patch's angles, [patches, D/H].
+        first: tokens before the patches.
+    """
+
+    sin: Tensor
+    cos: Tensor
+
+    def __init__(self, sin: Tensor, cos: Tensor, first: int) -> None:
+        super().__init__()
+        self.first = first
+        self.register_buffer("sin", sin)
+        self.register_buffer("cos", cos)
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return self._turn(q), self._turn(k)
+
+    def _turn(self, x: Tensor) -> Tensor:  # [B, H, L, D/H]
+        if x.shape[2] <= self.first:  # the class token alone asks
+            return x
+        last = self.first + len(self.sin)
+        patches = x[:, :, self.first : last].float()
+        one, two = patches.chunk(2, dim=-1)
+        turned = patches * self.cos + torch.cat([-two, one], dim=-1) * self.sin
+        return torch.cat([x[:, :, : self.first], turned.to(x.dtype), x[:, :, last:]], dim=2)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: t = x + attention(LN_1(x)); y = t + MLP(LN_2(t)), with sites for tuners."""
 
@@ -101,9 +148,12 @@ class Block(nn.Module):
         heads: int,
         scale_1: LayerScale | None = None,
         scale_2: LayerScale | None = None,
+        turn: Rotary | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.mlp_width = mlp_in.out_features
         self.activation = activation
         self.enter: nn.Module = nn.Identity()
@@ -116,21 +166,30 @@ class Block(nn.Module):
         self.leave: nn.Module = nn.Identity()
         self.scale_1: nn.Module = scale_1 or nn.Identity()
         self.scale_2: nn.Module = scale_2 or nn.Identity()
+        self.turn: nn.Module = turn or KeepPair()
 
     def attention(self, x: Tensor, queries: int | None) -> Tensor:
         """Multi-head self-attention of x [B, L, D]; only the first ``queries`` tokens ask, all of them answer."""
         q, k, v = self.qkv(self.norm_1(x), queries)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # [B, H, L, D/H]
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        q, k = self.turn(q, k)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(mixed.transpose(1, 2).flatten(-2))
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """x [B, L, D] -> [B, queries or L, D]."""
+    def attend(self, x: Tensor, queries: int | None) -> Tensor:
+        """The first half: x [B, L, D] -> t [B, queries or L, D], the residual stream after attention."""
         x = self.enter(x)
-        t = x[:, :queries] + self.scale_1(self.attention(x, queries))
+        return x[:, :queries] + self.scale_1(self.attention(x, queries))
+
+    def transform(self, t: Tensor) -> Tensor:
+        """The second half: t [B, L, D] -> t + MLP(LN_2(t)) and whatever a tuner adds."""
         normed, residual = self.branch(t)
         hidden = self.mlp_out(self.activation(self.mlp_in(normed)))
         return residual + self.leave(self.scale_2(hidden))
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """x [B, L, D] -> [B, queries or L, D]."""
+        return self.transform(self.attend(x, queries))
 
 
 class ClassTokenPool(nn.Module):
@@ -175,13 +234,50 @@ class LatentPool(nn.Module):
         return self.norm_after(self.pool(self.norm(x[:, self.first : self.first + self.count])))
 
 
-class VisionTransformer(nn.Module):
+@dataclass(frozen=True)
+class PromptSite:
+    """Where learned tokens go: behind the first ``at`` of ``length`` tokens; ``bound`` of their uniform start."""
+
+    length: int
+    at: int
+    bound: float
+
+
+class Tower(nn.Module):
+    """Blocks with sites, and what a tuner needs to know of them; ``VisionTransformer`` and ``TextTransformer``."""
+
+    def __init__(self, blocks: list[Block], width: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.width = width
+        self.compute_dtype = torch.float32
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    def block(self, i: int) -> Block:
+        return cast(Block, self.blocks[i])
+
+    def prompt_site(self) -> PromptSite:
+        """Where learned tokens go."""
+        raise NotImplementedError
+
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Hold frozen weights once in ``dtype``; what trains stays in fp32 and is cast where it is used."""
+        self.compute_dtype = dtype
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
+
+
+class VisionTransformer(Tower):
     """images [B, 3, height, width], normalised -> features [B, D].
 
     Args:
         patches: convolution that cuts the image into patches.
         prefix: tokens before the patches (class token, registers), [P, D], or None.
-        positions: learned positions, [P + patches, D], or [patches, D] where the prefix has none.
+        positions: learned positions, [P + patches, D], or [patches, D] where the prefix has none; None where the
+            blocks turn queries and keys instead.
         norm_pre: norm before the first block, or identity.
         blocks: the transformer blocks.
         pool: tokens -> features; its ``tokens`` says how many leading tokens it reads (None: all).
@@ -193,30 +289,21 @@ class VisionTransformer(nn.Module):
         *,
         patches: nn.Conv2d,
         prefix: Tensor | None,
-        positions: Tensor,
+        positions: Tensor | None,
         norm_pre: nn.Module,
         blocks: list[Block],
         pool: ClassTokenPool | MeanPool | LatentPool,
         image_size: tuple[int, int],
     ) -> None:
-        super().__init__()
+        super().__init__(blocks, patches.out_channels)
         self.patches = patches
         self.prefix = None if prefix is None else nn.Parameter(prefix)
-        self.positions = nn.Parameter(positions)
+        self.positions = None if positions is None else nn.Parameter(positions)
         self.norm_pre = norm_pre
-        self.blocks = nn.ModuleList(blocks)
         self.pool = pool
         self.image_size = image_size
-        self.compute_dtype = torch.float32
+        self.recompute: Recompute = "none"
         self.requires_grad_(False)
-
-    @property
-    def width(self) -> int:
-        return self.positions.shape[1]
-
-    @property
-    def depth(self) -> int:
-        return len(self.blocks)
 
     @property
     def sequence_length(self) -> int:
@@ -224,14 +311,10 @@ class VisionTransformer(nn.Module):
         rows, columns = (size // step for size, step in zip(self.image_size, self.patches.stride, strict=True))
         return rows * columns + (0 if self.prefix is None else len(self.prefix))
 
-    def block(self, i: int) -> Block:
-        return cast(Block, self.blocks[i])
-
-    def set_compute_dtype(self, dtype: torch.dtype) -> None:
-        """Hold frozen weights once in ``dtype``; what trains stays in fp32 and is cast where it is used."""
-        self.compute_dtype = dtype
-        for parameter in self.parameters():
-            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
+    def prompt_site(self) -> PromptSite:
+        """Behind the patches; the bound counts the patches' inputs as fan-in (VPT)."""
+        inputs = self.patches.weight[0].numel()  # 3 * patch area
+        return PromptSite(self.sequence_length, self.sequence_length, math.sqrt(6.0 / (inputs + self.width)))
 
     def embed(self, images: Tensor) -> Tensor:
         """images [B, 3, height, width] -> tokens [B, L, D] that enter the first block."""
@@ -240,18 +323,25 @@ class VisionTransformer(nn.Module):
         weight = self.patches.weight.to(dtype)
         grid = F.conv2d(images.to(dtype), weight, bias, stride=cast(tuple[int, int], self.patches.stride))
         tokens = grid.flatten(2).transpose(1, 2)  # [B, patches, D]
-        positions = self.positions.to(dtype)
+        positions = None if self.positions is None else self.positions.to(dtype)
         prefix = None if self.prefix is None else self.prefix.to(dtype).expand(len(tokens), -1, -1)
-        if prefix is None:
-            tokens = tokens + positions
-        elif len(positions) == tokens.shape[1]:  # positions for the patches only
-            tokens = torch.cat([prefix, tokens + positions], dim=1)
-        else:
-            tokens = torch.cat([prefix, tokens], dim=1) + positions
-        return self.norm_pre(tokens)
+        if positions is not None and (prefix is None or len(positions) == tokens.shape[1]):
+            tokens, positions = tokens + positions, None  # positions for the patches only
+        if prefix is not None:
+            tokens = torch.cat([prefix, tokens], dim=1)
+        return self.norm_pre(tokens if positions is None else tokens + positions)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        return self.pool(self.blocks[-1](x, self.pool.tokens))
+        for i in range(self.depth):
+            queries = self.pool.tokens if i == self.depth - 1 else None
+            x = self._run(self.block(i), x, queries)
+        return self.pool(x)
+
+    def _run(self, block: Block, x: Tensor, queries: int | None) -> Tensor:
+        """A block, keeping for backward what ``recompute`` says; below the first tuner nothing is kept in any case."""
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return block(x, queries)
+        if self.recompute == "mlp":
+            return checkpoint(block.transform, block.attend(x, queries), use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(block, x, queries, use_reentrant=False, preserve_rng_state=False)

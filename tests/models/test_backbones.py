@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from fixtures import TINY_CONFIG
 from safetensors.torch import load_file, save_file
@@ -75,12 +77,117 @@ def test_pickled_objects_are_not_loaded(tiny_clip: Files, tmp_path: Path) -> Non
         backbones.load(tiny_clip[0], tmp_path / "bad.pt")
 
 
+def small_timm(monkeypatch: pytest.MonkeyPatch, **shape: Any) -> None:
+    """A timm architecture by its own name, but with small numbers."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda found, **options: create(found, **options | shape))
+
+
+TINY = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+TIMM = (
+    "vit_base_patch16_224",
+    "vit_base_patch16_384",
+    "vit_large_patch16_224",
+    "vit_base_patch14_dinov2",
+    "vit_base_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_base_patch16_dinov3_qkvb",
+    "vit_base_patch16_siglip_224",
+)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_models_by_name_with_random_weights_offline(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Built small, from the names that users type, at another image size: the features are timm's own."""
+    small_timm(monkeypatch, **TINY)
+    size = 56 if "patch14" in name else 64
+    torch.manual_seed(0)
+    backbone = backbones.load(f"timm:{name}", "random", size)
+    assert not backbone.pretrained
+    assert backbone.vit.image_size == (size, size)
+    torch.manual_seed(0)
+    pool = {"global_pool": "token"} if "dinov3" in name else {}
+    plain = timm.create_model(name, num_classes=0, img_size=size, **pool).eval()
+    images = torch.randn(2, 3, size, size)
+    torch.testing.assert_close(backbone.vit(images), plain(images), rtol=1e-4, atol=1e-5)
+
+
+def test_timm_positions_are_interpolated_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file of the model's own size, with timm's classifier in it, read for another size as timm does it."""
+    name = "vit_base_patch16_224"
+    small_timm(monkeypatch, **TINY)
+    torch.manual_seed(0)
+    whole = timm.create_model(name, num_classes=7)
+    save_file({key: tensor.contiguous() for key, tensor in whole.state_dict().items()}, tmp_path / "w.safetensors")
+    vit = backbones.load(f"timm:{name}", tmp_path / "w.safetensors", 96).vit
+    whole.set_input_size(96)
+    whole.reset_classifier(0)
+    images = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(vit(images), whole.eval()(images), rtol=1e-4, atol=1e-5)
+    state = whole.state_dict()
+    del state["norm.weight"]
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"missing norm.weight"):
+        backbones.load(f"timm:{name}", tmp_path / "w.safetensors", 96)
+
+
+OPEN_CLIP = (
+    "ViT-B-32-quickgelu",
+    "ViT-B-16-quickgelu",
+    "ViT-L-14-quickgelu",
+    "ViT-L-14-336-quickgelu",
+    "RN50",
+    "RN101",
+)
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+def test_open_clip_models_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The configurations behind the papers' names, with fewer layers and narrower: what is left is their structure."""
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    assert config is not None
+    config["text_cfg"] |= {"layers": 1, "width": 16, "heads": 2}
+    resnet = isinstance(config["vision_cfg"]["layers"], list)
+    config["vision_cfg"] |= {"layers": [1, 1, 1, 1], "width": 8} if resnet else {"layers": 2, "width": 128}
+    monkeypatch.setattr(open_clip, "get_model_config", lambda _: config)
+    backbone = backbones.load(name, "random")
+    side = 336 if "336" in name else 224
+    assert backbone.vit.image_size == (side, side)
+    assert (backbone.projection is None) == resnet
+    assert backbone.text is not None
+    images = torch.randn(1, 3, side, side)
+    features = backbone.vit(images)
+    joint = features if backbone.projection is None else features @ backbone.projection
+    expected = backbone.text.model.encode_image(images)  # type: ignore[operator]
+    torch.testing.assert_close(joint, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_siglip_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    config = open_clip.get_model_config("ViT-B-16-SigLIP")
+    assert config is not None
+    config["embed_dim"] = 192
+    config["vision_cfg"] = config["vision_cfg"] | {"timm_model_name": "vit_tiny_patch16_224"}
+    config["text_cfg"] |= {"layers": 1, "width": 192, "heads": 3, "vocab_size": 64}
+    monkeypatch.setattr(open_clip, "get_model_config", lambda _: config)
+    backbone = backbones.load("ViT-B-16-SigLIP", "random")
+    assert backbone.text is not None
+    images = torch.randn(1, 3, 224, 224)
+    expected = backbone.text.model.encode_image(images)  # type: ignore[operator]
+    features = backbone.vit(images)
+    joint = features if backbone.projection is None else features @ backbone.projection
+    torch.testing.assert_close(joint, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "pretrained", "message"),
     [
         ("ViT-B-17", None, "did you mean ViT-B-16"),
         ("ViT-B-16", "openia", "tags of ViT-B-16: openai"),
-        ("RN50", None, "only vision transformers"),
+        ("convnext_base", None, "ConvNeXt is not"),
         ("coca_ViT-B-32", None, "CoCa"),
         ("nowhere.json", None, "does not exist"),
         ("timm:vit_bse_patch16_224", None, "did you mean vit_base_patch16_224"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from fastlift.errors import UserError
 from fastlift.models.conversion import from_open_clip, from_timm
+from fastlift.models.tuners import attach, resolve
 from fastlift.models.vit import Block, ClassTokenPool
 
 
@@ -103,8 +104,52 @@ def test_what_cannot_be_held_is_refused_by_name(options: dict[str, Any], reason:
         from_timm(model)
 
 
+def dinov3(**options: Any) -> Any:
+    """timm's Eva with DINOv3's settings, small: registers, rotary positions, layer scales, no absolute positions."""
+    settings: dict[str, Any] = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 48,
+        "depth": 3,
+        "num_heads": 3,
+        "num_classes": 0,
+        "global_pool": "token",
+        "qkv_bias": False,
+        "init_values": 0.3,
+        "rope_type": "dinov3",
+        "rope_temperature": 100,
+        "rope_rotate_half": True,
+        "use_rot_pos_emb": True,
+        "use_abs_pos_emb": False,
+        "num_reg_tokens": 4,
+        "use_fc_norm": False,
+        "dynamic_img_size": True,
+    }
+    return lively(timm.models.eva.Eva(**settings | options))
+
+
+@pytest.mark.parametrize("options", [{}, {"qkv_bias": True}, {"global_pool": "avg"}], ids=["plain", "bias", "mean"])
+def test_dinov3(options: dict[str, Any]) -> None:
+    model = dinov3(**options)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(from_timm(model)(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"swiglu_mlp": True}, "GluMlp|SwiGLU"),
+        ({"qk_norm": True}, "queries and keys"),
+        ({"rope_rotate_half": False}, "neighbouring"),
+    ],
+)
+def test_what_of_eva_cannot_be_held_is_refused_by_name(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        from_timm(dinov3(**options))
+
+
 def test_other_architectures_are_refused() -> None:
-    with pytest.raises(UserError, match="not timm's VisionTransformer"):
+    with pytest.raises(UserError, match="not timm's VisionTransformer or Eva"):
         from_timm(timm.create_model("resnet18"))
     with pytest.raises(UserError, match="Linear"):
         from_open_clip(nn.Linear(2, 2))
@@ -116,6 +161,22 @@ def test_last_block_for_the_class_token_alone_is_exact() -> None:
     block = vit.block(2).double()
     assert isinstance(vit.pool, ClassTokenPool)
     torch.testing.assert_close(block(tokens, 1), block(tokens)[:, :1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("recompute", ["mlp", "block"])
+def test_recomputing_changes_neither_features_nor_gradients(recompute: Any) -> None:
+    vit, _ = from_open_clip(clip().visual)
+    trained = attach(vit, ["adaptformer"], resolve(vit, classes=10, layers=2))
+    images = torch.randn(2, 3, 32, 32)
+
+    def run() -> tuple[torch.Tensor, ...]:
+        features = vit(images)
+        return (features.detach(), *torch.autograd.grad(features.square().sum(), list(trained.values())))
+
+    expected = run()
+    vit.recompute = recompute
+    for found, wanted in zip(run(), expected, strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_last_block_computes_one_token(monkeypatch: pytest.MonkeyPatch) -> None:

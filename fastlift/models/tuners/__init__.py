@@ -4,6 +4,7 @@ A tuner is a function ``attach(vit, settings) -> {name: parameter}``: it puts it
 returns what trains, under the names that the authors' checkpoints use, so that one naming serves checkpoints, reports
 and old files. Sites compose, so tuners can be combined; they are attached in the order of ``TUNERS``: first those that
 train the backbone's own weights, then those that take a site's place, then those that wrap what stands there.
+CLIP ResNets have tuners of their own (``resnet.py``).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import torch
 from torch import nn
 
 from fastlift.errors import UserError
+from fastlift.models.resnet import ResNet
 from fastlift.models.tuners.adapter import attach_adapter
 from fastlift.models.tuners.adaptformer import attach_adaptformer
 from fastlift.models.tuners.lora import attach_lora, attach_lora_mlp
 from fastlift.models.tuners.mask import attach_mask
 from fastlift.models.tuners.own_weights import attach_bias, attach_full, attach_layernorm
 from fastlift.models.tuners.prompts import attach_vpt_deep, attach_vpt_shallow
+from fastlift.models.tuners.resnet import RESNET_TUNERS, attach_to_resnet
 from fastlift.models.tuners.settings import (
     Sizes,
     TunerSettings,
@@ -30,13 +33,13 @@ from fastlift.models.tuners.settings import (
     adaptive_rank,
 )
 from fastlift.models.tuners.ssf import attach_ssf_attn, attach_ssf_ln, attach_ssf_mlp
-from fastlift.models.vit import VisionTransformer
+from fastlift.models.vit import Tower
 from fastlift.naming import one_of
 
-Attach = Callable[[VisionTransformer, TunerSettings], dict[str, nn.Parameter]]
+Attach = Callable[[Tower, TunerSettings], dict[str, nn.Parameter]]
 
 
-def attach_none(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_none(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """Nothing inside the ViT learns: a linear probe, when the classifier does."""
     return {}
 
@@ -94,7 +97,7 @@ def check_names(names: Sequence[str]) -> None:
         UserError: an unknown one, one named twice, or two that conflict.
     """
     for name in names:
-        one_of("tuner", name, TUNERS)
+        one_of("tuner", name, [*TUNERS, *RESNET_TUNERS])
     if not names or len(set(names)) < len(names):
         raise UserError(f"tuner: expected one or several different ones, got {', '.join(names) or 'nothing'}")
     if "none" in names and len(names) > 1:
@@ -105,7 +108,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def resolve(
-    vit: VisionTransformer,
+    vit: Tower | ResNet,
     *,
     classes: int,
     rank: int | None = None,
@@ -126,6 +129,8 @@ def resolve(
             raise UserError(f"{name}: expected 1 or more, got {value}")
     if mask_ratio is not None and not 0 < mask_ratio <= 1:
         raise UserError(f"mask_ratio: expected a share in (0, 1], got {mask_ratio}")
+    if isinstance(vit, ResNet) and layers is not None:
+        raise UserError("layers: a CLIP ResNet has no transformer blocks to choose from")
     chosen = resolve_layers(layers, vit.depth)
     count = vit.depth if sizes == "lift" else len(chosen)  # the papers' L: all blocks, or those that learn
     return TunerSettings(
@@ -135,11 +140,12 @@ def resolve(
         prompt_length=prompt_length or adaptive_prompt_length(classes, count, sizes),
         mask_ratio=mask_ratio or adaptive_mask_ratio(classes, count, vit.width, sizes),
         mask_seed=mask_seed,
+        mask_draw=sizes,
         generator=generator,
     )
 
 
-def attach(vit: VisionTransformer, names: Sequence[str], settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach(vit: Tower | ResNet, names: Sequence[str], settings: TunerSettings) -> dict[str, nn.Parameter]:
     """Attach the named tuners in place.
 
     Returns:
@@ -149,6 +155,11 @@ def attach(vit: VisionTransformer, names: Sequence[str], settings: TunerSettings
         UserError: unknown names, or tuners that cannot be combined.
     """
     check_names(names)
+    if isinstance(vit, ResNet):
+        return attach_to_resnet(vit, names, settings)
+    foreign = [name for name in names if name not in TUNERS]
+    if foreign:
+        raise UserError(f"tuner {', '.join(foreign)} is for CLIP ResNets; a transformer has: {', '.join(TUNERS)}")
     trained: dict[str, nn.Parameter] = {}
     for name, attach_one in TUNERS.items():
         if name in names:
@@ -166,7 +177,7 @@ class TunerSize:
     share: float
 
 
-def tuner_size(vit: VisionTransformer, trained: dict[str, nn.Parameter]) -> TunerSize:
+def tuner_size(vit: nn.Module, trained: dict[str, nn.Parameter]) -> TunerSize:
     """Count what trains inside the ViT."""
     tuned = sum(parameter.numel() for parameter in trained.values())
     return TunerSize(tuned, tuned / sum(parameter.numel() for parameter in vit.parameters()))

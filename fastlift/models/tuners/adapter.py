@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.models.tuners.settings import TunerSettings
-from fastlift.models.vit import VisionTransformer
+from fastlift.models.vit import Tower
 
 
 class Adapter(nn.Module):
@@ -53,7 +53,7 @@ class Adapter(nn.Module):
         )[1]
 
 
-def attach_adapter(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_adapter(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """An Adapter on the MLP's output of each chosen block."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:

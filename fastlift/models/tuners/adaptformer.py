@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.models.tuners.settings import TunerSettings
-from fastlift.models.vit import LayerNorm, NormBranch, VisionTransformer
+from fastlift.models.vit import LayerNorm, NormBranch, Tower
 
 
 class AdaptFormer(nn.Module):
@@ -76,7 +76,7 @@ class AdaptFormerBranch(nn.Module):
         return self.adapter.beside(t, self.norm)
 
 
-def attach_adaptformer(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_adaptformer(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """An AdaptFormer beside the MLP of each chosen block."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:

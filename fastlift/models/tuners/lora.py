@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlift.models.tuners.settings import TunerSettings
-from fastlift.models.vit import VisionTransformer
+from fastlift.models.vit import Tower
 
 
 class LoRA(nn.Module):
@@ -48,7 +48,7 @@ class LoRALinear(nn.Module):
         return self.inner(x) + self.lora(x)
 
 
-def attach_lora(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_lora(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """LoRA on the queries and values of each chosen block."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:
@@ -60,7 +60,7 @@ def attach_lora(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn
     return trained
 
 
-def attach_lora_mlp(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_lora_mlp(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """LoRA on both products of the MLP of each chosen block."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:

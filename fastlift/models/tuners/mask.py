@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from fastlift.errors import UserError
 from fastlift.models.tuners.settings import TunerSettings
-from fastlift.models.vit import VisionTransformer
+from fastlift.models.vit import Tower
 
 
 class Scatter(nn.Module):
@@ -32,7 +32,18 @@ def draw_mask(outputs: int, inputs: int, ratio: float, generator: torch.Generato
     return torch.zeros(entries, dtype=torch.bool).index_fill_(0, chosen, True).view(outputs, inputs + 1)
 
 
-def attach_mask(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def draw_masks(module: nn.Linear, settings: TunerSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(mask of the weight [out, in], mask of the bias [out]): drawn together by LIFT, one after the other by LIFT+."""
+    outputs, inputs = module.weight.shape
+    if settings.mask_draw == "lift":
+        mask = draw_mask(outputs, inputs, settings.mask_ratio, generator)
+        return mask[:, :-1], mask[:, -1]
+    weight = draw_mask(outputs, inputs - 1, settings.mask_ratio, generator)
+    bias = draw_mask(1, outputs - 1, settings.mask_ratio, generator)[0]
+    return weight, bias
+
+
+def attach_mask(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """A share ``mask_ratio`` of the weights and biases of qkv, attention output and both MLP products.
 
     One generator, seeded with ``mask_seed``, runs through the chosen blocks in order, so that a mask need not be stored.
@@ -47,9 +58,7 @@ def attach_mask(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn
                 raise UserError(
                     "the tuner mask needs products with a bias, and another tuner must not have wrapped them"
                 )
-            outputs, inputs = module.weight.shape
-            mask = draw_mask(outputs, inputs, settings.mask_ratio, generator)
-            for name, part in (("weight", mask[:, :-1]), ("bias", mask[:, -1])):
+            for name, part in zip(("weight", "bias"), draw_masks(module, settings, generator), strict=True):
                 scatter = Scatter(getattr(module, name), part)
                 parametrize.register_parametrization(module, name, scatter)
                 trained[f"masked_linear_list.{i}.{site}.optimized_{name}"] = scatter.values

@@ -7,10 +7,10 @@ from typing import cast
 from torch import nn
 
 from fastlift.models.tuners.settings import TunerSettings
-from fastlift.models.vit import NormBranch, VisionTransformer
+from fastlift.models.vit import NormBranch, Tower
 
 
-def block_parts(vit: VisionTransformer, i: int) -> dict[str, nn.Module]:
+def block_parts(vit: Tower, i: int) -> dict[str, nn.Module]:
     """A block's modules with weights, under the names and in the order of OpenAI's CLIP."""
     block = vit.block(i)
     return {
@@ -23,7 +23,7 @@ def block_parts(vit: VisionTransformer, i: int) -> dict[str, nn.Module]:
     }
 
 
-def attach_full(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_full(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """Every weight of the chosen blocks: what LIFT shows to hurt the rare classes.
 
     Embeddings and the outer norms stay frozen, as in the authors' program.
@@ -37,7 +37,7 @@ def attach_full(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn
     return trained
 
 
-def attach_bias(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_bias(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """The biases of the chosen blocks (BitFit); numbered through all blocks, as the authors do."""
     trained: dict[str, nn.Parameter] = {}
     number = 0
@@ -51,7 +51,7 @@ def attach_bias(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn
     return trained
 
 
-def attach_layernorm(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_layernorm(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """The LayerNorms of the chosen blocks; numbered through all blocks, as the authors do."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:

@@ -22,6 +22,7 @@ class TunerSettings:
         prompt_length: visual prompts a block.
         mask_ratio: share of the weights that arbitrary fine-tuning trains, in (0, 1].
         mask_seed: of the draw of those weights.
+        mask_draw: whose program draws them: LIFT's over a weight and its bias together, LIFT+'s over each.
         generator: source of the random starts; None draws from PyTorch's global generator.
     """
 
@@ -31,6 +32,7 @@ class TunerSettings:
     prompt_length: int
     mask_ratio: float
     mask_seed: int = 0
+    mask_draw: Sizes = "lift"
     generator: torch.Generator | None = None
 
 

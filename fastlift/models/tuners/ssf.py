@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlift.models.tuners.settings import TunerSettings
-from fastlift.models.vit import VisionTransformer
+from fastlift.models.vit import Tower
 
 
 class SSF(nn.Module):
@@ -66,7 +66,7 @@ def _named(kind: str, i: int, parts: dict[str, SSF]) -> dict[str, nn.Parameter]:
     }
 
 
-def attach_ssf_attn(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_ssf_attn(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """SSF on the qkv product and on the attention's output product."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:
@@ -77,7 +77,7 @@ def attach_ssf_attn(vit: VisionTransformer, settings: TunerSettings) -> dict[str
     return trained
 
 
-def attach_ssf_mlp(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_ssf_mlp(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """SSF on both products of the MLP."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:
@@ -88,7 +88,7 @@ def attach_ssf_mlp(vit: VisionTransformer, settings: TunerSettings) -> dict[str,
     return trained
 
 
-def attach_ssf_ln(vit: VisionTransformer, settings: TunerSettings) -> dict[str, nn.Parameter]:
+def attach_ssf_ln(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
     """SSF on both norms' outputs."""
     trained: dict[str, nn.Parameter] = {}
     for i in settings.layers:

@@ -1,0 +1,1 @@
+"""The sweeps of the two papers, as commands: see ``python -m benchmarks.paper --help``."""

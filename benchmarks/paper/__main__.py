@@ -1,0 +1,74 @@
+"""``python -m benchmarks.paper TABLE [TABLE ...] --dataset NAME``: the papers' sweeps on any data set and backbone.
+
+Each cell's training is a run folder, each result a file: a sweep that was stopped goes on where it was, and tables share
+trainings. Settings of all cells are given as ``--set NAME=VALUE`` by the names of the flags of ``fastlift train``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper import sweep
+from benchmarks.paper.tables import NAMES, Cell, table
+from fastlift.errors import UserError
+from fastlift.files import write_json
+from fastlift.reporting.console import Terminal
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the named tables, print them, and keep them as JSON and Markdown under ``--folder``."""
+    options = _parse(arguments)
+    common = _settings(options)
+    seed = int(common.get("seed", 0))
+    names = NAMES if options.tables == ["all"] else options.tables
+    for name in names:
+        found = table(name)
+        cells = [*found.cells, *(_descriptor_cells(options.descriptors) if name == "table13" else [])]
+        rows = [sweep.measure(cell, options.dataset, common, options.folder, Terminal()) for cell in cells]
+        text = sweep.markdown(found, options.dataset, rows, seed)
+        print(f"\n{text}\n", flush=True)
+        tables = options.folder / "tables"
+        write_json(
+            tables / f"{name}.json", {"dataset": options.dataset, "seed": seed, "rows": [vars(row) for row in rows]}
+        )
+        (tables / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.paper", description=__doc__)
+    parser.add_argument("tables", nargs="+", choices=[*NAMES, "all"], metavar="TABLE", help=", ".join([*NAMES, "all"]))
+    parser.add_argument("--dataset", default="shapes_lt")
+    parser.add_argument("--folder", type=Path, help="results and runs (default: runs/paper/DATASET)")
+    parser.add_argument("--descriptors", type=Path, help="JSON of class descriptions, for table13")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="settings", help="for all cells")
+    options = parser.parse_args(arguments)
+    options.folder = options.folder or Path("runs") / "paper" / options.dataset
+    return options
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """``--set`` values, as JSON where they are JSON (numbers, null, lists), else as text."""
+    found: dict[str, Any] = {}
+    for pair in options.settings:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set {pair}: expected NAME=VALUE")
+        try:
+            found[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.replace("-", "_")] = value
+    return found
+
+
+def _descriptor_cells(file: Path | None) -> list[Cell]:
+    if file is None:
+        return []
+    return [Cell("descriptors", "lift", {"prompt": f"descriptor:{file}"}, {"tte": "fivecrop"})]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""Measuring a table's cells: each training once, however many cells test it; what is there already is not repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.tables import Cell, Table, paper_accuracy
+from fastlift import recipes
+from fastlift.config import Config, to_dict
+from fastlift.evaluation import ensembling_name
+from fastlift.files import write_json
+from fastlift.grading import grade_run
+from fastlift.reporting.console import Ui
+from fastlift.runs import OPERATIONAL, RunFolder
+from fastlift.training import train
+
+FIGURES = ("accuracy", "many", "medium", "few", "macro_f1", "expected_calibration_error", "log_loss", "samples")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell with what was measured, and the paper's accuracy where it is known."""
+
+    title: str
+    figures: dict[str, float]
+    tuned_parameters: int
+    paper: float | None
+
+
+def cell_config(cell: Cell, dataset: str, common: dict[str, Any]) -> Config:
+    """What a cell trains: its recipe, then the settings of the whole sweep, then its own."""
+    return recipes.build(cell.recipe, dataset, **common).override(**cell.settings)
+
+
+def training_key(config: Config) -> str:
+    """Name of a training by all settings that its result depends on."""
+    flat = {name: value for name, value in config.flat().items() if name not in OPERATIONAL}
+    text = json.dumps({name: str(value) for name, value in sorted(flat.items())})
+    return f"{config.recipe}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def measure(cell: Cell, dataset: str, common: dict[str, Any], folder: Path, ui: Ui) -> Measured:
+    """Train a cell, or take the run that is there (going on with one that was cut short), and test it as the cell says.
+
+    The result is kept in ``folder/cells``, a file a cell, with the config it belongs to.
+    """
+    config = cell_config(cell, dataset, common)
+    key = training_key(config)
+    run = RunFolder(folder / "runs" / key)
+    tested = config.override(**cell.testing)
+    kept = folder / "cells" / f"{key}-{ensembling_name(tested)}.json"
+    if not kept.is_file():
+        if not run.has_ended():
+            train(config, output=run.path, resume=run.config.is_file() and run.last_checkpoint() is not None,
+                  overwrite=True, ui=ui)  # fmt: skip
+        results = json.loads(run.results.read_text(encoding="utf-8"))
+        name = ensembling_name(tested)
+        metrics = results["evaluations"].get(name)
+        if metrics is None:
+            metrics = grade_run(run.path, settings=cell.testing, ui=ui)[name]
+        figures = {figure: metrics[figure] for figure in FIGURES}
+        value = {
+            "figures": figures,
+            "tuned_parameters": results["model"]["tuned_parameters"],
+            "testing": name,
+            "run": key,
+            "config": to_dict(config),
+            "machine": results["machine"],
+            "versions": results["versions"],
+        }
+        write_json(kept, value)
+    value = json.loads(kept.read_text(encoding="utf-8"))
+    paper = paper_accuracy(cell, dataset, config.model.model)
+    return Measured(cell.title, value["figures"], value["tuned_parameters"], paper)
+
+
+def markdown(table: Table, dataset: str, rows: list[Measured], seed: int) -> str:
+    """The table as Markdown: what was measured, and the paper's accuracy beside it."""
+    lines = [
+        f"**{table.title}** of {table.source} on `{dataset}`, seed {seed}, accuracy in %",
+        "",
+        "| | all | many | medium | few | tuned parameters | the paper's, all |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [_percent(row.figures[name]) for name in ("accuracy", "many", "medium", "few")]
+        paper = "–" if row.paper is None else f"{row.paper:.1f}"
+        lines.append(f"| {row.title} | {' | '.join(cells)} | {row.tuned_parameters:,} | {paper} |")
+    lines += ["", "– : the paper's number is not among this project's sources, or is of other data."]
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.1f}"  # a group may have no class

@@ -1,0 +1,58 @@
+"""``fastlift import-lift CHECKPOINT``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from fastlift.commands.parsing import base_config, parse
+from fastlift.config import Config
+
+
+@dataclass(frozen=True)
+class ImportLift:
+    """Make a run folder of a checkpoint that the authors' program of LIFT or LIFT+ wrote, and grade it.
+
+    What the checkpoint tells is read from it: the tuner, its sizes and its blocks, the linear classifier, the text side.
+    Name what it cannot tell: the data set, the backbone and its weights, another classifier than the cosine one, the
+    seed and share of a mask. Tensors that do not fit are named, and nothing is written.
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    """The authors' checkpoint.pth.tar (tensors alone are read from it)."""
+    settings: Config = field(default_factory=Config)
+    config: Path | None = None
+    """A config file in place of the recipe's defaults; other flags change it."""
+    output: Path | None = None
+    """Run folder (default: runs/DATASET-RECIPE-TIME)."""
+    overwrite: bool = False
+    """Replace the run in --output."""
+    json: bool = False
+    """Print results as JSON on stdout instead of a table."""
+
+
+def run(arguments: list[str]) -> int:
+    """Import by flags."""
+    base = base_config(arguments)
+    command = parse(ImportLift, arguments, "import-lift", ImportLift(checkpoint=Path(), settings=base))
+    from fastlift.compat import as_lift_state, settings_of
+    from fastlift.reporting.console import Terminal
+    from fastlift.training import train
+
+    state = as_lift_state(command.checkpoint)
+    settings = command.settings.override(**{"epochs": 0, "init": "random"} | settings_of(state))
+    finished = train(settings, output=command.output, overwrite=command.overwrite, start=state, ui=Terminal())
+    if command.json:
+        print(json.dumps(finished.results))
+    else:
+        from rich.console import Console
+
+        from fastlift.reporting.table import metrics_table
+
+        Console().print(
+            metrics_table(finished.results["metrics"], title=f"{command.checkpoint} on {settings.data.dataset}")
+        )
+    return 0

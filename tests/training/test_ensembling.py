@@ -1,0 +1,96 @@
+"""Ways of testing: five, ten and random crops, any expand, memory, the training split, several checkpoints."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastlift
+from fastlift import evaluation
+from fastlift.config import Config
+from fastlift.grading import grade_run
+from fastlift.reporting.console import Quiet
+from fastlift.training import load_data
+
+Files = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_clip: Files, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = fastlift.recipes.lift(
+        "list",
+        data_root=tiny_data,
+        train_list=tiny_data / "train.txt",
+        test_list=tiny_data / "test.txt",
+        class_names=tiny_data / "class_names.txt",
+        model=str(tiny_clip[0]),
+        pretrained=str(tiny_clip[1]),
+        epochs=2,
+        batch_size=8,
+        lr=0.02,
+        eval_batch=10,
+        device="cpu",
+    )
+    return fastlift.train(settings, output=tmp_path_factory.mktemp("ensembling") / "run").folder
+
+
+def config(run: Path, **changes: object) -> Config:
+    return fastlift.config.load(run / "config.json").override(**changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "views"),
+    [
+        ({"tte": "none"}, "center", 1),
+        ({"tte": "fivecrop"}, "fivecrop", 5),
+        ({"tte": "fivecrop", "expand": 9}, "fivecrop+9", 5),
+        ({"tte": "tencrop"}, "tencrop", 10),
+        ({"tte": "random", "tte_crops": 3}, "random-3", 3),
+        ({"tte": "random", "tte_crops": 16}, "random-16", 16),
+    ],
+)
+def test_crops_share_the_memory_of_a_batch(
+    run: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], name: str, views: int
+) -> None:
+    """The model never sees more pictures at a time than --eval-batch says (one picture's crops, if those are more)."""
+    seen: list[torch.Size] = []
+    plain = evaluation.mean_logits
+    monkeypatch.setattr(
+        evaluation, "mean_logits", lambda model, images: (seen.append(images.shape), plain(model, images))[1]
+    )
+    rows = grade_run(run, settings=settings)
+    assert list(rows) == [name]
+    assert sum(shape[0] for shape in seen) == 24
+    assert max(shape[:-3].numel() for shape in seen) <= max(10, views)
+    assert {1 if len(shape) == 4 else shape[1] for shape in seen} == {views}
+    assert json.loads((run / "results.json").read_text())["evaluations"][name] == rows[name]
+
+
+def test_random_crops_are_fixed_by_the_seed(run: Path) -> None:
+    data = load_data(config(run), Quiet())
+    model = fastlift.load_run(run)
+
+    def log_loss(**changes: object) -> float:
+        settings = config(run, tte="random", tte_crops=2, **changes)
+        return evaluation.evaluate(model, data.test, data.group_counts.tolist(), settings).metrics.to_dict()["log_loss"]
+
+    assert log_loss() == log_loss()
+    assert log_loss() == pytest.approx(log_loss(eval_batch=3), rel=1e-6)  # of the batch they do not depend
+    assert log_loss() != log_loss(seed=1)
+
+
+def test_mean_logits_are_those_of_the_crops(run: Path) -> None:
+    model, images = fastlift.load_run(run), torch.randn(3, 5, 3, 32, 32)
+    with torch.no_grad():
+        expected = sum(model(images[:, view]) for view in range(5)) / 5
+        torch.testing.assert_close(evaluation.mean_logits(model, images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoints_and_the_training_split(run: Path) -> None:
+    rows = grade_run(run, ["epoch-001", "epoch-002"], split="train")
+    assert list(rows) == ["center@epoch-001 (train)", "center@epoch-002 (train)"]
+    assert all(row["samples"] == 38 for row in rows.values())
+    assert rows["center@epoch-001 (train)"] != rows["center@epoch-002 (train)"]
+    with pytest.raises(fastlift.UserError, match="there are: epoch-001, epoch-002"):
+        grade_run(run, ["epoch-009"])

@@ -1,0 +1,126 @@
+"""Starts of the classifier from training images: what they compute, and that a run uses and keeps them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fixtures import CLASS_COUNTS, CLASS_NAMES
+from PIL import Image
+
+import fastlift
+from fastlift import starts
+from fastlift.config import Config
+from fastlift.models.lift import IMAGE_STARTS
+
+Files = tuple[Path, Path]
+
+
+@pytest.fixture
+def settings(tiny_clip: Files, tiny_data: Path) -> Config:
+    return fastlift.recipes.lift(
+        "list",
+        data_root=tiny_data,
+        train_list=tiny_data / "train.txt",
+        test_list=tiny_data / "test.txt",
+        class_names=tiny_data / "class_names.txt",
+        model=str(tiny_clip[0]),
+        pretrained=str(tiny_clip[1]),
+        epochs=0,
+        batch_size=8,
+        eval_batch=16,
+        device="cpu",
+    )
+
+
+def test_shots_are_drawn_by_class_and_seed() -> None:
+    labels = np.array([0, 1, 0, 2, 1, 0, 0, 1])
+    rows = starts.choose_shots(labels, 2, seed=1)
+    assert np.bincount(labels[rows]).tolist() == [2, 2, 1]
+    assert np.array_equal(rows, np.unique(rows))
+    assert np.array_equal(rows, starts.choose_shots(labels, 2, seed=1))
+    drawn = {tuple(starts.choose_shots(labels, 1, seed=seed)) for seed in range(40)}
+    assert len(drawn) == 4 * 3  # every pair of samples of the first two classes comes up
+    assert np.array_equal(starts.choose_shots(labels, None, seed=0), np.arange(8))
+
+
+def test_class_means() -> None:
+    features, labels = torch.randn(9, 5), torch.tensor([0, 1, 2, 0, 0, 2, 1, 1, 1])
+    expected = torch.stack([F.normalize(features[labels == c].mean(dim=0), dim=0) for c in range(3)])
+    torch.testing.assert_close(starts.class_means(features, labels, 3), expected)
+    with pytest.raises(fastlift.UserError, match=r"1 of 4 classes .*\[3\]"):
+        starts.class_means(features, labels, 4)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_linear_probe_separates(classes: int) -> None:
+    """Unit rows whose directions tell rare classes as well as frequent ones."""
+    centres = torch.randn(classes, 6) * 4
+    labels = torch.cat([torch.full((40 // (c + 1),), c) for c in range(classes)])
+    features = centres[labels] + torch.randn(len(labels), 6) * 0.3
+    weight = starts.linear_probe(features, labels, classes)
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(classes))
+    centred = features - features.mean(dim=0)
+    assert ((centred @ weight.T).argmax(dim=1) == labels).float().mean() > 0.95
+
+
+def test_pictures_are_seen_whole(settings: Config, tiny_data: Path) -> None:
+    """Short side to the model's size and the centre: torchvision's Resize and CenterCrop, to a rounding of pixels."""
+    from torchvision.transforms import v2
+
+    data = fastlift.training.load_data(settings, fastlift.reporting.console.Quiet())
+    model = fastlift.training.build_model(settings, data.class_names, tuner="none")
+    features, labels = starts.frozen_features(model, data.train, settings)
+    assert torch.equal(labels, torch.from_numpy(data.train.labels))
+    view = v2.Compose(
+        [
+            v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(32),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(model.preprocessing.mean, model.preprocessing.std),
+        ]
+    )
+    pictures = torch.stack([view(Image.open(data.train.file(i)).convert("RGB")) for i in range(8)])
+    with torch.no_grad():
+        assert F.cosine_similarity(model.features(pictures), features[:8]).min() > 0.995
+
+
+@pytest.mark.parametrize("init", IMAGE_STARTS)
+def test_a_run_starts_from_images_and_keeps_it(settings: Config, tmp_path: Path, init: Any) -> None:
+    """Without an epoch, evaluation sees the start itself: colours are told by it; and the run can be loaded again."""
+    run = fastlift.train(settings.override(init=init), output=tmp_path / "run")
+    assert run.metrics.accuracy > 50  # chance is 17
+    weight = run.model.trained()["head.weight"].detach()
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(len(CLASS_NAMES)))
+    again = fastlift.load_run(run.folder).trained()["head.weight"]
+    assert torch.equal(again, weight)
+    other = fastlift.train(settings.override(init=init, seed=5), output=tmp_path / "other")
+    is_drawn = init in ("class_mean_1", "class_mean_10")  # other classes have fewer than 100 images
+    assert torch.equal(other.model.trained()["head.weight"], weight) != is_drawn
+    if init == "class_mean_1":
+        assert min(CLASS_COUNTS) > 1
+
+
+def test_training_goes_on_from_it(settings: Config, tmp_path: Path) -> None:
+    begun = settings.override(init="class_mean", epochs=1, lr=0.0)
+    run = fastlift.train(begun, output=tmp_path / "run")
+    start = fastlift.train(settings.override(init="class_mean"), output=tmp_path / "start")
+    assert torch.equal(run.model.trained()["head.weight"], start.model.trained()["head.weight"])
+
+
+def test_starts_without_meaning_are_refused(settings: Config, tiny_clip: Files) -> None:
+    with pytest.raises(fastlift.UserError, match="no weight of its own"):
+        settings.override(init="class_mean", classifier="text")
+    with pytest.raises(fastlift.UserError, match="needs training images"):
+        fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init="class_mean")  # type: ignore[arg-type]
+
+
+def test_a_weight_as_a_start(tiny_clip: Files) -> None:
+    weight = torch.randn(6, 48)
+    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init=weight)
+    assert torch.equal(model.trained()["head.weight"], weight)
+    with pytest.raises(fastlift.UserError, match=r"expected \[6, 48\], got \[5, 48\]"):
+        fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init=weight[:5])
