@@ -1,11 +1,11 @@
-"""``fastlift bench data``: this machine's numbers."""
+"""``fastlift bench data|train|text``: this machine's numbers."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fastlift.commands.data import Source
 from fastlift.commands.parsing import parse
@@ -13,6 +13,8 @@ from fastlift.naming import one_of
 
 ACTIONS = {
     "data": "images/s, CPU time and memory of every way to make training views, and what limits them",
+    "train": "a training step against the plain PyTorch way: time, FLOP, memory, dispatched ops",
+    "text": "text features of 1000 classes against the plain way, and from the cache",
 }
 
 
@@ -36,6 +38,37 @@ class BenchData:
     """Print as JSON."""
 
 
+@dataclass(frozen=True)
+class BenchTrain:
+    """A training step of LIFT against the same maths in plain PyTorch, alternated, on random weights and the CPU."""
+
+    model: str = "ViT-B-16-quickgelu"
+    """An open_clip ViT by name."""
+    batch: int = 16
+    rank: int = 32
+    classes: int = 1000
+    rounds: int = 5
+    """Timed rounds of one step each way."""
+    recompute: Literal["none", "mlp", "block"] = "none"
+    """What backward computes again instead of keeping."""
+    compile: bool = False
+    """Compile the frozen backbone."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
+class BenchText:
+    """Text features of class names against the model's own way, on random weights and the CPU."""
+
+    model: str = "ViT-B-16-quickgelu"
+    """An open_clip model by name."""
+    rounds: int = 3
+    """Alternated rounds."""
+    json: bool = False
+    """Print as JSON."""
+
+
 def usage() -> str:
     """The text of ``fastlift bench --help``."""
     listed = "\n".join(f"  {name:<6} {what}" for name, what in ACTIONS.items())
@@ -48,13 +81,11 @@ def run(arguments: list[str]) -> int:
         print(usage())
         return 0
     action = one_of("benchmark", arguments[0], ACTIONS)
-    return {"data": _data}[action](arguments[1:])
+    return {"data": _data, "train": _train, "text": _text}[action](arguments[1:])
 
 
 def _data(arguments: list[str]) -> int:
     command = parse(BenchData, arguments, "bench data")
-    from rich.console import Console
-
     from fastlift.data import bench
     from fastlift.data.catalogue import load_data_set
 
@@ -68,8 +99,29 @@ def _data(arguments: list[str]) -> int:
 
     options = {name: getattr(command, name) for name in ("image_size", "images", "rounds", "workers")}
     found = bench.run(index, progress=tell, **options)
-    if command.json:
+    return _show(found, command.json)
+
+
+def _train(arguments: list[str]) -> int:
+    command = parse(BenchTrain, arguments, "bench train")
+    from fastlift.bench import train
+
+    options = {name: value for name, value in vars(command).items() if name != "json"}
+    return _show(train.run(options.pop("model"), **options), command.json)
+
+
+def _text(arguments: list[str]) -> int:
+    command = parse(BenchText, arguments, "bench text")
+    from fastlift.bench import text
+
+    return _show(text.run(command.model, rounds=command.rounds), command.json)
+
+
+def _show(found: Any, as_json: bool) -> int:
+    if as_json:
         print(json.dumps(found.to_dict()))
     else:
+        from rich.console import Console
+
         Console().print(found.render())
     return 0

@@ -1,0 +1,91 @@
+"""``fastlift bench text``: text features of class names against the plain way, all 77 tokens of every prompt."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastlift.bench.measure import alternate
+from fastlift.environment import machine, versions
+from fastlift.models import backbones
+from fastlift.models.text import PROMPTS_A_BATCH, TextTower, encode_prompts, prompts_for, text_features
+
+
+@dataclass(frozen=True)
+class TextBench:
+    """Seconds for the features of all classes, and how far they are from the plain way's."""
+
+    model: str
+    classes: int
+    plain_s: float
+    fastlift_s: float
+    cached_s: float
+    speedup: float
+    largest_difference: float
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def render(self) -> Any:
+        """A rich renderable."""
+        from rich.text import Text
+
+        return Text(
+            f"{self.model}, {self.classes} classes: {self.plain_s:.1f} s with all tokens, {self.fastlift_s:.2f} s cut to "
+            f"length ({self.speedup:.1f} times), {1e3 * self.cached_s:.0f} ms from the cache; features differ by at most "
+            f"{self.largest_difference:.1e}"
+        )
+
+
+@torch.inference_mode()
+def plain(tower: TextTower, prompts: list[str]) -> Tensor:
+    """L2-normed features by the model's own ``encode_text``, with every prompt padded to the context length."""
+    tokens = tower.tokenize(prompts)
+    encode: Any = tower.model.encode_text
+    return torch.cat([F.normalize(encode(part), dim=1) for part in tokens.split(PROMPTS_A_BATCH)])
+
+
+def run(model: str = "ViT-B-16-quickgelu", *, class_names: list[str] | None = None, rounds: int = 3) -> TextBench:
+    """Measure, on the CPU with random weights.
+
+    Args:
+        class_names: default: 1000 names of ImageNet's kind of length.
+        rounds: alternated rounds of the plain way and ours.
+    """
+    from open_clip import IMAGENET_CLASSNAMES
+
+    names = class_names or list(IMAGENET_CLASSNAMES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        tower = backbones.load(model).text
+    assert tower is not None
+    prompts = [prompt for group in prompts_for(names, "default") for prompt in group]
+    difference = float((plain(tower, prompts) - encode_prompts(tower, prompts)).abs().max())
+
+    def ours() -> None:
+        encode_prompts(tower, prompts)
+
+    def theirs() -> None:
+        plain(tower, prompts)
+
+    timings = alternate({"plain": theirs, "fastlift": ours}, rounds, warmup=0)
+    with tempfile.TemporaryDirectory() as folder:
+        text_features(tower, names, cache=Path(folder))
+        start = time.perf_counter()
+        text_features(tower, names, cache=Path(folder))
+        cached = time.perf_counter() - start
+    slow, fast = timings["plain"].median, timings["fastlift"].median
+    device = torch.device("cpu")
+    return TextBench(model, len(names), slow, fast, cached, slow / fast, difference, machine(device), versions())

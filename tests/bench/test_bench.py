@@ -1,0 +1,67 @@
+"""The benchmarks compare like with like: the reference path takes the same steps, and costs what plain PyTorch costs."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, CLASS_NAMES
+
+import fastlift
+from fastlift import losses
+from fastlift.bench import text, train
+from fastlift.bench.measure import alternate, count_flop, count_ops, saved_bytes
+from fastlift.bench.reference import ReferenceLearner
+from fastlift.bench.reference import features as reference_features
+from fastlift.learner import Learner
+
+Files = tuple[Path, Path]
+
+
+def test_reference_path_takes_the_same_steps(tiny_clip: Files) -> None:
+    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=4)
+    twin = copy.deepcopy(model)
+    images, labels = torch.randn(5, 3, 32, 32), torch.arange(5)
+    torch.testing.assert_close(reference_features(twin, images), model.features(images), rtol=1e-4, atol=1e-5)
+    loss = losses.build("LA", CLASS_COUNTS)
+    assert isinstance(loss, losses.SoftmaxLoss)
+    fast, plain = Learner(model, loss, lr=0.05), ReferenceLearner(twin, loss, lr=0.05)
+    for step in range(1, 6):
+        fast.step(images, labels)
+        plain.step(images, labels)
+        assert fast.sums.read()[0] == pytest.approx(sum(plain.losses) / step, rel=1e-5)
+    for name, parameter in fast.parameters.items():
+        torch.testing.assert_close(plain.parameters[name], parameter, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
+def test_a_benchmark_of_training(tiny_clip: Files, recompute: str) -> None:
+    bench = train.run(str(tiny_clip[0]), batch=4, rank=4, classes=12, rounds=2, recompute=recompute, loss_steps=3)
+    fast, plain = bench.rows["fastlift"], bench.rows["reference"]
+    assert bench.loss_difference < 1e-5
+    assert fast.saved_mib_per_image < plain.saved_mib_per_image
+    assert fast.ops_per_step < plain.ops_per_step or recompute != "none"
+    assert len(fast.rounds_ms) == 2
+    if recompute == "none":
+        assert fast.gflop_per_image < plain.gflop_per_image
+    bench.render()
+    assert bench.to_dict()["rows"]["fastlift"]["ops_per_step"] == fast.ops_per_step
+
+
+def test_a_benchmark_of_text(tiny_clip: Files) -> None:
+    bench = text.run(str(tiny_clip[0]), class_names=list(CLASS_NAMES), rounds=1)
+    assert bench.largest_difference < 1e-5
+    assert bench.to_dict()["classes"] == 6
+
+
+def test_counting() -> None:
+    x, weight = torch.randn(3, 8), torch.randn(5, 8)
+
+    def product() -> None:
+        torch.nn.functional.linear(x, weight)
+
+    assert count_flop(product) == 2 * 3 * 5 * 8
+    assert count_ops(product) >= 1
+    kept = torch.randn(100, requires_grad=True)
+    assert saved_bytes(lambda: (kept * 2).sigmoid(), {kept.untyped_storage().data_ptr()}) == 400
+    assert [len(timing.seconds) for timing in alternate({"a": product, "b": product}, rounds=3).values()] == [3, 3]
