@@ -1,0 +1,60 @@
+"""``fastlift export RUN``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fastlift.commands.parsing import parse
+
+
+@dataclass(frozen=True)
+class Export:
+    """One file that serves a run without fastlift, and a JSON beside it that says how to prepare images."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    format: Literal["onnx", "pt2"] = "onnx"
+    """ONNX (pip install 'fastlift[onnx]'), or PyTorch's own: torch.export.load(FILE).module()."""
+    output: Path | None = None
+    """The file; default RUN/export/onnx/model.onnx or RUN/export/pt2/model.pt2 (five crops: model-fivecrop)."""
+    tte: Literal["none", "fivecrop"] = "none"
+    """fivecrop: the file takes five crops of each image and gives the mean of their logits."""
+    expand: int | None = None
+    """Pixels that five crops add to the short side (default: 24; less in proportion below size 224)."""
+    checkpoint: str | None = None
+    """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    overwrite: bool = False
+    """Replace files that are there."""
+    json: bool = False
+    """Print where the files are as JSON."""
+
+
+def run(arguments: list[str]) -> int:
+    """Export by flags."""
+    command = parse(Export, arguments, "export")
+    from fastlift.export import export_model
+    from fastlift.training import load_run
+
+    model = load_run(command.run, command.checkpoint)
+    stem = "model" if command.tte == "none" else f"model-{command.tte}"
+    path = command.output or command.run / "export" / command.format / f"{stem}.{command.format}"
+    done = export_model(
+        model,
+        path,
+        format=command.format,
+        ensembling=command.tte,
+        expand=command.expand,
+        overwrite=command.overwrite,
+    )
+    if command.json:
+        files = {"model": str(done.model), "description": str(done.description), "difference": done.difference}
+        print(json.dumps(files))
+    else:
+        print(f"{done.model}: read back, its logits differ from the run's by {done.difference:.1e} at most")
+        print(f"{done.description}: classes and preprocessing")
+    return 0
