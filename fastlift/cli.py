@@ -15,7 +15,9 @@ COMMANDS = {
     "predict": "names and probabilities for photographs and folders",
     "zero-shot": "grade CLIP as it is, without training",
     "data": "check, stats, pack: what a data set holds, and what is missing or broken",
+    "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "report": "one HTML page of one run, or of several side by side",
+    "export": "one file that serves a run without fastlift: ONNX or torch.export",
     "bench": "this machine's numbers against the plain way",
     "doctor": "what this machine has, and what will be used",
 }
