@@ -124,6 +124,10 @@ class RunConfig:
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Compute dtype of the backbone. 'auto': bf16 on GPUs that have it, else fp16; fp32 on CPUs."""
+    compile: Literal["auto", "off", "default", "max"] = "auto"
+    """torch.compile of the backbone. 'auto': when the run is long enough to earn the warm-up back; 'max' tunes longer."""
+    recompute: Literal["none", "mlp", "block"] = "none"
+    """What backward computes again instead of keeping it: less memory, more time."""
     eval_batch: int = 128
     """Images at a time in evaluation; several crops of an image count one each."""
     tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
@@ -152,7 +156,7 @@ class Config:
     """
 
     recipe: str = "lift"
-    """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, zero_shot."""
+    """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -12,6 +12,7 @@ import torch
 
 from fastlift import checkpoints, losses, runs
 from fastlift.compat import LiftState, load_lift_checkpoint
+from fastlift.compiling import compile_backbone, plan_compile
 from fastlift.config import Config, load
 from fastlift.data.catalogue import DataSet, load_data_set
 from fastlift.data.index import BadImage
@@ -28,6 +29,7 @@ from fastlift.metrics import Metrics
 from fastlift.models.classifiers import Classifier
 from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
 from fastlift.models.tuners import tuner_size
+from fastlift.models.vit import VisionTransformer
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import MetricsLog, RunFolder
 from fastlift.starts import image_start
@@ -111,6 +113,7 @@ def _train(
         if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
             place = checkpoints.at_start(data.train.fingerprint, model.backbone_fingerprint)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.trained(), {}, place)
+    prepare_backbone(config, len(data.train), model, world, ui)
     fit = _fit(config, run, data, model, world, resume, bad, ui) if config.training.epochs else None
     evaluation = _evaluate(config, data, model, world, bad, ui)
     results = _results(config, data, model, fit, evaluation, device)
@@ -121,6 +124,24 @@ def _train(
         write_json(run.results, results)
         _report(run, ui)
     return Run(run.path, evaluation.metrics, model, results)
+
+
+def prepare_backbone(config: Config, images: int, model: LiftModel, world: World, ui: Ui) -> None:
+    """Set what backward recomputes, and compile the backbone where the config asks for it or the run is long enough.
+
+    Raises:
+        UserError: recomputing in a backbone that is not a vision transformer.
+    """
+    if isinstance(model.vit, VisionTransformer):
+        model.vit.recompute = config.run.recompute
+    elif config.run.recompute != "none":
+        raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
+    batch = config.training.batch_size // world.size
+    steps = config.training.epochs * -(-images // config.training.batch_size)
+    plan = plan_compile(config.run.compile, next(model.parameters()).device, steps)
+    if plan.mode is not None:
+        compile_backbone(model, plan.mode, {config.training.micro_batch or batch, config.run.eval_batch})
+    ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
 
 
 def _start_from_images(config: Config, data: DataSet, model: LiftModel, world: World, bad: BadImages, ui: Ui) -> None:

@@ -71,6 +71,7 @@ class LiftModel(nn.Module):
         self.tuner_parameters = tuner_parameters
         self.tuner_settings = tuner_settings
         self.backbone_fingerprint = backbone_fingerprint
+        self.compiled_sizes: frozenset[int] = frozenset()  # batch sizes that the backbone is compiled for
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:
@@ -100,6 +101,8 @@ class LiftModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Features [B, D] of images, in the compute dtype."""
+        if self.compiled_sizes and len(images) not in self.compiled_sizes:
+            return self.vit.forward(images)  # past the compiled graph: a partial batch must not compile another
         return self.vit(images)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+"""Compilation: one graph without breaks for training and one for evaluation, whatever the last batch's size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, CLASS_NAMES
+from torch import nn
+from torch._dynamo.utils import counters
+
+import fastlift
+from fastlift.compiling import compile_backbone, plan_compile
+from fastlift.learner import Learner
+from fastlift.models.lift import LiftModel
+
+Files = tuple[Path, Path]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def build(tiny_clip: Files, **settings: Any) -> LiftModel:
+    return fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, **settings)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are captured and differentiated as always, then run op by op: inductor's minutes prove nothing here."""
+    compile_module = nn.Module.compile
+
+    def quick(self: nn.Module, *, mode: str, **options: Any) -> None:
+        compile_module(self, backend="aot_eager", **options)
+
+    monkeypatch.setattr(nn.Module, "compile", quick)
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
+def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, recompute: Any) -> None:
+    plain, model = build(tiny_clip), build(tiny_clip)
+    model.vit.recompute = recompute
+    compile_backbone(model, "default", {4})
+    loss = fastlift.losses.build("LA", CLASS_COUNTS)
+    expected, found = Learner(plain, loss, lr=0.05), Learner(model, loss, lr=0.05)
+    for size in (4, 4, 3, 4, 1):
+        images, labels = torch.randn(size, 3, 32, 32), torch.arange(size)
+        expected.step(images, labels)
+        found.step(images, labels)
+    assert found.sums.read() == pytest.approx(expected.sums.read(), rel=1e-4)
+    with torch.inference_mode():
+        for size in (4, 2, 4):
+            images = torch.randn(size, 3, 32, 32)
+            torch.testing.assert_close(model(images), plain(images), rtol=1e-3, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("tuner", ["lora", "adapter", "ssf_attn", "vpt_deep", "mask", "bias"])
+def test_other_tuners_are_one_graph_too(tiny_clip: Files, tuner: str) -> None:
+    model = build(tiny_clip, tuner=tuner)
+    compile_backbone(model, "default", {4})
+    Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=0.05).step(torch.randn(4, 3, 32, 32), torch.arange(4))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_auto_waits_for_long_runs() -> None:
+    assert plan_compile("auto", CPU, 100).mode is None
+    assert plan_compile("auto", CPU, 10**6).mode == "default"
+    assert plan_compile("auto", GPU, 1000).mode == "default"
+    assert plan_compile("off", GPU, 10**6).mode is None
+    assert plan_compile("max", CPU, 1).mode == "max-autotune"
+    assert "would not earn" in plan_compile("auto", CPU, 100).reason
