@@ -140,6 +140,8 @@ class RunConfig:
     """Save the state every N steps too, so that a killed run loses less than an epoch."""
     log_steps: int = 10
     """Steps between two lines of metrics.jsonl; the device is read only then."""
+    profile: bool = False
+    """Record a few steps into profile.json in the run folder, for Perfetto (ui.perfetto.dev) or TensorBoard."""
 
 
 SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "run": RunConfig}
@@ -284,6 +286,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint in (int, str) and isinstance(value, hint) and not isinstance(value, bool):
+        return value
+    if hint is bool and isinstance(value, bool):
         return value
     return _wrong(name, value, hint)
 

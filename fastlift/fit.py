@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fastlift.distributed import World
 from fastlift.errors import UserError
 from fastlift.interrupts import StopRequest
 from fastlift.learner import Learner, Sums
+from fastlift.profiling import profiled
 from fastlift.reporting.console import Bar, Ui
 from fastlift.runs import MetricsLog, RunFolder
 
@@ -88,18 +90,20 @@ class Fit:
         total = training.epochs * self.loader.steps_per_epoch
         self._started = time.perf_counter()
         log = MetricsLog(self.run, self.global_step) if self.world.is_main else NoLog()
-        with log, self.ui.bar("training", total) as bar, StopRequest() as stop:
+        trace = self.run.profile if self.config.run.profile and self.world.is_main else None
+        with log, self.ui.bar("training", total) as bar, StopRequest() as stop, profiled(trace) as after_step:
             while self.epoch < training.epochs:
-                self._epoch(log, bar, stop)
+                self._epoch(log, bar, stop, after_step)
         self._ended = time.perf_counter()
 
-    def _epoch(self, log: MetricsLog | NoLog, bar: Bar, stop: StopRequest) -> None:
+    def _epoch(self, log: MetricsLog | NoLog, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
         training, learner = self.config.training, self.learner
         lr = cosine_lr(training.lr, self.epoch, training.epochs)
         learner.set_lr(lr)
         pace = _Pace(self.images_seen)
         for images, labels, _ in self.loader.epoch(self.epoch, self.step):
             learner.step(images, labels)
+            after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
             self.images_seen += len(images)
             if self.global_step % self.config.run.log_steps == 0:

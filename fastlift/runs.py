@@ -26,6 +26,8 @@ OPERATIONAL = {
     "executor",
     "checkpoint_steps",
     "log_steps",
+    "profile",
+    "recompute",
     "eval_batch",
     "tte",
     "tte_crops",
@@ -67,6 +69,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile.json"
 
     @property
     def bad_images(self) -> Path:

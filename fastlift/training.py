@@ -25,6 +25,7 @@ from fastlift.evaluation import Evaluation, ensembling_name, evaluate
 from fastlift.files import write_json
 from fastlift.fit import Fit
 from fastlift.learner import Learner
+from fastlift.memory import estimate
 from fastlift.metrics import Metrics
 from fastlift.models.classifiers import Classifier
 from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
@@ -141,6 +142,8 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
     plan = plan_compile(config.run.compile, next(model.parameters()).device, steps)
     if plan.mode is not None:
         compile_backbone(model, plan.mode, {config.training.micro_batch or batch, config.run.eval_batch})
+    if config.training.epochs and model.trained() and world.is_main:
+        ui.say(f"training {estimate(model, config.training.micro_batch or batch)}")
     ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -65,23 +63,6 @@ def count_ops(step: Step) -> int:
     with _CountOps() as counter:
         step()
     return counter.ops
-
-
-def saved_bytes(forward: Callable[[], Tensor], exclude: set[int]) -> int:
-    """Bytes that a forward pass keeps for backward, each storage once, apart from ``exclude`` (weights' storages)."""
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in exclude:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    total = sum(seen.values())
-    del output
-    return total
 
 
 def matmul_gflops(dtype: torch.dtype = torch.float32, rows: int = 3152, rounds: int = 7) -> float:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from fastlift import losses
-from fastlift.bench.measure import Step, Timing, alternate, count_flop, count_ops, matmul_gflops, saved_bytes
+from fastlift.bench.measure import Step, Timing, alternate, count_flop, count_ops, matmul_gflops
 from fastlift.bench.reference import ReferenceLearner
 from fastlift.bench.reference import features as reference_features
 from fastlift.compiling import compile_backbone
 from fastlift.environment import machine, versions
 from fastlift.learner import Learner
+from fastlift.memory import saved_bytes, storages
 from fastlift.models.lift import LiftModel, create_model
 
 
@@ -103,8 +104,8 @@ def run(
     learner = Learner(fast, losses.build("LA", counts), lr=0.01)
     reference = ReferenceLearner(plain, losses.SoftmaxLoss(learner.loss.log_prior), lr=0.01)  # type: ignore[arg-type]
     saved = {
-        "fastlift": saved_bytes(lambda: fast.features(images), _storages(fast)),
-        "reference": saved_bytes(lambda: reference_features(plain, images), _storages(plain)),
+        "fastlift": saved_bytes(lambda: fast.features(images), storages(fast)),
+        "reference": saved_bytes(lambda: reference_features(plain, images), storages(plain)),
     }
     steps = {
         "reference": lambda: reference.step(images, labels),
@@ -139,10 +140,6 @@ def _twins(name: str, rank: int, classes: int) -> tuple[LiftModel, LiftModel]:
         torch.manual_seed(0)
         model = create_model(name, class_names=[f"class {i}" for i in range(classes)], rank=rank, init="random")
     return model, copy.deepcopy(model)
-
-
-def _storages(model: LiftModel) -> set[int]:
-    return {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
 
 def _count(steps: dict[str, Step]) -> tuple[dict[str, int], dict[str, int]]:

@@ -186,6 +186,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings: Config, tmp_path: Pat
         fastlift.train(settings.override(lr=1e30, scale=1e6), output=tmp_path / "run")
 
 
+def test_a_profile_is_a_trace(settings: Config, tmp_path: Path) -> None:
+    run = fastlift.train(settings.override(profile=True), output=tmp_path / "run")
+    trace = json.loads((run.folder / "profile.json").read_text())
+    assert any("fastlift_kernels" in event.get("name", "") for event in trace["traceEvents"])
+
+
 def test_zero_shot_trains_nothing(settings: Config, tmp_path: Path) -> None:
     zero = settings.override(tuner="none", classifier="zero_shot", epochs=0)
     run = fastlift.train(zero, output=tmp_path / "run")
