@@ -10,6 +10,7 @@ import tyro
 
 from fastlift.commands.parsing import base_config, parse
 from fastlift.config import Config
+from fastlift.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def run(arguments: list[str]) -> int:
     """Import by flags."""
     base = base_config(arguments)
     command = parse(ImportLift, arguments, "import-lift", ImportLift(checkpoint=Path(), settings=base))
+    if command.checkpoint == Path():
+        raise UserError("name the checkpoint: fastlift import-lift CHECKPOINT --dataset ... --output RUN")
     from fastlift.compat import as_lift_state, settings_of
     from fastlift.reporting.console import Terminal
     from fastlift.training import train

@@ -19,8 +19,12 @@ class Classifier(nn.Module):
 
     normalize: Literal["both", "weight", "none"] = "none"
     weight: Tensor | nn.Parameter  # [C, D]
-    bias: nn.Parameter | None = None
+    bias: nn.Parameter | None
     scale: float = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("bias", None)  # a class attribute of that name would keep subclasses from having one
 
     def prepare(self, features: Tensor) -> Tensor:
         """What is done to the features before the product."""

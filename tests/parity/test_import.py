@@ -1,0 +1,206 @@
+"""The authors' checkpoints of both programs become run folders; what does not fit is named.
+
+Files of LIFT+ are written here under its names, as its modules and parameter dictionaries produce them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import CLASS_NAMES
+from torch import Tensor
+
+import fastlift
+from fastlift import cli, compat
+from fastlift.models.lift import LiftModel
+
+Files = tuple[Path, Path]
+D, RANK, CLASSES = 48, 3, len(CLASS_NAMES)
+PARTS = {"attn_in": 144, "attn_out": 48, "mlp_in": 192, "mlp_out": 48}  # outputs of a block's products
+
+
+def build(tiny_clip: Files, **settings: Any) -> LiftModel:
+    return fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, **settings)
+
+
+def bottleneck(prefix: str, width: int = D, rank: int = RANK) -> dict[str, Tensor]:
+    shapes = {"norm": (width, width), "down": ((rank, width), rank), "up": ((width, rank), width)}
+    return {
+        f"{prefix}.{part}.{kind}": torch.randn(shape)
+        for part, pair in shapes.items()
+        for kind, shape in zip(("weight", "bias"), pair, strict=True)
+    }
+
+
+def lift_plus(method: str) -> dict[str, Tensor]:
+    """A checkpoint's ``tuner`` state as LIFT+ names it, with a cosine classifier but for the text-side methods."""
+    state: dict[str, Tensor] = {"classifier.weight": torch.randn(CLASSES, D)}
+    for i in range(3):
+        block = f"image_encoder.blocks.{i}"
+        if method in ("adaptformer", "adapter"):
+            state |= bottleneck(f"{block}.{method}")
+        if method == "adaptformer":
+            state[f"{block}.adaptformer.scale"] = torch.randn(())
+        if method == "lora":
+            for site in ("q", "v"):
+                state[f"{block}.lora.{site}.down"] = torch.randn(D, RANK)
+                state[f"{block}.lora.{site}.up"] = torch.randn(RANK, D)
+        if method == "prompt":
+            state[f"{block}.prompt"] = torch.randn(5, D)
+        if method == "ssf":
+            for part, width in PARTS.items():
+                state |= {f"{block}.ssf.{part}.{kind}": torch.randn(width) for kind in ("scale", "shift")}
+        if method in ("bitfit", "fft"):
+            for part, width in (PARTS | {"norm1": D, "norm2": D}).items():
+                state[f"{block}.{part}_bias"] = torch.randn(width)
+                if method == "fft":
+                    inputs = {"mlp_out": 192}.get(part, D)
+                    shape = (width,) if part.startswith("norm") else (width, inputs)
+                    state[f"{block}.{part}_weight"] = torch.randn(shape)
+    if method == "text":
+        del state["classifier.weight"]
+        state |= {
+            "text_encoder.ctx": torch.randn(4, 16),
+            "image_proj": torch.randn(D, 24),
+            "text_proj": torch.randn(16, 24),
+        }
+        state |= bottleneck("image_adapter", 24, 2) | bottleneck("text_adapter", 24, 2)
+        for i in range(2):
+            for site in ("q", "v"):
+                state[f"text_encoder.blocks.{i}.lora.{site}.down"] = torch.randn(16, RANK)
+                state[f"text_encoder.blocks.{i}.lora.{site}.up"] = torch.randn(RANK, 16)
+    return state
+
+
+METHODS = {
+    "none": ("none",),
+    "adaptformer": ("adaptformer",),
+    "adapter": ("adapter",),
+    "lora": ("lora",),
+    "prompt": ("vpt_deep",),
+    "ssf": ("ssf_attn", "ssf_mlp"),
+    "bitfit": ("bias",),
+    "fft": ("full",),
+    "text": ("none",),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lift_plus_names(tiny_clip: Files, method: str) -> None:
+    """Every tensor finds its place: each value stands in the model, under the part that its name tells."""
+    given = lift_plus(method)
+    state = compat.as_lift_state({"tuner": given})
+    settings = compat.settings_of(state)
+    assert settings["tuner"] == METHODS[method]
+    if method == "text":
+        assert settings["text_tuner"] == ("lora", "coop", "clip_adapter", "projection")
+    model = build(tiny_clip, **settings)
+    compat.load_lift_checkpoint(model, {"tuner": given})
+    held = sorted(float(parameter.sum()) for parameter in model.trained().values())
+    assert held == pytest.approx(sorted(float(tensor.sum()) for tensor in given.values()), rel=1e-4, abs=1e-4)
+    if method == "fft":
+        block = model.vit.block(1)  # type: ignore[union-attr]
+        for ours, theirs in ((block.qkv, "attn_in"), (block.mlp_out, "mlp_out"), (block.norm_1, "norm1")):
+            assert torch.equal(ours.weight, given[f"image_encoder.blocks.1.{theirs}_weight"])  # type: ignore[arg-type]
+    if method == "bitfit":
+        block = model.vit.block(2)  # type: ignore[union-attr]
+        for ours, theirs in ((block.qkv, "attn_in"), (block.mlp_in, "mlp_in"), (block.norm_1, "norm1")):
+            assert torch.equal(ours.bias, given[f"image_encoder.blocks.2.{theirs}_bias"])  # type: ignore[arg-type]
+
+
+def test_lift_plus_masks(tiny_clip: Files) -> None:
+    """LIFT+ draws a weight's mask and a bias's one after the other, and stores them; another draw is refused."""
+    model = build(tiny_clip, tuner="mask", mask_ratio=0.1, mask_seed=4, sizes="lift_plus", init="random")
+    generator = torch.Generator().manual_seed(4)
+    given = {"classifier.weight": torch.randn(CLASSES, D)}
+    for i in range(3):
+        for part, outputs in PARTS.items():
+            for kind, shape in (("weight", (outputs, 192 if part == "mlp_out" else D)), ("bias", (outputs,))):
+                n = torch.Size(shape).numel()
+                mask = torch.zeros(n, dtype=torch.bool)
+                mask[torch.randperm(n, generator=generator)[: int(n * 0.1)]] = True
+                prefix = f"image_encoder.blocks.{i}.aft.{part}.masked_{kind}"
+                given[f"{prefix}.mask"] = mask.view(shape)
+                given[f"{prefix}.optimized_params"] = torch.randn(int(n * 0.1))
+    compat.load_lift_checkpoint(model, {"tuner": given})
+    values = model.tuner_parameters["masked_linear_list.2.mlp_in.optimized_bias"]
+    assert torch.equal(values, given["image_encoder.blocks.2.aft.mlp_in.masked_bias.optimized_params"])
+    other = build(tiny_clip, tuner="mask", mask_ratio=0.1, mask_seed=5, sizes="lift_plus", init="random")
+    with pytest.raises(fastlift.UserError, match="trained other weights"):
+        compat.load_lift_checkpoint(other, {"tuner": given})
+
+
+@pytest.mark.parametrize(
+    ("tuner", "settings"),
+    [
+        ("adaptformer", {"rank": 5, "layers": (1, 2)}),
+        ("lora_mlp", {"rank": 2}),
+        ("vpt_shallow", {"prompt_length": 3}),
+        (("ssf_ln", "layernorm"), {}),
+        ("full", {"layers": (2,)}),
+        ("bias", {}),
+    ],
+)
+@pytest.mark.parametrize("classifier", ["cosine", "linear"])
+def test_settings_are_read_from_lift_files(tiny_clip: Files, tuner: Any, settings: Any, classifier: Any) -> None:
+    model = build(tiny_clip, tuner=tuner, classifier=classifier, init="random", **settings)
+    found = compat.settings_of(compat.lift_state(model))
+    again = build(tiny_clip, init="random", seed=3, **found)
+    compat.load_lift_checkpoint(again, compat.lift_state(model))
+    images = torch.randn(2, 3, 32, 32)
+    if classifier == "linear":
+        assert torch.equal(again(images), model(images))
+    assert torch.equal(again.features(images), model.features(images))
+
+
+@pytest.mark.parametrize("program", ["lift", "lift_plus"])
+def test_a_run_folder_of_a_checkpoint(
+    tiny_clip: Files, tiny_data: Path, tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command: imported and graded; then evaluated, used for prediction and reported like any run."""
+    model = build(tiny_clip, rank=4, layers=2, init="random", seed=11)
+    checkpoint: dict[str, Any] = {"tuner": lift_plus("adaptformer")}
+    if program == "lift":
+        checkpoint = compat.lift_state(model)
+    torch.save(checkpoint, tmp_path / "checkpoint.pth.tar")
+    flags = ["--dataset", "list", "--data-root", str(tiny_data), "--class-names", str(tiny_data / "class_names.txt")]
+    flags += [
+        "--train-list",
+        str(tiny_data / "train.txt"),
+        "--test-list",
+        str(tiny_data / "test.txt"),
+        "--device",
+        "cpu",
+    ]
+    flags += ["--model", str(tiny_clip[0]), "--pretrained", str(tiny_clip[1]), "--output", str(tmp_path / "run")]
+    assert cli.main(["import-lift", str(tmp_path / "checkpoint.pth.tar"), *flags, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["model"]["layers"] == ([1, 2] if program == "lift" else [0, 1, 2])
+    loaded = fastlift.load_run(tmp_path / "run")
+    expected = model if program == "lift" else build(tiny_clip, rank=RANK, init="random")
+    compat.load_lift_checkpoint(expected, checkpoint)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(images), expected(images))
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows["center"]["accuracy"] == results["metrics"]["accuracy"]
+    assert cli.main(["predict", str(tmp_path / "run"), str(tiny_data / "test" / "class0" / "0.jpg")]) == 0
+    assert cli.main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "report.html")]) == 0
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_written(
+    tiny_clip: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = lift_plus("adaptformer")
+    state["image_encoder.blocks.1.attention_gate"] = torch.zeros(1)
+    with pytest.raises(fastlift.UserError, match=r"attention_gate"):
+        compat.as_lift_state({"tuner": state})
+    del state["image_encoder.blocks.1.attention_gate"], state["image_encoder.blocks.1.adaptformer.up.bias"]
+    with pytest.raises(fastlift.UserError, match=r"missing tuner.adaptformer_list.1.up_proj.bias"):
+        compat.load_lift_checkpoint(build(tiny_clip, rank=RANK), {"tuner": state})
+    assert cli.main(["import-lift", str(tmp_path / "nothing.tar"), "--output", str(tmp_path / "run")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
