@@ -6,6 +6,7 @@ Field docstrings are the ``--help`` of the command line.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -51,7 +52,8 @@ class ModelConfig:
     model: str = "shapes-clip"
     """'shapes-clip' (shipped), an open_clip model name, the path of an open_clip JSON, or 'timm:NAME'."""
     pretrained: str | None = None
-    """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors)."""
+    """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors). Default: OpenAI's
+    weights for their architectures; the shipped model's and timm's own; else random, with a warning."""
     tuner: tuple[str, ...] = ("adaptformer",)
     """What learns inside the ViT: adaptformer, adapter, lora, lora_mlp, vpt_shallow, vpt_deep, ssf_attn, ssf_mlp, ssf_ln,
     bias, layernorm, mask, full, none; several may be combined. For CLIP ResNets: full, bias, batchnorm, ssf, none."""
@@ -203,6 +205,8 @@ class Config:
         for name in ("tuner", "text_tuner"):
             if isinstance(settings.get(name), str):
                 settings[name] = (settings[name],)
+        if "model" in settings:  # the weights of another model would not fit
+            settings.setdefault("pretrained", default_weights(str(settings["model"])))
         by_section: dict[str, dict[str, Any]] = {}
         for name, value in settings.items():
             by_section.setdefault(SECTION_OF[one_of("setting", name, SECTION_OF)], {})[name] = value
@@ -214,6 +218,11 @@ class Config:
     def flat(self) -> dict[str, Any]:
         """All settings by flag name."""
         return {name: getattr(getattr(self, section), name) for name, section in SECTION_OF.items()}
+
+
+def default_weights(model: str) -> str | None:
+    """OpenAI's weights for the architectures that OpenAI trained; None (the model's own, or random) for others."""
+    return "openai" if re.fullmatch(r"(RN50|RN101|ViT-B-32|ViT-B-16|ViT-L-14(-336)?)(-quickgelu)?", model) else None
 
 
 def _positive(name: str, value: float) -> None:

@@ -92,6 +92,14 @@ def test_recipes_follow_the_papers() -> None:
     assert recipes.zero_shot().training.epochs == 0
 
 
+def test_weights_follow_the_model() -> None:
+    """Another model than the recipe's must not be paired with the recipe's weights."""
+    assert recipes.lift("imagenet_lt", model="ViT-L-14").model.pretrained == "openai"
+    assert recipes.lift("imagenet_lt", model="shapes-clip").model.pretrained is None
+    assert recipes.lift("imagenet_lt", model="tiny.json", pretrained="tiny.pt").model.pretrained == "tiny.pt"
+    assert config.default_weights("ViT-B-16-SigLIP") is None
+
+
 def test_recipes_take_settings_and_names() -> None:
     assert recipes.build("lift", "shapes_lt", epochs=2).training.epochs == 2
     assert recipes.linear_probe().model.tuner == ("none",)

@@ -38,6 +38,7 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
     early.add_argument("--resume", action="store_true")
     early.add_argument("--recipe", default=recipe)
     early.add_argument("--dataset", default="shapes_lt")
+    early.add_argument("--model")
     try:
         known, _ = early.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])
     except SystemExit:
@@ -48,7 +49,8 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
         return config.load(_config_of(known.output))
     if known.config is not None:
         return config.load(known.config)
-    return recipes.build(known.recipe, known.dataset)
+    chosen = {} if known.model is None else {"model": known.model}  # so that its weights are not another model's
+    return recipes.build(known.recipe, known.dataset, **chosen)
 
 
 def _config_of(folder: Path) -> Path:

@@ -53,10 +53,7 @@ def run(arguments: list[str]) -> int:
 
     names = ("prompt", "image_size", "tte", "tte_crops", "expand", "device", "amp", "eval_batch", "seed")
     settings = {name: getattr(command, name) for name in names} | vars(command.data)
-    if command.model is not None:
-        settings |= {"model": command.model, "pretrained": command.pretrained}
-    elif command.pretrained is not None:
-        settings["pretrained"] = command.pretrained
+    settings |= {name: getattr(command, name) for name in ("model", "pretrained") if getattr(command, name) is not None}
     config = recipes.zero_shot(**settings)
     if command.output is not None:
         metrics = train(config, output=command.output, ui=Terminal()).metrics
