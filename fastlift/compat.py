@@ -119,7 +119,7 @@ def _head_name(name: str) -> str | None:
     if name in plain:
         return plain[name]
     match = re.fullmatch(r"((?:image|text)_adapter)\.(norm|down|up)\.(weight|bias)", name)
-    return match and f"{match[1]}.{_BOTTLENECK[match[2]]}.{match[3]}"
+    return None if match is None else f"{match[1]}.{_BOTTLENECK[match[2]]}.{match[3]}"
 
 
 def _trains_whole_blocks(state: Mapping[str, Tensor], tower: str) -> bool:

@@ -30,17 +30,17 @@ from fastlift.data.views import TrainViews
 INATURALIST_LINES = 437_513
 
 
-def loaders(folder: Path, rounds: int) -> dict[str, Any]:
+def loaders(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """Training views of 224 px by every way, alternated rounds."""
     from rich.console import Console
 
-    found = bench.run(_index(folder, 400), images=400, rounds=rounds)
+    found = bench.run(_index(folder, files), images=files, rounds=rounds)
     Console().print(found.render())
     return found.to_dict()
 
 
-def scan(folder: Path, rounds: int) -> dict[str, Any]:
-    """Header scan of 20,000 files (copies of the pictures), warm: files/s of each round."""
+def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
+    """Header scan of 20,000 files (copies of the pictures), warm: files/s of each round, by the clock and by CPU time."""
     from fastlift.data.index import PathTable
     from fastlift.data.scan import scan_files
 
@@ -50,15 +50,18 @@ def scan(folder: Path, rounds: int) -> dict[str, Any]:
         for i, name in enumerate(names):
             _link_or_copy(pictures[i % len(pictures)], Path(copies) / name)
         paths = PathTable.from_strings(names)
-        speeds = []
+        rounds_s = []
         for _ in range(rounds + 1):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             scan_files(Path(copies), paths, np.arange(len(paths)))
-            speeds.append(len(paths) / (time.perf_counter() - start))
-    return {"files_per_s": speeds[1:]}
+            rounds_s.append((time.perf_counter() - start, time.process_time() - cpu))
+    return {
+        "files_per_s": [len(names) / elapsed for elapsed, _ in rounds_s[1:]],
+        "files_per_cpu_s": [len(names) / cpu for _, cpu in rounds_s[1:]],
+    }
 
 
-def index(folder: Path, rounds: int) -> dict[str, Any]:
+def index(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """Load an index of iNaturalist's length from its cache, in a fresh process: seconds and growth of memory."""
     with tempfile.TemporaryDirectory() as work:
         root = Path(work)
@@ -73,17 +76,17 @@ def index(folder: Path, rounds: int) -> dict[str, Any]:
     return {"lines": INATURALIST_LINES, "rounds": results}
 
 
-def memory(folder: Path, rounds: int) -> dict[str, Any]:
-    """Memory after each of 20 epochs of 1,000 files, for every executor: resident, and held after unused is given back.
+def memory(folder: Path, rounds: int, files: int) -> dict[str, Any]:
+    """Memory after each of 20 epochs of ``files`` pictures, for every executor: resident, and held after unused is given back.
 
     (glibc keeps freed batch buffers, more or fewer of them from epoch to epoch; what is held shows whether anything leaks.)
     """
     give_back = ctypes.CDLL("libc.so.6").malloc_trim
-    files = _index(folder, 1000)
+    pictures = _index(folder, files)
     found: dict[str, Any] = {}
     for executor in ["torchvision", *(["dali"] if dali_installed() else [])]:
         loader = build_loader(
-            files, TrainViews(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), executor=executor, cache_bytes=0
+            pictures, TrainViews(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), executor=executor, cache_bytes=0
         )
         resident, held = [], []
         for epoch in range(20):
@@ -99,7 +102,7 @@ def memory(folder: Path, rounds: int) -> dict[str, Any]:
     return found
 
 
-def pack(folder: Path, rounds: int) -> dict[str, Any]:
+def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """The pictures as files, as a pack, and as a pack of short side 256: bytes, and images/s of both executors."""
     from fastlift.data import pack as packing
     from fastlift.data.catalogue import load_data_set
@@ -164,7 +167,7 @@ def _resident_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-MEASUREMENTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "loaders": loaders,
     "scan": scan,
     "index": index,
@@ -178,6 +181,7 @@ def main() -> None:
     parser.add_argument("measurements", nargs="*", default=list(MEASUREMENTS), metavar="MEASUREMENT")
     parser.add_argument("--images", type=Path, help="folder of JPEGs; drawn ones without it")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--files", type=int, default=1000, help="pictures a round (loaders) or an epoch (memory)")
     parser.add_argument("--output", type=Path, help="JSON file to add the results to")
     flags = parser.parse_args()
     if unknown := set(flags.measurements) - set(MEASUREMENTS):
@@ -189,7 +193,7 @@ def main() -> None:
                 bench._draw(folder / f"{i}.jpg", i)
         for name in flags.measurements:
             begun = os.getloadavg()[0]
-            result = MEASUREMENTS[name](folder, flags.rounds)
+            result = MEASUREMENTS[name](folder, flags.rounds, flags.files)
             result["load_average_before"] = begun
             print(name, json.dumps(result))
             if flags.output:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def adapt(block: nn.Module, adapter: AdaptFormer | Adapter) -> None:
 def restore(block: AdaptedBlock) -> None:
     """Make the block what it was."""
     delattr(block, SLOT)
-    block.__class__ = block.original
+    cast(Any, block).__class__ = block.original
 
 
 class FusedQuickGELU(nn.Module):

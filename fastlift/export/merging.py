@@ -7,7 +7,7 @@ Not linear, so they stay: AdaptFormer, Adapter, prompts, and whatever stands aft
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ def _without_mask(module: Any) -> nn.Module:
     """A masked product as a plain one. Made anew: removing a parametrisation would change the class of the original."""
     if not parametrize.is_parametrized(module) or not isinstance(module, Linear):
         return module
-    if not all(isinstance(part, Scatter) for parts in module.parametrizations.values() for part in parts):
+    lists = cast(nn.ModuleDict, module.parametrizations).values()
+    if not all(isinstance(part, Scatter) for parts in lists for part in cast(nn.ModuleList, parts)):
         return module
     kind = QKV if isinstance(module, QKV) else Linear
     plain = kind(module.in_features, module.out_features, bias=module.bias is not None, device="meta")

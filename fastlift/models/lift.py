@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +15,9 @@ from fastlift.errors import UserError
 from fastlift.models import backbones, classifiers, tuners
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.resnet import ResNet
-from fastlift.models.text import Progress, prompts_for, text_features
-from fastlift.models.text_classifier import Projections, TextClassifier
-from fastlift.models.text_tower import (
-    CoopPosition,
-    TextTransformer,
-    causal_projection,
-    random_context,
-    worded_context,
-)
+from fastlift.models.text import Progress, text_features
+from fastlift.models.text_head import CoopInit, TextSide, build_text_head, check_text_tuners
+from fastlift.models.text_tower import CoopPosition
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
 
@@ -31,9 +25,6 @@ HeadName = Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"]
 InitName = Literal["text", "random"]
 # Starts that need images of the training set: ``fastlift.starts`` makes them, ``init`` takes them as a tensor.
 IMAGE_STARTS = ("class_mean", "class_mean_1", "class_mean_10", "class_mean_100", "linear_probe")
-CoopInit = Literal["random", "prompt"]
-# What learns beside the image tower with the classifier ``text``, apart from tuners inside the text tower.
-JOINT_TUNERS = ("coop", "clip_adapter", "projection")
 
 
 @dataclass(frozen=True)
@@ -182,7 +173,7 @@ def create_model(
     text_names = [text_tuner] if isinstance(text_tuner, str) else list(text_tuner)
     _check_init(init)
     tuners.check_names(tuner_names)
-    _check_text_tuners(text_names, classifier)
+    check_text_tuners(text_names, classifier)
     generator = torch.Generator().manual_seed(seed)
     backbone = backbones.load(name, pretrained, image_size)
     fingerprint = weights_fingerprint(backbone.vit.named_parameters())
@@ -204,11 +195,9 @@ def create_model(
             raise UserError("the zero_shot classifier does not train: it goes with tuner='none' alone")
         head = zero_shot_head(backbone, names, prompt, progress)
     elif classifier == "text":
-        coop = _Coop(coop_length, coop_position, coop_init) if "coop" in text_names else None
-        adapters = clip_adapter_rank if "clip_adapter" in text_names else None
-        reading = _text_head(backbone, names, prompt, coop, "projection" in text_names, adapters, generator)
-        parameters |= _tune_text(reading.text, text_names, settings)
-        head = reading
+        side = TextSide(tuple(text_names), prompt, coop_length, coop_position, coop_init, clip_adapter_rank)
+        head, inside = build_text_head(backbone, names, side, settings)
+        parameters |= inside
     else:
         own = classifiers.build(classifier, backbone.vit.width, len(names), scale=scale, generator=generator)
         if isinstance(init, Tensor):
@@ -216,12 +205,12 @@ def create_model(
         elif init == "text":
             own.set_weight(text_start(backbone, names, prompt, progress))
         head = own
-    side = _square(backbone.vit.image_size)
+    pixels = _square(backbone.vit.image_size)
     return LiftModel(
         backbone.vit,
         head,
         class_names=names,
-        preprocessing=Preprocessing(side, backbone.mean, backbone.std),
+        preprocessing=Preprocessing(pixels, backbone.mean, backbone.std),
         tuner_parameters=parameters,
         tuner_settings=settings,
         backbone_fingerprint=fingerprint,
@@ -237,78 +226,6 @@ def _check_init(init: InitName | Tensor) -> None:
             "fastlift.starts makes from features"
         )
     one_of("init", init, [*InitName.__args__, *IMAGE_STARTS])  # type: ignore[attr-defined]
-
-
-def _check_text_tuners(names: list[str], classifier: str) -> None:
-    if names == ["none"]:
-        return
-    if classifier != "text":
-        raise UserError("text_tuner acts on class features that are made in every step: use it with classifier='text'")
-    for name in names:
-        one_of("text_tuner", name, [*JOINT_TUNERS, *tuners.TUNERS])
-    if not names or len(set(names)) < len(names) or "none" in names:
-        raise UserError(f"text_tuner: expected one or several different ones, got {', '.join(names) or 'nothing'}")
-    inside = [name for name in names if name not in JOINT_TUNERS]
-    if inside:
-        tuners.check_names(inside)
-
-
-@dataclass(frozen=True)
-class _Coop:
-    length: int
-    position: CoopPosition
-    init: CoopInit
-
-
-def _text_head(
-    backbone: backbones.Backbone,
-    names: list[str],
-    prompt: str,
-    coop: _Coop | None,
-    tune_projections: bool,
-    adapters: int | None,
-    generator: torch.Generator,
-) -> TextClassifier:
-    """CLIP's own classifier with its text tower in the graph."""
-    tower = backbone.text
-    if tower is None:
-        raise UserError("this model has no text tower: the classifier 'text' needs one")
-    given = prompts_for(["{}"], prompt)
-    if len(given[0]) != 1 or "{}" not in given[0][0]:
-        raise UserError(f"prompt {prompt!r}: the classifier 'text' takes one template, not several prompts a class")
-    template, context = given[0][0], None
-    if coop is not None:
-        if coop.length < 1:
-            raise UserError(f"coop_length: expected 1 or more, got {coop.length}")
-        one_of("coop_position", coop.position, CoopPosition.__args__)  # type: ignore[attr-defined]
-        one_of("coop_init", coop.init, CoopInit.__args__)  # type: ignore[attr-defined]
-        is_random = coop.init == "random"
-        context = random_context(coop.length, coop.position) if is_random else worded_context(tower, template)
-        template = context.template
-    text = TextTransformer(tower, [texts[0] for texts in prompts_for(names, template)], context)
-    if coop is not None and context is not None:
-        if coop.init == "random":
-            text.start_context(context.length, generator)
-        else:
-            text.start_context_from_words()
-    joint = Projections(backbone.projection, causal_projection(tower))
-    return TextClassifier(
-        text,
-        joint,
-        backbone.logit_scale,
-        tune_projections=tune_projections,
-        adapters=adapters,
-        generator=generator,
-    )
-
-
-def _tune_text(text: TextTransformer, names: list[str], settings: tuners.TunerSettings) -> dict[str, nn.Parameter]:
-    """Tuners inside the text tower, in all of its blocks, with the image side's sizes; names begin with ``text.``."""
-    inside = [name for name in names if name not in JOINT_TUNERS and name != "none"]
-    if not inside:
-        return {}
-    everywhere = replace(settings, layers=tuple(range(text.depth)))
-    return {f"text.{name}": parameter for name, parameter in tuners.attach(text, inside, everywhere).items()}
 
 
 def _square(size: tuple[int, int]) -> int:

@@ -1,0 +1,119 @@
+"""The classifier ``text`` from settings: prompts, CoOp's context, CLIP-Adapters, projections, tuners in the text tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+
+from fastlift.errors import UserError
+from fastlift.models import tuners
+from fastlift.models.backbones import Backbone
+from fastlift.models.text import TextTower, prompts_for
+from fastlift.models.text_classifier import Projections, TextClassifier
+from fastlift.models.text_tower import (
+    Context,
+    CoopPosition,
+    TextTransformer,
+    causal_projection,
+    random_context,
+    worded_context,
+)
+from fastlift.naming import one_of
+
+CoopInit = Literal["random", "prompt"]
+# What learns beside the image tower, apart from tuners inside the text tower.
+JOINT_TUNERS = ("coop", "clip_adapter", "projection")
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """What ``create_model`` was asked for on the text side; its arguments have the same names."""
+
+    tuners: tuple[str, ...]
+    prompt: str
+    coop_length: int
+    coop_position: CoopPosition
+    coop_init: CoopInit
+    clip_adapter_rank: int
+
+
+def check_text_tuners(names: Sequence[str], classifier: str) -> None:
+    """Known names that have a meaning together and with the classifier.
+
+    Raises:
+        UserError: an unknown one, one named twice, two that conflict, or a classifier that reads no text.
+    """
+    if list(names) == ["none"]:
+        return
+    if classifier != "text":
+        raise UserError("text_tuner acts on class features that are made in every step: use it with classifier='text'")
+    for name in names:
+        one_of("text_tuner", name, [*JOINT_TUNERS, *tuners.TUNERS])
+    if not names or len(set(names)) < len(names) or "none" in names:
+        raise UserError(f"text_tuner: expected one or several different ones, got {', '.join(names) or 'nothing'}")
+    inside = _inside(names)
+    if inside:
+        tuners.check_names(inside)
+
+
+def build_text_head(
+    backbone: Backbone, class_names: Sequence[str], side: TextSide, settings: tuners.TunerSettings
+) -> tuple[TextClassifier, dict[str, nn.Parameter]]:
+    """CLIP's own classifier with its text tower in the graph.
+
+    Tuners inside the tower act in all of its blocks, with the image side's sizes.
+
+    Returns:
+        the classifier, and what trains inside its text tower, under names that begin with ``text.``.
+
+    Raises:
+        UserError: no text tower, or one that can only stay frozen; prompts that are not one template.
+    """
+    tower = backbone.text
+    if tower is None:
+        raise UserError("this model has no text tower: the classifier 'text' needs one")
+    template, context = _template(side.prompt), None
+    if "coop" in side.tuners:
+        context = _context(tower, template, side)
+        template = context.template
+    text = TextTransformer(tower, [prompts[0] for prompts in prompts_for(class_names, template)], context)
+    if context is not None and side.coop_init == "random":
+        text.start_context(context.length, settings.generator)
+    elif context is not None:
+        text.start_context_from_words()
+    head = TextClassifier(
+        text,
+        Projections(backbone.projection, causal_projection(tower)),
+        backbone.logit_scale,
+        tune_projections="projection" in side.tuners,
+        adapters=side.clip_adapter_rank if "clip_adapter" in side.tuners else None,
+        generator=settings.generator,
+    )
+    inside = _inside(side.tuners)
+    everywhere = replace(settings, layers=tuple(range(text.depth)))
+    trained = tuners.attach(text, inside, everywhere) if inside else {}
+    return head, {f"text.{name}": parameter for name, parameter in trained.items()}
+
+
+def _inside(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in JOINT_TUNERS and name != "none"]
+
+
+def _template(prompt: str) -> str:
+    given = prompts_for(["{}"], prompt)[0]
+    if len(given) != 1 or "{}" not in given[0]:
+        raise UserError(f"prompt {prompt!r}: the classifier 'text' takes one template, not several prompts a class")
+    return given[0]
+
+
+def _context(tower: TextTower, template: str, side: TextSide) -> Context:
+    if side.coop_length < 1:
+        raise UserError(f"coop_length: expected 1 or more, got {side.coop_length}")
+    one_of("coop_position", side.coop_position, CoopPosition.__args__)  # type: ignore[attr-defined]
+    one_of("coop_init", side.coop_init, CoopInit.__args__)  # type: ignore[attr-defined]
+    if side.coop_init == "prompt":
+        return worded_context(tower, template)
+    return random_context(side.coop_length, side.coop_position)

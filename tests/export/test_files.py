@@ -1,0 +1,119 @@
+"""Exported files: read in a process without fastlift, equal to the model, described well enough to prepare images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from export.test_serving import trained_model
+from fixtures import CLASS_NAMES
+
+import fastlift
+from fastlift.commands import export as command
+from fastlift.export import export_model
+from fastlift.export import files as export_files
+from fastlift.prediction import index_pictures, predict
+
+# Serves a picture from the file and its description alone; an import of fastlift in any form is an error.
+SERVE = """
+import json, sys
+class Never:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("fastlift", "fastlift_kernels", "kernels", "open_clip", "timm"):
+            raise ImportError("not here: " + name)
+sys.meta_path.insert(0, Never())
+import numpy as np
+from PIL import Image
+described = json.load(open(sys.argv[1]))
+p = described["preprocessing"]
+picture = Image.open(sys.argv[3]).convert("RGB")
+short = min(picture.size)
+width, height = (side * p["short_side"] // short for side in picture.size)
+pixels = np.asarray(picture.resize((width, height), Image.BICUBIC))
+size = p["size"]
+crops = []
+for left, top in p["crops"]:
+    x, y = (eval(edge, {"width": width, "height": height, "size": size, "round": round}) for edge in (left, top))
+    crops.append(pixels[y:y + size, x:x + size])
+images = (np.stack(crops) / 255 - np.array(p["mean"])) / np.array(p["std"])
+images = images.transpose(0, 3, 1, 2).astype(np.float32)
+images = images[None] if len(crops) > 1 else images
+if described["kind"] == "onnx":
+    import onnxruntime
+    session = onnxruntime.InferenceSession(sys.argv[2], providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {"images": images})[0][0]
+else:
+    import torch
+    logits = torch.export.load(sys.argv[2]).module()(torch.from_numpy(images))[0].detach().numpy()
+assert not [name for name in sys.modules if name.startswith("fastlift")]
+np.savez(sys.argv[4], images=images, logits=logits)
+"""
+
+
+@pytest.mark.parametrize(
+    ("format", "ensembling", "tuner"),
+    [
+        ("onnx", "fivecrop", ("adaptformer", "ssf_ln")),
+        ("pt2", "none", "mask"),
+    ],
+)
+def test_served_without_fastlift(
+    tiny_clip: tuple[Path, Path], tiny_data: Path, tmp_path: Path, format: Any, ensembling: Any, tuner: Any
+) -> None:
+    for package in ("onnxscript", "onnxruntime") if format == "onnx" else ():
+        pytest.importorskip(package)
+    model = trained_model(tiny_clip, tuner)
+    done = export_model(model, tmp_path / f"model.{format}", format=format, ensembling=ensembling)
+    assert done.difference <= 1e-4
+    picture, out = tiny_data / "test" / "class1" / "0.jpg", tmp_path / "out.npz"
+    arguments = [str(path) for path in (done.description, done.model, picture, out)]
+    served = subprocess.run([sys.executable, "-c", SERVE, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert served.returncode == 0, served.stderr
+    found = np.load(out)
+    images = torch.from_numpy(found["images"])
+    wanted = model(images) if ensembling == "none" else model(images[0]).mean(dim=0, keepdim=True)
+    np.testing.assert_allclose(found["logits"], wanted[0].detach().numpy(), rtol=0, atol=1e-4)
+    # and the description leads to the views that fastlift itself looks at, but for the decoder's rounding
+    index, _ = index_pictures([picture])
+    best = next(predict(model, [picture], index, top=len(CLASS_NAMES), ensembling=ensembling))
+    ours = dict(zip(best.names, best.probabilities, strict=True))
+    probabilities = torch.from_numpy(found["logits"]).softmax(0).tolist()
+    described = json.loads(done.description.read_text())
+    assert described["classes"] == list(model.class_names)
+    for name, probability in zip(described["classes"], probabilities, strict=True):
+        assert abs(ours[name] - probability) < 0.02
+
+
+def test_command(tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    model = trained_model(tiny_clip, "adaptformer")
+    monkeypatch.setattr("fastlift.training.load_run", lambda folder, checkpoint: model)
+    assert command.run([str(tmp_path), "--format", "pt2", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert Path(printed["model"]) == tmp_path / "export" / "pt2" / "model.pt2"
+    assert json.loads(Path(printed["description"]).read_text())["input"]["shape"] == ["batch", 3, 32, 32]
+    with pytest.raises(fastlift.UserError, match="exist already; use --overwrite"):
+        command.run([str(tmp_path), "--format", "pt2"])
+
+
+def test_missing_packages_are_named(
+    tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        fastlift.UserError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'fastlift\[onnx\]'"
+    ):
+        export_model(trained_model(tiny_clip, "none"), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_computes_something_else_is_not_left(
+    tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_files, "_read_pt2", lambda path: lambda images: torch.zeros(len(images), 6))
+    with pytest.raises(fastlift.UserError, match="other logits than the model"):
+        export_model(trained_model(tiny_clip, "none"), tmp_path / "model.pt2", format="pt2")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,110 @@
+"""The papers' sweeps: what a table trains, that trainings are shared and kept, and that no number is invented."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastlift
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not installed
+from benchmarks.paper import __main__ as command
+from benchmarks.paper import sweep, tables
+
+Files = tuple[Path, Path]
+
+
+@pytest.mark.parametrize("name", tables.NAMES)
+def test_every_cell_is_a_valid_config(name: str) -> None:
+    found = tables.table(name)
+    titles = [cell.title for cell in found.cells]
+    assert len(set(titles)) == len(titles)
+    configs = [sweep.cell_config(cell, "places_lt", {}).override(**cell.testing) for cell in found.cells]
+    assert len({json.dumps(fastlift.config.to_dict(config), sort_keys=True) for config in configs}) == len(configs)
+
+
+@pytest.mark.parametrize("name", [n for n in tables.NAMES if n.startswith(("table", "figure11")) and n != "table14"])
+def test_one_cell_is_the_papers_method(name: str) -> None:
+    """Its settings are those of the recipe, tested with five crops, and its number is the paper's on the paper's data."""
+    [cell] = [cell for cell in tables.table(name).cells if cell.is_lift]
+    config = sweep.cell_config(cell, "imagenet_lt", {})
+    assert config == fastlift.recipes.lift("imagenet_lt")
+    assert cell.testing["tte"] == "fivecrop"
+    assert cell.testing.get("expand", 24) == 24
+    assert tables.paper_accuracy(cell, "imagenet_lt", config.model.model) == 78.3
+    assert tables.paper_accuracy(cell, "shapes_lt", "shapes-clip") is None
+    assert tables.paper_accuracy(cell, "imagenet_lt", "ViT-L-14-quickgelu") is None
+    others = [other for other in tables.table(name).cells if other is not cell]
+    assert all(tables.paper_accuracy(other, "imagenet_lt", config.model.model) is None for other in others)
+
+
+def test_a_sweep_goes_on_where_it_was(
+    tiny_clip: Files,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two tables share a training; a second call trains nothing; a training that was cut short is resumed."""
+    cells = (
+        tables.Cell("centre"),
+        tables.Cell("five", testing={"tte": "fivecrop"}),
+        tables.Cell("CE", settings={"loss": "CE"}),
+    )
+    monkeypatch.setattr(command, "table", lambda name: tables.Table(name, "LIFT", cells))
+    calls: list[dict[str, Any]] = []
+    train = sweep.train
+    monkeypatch.setattr(sweep, "train", lambda config, **rest: (calls.append(rest), train(config, **rest))[1])
+    lists = {"train_list": tiny_data / "train.txt", "test_list": tiny_data / "test.txt"}
+    paths = lists | {"class_names": tiny_data / "class_names.txt", "data_root": tiny_data}
+    settings = paths | {
+        "model": tiny_clip[0],
+        "pretrained": tiny_clip[1],
+        "epochs": 2,
+        "batch_size": 8,
+        "device": "cpu",
+    }
+    flags = [
+        "--dataset",
+        "list",
+        "--folder",
+        str(tmp_path),
+        "--set",
+        *(f"{key}={value}" for key, value in settings.items()),
+    ]
+    assert command.main(["table5", "table16", *flags]) == 0
+    assert len(calls) == 2
+    first = capsys.readouterr().out
+    rows = json.loads((tmp_path / "tables" / "table5.json").read_text())["rows"]
+    assert [row["title"] for row in rows] == ["centre", "five", "CE"]
+    assert rows[0]["figures"] != rows[1]["figures"]
+    assert all(row["paper"] is None for row in rows)
+    assert first.count("| centre |") == 2
+
+    assert command.main(["table5", "table16", *flags]) == 0
+    assert len(calls) == 2
+    assert capsys.readouterr().out == first
+
+    [cell] = [
+        path
+        for path in (tmp_path / "cells").iterdir()
+        if json.loads(path.read_text())["config"]["training"]["loss"] == "CE"
+    ]
+    run = tmp_path / "runs" / json.loads(cell.read_text())["run"]
+    before = cell.read_text()
+    cell.unlink()
+    (run / "results.json").unlink()
+    (run / "checkpoints" / "epoch-002.safetensors").unlink()
+    assert command.main(["table5", *flags]) == 0
+    assert [call["resume"] for call in calls] == [False, False, True]
+    again, wanted = json.loads(cell.read_text()), json.loads(before)
+    assert again["figures"] == wanted["figures"]
+
+
+def test_settings_are_names_and_values() -> None:
+    with pytest.raises(fastlift.UserError, match="NAME=VALUE"):
+        command.main(["table5", "--set", "epochs"])
+    with pytest.raises(SystemExit):
+        command.main(["table99"])
