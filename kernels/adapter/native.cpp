@@ -384,13 +384,13 @@ struct Backward {
       }
     }
     for (int64_t d = begin; d < end; ++d) {
-      float dot = 0.0f;
+      double dot = 0.0; // d_scale is one number out of terms that cancel
       for (int64_t j = 0; j < r; ++j) {
         const float value = sums.hidden_residual[j * D + d];
         a.d_up_weight[d * r + j] = s * value;
-        dot += value * a.up_weight[d * r + j];
+        dot += (double)value * a.up_weight[d * r + j];
       }
-      scale_sum += (double)dot;
+      scale_sum += dot;
     }
     d_scale[index] = scale_sum;
     if (index == 0) memcpy(a.d_down_bias, sums.pre, (size_t)r * 4);

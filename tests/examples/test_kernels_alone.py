@@ -8,17 +8,19 @@ from pathlib import Path
 README = Path(__file__).resolve().parents[2] / "kernels" / "README.md"
 
 # Whatever fastlift depends on beside torch is hidden; so are NumPy (which torch can do without) and fastlift itself.
+# Every finder is asked through a filter, so that a hidden package is absent to ``find_spec`` too, as if not installed.
 HIDE = """
 import sys
 HIDDEN = {
     "fastlift", "open_clip", "timm", "nvidia", "torchvision", "safetensors", "PIL", "tyro", "rich", "sklearn",
     "torchmetrics", "matplotlib", "jinja2", "tensorboard", "transformers", "numpy", "huggingface_hub",
 }
-class Hidden:
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Hidden())
+        return None if name.split(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
 
 OPS = """

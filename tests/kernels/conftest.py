@@ -143,7 +143,8 @@ def assert_within_budget(run: Run, case: Case, impl: str | None, factor: float =
         assert fused[name].dtype == eager[name].dtype, name
         size, floor = truth.abs().max().clamp_min(1e-30), FLOOR
         if name == "d_scale":  # one number out of terms that cancel: measured against their root sum of squares
-            size, floor = _terms_of_d_scale(case, exact).norm(), torch.finfo(case.gradients[0].dtype).eps
+            size = _terms_of_d_scale(case, exact).norm()
+            floor = max(FLOOR, torch.finfo(case.gradients[0].dtype).eps)
         error = ((fused[name].double() - truth).abs().max() / size).item()
         allowed = ((eager[name].double() - truth).abs().max() / size).item() * factor + floor
         assert error <= allowed, f"{name}: error {error:.2e} against {allowed:.2e} allowed"
