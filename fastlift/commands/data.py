@@ -1,4 +1,4 @@
-"""``fastlift data check|stats|pack``."""
+"""``fastlift data prepare|check|stats|pack``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fastlift.commands.parsing import parse
 from fastlift.naming import one_of
 
 ACTIONS = {
+    "prepare": "tell step by step what a set needs and what of it is there; check it and write its index",
     "check": "look for everything that is wrong: lists, counts, missing and unreadable files",
     "stats": "classes, groups, image sizes, and the tail as a picture",
     "pack": "copy a set into tar shards, which read faster from disks that seek and from network shares",
@@ -35,6 +36,26 @@ class Source:
     """List file of the test split."""
     class_names: Path | None = None
     """Class-name file for '--dataset list': lines of 'folder name', in the order of the labels."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Tell step by step what a data set needs, what of it is there, and where to get the rest; CIFAR downloads and shapes are
+    drawn. Once all is there, it is checked and its index written. Exit code 1 while something is missing.
+    """
+
+    name: tyro.conf.Positional[str]
+    """Data set by name."""
+    data_root: Path | None = None
+    """Folder with the images."""
+    train_list: Path | None = None
+    """List file of the training split, where it is not in the data root."""
+    test_list: Path | None = None
+    """List file of the test split, likewise."""
+    class_names: Path | None = None
+    """Class-name file, likewise."""
+    json: bool = False
+    """Print as JSON."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +97,7 @@ def usage() -> str:
     """The text of ``fastlift data --help``."""
     from fastlift.data.catalogue import names
 
-    listed = "\n".join(f"  {name:<6} {what}" for name, what in ACTIONS.items())
+    listed = "\n".join(f"  {name:<7} {what}" for name, what in ACTIONS.items())
     return (
         f"usage: fastlift data ACTION [options]     fastlift data ACTION --help tells all options\n\nactions:\n{listed}\n\n"
         f"data sets: {', '.join(names())}\n"
@@ -90,7 +111,23 @@ def run(arguments: list[str]) -> int:
         print(usage())
         return 0
     action = one_of("action", arguments[0], ACTIONS)
-    return {"check": _check, "stats": _stats, "pack": _pack}[action](arguments[1:])
+    return {"prepare": _prepare, "check": _check, "stats": _stats, "pack": _pack}[action](arguments[1:])
+
+
+def _prepare(arguments: list[str]) -> int:
+    command = parse(Prepare, arguments, "data prepare")
+    from fastlift.data.prepare import prepare
+
+    found = prepare(
+        command.name,
+        data_root=command.data_root,
+        train_list=command.train_list,
+        test_list=command.test_list,
+        class_names=command.class_names,
+        progress=_progress(),
+    )
+    _show(found, command.json)
+    return 0 if found.ready else 1
 
 
 def _check(arguments: list[str]) -> int:

@@ -41,10 +41,11 @@ class PrepareResult:
         from rich.text import Text
 
         text = Text()
-        for step in self.steps:
+        for number, step in enumerate(self.steps):
+            text.append("\n" if number else "")
             text.append("done     " if step.done else "missing  ", style="green" if step.done else "red")
-            text.append(f"{step.title}: {step.detail}\n")
-        return text.append(self.hint)
+            text.append(f"{step.title}: {step.detail}")
+        return text.append(f"\n{self.hint}" if self.hint else "")
 
 
 def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> PrepareResult:
@@ -75,8 +76,9 @@ def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list
 
     def index() -> str:
         data = load_data_set(name, progress=progress, **options)
+        known = ", counts as published" if name in PUBLISHED else ""
         train, test = f"{len(data.train):,} training", f"{len(data.test):,} test images"
-        return f"{train} and {test} of {len(data.class_names):,} classes, all headers read, counts as known"
+        return f"{train} and {test} of {len(data.class_names):,} classes, all headers read{known}"
 
     if name not in PUBLISHED:
         titles = {DEFAULT: "pictures drawn, index", "list": "lists and images, index", "folder": "class folders, index"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fastlift import cli
 from fastlift.data.prepare import prepare
 from fastlift.errors import UserError
 
@@ -54,3 +55,20 @@ def test_a_ready_set(pictures: Any) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(UserError, match="imagenet_lt"):
         prepare("imagenet")
+
+
+def test_the_command(pictures: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0 for a set that is ready, 1 while something is missing, 2 for a name that is none."""
+    pictures.fill()
+    root = pictures.root.parent
+    flags = ["--train-list", str(root / "train.txt"), "--test-list", str(root / "train.txt")]
+    flags += ["--data-root", str(pictures.root), "--class-names", str(root / "names.txt"), "--json"]
+    pictures.load()
+    assert cli.main(["data", "prepare", "list", *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["ready"]
+    assert cli.main(["data", "prepare", "imagenet_lt", "--data-root", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "missing  image folders: no folder train and val" in shown.replace("\n", " ")
+    assert "image-net.org" in shown
+    assert cli.main(["data", "prepare", "imagenet"]) == 2
+    assert "Did you mean imagenet_lt" in capsys.readouterr().err
