@@ -15,6 +15,7 @@ from fastlift.errors import UserError
 from fastlift.naming import one_of
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
+Taxon = Literal["species", "genus", "family", "order", "class", "phylum", "kingdom"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class DataConfig:
     """List file of the test split."""
     class_names: Path | None = None
     """Class-name file for '--dataset list': lines of 'folder name', in the order of the labels."""
+    taxon: Taxon = "species"
+    """What the classes of iNaturalist are: its species, or their groups at a higher rank."""
+    group_boundaries: tuple[int, int] = (20, 100)
+    """Classes with fewer training images than the first number are 'few', with more than the second 'many'."""
     augmentation: Literal["random_resized_crop", "minimalist"] = "random_resized_crop"
     """Training views: LIFT's random resized crop with flip, or LIFT+'s square crop whose least area grows."""
     schedule: Schedule = "convex"
@@ -185,6 +190,11 @@ class Config:
             raise UserError("epochs, lr and weight_decay must not be negative, and momentum lies in [0, 1)")
         if training.micro_batch is not None and training.batch_size % training.micro_batch:
             raise UserError(f"micro_batch: {training.micro_batch} does not divide the batch size {training.batch_size}")
+        boundaries = self.data.group_boundaries
+        if len(boundaries) != 2 or not 0 <= boundaries[0] <= boundaries[1]:
+            raise UserError(
+                f"group_boundaries: expected two numbers of images that do not fall, got {list(boundaries)}"
+            )
         if not 0 < self.data.min_scale <= 1:
             raise UserError(f"min_scale: expected a share of the area in (0, 1], got {self.data.min_scale}")
         if model.init not in ("text", "random") and model.classifier in ("text", "zero_shot"):

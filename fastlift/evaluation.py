@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastlift.config import Config
+from fastlift.data.inaturalist import Rank
 from fastlift.data.index import BadImage, ImageIndex
 from fastlift.data.loader import build_loader
 from fastlift.data.views import EvalViews
@@ -64,6 +66,13 @@ def mean_logits(model: LiftModel, images: Tensor) -> Tensor:
     return model(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(dim=1)
 
 
+def group_logits(logits: Tensor, of_class: Tensor, groups: int) -> Tensor:
+    """Log-probabilities [B, G] of groups of classes, from logits [B, C] and the group of each class [C]."""
+    probabilities = logits.float().softmax(dim=1)
+    sums = probabilities.new_zeros(len(logits), groups).index_add_(1, of_class, probabilities)
+    return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
+
+
 @torch.inference_mode()
 def evaluate(
     model: LiftModel,
@@ -72,6 +81,7 @@ def evaluate(
     config: Config,
     *,
     ensembling: Ensembling | None = None,
+    rank: Rank | None = None,
     world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
@@ -81,9 +91,10 @@ def evaluate(
     Args:
         model: on its device.
         index: the split.
-        group_counts: training images of each class, which define many, medium and few.
+        group_counts: training images of each class, which define many, medium and few at the config's boundaries.
         config: for the loader's settings and, unless given, the ensembling.
         ensembling: mean logits over one, five, ten or several random crops.
+        rank: grade groups of the classes instead; a group's probability is the sum of its classes'.
         world: processes that share the work; all get the same metrics.
         on_progress: called with (images done, images in all) of this process.
     """
@@ -108,19 +119,27 @@ def evaluate(
         bad_images=config.data.bad_images,
         on_bad=on_bad,
     )
-    tally = ClassificationTally(len(model.class_names), device)
+    groups = None if rank is None else torch.from_numpy(rank.of_class).to(device)
+    classes = len(model.class_names) if rank is None else len(rank.names)
+    if rank is not None:
+        group_counts = np.bincount(rank.of_class, weights=group_counts, minlength=classes).astype(np.int64).tolist()
+    tally = ClassificationTally(classes, device)
     start, done, mine = time.perf_counter(), 0, -(-len(index) // world.size)
     try:
         for images, labels, _ in loader.epoch(0):
-            tally.update(mean_logits(model, images), labels)
+            logits = mean_logits(model, images)
+            if groups is None:
+                tally.update(logits, labels)
+            else:
+                tally.update(group_logits(logits, groups, classes), groups[labels])
             done += len(labels)
             if on_progress is not None:
                 on_progress(done, mine)
     finally:
         loader.close()
     if world.size > 1:
-        merged = ClassificationTally(len(model.class_names), device)
+        merged = ClassificationTally(classes, device)
         merged.merge(total({name: tensor.clone() for name, tensor in tally.state().items()}, world))
         tally = merged
-    metrics = tally.compute(list(group_counts))
+    metrics = tally.compute(list(group_counts), config.data.group_boundaries)
     return Evaluation(metrics, time.perf_counter() - start)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from fastlift import runs
 from fastlift.config import Config, load
+from fastlift.data.catalogue import rank_at
+from fastlift.data.inaturalist import Rank
 from fastlift.data.index import BadImage, ImageIndex
 from fastlift.environment import resolve_amp, resolve_device
 from fastlift.errors import UserError
@@ -33,7 +35,8 @@ def grade_run(
         folder: the run.
         checkpoints: names such as ``epoch-003``; none for the last one.
         split: which split to grade.
-        settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...
+        settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
+            ``taxon`` grades a run on iNaturalist's species at a higher rank.
 
     Returns:
         metrics by a name that says the crops, and checkpoint and split where they are not the usual ones.
@@ -42,8 +45,9 @@ def grade_run(
         UserError: no such run or checkpoint, or data that changed since the training.
     """
     told, run = ui or Quiet(), runs.open_run(Path(folder))
-    config = load(run.config).override(**settings or {})
-    data = load_data(config, told)
+    trained, config = load(run.config), load(run.config).override(**settings or {})
+    data = load_data(config.override(taxon=trained.data.taxon), told)
+    rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
     _check_same_classes(run, data.class_names)
     rows: dict[str, dict[str, Any]] = {}
@@ -52,8 +56,11 @@ def grade_run(
         name = ensembling_name(config)
         name += f"@{checkpoint}" if checkpoint is not None else ""
         name += " (train)" if split == "train" else ""
+        name += f" ({config.data.taxon})" if rank is not None else ""
+        if config.data.group_boundaries != trained.data.group_boundaries:
+            name += " (groups at {}, {})".format(*config.data.group_boundaries)
         told.say(f"{name}: {len(index):,} images")
-        rows[name] = grade(model, index, data.group_counts.tolist(), config, told).metrics.to_dict()
+        rows[name] = grade(model, index, data.group_counts.tolist(), config, told, rank).metrics.to_dict()
     if run.has_ended():
         results = json.loads(run.results.read_text(encoding="utf-8"))
         results["evaluations"] = results.get("evaluations", {}) | rows
@@ -61,8 +68,10 @@ def grade_run(
     return rows
 
 
-def grade(model: LiftModel, index: ImageIndex, group_counts: list[int], config: Config, ui: Ui) -> Evaluation:
-    """Evaluate a model on the device and in the dtype of a config, with a bar."""
+def grade(
+    model: LiftModel, index: ImageIndex, group_counts: list[int], config: Config, ui: Ui, rank: Rank | None = None
+) -> Evaluation:
+    """Evaluate a model on the device and in the dtype of a config, with a bar; at a rank above its classes, if given."""
     device = resolve_device(config.run.device)
     model = model.to(device)
     model.set_compute_dtype(resolve_amp(config.run.amp, device))
@@ -72,7 +81,13 @@ def grade(model: LiftModel, index: ImageIndex, group_counts: list[int], config: 
 
     with ui.bar("evaluating", len(index)) as bar:
         return evaluate(
-            model, index, group_counts, config, on_progress=lambda done, total: bar.update(done), on_bad=on_bad
+            model,
+            index,
+            group_counts,
+            config,
+            rank=rank,
+            on_progress=lambda done, total: bar.update(done),
+            on_bad=on_bad,
         )
 
 

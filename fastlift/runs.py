@@ -32,6 +32,7 @@ OPERATIONAL = {
     "tte",
     "tte_crops",
     "expand",
+    "group_boundaries",
     "data_root",
 }
 

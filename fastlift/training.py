@@ -109,7 +109,7 @@ def _train(
     if config.model.init in IMAGE_STARTS and start is None and not (resume and run.last_checkpoint()):
         _start_from_images(config, data, model, world, bad, ui)
     if world.is_main:
-        write_json(run.data, describe_data(data))
+        write_json(run.data, describe_data(data, config))
         _announce(config, data, model, device, dtype, ui)
         if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
             place = checkpoints.at_start(data.train.fingerprint, model.backbone_fingerprint)
@@ -184,6 +184,7 @@ def load_data(config: Config, ui: Ui) -> DataSet:
         train_list=data.train_list,
         test_list=data.test_list,
         class_names=data.class_names,
+        taxon=data.taxon,
         bad_images=data.bad_images,
         progress=progress,
     )
@@ -307,7 +308,7 @@ def _evaluate(config: Config, data: DataSet, model: LiftModel, world: World, bad
         )
 
 
-def describe_data(data: DataSet) -> dict[str, Any]:
+def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
     """What ``data.json`` holds of a data set."""
     return {
         "name": data.name,
@@ -317,6 +318,7 @@ def describe_data(data: DataSet) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "class_counts": data.train.class_counts().tolist(),
         "group_counts": data.group_counts.tolist(),
+        "group_boundaries": list(config.data.group_boundaries),
         "fingerprints": {"train": data.train.fingerprint, "test": data.test.fingerprint},
     }
 
@@ -368,7 +370,7 @@ def _results(
     return {
         "recipe": config.recipe,
         "model": _describe_model(config, model),
-        "data": describe_data(data),
+        "data": describe_data(data, config),
         "metrics": metrics,
         "evaluations": {name: metrics},
         "timing": timing,

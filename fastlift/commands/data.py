@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from fastlift.commands.parsing import parse
+from fastlift.config import Taxon
 from fastlift.naming import one_of
 
 ACTIONS = {
@@ -76,6 +77,10 @@ class Stats:
     """A data set in numbers: classes, groups, image sizes, and the tail as a picture."""
 
     source: Source = field(default_factory=Source)
+    taxon: Taxon = "species"
+    """What the classes of iNaturalist are: its species, or their groups at a higher rank."""
+    group_boundaries: tuple[int, int] = (20, 100)
+    """Classes with fewer training images than the first number are 'few', with more than the second 'many'."""
     json: bool = False
     """Print as JSON."""
 
@@ -143,7 +148,8 @@ def _stats(arguments: list[str]) -> int:
     command = parse(Stats, arguments, "data stats")
     from fastlift.data.report import stats
 
-    _show(stats(progress=_progress(), **_options(command.source)), command.json)
+    options = _options(command.source) | {"taxon": command.taxon, "boundaries": command.group_boundaries}
+    _show(stats(progress=_progress(), **options), command.json)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fastlift.commands.parsing import parse
+from fastlift.config import Taxon
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Evaluate:
     """Checkpoints by name, such as epoch-003 (default: the last one); several are compared."""
     split: Literal["test", "train"] = "test"
     """Which split to grade."""
+    taxon: Taxon | None = None
+    """Grade a run on iNaturalist's species at a higher rank: a group's probability is the sum of its species'."""
+    group_boundaries: tuple[int, int] | None = None
+    """Classes with fewer training images than the first number are 'few', with more than the second 'many' (default: as in
+    the training, where 20 and 100 are the default)."""
     data_root: Path | None = None
     """Folder with the images, where it is not the one of the training any more."""
     device: str = "auto"
@@ -56,8 +62,8 @@ def run(arguments: list[str]) -> int:
         name: getattr(command, name)
         for name in ("tte", "tte_crops", "expand", "device", "amp", "eval_batch", "executor", "workers")
     }
-    if command.data_root is not None:
-        settings["data_root"] = command.data_root
+    given = {name: getattr(command, name) for name in ("data_root", "taxon", "group_boundaries")}
+    settings |= {name: value for name, value in given.items() if value is not None}
     rows = grade_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
     if command.json:
         print(json.dumps(rows))

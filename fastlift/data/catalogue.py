@@ -1,6 +1,7 @@
 """Data sets by name: where their lists lie, what they must contain, and how to get them."""
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from fastlift.files import cache_folder
 
 DEFAULT = "shapes_lt"
 PACK_MANIFEST = "fastlift-pack.json"
+SPECIES = "species"
 _CIFAR_NAME = re.compile(r"cifar(10|100)_ir(\d+)")
 _CIFAR_RATIO_OF_GROUPS = 100  # CIFAR-100-LT with any ratio is graded by the groups of ratio 100
 
@@ -80,6 +82,7 @@ def load_data_set(
     train_list: str | Path | None = None,
     test_list: str | Path | None = None,
     class_names: str | Path | None = None,
+    taxon: str = SPECIES,
     cache_dir: str | Path | None = None,
     bad_images: str = "stop",
     rescan: bool = False,
@@ -92,6 +95,7 @@ def load_data_set(
         data_root: folder of the images, or a pack of the set (``fastlift data pack``). Not needed for ``shapes_lt``, and for CIFAR only where it is not to be
             downloaded into the cache.
         train_list, test_list, class_names: files, for ``list`` and in place of the found ones for published sets.
+        taxon: what the classes of iNaturalist are: its species, or their groups at a rank of ``inaturalist.RANKS``.
         cache_dir: where indices, the drawn shapes and downloads go; default ``cache_folder()``.
         bad_images: "stop" to refuse unusable files, "skip" to put the next good file of the class in their place.
         rescan: look at all files again instead of trusting the cached sizes.
@@ -121,14 +125,48 @@ def load_data_set(
     _refuse_unused_lists(request)
     if request.data_root is not None and not request.data_root.is_dir():
         raise UserError(f"the data root {request.data_root} is not a folder.{_hint(name)}")
+    return at_taxon(_load(request), taxon)
+
+
+def _load(request: _Request) -> DataSet:
     if request.data_root is not None and (request.data_root / PACK_MANIFEST).is_file():
         from fastlift.data.packed import load_pack
 
-        return load_pack(request.data_root, name)
-    if match := _CIFAR_NAME.fullmatch(name):
+        return load_pack(request.data_root, request.name)
+    if match := _CIFAR_NAME.fullmatch(request.name):
         return _load_cifar(request, int(match[1]), int(match[2]))
     loaders = {DEFAULT: _load_shapes, "folder": _load_folder, "list": _load_list}
-    return loaders.get(name, _load_published)(request)
+    return loaders.get(request.name, _load_published)(request)
+
+
+def rank_at(data: DataSet, taxon: str) -> Rank:
+    """How a set's species are grouped at a higher rank.
+
+    Raises:
+        UserError: the set's files do not tell that rank.
+    """
+    if taxon not in data.ranks:
+        told = ", ".join(data.ranks) or "none: they come with the categories.json of iNaturalist 2018"
+        raise UserError(f"taxon {taxon}: {data.name} does not tell it (ranks above its classes: {told})")
+    return data.ranks[taxon]
+
+
+def at_taxon(data: DataSet, taxon: str) -> DataSet:
+    """A set whose classes are the groups of its species at a higher rank; groups by count are those of that rank.
+
+    Raises:
+        UserError: the set's files do not tell that rank.
+    """
+    if taxon == SPECIES:
+        return data
+    rank = rank_at(data, taxon)
+
+    def relabelled(index: ImageIndex) -> ImageIndex:
+        hashed = hashlib.sha256(f"{index.fingerprint} {taxon}".encode()).hexdigest()[: len(index.fingerprint)]
+        return replace(index, labels=rank.of_class[index.labels], class_names=rank.names, fingerprint=hashed)
+
+    train, test = relabelled(data.train), relabelled(data.test)
+    return DataSet(data.name, train, test, rank.names, train.class_counts())
 
 
 def _refuse_unused_lists(request: _Request) -> None:

@@ -14,6 +14,7 @@ from fastlift.data.decode import DecodeError, fastest_decoder, load_picture
 from fastlift.data.index import ImageIndex
 from fastlift.data.problems import SHOWN, Problems, UnusableData
 from fastlift.data.scan import Progress
+from fastlift.metrics import GROUP_BOUNDARIES, group_masks
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -146,14 +147,19 @@ class Stats:
         return Group(_splits_table(self), _groups_table(self), Text(long_tail_picture(self.train_counts)))
 
 
-def stats(name: str, *, progress: Progress | None = None, **options: Any) -> Stats:
-    """The numbers of a data set; ``options`` as for ``load_data_set``."""
-    return describe(load_data_set(name, progress=progress, **options))
+def stats(
+    name: str,
+    *,
+    boundaries: tuple[int, int] = GROUP_BOUNDARIES,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Stats:
+    """The numbers of a data set, with groups split at ``boundaries``; ``options`` as for ``load_data_set``."""
+    return describe(load_data_set(name, progress=progress, **options), boundaries)
 
 
-def describe(data: DataSet) -> Stats:
+def describe(data: DataSet, boundaries: tuple[int, int] = GROUP_BOUNDARIES) -> Stats:
     """The numbers of a loaded data set."""
-    from fastlift.metrics import group_masks
 
     train_counts, test_counts = data.train.class_counts(), data.test.class_counts()
     groups = {
@@ -162,7 +168,7 @@ def describe(data: DataSet) -> Stats:
             "train_images": int(train_counts[mask].sum()),
             "test_images": int(test_counts[mask].sum()),
         }
-        for group, mask in group_masks(data.group_counts.tolist()).items()
+        for group, mask in group_masks(data.group_counts.tolist(), boundaries).items()
     }
     return Stats(
         data.name,

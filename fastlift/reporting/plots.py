@@ -122,7 +122,7 @@ def class_counts_plot(run: RunRecord) -> Plot | None:
         return None
     order = np.argsort(-np.asarray(counts), kind="stable")
     ordered = np.asarray(counts, dtype=np.float64)[order]
-    masks = group_masks(np.asarray(run.data.get("group_counts") or counts)[order].tolist())
+    masks = group_masks(np.asarray(run.data.get("group_counts") or counts)[order].tolist(), _boundaries(run))
     # Each class as a step of width 1: two points at the same height.
     edges = np.repeat(np.arange(len(ordered) + 1), 2)[1:-1]
     heights = np.repeat(ordered, 2)
@@ -193,8 +193,9 @@ def per_class_plot(runs: Sequence[RunRecord]) -> Plot | None:
             if len(np.unique(counts)) >= 5:
                 at = np.geomspace(counts.min(), counts.max(), 80)
                 axes.plot(at, smoothed(counts, accuracies, at), color=colour(index), linewidth=2.2)
-        if all(_groups_follow_counts(run) for _, run, _, _ in pairs):
-            _mark_groups(axes)
+        boundaries = {_boundaries(run) for _, run, _, _ in pairs}
+        if all(_groups_follow_counts(run) for _, run, _, _ in pairs) and len(boundaries) == 1:
+            _mark_groups(axes, boundaries.pop())
         axes.set_ylim(-2, 102)
         axes.set_xlabel("training images of the class")
         axes.set_ylabel("test accuracy of the class (%)")
@@ -250,8 +251,13 @@ def _groups_follow_counts(run: RunRecord) -> bool:
     return run.data.get("group_counts") in (None, run.data.get("class_counts"))
 
 
-def _mark_groups(axes: Axes) -> None:
-    lower, upper = GROUP_BOUNDARIES
+def _boundaries(run: RunRecord) -> tuple[int, int]:
+    lower, upper = run.data.get("group_boundaries") or GROUP_BOUNDARIES
+    return lower, upper
+
+
+def _mark_groups(axes: Axes, boundaries: tuple[int, int]) -> None:
+    lower, upper = boundaries
     left, right = axes.get_xlim()
     for boundary in (lower, upper):
         if left < boundary < right:

@@ -2,18 +2,25 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import fastlift
+from fastlift import cli
 from fastlift.data import catalogue
 from fastlift.data.catalogue import load_data_set
 from fastlift.data.inaturalist import parse_annotations, parse_categories, ranks_of
+from fastlift.data.loader import build_loader
 from fastlift.data.pack import run
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
+from fastlift.evaluation import eval_views
+from fastlift.grading import grade_run
 
 CATEGORIES = [
     {"id": 2, "name": "Oenanthe crocata", "kingdom": "Plantae", "phylum": "T", "class": "M", "order": "A", "family": "Ap", "genus": "Oenanthe"},
@@ -66,36 +73,90 @@ def test_other_files_are_no_categories(text: str) -> None:
         parse_categories(text, "x")
 
 
-def test_the_set_is_found_checked_and_packed_with_its_ranks(
-    pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: Callable, make_picture: Callable
-) -> None:
+@pytest.fixture
+def small_set(pictures: Any, monkeypatch: pytest.MonkeyPatch, encode: Callable, make_picture: Callable) -> Path:
+    """Three species of 3, 2 and 1 training images, in iNaturalist's own files."""
     entries = [(f"train_val2018/Aves/{label}/{k}.jpg", label) for label in range(3) for k in range(3 - label)]
     for path, label in entries:
         pictures.add(path, label, encode(make_picture(40, 30)))
-    root = pictures.root
-    (root / "train2018.json").write_text(annotations(entries))
-    (root / "val2018.json").write_text(annotations(entries[:2]))
-    (root / "categories.json").write_text(json.dumps(CATEGORIES))
+    (pictures.root / "train2018.json").write_text(annotations(entries))
+    (pictures.root / "val2018.json").write_text(annotations([entries[0], entries[3]]))
+    (pictures.root / "categories.json").write_text(json.dumps(CATEGORIES))
+    known = catalogue.PUBLISHED["inaturalist2018"]
     with pytest.raises(UserError, match=r"3 class names, iNaturalist 2018 has 8142"):
-        load_data_set("inaturalist2018", data_root=root, cache_dir=tmp_path)
-    small = catalogue.PUBLISHED["inaturalist2018"].__class__(
-        **{
-            **vars(catalogue.PUBLISHED["inaturalist2018"]),
-            "classes": 3,
-            "train": 6,
-            "test": (2,),
-            "largest": 3,
-            "smallest": 1,
-        }
-    )
+        load_data_set("inaturalist2018", data_root=pictures.root, cache_dir=pictures.cache)
+    small = replace(known, classes=3, train=6, test=(2,), largest=3, smallest=1)
     monkeypatch.setitem(catalogue.PUBLISHED, "inaturalist2018", small)
-    data = load_data_set("inaturalist2018", data_root=root, cache_dir=tmp_path)
+    return pictures.root
+
+
+def test_the_set_is_found_checked_and_packed_with_its_ranks(small_set: Path, tmp_path: Path) -> None:
+    data = load_data_set("inaturalist2018", data_root=small_set, cache_dir=tmp_path)
     assert data.class_names == ("Oenanthe oenanthe", "Turdus merula", "Oenanthe crocata")
     assert data.train.class_counts().tolist() == [3, 2, 1]
-    run("inaturalist2018", tmp_path / "pack", data_root=root, cache_dir=tmp_path)
+    run("inaturalist2018", tmp_path / "pack", data_root=small_set, cache_dir=tmp_path)
     packed = load_data_set("inaturalist2018", data_root=tmp_path / "pack", cache_dir=tmp_path)
     assert packed.ranks["family"].names == data.ranks["family"].names == ("Ap", "Mu", "Tu")
     np.testing.assert_array_equal(packed.ranks["order"].of_class, data.ranks["order"].of_class)
+    for root in (small_set, tmp_path / "pack"):
+        coarse = load_data_set("inaturalist2018", data_root=root, cache_dir=tmp_path, taxon="kingdom")
+        assert coarse.class_names == coarse.train.class_names == ("Animalia", "Plantae")
+        assert coarse.train.class_counts().tolist() == coarse.group_counts.tolist() == [5, 1]
+        assert coarse.test.labels.tolist() == [0, 0]
+        assert coarse.train.fingerprint != data.train.fingerprint
+
+
+def test_sets_without_ranks_say_so(pictures: Any) -> None:
+    pictures.fill()
+    with pytest.raises(UserError, match=r"taxon family: list does not tell it .*categories\.json"):
+        pictures.load(taxon="family")
+
+
+def test_a_run_on_species_is_graded_at_higher_ranks(
+    small_set: Path, tiny_clip: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probability of a group is the sum of its species'; a run may also learn the groups themselves."""
+    config = fastlift.recipes.lift(
+        "inaturalist2018",
+        data_root=small_set,
+        model=str(tiny_clip[0]),
+        pretrained=str(tiny_clip[1]),
+        epochs=0,
+        device="cpu",
+        executor="torchvision",
+    )
+    finished = fastlift.train(config, output=tmp_path / "species")
+    data = load_data_set("inaturalist2018", data_root=small_set)
+    tallied = []
+    for taxon, groups in (("kingdom", [0, 0, 1]), ("genus", [0, 1, 0])):
+        assert cli.main(["evaluate", str(tmp_path / "species"), "--taxon", taxon, "--device", "cpu", "--json"]) == 0
+        row = json.loads(capsys.readouterr().out)[f"center ({taxon})"]
+        assert row["samples"] == 2
+        assert len(row["per_class"]) == 2
+        probabilities = logits_of_the_test_split(finished.model, data).softmax(dim=1)
+        sums = torch.stack([probabilities[:, [g == k for g in groups]].sum(dim=1) for k in (0, 1)], dim=1)
+        truth = torch.tensor([groups[label] for label in data.test.labels])
+        assert row["accuracy"] == pytest.approx(100 * float((sums.argmax(dim=1) == truth).float().mean()))
+        expected = -sums[torch.arange(2), truth].log().mean()
+        assert row["log_loss"] == pytest.approx(float(expected), rel=1e-4)
+        tallied.append(row["log_loss"])
+    assert tallied[0] != tallied[1]
+    coarse = fastlift.train(config.override(taxon="genus"), output=tmp_path / "genera")
+    assert coarse.model.class_names == ("Oenanthe", "Turdus")
+    with pytest.raises(UserError, match="taxon family"):
+        grade_run(tmp_path / "genera", settings={"taxon": "family"})
+
+
+def logits_of_the_test_split(model: Any, data: Any) -> torch.Tensor:
+    """Logits of the test split in its order, by the views of evaluation."""
+    size, mean, std = vars(model.preprocessing).values()
+    loader = build_loader(
+        data.test, eval_views(size, "none"), batch_size=8, shuffle=False, mean=mean, std=std, executor="torchvision"
+    )
+    with torch.no_grad():
+        logits = torch.cat([model(images) for images, _, _ in loader.epoch(0)])
+    loader.close()
+    return logits
 
 
 def test_the_real_categories(shared: Path) -> None:

@@ -73,6 +73,8 @@ def test_stats_count_images_and_groups(pictures: Any) -> None:
     assert found.groups["few"] == {"classes": 2, "train_images": 10, "test_images": 10}
     assert found.groups["medium"] == {"classes": 1, "train_images": 25, "test_images": 25}
     assert found.groups["many"]["classes"] == 0
+    moved = stats("list", boundaries=(5, 24), **options(pictures)).groups
+    assert {name: row["classes"] for name, row in moved.items()} == {"many": 1, "medium": 2, "few": 0}
     assert found.train.width_quantiles["min"] == 80
     assert found.train.width_quantiles["max"] == 80 + 7 * 4
     json.dumps(found.to_dict())

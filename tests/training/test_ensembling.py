@@ -94,3 +94,18 @@ def test_checkpoints_and_the_training_split(run: Path) -> None:
     assert rows["center@epoch-001 (train)"] != rows["center@epoch-002 (train)"]
     with pytest.raises(fastlift.UserError, match="there are: epoch-001, epoch-002"):
         grade_run(run, ["epoch-009"])
+
+
+def test_group_boundaries(run: Path) -> None:
+    """They come from the run's config, an evaluation may move them, and both are told apart."""
+    counts = json.loads((run / "data.json").read_text())["class_counts"]
+    assert json.loads((run / "data.json").read_text())["group_boundaries"] == [20, 100]
+    lower, upper = sorted(set(counts))[1:3]
+    rows = grade_run(run) | grade_run(run, settings={"group_boundaries": (lower, upper)})
+    assert list(rows) == ["center", f"center (groups at {lower}, {upper})"]
+    few, many = (sum(count < lower for count in counts), sum(count > upper for count in counts))
+    sizes = rows[f"center (groups at {lower}, {upper})"]["group_sizes"]
+    assert sizes == {"many": many, "medium": len(counts) - few - many, "few": few}
+    assert rows["center"]["group_sizes"] != sizes
+    with pytest.raises(fastlift.UserError, match="do not fall"):
+        config(run, group_boundaries=(50, 20))
