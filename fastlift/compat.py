@@ -172,8 +172,7 @@ def settings_of(state: LiftState) -> dict[str, Any]:
     found: dict[str, Any] = {"tuner": _tuners_of(image) or ("none",)} | _sizes_of(image)
     text_tuner = (*_tuners_of(text), *_joint_tuners_of(head))
     if text_tuner or ("weight" not in head):
-        sizes = _sizes_of(text)
-        found |= {name: size for name, size in sizes.items() if name != "layers" and name not in found}
+        found |= {f"text_{name}": size for name, size in _sizes_of(text).items()}
         found |= {"classifier": "text", "text_tuner": text_tuner or ("none",)}
         if "context" in head:
             found["coop_length"] = len(head["context"])

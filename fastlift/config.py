@@ -81,6 +81,12 @@ class ModelConfig:
     text_tuner: tuple[str, ...] = ("none",)
     """What learns on the text side, with classifier 'text': coop (prompt context), clip_adapter, projection, and the
     tuners above inside the text tower; several may be combined."""
+    text_rank: int = 4
+    """Bottleneck width of tuners inside the text tower."""
+    text_layers: int | tuple[int, ...] | None = None
+    """Blocks of the text tower that get a tuner: all (default), the last k, or a list of indices."""
+    text_prompt_length: int = 2
+    """Learned tokens a block of the text tower (tuners vpt_shallow and vpt_deep there)."""
     coop_length: int = 4
     """Learned words of CoOp's prompt."""
     coop_position: Literal["front", "middle", "end"] = "end"

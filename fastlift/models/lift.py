@@ -113,6 +113,9 @@ def create_model(
     init: InitName | Tensor = "text",
     prompt: str = "default",
     text_tuner: str | Sequence[str] = "none",
+    text_rank: int = 4,
+    text_layers: int | Sequence[int] | None = None,
+    text_prompt_length: int = 2,
     coop_length: int = 4,
     coop_position: CoopPosition = "end",
     coop_init: CoopInit = "random",
@@ -147,6 +150,8 @@ def create_model(
         text_tuner: what learns on the text side, with the classifier ``text``: ``coop`` (learned prompt context),
             ``clip_adapter`` (on both sides), ``projection`` (both projections), and any tuner but ``none`` inside the
             text tower; or several; ``none``.
+        text_rank, text_layers, text_prompt_length: sizes of the tuners inside the text tower, and its blocks that get one
+            (as ``layers``); the defaults are LIFT+'s.
         coop_length, coop_position, coop_init: learned words of the prompt, where the class name stands among them
             (``front``, ``middle``, ``end``), and their start: ``random``, or the words of ``prompt`` itself.
         clip_adapter_rank: bottleneck width of CLIP-Adapters.
@@ -195,7 +200,18 @@ def create_model(
             raise UserError("the zero_shot classifier does not train: it goes with tuner='none' alone")
         head = zero_shot_head(backbone, names, prompt, progress)
     elif classifier == "text":
-        side = TextSide(tuple(text_names), prompt, coop_length, coop_position, coop_init, clip_adapter_rank)
+        side = TextSide(
+            tuple(text_names),
+            prompt,
+            coop_length,
+            coop_position,
+            coop_init,
+            clip_adapter_rank,
+            text_rank,
+            text_layers,
+            text_prompt_length,
+            mask_ratio,
+        )
         head, inside = build_text_head(backbone, names, side, settings)
         parameters |= inside
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -30,7 +30,7 @@ JOINT_TUNERS = ("coop", "clip_adapter", "projection")
 
 @dataclass(frozen=True)
 class TextSide:
-    """What ``create_model`` was asked for on the text side; its arguments have the same names."""
+    """What ``create_model`` was asked for on the text side; ``rank``, ``layers`` and ``prompt_length`` are its ``text_...``."""
 
     tuners: tuple[str, ...]
     prompt: str
@@ -38,6 +38,10 @@ class TextSide:
     coop_position: CoopPosition
     coop_init: CoopInit
     clip_adapter_rank: int
+    rank: int
+    layers: int | Sequence[int] | None
+    prompt_length: int
+    mask_ratio: float | None
 
 
 def check_text_tuners(names: Sequence[str], classifier: str) -> None:
@@ -64,7 +68,8 @@ def build_text_head(
 ) -> tuple[TextClassifier, dict[str, nn.Parameter]]:
     """CLIP's own classifier with its text tower in the graph.
 
-    Tuners inside the tower act in all of its blocks, with the image side's sizes.
+    Args:
+        settings: the image side's: the text side has its seed, its draw of masks and its source of random starts.
 
     Returns:
         the classifier, and what trains inside its text tower, under names that begin with ``text.``.
@@ -93,8 +98,18 @@ def build_text_head(
         generator=settings.generator,
     )
     inside = _inside(side.tuners)
-    everywhere = replace(settings, layers=tuple(range(text.depth)))
-    trained = tuners.attach(text, inside, everywhere) if inside else {}
+    own = tuners.resolve(
+        text,
+        classes=len(class_names),
+        rank=side.rank,
+        layers=side.layers,
+        prompt_length=side.prompt_length,
+        mask_ratio=side.mask_ratio,
+        mask_seed=settings.mask_seed,
+        sizes=settings.mask_draw,
+        generator=settings.generator,
+    )
+    trained = tuners.attach(text, inside, own) if inside else {}
     return head, {f"text.{name}": parameter for name, parameter in trained.items()}
 
 

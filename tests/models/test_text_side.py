@@ -91,6 +91,20 @@ def test_it_learns_only_it_moves_and_it_is_kept(tiny_clip: Files, name: str) -> 
         torch.testing.assert_close(other(images()), trained, rtol=1e-5, atol=1e-5)
 
 
+def test_the_text_tower_has_sizes_of_its_own(tiny_clip: Files) -> None:
+    """LIFT+'s by default, and given ones; the image side's do not reach it."""
+    shapes = {key: tuple(p.shape) for key, p in build(tiny_clip, ("lora", "vpt_deep"), rank=7).tuner_parameters.items()}
+    assert shapes["text.lora_list.0.q.lora_A"] == (16, 4)
+    assert shapes["text.vpt_list.1.prompt"] == (2, 16)
+    model = build(tiny_clip, "adapter", tuner="adapter", rank=3, layers=2, text_rank=5, text_layers=1)
+    names = [key for key in model.tuner_parameters if key.endswith("down_proj.bias")]
+    assert names == [f"{side}adapter_list.{i}.down_proj.bias" for side, i in (("", 1), ("", 2), ("text.", 1))]
+    assert [len(model.tuner_parameters[name]) for name in names] == [3, 3, 5]
+    mask = build(tiny_clip, "mask", mask_ratio=None, sizes="lift_plus").tuner_parameters
+    share = min(1.0, len(CLASS_NAMES) / (2 * (12 * 16 + 9)))  # of the text tower's own two blocks of width 16
+    assert len(mask["text.masked_linear_list.0.mlp_in.optimized_weight"]) == int(64 * 16 * share)
+
+
 @pytest.mark.parametrize(
     ("position", "length", "template", "places"),
     [
@@ -155,6 +169,8 @@ def test_compute_dtypes(tiny_clip: Files, dtype: torch.dtype) -> None:
         ({"text_tuner": ("coop", "coop")}, "different ones"),
         ({"text_tuner": ("full", "bias")}, "already"),
         ({"text_tuner": "coop", "coop_length": 0}, "coop_length"),
+        ({"text_tuner": "lora", "text_layers": 3}, "1 to 2"),
+        ({"text_tuner": "lora", "text_rank": 0}, "rank: expected 1 or more"),
         ({"text_tuner": "coop", "coop_init": "prompt", "prompt": "classname"}, "no words"),
         ({"prompt": "ensemble"}, "one template"),
     ],

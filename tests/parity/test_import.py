@@ -96,9 +96,10 @@ def test_lift_plus_names(tiny_clip: Files, method: str) -> None:
     assert settings["tuner"] == METHODS[method]
     if method == "text":
         assert settings["text_tuner"] == ("lora", "coop", "clip_adapter", "projection")
+        assert (settings["text_rank"], settings["text_layers"]) == (RANK, (0, 1))
     model = build(tiny_clip, **settings)
     compat.load_lift_checkpoint(model, {"tuner": given})
-    held = sorted(float(parameter.sum()) for parameter in model.trained().values())
+    held = sorted(float(parameter.detach().sum()) for parameter in model.trained().values())
     assert held == pytest.approx(sorted(float(tensor.sum()) for tensor in given.values()), rel=1e-4, abs=1e-4)
     if method == "fft":
         block = model.vit.block(1)  # type: ignore[union-attr]
@@ -108,6 +109,19 @@ def test_lift_plus_names(tiny_clip: Files, method: str) -> None:
         block = model.vit.block(2)  # type: ignore[union-attr]
         for ours, theirs in ((block.qkv, "attn_in"), (block.mlp_in, "mlp_in"), (block.norm_1, "norm1")):
             assert torch.equal(ours.bias, given[f"image_encoder.blocks.2.{theirs}_bias"])  # type: ignore[arg-type]
+
+
+def test_both_towers_have_sizes_of_their_own(tiny_clip: Files) -> None:
+    """LIFT+ sets them apart: adapters of one width beside images, of another beside text."""
+    state = {name: tensor for name, tensor in lift_plus("adaptformer").items() if name != "classifier.weight"}
+    state |= bottleneck("text_encoder.blocks.1.adapter", 16, 4)
+    settings = compat.settings_of(compat.as_lift_state({"tuner": state}))
+    assert settings["classifier"] == "text"
+    model = build(tiny_clip, **settings)
+    compat.load_lift_checkpoint(model, {"tuner": state})
+    down = model.tuner_parameters["text.adapter_list.1.down_proj.weight"]
+    assert torch.equal(down, state["text_encoder.blocks.1.adapter.down.weight"])
+    assert model.tuner_parameters["adaptformer_list.0.down_proj.weight"].shape == (RANK, D)
 
 
 def test_lift_plus_masks(tiny_clip: Files) -> None:
