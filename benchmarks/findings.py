@@ -61,11 +61,11 @@ def measure(row: Row, seed: int, folder: Path, dataset: dict[str, Any], ui: Ui) 
         train(config, output=run, overwrite=True, ui=ui)
     results = json.loads((run / "results.json").read_text())
     if row.ensembling == "none":
-        return {**results["metrics"], "train_s": results["timing"].get("train_s", 0.0)}
+        return results["metrics"]
     if row.ensembling not in results["evaluations"]:
         grade_run(run, settings={"tte": row.ensembling})
         results = json.loads((run / "results.json").read_text())
-    return {**results["evaluations"][row.ensembling], "train_s": results["timing"].get("train_s", 0.0)}
+    return results["evaluations"][row.ensembling]
 
 
 def summarise(per_seed: list[dict[str, Any]]) -> dict[str, Any]:
@@ -75,19 +75,18 @@ def summarise(per_seed: list[dict[str, Any]]) -> dict[str, Any]:
         values = [metrics[column] for metrics in per_seed]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         summary[column] = {"mean": statistics.fmean(values), "spread": spread, "values": values}
-    summary["train_s"] = statistics.fmean(metrics["train_s"] for metrics in per_seed)
     return summary
 
 
 def markdown(rows: dict[str, dict[str, Any]], seeds: list[int]) -> str:
     """The table as Markdown."""
     lines = [
-        f"| {len(seeds)} seeds, mean ± spread | all | many | medium | few | training (s) |",
-        "|---|---|---|---|---|---|",
+        f"| {len(seeds)} seeds, mean ± spread | all | many | medium | few |",
+        "|---|---|---|---|---|",
     ]
     for title, summary in rows.items():
         cells = [f"{summary[column]['mean']:.1f} ± {summary[column]['spread']:.1f}" for column in COLUMNS]
-        lines.append(f"| {title} | {' | '.join(cells)} | {summary['train_s']:.0f} |")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -5,13 +5,15 @@ Field docstrings are the ``--help`` of the command line.
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
+from fastlift.files import read_json
 from fastlift.naming import one_of
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
@@ -137,6 +139,8 @@ class RunConfig:
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Compute dtype of the backbone. 'auto': bf16 on GPUs that have it, else fp16; fp32 on CPUs."""
+    frozen: Literal["compute", "fp8"] = "compute"
+    """Frozen products of the blocks: in the compute dtype, or with fp8 weights and inputs forward (GPUs that have fp8)."""
     compile: Literal["auto", "off", "default", "max"] = "auto"
     """torch.compile of the backbone. 'auto': when the run is long enough to earn the warm-up back; 'max' tunes longer."""
     recompute: Literal["none", "mlp", "block"] = "none"
@@ -159,6 +163,19 @@ class RunConfig:
 
 SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "run": RunConfig}
 SECTION_OF = {f.name: section for section, kind in SECTIONS.items() for f in fields(kind)}
+POSITIVE = {
+    "batch_size",
+    "micro_batch",
+    "eval_batch",
+    "log_steps",
+    "checkpoint_steps",
+    "workers",
+    "image_size",
+    "scale",
+    "tte_crops",
+    "coop_length",
+    "clip_adapter_rank",
+}
 assert len(SECTION_OF) == sum(len(fields(kind)) for kind in SECTIONS.values()), "flag names are unique over sections"
 
 
@@ -179,19 +196,13 @@ class Config:
 
     def __post_init__(self) -> None:
         training, run, model = self.training, self.run, self.model
-        _positive("batch_size", training.batch_size)
-        _positive("eval_batch", run.eval_batch)
-        _positive("log_steps", run.log_steps)
-        _positive("scale", model.scale)
-        for name, number in (
-            ("tte_crops", run.tte_crops),
-            ("coop_length", model.coop_length),
-            ("clip_adapter_rank", model.clip_adapter_rank),
-        ):
-            _positive(name, number)
-        for name, value in (("micro_batch", training.micro_batch), ("checkpoint_steps", run.checkpoint_steps)):
-            if value is not None:
-                _positive(name, value)
+        for name, value in self.flat().items():
+            if name in POSITIVE and value is not None and not value > 0:
+                raise UserError(f"{name}: expected more than 0, got {value}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name}: expected a finite number, got {value}")
+        if run.expand is not None and run.expand < 0:
+            raise UserError(f"expand: expected 0 or more pixels (the crop would leave the image), got {run.expand}")
         if training.epochs < 0 or training.lr < 0 or training.weight_decay < 0 or not 0 <= training.momentum < 1:
             raise UserError("epochs, lr and weight_decay must not be negative, and momentum lies in [0, 1)")
         if training.micro_batch is not None and training.batch_size % training.micro_batch:
@@ -241,9 +252,31 @@ def default_weights(model: str) -> str | None:
     return "openai" if re.fullmatch(r"(RN50|RN101|ViT-B-32|ViT-B-16|ViT-L-14(-336)?)(-quickgelu)?", model) else None
 
 
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise UserError(f"{name}: expected more than 0, got {value}")
+def absolute_paths(config: Config) -> Config:
+    """The same settings with every file and folder named from the root, so that they hold in any working folder."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.abspath(path.expanduser()))
+
+    def if_file(value: str) -> str:
+        return str(absolute(Path(value))) if Path(value).expanduser().is_file() else value
+
+    model, data = config.model, config.data
+    kind, separator, file = model.prompt.partition(":")
+    prompt = f"{kind}:{if_file(file)}" if separator and kind == "descriptor" else model.prompt
+    name = if_file(model.model) if model.model.endswith(".json") else model.model
+    pretrained = None if model.pretrained is None else if_file(model.pretrained)
+    return replace(
+        config,
+        data=replace(
+            data,
+            data_root=absolute(data.data_root),
+            train_list=absolute(data.train_list),
+            test_list=absolute(data.test_list),
+            class_names=absolute(data.class_names),
+        ),
+        model=replace(model, model=name, pretrained=pretrained, prompt=prompt),
+    )
 
 
 def _jsonable(value: Any) -> Any:
@@ -318,7 +351,20 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
 
 
 def _wrong(name: str, value: Any, hint: Any) -> Any:
-    raise UserError(f"{name}: {value!r} is not of the expected kind ({hint})")
+    raise UserError(f"{name}: expected {_kind(hint)}, got {value!r}")
+
+
+def _kind(hint: Any) -> str:
+    """A type in the words of someone who writes JSON."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(repr(option) for option in options)
+    if origin is tuple:
+        return f"a list, each item {_kind(options[0])}"
+    if options:
+        return " or ".join(_kind(option) for option in options)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return names.get(hint, "null")
 
 
 def load(path: Path) -> Config:
@@ -328,12 +374,9 @@ def load(path: Path) -> Config:
         UserError: no such file, not JSON, or settings that are refused.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"config file {path} does not exist") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"config file {path} is not JSON: {error}") from None
-    return from_dict(data)
+        return from_dict(read_json(path))
+    except UserError as error:
+        raise UserError(f"config file {error}" if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
@@ -348,6 +391,7 @@ __all__ = [
     "ModelConfig",
     "RunConfig",
     "TrainingConfig",
+    "absolute_paths",
     "differences",
     "from_dict",
     "load",

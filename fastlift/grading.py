@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,8 @@ from fastlift.data.index import BadImage, ImageIndex
 from fastlift.environment import resolve_amp, resolve_device
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, ensembling_name, evaluate
-from fastlift.files import write_json
+from fastlift.files import read_json, write_json
+from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.training import build_model, load_data, load_run
@@ -62,7 +62,7 @@ def grade_run(
         told.say(f"{name}: {len(index):,} images")
         rows[name] = grade(model, index, data.group_counts.tolist(), config, told, rank).metrics.to_dict()
     if run.has_ended():
-        results = json.loads(run.results.read_text(encoding="utf-8"))
+        results = read_json(run.results)
         results["evaluations"] = results.get("evaluations", {}) | rows
         write_json(run.results, results)
     return rows
@@ -74,7 +74,11 @@ def grade(
     """Evaluate a model on the device and in the dtype of a config, with a bar; at a rank above its classes, if given."""
     device = resolve_device(config.run.device)
     model = model.to(device)
-    model.set_compute_dtype(resolve_amp(config.run.amp, device))
+    dtype = resolve_amp(config.run.amp, device)
+    model.set_compute_dtype(dtype)
+    if config.run.frozen == "fp8":
+        check_fp8(device, dtype)
+        quantise_frozen(model.vit)
 
     def on_bad(bad: BadImage) -> None:
         ui.say(f"skipped {bad.path}: {bad.reason}")
@@ -101,6 +105,5 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
 
 
 def _check_same_classes(run: runs.RunFolder, names: tuple[str, ...]) -> None:
-    trained_on = tuple(json.loads(run.data.read_text(encoding="utf-8"))["class_names"])
-    if trained_on != names:
+    if run.class_names() != names:
         raise UserError(f"the data set has other classes than {run.path} was trained on")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,9 @@ import torch
 from fastlift import checkpoints, losses, runs
 from fastlift.compat import LiftState, load_lift_checkpoint
 from fastlift.compiling import compile_backbone, plan_compile
-from fastlift.config import Config, load
+from fastlift.config import Config, absolute_paths, load
 from fastlift.data.catalogue import DataSet, load_data_set
-from fastlift.data.index import BadImage
+from fastlift.data.index import BadImage, ImageIndex
 from fastlift.data.loader import Loader, build_loader, choose_executor
 from fastlift.data.views import TrainViews
 from fastlift.distributed import World, barrier, join, leave, total
@@ -28,6 +29,7 @@ from fastlift.learner import Learner
 from fastlift.memory import estimate
 from fastlift.metrics import Metrics
 from fastlift.models.classifiers import Classifier
+from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
 from fastlift.models.tuners import tuner_size
 from fastlift.models.vit import VisionTransformer
@@ -70,8 +72,13 @@ def train(
     Raises:
         UserError: settings, files or data that cannot be used; the message says what to do.
     """
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run, --overwrite replaces it: choose one of them")
+    config = absolute_paths(config)  # the run folder holds in any working folder
     device = resolve_device(config.run.device)
     dtype = resolve_amp(config.run.amp, device)
+    if config.run.frozen == "fp8":
+        check_fp8(device, dtype)
     world, device = join(device)
     told = ui if ui is not None and world.is_main else Quiet()
     try:
@@ -103,9 +110,13 @@ def _train(
     if start is not None:
         load_lift_checkpoint(model, start)
     model.to(device).set_compute_dtype(dtype)
+    if config.run.frozen == "fp8":
+        quantise_frozen(model.vit)
     if not resume:  # only now, so that a mistake leaves no empty folder and no old run is lost to it
         run = runs.create(path, config, overwrite=overwrite) if world.is_main else RunFolder(path)
     bad = BadImages(run)
+    if world.is_main:
+        bad.note_found(data)
     if config.model.init in IMAGE_STARTS and start is None and not (resume and run.last_checkpoint()):
         _start_from_images(config, data, model, world, bad, ui)
     if world.is_main:
@@ -119,6 +130,9 @@ def _train(
     evaluation = _evaluate(config, data, model, world, bad, ui)
     results = _results(config, data, model, fit, evaluation, device)
     if world.is_main:
+        results["replaced_images"] = len(bad.lines())
+        if bad.lines():
+            ui.say(f"{len(bad.lines()):,} unusable pictures were replaced; they are listed in {run.bad_images}")
         step = fit.global_step if fit else 0
         with MetricsLog(run, step) as log:
             log.write("evaluation", step, {"epoch": config.training.epochs - 1, **evaluation.metrics.summary()})
@@ -154,7 +168,7 @@ def _start_from_images(config: Config, data: DataSet, model: LiftModel, world: W
     frozen = build_model(config, data.class_names, **changes).to(device)
     frozen.set_compute_dtype(model.vit.compute_dtype)
     with ui.bar(f"start: {config.model.init}", len(data.train)) as bar:
-        weight = image_start(frozen, data.train, config, on_progress=bar.update, on_bad=bad).to(device)
+        weight = image_start(frozen, data.train, config, on_progress=bar.update, on_bad=bad.of(data.train)).to(device)
     if world.size > 1:  # all ranks take the first one's: on GPUs features need not have the same bits
         weight = total({"weight": weight if world.is_main else torch.zeros_like(weight)}, world)["weight"]
     cast(Classifier, model.classifier).set_weight(weight)
@@ -178,7 +192,7 @@ def load_data(config: Config, ui: Ui) -> DataSet:
             state[what] = now
             ui.say(f"{what}: {done} of {total}")
 
-    return load_data_set(
+    found = load_data_set(
         data.dataset,
         data_root=data.data_root,
         train_list=data.train_list,
@@ -188,6 +202,11 @@ def load_data(config: Config, ui: Ui) -> DataSet:
         bad_images=data.bad_images,
         progress=progress,
     )
+    for index in (found.train, found.test):
+        if index.bad:
+            first = f"the first: {index.bad[0].path} {index.bad[0].reason}"
+            ui.say(f"{index.name}: {len(index.bad):,} unusable files, others of their classes in their place; {first}")
+    return found
 
 
 def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
@@ -205,17 +224,39 @@ def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = No
 
 
 class BadImages:
-    """Collects the pictures that broke on decoding and were replaced, in ``bad_images.txt``."""
+    """Lists the pictures that were replaced in ``bad_images.txt``, each once, over resumed runs too.
+
+    A line has four columns between tabs: the split, the picture's path, what is wrong with it, and the path of the
+    picture that is shown instead.
+    """
 
     def __init__(self, run: RunFolder) -> None:
-        self.run = run
-        self.seen: dict[str, BadImage] = {}
+        self._file = run.bad_images
+        self._lock = threading.Lock()
 
-    def __call__(self, bad: BadImage) -> None:
-        if bad.path not in self.seen:
-            self.seen[bad.path] = bad
-            with self.run.bad_images.open("a", encoding="utf-8") as file:
-                file.write(f"{bad.path}\t{bad.reason}\n")
+    def note_found(self, data: DataSet) -> None:
+        """Those that the header scan found."""
+        for index in (data.train, data.test):
+            for bad in index.bad:
+                self.of(index)(bad)
+
+    def of(self, index: ImageIndex) -> Callable[[BadImage], None]:
+        """What to call, from any thread, with those of one split that break when they are decoded."""
+
+        def note(bad: BadImage) -> None:
+            line = "\t".join((index.name, bad.path, bad.reason, index.file_name(bad.replacement)))
+            with self._lock:
+                if line not in self.lines():
+                    with self._file.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                        file.write(f"{line}\n")
+
+        return note
+
+    def lines(self) -> list[str]:
+        """All of them so far."""
+        if not self._file.is_file():
+            return []
+        return self._file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
 
 
 def training_views(config: Config, image_size: int) -> TrainViews:
@@ -248,7 +289,7 @@ def training_loader(config: Config, data: DataSet, model: LiftModel, world: Worl
         executor=config.data.executor,
         workers=config.data.workers,
         bad_images=config.data.bad_images,
-        on_bad=on_bad,
+        on_bad=None if on_bad is None else on_bad.of(data.train),
     )
 
 
@@ -304,7 +345,7 @@ def _evaluate(config: Config, data: DataSet, model: LiftModel, world: World, bad
             config,
             world=world,
             on_progress=lambda done, total: bar.update(done),
-            on_bad=bad,
+            on_bad=bad.of(data.test),
         )
 
 
@@ -398,9 +439,7 @@ def load_run(folder: str | Path, checkpoint: str | None = None) -> LiftModel:
     """
     run = runs.open_run(Path(folder))
     config = load(run.config)
-    if not run.data.is_file():
-        raise UserError(f"{folder} has no data.json: the run stopped before its model was built")
-    names = tuple(json.loads(run.data.read_text(encoding="utf-8"))["class_names"])
+    names = run.class_names()
     path = run.find_checkpoint(checkpoint)
     if path is None and not config.training.epochs:
         return build_model(config, names)
