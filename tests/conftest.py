@@ -12,8 +12,7 @@ import torch
 # The package of test helpers is not installed; importlib mode does not put it on the path by itself.
 sys.path.insert(0, str(Path(__file__).parent))
 
-# The reference data is optional: it lies beside a developer's checkout, never inside the repository.
-SHARED = Path(os.environ.get("FASTLIFT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+from fixtures import SHARED  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+# The reference data is optional: it lies beside a developer's checkout, never inside the repository.
+SHARED = Path(os.environ.get("FASTLIFT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 TINY_CONFIG: dict[str, Any] = {
     "embed_dim": 24,
     "quick_gelu": True,

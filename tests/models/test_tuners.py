@@ -1,8 +1,5 @@
 """Every tuner: where it starts, that it learns, what it leaves alone, that it survives a file, and what it combines with."""
 
-from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,19 +19,7 @@ Files = tuple[Path, Path]
 VIT_TUNERS = tuple(name for name in tuners.TUNERS if name != "none")
 STARTS_ELSEWHERE = ("ssf_attn", "ssf_mlp", "ssf_ln", "vpt_shallow", "vpt_deep")  # random starts, as in their papers
 LABELS = torch.arange(8) % len(CLASS_NAMES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _read_the_weights_once(tiny_clip: Files) -> Iterator[None]:
-    """Hundreds of models are built here: their frozen ViT is read once and copied."""
-    once = backbones.load(*tiny_clip)
-
-    def copied(*_: Any) -> backbones.Backbone:
-        return replace(once, vit=deepcopy(once.vit))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load", copied)
-        yield
+pytestmark = pytest.mark.usefixtures("weights_read_once")
 
 
 def build(tiny_clip: Files, tuner: Any, **settings: Any) -> LiftModel:

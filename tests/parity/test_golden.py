@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import SHARED
 from safetensors import safe_open
 from torch import Tensor
 
@@ -16,23 +17,9 @@ import fastlift
 from fastlift.models.lift import LiftModel
 
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
-CASES = (
-    "adaptformer",
-    "classifier_only",
-    "prompt_classname",
-    "loss_ce",
-    "loss_bs",
-    "loss_focal",
-    "loss_cb",
-    "loss_grw",
-    "classifier_linear",
-    "classifier_l2normed",
-    "tuner_adapter",
-    "tuner_bias_tuning",
-    "tuner_ln_tuning",
-    "tuner_ssf_mlp",
-    "tuner_vpt_deep",
-    "tuner_vpt_shallow",
+# Every case that is there but zero-shot; the file's metadata says what it is.
+CASES = sorted(
+    path.stem for path in (SHARED / "golden").glob("*.safetensors") if path.stem not in ("clip", "zero_shot")
 )
 TUNERS = {
     "adaptformer": "adaptformer",
@@ -49,7 +36,12 @@ TUNERS = {
     "mask": "mask",
     "full_tuning": "full",
 }
-CLASSIFIERS = {"LinearClassifier": "linear", "L2NormedClassifier": "l2"}
+CLASSIFIERS = {
+    "CosineClassifier": "cosine",
+    "LinearClassifier": "linear",
+    "L2NormedClassifier": "l2",
+    "LayerNormedClassifier": "layernorm",
+}
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -91,7 +83,8 @@ def test_three_steps_of_training(golden: Path, name: str) -> None:
     tensors, case = load(golden / f"{name}.safetensors")
     tuner = tuple(ours for theirs, ours in TUNERS.items() if case.get(theirs)) or "none"
     classifier = CLASSIFIERS.get(case.get("classifier", ""), "cosine")
-    model = build(golden, case, tuner=tuner, rank=4, prompt_length=5, mask_ratio=0.01, classifier=classifier)
+    settings = {"rank": 4, "prompt_length": 5, "mask_ratio": 0.01, "layers": case.get("partial")}
+    model = build(golden, case, tuner=tuner, classifier=classifier, **settings)
     start = {"tuner": part(tensors, "start.tuner."), "head": part(tensors, "start.head.")}
     torch.testing.assert_close(model.classifier.weight.detach(), start["head"]["weight"], rtol=1e-5, atol=1e-6)
     fastlift.compat.load_lift_checkpoint(model, start)

@@ -1,0 +1,71 @@
+"""Every classifier and every loss: it learns, only what it should moves, and training goes on from a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, CLASS_NAMES
+from torch import Tensor
+
+import fastlift
+from fastlift import checkpoints
+from fastlift.learner import Learner
+
+Files = tuple[Path, Path]
+LABELS = torch.arange(8) % len(CLASS_NAMES)
+CLASSIFIERS = ("cosine", "linear", "l2", "layernorm")
+LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
+
+
+def images() -> Tensor:
+    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def learner(tiny_clip: Files, loss: str, lr: float, seed: int, **settings: Any) -> Learner:
+    model = fastlift.create_model(
+        tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init="random", seed=seed, **settings
+    )
+    return Learner(model, fastlift.losses.build(loss, CLASS_COUNTS), lr=lr)
+
+
+def train(some: Learner, steps: int) -> list[float]:
+    """Losses of some steps on one batch."""
+    values = []
+    for _ in range(steps):
+        some.sums.loss.zero_()
+        some.sums.images = 0
+        some.step(images(), LABELS)
+        values.append(some.sums.read()[0])
+    return values
+
+
+def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> None:
+    before = {key: tensor.clone() for key, tensor in some.model.state_dict().items()}
+    values = train(some, 6)
+    assert values[-1] < values[0] - 1e-3
+    intended = {id(parameter) for parameter in some.model.trained().values()}
+    for key, parameter in some.model.named_parameters():
+        assert torch.equal(parameter, before[key]) == (id(parameter) not in intended), key
+
+    place = checkpoints.Position(0, 6, 6, 0, 0.0, 0, 0.0, "data", some.model.backbone_fingerprint, {})
+    checkpoints.save(path, some, place)
+    checkpoints.restore(path, other)
+    with torch.no_grad():
+        assert torch.equal(other.model(images()), some.model(images()))
+    assert train(other, 2) == train(some, 2)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers(tiny_clip: Files, tmp_path: Path, name: str) -> None:
+    """Alone, on frozen features."""
+    some, other = (learner(tiny_clip, "CE", 0.02, seed, tuner="none", classifier=name) for seed in (0, 4))
+    assert set(some.parameters) == {"head.weight"} | ({"head.bias"} if name == "linear" else set())
+    expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(tiny_clip: Files, tmp_path: Path, name: str) -> None:
+    """With an AdaptFormer and the cosine classifier."""
+    some, other = (learner(tiny_clip, name, 0.002, seed, rank=4) for seed in (0, 4))
+    expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")
