@@ -11,6 +11,8 @@ def check_activations(name: str, tensor: object) -> None:
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in COMPUTE_DTYPES:
         raise TypeError(f"{name}: expected float32, bfloat16, float16 or float64, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
 
 
 def check_parameter(name: str, tensor: object, shape: tuple[int, ...], like_name: str, like: torch.Tensor) -> None:
@@ -21,11 +23,20 @@ def check_parameter(name: str, tensor: object, shape: tuple[int, ...], like_name
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
     if tensor.dtype != like.dtype and tensor.dtype != torch.float32:
         raise TypeError(f"{name}: expected float32 or {like_name}'s dtype {like.dtype}, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
     if tensor.device != like.device:
         raise ValueError(f"{name}: expected device {like.device}, where {like_name} lies, got {tensor.device}")
 
 
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a number: a tensor would be read back from its device, and its gradient lost."""
+    if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+
+
 def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is a finite number above zero."""
+    """Raise unless ``value`` is a finite number above zero."""
+    check_number(name, value)
     if not 0.0 < value < float("inf"):
         raise ValueError(f"{name}: expected a finite number above 0, got {value}")

@@ -66,6 +66,15 @@ def below_autograd(op: Any, *args: Any) -> Any:
         return op(*args)
 
 
+def refuse_double_backward(name: str) -> None:
+    """Raise inside a backward of which a graph is wanted: without one, a gradient penalty would be a silent constant."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{NAMESPACE}::{name} has no second derivative (backward was called with create_graph=True); "
+            'pass impl="reference" there'
+        )
+
+
 def _no_transforms(name: str) -> str:
     return (
         f"{NAMESPACE}::{name} works under autograd, torch.compile and checkpointing, but not inside torch.func transforms "

@@ -1,5 +1,6 @@
 """What is installed: the built wheel holds everything that the checkout has, and imports on its own."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,20 +12,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_wheel(folder: Path, **environment: str) -> Path:
     """A wheel built from a copy of the sources, so that no build folder of the checkout takes part in it."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    unwanted = shutil.ignore_patterns("__pycache__", "*.so")
+    source, output = folder / "source", folder / "wheel"
+    unwanted = shutil.ignore_patterns("__pycache__", "*.so", "_native_missing.txt")
     for name in ("fastlift", "kernels"):
         shutil.copytree(ROOT / name, source / name, ignore=unwanted)
     for pattern in ("*.toml", "*.py", "CMake*", "README.md", "LICENSE"):
         for file in ROOT.glob(pattern):
             shutil.copy(file, source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(output)]
-    built = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    built = subprocess.run([*command, str(source)], capture_output=True, text=True, env=os.environ | environment)
     assert built.returncode == 0, built.stderr
     return next(output.glob("fastlift-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With whatever compiler this machine has."""
+    return build_wheel(tmp_path_factory.mktemp("built"))
 
 
 def test_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
@@ -59,6 +65,26 @@ def test_wheel_imports_without_the_checkout(wheel: Path, tmp_path: Path) -> None
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "fastlift 0." in run.stdout
+
+
+def test_without_a_compiler_the_install_succeeds_and_says_what_is_missing(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("without CMake the reason is another one")
+    target = tmp_path / "site"
+    zipfile.ZipFile(build_wheel(tmp_path, CXX="/nowhere/c++")).extractall(target)
+    assert not list(target.rglob("_native.so"))
+    code = (
+        "import torch, fastlift_kernels as kernels; from fastlift import doctor; report = kernels.available();"
+        f"assert kernels.__file__.startswith({str(target)!r}), kernels.__file__;"
+        "assert not report['native'] and '/nowhere/c++' in report['native_reason'], report;"
+        "x = torch.ones(3); assert torch.equal(kernels.quick_gelu(x), kernels.quick_gelu(x, impl='reference'));"
+        "print(*doctor.report()['advice'])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(target)}  # which comes before the editable install
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.returncode == 0, run.stderr
+    for said in ("/nowhere/c++", "slower", "g++"):
+        assert said in run.stdout
 
 
 def test_editable_install_imports_from_the_checkout(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..registration import below_autograd, implementation, register, register_autograd
+from ..registration import below_autograd, implementation, refuse_double_backward, register, register_autograd
 
 _PACKAGE = str(__package__)
 
@@ -41,6 +41,7 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        refuse_double_backward("activation_forward")
         (x,) = ctx.saved_tensors
         return activation_backward(grads[0], x, ctx.kind, ctx.impl), None, None
 

@@ -100,8 +100,10 @@ def _check(
     if t.dim() < 1 or t.shape[-1] == 0 or t.shape[-1] % 8:
         raise ValueError(f"t: expected [.., D] with D a multiple of 8, got shape {list(t.shape)}")
     width = t.shape[-1]
-    if not isinstance(down_weight, torch.Tensor) or down_weight.dim() != 2:
-        raise ValueError(f"down_weight: expected a tensor [r, {width}]")
+    if not isinstance(down_weight, torch.Tensor):
+        raise TypeError(f"down_weight: expected a tensor [r, {width}], got {type(down_weight).__name__}")
+    if down_weight.dim() != 2:
+        raise ValueError(f"down_weight: expected [r, {width}], got shape {list(down_weight.shape)}")
     rank = down_weight.shape[0]
     if not 1 <= rank <= MAX_RANK:
         raise ValueError(f"down_weight: expected a rank (rows) from 1 to {MAX_RANK}, got {rank}")

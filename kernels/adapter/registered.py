@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..registration import below_autograd, implementation, register, register_autograd
+from ..registration import below_autograd, implementation, refuse_double_backward, register, register_autograd
 
 _PACKAGE = str(__package__)
 
@@ -83,6 +83,7 @@ class _Adapter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        refuse_double_backward("adapter_forward")
         d_ln2, d_residual = grads[:2]
         if d_ln2 is None and d_residual is None:
             return (None,) * 15

@@ -91,7 +91,8 @@ struct Rows {
     const float hit = (1.0f - a.smoothing) * weight * a.gradient_factor;
     const float share = (hit + even * (float)weight_sum * a.gradient_factor) / sum_exp;
     const float floor = even * a.gradient_factor;
-    row[label] -= hit / share; // times share below; exact enough: both are of the size of sum_exp
+    // Times share below; exact enough: both are of the size of sum_exp. A label of weight 0 has no share either.
+    if (hit != 0.0f) row[label] -= hit / share;
     for (int64_t c = 0; c < C; c += LANES) {
       const int n = (int)(C - c < LANES ? C - c : LANES);
       vf g = load_n(row + c, n) * share;

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..registration import below_autograd, implementation, register, register_autograd
+from ..registration import below_autograd, implementation, refuse_double_backward, register, register_autograd
 
 _PACKAGE = str(__package__)
 
@@ -24,14 +24,19 @@ _BACKWARD = (
 )
 
 
-def _forward(features: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    *rest, impl = args
-    return implementation(_PACKAGE, impl).forward(features, *rest)
+def _forward(*args: Any) -> tuple[torch.Tensor, ...]:
+    *constants, impl = args[6:]
+    return implementation(_PACKAGE, impl).forward(*_contiguous(args[:6]), *constants)
 
 
 def _backward(d_loss: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    saved, rest, impl = list(args[:4]), args[4:-1], args[-1]
-    return implementation(_PACKAGE, impl).backward(d_loss, saved, *rest)
+    saved, tensors, (*constants, impl) = list(args[:4]), args[4:10], args[10:]
+    return implementation(_PACKAGE, impl).backward(d_loss, saved, *_contiguous(tensors), *constants)
+
+
+def _contiguous(tensors: Any) -> list[torch.Tensor | None]:
+    """As kernels read them, which know no strides: a column of a table, an expanded number."""
+    return [None if x is None else x.contiguous() for x in tensors]
 
 
 def _gradient_shapes(features: torch.Tensor, weight: torch.Tensor, need: Any) -> list[torch.Tensor]:
@@ -75,6 +80,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        refuse_double_backward("cosine_cross_entropy_forward")
         if grads[0] is None:
             return (None,) * 14
         need = ctx.constants[4:7]
@@ -100,6 +106,7 @@ def _forward_flops(features: Any, weight: Any, *args: Any, **_: Any) -> int:
 @register_flop_formula(torch.ops.fastlift_kernels.cosine_cross_entropy_backward)
 def _backward_flops(_d: Any, *args: Any, **_: Any) -> int:
     features, weight = args[4:6]
-    need_features, need_weight, _, impl = args[-4:]
-    products = 0 if impl == "native" else 2 * need_features + 2 * need_weight  # each recomputes the logits
+    need_features, need_weight, need_bias, impl = args[-4:]
+    # Each kernel computes the logits again; that of the bias needs no other product.
+    products = 0 if impl == "native" else 2 * need_features + (2 if need_weight else int(need_bias))
     return products * 2 * features[0] * features[1] * weight[0]

@@ -90,6 +90,36 @@ def test_nan_in_gives_nan_out(isa: str) -> None:
     assert torch.equal(predictions, expected)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_classes_of_weight_zero(isa: str, smoothing: float) -> None:
+    """A label that must not pull leaves its sample out; its gradient is zero, not 0 / 0."""
+    generator = torch.Generator().manual_seed(0)
+    features, weight = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (4, 3))
+    labels, class_weight = torch.tensor([0, 1, 2, 0]), torch.tensor([0.0, 1.0, 2.0])
+    results = []
+    for impl in ("reference", "native"):
+        loss, _ = fastlift_kernels.cosine_cross_entropy(
+            features, weight, labels, class_weight=class_weight, label_smoothing=smoothing, impl=impl
+        )
+        results.append((loss, *torch.autograd.grad(loss, [features, weight])))
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_strided_parameters(kernels: Any, native: Any) -> None:
+    case = kernels.cosine_case(9, 16, 7, bias=True, weighted=True)
+    expected = kernels.run_cosine(case, "native")
+    for name, x in case.tensors.items():
+        strided = torch.stack([x.detach(), x.detach()], dim=-1)[..., 0]
+        assert not strided.is_contiguous()
+        case.tensors[name] = strided.requires_grad_(x.requires_grad)
+    loss, predictions = fastlift_kernels.cosine_cross_entropy(**case.tensors, impl="native")
+    assert torch.equal(loss, expected["loss"])
+    assert torch.equal(predictions, expected["predictions"])
+    (d_weight,) = torch.autograd.grad(loss, [case.tensors["weight"]], case.gradients[0])
+    torch.testing.assert_close(d_weight, expected["d_weight"])
+
+
 def test_zero_rows_are_not_divided_by_zero(isa: str) -> None:
     features, weight = torch.randn(4, 8), torch.randn(3, 8)
     features[1] = 0.0
@@ -127,6 +157,13 @@ BAD = [
     (arguments(log_prior=torch.randn(3, requires_grad=True)), ValueError, r"log_prior: expected a constant"),
     (arguments(bias=torch.randn(2)), ValueError, r"bias: expected shape \[3\]"),
     (arguments(scale=0.0), ValueError, r"scale: expected a finite number above 0"),
+    (arguments(features=torch.randn(4, 8).to_sparse()), TypeError, r"features: expected a dense tensor"),
+    (arguments(weight=None), TypeError, r"weight: expected a tensor \[C, 8\], got NoneType"),
+    (arguments(labels=[0, 1, 2, 0]), TypeError, r"labels: expected a tensor of int64 of shape \[4\], got list"),
+    (arguments(scale=None), TypeError, r"scale: expected a number, got NoneType"),
+    (arguments(scale=torch.tensor(2.0, requires_grad=True)), TypeError, r"scale: expected a number, got Tensor"),
+    (arguments(tau="1"), TypeError, r"tau: expected a number, got str"),
+    (arguments(label_smoothing=None), TypeError, r"label_smoothing: expected a number, got NoneType"),
     (arguments(label_smoothing=1.5), ValueError, r"label_smoothing: expected 0 to 1"),
     (arguments(normalize="l2"), ValueError, r"normalize: expected 'both', 'weight' or 'none'"),
 ]
@@ -139,3 +176,15 @@ def test_bad_input(
 ) -> None:
     with pytest.raises(error, match=message):
         fastlift_kernels.cosine_cross_entropy(**given_arguments, impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["reference", "native"])
+def test_bad_input_under_compile(native: Any, impl: str) -> None:
+    """One graph or none: the message is inside the compiler's exception; labels are looked at when the graph runs."""
+    torch._dynamo.reset()  # sizes seen before would become symbols in the message
+    compiled = torch.compile(fastlift_kernels.cosine_cross_entropy, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=r"weight: expected shape \[3, 8\], got \[3, 9\]"):
+        compiled(**arguments(weight=torch.randn(3, 9)), impl=impl)
+    message = r"labels: expected 0 to 2, .* got 3 at position 2" if impl == "native" else "out of bounds"
+    with pytest.raises((ValueError, IndexError), match=message):
+        compiled(**arguments(labels=torch.tensor([0, 1, 3, 0])), impl=impl)

@@ -98,6 +98,20 @@ def test_func_transforms_are_refused(kernels: Any, native: Any) -> None:
     assert exact.shape == x.shape
 
 
+def test_gradients_of_gradients_are_refused(kernels: Any, native: Any) -> None:
+    """Not left out in silence: the fused backward has no backward of its own."""
+    x = torch.randn(4, 8, requires_grad=True)
+    leaves = kernels.adapter_case(3, 64, rank=4).leaves()
+    losses = [
+        (fastlift_kernels.gelu(x, impl="native").square().sum(), x),
+        (fastlift_kernels.adapter(**leaves, impl="native")[1].square().sum(), leaves["t"]),
+        (fastlift_kernels.cosine_cross_entropy(x, torch.randn(3, 8), torch.zeros(4).long(), impl="native")[0], x),
+    ]
+    for loss, of in losses:
+        with pytest.raises(RuntimeError, match=r'no second derivative .* impl="reference"'):
+            torch.autograd.grad(loss, of, create_graph=True)
+
+
 def test_imports_neither_fastlift_nor_triton() -> None:
     code = (
         "import sys; sys.modules['triton'] = None; sys.modules['fastlift'] = None\n"

@@ -53,6 +53,30 @@ def test_nothing_counts(batch: int) -> None:
         assert not gradient.any()
 
 
+def test_strided_parameters(kernels: Any) -> None:
+    case = kernels.cosine_case(5, 16, 7, bias=True, weighted=True)
+    expected = kernels.run_cosine(case, "triton")
+    for name, x in case.tensors.items():
+        strided = torch.stack([x.detach(), x.detach()], dim=-1)[..., 0]
+        case.tensors[name] = strided.requires_grad_(x.requires_grad)
+    loss, predictions = fastlift_kernels.cosine_cross_entropy(**case.tensors, impl="triton")
+    assert torch.equal(loss, expected["loss"])
+    assert torch.equal(predictions, expected["predictions"])
+    learned = {name: x for name, x in case.tensors.items() if x.requires_grad}
+    for name, got in zip(learned, torch.autograd.grad(loss, list(learned.values()), case.gradients[0]), strict=True):
+        torch.testing.assert_close(got, expected[f"d_{name}"])
+
+
+def test_classes_of_weight_zero() -> None:
+    features, weight = torch.randn(4, 8, requires_grad=True), torch.randn(3, 8, requires_grad=True)
+    labels, class_weight, results = torch.tensor([0, 1, 2, 0]), torch.tensor([0.0, 1.0, 2.0]), []
+    for impl in ("reference", "triton"):
+        loss, _ = fastlift_kernels.cosine_cross_entropy(features, weight, labels, class_weight=class_weight, impl=impl)
+        results.append((loss, *torch.autograd.grad(loss, [features, weight])))
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_nan_in_gives_nan_out() -> None:
     features = torch.randn(4, 8)
     features[2, 3] = float("nan")
