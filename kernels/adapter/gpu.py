@@ -312,19 +312,18 @@ def configuration(kernel: str, rank: int, dtype: torch.dtype) -> dict[str, int]:
     single = dtype == torch.float32
     if kernel == WIDTH:
         units = min(ranks, 64)
-        warps = 8 if units == 64 else 4
-        return {"BN": 32 if single else 64, "BD": 64, "BR": units, "num_warps": warps, "num_stages": 2}
+        if single:
+            return {"BN": 16, "BD": 32, "BR": units, "num_warps": 4, "num_stages": 2}
+        return {"BN": 64, "BD": 64, "BR": units, "num_warps": 8 if units == 64 else 4, "num_stages": 2}
     if ranks <= 64:
         tokens, width = (16, 64) if kernel == TOKENS or single else (32, 64)
         return {"BN": tokens, "BD": width, "BR": ranks, "num_warps": 4, "num_stages": 2}
-    width = 32 if single or ranks == 512 else 64
-    return {
-        "BN": 16 if kernel == TOKENS or single else 32,
-        "BD": width,
-        "BR": ranks,
-        "num_warps": 8,
-        "num_stages": 1 if ranks == 512 else 2,
-    }
+    tokens = 16 if kernel == TOKENS or single else 32
+    if ranks < 512:
+        return {"BN": tokens, "BD": 32 if single else 64, "BR": ranks, "num_warps": 8, "num_stages": 2}
+    if single:
+        return {"BN": 16, "BD": 16, "BR": ranks, "num_warps": 16, "num_stages": 3 if kernel == TOKENS else 2}
+    return {"BN": tokens, "BD": 32, "BR": ranks, "num_warps": 8, "num_stages": 1}
 
 
 def splits_of(tokens: int) -> tuple[int, int]:

@@ -342,14 +342,11 @@ FORWARD_SPLITS, FEATURES_SPLITS = 64, 32
 
 def configuration(batch: int, dtype: torch.dtype) -> dict[str, int]:
     """Blocks, warps and stages of the three kernels with products; benchmarks/ops/resources.py shows that none spills."""
-    single = dtype == torch.float32
-    return {
-        "BM": 16 if batch <= 16 else 32 if single else 64,
-        "BN": 64,
-        "BD": 32 if single else 64,
-        "num_warps": 4 if batch <= 16 else 8,
-        "num_stages": 2,
-    }
+    if dtype == torch.float32:
+        return {"BM": 16, "BN": 32, "BD": 16, "num_warps": 4, "num_stages": 3}
+    if batch <= 16:
+        return {"BM": 16, "BN": 64, "BD": 64, "num_warps": 4, "num_stages": 2}
+    return {"BM": 64, "BN": 64, "BD": 32, "num_warps": 8, "num_stages": 3}
 
 
 def _splits(classes: int, block: int, most: int) -> tuple[int, int]:
