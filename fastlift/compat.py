@@ -28,6 +28,15 @@ _PARTS = {
     "mlp_out": "mlp.c_proj",
     "norm2": "ln_2",
 }
+# timm's names of the same parts, in timm's order.
+_TIMM_PARTS = {
+    "norm1": "ln_1",
+    "attn.qkv": "attn.in_proj",
+    "attn.proj": "attn.out_proj",
+    "norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 _BOTTLENECK = {"norm": "ln", "down": "down_proj", "up": "up_proj"}
 
 
@@ -70,8 +79,35 @@ def as_lift_state(source: str | Path | LiftState) -> LiftState:
         shown = ", ".join(map(str, list(state)[:5]))
         raise UserError(f"not a LIFT checkpoint: expected the keys 'tuner' and 'head', got {shown}")
     if "head" in state:
-        return {"tuner": dict(state.get("tuner") or {}), "head": dict(state["head"] or {})}
+        return {"tuner": _from_timm(state.get("tuner") or {}), "head": dict(state["head"] or {})}
     return from_lift_plus(state["tuner"])
+
+
+def _from_timm(tuner: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LIFT names the own weights of ImageNet-21k ViTs as timm does, and counts their biases in timm's order; CLIP's here.
+
+    The order shows in the sizes: the bias of queries, keys and values, which is three times as long as its block's other
+    biases but one, comes first in CLIP's blocks and second in timm's.
+    """
+    counted_by_timm = "bias_tuned.1" in tuner and len(tuner["bias_tuned.1"]) == 3 * len(tuner["bias_tuned.0"])
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tuner.items():
+        kind, _, rest = name.partition(".")
+        if kind == "bias_tuned" and counted_by_timm:
+            block, place = divmod(int(rest), len(_PARTS))
+            ours = list(_PARTS.values()).index(list(_TIMM_PARTS.values())[place])
+            name = f"bias_tuned.{len(_PARTS) * block + ours}"
+        elif kind == "block_tuned":
+            match = re.fullmatch(rf"(\d+)\.({'|'.join(map(re.escape, _TIMM_PARTS))})\.(\w+)", rest)
+            if match:
+                name = _block_weight(match[1], _TIMM_PARTS[match[2]], match[3])
+        renamed[name] = tensor
+    return renamed
+
+
+def _block_weight(i: int | str, part: str, kind: str) -> str:
+    """LIFT's name of a block's own weight; in OpenAI's CLIP the one of queries, keys and values belongs to no module."""
+    return f"block_tuned.{i}.{part}{'_' if part == 'attn.in_proj' else '.'}{kind}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -142,8 +178,7 @@ def _own_weight(i: int, match: re.Match[str], whole: bool) -> str:
     part, kind = match[2], match[3]
     if not whole:  # biases alone, numbered through all blocks
         return f"bias_tuned.{len(_PARTS) * i + list(_PARTS).index(part)}"
-    separator = "_" if part == "attn_in" else "."
-    return f"block_tuned.{i}.{_PARTS[part]}{separator}{kind}"
+    return _block_weight(i, _PARTS[part], kind)
 
 
 _RULES: dict[str, Callable[[int, re.Match[str], bool], str]] = {

@@ -12,7 +12,7 @@ import torch
 # The package of test helpers is not installed; importlib mode does not put it on the path by itself.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fixtures import SHARED  # noqa: E402
+from fixtures import SHARED
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from fixtures import CLASS_NAMES
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fastlift
@@ -122,6 +124,38 @@ def test_both_towers_have_sizes_of_their_own(tiny_clip: Files) -> None:
     down = model.tuner_parameters["text.adapter_list.1.down_proj.weight"]
     assert torch.equal(down, state["text_encoder.blocks.1.adapter.down.weight"])
     assert model.tuner_parameters["adaptformer_list.0.down_proj.weight"].shape == (RANK, D)
+
+
+@pytest.mark.parametrize("tuner", ["full", "bias"])
+def test_lift_names_imagenet_21k_vits_as_timm_does(tmp_path: Path, tuner: str) -> None:
+    """The authors' modules are timm's own blocks: a checkpoint of their names and order finds its places."""
+    architecture = "vit_tiny_patch16_224"
+    source = timm.create_model(architecture, num_classes=0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(source.state_dict(), weights)
+    for parameter in source.blocks.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    named = dict(source.blocks.named_parameters())
+    biases = [parameter for name, parameter in named.items() if name.endswith("bias")]
+    given = {f"bias_tuned.{i}": bias.detach().clone() for i, bias in enumerate(biases)}
+    if tuner == "full":
+        given = {f"block_tuned.{name}": parameter.detach() for name, parameter in named.items()}
+    state = {"tuner": given, "head": {"weight": torch.randn(CLASSES, 192)}}
+    settings = compat.settings_of(compat.as_lift_state(state))
+    assert settings["tuner"] == (tuner,)
+    model = fastlift.create_model(
+        f"timm:{architecture}", pretrained=weights, class_names=CLASS_NAMES, init="random", **settings
+    )
+    compat.load_lift_checkpoint(model, state)
+    if tuner == "bias":  # all but the biases stay as they were
+        source.load_state_dict(load_file(weights))
+        with torch.no_grad():
+            for own, bias in zip((p for n, p in named.items() if n.endswith("bias")), given.values(), strict=True):
+                own.copy_(bias)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = source.forward_features(images)[:, 0]
+        torch.testing.assert_close(model.features(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_lift_plus_masks(tiny_clip: Files) -> None:
