@@ -57,11 +57,18 @@ def save(path: Path, learner: Learner, position: Position) -> None:
 
 
 def write(path: Path, trained: Mapping[str, Tensor], momentum: Mapping[str, Tensor], position: Position) -> None:
-    """Write what trains and its momentum, atomically."""
+    """Write what trains and its momentum, atomically.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in trained.items()}
     tensors |= {f"momentum.{name}": buffer.cpu().contiguous() for name, buffer in momentum.items()}
     metadata = {"position": json.dumps(asdict(position))}
-    write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
+    try:
+        write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
+    except (OSError, SafetensorError) as error:  # the latter where safetensors meets a full disk
+        raise UserError(f"the checkpoint {path} could not be written: {error}", exit_code=1) from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Position]:
@@ -77,9 +84,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Position]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             position = Position(**json.loads((file.metadata() or {})["position"]))
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a fastlift checkpoint ({type(error).__name__}: {error})") from None
+        raise _unreadable(path, error) from None
     momentum = {name.removeprefix("momentum."): t for name, t in tensors.items() if name.startswith("momentum.")}
     return {name: t for name, t in tensors.items() if not name.startswith("momentum.")}, momentum, position
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is not a fastlift checkpoint, or damaged ({type(error).__name__}: {error}); "
+        "without that file, the checkpoint before it is the last one"
+    )
 
 
 def restore(path: Path, learner: Learner) -> Position:
@@ -125,12 +139,16 @@ def saved(folder: Path) -> list[Path]:
 
 
 def read_position(path: Path) -> Position:
-    """The position alone, without the tensors."""
+    """The position alone, without the tensors.
+
+    Raises:
+        UserError: not a checkpoint of fastlift, or a damaged one.
+    """
     try:
         with safe_open(path, "pt") as file:
             return Position(**json.loads((file.metadata() or {})["position"]))
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a fastlift checkpoint ({type(error).__name__}: {error})") from None
+        raise _unreadable(path, error) from None
 
 
 def remove_old_steps(folder: Path, keep: Path) -> None:

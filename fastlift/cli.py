@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         0 done, 2 wrong use, 1 failed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text: show their bytes, as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -67,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read
+        print(f"fastlift: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -91,7 +92,12 @@ class Fit:
         self._started = time.perf_counter()
         log = MetricsLog(self.run, self.global_step) if self.world.is_main else NoLog()
         trace = self.run.profile if self.config.run.profile and self.world.is_main else None
-        with log, self.ui.bar("training", total) as bar, StopRequest() as stop, profiled(trace) as after_step:
+        with (
+            log,
+            self.ui.bar("training", total, self.global_step) as bar,
+            StopRequest() as stop,
+            profiled(trace) as after_step,
+        ):
             while self.epoch < training.epochs:
                 self._epoch(log, bar, stop, after_step)
         self._ended = time.perf_counter()
@@ -106,31 +112,28 @@ class Fit:
             after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
             self.images_seen += len(images)
+            bar.update(self.global_step)
             if self.global_step % self.config.run.log_steps == 0:
                 self._log(log, bar, lr, pace.rate(self.images_seen))
-            if stop.asked:
+            in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
+            if stop.asked and in_the_middle:
+                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
                 self._interrupt()
             every = self.config.run.checkpoint_steps
-            if every and self.global_step % every == 0 and self.step < self.loader.steps_per_epoch:
+            if every and self.global_step % every == 0 and in_the_middle:
                 self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
         self._end_epoch(log, bar)
+        if stop.asked:
+            self._interrupt()
 
     def _interrupt(self) -> None:
-        if self.step < self.loader.steps_per_epoch:
-            self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
         saved = self.run.last_checkpoint()
-        where = f"saved as {saved.name}" if saved else "nothing was saved yet"
-        resume = f"fastlift train --resume --output {self.run.path}"
+        where = f"saved as {saved.name}" if saved else "saved by the first process"
+        resume = f"fastlift train --resume --output {shlex.quote(str(self.run.path))}"
         raise Interrupted(f"stopped at step {self.global_step}, {where}; go on with: {resume}", exit_code=1)
 
     def _log(self, log: MetricsLog | NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
-        loss, accuracy = self.learner.sums.read()
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.global_step} (epoch {self.epoch + 1}); "
-                f"a lower --lr or --amp fp32 may help. Earlier checkpoints are in {self.run.checkpoints}",
-                exit_code=1,
-            )
+        loss, accuracy = self._sums()
         values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
         log.write("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
         place = f"epoch {self.epoch + 1}/{self.config.training.epochs}"
@@ -138,8 +141,23 @@ class Fit:
             self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
         )
 
-    def _end_epoch(self, log: MetricsLog | NoLog, bar: Bar) -> None:
+    def _sums(self) -> tuple[float, float]:
+        """Mean loss and accuracy (in %) of the running epoch; reads the device.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
         loss, accuracy = self.learner.sums.read()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is not finite at step {self.global_step} (epoch {self.epoch + 1}); "
+                f"a lower --lr or --amp fp32 may help. Earlier checkpoints are in {self.run.checkpoints}",
+                exit_code=1,
+            )
+        return loss, accuracy
+
+    def _end_epoch(self, log: MetricsLog | NoLog, bar: Bar) -> None:
+        loss, accuracy = self._sums()
         values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
         log.write("epoch", self.global_step, values)
         bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")

@@ -61,8 +61,7 @@ def grade_run(
             name += " (groups at {}, {})".format(*config.data.group_boundaries)
         told.say(f"{name}: {len(index):,} images")
         rows[name] = grade(model, index, data.group_counts.tolist(), config, told, rank).metrics.to_dict()
-    if run.has_ended():
-        results = read_json(run.results)
+    if results is not None:
         results["evaluations"] = results.get("evaluations", {}) | rows
         write_json(run.results, results)
     return rows
@@ -98,6 +97,7 @@ def grade(
 def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
     """CLIP's own accuracy on a data set's test split; writes nothing."""
     told = ui or Quiet()
+    results = read_json(run.results) if run.has_ended() else None
     data = load_data(config, told)
     model = build_model(config, data.class_names, told)
     told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")

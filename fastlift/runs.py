@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from fastlift import checkpoints
-from fastlift.config import Config, differences, load, to_dict
+from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
-from fastlift.files import write_json
+from fastlift.files import read_json, write_json
 
 # Settings that a resumed run may change: none of them changes what is computed, but for rounding.
 OPERATIONAL = {
@@ -78,6 +78,19 @@ class RunFolder:
     @property
     def bad_images(self) -> Path:
         return self.path / "bad_images.txt"
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels.
+
+        Raises:
+            UserError: the run stopped before it knew them, or ``data.json`` cannot be read.
+        """
+        if not self.data.is_file():
+            raise UserError(f"{self.path} has no data.json: the run stopped before its model was built")
+        names = read_json(self.data).get("class_names")
+        if not isinstance(names, list):
+            raise UserError(f"{self.data} has no class_names: it was changed or damaged")
+        return tuple(names)
 
     def has_ended(self) -> bool:
         return self.results.is_file()
@@ -158,7 +171,9 @@ def reopen(path: Path, config: Config) -> RunFolder:
     """
     run = open_run(path)
     changed = {
-        name: values for name, values in differences(load(run.config), config).items() if name not in OPERATIONAL
+        name: values
+        for name, values in differences(absolute_paths(load(run.config)), config).items()
+        if name not in OPERATIONAL
     }
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())

@@ -32,25 +32,28 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
     Raises:
         UserError: an unknown recipe, a file that cannot be read.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--output", type=Path)
     early.add_argument("--resume", action="store_true")
-    early.add_argument("--recipe", default=recipe)
+    early.add_argument("--recipe")
     early.add_argument("--dataset", default="shapes_lt")
     early.add_argument("--model")
     try:
         known, _ = early.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])
-    except SystemExit:
-        raise UserError("a flag lacks its value; see --help") from None
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; see --help") from None
     if known.resume:
         if known.output is None:
             raise UserError("--resume goes with --output FOLDER, the run to go on with")
         return config.load(_config_of(known.output))
     if known.config is not None:
-        return config.load(known.config)
+        if known.recipe is not None:
+            raise UserError("--config and --recipe: both say where the defaults come from; choose one of them")
+        found = config.load(known.config)
+        return found if known.model is None else found.override(model=known.model)
     chosen = {} if known.model is None else {"model": known.model}  # so that its weights are not another model's
-    return recipes.build(known.recipe, known.dataset, **chosen)
+    return recipes.build(known.recipe or recipe, known.dataset, **chosen)
 
 
 def _config_of(folder: Path) -> Path:

@@ -12,10 +12,19 @@ import numpy as np
 from fastlift.data import cifar, folders, inaturalist
 from fastlift.data.inaturalist import Rank
 from fastlift.data.index import ImageIndex, array_index
-from fastlift.data.lists import Listing, class_folders, parse_class_names, parse_list, read_bytes, read_text
+from fastlift.data.lists import (
+    Listing,
+    class_folders,
+    lines_of,
+    parse_class_names,
+    parse_list,
+    read_bytes,
+    read_text,
+    text_of,
+)
 from fastlift.data.problems import Problems
 from fastlift.data.published import PUBLISHED, check_counts, find_file, how_to_get
-from fastlift.data.scan import Progress, cached_scan, finish_index
+from fastlift.data.scan import Progress, cached_scan, finish_index, scan_files
 from fastlift.errors import UserError
 from fastlift.files import cache_folder
 
@@ -72,7 +81,11 @@ class _Request:
 
 
 class _Rejected(Exception):
-    """A listing with problems, which are collected already: not worth scanning."""
+    """A listing with problems, which are collected already: nothing to cache."""
+
+    def __init__(self, listing: Listing) -> None:
+        super().__init__()
+        self.listing = listing
 
 
 def load_data_set(
@@ -183,7 +196,13 @@ def _refuse_unused_lists(request: _Request) -> None:
 
 
 def _hint(name: str) -> str:
-    return f"\nExpected layout:\n{_FOLDER_LAYOUT}" if name == "folder" else how_to_get(name)
+    layouts = {
+        "folder": f"\nExpected layout:\n{_FOLDER_LAYOUT}",
+        "list": "\nIt is the folder that the paths in --train-list and --test-list start from.",
+    }
+    if match := _CIFAR_NAME.fullmatch(name):
+        return "\n" + cifar.how_to_get(int(match[1]))
+    return layouts.get(name, how_to_get(name))
 
 
 def _index(
@@ -195,13 +214,13 @@ def _index(
     class_names: tuple[str, ...],
     problems: Problems,
 ) -> ImageIndex | None:
-    """Scan one split; None where its listing has problems already."""
+    """Scan one split; None where its listing has problems already, to which those of its files are added."""
 
     def checked() -> Listing:
         before = problems.total
         listing = make_listing()
         if problems.total > before:
-            raise _Rejected
+            raise _Rejected(listing)
         return listing
 
     what = f"{request.name}/{split}"
@@ -209,7 +228,11 @@ def _index(
         scan = cached_scan(
             root, key, checked, request.cache_dir, rescan=request.rescan, what=what, progress=request.progress
         )
-    except _Rejected:
+    except _Rejected as rejected:
+        paths = rejected.listing.paths
+        *_, reasons = scan_files(root, paths, np.arange(len(paths)), what, request.progress)
+        if request.bad_images == "stop":
+            problems.add_files(f"{root / paths[i]}: {reasons[i]}" for i in sorted(reasons))
         return None
     return finish_index(what, root, scan, class_names, request.bad_images, problems)
 
@@ -245,7 +268,7 @@ def _load_from_lists(
 
         def make_listing(split: str = split, file: Path = file, data: bytes = data) -> Listing:
             before = problems.total
-            text = data.decode("utf-8-sig", "surrogateescape")
+            text = text_of(data, file)
             parse = inaturalist.parse_annotations if _is_json(file) else parse_list
             listing = parse(text, file.name, len(class_names), problems)
             if problems.total == before:
@@ -263,7 +286,14 @@ def _load_from_lists(
 def _load_shapes(request: _Request) -> DataSet:
     from fastlift.data import shapes
 
-    root = request.data_root or shapes.prepare(request.cache_dir)
+    try:
+        root = request.data_root or shapes.prepare(request.cache_dir)
+    except OSError as error:
+        raise UserError(
+            f"the pictures of {DEFAULT} cannot be written to {request.cache_dir}: {error}. "
+            "Name another folder in the environment variable FASTLIFT_CACHE",
+            exit_code=1,
+        ) from error
     lists = [root / name for name in ("train.txt", "test.txt", "class_names.txt")]
     class_names = _class_names(lists[0], lists[2])
     return _load_from_lists(request, root, lists[0], lists[1], class_names, Problems(request.name))
@@ -284,15 +314,19 @@ def _load_list(request: _Request) -> DataSet:
 def _class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
     """Names from a file, else the folders that the classes' files lie in."""
 
+    problems = Problems(str(train_list))  # found again, and told, when the list itself is loaded
+
     def listed() -> Listing:
         parse = inaturalist.parse_annotations if _is_json(train_list) else parse_list
-        return parse(read_text(train_list), train_list.name, None, Problems(""))
+        return parse(read_text(train_list), train_list.name, None, problems)
 
     if file is None:
         listing = listed()
-        folders_of = class_folders(listing, int(listing.labels.max()) + 1) if len(listing.labels) else []
+        count = int(listing.labels.max(initial=-1)) + 1
+        folders_of = class_folders(listing, count) if count <= len(listing.labels) else []
         found = [folder for folder in folders_of if folder is not None]
         if not found or len(found) < len(folders_of):
+            problems.raise_if_any()
             raise UserError(
                 f"{train_list} does not tell the names of the classes (no folder for each): give --class-names, "
                 "a file with lines of 'folder name' or 'name' in the order of the labels"
@@ -301,7 +335,7 @@ def _class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
     text = read_text(file)
     if _is_json(file):
         return inaturalist.species_names(inaturalist.parse_categories(text, str(file)))
-    count = len(text.rstrip().splitlines())
+    count = len(lines_of(text.rstrip()))
 
     def folders_of_classes() -> list[str | None]:
         listing = listed()

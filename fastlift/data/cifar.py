@@ -81,14 +81,14 @@ def load_arrays(num_classes: int, root: Path, *, download: bool) -> tuple[CifarA
     try:
         splits = [kind(str(root), train=train, download=fetch) for train in (True, False)]
     except (OSError, RuntimeError) as error:
-        raise UserError(_how_to_get(num_classes, root, error)) from error
+        raise UserError(f"CIFAR-{num_classes} is not usable in {root} ({error}).\n{how_to_get(num_classes)}") from error
     train, test = (CifarArrays(np.ascontiguousarray(s.data), np.array(s.targets, dtype=np.int64)) for s in splits)
     return train, test, splits[0].classes
 
 
-def _how_to_get(num_classes: int, root: Path, error: Exception) -> str:
+def how_to_get(num_classes: int) -> str:
+    """Where CIFAR lies, and in which layouts it may be given."""
     return (
-        f"CIFAR-{num_classes} is not usable in {root} ({error}).\n"
         f"Get https://www.cs.toronto.edu/~kriz/{_ARCHIVES[num_classes]} and give the folder that holds it as "
         f"--data-root. Accepted there: {_ARCHIVES[num_classes]}; the unpacked {_FOLDERS[num_classes]}/; or class "
         f"folders train/CLASS/*.jpg and test/CLASS/*.jpg (or PNG) with all {num_classes} classes."

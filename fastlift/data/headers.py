@@ -38,6 +38,8 @@ def read_header(path: str) -> Header:
         return bad("missing")
     except OSError as error:
         return bad(f"cannot be opened ({error.strerror})")
+    except ValueError:
+        return bad("cannot be opened (a null character in its path)")
     try:
         return _inspect(descriptor)
     except OSError as error:

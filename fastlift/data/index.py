@@ -98,6 +98,10 @@ class ImageIndex:
             raise ValueError(f"{self.name} has no files, it comes as arrays")
         return self.root / self.paths[i]
 
+    def file_name(self, i: int) -> str:
+        """A sample's path in the data root (for tar shards, the shard and the place in it)."""
+        return self.paths[i] if self.spans is None else f"{self.paths[i]} at byte {self.spans[i, 0]}"
+
     def label_of(self, i: int) -> str:
         """A sample's name for messages."""
         if self.arrays is not None:

@@ -14,6 +14,9 @@ from fastlift.data.index import PathTable
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
 
+_LABEL = re.compile(r"-?[0-9]+")
+_LARGEST_LABEL = 2**31 - 1
+_LINE_END = re.compile("\r\n|\n|\r")
 _IDENTIFIER = re.compile(r"n?\d+")  # WordNet ids and numbers: never a class's name
 
 
@@ -41,7 +44,28 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    return read_bytes(path).decode("utf-8-sig", "surrogateescape")
+    """The same as text; bytes that are no UTF-8 stay as they are, since file names may hold any."""
+    return text_of(read_bytes(path), path)
+
+
+def text_of(data: bytes, path: Path) -> str:
+    """Bytes of a file as text, for ``read_text``.
+
+    Raises:
+        UserError: UTF-16, as some Windows programs write it.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"list file {path} is UTF-16: save it as UTF-8")
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines by any of the three line ends; ``str.splitlines`` takes more for one, which file names may hold."""
+    return _LINE_END.split(text)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def leaves_root(path: str) -> bool:
@@ -60,14 +84,17 @@ def parse_list(text: str, source: str, num_classes: int | None, problems: Proble
     """
     paths: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    limit = _LARGEST_LABEL if num_classes is None else num_classes
+    for number, line in enumerate(lines_of(text), start=1):
         parts = line.rsplit(None, 1)
         if not parts:
             continue
         path = parts[0].strip()
-        if len(parts) == 1 or not parts[1].lstrip("-").isdigit():
+        if len(parts) == 1 or not _LABEL.fullmatch(parts[1]):
             problems.add(f"{source} line {number}: no label: {line.strip()[:100]!r}")
-        elif int(parts[1]) < 0 or (num_classes is not None and int(parts[1]) >= num_classes):
+        elif "\0" in path:
+            problems.add(f"{source} line {number}: a null character in the path: {path[:100]!r}")
+        elif not 0 <= int(parts[1][:20]) < limit:
             allowed = f"0..{num_classes - 1}" if num_classes is not None else "0 and up"
             problems.add(f"{source} line {number}: label {parts[1]} is out of range ({allowed}): {path}")
         elif leaves_root(path):
@@ -91,9 +118,14 @@ def parse_class_names(text: str, source: str, folders: Callable[[], Sequence[str
     Raises:
         UserError: the file is empty, or has an empty line inside.
     """
-    lines = [line.strip() for line in text.rstrip().splitlines()]
-    if not lines or not all(lines):
-        raise UserError(f"class names {source}: " + ("an empty line" if lines else "the file is empty"))
+    lines = [line.strip() for line in lines_of(text.rstrip())]
+    if lines == [""]:
+        raise UserError(f"class names {source}: the file is empty")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            raise UserError(f"class names {source}: line {number} is empty")
+        if not _is_unicode(line):
+            raise UserError(f"class names {source}: line {number} is not UTF-8: {line[:100]!r}")
     words = [line.split(None, 1) for line in lines]
     if not all(len(pair) == 2 for pair in words):
         return tuple(lines)

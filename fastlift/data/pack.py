@@ -74,6 +74,8 @@ def run(
         UserError: the folder holds a pack already, the set has no files, or a picture cannot be decoded.
     """
     folder = Path(output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a new folder for the pack")
     if (folder / PACK_MANIFEST).exists():
         raise UserError(f"{folder} holds a pack already: choose another folder, or delete that one")
     if short_side is not None and short_side < 1:

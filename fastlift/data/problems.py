@@ -18,22 +18,26 @@ class UnusableData(UserError):
 
 @dataclass
 class Problems:
-    """Collects problems of one input, to be raised together."""
+    """Collects problems of one input, to be raised together: those of its lists, then those of single files."""
 
     subject: str
     hint: str = ""
-    entries: list[str] = field(default_factory=list)
+    of_lists: list[str] = field(default_factory=list)
+    of_files: list[str] = field(default_factory=list)
+
+    @property
+    def entries(self) -> list[str]:
+        return self.of_lists + self.of_files
 
     @property
     def total(self) -> int:
-        return len(self.entries)
+        return len(self.of_lists) + len(self.of_files)
 
     def add(self, entry: str) -> None:
-        self.entries.append(entry)
+        self.of_lists.append(entry)
 
-    def extend(self, entries: Iterable[str]) -> None:
-        for entry in entries:
-            self.add(entry)
+    def add_files(self, entries: Iterable[str]) -> None:
+        self.of_files.extend(entries)
 
     def message(self) -> str:
         count = f"{self.total:,} problem" + ("s" if self.total != 1 else "")

@@ -145,7 +145,7 @@ def finish_index(
     paths, widths, heights = scan.paths, scan.widths, scan.heights
     bad: list[BadImage] = []
     if scan.reasons and bad_images == "stop":
-        problems.extend(f"{root / paths[i]}: {scan.reasons[i]}" for i in sorted(scan.reasons))
+        problems.add_files(f"{root / paths[i]}: {scan.reasons[i]}" for i in sorted(scan.reasons))
     elif scan.reasons:
         is_bad = np.zeros(len(paths), dtype=bool)
         is_bad[list(scan.reasons)] = True

@@ -117,6 +117,5 @@ class StandIns:
                 raise UserError(f"{name} {reason}, and its class has no other good image", exit_code=1)
             self._source[sample] = other
         if self._on_bad and not known:
-            path = "" if self._index.arrays is not None else self._index.paths[source]
-            self._on_bad(BadImage(source, path, reason, other))
+            self._on_bad(BadImage(source, self._index.file_name(source), reason, other))
         return other

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
+from fastlift.files import read_json
 from fastlift.models import conversion
 from fastlift.models.resnet import ResNet
 from fastlift.models.text import TextTower
@@ -88,7 +89,7 @@ def _configuration(name: str | Path | dict[str, Any]) -> tuple[dict[str, Any], s
         path = Path(name)
         if not path.is_file():
             raise UserError(f"model configuration {path} does not exist")
-        return _model_part(json.loads(path.read_text(encoding="utf-8")), str(path)), path.stem
+        return _model_part(read_json(path), str(path)), path.stem
     known = one_of("model", str(name), [SHIPPED, *open_clip.list_models()])
     config = open_clip.get_model_config(known)
     assert config is not None
@@ -116,6 +117,9 @@ def _load_open_clip(
     if tag.get("quick_gelu"):  # the tag's weights were trained with it, whatever the plain configuration says
         config["quick_gelu"] = True
     if image_size is not None:
+        smallest = config["vision_cfg"].get("patch_size") or 32  # 32: what a ResNet's five halvings need
+        if image_size < smallest:
+            raise UserError(f"image_size: {label} needs {smallest} pixels or more, got {image_size}")
         config["vision_cfg"]["image_size"] = image_size
     model = _instantiate(config, label)
     if weights is None and not is_random:

@@ -7,6 +7,7 @@ cheaper. Towers that see the padding (SigLIP's) are run as they are.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -16,11 +17,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
-from fastlift.files import cache_folder, write_atomically
+from fastlift.files import cache_folder, read_json, write_atomically
 from fastlift.models.fingerprint import weights_fingerprint
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -72,7 +74,7 @@ def _descriptors(names: list[str], prompt: str) -> list[list[str]]:
     path = Path(prompt.removeprefix("descriptor").removeprefix(":"))
     if not prompt.removeprefix("descriptor:") or not path.is_file():
         raise UserError(f"prompt {prompt!r}: expected descriptor:FILE with a JSON file of class name -> sentences")
-    table = {str(key).replace("_", " "): value for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    table = {str(key).replace("_", " "): value for key, value in read_json(path).items()}
     missing = [name for name in names if not table.get(name)]
     if missing:
         raise UserError(f"{path}: no descriptors for {len(missing)} classes (first: {', '.join(missing[:10])})")
@@ -139,6 +141,14 @@ def _encode(model: Any, tokens: Tensor) -> Tensor:
     return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
 
 
+def _cached(path: Path) -> Tensor | None:
+    """Features of the cache; None where there are none, or the file is damaged."""
+    try:
+        return load_file(path)["features"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+
+
 def text_features(
     tower: TextTower,
     class_names: Sequence[str],
@@ -154,10 +164,12 @@ def text_features(
     prompts = prompts_for(class_names, prompt)
     digest = hashlib.blake2b((tower.fingerprint() + json.dumps(prompts)).encode(), digest_size=16).hexdigest()
     path = (cache or cache_folder()) / "text_features" / f"{digest}.safetensors"
-    if path.is_file():
-        return load_file(path)["features"].to(next(tower.model.parameters()).device)
+    cached = _cached(path)
+    if cached is not None:
+        return cached.to(next(tower.model.parameters()).device)
     encoded = encode_prompts(tower, [text for texts in prompts for text in texts], progress)
     means = torch.stack([part.mean(dim=0) for part in encoded.split([len(texts) for texts in prompts])])
     stored = {"features": means.cpu().contiguous()}
-    write_atomically(path, lambda part: save_file(stored, part))
+    with contextlib.suppress(OSError, SafetensorError):  # a cache that cannot be written costs time, nothing else
+        write_atomically(path, lambda part: save_file(stored, part))
     return means

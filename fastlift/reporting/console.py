@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LINES = 15.0
 class Bar(Protocol):
     """Progress of one piece of work."""
 
-    def update(self, done: int, note: str = "") -> None:
-        """``done`` of the total, and what to say beside it."""
+    def update(self, done: int, note: str | None = None) -> None:
+        """``done`` of the total, and what to say beside it; None leaves what stands there."""
 
 
 class Ui(Protocol):
@@ -26,8 +26,8 @@ class Ui(Protocol):
     def say(self, message: str) -> None:
         """One sentence."""
 
-    def bar(self, label: str, total: int) -> AbstractContextManager[Bar]:
-        """A bar for work of ``total`` units."""
+    def bar(self, label: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
+        """A bar for work of ``total`` units, of which ``done`` were made before (a resumed run)."""
 
 
 class Quiet:
@@ -36,11 +36,11 @@ class Quiet:
     def say(self, message: str) -> None:
         pass
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str | None = None) -> None:
         pass
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Bar]:
+    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
         yield self
 
 
@@ -51,38 +51,45 @@ class Terminal:
         self.console = console or Console(stderr=True)
 
     def say(self, message: str) -> None:
-        self.console.print(message, highlight=False, soft_wrap=True)
+        # No markup: messages hold paths, and a path may hold brackets.
+        self.console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Bar]:
+    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
         if not self.console.is_terminal:
-            yield _Lines(self, label, total)
+            yield _Lines(self, label, total, done)
             return
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-        progress = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console)
+        note = TextColumn("{task.fields[note]}", markup=False)
+        # The time left is that of the last ten minutes' pace: rich's own half minute is shorter than a step can be.
+        progress = Progress(*columns, TimeRemainingColumn(), note, console=self.console, speed_estimate_period=600)
         with progress:
-            yield _RichBar(progress, progress.add_task(label, total=total, note=""))
+            yield _RichBar(progress, progress.add_task(label, total=total, completed=done, note=""))
 
 
 class _RichBar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
 
-    def update(self, done: int, note: str = "") -> None:
-        self.progress.update(self.task, completed=done, note=note)
+    def update(self, done: int, note: str | None = None) -> None:
+        self.progress.update(self.task, completed=done)
+        if note is not None:
+            self.progress.update(self.task, note=note)
 
 
 class _Lines:
     """A line at most every few seconds: logs of batch jobs stay readable."""
 
-    def __init__(self, ui: Terminal, label: str, total: int) -> None:
-        self.ui, self.label, self.total = ui, label, total
+    def __init__(self, ui: Terminal, label: str, total: int, before: int) -> None:
+        self.ui, self.label, self.total, self.before = ui, label, total, before
         self.start = self.last = time.monotonic()
+        self.note = ""
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str | None = None) -> None:
+        self.note = self.note if note is None else note
         now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES or not done:
+        if now - self.last < SECONDS_BETWEEN_LINES or done <= self.before:
             return
         self.last = now
-        left = (now - self.start) * (self.total - done) / done
-        self.ui.say(f"{self.label} {done}/{self.total}, {left:.0f} s left  {note}".rstrip())
+        left = (now - self.start) * (self.total - done) / (done - self.before)
+        self.ui.say(f"{self.label} {done}/{self.total}, {left:.0f} s left  {self.note}".rstrip())

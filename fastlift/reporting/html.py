@@ -41,7 +41,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     """
     output = Path(output)
     page = render_report(read_runs(runs))
-    write_atomically(output, lambda part: part.write_text(page, encoding="utf-8"))
+    write_atomically(output, lambda part: part.write_text(page, encoding="utf-8", errors="replace"))
     return output
 
 

@@ -1,6 +1,8 @@
 """The command line as a user meets it: exit codes, what goes to which stream, no traceback for a mistake."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from fixtures import CLASS_NAMES
 
 from fastlift.cli import COMMANDS, main
+from fastlift.commands.parsing import base_config
 
 Files = tuple[Path, Path]
 Streams = pytest.CaptureFixture[str]
@@ -126,6 +129,12 @@ def test_predictions_go_on_after_broken_files(
         (["train", "--resume", "--output", "nowhere"], "not a run folder"),
         (["train", "--config", "nowhere.json"], "does not exist"),
         (["train", "--device", "cuda:7"], "device"),
+        (["train", "--lr", "nan"], "lr: expected a finite number"),
+        (["train", "--batch-size", "0"], "batch_size: expected more than 0"),
+        (["train", "--workers", "0"], "workers: expected more than 0"),
+        (["train", "--scale", "inf"], "scale: expected a finite number"),
+        (["train", "--expand", "-1"], "expand: expected 0 or more"),
+        (["train", "--image-size", "7"], "image_size: shapes-clip needs 8 pixels"),
         (["evaluate", "nowhere"], "not a run folder"),
         (["predict", "nowhere", "nothing.jpg"], "no such file"),
         (["report"], "at least one run"),
@@ -163,3 +172,93 @@ def test_checking_data(flags: list[str], tiny_data: Path, tmp_path: Path, capsys
     changed = [str(broken) if flag.endswith("train.txt") else flag for flag in flags]
     assert call(["data", "check", *changed]) == 1
     assert "none.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"training": {"lr": "x"}}', "lr: expected a number, got 'x'"),
+        (b'{"training": {"lr": NaN}}', "lr: expected a finite number"),
+        (b'{"training": {"epochs": 1.0}}', "epochs: expected a whole number"),
+        (b'{"model": {"tuner": "full"}}', "tuner: expected a list"),
+        (b'{"training": {"lrr": 1}}', "did you mean lr"),
+        (b'{"training": ', "is not JSON"),
+        (b"\xff\xfe{}", "is not JSON"),
+        (b"[]", "expected a JSON object"),
+    ],
+)
+def test_broken_config_files(content: bytes, message: str, tmp_path: Path, capsys: Streams) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    assert call(["train", "--config", str(file)]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert str(file) in shown
+    assert call(["train", "--config", str(tmp_path)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_flags_that_contradict_each_other(tmp_path: Path, capsys: Streams) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert call(["train", "--config", str(tmp_path / "config.json"), "--recipe", "lift_plus"]) == 2
+    assert "choose one" in capsys.readouterr().err
+    assert call(["train", "--resume", "--overwrite", "--output", str(tmp_path)]) == 2
+    assert "choose one" in capsys.readouterr().err
+    assert call(["train", "--output"]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_a_model_chosen_over_a_config_file_brings_its_own_weights(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"model": {"model": "shapes-clip"}}')
+    chosen = base_config(["--config", str(file), "--model", "ViT-B-16-quickgelu"]).model
+    assert (chosen.model, chosen.pretrained) == ("ViT-B-16-quickgelu", "openai")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied", "x")]
+)
+def test_what_the_system_refuses_is_no_traceback(
+    error: OSError, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("fastlift.commands.doctor.run", fail)
+    assert call(["doctor"]) == 1
+    assert str(error.strerror) in capsys.readouterr().err
+
+
+def test_names_that_are_markup_or_no_text(flags: list[str], model: list[str], tiny_data: Path, tmp_path: Path) -> None:
+    """Brackets are no markup, and bytes that are no UTF-8 do not end the work: in paths, in class names, in both streams."""
+    root, odd = tmp_path / "photos [/x]", b"caf\xe9 [bold]"
+    for split in ("train", "test"):
+        for folder in (odd, b"tea"):
+            shutil.copytree(tiny_data / "train" / "class0", root / split / os.fsdecode(folder))
+    (root / "train" / "tea" / "broken.jpg").write_text("text")
+    output = tmp_path / "run [/y]"
+    data = ["--dataset", "folder", "--data-root", str(root), "--bad-images", "skip", "--device", "cpu"]
+    arguments = ["train", *data, *model, "--epochs", "1", "--batch-size", "8", "--output", str(output)]
+    code = "import sys; from fastlift.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for command in (arguments, ["predict", str(output), str(root / "test"), "--json"]):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr.decode()
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(os.fsencode(line["path"]).count(odd) for line in lines) == len(lines) / 2
+    assert os.fsencode(json.loads((output / "data.json").read_text())["class_names"][0]) == odd
+    assert (output / "bad_images.txt").read_text().startswith("folder/train\ttrain/tea/broken.jpg\tis text")
+    assert json.loads((output / "results.json").read_text())["replaced_images"] == 1
+
+
+def test_damaged_files_of_a_run(flags: list[str], model: list[str], tmp_path: Path, capsys: Streams) -> None:
+    run = tmp_path / "run"
+    arguments = [*flags, *model, "--epochs", "1", "--batch-size", "16", "--output", str(run), "--device", "cpu"]
+    assert call(["train", *arguments]) == 0
+    for name in ("results.json", "data.json", "checkpoints/epoch-001.safetensors", "config.json"):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[: len(whole) // 2])
+        capsys.readouterr()
+        assert call(["evaluate", str(run), "--device", "cpu"]) == 2, name
+        assert Path(name).name in capsys.readouterr().err
+        (run / name).write_bytes(whole)

@@ -317,3 +317,83 @@ def test_real_cifar(shared: Path, tmp_path: Path) -> None:
     data = load_data_set("cifar10_ir100", data_root=tmp_path / "cifar", cache_dir=tmp_path / "cache")
     assert data.train.class_counts().tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     assert data.test.class_counts().tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize("label", ["\u00b2", "--5", "1.0", "x"])
+def test_what_is_no_label(label: str) -> None:
+    problems = Problems("x")
+    parse_list(f"a.jpg 0\nb.jpg {label}\n", "list", 3, problems)
+    assert len(problems.entries) == 1
+    assert "list line 2: no label" in problems.entries[0]
+
+
+@pytest.mark.parametrize("classes", [3, None])
+def test_a_label_beyond_all_numbers(classes: int | None) -> None:
+    problems = Problems("x")
+    parse_list(f"a.jpg 0\nb.jpg {10**30}\n", "list", classes, problems)
+    assert "is out of range" in problems.entries[0]
+
+
+def test_null_characters_are_told() -> None:
+    problems = Problems("x")
+    assert len(parse_list("a\0b.jpg 0\nc.jpg 1\n", "list", 3, problems).paths) == 1
+    assert "null character" in problems.entries[0]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_all_line_ends_and_no_others(end: str) -> None:
+    """Line separators of Unicode may stand in file names."""
+    problems = Problems("x")
+    listing = parse_list(f"a\u2028b.jpg 0{end}c\x85d.jpg 1{end}", "list", 2, problems)
+    assert list(listing.paths) == ["a\u2028b.jpg", "c\x85d.jpg"]
+    assert not problems.entries
+
+
+def test_encodings(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("a.jpg 0\n", encoding="utf-8-sig")
+    assert read_text(file) == "a.jpg 0\n"
+    file.write_text("a.jpg 0\n", encoding="utf-16")
+    with pytest.raises(UserError, match="UTF-16"):
+        read_text(file)
+    with pytest.raises(UserError, match="line 2 is not UTF-8"):
+        parse_class_names(b"cat\ncaf\xe9\n".decode("utf-8", "surrogateescape"), "names")
+
+
+def test_problems_of_lines_and_of_files_come_together(pictures: Any) -> None:
+    pictures.fill()
+    pictures.add("c0/gone.jpg", 0, None)
+    pictures.lines.insert(0, "c0/none.jpg 7")
+    with pytest.raises(UserError) as caught:
+        pictures.load()
+    problems = caught.value.problems.entries  # type: ignore[attr-defined]
+    assert ["out of range" in problem for problem in problems] == [True, True, False, False]
+    assert all("gone.jpg: missing" in problem for problem in problems[2:])
+
+
+def test_a_label_far_off_does_not_fill_the_memory(pictures: Any) -> None:
+    """Without class names, the largest label tells their number."""
+    pictures.fill().add("c2/0.jpg", 2**31 - 2, None)
+    lists = pictures.root / "list.txt"
+    lists.write_text("\n".join(pictures.lines))
+    with pytest.raises(UserError, match="give --class-names"):
+        load_data_set("list", data_root=pictures.root, train_list=lists, test_list=lists, cache_dir=pictures.cache)
+
+
+def test_a_list_that_tells_no_names_because_of_its_mistakes(tmp_path: Path) -> None:
+    lists = tmp_path / "list.txt"
+    lists.write_text("a/1.jpg\nb/2.jpg\n")
+    with pytest.raises(UserError, match="line 1: no label"):
+        load_data_set("list", data_root=tmp_path, train_list=lists, test_list=lists, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("list", "start from"), ("cifar10_ir100", "cs.toronto.edu")])
+def test_a_missing_data_root_says_what_it_must_hold(name: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=expected):
+        load_data_set(name, data_root=tmp_path / "nowhere")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="FASTLIFT_CACHE"):
+        load_data_set("shapes_lt", cache_dir=tmp_path / "file")

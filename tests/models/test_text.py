@@ -99,3 +99,17 @@ def test_cache_is_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         weights[0, 0], weights[0, 1] = weights[0, 1].clone(), weights[0, 0].clone()
     other = text_features(some, CLASS_NAMES, cache=tmp_path)
     assert not torch.equal(other, first)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", None])
+def test_a_damaged_or_unwritable_cache_costs_time_only(content: bytes | None, tmp_path: Path) -> None:
+    some = tower()
+    expected = text_features(some, CLASS_NAMES, cache=tmp_path / "good")
+    place = tmp_path / "other"
+    if content is None:
+        place.write_text("a file where the folder should be")
+    else:
+        cached = next((tmp_path / "good" / "text_features").iterdir())
+        (place / "text_features").mkdir(parents=True)
+        (place / "text_features" / cached.name).write_bytes(content)
+    torch.testing.assert_close(text_features(some, CLASS_NAMES, cache=place), expected, rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift import checkpoints, config, runs
 from fastlift.config import Config
+from fastlift.data.loader import dali_installed
 from fastlift.interrupts import StopRequest
 
 Files = tuple[Path, Path]
+needs_dali = pytest.mark.skipif(not dali_installed(), reason="DALI is not installed")
 
 
 @pytest.fixture
@@ -104,6 +107,9 @@ def test_resuming_is_bit_identical(
         with pytest.raises(fastlift.UserError, match=f"stopped at step {stop_at}.*--resume"):
             fastlift.train(settings, output=tmp_path / "cut")
     assert not (tmp_path / "cut" / "results.json").exists()
+    last = runs.RunFolder(tmp_path / "cut").last_checkpoint()
+    assert last is not None
+    assert checkpoints.read_position(last).global_step == stop_at, "nothing that was done is done again"
     resumed = fastlift.train(settings, output=tmp_path / "cut", resume=True)
     same_state(whole.folder, resumed.folder, "epoch-003")
     logged = [strip_times(folder) for folder in (whole.folder, resumed.folder)]
@@ -184,6 +190,73 @@ def test_other_backbone_weights_are_noticed(settings: Config, tmp_path: Path) ->
 def test_a_loss_that_is_not_finite_stops_the_run(settings: Config, tmp_path: Path) -> None:
     with pytest.raises(fastlift.UserError, match="not finite at step"):
         fastlift.train(settings.override(lr=1e30, scale=1e6), output=tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_is_seen_between_log_lines(settings: Config, tmp_path: Path) -> None:
+    with pytest.raises(fastlift.UserError, match="not finite at step 5 "):
+        fastlift.train(settings.override(lr=1e30, scale=1e6, log_steps=1000), output=tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_run_holds_in_any_working_folder(
+    settings: Config, tmp_path: Path, tiny_data: Path, tiny_clip: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_data.parent)
+    relative = settings.override(data_root=tiny_data.name, train_list=Path(tiny_data.name) / "train.txt", epochs=1)
+    run = fastlift.train(relative, output=tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert config.load(run.folder / "config.json").data.data_root == tiny_data
+    again = fastlift.train(config.load(run.folder / "config.json"), output=tmp_path / "again")
+    assert again.metrics == run.metrics
+
+
+@pytest.mark.parametrize("executor", ["torchvision", pytest.param("dali", marks=needs_dali)])
+def test_replaced_pictures_are_listed_once(
+    settings: Config, tmp_path: Path, tiny_data: Path, executor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the header scan finds and those that break when decoded, over a resumed run too."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    (root / "train" / "class0" / "3.jpg").write_text("text")
+    (root / "test" / "class1" / "2.jpg").unlink()
+    changed = settings.override(
+        data_root=root, bad_images="skip", executor=executor, epochs=2, train_list=root / "train.txt"
+    )
+    from fastlift import training
+
+    load = training.load_data
+
+    def load_then_damage(*arguments: Any) -> Any:
+        data = load(*arguments)
+        (root / "train" / "class2" / "1.jpg").write_bytes(b"")
+        return data
+
+    monkeypatch.setattr(training, "load_data", load_then_damage)
+    run = fastlift.train(changed, output=tmp_path / "run")
+    (run.folder / "results.json").unlink()
+    (run.folder / "checkpoints" / "epoch-002.safetensors").unlink()
+    resumed = fastlift.train(changed, output=tmp_path / "run", resume=True)
+    lines = [line.split("\t") for line in (run.folder / "bad_images.txt").read_text().splitlines()]
+    assert [line[:2] for line in lines] == [
+        ["list/train", "train/class0/3.jpg"],
+        ["list/test", "test/class1/2.jpg"],
+        ["list/train", "train/class2/1.jpg"],
+    ]
+    assert [line[3] for line in lines] == ["train/class0/4.jpg", "test/class1/3.jpg", "train/class2/2.jpg"]
+    assert resumed.results["replaced_images"] == 3
+
+
+def test_a_full_disk_is_told(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(fastlift.UserError, match="No space left") as caught:
+        fastlift.train(settings, output=tmp_path / "run")
+    assert caught.value.exit_code == 1
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_profile_is_a_trace(settings: Config, tmp_path: Path) -> None:
