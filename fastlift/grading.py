@@ -50,6 +50,7 @@ def grade_run(
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
     _check_same_classes(run, data.class_names)
+    results = read_json(run.results) if run.has_ended() else None  # a damaged file is told before the work
     rows: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints or (None,):
         model = load_run(folder, checkpoint)
@@ -97,7 +98,6 @@ def grade(
 def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
     """CLIP's own accuracy on a data set's test split; writes nothing."""
     told = ui or Quiet()
-    results = read_json(run.results) if run.has_ended() else None
     data = load_data(config, told)
     model = build_model(config, data.class_names, told)
     told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
