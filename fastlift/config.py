@@ -214,6 +214,8 @@ class Config:
             )
         if not 0 < self.data.min_scale <= 1:
             raise UserError(f"min_scale: expected a share of the area in (0, 1], got {self.data.min_scale}")
+        if training.loss != "LA" and training.tau != 1.0:
+            raise UserError(f"tau is the strength of logit adjustment: the loss {training.loss} has none (use loss LA)")
         if model.init not in ("text", "random") and model.classifier in ("text", "zero_shot"):
             raise UserError(f"init {model.init}: the classifier {model.classifier} has no weight of its own to start")
         if model.text_tuner != ("none",) and model.classifier != "text":

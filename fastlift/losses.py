@@ -56,6 +56,8 @@ class SoftmaxLoss(Loss):
 
     def __init__(self, log_prior: Tensor | None = None, tau: float = 1.0, class_weight: Tensor | None = None) -> None:
         super().__init__()
+        if not math.isfinite(tau):
+            raise UserError(f"tau: expected a number, got {tau}")
         self.tau = tau
         self.register_buffer("log_prior", log_prior)
         self.register_buffer("class_weight", class_weight)
@@ -79,8 +81,7 @@ class FocalLoss(Loss):
 
     def __init__(self, gamma: float = 2.0) -> None:
         super().__init__()
-        if gamma < 0:
-            raise UserError(f"gamma: expected 0 or more, got {gamma}")
+        _not_negative(gamma=gamma)
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -95,6 +96,7 @@ class LDAMLoss(Loss):
 
     def __init__(self, class_counts: Tensor, margin: float = 0.5, scale: float = 25.0) -> None:
         super().__init__()
+        _not_negative(margin=margin, scale=scale)
         self.scale = scale
         self.register_buffer("margins", margin * (class_counts / class_counts.min()) ** -0.25)
 
@@ -116,6 +118,7 @@ class LADELoss(Loss):
 
     def __init__(self, class_counts: Tensor, weight: float = 0.1, regularisation: float = 0.1) -> None:
         super().__init__()
+        _not_negative(weight=weight, regularisation=regularisation)
         self.weight, self.regularisation = weight, regularisation
         self.register_buffer("prior", class_counts / class_counts.sum())
 
@@ -136,11 +139,16 @@ def class_counts_tensor(class_counts: Counts) -> Tensor:
     """Class counts as a float64 tensor [C].
 
     Raises:
-        UserError: no class, more than one dimension, or a class without an image.
+        UserError: what is not numbers, no class, more than one dimension, or a class without an image.
     """
-    counts = torch.as_tensor(np.asarray(class_counts)).double().cpu()
+    try:
+        counts = torch.as_tensor(class_counts).detach().double().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"class counts: expected one number a class, got {class_counts!r}") from error
     if counts.dim() != 1 or not len(counts):
         raise UserError(f"class counts: expected one number a class, got shape {list(counts.shape)}")
+    if not counts.isfinite().all():
+        raise UserError(f"class counts: expected finite numbers, got {counts[~counts.isfinite()][0].item()}")
     empty = (counts <= 0).nonzero()[:, 0].tolist()
     if empty:
         shown = ", ".join(map(str, empty[:10]))
@@ -148,11 +156,19 @@ def class_counts_tensor(class_counts: Counts) -> Tensor:
     return counts
 
 
+def _not_negative(**options: float) -> None:
+    for name, value in options.items():
+        if not value >= 0:
+            raise UserError(f"{name}: expected 0 or more, got {value}")
+
+
 def _log_prior(counts: Tensor) -> Tensor:
     return (counts / counts.sum()).log().float()
 
 
 def _balanced_weight(counts: Tensor, beta: float) -> Tensor:
+    if not 0 <= beta < 1:
+        raise UserError(f"beta: expected a number in [0, 1), got {beta}")
     weight = (1 - beta) / (1 - beta**counts)
     return (weight / weight.mean()).float()
 
@@ -181,7 +197,7 @@ def build(name: LossName | str, class_counts: Counts, **options: Any) -> Loss:
     ``regularisation`` (LADE).
 
     Raises:
-        UserError: an unknown name or option, or class counts that are not positive.
+        UserError: an unknown name or option, an option out of range, or class counts that are not positive.
     """
     builder = _BUILDERS[one_of("loss", name, _BUILDERS)]
     counts = class_counts_tensor(class_counts)

@@ -60,6 +60,8 @@ def test_layers_keep_their_kind(layers: Any) -> None:
         ({"min_scale": 0.0}, "share"),
         ({"tuner": 3}, "tuner"),
         ({"classifier": "zero_shot"}, "does not train"),
+        ({"loss": "CE", "tau": 2.0}, "loss CE has none"),
+        ({"group_boundaries": (100, 20)}, "do not fall"),
         ({"checkpoint_steps": 0}, "checkpoint_steps"),
     ],
 )

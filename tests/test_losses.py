@@ -140,7 +140,12 @@ def test_ordinary_cross_entropy_is_a_special_case() -> None:
         ("LA", [3, 0, 2], {}, r"1 of 3 classes have no image \(first: 1\)"),
         ("LA", [], {}, "one number a class"),
         ("LA", [[1, 2]], {}, "one number a class"),
-        ("Focal", COUNTS, {"gamma": -1}, "gamma"),
+        ("Focal", COUNTS, {"gamma": -1}, "gamma: expected 0 or more"),
+        ("LDAM", COUNTS, {"margin": -0.5}, "margin: expected 0 or more"),
+        ("LDAM", COUNTS, {"scale": float("nan")}, "scale: expected 0 or more"),
+        ("LADE", COUNTS, {"regularisation": -0.1}, "regularisation: expected 0 or more"),
+        ("CB", COUNTS, {"beta": 1.0}, r"beta: expected a number in \[0, 1\)"),
+        ("LA", COUNTS, {"tau": float("inf")}, "tau: expected a number"),
     ],
 )
 def test_mistakes(name: str, counts: list[int], options: dict[str, float], message: str) -> None:

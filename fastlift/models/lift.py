@@ -176,7 +176,9 @@ def create_model(
         raise UserError(f"class_names: expected at least two classes, got {len(names)}")
     one_of("classifier", classifier, HeadName.__args__)  # type: ignore[attr-defined]
     text_names = [text_tuner] if isinstance(text_tuner, str) else list(text_tuner)
-    _check_init(init)
+    _check_init(init, classifier)
+    if not scale > 0:
+        raise UserError(f"scale: expected more than 0, got {scale}")
     tuners.check_names(tuner_names)
     check_text_tuners(text_names, classifier)
     generator = torch.Generator().manual_seed(seed)
@@ -233,8 +235,12 @@ def create_model(
     ).eval()
 
 
-def _check_init(init: InitName | Tensor) -> None:
+def _check_init(init: InitName | Tensor, classifier: HeadName) -> None:
     if isinstance(init, Tensor):
+        if classifier in ("text", "zero_shot"):
+            raise UserError(
+                f"init: the classifier {classifier} is made from text and has no weight of its own to start"
+            )
         return
     if init in IMAGE_STARTS:
         raise UserError(

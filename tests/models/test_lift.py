@@ -128,6 +128,8 @@ def test_checkpoints_that_do_not_fit_are_named(tiny_clip: Files, tmp_path: Path)
         ({"layers": 4}, "1 to 3"),
         ({"layers": [7]}, "0 to 2"),
         ({"init": "txt"}, "did you mean text"),
+        ({"init": torch.zeros(6, 48), "classifier": "text"}, "no weight of its own"),
+        ({"scale": 0.0}, "scale: expected more than 0"),
         ({"classifier": "zero_shot"}, "does not train"),
         ({"prompt": "a picture"}, "template"),
     ],
