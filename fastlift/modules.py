@@ -39,6 +39,7 @@ class LongTailLoss(losses.Loss):
         self.classes = len(losses.class_counts_tensor(class_counts))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        _check_tensors(logits, labels)
         _check(self.classes, logits, labels, "logits", logits.shape[-1])
         return self.loss(logits, labels)
 
@@ -158,6 +159,7 @@ class FusedCosineLoss(nn.Module):
     def loss_and_predictions(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, predictions [B])."""
         width = self.classifier.weight.shape[1]
+        _check_tensors(features, labels)
         if features.dim() != 2 or features.shape[1] != width:
             raise UserError(f"features: expected [B, {width}], got {list(features.shape)}")
         classes = self.classifier.weight.shape[0]
@@ -170,6 +172,12 @@ class FusedCosineLoss(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Plain logits [B, C] in fp32, for testing."""
         return self.classifier(features)
+
+
+def _check_tensors(rows: object, labels: object) -> None:
+    for name, value in (("logits or features", rows), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise UserError(f"{name}: expected a tensor, got {type(value).__name__}")
 
 
 def _check(classes: int, rows: Tensor, labels: Tensor, what: str, found: int) -> None:

@@ -103,6 +103,9 @@ def test_adaptformer_alone() -> None:
         ([], "expected one number a class"),
         ([3, 0, 1], "1 of 3 classes have no image"),
         ([[1, 2]], "expected one number"),
+        ([[1], [2, 3]], "expected one number"),
+        (["a", "b"], "expected one number"),
+        ([3, float("nan"), 1], "expected finite numbers, got nan"),
     ],
 )
 def test_class_counts(counts: Any, message: str) -> None:
@@ -120,6 +123,8 @@ def test_wrong_input() -> None:
         (loss, logits, labels - 5, "labels: expected 0 to 4, got -"),
         (loss, logits, labels[:5], r"labels: expected int64 of shape \[8\]"),
         (loss, logits, labels.float(), r"labels: expected int64 of shape \[8\], got torch.float32"),
+        (loss, logits, [0, 1], "labels: expected a tensor, got list"),
+        (head, [[0.0]], labels, "features: expected a tensor, got list"),
         (loss, logits[0], labels, "two dimensions"),
         (head, batch("fused")[0], labels + 3, "labels: expected 0 to 4, got"),
         (head, logits, labels, r"features: expected \[B, 16\], got \[8, 5\]"),

@@ -20,6 +20,8 @@ import fastlift
         ({"layers": 4}, "got 4"),
         ({"layers": [0, 3]}, r"expected indices from 0 to 2, got \[0, 3\]"),
         ({"layers": []}, "expected indices"),
+        ({"layers": "all"}, "layers: expected a number of blocks or a list of indices, got 'all'"),
+        ({"layers": [1.5]}, r"layers: expected a number of blocks or a list of indices, got \[1.5\]"),
         ({"tuner": "adaptfomer"}, "did you mean adaptformer"),
     ],
 )

@@ -83,6 +83,8 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
         if not 1 <= layers <= depth:
             raise UserError(f"layers: expected 1 to {depth} (the last k blocks), got {layers}")
         return tuple(range(depth - layers, depth))
+    if isinstance(layers, str) or not all(isinstance(i, int) for i in layers):
+        raise UserError(f"layers: expected a number of blocks or a list of indices, got {layers!r}")
     chosen = tuple(sorted(set(layers)))
     wrong = [i for i in chosen if not 0 <= i < depth]
     if wrong or not chosen:
