@@ -1,38 +1,117 @@
-"""Every end-to-end bar in one run: ``python -m benchmarks.end_to_end [--quick]``; JSON goes to ``benchmarks/results/``."""
+"""Every end-to-end bar: ``python -m benchmarks.end_to_end [WHAT ...]``; numbers go to ``benchmarks/results/end_to_end.json``.
+
+Each measurement adds its part, with machine and versions, to what is there; ``python -m benchmarks.end_to_end.tables`` makes
+the tables of README.md and docs/results.md from it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 
+from benchmarks.end_to_end import commands, evaluation, fp8, loop
 from fastlift.bench import text, train
+from fastlift.environment import machine, versions
 from fastlift.files import write_json
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "end_to_end.json"
 
 
-def main() -> None:
-    """Measure the step for each way of recomputing, and text features; print tables and keep the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="ViT-B-16-quickgelu")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round, for trying it out; nothing is kept")
-    options = parser.parse_args()
-    rounds = 1 if options.quick else options.rounds
+def measure_train(options: argparse.Namespace) -> dict[str, Any]:
+    """The training step for each way of recomputing."""
     found = {}
     for recompute in ("none", "mlp", "block"):
         steps = 20 if recompute == "none" and not options.quick else 2
-        bench = train.run(options.model, batch=options.batch, rounds=rounds, recompute=recompute, loss_steps=steps)
+        bench = train.run(
+            options.model, batch=options.batch, rounds=options.rounds, recompute=recompute, loss_steps=steps
+        )
         Console().print(f"recompute {recompute}", bench.render())
-        found[f"train_{recompute}"] = bench.to_dict()
-    features = text.run(options.model, rounds=1 if options.quick else 3)
+        found[recompute] = bench.to_dict()
+    return found
+
+
+def measure_compiled(options: argparse.Namespace) -> dict[str, Any]:
+    """The training step with a compiled backbone, and how long the first two steps take to compile."""
+    start = time.perf_counter()
+    bench = train.run(options.model, batch=options.batch, rounds=options.rounds, compile=True, loss_steps=2)
+    Console().print("compiled", bench.render())
+    return {**bench.to_dict(), "all_s": time.perf_counter() - start}
+
+
+def measure_evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    """Batches against the plain way; five crops against one."""
+    return {
+        "batches": evaluation.against_plain(options.model, options.batch, options.rounds),
+        "five_crops": evaluation.five_crops(min(options.rounds, 3)),
+    }
+
+
+def measure_loop(options: argparse.Namespace) -> dict[str, Any]:
+    """What the loop around a step costs."""
+    return {
+        str(classes): loop.overhead(options.model, classes, options.batch, 10 if options.rounds > 1 else 3)
+        for classes in (1000, 8142)
+    }
+
+
+def measure_text(options: argparse.Namespace) -> dict[str, Any]:
+    """Text features of 1000 classes, and of their ensemble of 80 templates."""
+    features = text.run(options.model, rounds=min(options.rounds, 3))
     Console().print(features.render())
-    found["text"] = features.to_dict()
-    if not options.quick:
-        write_json(RESULTS / "end_to_end.json", found)
+    found = features.to_dict()
+    return found if options.quick else {**found, "ensemble_s": text.ensemble_seconds(options.model)}
+
+
+def measure_commands(options: argparse.Namespace) -> dict[str, Any]:
+    """Start-up, and training on the embedded data set."""
+    return {"start_up": commands.start_up(options.rounds), "default_training": commands.default_training()}
+
+
+def measure_fp8(options: argparse.Namespace) -> dict[str, Any]:
+    """What frozen weights in fp8 do to the logits."""
+    return {"large": fp8.effect_on_a_large_model(options.model), "trained": fp8.effect_on_a_trained_model()}
+
+
+MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "train": measure_train,
+    "compiled": measure_compiled,
+    "evaluation": measure_evaluation,
+    "loop": measure_loop,
+    "text": measure_text,
+    "commands": measure_commands,
+    "fp8": measure_fp8,
+}
+
+
+def main() -> None:
+    """Measure what was named, or all of it; print it and keep it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(MEASUREMENTS)} (default: all)")
+    parser.add_argument("--model", default="ViT-B-16-quickgelu")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="one round, for trying it out; nothing is kept")
+    options = parser.parse_args()
+    if unknown := set(options.what) - set(MEASUREMENTS):
+        parser.error(f"no measurement called {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    if options.quick:
+        options.rounds = 1
+    for what in options.what or MEASUREMENTS:
+        load = os.getloadavg()[0]
+        found = MEASUREMENTS[what](options)
+        about = {"machine": machine(torch.device("cpu")), "versions": versions(), "load_average_before": load}
+        print(what, json.dumps(found), flush=True)
+        if not options.quick:
+            kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+            write_json(RESULTS, {**kept, what: {**about, **found}})
 
 
 if __name__ == "__main__":

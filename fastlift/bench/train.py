@@ -93,7 +93,7 @@ def run(
         compile: whether fastlift's backbone is compiled.
         loss_steps: steps over which the two ways' losses are compared.
     """
-    fast, plain = _twins(model, rank, classes)
+    fast, plain = twins(model, rank, classes)
     vit: Any = fast.vit
     vit.recompute = recompute
     generator = torch.Generator().manual_seed(0)
@@ -132,7 +132,8 @@ def run(
     )
 
 
-def _twins(name: str, rank: int, classes: int) -> tuple[LiftModel, LiftModel]:
+def twins(name: str, rank: int, classes: int) -> tuple[LiftModel, LiftModel]:
+    """Two equal LIFT models with random weights."""
     import warnings
 
     with warnings.catch_warnings():
