@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import RESULTS, ROOT, fill
 from fastlift import recipes
 from fastlift.config import Config
 from fastlift.environment import machine, resolve_device, versions
@@ -22,9 +23,6 @@ from fastlift.grading import grade_run
 from fastlift.reporting.console import Terminal, Ui
 from fastlift.training import train
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "findings.json", ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
 COLUMNS = ("accuracy", "many", "medium", "few")
 
 
@@ -90,14 +88,6 @@ def markdown(rows: dict[str, dict[str, Any]], seeds: list[int]) -> str:
     return "\n".join(lines)
 
 
-def write_into_document(table: str) -> None:
-    """Put the table between the markers of docs/results.md."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure all rows, and print and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,8 +109,8 @@ def main() -> None:
     print(table)
     if options.dataset == "shapes_lt" and options.model is None:
         facts = {"machine": machine(resolve_device("auto")), "versions": versions(), "seeds": options.seeds}
-        write_json(RESULTS, {**facts, "rows": rows})
-        write_into_document(table)
+        write_json(RESULTS / "findings.json", {**facts, "rows": rows})
+        fill(ROOT / "docs" / "results.md", "findings", table)
 
 
 if __name__ == "__main__":
