@@ -70,7 +70,8 @@ class Metrics:
     -ln p(label), in nats. non_finite: images whose logits were NaN or infinite; they count as wrong and are left out
     of calibration and log loss.
 
-    per_class: accuracy of each class, None without a test image. group_sizes: classes with test images in each group.
+    group_boundaries: few < lower <= medium <= upper < many. per_class: accuracy of each class, None without a test
+    image. group_sizes: classes with test images in each group.
     calibration: K bins. confusions: the largest off-diagonal counts, most frequent first; empty where the tally kept
     no confusion matrix.
     """
@@ -88,6 +89,7 @@ class Metrics:
     expected_calibration_error: float | None
     log_loss: float | None
     non_finite: int
+    group_boundaries: tuple[int, int]
     group_sizes: dict[str, int]
     per_class: tuple[float | None, ...]
     calibration: tuple[CalibrationBin, ...]
@@ -114,6 +116,7 @@ class Metrics:
             raise UserError(f"these figures are missing from the stored metrics: {', '.join(missing)}")
         known = {field.name: values[field.name] for field in fields(cls)}
         known["group_sizes"] = dict(known["group_sizes"])
+        known["group_boundaries"] = tuple(known["group_boundaries"])
         known["per_class"] = tuple(known["per_class"])
         known["calibration"] = tuple(CalibrationBin(**entry) for entry in known["calibration"])
         known["confusions"] = tuple(Confusion(**entry) for entry in known["confusions"])
@@ -268,6 +271,7 @@ class ClassificationTally:
             expected_calibration_error=_expected_calibration_error(bins) if scored else None,
             log_loss=float(counts["loss_sum"][0]) / _LOSS_UNIT / scored if scored else None,
             non_finite=int(counts["non_finite"][0]),
+            group_boundaries=boundaries,
             group_sizes={name: int(mask.sum()) for name, mask in groups.items()},
             per_class=tuple(None if np.isnan(value) else float(value) for value in accuracies),
             calibration=bins,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastlift.metrics import GROUP_BOUNDARIES
+
 ABSENT = "–"
 
 
@@ -14,7 +16,7 @@ ABSENT = "–"
 class Figure:
     """How one entry of `fastlift.metrics.Metrics` is shown.
 
-    label: full name; short: column heading; unit: "%" or "nats"; higher_is_better: which end is marked as best.
+    label: full name, in which ``{lower}`` and ``{upper}`` are the groups' boundaries; short: column heading; unit: "%" or "nats"; higher_is_better: which end is marked as best.
     """
 
     name: str
@@ -23,6 +25,16 @@ class Figure:
     unit: str = "%"
     digits: int = 1
     higher_is_better: bool = True
+
+    def title(self, metrics: Mapping[str, Any]) -> str:
+        """The full name, with the boundaries that these metrics were computed at."""
+        lower, upper = metrics.get("group_boundaries") or GROUP_BOUNDARIES
+        return self.label.format(lower=lower, upper=upper)
+
+    @property
+    def plain_title(self) -> str:
+        """The full name without boundaries, for metrics that differ in them."""
+        return self.label.partition(" (")[0]
 
     def text(self, metrics: Mapping[str, Any]) -> str:
         """The value for a reader, or a dash where the run has none."""
@@ -37,9 +49,9 @@ class Figure:
 
 FIGURES = (
     Figure("accuracy", "Overall accuracy", "overall"),
-    Figure("many", "Many-shot classes (> 100 training images)", "many"),
-    Figure("medium", "Medium-shot classes (20 to 100)", "medium"),
-    Figure("few", "Few-shot classes (< 20)", "few"),
+    Figure("many", "Many-shot classes (> {upper} training images)", "many"),
+    Figure("medium", "Medium-shot classes ({lower} to {upper})", "medium"),
+    Figure("few", "Few-shot classes (< {lower})", "few"),
     Figure("mean_class_accuracy", "Mean class accuracy", "class mean"),
     Figure("macro_f1", "Macro F1", "F1"),
     Figure("worst_class", "Worst class", "worst"),

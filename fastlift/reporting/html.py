@@ -168,7 +168,8 @@ def _table(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         leaders = best(figure, columns)
         cells = [(figure.text(metrics), name in leaders) for name, metrics in columns.items()]
         if any(text != ABSENT for text, _ in cells):
-            rows.append((figure.label, figure.unit, cells))
+            titles = {figure.title(metrics) for metrics in columns.values()}
+            rows.append((titles.pop() if len(titles) == 1 else figure.plain_title, figure.unit, cells))
     return {"columns": list(columns), "rows": rows}
 
 

@@ -28,7 +28,7 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "Results") -> Table:
         classes = sizes.get(figure.name)
         unit = figure.unit if classes is None else f"{figure.unit}  ({_counted(classes, 'class', 'classes')})"
         emphasis = "bold" if figure.name == "accuracy" else None
-        table.add_row(Text(figure.label), Text(figure.text(metrics), style=emphasis or ""), unit)
+        table.add_row(Text(figure.title(metrics)), Text(figure.text(metrics), style=emphasis or ""), unit)
     table.caption = Text(_caption(metrics), style="dim")
     return table
 

@@ -196,6 +196,21 @@ def test_group_lines_only_where_groups_follow_the_counts(make_run: MakeRun, tmp_
     assert report([folder], tmp_path)[0].count(described) == drawn - 1
 
 
+def test_group_boundaries_of_the_run_are_shown(make_run: MakeRun, tmp_path: Path) -> None:
+    folder, other = make_run(), make_run("moved")
+    for name in ("data.json", "results.json"):
+        stored = json.loads((other / name).read_text())
+        stored.get("data", stored)["group_boundaries"] = [1, 10_000]
+        for metrics in (stored.get("metrics", {}), *stored.get("evaluations", {}).values()):
+            metrics["group_boundaries"] = [1, 10_000]
+        (other / name).write_text(json.dumps(stored))
+    text = report([other], tmp_path)[0]
+    assert "Many-shot classes (&gt; 10000 training images)" in text
+    assert "medium (30)" in text  # in the long tail's picture
+    together = report([folder, other], tmp_path)[0]
+    assert "Many-shot classes</th>" in together
+
+
 def test_output_is_replaced_whole(make_run: MakeRun, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "er" / "page.html"
     folder = make_run()

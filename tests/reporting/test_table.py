@@ -26,10 +26,21 @@ def test_every_figure_is_shown(metrics: dict[str, Any]) -> None:
     text = text_of(metrics_table(metrics, title="shapes_lt [center]"))
     assert "shapes_lt [center]" in text  # square brackets are not markup
     for figure in FIGURES:
-        line = next(line for line in text.splitlines() if figure.label in line)
+        line = next(line for line in text.splitlines() if figure.title(metrics) in line)
         assert f"{metrics[figure.name]:.{figure.digits}f}" in line
     assert f"({metrics['group_sizes']['few']} classes)" in text
     assert "600 test images" in text
+
+
+def test_titles_name_the_boundaries(metrics: dict[str, Any]) -> None:
+    assert "Medium-shot classes (20 to 100)" in text_of(metrics_table(metrics))
+    moved = text_of(metrics_table({**metrics, "group_boundaries": [5, 50]}))
+    for title in (
+        "Many-shot classes (> 50 training images)",
+        "Medium-shot classes (5 to 50)",
+        "Few-shot classes (< 5)",
+    ):
+        assert title in moved
 
 
 def test_missing_figures_and_bad_logits(metrics: dict[str, Any]) -> None:
