@@ -51,6 +51,12 @@ class Classifier(nn.Module):
             self.weight.copy_(weight)
 
     def forward(self, features: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(features.device.type):  # another's: it would round logits to 8 bits
+            with torch.autocast(features.device.type, enabled=False):
+                return self._logits(features)
+        return self._logits(features)
+
+    def _logits(self, features: Tensor) -> Tensor:
         features, weight = self.prepare(features.float()), self.weight
         if self.normalize == "both":
             features = F.normalize(features, dim=1)

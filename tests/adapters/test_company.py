@@ -66,6 +66,21 @@ def test_one_graph_under_compile(name: str) -> None:
     assert_close({key: parameter.grad for key, parameter in trained.items()}, eager)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_exported_graph(name: str) -> None:
+    class Outputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, _ = adapted(name)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return output(self.model, x)
+
+    module = Outputs().eval()
+    exported = torch.export.export(module, (images(),)).module()
+    torch.testing.assert_close(exported(images()), module(images()), rtol=1e-5, atol=1e-5)
+
+
 def test_inductor() -> None:
     model, trained = adapted("timm")
     eager = gradients(model, trained, images())
@@ -134,6 +149,14 @@ def test_moving_average_of_weights() -> None:
         torch.testing.assert_close(parameter, before[name] + 0.5)
 
 
+COUNTS = [60, 20, 7, 2, 1]
+
+
+def head_batch(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    features = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    return features[rows], torch.tensor([0, 3, 4, 1])[rows]
+
+
 def _replica(rank: int, address: str, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
@@ -142,13 +165,20 @@ def _replica(rank: int, address: str, folder: str) -> None:
     wrapped(images(4)[2 * rank : 2 * rank + 2]).square().mean().backward()
     torch.save({name: parameter.grad for name, parameter in trained.items()}, os.path.join(folder, f"{rank}.pt"))
     assert sorted(fastlift.tuner_parameters(wrapped)) == sorted(trained)
+    head = nn.parallel.DistributedDataParallel(fastlift.FusedCosineLoss(5, COUNTS))
+    head(*head_batch(slice(2 * rank, 2 * rank + 2))).backward()
+    torch.save(head.module.classifier.weight.grad, os.path.join(folder, f"head{rank}.pt"))
     torch.distributed.destroy_process_group()
 
 
-def test_ddp_averages_the_adapters_gradients(tmp_path: Path) -> None:
+def test_ddp_averages_the_gradients(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_replica, (f"file://{tmp_path}/meeting", str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     model, trained = adapted("timm")
     whole = gradients(model, trained, images(4))
     assert_close(first, whole)
     assert_close(second, whole)
+    head = fastlift.FusedCosineLoss(5, COUNTS)
+    head(*head_batch(slice(None))).backward()
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"head{rank}.pt"), head.classifier.weight.grad)

@@ -84,6 +84,31 @@ def test_state_copies_and_graphs(name: str) -> None:
         torch.testing.assert_close(module(rows, labels), wanted, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("make", [lambda: fastlift.AdaptFormer(16, 4), lambda: fastlift.CosineClassifier(16, 5)])
+def test_parts_in_company(make: Any) -> None:
+    """What the losses above go through, for the two parts that have no labels; and moving averages of their weights."""
+    module, x = make(), torch.randn(8, 16)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    wanted = module(x)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(other(x), wanted)
+    fresh = make()
+    fresh.load_state_dict(module.state_dict())
+    assert torch.equal(fresh(x), wanted)
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x), wanted)
+    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), wanted)
+    torch.testing.assert_close(torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False), wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module(x), wanted)  # neither is rounded to 8 bits by another's autocast
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), wanted)
+    average = torch.optim.swa_utils.AveragedModel(module)
+    average.update_parameters(module)
+    torch.testing.assert_close(average(x), wanted)
+
+
 def test_adaptformer_alone() -> None:
     module = fastlift.AdaptFormer(16, 4)
     t = torch.randn(2, 3, 16)
