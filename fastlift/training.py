@@ -299,7 +299,7 @@ def build_loss(config: Config, class_counts: Any) -> losses.Loss:
     if config.training.loss == "LA":
         options["tau"] = config.training.tau
     if config.training.loss == "LDAM":
-        options["scale"] = config.model.scale if config.model.classifier == "cosine" else 1.0
+        options["scale"] = config.model.scale  # whatever the classifier, as in the authors' programs
     return losses.build(config.training.loss, class_counts, **options)
 
 

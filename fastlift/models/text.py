@@ -49,7 +49,8 @@ def prompts_for(class_names: Sequence[str], prompt: str) -> list[list[str]]:
     Args:
         class_names: underscores become spaces.
         prompt: "default" ("a photo of a {}."), "classname" (the name alone), "ensemble" (the 80 templates that open_clip
-            ships for ImageNet), "descriptor:FILE" (JSON: class name -> list of sentences), or a template with "{}".
+            ships for ImageNet), "descriptor:FILE" (JSON: class name -> list of sentences, where underscores become
+            spaces too), or a template with "{}".
 
     Raises:
         UserError: an unknown kind, a template without "{}", or classes that the descriptor file lacks.
@@ -78,7 +79,8 @@ def _descriptors(names: list[str], prompt: str) -> list[list[str]]:
     missing = [name for name in names if not table.get(name)]
     if missing:
         raise UserError(f"{path}: no descriptors for {len(missing)} classes (first: {', '.join(missing[:10])})")
-    return [[table[name]] if isinstance(table[name], str) else list(table[name]) for name in names]
+    sentences = ([table[name]] if isinstance(table[name], str) else table[name] for name in names)
+    return [[text.replace("_", " ") for text in texts] for texts in sentences]
 
 
 @torch.inference_mode()

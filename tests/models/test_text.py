@@ -65,7 +65,7 @@ def test_prompts() -> None:
 
 def test_descriptors(tmp_path: Path) -> None:
     file = tmp_path / "descriptors.json"
-    file.write_text(json.dumps({"green_leaf": ["a leaf", "it is green"], "cat": "a cat"}))
+    file.write_text(json.dumps({"green_leaf": ["a leaf", "it is_green"], "cat": "a cat"}))
     assert prompts_for(["green leaf", "cat"], f"descriptor:{file}") == [["a leaf", "it is green"], ["a cat"]]
     with pytest.raises(UserError, match=r"1 classes \(first: dog\)"):
         prompts_for(["cat", "dog"], f"descriptor:{file}")

@@ -9,7 +9,7 @@ from fixtures import CLASS_COUNTS, CLASS_NAMES
 from torch import Tensor
 
 import fastlift
-from fastlift import checkpoints
+from fastlift import checkpoints, training
 from fastlift.learner import Learner
 
 Files = tuple[Path, Path]
@@ -54,6 +54,14 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
     with torch.no_grad():
         assert torch.equal(other.model(images()), some.model(images()))
     assert train(other, 2) == train(some, 2)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_margins_have_the_scale_of_the_config(classifier: str) -> None:
+    config = fastlift.recipes.lift(loss="LDAM", scale=7.0, classifier=classifier)
+    loss = training.build_loss(config, CLASS_COUNTS)
+    assert isinstance(loss, fastlift.losses.LDAMLoss)
+    assert loss.scale == 7.0
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
