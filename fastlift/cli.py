@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from importlib import import_module
 
 from fastlift import __version__
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         0 done, 2 wrong use, 1 failed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    threading.excepthook = _quiet_about_files
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text: show their bytes, as stderr does
         sys.stdout.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -71,13 +73,21 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read
-        print(f"fastlift: {error}", file=sys.stderr)
+        print(
+            f"fastlift: {error.filename}: {error.strerror}" if error.filename else f"fastlift: {error}", file=sys.stderr
+        )
         return 1
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
             return 1
         raise
+
+
+def _quiet_about_files(error: threading.ExceptHookArgs) -> None:
+    """No traceback where a library's thread (TensorBoard's) meets a full disk: the main thread meets it too, and tells."""
+    if not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
 
 
 if __name__ == "__main__":

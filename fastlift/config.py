@@ -72,7 +72,7 @@ class ModelConfig:
     """Classifier on the class token; 'text' is CLIP's own head with class features from the text tower in every step,
     'zero_shot' the same with nothing that trains."""
     scale: float = 25.0
-    """Scale of the cosine classifier."""
+    """Scale of the cosine classifier, and of LDAM's margins with any."""
     init: Literal["text", "random", "class_mean", "class_mean_1", "class_mean_10", "class_mean_100", "linear_probe"] = (
         "text"
     )
@@ -126,7 +126,9 @@ class TrainingConfig:
     lr: float = 0.01
     """Learning rate at the start; follows a cosine to 0, stepped once an epoch."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     weight_decay: float = 5e-4
+    """Decay of what trains, added to its gradient (L2)."""
 
 
 @dataclass(frozen=True)

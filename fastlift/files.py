@@ -42,6 +42,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(written.fileno())
         part.chmod(0o644)
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not tell what it had no room for
+        raise
     finally:
         part.unlink(missing_ok=True)
 

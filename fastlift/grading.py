@@ -64,7 +64,10 @@ def grade_run(
         rows[name] = grade(model, index, data.group_counts.tolist(), config, told, rank).metrics.to_dict()
     if results is not None:
         results["evaluations"] = results.get("evaluations", {}) | rows
-        write_json(run.results, results)
+        try:
+            write_json(run.results, results)
+        except OSError as error:  # somebody else's run, perhaps: what was found is returned all the same
+            told.say(f"not kept in {run.results}: {error.strerror}")
     return rows
 
 

@@ -17,6 +17,15 @@ ACTIONS = {
     "text": "text features of 1000 classes against the plain way, and from the cache",
 }
 
+EXAMPLES = {
+    "data": (
+        "fastlift bench data --images 256 --rounds 3",
+        "fastlift bench data --dataset imagenet_lt --data-root /data/imagenet --workers 2 4 8",
+    ),
+    "train": ("fastlift bench train --batch 8 --rounds 3", "fastlift bench train --model ViT-L-14 --recompute mlp"),
+    "text": ("fastlift bench text", "fastlift bench text --model ViT-B-32 --rounds 1 --json"),
+}
+
 
 @dataclass(frozen=True)
 class BenchData:
@@ -45,8 +54,11 @@ class BenchTrain:
     model: str = "ViT-B-16-quickgelu"
     """An open_clip ViT by name."""
     batch: int = 16
+    """Images a step."""
     rank: int = 32
+    """Bottleneck width of the adapters."""
     classes: int = 1000
+    """Rows of the classifier."""
     rounds: int = 5
     """Timed rounds of one step each way."""
     recompute: Literal["none", "mlp", "block"] = "none"
@@ -85,7 +97,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _data(arguments: list[str]) -> int:
-    command = parse(BenchData, arguments, "bench data")
+    command = parse(BenchData, arguments, "bench data", examples=EXAMPLES["data"])
     from fastlift.data import bench
     from fastlift.data.catalogue import load_data_set
 
@@ -103,7 +115,7 @@ def _data(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    command = parse(BenchTrain, arguments, "bench train")
+    command = parse(BenchTrain, arguments, "bench train", examples=EXAMPLES["train"])
     from fastlift.bench import train
 
     options = {name: value for name, value in vars(command).items() if name != "json"}
@@ -111,7 +123,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _text(arguments: list[str]) -> int:
-    command = parse(BenchText, arguments, "bench text")
+    command = parse(BenchText, arguments, "bench text", examples=EXAMPLES["text"])
     from fastlift.bench import text
 
     return _show(text.run(command.model, rounds=command.rounds), command.json)

@@ -22,6 +22,22 @@ ACTIONS = {
     "pack": "copy a set into tar shards, which read faster from disks that seek and from network shares",
 }
 
+EXAMPLES = {
+    "prepare": (
+        "fastlift data prepare cifar100_ir100",
+        "fastlift data prepare imagenet_lt --data-root /data/imagenet",
+    ),
+    "check": (
+        "fastlift data check --dataset places_lt --data-root /data/places",
+        "fastlift data check --dataset list --data-root photos --train-list train.txt --test-list test.txt --decode",
+    ),
+    "stats": ("fastlift data stats", "fastlift data stats --dataset cifar100_ir50 --json"),
+    "pack": (
+        "fastlift data pack /data/imagenet-pack --dataset imagenet_lt --data-root /data/imagenet",
+        "fastlift train --dataset imagenet_lt --data-root /data/imagenet-pack",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -120,7 +136,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    command = parse(Prepare, arguments, "data prepare")
+    command = parse(Prepare, arguments, "data prepare", examples=EXAMPLES["prepare"])
     from fastlift.data.prepare import prepare
 
     found = prepare(
@@ -136,7 +152,7 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    command = parse(Check, arguments, "data check")
+    command = parse(Check, arguments, "data check", examples=EXAMPLES["check"])
     from fastlift.data.report import check
 
     found = check(decode=command.decode, rescan=command.rescan, progress=_progress(), **_options(command.source))
@@ -145,7 +161,7 @@ def _check(arguments: list[str]) -> int:
 
 
 def _stats(arguments: list[str]) -> int:
-    command = parse(Stats, arguments, "data stats")
+    command = parse(Stats, arguments, "data stats", examples=EXAMPLES["stats"])
     from fastlift.data.report import stats
 
     options = _options(command.source) | {"taxon": command.taxon, "boundaries": command.group_boundaries}
@@ -154,7 +170,7 @@ def _stats(arguments: list[str]) -> int:
 
 
 def _pack(arguments: list[str]) -> int:
-    command = parse(Pack, arguments, "data pack")
+    command = parse(Pack, arguments, "data pack", examples=EXAMPLES["pack"])
     from fastlift.data import pack
 
     options = _options(command.source)

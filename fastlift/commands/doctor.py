@@ -18,7 +18,7 @@ class Doctor:
 
 def run(arguments: list[str]) -> int:
     """Look, and tell."""
-    command = parse(Doctor, arguments, "doctor")
+    command = parse(Doctor, arguments, "doctor", examples=("fastlift doctor", "fastlift doctor --json"))
     from fastlift import doctor
 
     found = doctor.report()

@@ -12,6 +12,12 @@ import tyro
 from fastlift.commands.parsing import parse
 from fastlift.config import Taxon
 
+EXAMPLES = (
+    "fastlift evaluate runs/shapes_lt-lift-20260101-120000",
+    "fastlift evaluate RUN --tte fivecrop --json",
+    "fastlift evaluate RUN --checkpoint epoch-001 epoch-010 --data-root /elsewhere/imagenet",
+)
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -40,18 +46,22 @@ class Evaluate:
     data_root: Path | None = None
     """Folder with the images, where it is not the one of the training any more."""
     device: str = "auto"
+    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that have it, else fp16; fp32 on CPUs."""
     eval_batch: int = 128
     """Images at a time; several crops of an image count one each."""
     executor: Literal["auto", "dali", "torchvision"] = "auto"
+    """What decodes and crops; both give the same views. 'auto': DALI where it is installed and pays."""
     workers: int | None = None
+    """Threads for decoding (default: the number of cores this process may use)."""
     json: bool = False
     """Print results as JSON on stdout instead of a table."""
 
 
 def run(arguments: list[str]) -> int:
     """Evaluate by flags."""
-    command = parse(Evaluate, arguments, "evaluate")
+    command = parse(Evaluate, arguments, "evaluate", examples=EXAMPLES)
     from rich.console import Console
 
     from fastlift.grading import grade_run

@@ -11,6 +11,8 @@ import tyro
 
 from fastlift.commands.parsing import parse
 
+EXAMPLES = ("fastlift export RUN --format onnx", "fastlift export RUN --format pt2 --tte fivecrop --output model.pt2")
+
 
 @dataclass(frozen=True)
 class Export:
@@ -36,7 +38,7 @@ class Export:
 
 def run(arguments: list[str]) -> int:
     """Export by flags."""
-    command = parse(Export, arguments, "export")
+    command = parse(Export, arguments, "export", examples=EXAMPLES)
     from fastlift.export import export_model
     from fastlift.training import load_run
 

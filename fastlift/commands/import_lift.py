@@ -12,6 +12,11 @@ from fastlift.commands.parsing import base_config, parse
 from fastlift.config import Config
 from fastlift.errors import UserError
 
+EXAMPLES = (
+    "fastlift import-lift checkpoint.pth.tar --dataset imagenet_lt --data-root /data/imagenet",
+    "fastlift import-lift checkpoint.pth.tar --dataset cifar100_ir100 --output runs/theirs --json",
+)
+
 
 @dataclass(frozen=True)
 class ImportLift:
@@ -38,7 +43,7 @@ class ImportLift:
 def run(arguments: list[str]) -> int:
     """Import by flags."""
     base = base_config(arguments)
-    command = parse(ImportLift, arguments, "import-lift", ImportLift(checkpoint=Path(), settings=base))
+    command = parse(ImportLift, arguments, "import-lift", ImportLift(checkpoint=Path(), settings=base), EXAMPLES)
     if command.checkpoint == Path():
         raise UserError("name the checkpoint: fastlift import-lift CHECKPOINT --dataset ... --output RUN")
     from fastlift.compat import as_lift_state, settings_of

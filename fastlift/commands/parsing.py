@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,15 +17,22 @@ from fastlift.errors import UserError
 Command = TypeVar("Command")
 
 
-def parse(kind: type[Command], arguments: list[str], prog: str, default: Command | None = None) -> Command:
+def parse(
+    kind: type[Command],
+    arguments: list[str],
+    prog: str,
+    default: Command | None = None,
+    examples: Sequence[str] = (),
+) -> Command:
     """Flags as an instance of a dataclass; ``--help`` and mistakes leave with exit code 0 and 2.
 
     Settings that contradict each other are the dataclass's to refuse; tyro shows such errors as it shows typos.
     """
     title, markers = f"fastlift {prog}", (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    told = "\n".join([inspect.getdoc(kind) or "", "", "examples:", *(f"  {line}" for line in examples)])
     if default is None:
-        return tyro.cli(kind, args=arguments, prog=title, config=markers)
-    return tyro.cli(kind, args=arguments, prog=title, config=markers, default=default)
+        return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers)
+    return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, default=default)
 
 
 def base_config(arguments: list[str], recipe: str = "lift") -> Config:

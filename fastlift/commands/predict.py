@@ -13,6 +13,8 @@ import tyro
 from fastlift.commands.parsing import parse
 from fastlift.errors import UserError
 
+EXAMPLES = ("fastlift predict RUN photo.jpg folder/ --top 3", "fastlift predict RUN folder/ --json > predictions.jsonl")
+
 
 @dataclass(frozen=True)
 class Predict:
@@ -31,7 +33,9 @@ class Predict:
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""
     device: str = "auto"
+    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that have it, else fp16; fp32 on CPUs."""
     eval_batch: int = 64
     """Crops at a time."""
     workers: int | None = None
@@ -42,7 +46,7 @@ class Predict:
 
 def run(arguments: list[str]) -> int:
     """Predict, a line a picture; unreadable files are named on stderr and make the exit code 1."""
-    command = parse(Predict, arguments, "predict")
+    command = parse(Predict, arguments, "predict", examples=EXAMPLES)
     if not command.pictures or command.top < 1:
         raise UserError(
             "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"

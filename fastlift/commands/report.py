@@ -10,6 +10,8 @@ import tyro
 from fastlift.commands.parsing import parse
 from fastlift.errors import UserError
 
+EXAMPLES = ("fastlift report RUN", "fastlift report runs/* --output comparison.html")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -23,7 +25,7 @@ class Report:
 
 def run(arguments: list[str]) -> int:
     """Write the page, and say where."""
-    command = parse(Report, arguments, "report")
+    command = parse(Report, arguments, "report", examples=EXAMPLES)
     if not command.runs:
         raise UserError("name at least one run folder: fastlift report RUN [RUN ...]")
     from fastlift.reporting.html import write_report

@@ -9,6 +9,16 @@ from pathlib import Path
 from fastlift.commands.parsing import base_config, parse
 from fastlift.config import Config
 
+EXAMPLES = (
+    "fastlift train",
+    "fastlift train --dataset imagenet_lt --data-root /data/imagenet --amp bf16 --output runs/imagenet",
+    "fastlift train --dataset cifar100_ir100 --recipe lift_plus --seed 1",
+    "fastlift train --dataset folder --data-root photos/ --epochs 5 --batch-size 64 --micro-batch 16",
+    "fastlift train --resume --output runs/imagenet",
+    "fastlift train --config runs/imagenet/config.json --lr 0.02",
+    "torchrun --nproc-per-node 8 -m fastlift train --output runs/imagenet ...",
+)
+
 
 @dataclass(frozen=True)
 class Train:
@@ -33,7 +43,7 @@ class Train:
 
 def run(arguments: list[str]) -> int:
     """Train by flags."""
-    command = parse(Train, arguments, "train", Train(settings=base_config(arguments)))
+    command = parse(Train, arguments, "train", Train(settings=base_config(arguments)), examples=EXAMPLES)
     from fastlift.reporting.console import Terminal
     from fastlift.training import train
 

@@ -10,6 +10,12 @@ from typing import Literal
 from fastlift.commands.parsing import parse
 from fastlift.config import DataConfig
 
+EXAMPLES = (
+    "fastlift zero-shot",
+    "fastlift zero-shot --dataset cifar100_ir100 --prompt ensemble",
+    "fastlift zero-shot --dataset places_lt --data-root /data/places --output runs/zero-shot",
+)
+
 
 @dataclass(frozen=True)
 class ZeroShot:
@@ -31,9 +37,13 @@ class ZeroShot:
     expand: int | None = None
     """Pixels that ensembling adds to the short side before it crops."""
     device: str = "auto"
+    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that have it, else fp16; fp32 on CPUs."""
     eval_batch: int = 128
+    """Images at a time; several crops of an image count one each."""
     seed: int = 0
+    """Fixes the random crops of '--tte random'."""
     output: Path | None = None
     """Write a run folder there too, for 'fastlift report' and 'fastlift predict'."""
     json: bool = False
@@ -42,7 +52,7 @@ class ZeroShot:
 
 def run(arguments: list[str]) -> int:
     """Grade by flags."""
-    command = parse(ZeroShot, arguments, "zero-shot")
+    command = parse(ZeroShot, arguments, "zero-shot", examples=EXAMPLES)
     from rich.console import Console
 
     from fastlift import recipes

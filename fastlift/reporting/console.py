@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -92,4 +93,5 @@ class _Lines:
             return
         self.last = now
         left = (now - self.start) * (self.total - done) / (done - self.before)
-        self.ui.say(f"{self.label} {done}/{self.total}, {left:.0f} s left  {self.note}".rstrip())
+        left_hms = datetime.timedelta(seconds=round(left))
+        self.ui.say(f"{self.label} {done}/{self.total}, {left_hms} left  {self.note}".rstrip())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from fixtures import CLASS_NAMES
 
 from fastlift.cli import COMMANDS, main
+from fastlift.commands import bench, data
 from fastlift.commands.parsing import base_config
 
 Files = tuple[Path, Path]
@@ -49,6 +51,26 @@ def test_help_names_all_commands(arguments: list[str], capsys: Streams) -> None:
 def test_every_command_has_help(command: str, capsys: Streams) -> None:
     assert call([command, "--help"]) == 0
     assert "usage: fastlift" in capsys.readouterr().out
+
+
+LEAVES = [*(set(COMMANDS) - {"data", "bench"}), *(f"data {action}" for action in data.ACTIONS)]
+LEAVES += [f"bench {action}" for action in bench.ACTIONS]
+
+
+@pytest.mark.parametrize("command", sorted(LEAVES))
+def test_help_teaches(command: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples that run this command with flags that it has, and a text for each flag."""
+    monkeypatch.setenv("COLUMNS", "100")  # one column of flags
+    assert call([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    examples = [line.strip() for line in shown.split("examples:")[1].splitlines()]
+    own = [line for line in examples if line.startswith(f"fastlift {command}")]
+    assert own
+    pieces = re.split(r"\n\W (--[a-z-]+)", shown)  # text, flag, text, flag, ...
+    flags, texts = pieces[1::2], pieces[2::2]
+    assert set(re.findall(r" (--[a-z-]+)", " ".join(own))) <= set(flags)
+    for flag, text in zip(flags, texts, strict=True):
+        assert not re.match(r"\W*(\S+\s+)?\W*\(default", text), f"{flag} has no text"
 
 
 def test_help_is_instant_because_it_loads_nothing() -> None:
@@ -249,6 +271,23 @@ def test_names_that_are_markup_or_no_text(flags: list[str], model: list[str], ti
     assert os.fsencode(json.loads((output / "data.json").read_text())["class_names"][0]) == odd
     assert (output / "bad_images.txt").read_text().startswith("folder/train\ttrain/tea/broken.jpg\tis text")
     assert json.loads((output / "results.json").read_text())["replaced_images"] == 1
+
+
+def test_results_of_a_run_that_cannot_be_written(
+    flags: list[str], model: list[str], tmp_path: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert call(["zero-shot", *flags, *model, "--output", str(run), "--device", "cpu"]) == 0
+    capsys.readouterr()
+
+    def refuse(path: Path, value: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fastlift.grading.write_json", refuse)
+    assert call(["evaluate", str(run), "--json", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["center"]["samples"] == 24
+    assert "not kept" in shown.err
 
 
 def test_damaged_files_of_a_run(flags: list[str], model: list[str], tmp_path: Path, capsys: Streams) -> None:
