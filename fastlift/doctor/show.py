@@ -31,7 +31,7 @@ def show(found: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-_FLAGS = {"device": "--device auto", "amp": "--amp auto", "executor": "--executor auto", "kernels": "kernels"}
+_FLAGS = {name: f"--{name} auto" for name in ("device", "amp", "executor", "compile")} | {"kernels": "kernels"}
 
 
 def _rows(rows: list[tuple[str, str]]) -> RenderableType:

@@ -163,10 +163,19 @@ def _kernel() -> tuple[str, str]:
     return "reference", f"plain PyTorch; no {faster} kernels: {kernels.get(f'{faster}_reason') or 'no reason given'}"
 
 
+def _compile() -> tuple[str, str]:
+    from fastlift.compiling import STEPS_TO_EARN
+    from fastlift.environment import resolve_device
+
+    steps = STEPS_TO_EARN[resolve_device("auto").type]
+    return f"from {steps:,} steps on", "shorter runs would not earn the time to compile back"
+
+
 _CHOICES: dict[str, Callable[[], tuple[str, str]]] = {
     "device": _device,
     "amp": _amp,
     "executor": _executor,
+    "compile": _compile,
     "kernels": _kernel,
 }
 

@@ -29,7 +29,7 @@ HEALTHY: dict[str, Any] = {
         package(DALI, "2.4.0", optional=True),
     ],
     "kernels": {"importable": True, "reference": True, "native": True, "native_isa": "avx2", "triton": True},
-    "choices": {name: {"value": "x", "why": "y"} for name in ("device", "amp", "executor", "kernels")},
+    "choices": {name: {"value": "x", "why": "y"} for name in ("device", "amp", "executor", "compile", "kernels")},
     "cache": {"folder": "/cache", "exists": True, "size_mib": 1.0, "writable": True, "free_gib": 100.0},
     "shipped_clip": {"present": True, "missing": []},
 }  # fmt: skip
