@@ -47,7 +47,7 @@ def test_bfloat16_features_and_float32_weight(kernels: Any, isa: str) -> None:
 @settings(max_examples=20, deadline=None)
 @given(
     batch=st.integers(1, 70),
-    width=st.integers(1, 60),
+    width=st.integers(2, 60),  # normalised, one number is a sign: all classes tie and every gradient cancels to zero
     classes=st.integers(1, 90),
     bias=st.booleans(),
     weighted=st.booleans(),
