@@ -77,9 +77,9 @@ struct Rows {
       total += e;
       if (a.want_gradient) store_n(row + c, e, n);
     }
-    const float sum_exp = sum(total), lse = largest + __builtin_logf(sum_exp);
+    const float sum_exp = sum(total), log_sum = __builtin_logf(sum_exp), lse = largest + log_sum;
     const float weight = a.class_weight ? a.class_weight[label] : 1.0f, even = a.smoothing / (float)C;
-    float loss = (1.0f - a.smoothing) * weight * (lse - own);
+    float loss = (1.0f - a.smoothing) * weight * (log_sum - (own - largest)); // lse - own would round a small loss away
     if (a.smoothing > 0.0f) loss += even * ((float)weight_sum * lse - sum(smooth));
     a.losses[i] = loss;
     if (a.want_gradient) gradient(row, label, weight, sum_exp, even);

