@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fastlift.commands.data import Source
+from fastlift.commands.data import Source, progress_lines
 from fastlift.commands.parsing import parse
 from fastlift.naming import one_of
 
@@ -106,11 +105,8 @@ def _data(arguments: list[str]) -> int:
         places = {key: value for key, value in vars(command.source).items() if key != "dataset"}
         index = load_data_set(command.source.dataset, **places).train
 
-    def tell(what: str, done: int, total: int) -> None:
-        print(f"{what}: {done} of {total}", file=sys.stderr)
-
     options = {name: getattr(command, name) for name in ("image_size", "images", "rounds", "workers")}
-    found = bench.run(index, progress=tell, **options)
+    found = bench.run(index, progress=progress_lines(), **options)
     return _show(found, command.json)
 
 

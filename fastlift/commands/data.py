@@ -145,7 +145,7 @@ def _prepare(arguments: list[str]) -> int:
         train_list=command.train_list,
         test_list=command.test_list,
         class_names=command.class_names,
-        progress=_progress(),
+        progress=progress_lines(),
     )
     _show(found, command.json)
     return 0 if found.ready else 1
@@ -155,7 +155,7 @@ def _check(arguments: list[str]) -> int:
     command = parse(Check, arguments, "data check", examples=EXAMPLES["check"])
     from fastlift.data.report import check
 
-    found = check(decode=command.decode, rescan=command.rescan, progress=_progress(), **_options(command.source))
+    found = check(decode=command.decode, rescan=command.rescan, progress=progress_lines(), **_options(command.source))
     _show(found, command.json)
     return 0 if found.ok else 1
 
@@ -165,7 +165,7 @@ def _stats(arguments: list[str]) -> int:
     from fastlift.data.report import stats
 
     options = _options(command.source) | {"taxon": command.taxon, "boundaries": command.group_boundaries}
-    _show(stats(progress=_progress(), **options), command.json)
+    _show(stats(progress=progress_lines(), **options), command.json)
     return 0
 
 
@@ -175,7 +175,7 @@ def _pack(arguments: list[str]) -> int:
 
     options = _options(command.source)
     name = options.pop("name")
-    packed = pack.run(name, command.output, short_side=command.short_side, progress=_progress(), **options)
+    packed = pack.run(name, command.output, short_side=command.short_side, progress=progress_lines(), **options)
     if command.json:
         print(json.dumps(packed.to_dict()))
     else:
@@ -206,7 +206,7 @@ def _show(found: Any, as_json: bool) -> None:
     Console().print(found.render())
 
 
-def _progress() -> Any:
+def progress_lines() -> Any:
     """A line on stderr every two seconds, so that long scans are not silent."""
     last = time.monotonic()
 

@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, what goes to which stream, no traceback for a mistake."""
 
+import itertools
 import json
 import os
 import re
@@ -301,3 +302,12 @@ def test_damaged_files_of_a_run(flags: list[str], model: list[str], tmp_path: Pa
         assert call(["evaluate", str(run), "--device", "cpu"]) == 2, name
         assert Path(name).name in capsys.readouterr().err
         (run / name).write_bytes(whole)
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 0.01)
+    monkeypatch.setattr("fastlift.commands.data.time.monotonic", lambda: next(clock))
+    tell = data.progress_lines()
+    for done in range(400):
+        tell("drawing", done, 400)
+    assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3

@@ -364,3 +364,25 @@ def test_importing_the_data_package_loads_neither_torch_nor_dali() -> None:
     code = "import sys, fastlift.data.loader, fastlift.data.torch_loader; print('nvidia.dali' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "False"
+
+
+@NEEDS_DALI
+def test_a_schedule_needs_no_second_pipeline(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LIFT+'s windows change from epoch to epoch as numbers that are fed; the graph is built once."""
+    from fastlift.data import dali_loader
+
+    build, built = dali_loader.build_pipeline, []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        built.append(1)
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(dali_loader, "build_pipeline", counted)
+    index = pictures.fill().load().train
+    views = TrainViews(32, kind="minimalist", schedule="linear", epochs=3)
+    dali, plain = (make(index, views, executor, cache_bytes=0) for executor in ("dali", "torchvision"))
+    for epoch in range(3):
+        for made, expected in zip(dali.epoch(epoch), plain.epoch(epoch), strict=True):
+            assert torch.equal(made.indices, expected.indices)
+            assert (levels(made.images) - levels(expected.images)).abs().mean() < 0.5
+    assert len(built) == 1
