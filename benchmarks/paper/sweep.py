@@ -55,8 +55,8 @@ def measure(cell: Cell, dataset: str, common: dict[str, Any], folder: Path, ui: 
     kept = folder / "cells" / f"{key}-{ensembling_name(tested)}.json"
     if not kept.is_file():
         if not run.has_ended():
-            train(config, output=run.path, resume=run.config.is_file() and run.last_checkpoint() is not None,
-                  overwrite=True, ui=ui)  # fmt: skip
+            goes_on = run.config.is_file() and run.last_checkpoint() is not None
+            train(config, output=run.path, resume=goes_on, overwrite=not goes_on, ui=ui)
         results = json.loads(run.results.read_text(encoding="utf-8"))
         name = ensembling_name(tested)
         metrics = results["evaluations"].get(name)

@@ -142,15 +142,18 @@ def assert_within_budget(run: Run, case: Case, impl: str | None, factor: float =
         assert fused[name].shape == truth.shape
         assert fused[name].dtype == eager[name].dtype, name
         size, floor = truth.abs().max().clamp_min(1e-30), FLOOR
-        if name == "d_scale":  # one number out of terms that cancel: measured against their root sum of squares
-            size = _terms_of_d_scale(case, exact).norm()
-            floor = max(FLOOR, torch.finfo(case.gradients[0].dtype).eps)
+        if name == "d_scale":
+            # One number, so eager's error is one draw, often a lucky one: a bound on the size here, and the ratio of the
+            # two ways' errors over many draws in test_scale_gradient_over_many_draws.
+            size = terms_of_d_scale(case, exact).norm()
+            floor = max(4 * FLOOR, torch.finfo(case.gradients[0].dtype).eps)
         error = ((fused[name].double() - truth).abs().max() / size).item()
         allowed = ((eager[name].double() - truth).abs().max() / size).item() * factor + floor
         assert error <= allowed, f"{name}: error {error:.2e} against {allowed:.2e} allowed"
 
 
-def _terms_of_d_scale(case: Case, exact: dict[str, torch.Tensor]) -> torch.Tensor:
+def terms_of_d_scale(case: Case, exact: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What d_scale is the sum of; the terms cancel, so its error is measured against their root sum of squares."""
     t, scale = case.tensors["t"], case.tensors["scale"]
     assert t is not None
     assert scale is not None
@@ -165,6 +168,7 @@ def kernels() -> Any:
         adapter_case = staticmethod(adapter_case)
         cosine_case = staticmethod(cosine_case)
         run_adapter = staticmethod(run_adapter)
+        terms_of_d_scale = staticmethod(terms_of_d_scale)
         run_cosine = staticmethod(run_cosine)
         assert_within_budget = staticmethod(assert_within_budget)
 

@@ -21,6 +21,22 @@ def test_all_results_are_within_the_error_budget(
     kernels.assert_within_budget(kernels.run_adapter, case, "native")
 
 
+@pytest.mark.parametrize(("leading", "width", "rank"), [((84,), 88, 27), ((3, 41), 768, 33)])
+def test_scale_gradient_over_many_draws(
+    kernels: Any, isa: str, leading: tuple[int, ...], width: int, rank: int
+) -> None:
+    """Root mean square of its error, since one draw of one number says little."""
+    errors: dict[str, list[float]] = {"reference": [], "native": []}
+    for seed in range(30):
+        case = kernels.adapter_case(*leading, width, rank=rank, seed=seed)
+        exact = kernels.run_adapter(case, "reference", torch.float64)
+        size = kernels.terms_of_d_scale(case, exact).norm()
+        for impl, found in errors.items():
+            found.append(float((kernels.run_adapter(case, impl)["d_scale"].double() - exact["d_scale"]) / size))
+    eager, fused = (torch.tensor(found).square().mean().sqrt() for found in errors.values())
+    assert fused <= 2 * eager
+
+
 @pytest.mark.parametrize("rank", [4, 32])
 def test_bfloat16(kernels: Any, isa: str, rank: int) -> None:
     case = kernels.adapter_case(67, 200, rank=rank, dtype=torch.bfloat16)
