@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config
 
 import fastlift_kernels
+
+# "backward" alone runs one graph again and again, which compiled graphs refuse while they give their buffers away.
+torch._functorch.config.donated_buffer = False
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32

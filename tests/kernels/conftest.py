@@ -157,7 +157,7 @@ def terms_of_d_scale(case: Case, exact: dict[str, torch.Tensor]) -> torch.Tensor
     t, scale = case.tensors["t"], case.tensors["scale"]
     assert t is not None
     assert scale is not None
-    return (exact["residual"] - t.double()) / scale.double() * case.gradients[-1].double()
+    return ((exact["residual"] - t.double()) / scale.double() * case.gradients[-1].double()).detach()
 
 
 @pytest.fixture(scope="session")
