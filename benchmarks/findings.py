@@ -52,7 +52,7 @@ ROWS = (
 
 def measure(row: Row, seed: int, folder: Path, dataset: dict[str, Any], ui: Ui) -> dict[str, Any]:
     """Metrics of one row with one seed, from the run that is there or a new one."""
-    config: Config = recipes.build(row.recipe, **dataset, seed=seed, **row.settings)
+    config: Config = recipes.build(row.recipe, **dataset, seed=seed, amp="fp32", **row.settings)
     run = folder / f"{row.key}-seed{seed}"
     if not (run / "results.json").is_file():
         ui.say(f"{row.title}, seed {seed}")

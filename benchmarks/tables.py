@@ -74,7 +74,7 @@ def rest_of_a_run(found: Json) -> str:
             f"{text['fastlift_s']:.2f} s, {text['speedup']:.1f} times the plain 77 tokens",
         ],
         ["text start, 1000 classes, from the cache", f"{1e3 * text['cached_s']:.0f} ms"],
-        ["text start, 1000 classes, 80 templates, cold", f"{text['ensemble_s']:.0f} s"],
+        ["text start, 1000 classes, 80 templates, cold", f"{found['ensemble']['seconds']:.0f} s"],
         [
             "`fastlift train`, first use (draws its data)",
             f"{default['first_s']:.0f} s, {default['peak_gib']:.1f} GiB at most",

@@ -39,18 +39,25 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_amp(name: str, device: torch.device) -> torch.dtype:
-    """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones, fp32 on CPUs (where bf16 matmuls are slower).
+    """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones; on CPUs bf16 where they multiply it, else fp32.
 
     Raises:
         UserError: bf16 on a GPU without it.
     """
     if name == "auto":
         if device.type == "cpu":
-            return torch.float32
+            return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         raise UserError("amp bf16: this GPU has no bf16 arithmetic; use --amp fp16")
     return DTYPES[name]
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has bf16 products (AVX-512 BF16 or AMX); without them bf16 is slower than fp32."""
+    return any(
+        getattr(torch.cpu, f"_is_{unit}_supported", lambda: False)() for unit in ("avx512_bf16", "amx_tile")
+    )  # private, so its absence means no
 
 
 def dtype_name(dtype: torch.dtype) -> str:

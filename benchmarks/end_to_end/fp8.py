@@ -22,7 +22,7 @@ from fastlift.training import load_data, train
 
 def effect_on_a_trained_model() -> dict[str, Any]:
     """LIFT trained on the embedded set in fp32, tested with frozen weights in fp32, bf16 and fp8."""
-    config = recipes.lift("shapes_lt")
+    config = recipes.lift("shapes_lt", amp="fp32")
     with TemporaryDirectory() as folder:
         model = train(config, output=Path(folder) / "run").model
     loader = build_loader(

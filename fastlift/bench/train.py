@@ -15,7 +15,7 @@ from fastlift.bench.measure import Step, Timing, alternate, count_flop, count_op
 from fastlift.bench.reference import ReferenceLearner
 from fastlift.bench.reference import features as reference_features
 from fastlift.compiling import compile_backbone
-from fastlift.environment import machine, versions
+from fastlift.environment import DTYPES, machine, versions
 from fastlift.learner import Learner
 from fastlift.memory import saved_bytes, storages
 from fastlift.models.lift import LiftModel, create_model
@@ -42,6 +42,7 @@ class TrainBench:
     batch: int
     rank: int
     classes: int
+    amp: str
     matmul_gflops: float
     speedup: float
     loss_difference: float
@@ -60,7 +61,7 @@ class TrainBench:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"{self.model}, batch {self.batch}, rank {self.rank}, {self.classes} classes, fp32")
+        table = Table(title=f"{self.model}, batch {self.batch}, rank {self.rank}, {self.classes} classes, {self.amp}")
         for column in ("way", "images/s", "step (ms)", "GFLOP/image", "of matmul rate", "saved MiB/image", "ops/step"):
             table.add_column(column, justify="left" if column == "way" else "right")
         for name, row in self.rows.items():
@@ -84,23 +85,28 @@ def run(
     rounds: int = 5,
     recompute: str = "none",
     compile: bool = False,
+    amp: str = "fp32",
     loss_steps: int = 20,
 ) -> TrainBench:
-    """Measure one training step of LIFT both ways, with random weights, in fp32 on the CPU.
+    """Measure one training step of LIFT both ways, with random weights, on the CPU.
 
     Args:
         model: an open_clip ViT by name, or a shipped one.
         rounds: timed rounds of one step each way.
         recompute: what fastlift's step computes again in backward: none, mlp or block.
         compile: whether fastlift's backbone is compiled.
+        amp: compute dtype of both ways; the reference casts its fp32 weights in every step.
         loss_steps: steps over which the two ways' losses are compared.
     """
     fast, plain = twins(model, rank, classes)
+    dtype = DTYPES[amp]
+    fast.set_compute_dtype(dtype)
+    plain.vit.compute_dtype = dtype
     vit: Any = fast.vit
     vit.recompute = recompute
     generator = torch.Generator().manual_seed(0)
     side = fast.preprocessing.image_size
-    images = torch.randn(batch, 3, side, side, generator=generator)
+    images = torch.randn(batch, 3, side, side, generator=generator).to(dtype)
     labels = torch.randint(classes, (batch,), generator=generator)
     counts = torch.arange(classes, 0, -1)
     learner = Learner(fast, losses.build("LA", counts), lr=0.01)
@@ -122,7 +128,7 @@ def run(
         compile_s = time.perf_counter() - start
         steps["reference"]()  # both have taken as many steps
     difference = _compare(learner, reference, images, labels, loss_steps)
-    rate = matmul_gflops(rows=batch * vit.sequence_length)
+    rate = matmul_gflops(dtype, rows=batch * vit.sequence_length)
     timings = alternate(steps, rounds)
     rows = {name: _row(timings[name], batch, flop[name], rate, saved[name], ops[name]) for name in steps}
     return TrainBench(
@@ -130,6 +136,7 @@ def run(
         batch=batch,
         rank=rank,
         classes=classes,
+        amp=amp,
         matmul_gflops=rate,
         speedup=timings["reference"].median / timings["fastlift"].median,
         loss_difference=difference,

@@ -64,6 +64,8 @@ class BenchTrain:
     """What backward computes again instead of keeping."""
     compile: bool = False
     """Compile the frozen backbone."""
+    amp: Literal["fp32", "bf16"] = "fp32"
+    """Compute dtype of both ways."""
     json: bool = False
     """Print as JSON."""
 

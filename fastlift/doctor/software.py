@@ -129,7 +129,7 @@ def _amp() -> tuple[str, str]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return name, f"GPU of capability {major}.{minor}; bf16 from 8.0 on, fp16 below"
-    return name, "on CPUs; bf16 pays only where the CPU has matrix units for it (AMX)"
+    return name, "on CPUs; bf16 pays only where the CPU multiplies it (AVX-512 BF16, AMX)"
 
 
 def _executor() -> tuple[str, str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fastlift import doctor
 from fastlift.doctor import machine, software
+from fastlift.environment import cpu_multiplies_bf16
 
 
 def told(found: dict[str, Any], width: int = 100) -> str:
@@ -29,7 +30,7 @@ def test_report_is_json_and_agrees_with_what_training_resolves() -> None:
     assert found["choices"]["device"]["value"].startswith("cuda") == torch.cuda.is_available()
     assert {choice["value"] for choice in found["choices"].values()}.isdisjoint({"broken"})
     if not torch.cuda.is_available():
-        assert found["choices"]["amp"]["value"] == "fp32"
+        assert found["choices"]["amp"]["value"] == ("bf16" if cpu_multiplies_bf16() else "fp32")
         assert found["gpus"] == []
 
 
