@@ -32,16 +32,17 @@ def step(found: Json) -> str:
         for way, row in ways.items():
             title = "reference path" if way == "reference" else f"fastlift, recompute {recompute}"
             rows.append(_step_row(title, bench, row, way))
-    if "compiled" in found:
-        rows.append(
-            _step_row("fastlift, compiled", found["compiled"], found["compiled"]["rows"]["fastlift"], "fastlift")
-        )
-    head = ["", "images/s", "times the reference", "GFLOP/image", "of the matmul rate", "saved MiB/image", "ops/step"]
+    compiled, bf16 = found["compiled"], found["bf16"]
+    rows.append(_step_row("fastlift, compiled", compiled, compiled["rows"]["fastlift"], "fastlift"))
+    for way, row in bf16["rows"].items():
+        title = "reference path, bf16" if way == "reference" else "fastlift, bf16"
+        rows.append(_step_row(title, bf16, row, way))
+    head = ["", "images/s", "times its reference", "GFLOP/image", "of the matmul rate", "saved MiB/image", "ops/step"]
     none = found["train"]["none"]
     return (
-        f"{table(head, rows)}\n\n{none['model']}, batch {none['batch']}, rank {none['rank']}, {none['classes']} classes, fp32; "
-        f"losses of 20 steps differ by at most {none['loss_difference']:.1e} relative; matmul rate "
-        f"{none['matmul_gflops']:.0f} GFLOP/s. {_about(found['train'])}"
+        f"{table(head, rows)}\n\n{none['model']}, batch {none['batch']}, rank {none['rank']}, {none['classes']} classes, fp32 but where bf16 is said; "
+        f"losses of 20 steps differ by at most {none['loss_difference']:.1e} relative in fp32; measured matmul "
+        f"rate {none['matmul_gflops']:.0f} GFLOP/s in fp32, {bf16['matmul_gflops']:.0f} in bf16. {_about(found['train'])}"
     )
 
 

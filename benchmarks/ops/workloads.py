@@ -32,6 +32,7 @@ class Workload:
     def runner(self, way: str, direction: str) -> Callable[[], Any]:
         """A function that runs this workload once, compiled beforehand where asked."""
         impl = FUSED if way == "fused" else "reference"
+        torch._dynamo.reset()  # all workloads share this code: past its limit of recompilations it would run eagerly
         function = torch.compile(lambda: self.call(impl)) if way == "compile" else lambda: self.call(impl)
         if direction == "forward":
             return lambda: self._forward(function)
