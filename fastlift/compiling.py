@@ -7,19 +7,24 @@ was compiled is kept in the cache folder and serves the next run.
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastlift.files import cache_folder
 from fastlift.models.lift import LiftModel
 
 CompileChoice = Literal["auto", "off", "default", "max"]
-# Steps that earn the warm-up back; see docs/results.md for what they were measured with.
-STEPS_TO_EARN = {"cuda": 500, "cpu": 3000}
+# Work whose savings earn the warm-up back on a CPU: for a ViT-B/16 it took 22 s, and saved 7 % of a step at 220 GFLOP/s
+# (docs/results.md). On GPUs nothing could be measured; so many steps are an assumption.
+CPU_TFLOP_TO_EARN = 100.0
+GPU_STEPS_TO_EARN = 500
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,33 @@ class CompilePlan:
     reason: str
 
 
-def plan_compile(choice: CompileChoice, device: torch.device, steps: int) -> CompilePlan:
-    """What a choice means for a run of so many steps."""
+def plan_compile(choice: CompileChoice, device: torch.device, steps: int, step_tflop: float) -> CompilePlan:
+    """What a choice means for a run of ``steps`` steps of ``step_tflop`` each."""
     if choice == "off":
         return CompilePlan(None, "asked for")
     if choice != "auto":
         # on GPUs, max-autotune records CUDA graphs too
         return CompilePlan("default" if choice == "default" else "max-autotune", "asked for")
-    needed = STEPS_TO_EARN[device.type]
+    if device.type == "cpu" and not has_cpp_compiler():
+        return CompilePlan(None, "torch.compile needs a C++ compiler on CPUs, and there is none")
+    needed = GPU_STEPS_TO_EARN if device.type == "cuda" else math.ceil(CPU_TFLOP_TO_EARN / max(step_tflop, 1e-9))
     if steps >= needed:
         return CompilePlan("default", f"{steps:,} steps earn the warm-up back ({needed:,} would)")
     return CompilePlan(None, f"{steps:,} steps would not earn the warm-up back ({needed:,} would)")
+
+
+def has_cpp_compiler() -> bool:
+    """Whether there is a compiler that torch.compile would call for CPU code."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def training_tflop(model: LiftModel, batch: int) -> float:
+    """TFLOP of a step: forward, counted on one image, and as much again for the gradients of the tokens."""
+    side, parameter = model.preprocessing.image_size, next(model.parameters())
+    image = torch.zeros(1, 3, side, side, device=parameter.device, dtype=model.vit.compute_dtype)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.vit.forward(image)
+    return 2 * batch * counter.get_total_flops() / 1e12
 
 
 def compile_backbone(model: LiftModel, mode: str, sizes: Iterable[int]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from fastlift import checkpoints, losses, runs
 from fastlift.compat import LiftState, load_lift_checkpoint
-from fastlift.compiling import compile_backbone, plan_compile
+from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, absolute_paths, load
 from fastlift.data.catalogue import DataSet, load_data_set
 from fastlift.data.index import BadImage, ImageIndex
@@ -153,7 +153,8 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
         raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
     batch = config.training.batch_size // world.size
     steps = config.training.epochs * -(-images // config.training.batch_size)
-    plan = plan_compile(config.run.compile, next(model.parameters()).device, steps)
+    device = next(model.parameters()).device
+    plan = plan_compile(config.run.compile, device, steps, training_tflop(model, batch))
     if plan.mode is not None:
         compile_backbone(model, plan.mode, {config.training.micro_batch or batch, config.run.eval_batch})
     if config.training.epochs and model.trained() and world.is_main:

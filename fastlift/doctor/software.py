@@ -164,11 +164,14 @@ def _kernel() -> tuple[str, str]:
 
 
 def _compile() -> tuple[str, str]:
-    from fastlift.compiling import STEPS_TO_EARN
+    from fastlift.compiling import CPU_TFLOP_TO_EARN, GPU_STEPS_TO_EARN, has_cpp_compiler
     from fastlift.environment import resolve_device
 
-    steps = STEPS_TO_EARN[resolve_device("auto").type]
-    return f"from {steps:,} steps on", "shorter runs would not earn the time to compile back"
+    if resolve_device("auto").type == "cuda":
+        return f"from {GPU_STEPS_TO_EARN:,} steps on", "shorter runs would not earn the time to compile back"
+    if not has_cpp_compiler():
+        return "off", "torch.compile needs a C++ compiler on CPUs, and there is none"
+    return f"from {CPU_TFLOP_TO_EARN:,.0f} TFLOP on", "shorter runs would not earn the time to compile back"
 
 
 _CHOICES: dict[str, Callable[[], tuple[str, str]]] = {

@@ -10,7 +10,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import fastlift
-from fastlift.compiling import compile_backbone, plan_compile
+from fastlift import compiling
+from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.learner import Learner
 from fastlift.models.lift import LiftModel
 
@@ -65,10 +66,25 @@ def test_other_tuners_are_one_graph_too(tiny_clip: Files, tuner: str) -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_auto_waits_for_long_runs() -> None:
-    assert plan_compile("auto", CPU, 100).mode is None
-    assert plan_compile("auto", CPU, 10**6).mode == "default"
-    assert plan_compile("auto", GPU, 1000).mode == "default"
-    assert plan_compile("off", GPU, 10**6).mode is None
-    assert plan_compile("max", CPU, 1).mode == "max-autotune"
-    assert "would not earn" in plan_compile("auto", CPU, 100).reason
+def test_auto_waits_for_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: True)
+    assert plan_compile("auto", CPU, 99, 1.0).mode is None
+    assert plan_compile("auto", CPU, 100, 1.0).mode == "default"
+    assert plan_compile("auto", CPU, 100, 0.02).mode is None
+    assert plan_compile("auto", GPU, 1000, 0.0).mode == "default"
+    assert plan_compile("off", GPU, 10**6, 1.0).mode is None
+    assert plan_compile("max", CPU, 1, 1.0).mode == "max-autotune"
+    assert "would not earn" in plan_compile("auto", CPU, 20, 1.0).reason
+    monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: False)
+    without = plan_compile("auto", CPU, 10**6, 1.0)
+    assert without.mode is None
+    assert "C++ compiler" in without.reason
+
+
+def test_work_of_a_step(tiny_clip: Files) -> None:
+    """Twice the frozen products forward: 2 FLOP a weight of the blocks and a token, and attention."""
+    model = build(tiny_clip, rank=4)
+    vit: Any = model.vit
+    weights = sum(p.numel() for p in vit.blocks.parameters() if p.dim() == 2)
+    rough = 2 * 2 * 8 * weights * vit.sequence_length / 1e12
+    assert 0.5 * rough < training_tflop(model, 8) < 1.5 * rough
