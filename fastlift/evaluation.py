@@ -59,6 +59,17 @@ def ensembling_name(config: Config) -> str:
     return run.tte if run.expand is None else f"{run.tte}+{run.expand}"
 
 
+def crops_of(config: Config) -> int:
+    """Crops of each image that a config's evaluation looks at."""
+    return eval_views(PAPER_SIZE, config.run.tte, config.run.expand, config.run.tte_crops).views
+
+
+def images_at_a_time(config: Config) -> int:
+    """Crops in a full batch of evaluation: the model sees so many images at once, whatever the ensembling."""
+    crops = crops_of(config)
+    return max(1, config.run.eval_batch // crops) * crops
+
+
 def mean_logits(model: LiftModel, images: Tensor) -> Tensor:
     """Logits [B, C] of images [B, 3, S, S], or the mean over the crops of [B, V, 3, S, S]."""
     if images.dim() == 4:

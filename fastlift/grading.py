@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from fastlift import runs
+from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, load
 from fastlift.data.catalogue import rank_at
 from fastlift.data.inaturalist import Rank
 from fastlift.data.index import BadImage, ImageIndex
 from fastlift.environment import resolve_amp, resolve_device
 from fastlift.errors import UserError
-from fastlift.evaluation import Evaluation, ensembling_name, evaluate
+from fastlift.evaluation import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
 from fastlift.files import read_json, write_json
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
@@ -82,6 +85,7 @@ def grade(
     if config.run.frozen == "fp8":
         check_fp8(device, dtype)
         quantise_frozen(model.vit)
+    _compile_if_it_pays(model, len(index), config, device)
 
     def on_bad(bad: BadImage) -> None:
         ui.say(f"skipped {bad.path}: {bad.reason}")
@@ -96,6 +100,14 @@ def grade(
             on_progress=lambda done, total: bar.update(done),
             on_bad=on_bad,
         )
+
+
+def _compile_if_it_pays(model: LiftModel, images: int, config: Config, device: torch.device) -> None:
+    size, crops = images_at_a_time(config), crops_of(config)
+    work = training_tflop(model, size) / 2  # a step forward is half of one in training
+    plan = plan_compile(config.run.compile, device, images * crops // size, work)
+    if plan.mode is not None:
+        compile_backbone(model, plan.mode, {size})
 
 
 def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:

@@ -22,7 +22,7 @@ from fastlift.data.views import TrainViews
 from fastlift.distributed import World, barrier, join, leave, total
 from fastlift.environment import dtype_name, machine, resolve_amp, resolve_device, versions
 from fastlift.errors import UserError
-from fastlift.evaluation import Evaluation, ensembling_name, evaluate
+from fastlift.evaluation import Evaluation, ensembling_name, evaluate, images_at_a_time
 from fastlift.files import write_json
 from fastlift.fit import Fit
 from fastlift.learner import Learner
@@ -156,7 +156,7 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
     device = next(model.parameters()).device
     plan = plan_compile(config.run.compile, device, steps, training_tflop(model, batch))
     if plan.mode is not None:
-        compile_backbone(model, plan.mode, {config.training.micro_batch or batch, config.run.eval_batch})
+        compile_backbone(model, plan.mode, {config.training.micro_batch or batch, images_at_a_time(config)})
     if config.training.epochs and model.trained() and world.is_main:
         ui.say(f"training {estimate(model, config.training.micro_batch or batch)}")
     ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")

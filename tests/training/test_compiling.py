@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import fastlift
-from fastlift import compiling
+from fastlift import compiling, grading
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.learner import Learner
 from fastlift.models.lift import LiftModel
@@ -88,3 +88,22 @@ def test_work_of_a_step(tiny_clip: Files) -> None:
     weights = sum(p.numel() for p in vit.blocks.parameters() if p.dim() == 2)
     rough = 2 * 2 * 8 * weights * vit.sequence_length / 1e12
     assert 0.5 * rough < training_tflop(model, 8) < 1.5 * rough
+
+
+def test_grading_compiles_for_its_own_batches(
+    tiny_clip: Files, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: None
+) -> None:
+    """Five crops of 3 images make full batches of 15; the last batch and another ensembling stay eager."""
+    lists = {"train_list": tiny_data / "train.txt", "test_list": tiny_data / "test.txt"}
+    names = {"class_names": tiny_data / "class_names.txt", "data_root": tiny_data}
+    files = {"model": str(tiny_clip[0]), "pretrained": str(tiny_clip[1])}
+    config = fastlift.recipes.lift("list", **lists, **names, **files, epochs=0, device="cpu", amp="fp32", eval_batch=17)
+    run = fastlift.train(config, output=tmp_path / "run")
+    sizes: list[set[int]] = []
+    compiled = grading.compile_backbone
+    monkeypatch.setattr(grading, "compile_backbone", lambda m, mode, s: (sizes.append(s), compiled(m, mode, s))[1])
+    eager = grading.grade_run(run.folder, settings={"tte": "fivecrop", "compile": "off"})
+    fast = grading.grade_run(run.folder, settings={"tte": "fivecrop", "compile": "default"})
+    assert sizes == [{15}]
+    figures = {name: value for name, value in eager["fivecrop"].items() if isinstance(value, float)}
+    assert {name: fast["fivecrop"][name] for name in figures} == pytest.approx(figures, rel=1e-4)
