@@ -185,8 +185,17 @@ TABLES: list[tuple[str, str, str, Callable[[Json], str]]] = [
 ]
 
 
+def paper_tables() -> str:
+    """What ``benchmarks.paper`` wrote for shapes_lt, kept as it wrote it."""
+    found = [file.read_text(encoding="utf-8").strip() for file in sorted((RESULTS / "paper_shapes_lt").glob("*.md"))]
+    note = "\n\n– : the paper's number is not among this project's sources, or is of other data."
+    return "\n\n".join(text.removesuffix(note) for text in found)
+
+
 def main() -> None:
     """Fill every table whose numbers are there."""
+    if (RESULTS / "paper_shapes_lt").is_dir():
+        fill(ROOT / "docs" / "paper_tables.md", "measured", paper_tables())
     for file, document, name, make in TABLES:
         source = RESULTS / file
         if source.is_file():
