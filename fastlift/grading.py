@@ -32,7 +32,7 @@ def grade_run(
     *,
     ui: Ui | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json``.
+    """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json`` and its page.
 
     Args:
         folder: the run.
@@ -47,6 +47,8 @@ def grade_run(
     Raises:
         UserError: no such run or checkpoint, or data that changed since the training.
     """
+    from fastlift.reporting.html import write_report
+
     told, run = ui or Quiet(), runs.open_run(Path(folder))
     trained, config = load(run.config), load(run.config).override(**settings or {})
     data = load_data(config.override(taxon=trained.data.taxon), told)
@@ -69,6 +71,7 @@ def grade_run(
         results["evaluations"] = results.get("evaluations", {}) | rows
         try:
             write_json(run.results, results)
+            write_report([run.path], run.report)  # the page shows every way of testing
         except OSError as error:  # somebody else's run, perhaps: what was found is returned all the same
             told.say(f"not kept in {run.results}: {error.strerror}")
     return rows

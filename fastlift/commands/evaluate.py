@@ -49,6 +49,8 @@ class Evaluate:
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Compute dtype of the backbone. 'auto': bf16 on GPUs and CPUs that multiply it; else fp16 on GPUs, fp32 on CPUs."""
+    frozen: Literal["compute", "fp8"] | None = None
+    """Frozen products in the compute dtype, or with fp8 weights on GPUs that have it (default: as the run trained)."""
     eval_batch: int = 128
     """Images at a time; several crops of an image count one each."""
     executor: Literal["auto", "dali", "torchvision"] = "auto"
@@ -72,7 +74,7 @@ def run(arguments: list[str]) -> int:
         name: getattr(command, name)
         for name in ("tte", "tte_crops", "expand", "device", "amp", "eval_batch", "executor", "workers")
     }
-    given = {name: getattr(command, name) for name in ("data_root", "taxon", "group_boundaries")}
+    given = {name: getattr(command, name) for name in ("data_root", "taxon", "group_boundaries", "frozen")}
     settings |= {name: value for name, value in given.items() if value is not None}
     rows = grade_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
     if command.json:

@@ -65,6 +65,7 @@ def test_crops_share_the_memory_of_a_batch(
     assert max(shape[:-3].numel() for shape in seen) <= max(10, views)
     assert {1 if len(shape) == 4 else shape[1] for shape in seen} == {views}
     assert json.loads((run / "results.json").read_text())["evaluations"][name] == rows[name]
+    assert name in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_random_crops_are_fixed_by_the_seed(run: Path) -> None:
