@@ -1,7 +1,8 @@
 """``python -m benchmarks.paper TABLE [TABLE ...] --dataset NAME``: the papers' sweeps on any data set and backbone.
 
 Each cell's training is a run folder, each result a file: a sweep that was stopped goes on where it was, and tables share
-trainings. Settings of all cells are given as ``--set NAME=VALUE`` by the names of the flags of ``fastlift train``.
+trainings. Several processes started with the same words share the work. Settings of all cells are given as
+``--set NAME=VALUE`` by the names of the flags of ``fastlift train``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         found = table(name)
         cells = [*found.cells, *(_descriptor_cells(options.descriptors) if name == "table13" else [])]
-        rows = [sweep.measure(cell, options.dataset, common, options.folder, Terminal()) for cell in cells]
+        rows = sweep.measure_all(cells, options.dataset, common, options.folder, Terminal())
         text = sweep.markdown(found, options.dataset, rows, seed)
         print(f"\n{text}\n", flush=True)
         tables = options.folder / "tables"

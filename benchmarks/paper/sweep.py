@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,32 @@ def training_key(config: Config) -> str:
     flat = {name: value for name, value in config.flat().items() if name not in OPERATIONAL}
     text = json.dumps({name: str(value) for name, value in sorted(flat.items())})
     return f"{config.recipe}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def measure_all(cells: list[Cell], dataset: str, common: dict[str, Any], folder: Path, ui: Ui) -> list[Measured]:
+    """All cells in their order. Processes that were started on one folder share the work: what another one trains at the
+    moment is passed over first, and waited for at the end."""
+    found: dict[int, Measured] = {}
+    for wait in (False, True):
+        for i in [i for i in range(len(cells)) if i not in found]:
+            key = training_key(cell_config(cells[i], dataset, common))
+            with _claim(folder / "locks" / key, wait) as is_ours:
+                if is_ours:
+                    found[i] = measure(cells[i], dataset, common, folder, ui)
+    return [found[i] for i in range(len(cells))]
+
+
+@contextmanager
+def _claim(file: Path, wait: bool) -> Iterator[bool]:
+    """Whether the lock ``file`` is held by this process alone; the system takes it back when the process ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def measure(cell: Cell, dataset: str, common: dict[str, Any], folder: Path, ui: Ui) -> Measured:

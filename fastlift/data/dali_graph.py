@@ -1,7 +1,8 @@
-"""The DALI graph: encoded pictures to normalised views, the same function for CPUs and GPUs.
+"""The DALI graph: encoded pictures to decoded pixels or normalised views, the same function for CPUs and GPUs.
 
 ``device="cpu"`` runs everywhere; ``device="gpu"`` decodes with nvJPEG ("mixed") and resizes on the GPU. Windows and
-flips come in as numbers, so nothing in the graph is random.
+flips come in as numbers, so nothing in the graph is random. On CPUs training stops the graph after decoding
+(``pixels_only``): DALI's cubic resize takes five times as long there as torch's (docs/architecture.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ class GraphSpec:
     device: Literal["cpu", "gpu"]
     half: bool  # output in fp16 instead of fp32
     from_bytes: bool  # encoded bytes come in (tar shards) instead of paths
+    pixels_only: bool = False  # put out decoded uint8 pixels: the window where there is one, else the whole picture
 
     @property
     def resizes_whole(self) -> bool:
@@ -28,9 +30,21 @@ class GraphSpec:
         return isinstance(self.views, EvalViews) and self.views.crops != "random"
 
     @property
+    def decodes_windows(self) -> bool:
+        """A picture has one window: only its part is decoded."""
+        return not self.resizes_whole and not self.views.stacked
+
+    @property
     def flips(self) -> bool:
-        """Whether any view is ever mirrored; only then flips are fed."""
+        """Whether any view is ever mirrored."""
         return not self.resizes_whole or self.views.views == 10
+
+    @property
+    def columns(self) -> int:
+        """How many columns of numbers are fed beside the pictures: see ``build_pipeline``."""
+        if self.pixels_only:
+            return 2 if self.decodes_windows else 0
+        return 3 if self.flips else 2
 
 
 def build_pipeline(
@@ -44,29 +58,51 @@ def build_pipeline(
 ) -> Any:
     """A DALI pipeline (not yet built) that calls ``source`` for the inputs of each batch.
 
-    For every sample the source feeds, in this order: the path or the encoded bytes, uint8 [n]; for windows, their x, y
-    and their w, h, int32 [2 V] each; for crops of the resized picture, its height and width, int32 [2], and the crops'
-    x, y, int32 [2 V]; and flips, int32 [V], where ``spec.flips``.
+    For every sample the source feeds, in this order: the path or the encoded bytes, uint8 [n], then the first
+    ``spec.columns`` of: for windows, their x, y and their w, h, int32 [2 V] each; for crops of the resized picture, its
+    height and width, int32 [2], and the crops' x, y, int32 [2 V]; and flips, int32 [V].
 
-    Outputs: views [B, 3, S, S] or [B, V, 3, S, S], and the shapes (height, width, channels) that the files' headers
-    tell, int64 [B, 3].
+    Outputs: views [B, 3, S, S] or [B, V, 3, S, S], or with ``pixels_only`` B pictures uint8 [h, w, 3]; and the shapes
+    (height, width, channels) that the files' headers tell, int64 [B, 3].
     """
     from nvidia.dali import Pipeline, fn, types
 
+    # The dynamic executor: outputs belong to whoever holds them, however many batches follow.
     pipeline = Pipeline(
-        batch_size=batch_size, num_threads=workers, device_id=device_id, prefetch_queue_depth=prefetch, seed=0
+        batch_size=batch_size,
+        num_threads=workers,
+        device_id=device_id,
+        prefetch_queue_depth=prefetch,
+        seed=0,
+        exec_dynamic=True,
     )
     with pipeline:
-        kinds = [types.UINT8, types.INT32, types.INT32, types.INT32][: 4 if spec.flips else 3]
-        first, second, third, *rest = fn.external_source(
+        kinds = [types.UINT8, *[types.INT32] * spec.columns]
+        first, *columns = fn.external_source(
             source, num_outputs=len(kinds), batch=True, batch_info=True, dtype=kinds, ndim=1
         )
-        flips = rest[0] if rest else None
         encoded = first if spec.from_bytes else fn.io.file.read(first)
         shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
-        make = _crops_of_resized if spec.resizes_whole else _resized_windows
-        pipeline.set_outputs(_normalised(spec, make(spec, encoded, second, third, flips), flips), shapes)
+        made = _decoded(spec, encoded, columns) if spec.pixels_only else _views(spec, encoded, columns)
+        pipeline.set_outputs(made, shapes)
     return pipeline
+
+
+def _decoded(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
+    """The pixels that the views are made of, HWC: the window alone where there is one."""
+    from nvidia.dali import fn
+
+    if not spec.decodes_windows:
+        return fn.decoders.image(encoded, **_decoder_options(spec))
+    starts, sizes = columns[:2]
+    return fn.decoders.image_slice(encoded, start=starts, shape=sizes, axis_names="WH", **_decoder_options(spec))
+
+
+def _views(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
+    """Resized, mirrored and normalised views."""
+    first, second, flips = (*columns, None)[:3]
+    make = _crops_of_resized if spec.resizes_whole else _resized_windows
+    return _normalised(spec, make(spec, _decoded(spec, encoded, columns), first, second, flips), flips)
 
 
 def _decoder_options(spec: GraphSpec) -> dict[str, Any]:
@@ -84,27 +120,25 @@ def _resized(image: Any, size: Any) -> Any:
     return fn.resize(image, size=size, interp_type=types.INTERP_CUBIC, antialias=True)
 
 
-def _resized_windows(spec: GraphSpec, encoded: Any, starts: Any, sizes: Any, flips: Any) -> Any:
+def _resized_windows(spec: GraphSpec, pixels: Any, starts: Any, sizes: Any, flips: Any) -> Any:
     """Each window resized to S x S: HWC, or VHWC with the flips already made."""
     from nvidia.dali import fn
 
     target = [spec.views.size, spec.views.size]
-    if not spec.views.stacked:  # one window a picture: only its part is decoded
-        image = fn.decoders.image_slice(encoded, start=starts, shape=sizes, axis_names="WH", **_decoder_options(spec))
-        return _resized(image, target)
-    whole = fn.decoders.image(encoded, **_decoder_options(spec))
+    if spec.decodes_windows:
+        return _resized(pixels, target)
     cut = [
-        fn.slice(whole, start=starts[2 * v : 2 * v + 2], shape=sizes[2 * v : 2 * v + 2], axis_names="WH")
+        fn.slice(pixels, start=starts[2 * v : 2 * v + 2], shape=sizes[2 * v : 2 * v + 2], axis_names="WH")
         for v in range(spec.views.views)
     ]
     return fn.stack(*(fn.flip(_resized(part, target), horizontal=flips[v]) for v, part in enumerate(cut)))
 
 
-def _crops_of_resized(spec: GraphSpec, encoded: Any, size: Any, starts: Any, flips: Any) -> Any:
+def _crops_of_resized(spec: GraphSpec, pixels: Any, size: Any, starts: Any, flips: Any) -> Any:
     """Crops of the whole image resized once: HWC, or VHWC with the flips already made."""
     from nvidia.dali import fn
 
-    resized = _resized(fn.decoders.image(encoded, **_decoder_options(spec)), size)
+    resized = _resized(pixels, size)
     target = [spec.views.size, spec.views.size]
     cut = [
         fn.slice(resized, start=starts[2 * v : 2 * v + 2], shape=target, axis_names="WH")

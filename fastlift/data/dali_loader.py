@@ -1,12 +1,14 @@
-"""The DALI executor: reading, region-of-interest decoding, resizing and normalising in native threads or on the GPU.
+"""The DALI executor: native reading and region-of-interest decoding, and on GPUs the rest of the view as well.
 
-A pipeline is built once; each epoch feeds it the steps of the stream and takes the batches out in order. Where a batch
+A pipeline is built once; each epoch feeds it the steps of the stream and takes the batches out in order. On CPUs it puts
+out decoded pixels, without a copy, and threads make the views of them as for the torchvision executor. Where a batch
 fails, its pictures are made one by one, which names the broken ones, and stand-ins take their place.
 """
 
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,39 +16,42 @@ import torch
 
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
 from fastlift.data.decode import DecodeError, decode_with_pillow, load_picture, read_encoded
+from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers, labelled
 from fastlift.data.loader import Batch
 from fastlift.data.render import MAX_RESIZED_PIXELS, render_views
 from fastlift.data.stream import StandIns, Step, Stream
-from fastlift.data.torch_loader import Normalise, default_workers
 from fastlift.data.views import ResizedCrops, Windows
 
-_PREFETCH = 3  # batches in the making
+_PREFETCH = 3  # batches that DALI has in the making
+_FINISHING = 2  # batches of decoded pixels whose views are in the making
 
 
-class _Feed:
+class Feed:
     """DALI's source: hands out the steps that it was given as arrays, and remembers them in order."""
 
-    def __init__(self, stream: Stream, flips: bool) -> None:
-        self._stream, self._flips = stream, flips
+    def __init__(self, stream: Stream, spec: GraphSpec) -> None:
+        self._stream, self._spec = stream, spec
         self._steps: Iterator[Step] = iter(())
         self.fed: deque[Step] = deque()
 
     def start(self, steps: Iterator[Step]) -> None:
+        """Hand out these from now on."""
         self._steps = steps
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         step = next(self._steps)  # its StopIteration tells DALI that the epoch is over
         self.fed.append(step)
-        views = step.views
         pictures = [np.frombuffer(self._picture(int(i)), dtype=np.uint8) for i in step.sources]
-        if isinstance(views, Windows):
-            second, third = _pairs(views.x, views.y), _pairs(views.w, views.h)
-        else:
-            second, third = np.stack([views.height, views.width], axis=1), _pairs(views.x, views.y)
-            long = _too_long(views)  # made without DALI: it gets the smallest size that the crops fit in
-            second[long], third[long] = self._stream.views.size, 0
-        columns = [second, third, views.flip] if self._flips else [second, third]
+        columns = self._columns(step.views)[: self._spec.columns]
         return pictures, *(list(column.astype(np.int32)) for column in columns)
+
+    def _columns(self, views: Windows | ResizedCrops) -> list[np.ndarray]:
+        if isinstance(views, Windows):
+            return [_pairs(views.x, views.y), _pairs(views.w, views.h), views.flip]
+        size, corners = np.stack([views.height, views.width], axis=1), _pairs(views.x, views.y)
+        long = _too_long(views)  # made without DALI: it gets the smallest size that the crops fit in
+        size[long], corners[long] = self._stream.views.size, 0
+        return [size, corners, views.flip]
 
     def _picture(self, source: int) -> bytes:
         index = self._stream.index
@@ -63,12 +68,14 @@ def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([first, second], axis=2).reshape(len(first), -1)
 
 
-def _too_long(views: ResizedCrops) -> np.ndarray:
+def _too_long(views: Windows | ResizedCrops) -> np.ndarray:
     """Rows whose resized picture would take gigabytes: bool [B]."""
+    if isinstance(views, Windows):
+        return np.zeros(len(views.x), dtype=bool)
     return views.width * views.height > MAX_RESIZED_PIXELS
 
 
-def _drain(feed: _Feed, pipeline: Any) -> None:
+def _drain(feed: Feed, pipeline: Any) -> None:
     """Take out what is still in the making, so that the next epoch starts clean."""
     feed.start(iter(()))
     while True:
@@ -107,18 +114,21 @@ class DaliLoader:
         self._stream, self._stand_ins = stream, stand_ins
         self._dtype, self._device = dtype, device
         self._workers = workers or default_workers()
+        on_gpu = device.type == "cuda"
         self._spec = GraphSpec(
             views=stream.views,
             mean=tuple(mean),
             std=tuple(std),
-            device="gpu" if device.type == "cuda" else "cpu",
+            device="gpu" if on_gpu else "cpu",
             half=dtype == torch.float16,
             from_bytes=stream.index.spans is not None,
+            pixels_only=not on_gpu,
         )
-        self._normalise = Normalise(mean, std, torch.float32, torch.device("cpu"))
-        self._feed = _Feed(stream, self._spec.flips)
+        self._normalise = Normalise(mean, std, dtype, torch.device("cpu"))
+        self._finisher = None if on_gpu else Finisher(stream, self._normalise, self._workers, pin_memory=False)
+        self._feed = Feed(stream, self._spec)
         self._pipeline = self._build(self._feed, stream.batch_size, _PREFETCH)
-        self._single: tuple[_Feed, Any] | None = None  # a pipeline of one picture, built when a batch fails
+        self._single: tuple[Feed, Any] | None = None  # a pipeline of one picture, built when a batch fails
         self._iterating = False
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -131,18 +141,28 @@ class DaliLoader:
             self._stream.step(order, epoch, number, self._stand_ins)
             for number in range(start_step, self.steps_per_epoch)
         )
+        begun: deque[Batch | Pending] = deque()
         try:
-            while (batch := self._next(epoch)) is not None:
-                yield batch
+            while (made := self._next(epoch)) is not None:
+                begun.append(made)
+                if len(begun) == _FINISHING:
+                    yield self._finished(begun.popleft())
+            while begun:
+                yield self._finished(begun.popleft())
         finally:
+            for batch in begun:
+                if isinstance(batch, Pending):
+                    batch.cancel()
             if self._pipeline is not None:
                 _drain(self._feed, self._pipeline)
             self._iterating = False
 
     def close(self) -> None:
         self._pipeline = self._single = None
+        if self._finisher is not None:
+            self._finisher.close()
 
-    def _build(self, feed: _Feed, batch_size: int, prefetch: int) -> Any:
+    def _build(self, feed: Feed, batch_size: int, prefetch: int) -> Any:
         device_id = None
         if self._device.type == "cuda":
             device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
@@ -152,10 +172,10 @@ class DaliLoader:
         pipeline.build()
         return pipeline
 
-    def _next(self, epoch: int) -> Batch | None:
-        """The next batch of the pipeline, repaired where it failed; None at the end."""
+    def _next(self, epoch: int) -> Batch | Pending | None:
+        """What the pipeline puts out next, repaired where it failed; None at the end."""
         try:
-            images, shapes = self._run(self._pipeline)
+            made, shapes = self._run(self._pipeline)
         except StopIteration:
             return None
         except RuntimeError:
@@ -163,31 +183,41 @@ class DaliLoader:
         step = self._feed.fed.popleft()
         if not self._sizes_agree(step.sources, shapes):
             return self._repaired(step, epoch)
-        if isinstance(step.views, ResizedCrops):
-            long = np.flatnonzero(_too_long(step.views)).tolist()
-            try:
-                for row in long:
-                    images[row] = self._without_dali(step, row)
-            except DecodeError:
-                return self._repaired(step, epoch)
-        return self._batch(step, images)
+        if self._finisher is not None:
+            return self._finisher.start(step, partial(self._draw, step, made))
+        images = torch.from_dlpack(made.as_tensor())
+        try:
+            for row in np.flatnonzero(_too_long(step.views)).tolist():
+                images[row] = self._without_dali(step, row)
+        except DecodeError:
+            return self._repaired(step, epoch)
+        return labelled(self._stream, step, images.to(self._dtype))
 
-    def _run(self, pipeline: Any) -> tuple[torch.Tensor, np.ndarray]:
-        """One batch: its images, without a copy, and the (height, width) that the files' headers tell."""
+    def _finished(self, made: Batch | Pending) -> Batch:
+        if isinstance(made, Pending):
+            assert self._finisher is not None
+            return self._finisher.finish(made)
+        return made
+
+    def _run(self, pipeline: Any) -> tuple[Any, np.ndarray]:
+        """One batch: DALI's list of what it made, and the (height, width) that the files' headers tell, [B, 2]."""
         if self._device.type == "cuda":
-            images, shapes = pipeline.run(torch.cuda.current_stream(self._device))
+            made, shapes = pipeline.run(torch.cuda.current_stream(self._device))
         else:
-            images, shapes = pipeline.run()
-        return torch.from_dlpack(images.as_tensor()), np.asarray(shapes.as_tensor())[:, :2]
+            made, shapes = pipeline.run()
+        return made, np.asarray(shapes.as_tensor())[:, :2]
+
+    def _draw(self, step: Step, decoded: Any, row: int, out: np.ndarray) -> None:
+        """The views of one picture from its decoded pixels: uint8 [V, 3, S, S]."""
+        pixels, views = np.asarray(decoded[row]), step.views
+        if self._spec.decodes_windows and isinstance(views, Windows):  # the pixels are the window
+            w, h, flip = (column[row : row + 1] for column in (views.w, views.h, views.flip))
+            views, row = Windows(np.zeros_like(w), np.zeros_like(h), w, h, flip), 0
+        render_views(pixels, views, row, out)
 
     def _sizes_agree(self, sources: np.ndarray, shapes: np.ndarray) -> bool:
         index = self._stream.index
         return np.array_equal(shapes, np.stack([index.heights[sources], index.widths[sources]], axis=1))
-
-    def _batch(self, step: Step, images: torch.Tensor) -> Batch:
-        labels = torch.from_numpy(self._stream.index.labels[step.samples])
-        indices = torch.from_numpy(step.samples.copy())
-        return Batch(images.to(self._dtype), labels.to(self._device, non_blocking=True), indices)
 
     def _repaired(self, step: Step, epoch: int) -> Batch:
         """Make a failed batch picture by picture; broken ones are replaced as the user asked, or end the work."""
@@ -200,25 +230,27 @@ class DaliLoader:
                     break
                 except DecodeError as error:
                     self._stand_ins.replace(sample, int(single.sources[0]), str(error))
-        return self._batch(step, torch.stack(images))
+        return labelled(self._stream, step, torch.stack(images))
 
     def _one(self, step: Step) -> torch.Tensor:
-        """The views of a step of one sample, made by the same graph.
+        """The views of a step of one sample, made by the same graph: [3, S, S] or [V, 3, S, S].
 
         Raises:
             DecodeError: its picture is broken.
         """
-        if isinstance(step.views, ResizedCrops) and _too_long(step.views)[0]:
+        if self._finisher is None and _too_long(step.views)[0]:
             return self._without_dali(step, 0)
         if self._single is None:
-            feed = _Feed(self._stream, self._spec.flips)
+            feed = Feed(self._stream, self._spec)
             self._single = feed, self._build(feed, 1, prefetch=1)
         feed, pipeline = self._single
         feed.start(iter([step]))
         try:
-            images, shapes = self._run(pipeline)
+            made, shapes = self._run(pipeline)
             if self._sizes_agree(step.sources, shapes):
-                return images[0].clone()
+                if self._finisher is not None:
+                    return self._finished(self._finisher.start(step, partial(self._draw, step, made))).images[0]
+                return torch.from_dlpack(made.as_tensor())[0].to(self._dtype)
             failure = "its size changed"
         except RuntimeError as error:
             failure = _gist(str(error))
@@ -229,7 +261,7 @@ class DaliLoader:
     def _without_dali(self, step: Step, row: int, warn_of: str = "") -> torch.Tensor:
         """The views of one picture by the torchvision executor's means: [3, S, S] or [V, 3, S, S].
 
-        For extremely long pictures, and for what only Pillow can decode (with a warning).
+        For what only Pillow can decode (with a warning), and for extremely long pictures on GPUs.
 
         Raises:
             DecodeError: the picture is broken.
@@ -245,4 +277,4 @@ class DaliLoader:
         render_views(picture, step.views, row, pixels)
         images = torch.empty(pixels.shape)
         self._normalise.in_worker(pixels, images.numpy())
-        return images.to(self._device) if views.stacked else images[0].to(self._device)
+        return self._normalise.finish(images if views.stacked else images[0]).to(self._device)

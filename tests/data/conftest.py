@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fastlift.data.catalogue import DataSet, load_data_set
+from fastlift.data.index import ImageIndex
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -131,3 +132,16 @@ def bad_file(kind: str) -> bytes | None:
 @pytest.fixture(scope="session")
 def make_bad_file() -> Callable[[str], bytes | None]:
     return bad_file
+
+
+@pytest.fixture
+def real_images(shared: Path, tmp_path: Path) -> ImageIndex:
+    """100 files of ImageNet, each a class of its own."""
+    root = shared / "data" / "imagenet_sample"
+    files = sorted(file.name for file in root.glob("*.JPEG"))
+    lines, names = tmp_path / "list.txt", tmp_path / "names.txt"
+    lines.write_text("".join(f"{name} {i}\n" for i, name in enumerate(files)))
+    names.write_text("".join(name[:-5].replace("_", " ") + "\n" for name in files))
+    return load_data_set(
+        "list", data_root=root, train_list=lines, test_list=lines, class_names=names, cache_dir=tmp_path
+    ).train
