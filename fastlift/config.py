@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fastlift.errors import UserError
 from fastlift.files import read_json
 from fastlift.naming import one_of
+from fastlift.uses import check_uses
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
 Taxon = Literal["species", "genus", "family", "order", "class", "phylum", "kingdom"]
@@ -229,6 +230,16 @@ class Config:
 
     def override(self, **settings: Any) -> Config:
         """A copy with some settings changed; names are those of the flags, without their section.
+
+        Raises:
+            UserError: an unknown name, a value that is refused, or a setting that would change nothing beside the others.
+        """
+        changed = self.merged(**settings)
+        check_uses(changed, settings)
+        return changed
+
+    def merged(self, **settings: Any) -> Config:
+        """As ``override``, but settings without an effect pass: for defaults that others may make idle.
 
         Raises:
             UserError: an unknown name, or a value that is refused.

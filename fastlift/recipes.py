@@ -11,14 +11,18 @@ from typing import Any
 
 from fastlift.config import Config
 from fastlift.naming import one_of
+from fastlift.uses import check_uses
 
 CLIP_MODEL, CLIP_TAG = "ViT-B-16-quickgelu", "openai"
 
 
-def _base(recipe: str, dataset: str) -> Config:
-    """The backbone that fits the data set: the shipped small CLIP for drawn shapes, CLIP ViT-B/16 for photographs."""
-    config = Config(recipe=recipe).override(dataset=dataset)
-    return config if dataset == "shapes_lt" else config.override(model=CLIP_MODEL, pretrained=CLIP_TAG)
+def _recipe(recipe: str, dataset: str, defaults: dict[str, Any], settings: dict[str, Any]) -> Config:
+    """A recipe's defaults, on the backbone that fits the data set (the shipped small CLIP for drawn shapes, CLIP ViT-B/16
+    for photographs), then the user's settings: those must have an effect, the defaults may lose theirs by them."""
+    backbone = {} if dataset == "shapes_lt" else {"model": CLIP_MODEL, "pretrained": CLIP_TAG}
+    config = Config(recipe=recipe).merged(dataset=dataset, **backbone).merged(**defaults | settings)
+    check_uses(config, settings)
+    return config
 
 
 def lift(dataset: str = "shapes_lt", **settings: Any) -> Config:
@@ -35,7 +39,7 @@ def lift(dataset: str = "shapes_lt", **settings: Any) -> Config:
     Source: Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024.
     """
     epochs = 20 if dataset.startswith("inat") else 10
-    return _base("lift", dataset).override(**{"epochs": epochs} | settings)
+    return _recipe("lift", dataset, {"epochs": epochs}, settings)
 
 
 def lift_plus(dataset: str = "shapes_lt", **settings: Any) -> Config:
@@ -52,7 +56,7 @@ def lift_plus(dataset: str = "shapes_lt", **settings: Any) -> Config:
     """
     epochs = 15 if dataset.startswith("inat") else 5
     defaults = {"epochs": epochs, "lr": 0.02, "augmentation": "minimalist", "sizes": "lift_plus"}
-    return _base("lift_plus", dataset).override(**defaults | settings)
+    return _recipe("lift_plus", dataset, defaults, settings)
 
 
 def linear_probe(dataset: str = "shapes_lt", **settings: Any) -> Config:
@@ -65,7 +69,7 @@ def linear_probe(dataset: str = "shapes_lt", **settings: Any) -> Config:
 
     Source: LIFT, section 3; LIFT+, fine-tuning methods.
     """
-    return _base("linear_probe", dataset).override(**{"tuner": "none"} | settings)
+    return _recipe("linear_probe", dataset, {"tuner": "none"}, settings)
 
 
 def full_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
@@ -79,7 +83,7 @@ def full_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
 
     Source: LIFT, section 3, and its table of tuners.
     """
-    return _base("full_finetune", dataset).override(**{"tuner": "full"} | settings)
+    return _recipe("full_finetune", dataset, {"tuner": "full"}, settings)
 
 
 def arbitrary_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
@@ -93,7 +97,7 @@ def arbitrary_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
     Source: LIFT, section 4, and its table of tuners.
     """
     share = 0.005 if dataset == "places_lt" else 0.01
-    return _base("arbitrary_finetune", dataset).override(**{"tuner": "mask", "mask_ratio": share} | settings)
+    return _recipe("arbitrary_finetune", dataset, {"tuner": "mask", "mask_ratio": share}, settings)
 
 
 def coop(dataset: str = "shapes_lt", **settings: Any) -> Config:
@@ -115,7 +119,7 @@ def coop(dataset: str = "shapes_lt", **settings: Any) -> Config:
         "batch_size": 32,
         "lr": 0.002,
     }
-    return _base("coop", dataset).override(**defaults | settings)
+    return _recipe("coop", dataset, defaults, settings)
 
 
 def zero_shot(dataset: str = "shapes_lt", **settings: Any) -> Config:
@@ -128,7 +132,7 @@ def zero_shot(dataset: str = "shapes_lt", **settings: Any) -> Config:
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
     """
     defaults = {"tuner": "none", "classifier": "zero_shot", "epochs": 0}
-    return _base("zero_shot", dataset).override(**defaults | settings)
+    return _recipe("zero_shot", dataset, defaults, settings)
 
 
 RECIPES: dict[str, Callable[..., Config]] = {

@@ -18,6 +18,7 @@ UNUSUAL: dict[str, Any] = {
     "rank": 7,
     "lr": 0.5,
     "micro_batch": 64,
+    "tte": "fivecrop",
     "expand": 0,
     "prompt": "a {} of stone",
     "bad_images": "skip",

@@ -35,8 +35,9 @@ class Measured:
 
 
 def cell_config(cell: Cell, dataset: str, common: dict[str, Any]) -> Config:
-    """What a cell trains: its recipe, then the settings of the whole sweep, then its own."""
-    return recipes.build(cell.recipe, dataset, **common).override(**cell.settings)
+    """What a cell trains: its recipe, then the settings of the whole sweep (idle where the cell has no use for them), then
+    its own."""
+    return recipes.build(cell.recipe, dataset).merged(**common).override(**cell.settings)
 
 
 def training_key(config: Config) -> str:

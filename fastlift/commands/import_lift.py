@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from fastlift.commands.parsing import base_config, parse
+from fastlift.commands.parsing import base_config, check_flags, parse
 from fastlift.config import Config
 from fastlift.errors import UserError
 
@@ -50,8 +50,9 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.console import Terminal
     from fastlift.training import train
 
+    check_flags(base, command.settings)
     state = as_lift_state(command.checkpoint)
-    settings = command.settings.override(**{"epochs": 0, "init": "random"} | settings_of(state))
+    settings = command.settings.merged(**{"epochs": 0, "init": "random"} | settings_of(state))
     finished = train(settings, output=command.output, overwrite=command.overwrite, start=state, ui=Terminal())
     if command.json:
         print(json.dumps(finished.results))

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastlift.commands.parsing import base_config, parse
+from fastlift.commands.parsing import base_config, check_flags, parse
 from fastlift.config import Config
 
 EXAMPLES = (
@@ -43,7 +43,9 @@ class Train:
 
 def run(arguments: list[str]) -> int:
     """Train by flags."""
-    command = parse(Train, arguments, "train", Train(settings=base_config(arguments)), examples=EXAMPLES)
+    base = base_config(arguments)
+    command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES)
+    check_flags(base, command.settings)
     from fastlift.reporting.console import Terminal
     from fastlift.training import train
 
