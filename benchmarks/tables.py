@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.documents import RESULTS, ROOT, fill, table
+from benchmarks.paper.tables import NAMES
 
 Json = dict[str, Any]
 
@@ -171,8 +173,23 @@ def pipeline(found: Json) -> str:
             lines.append(
                 f"Memory held over 20 epochs, {way}: {held[0]:.0f} MiB after the first, {held[-1]:.0f} after the last."
             )
+    if "pack" in found:
+        lines.append(_packs(found["pack"]))
     lines.append(f"{m['processor']}, {m['cores']} cores, load {m['load_average']:.1f}.")
     return "\n\n".join(lines)
+
+
+def _packs(pack: Json) -> str:
+    """Size and speed of packs beside the same pictures as files."""
+    rows = []
+    for name, what in pack.items():
+        if isinstance(what, dict) and "torchvision_images_per_s" in what:
+            speeds = [
+                f"{statistics.median(what[key]):.0f}" if (key := f"{executor}_images_per_s") in what else "–"
+                for executor in ("torchvision", "dali")
+            ]
+            rows.append([name, f"{100 * what.get('bytes_of_files', 1):.0f} %", *speeds])
+    return table(["the same pictures as", "size", "images/s, torchvision", "images/s, DALI"], rows)
 
 
 TABLES: list[tuple[str, str, str, Callable[[Json], str]]] = [
@@ -185,17 +202,25 @@ TABLES: list[tuple[str, str, str, Callable[[Json], str]]] = [
 ]
 
 
-def paper_tables() -> str:
-    """What ``benchmarks.paper`` wrote for shapes_lt, kept as it wrote it."""
-    found = [file.read_text(encoding="utf-8").strip() for file in sorted((RESULTS / "paper_shapes_lt").glob("*.md"))]
+def paper_tables(folder: Path, images: Path) -> str:
+    """What ``benchmarks.paper`` wrote for a data set, in the order of its tables, with the pictures of figures."""
     note = "\n\n– : the paper's number is not among this project's sources, or is of other data."
-    return "\n\n".join(text.removesuffix(note) for text in found)
+    parts = []
+    for name in NAMES:
+        file, picture = folder / f"{name}.md", images / f"{folder.name}_{name}.svg"
+        if file.is_file():
+            parts.append(file.read_text(encoding="utf-8").strip().removesuffix(note))
+        if picture.is_file():
+            parts.append(f"![{name}]({images.name}/{picture.name})")
+    return "\n\n".join(parts)
 
 
 def main() -> None:
     """Fill every table whose numbers are there."""
-    if (RESULTS / "paper_shapes_lt").is_dir():
-        fill(ROOT / "docs" / "paper_tables.md", "measured", paper_tables())
+    documents = ROOT / "docs"
+    for folder in sorted(RESULTS.glob("paper_*")):
+        fill(documents / "paper_tables.md", folder.name, paper_tables(folder, documents / "images"))
+        print(f"docs/paper_tables.md: {folder.name}")
     for file, document, name, make in TABLES:
         source = RESULTS / file
         if source.is_file():

@@ -20,7 +20,7 @@ from fastlift.reporting.console import Terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure the named tables, print them, and keep them as JSON and Markdown under ``--folder``."""
+    """Measure the named tables, print them, and keep them under ``--folder`` as JSON and Markdown, figures as SVG too."""
     options = _parse(arguments)
     common = _settings(options)
     seed = int(common.get("seed", 0))
@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
             tables / f"{name}.json", {"dataset": options.dataset, "seed": seed, "rows": [vars(row) for row in rows]}
         )
         (tables / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+        if found.axis:
+            from benchmarks.paper.plots import draw
+
+            draw(found, options.dataset, rows, tables / f"{name}.svg")
     return 0
 
 

@@ -32,6 +32,7 @@ class Measured:
     figures: dict[str, float]
     tuned_parameters: int
     paper: float | None
+    at: tuple[float, str] | None  # the cell's place in a figure
 
 
 def cell_config(cell: Cell, dataset: str, common: dict[str, Any]) -> Config:
@@ -105,23 +106,42 @@ def measure(cell: Cell, dataset: str, common: dict[str, Any], folder: Path, ui: 
         write_json(kept, value)
     value = json.loads(kept.read_text(encoding="utf-8"))
     paper = paper_accuracy(cell, dataset, config.model.model)
-    return Measured(cell.title, value["figures"], value["tuned_parameters"], paper)
+    return Measured(cell.title, value["figures"], value["tuned_parameters"], paper, cell.at)
 
 
 def markdown(table: Table, dataset: str, rows: list[Measured], seed: int) -> str:
     """The table as Markdown: what was measured, and the paper's accuracy beside it."""
-    lines = [
-        f"**{table.title}** of {table.source} on `{dataset}`, seed {seed}, accuracy in %",
-        "",
-        "| | all | many | medium | few | tuned parameters | the paper's, all |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"**{table.title}** of {table.source} on `{dataset}`, seed {seed}, accuracy in %", ""]
+    lines_of_figure = {row.at[1] for row in rows if row.at}
+    lines += _list(rows) if len(lines_of_figure) < 2 else _grids(table.axis, rows)
+    lines += ["", "– : the paper's number is not among this project's sources, or is of other data."]
+    return "\n".join(lines)
+
+
+def _list(rows: list[Measured]) -> list[str]:
+    lines = ["| | all | many | medium | few | tuned parameters | the paper's, all |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         cells = [_percent(row.figures[name]) for name in ("accuracy", "many", "medium", "few")]
         paper = "–" if row.paper is None else f"{row.paper:.1f}"
         lines.append(f"| {row.title} | {' | '.join(cells)} | {row.tuned_parameters:,} | {paper} |")
-    lines += ["", "– : the paper's number is not among this project's sources, or is of other data."]
-    return "\n".join(lines)
+    return lines
+
+
+def _grids(axis: str, rows: list[Measured]) -> list[str]:
+    """Two settings vary: a grid of accuracies for all classes, and one for the rare ones."""
+    placed = {row.at: row for row in rows if row.at}
+    across = list(dict.fromkeys(line for _, line in placed))
+    lines = []
+    for figure, title in (("accuracy", "all"), ("few", "few")):
+        lines += [
+            "",
+            f"| {axis}: {title} | tuned parameters | {' | '.join(across)} |",
+            "|---" * (len(across) + 2) + "|",
+        ]
+        for value in dict.fromkeys(value for value, _ in placed):
+            row = [_percent(placed[value, line].figures[figure]) for line in across]
+            lines.append(f"| {value:g} | {placed[value, across[0]].tuned_parameters:,} | {' | '.join(row)} |")
+    return lines[1:]
 
 
 def _percent(value: float | None) -> str:

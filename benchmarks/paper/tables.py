@@ -30,6 +30,7 @@ class Cell:
 
     Attributes:
         is_lift: LIFT itself with five crops, whose accuracy in the paper is known.
+        at: in a figure, the place on the axis, and the name of the line ("" where there is one only).
     """
 
     title: str
@@ -37,15 +38,17 @@ class Cell:
     settings: dict[str, Any] = field(default_factory=dict)
     testing: dict[str, Any] = field(default_factory=dict)
     is_lift: bool = False
+    at: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table or a figure of a paper."""
+    """A table or a figure of a paper; ``axis`` names what changes along a figure."""
 
     title: str
     source: str
     cells: tuple[Cell, ...]
+    axis: str = ""
 
 
 def _ablation() -> tuple[Cell, ...]:
@@ -146,7 +149,7 @@ def _losses() -> tuple[Cell, ...]:
 
 def _expands() -> tuple[Cell, ...]:
     return tuple(
-        Cell(f"expand {pixels}", "lift", {}, FIVE | {"expand": pixels}, is_lift=pixels == 24)
+        Cell(f"expand {pixels}", "lift", {}, FIVE | {"expand": pixels}, is_lift=pixels == 24, at=(pixels, ""))
         for pixels in range(4, 49, 4)
     )
 
@@ -155,7 +158,7 @@ def _ranks() -> tuple[Cell, ...]:
     ranks = tuple(2**power for power in range(9))
     return (
         Cell("classifier alone", "linear_probe", testing=FIVE),
-        *(Cell(f"rank {rank}", "lift", {"rank": rank}, FIVE) for rank in ranks),
+        *(Cell(f"rank {rank}", "lift", {"rank": rank}, FIVE, at=(rank, "")) for rank in ranks),
     )
 
 
@@ -163,7 +166,12 @@ def _shares() -> tuple[Cell, ...]:
     shares = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     rates = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
     return tuple(
-        Cell(f"share {share:g}, lr {lr:g}", "arbitrary_finetune", {"mask_ratio": share, "lr": lr})
+        Cell(
+            f"share {share:g}, lr {lr:g}",
+            "arbitrary_finetune",
+            {"mask_ratio": share, "lr": lr},
+            at=(share, f"lr {lr:g}"),
+        )
         for share in shares
         for lr in rates
     )
@@ -176,6 +184,7 @@ def _schedules() -> tuple[Cell, ...]:
 
 # Names of tables -> how to make them; made when asked for, since some are long.
 _LIFT, _PLUS = "LIFT", "LIFT+"
+_AXES = {"figure4": "share of the weights", "figure6": "rank", "figure11": "expand in pixels"}
 _MAKERS: dict[str, tuple[str, str, Callable[[], tuple[Cell, ...]]]] = {
     "table5": ("ablation", _LIFT, _ablation),
     "table6": ("tuners", _LIFT, _tuners),
@@ -201,7 +210,7 @@ def table(name: str) -> Table:
         KeyError: an unknown name.
     """
     title, source, make = _MAKERS[name]
-    return Table(title, source, make())
+    return Table(title, source, make(), _AXES.get(name, ""))
 
 
 def paper_accuracy(cell: Cell, dataset: str, model: str) -> float | None:

@@ -1,5 +1,6 @@
 """The papers' sweeps: what a table trains, that trainings are shared and kept, and that no number is invented."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import fastlift
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not installed
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import sweep, tables
+from benchmarks.paper.plots import draw
+from fastlift.reporting.console import Quiet
 
 Files = tuple[Path, Path]
 
@@ -102,6 +105,53 @@ def test_a_sweep_goes_on_where_it_was(
     assert [call["resume"] for call in calls] == [False, False, True]
     again, wanted = json.loads(cell.read_text()), json.loads(before)
     assert again["figures"] == wanted["figures"]
+
+
+def test_processes_on_one_folder_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process trains is left for the end, and waited for."""
+    cells = [tables.Cell("ours"), tables.Cell("theirs", settings={"loss": "CE"}), tables.Cell("ours too", testing={})]
+    key = sweep.training_key(sweep.cell_config(cells[1], "shapes_lt", {}))
+    with contextlib.ExitStack() as other:
+        assert other.enter_context(sweep._claim(tmp_path / "locks" / key, wait=False))
+        order: list[str] = []
+
+        def measure(cell: tables.Cell, *rest: Any) -> sweep.Measured:
+            order.append(cell.title)
+            if cell.title == "ours too":
+                other.close()  # the other process is done
+            return sweep.Measured(cell.title, {}, 0, None, None)
+
+        monkeypatch.setattr(sweep, "measure", measure)
+        rows = sweep.measure_all(cells, "shapes_lt", {}, tmp_path, Quiet())
+    assert order == ["ours", "ours too", "theirs"]
+    assert [row.title for row in rows] == ["ours", "theirs", "ours too"]
+
+
+def test_settings_of_a_sweep_may_be_idle_in_some_cells() -> None:
+    alone, tuned = (
+        sweep.cell_config(tables.Cell("", recipe), "shapes_lt", {"rank": 8}) for recipe in ("linear_probe", "lift")
+    )
+    assert alone.model.tuner == ("none",)
+    assert tuned.model.rank == 8
+
+
+@pytest.mark.parametrize("name", ["figure4", "figure6", "figure11"])
+def test_a_figure_is_drawn_and_a_plane_of_settings_is_a_grid(name: str, tmp_path: Path) -> None:
+    found = tables.table(name)
+    rows = [
+        sweep.Measured(cell.title, {"accuracy": float(i), "many": 1.0, "medium": 1.0, "few": i / 2}, 7, None, cell.at)
+        for i, cell in enumerate(found.cells)
+    ]
+    text = sweep.markdown(found, "shapes_lt", rows, seed=0)
+    if name == "figure4":
+        assert text.splitlines()[4].startswith("| 0.001 | 7 | 0.0 | 1.0 | 2.0 |")
+        assert text.splitlines()[-3] == "| 1 | 7 | 27.0 | 27.5 | 28.0 | 28.5 | 29.0 | 29.5 |"
+    else:
+        assert [line.split(" | ")[0].strip("| ") for line in text.splitlines()[4:-2]] == [row.title for row in rows]
+    draw(found, "shapes_lt", rows, tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert found.axis in drawn
+    assert all(line in drawn for line in {cell.at[1] for cell in found.cells if cell.at})
 
 
 def test_settings_are_names_and_values() -> None:
