@@ -295,6 +295,11 @@ def _load_shapes(request: _Request) -> DataSet:
             exit_code=1,
         ) from error
     lists = [root / name for name in ("train.txt", "test.txt", "class_names.txt")]
+    if missing := [file.name for file in lists if not file.is_file()]:
+        raise UserError(
+            f"{root} does not hold {DEFAULT}: {missing[0]} is not there. To train on other pictures name their data set too "
+            f"(--dataset folder, --dataset list ...); {DEFAULT} itself needs no --data-root"
+        )
     class_names = _class_names(lists[0], lists[2])
     return _load_from_lists(request, root, lists[0], lists[1], class_names, Problems(request.name))
 

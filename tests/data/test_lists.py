@@ -397,3 +397,9 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="FASTLIFT_CACHE"):
         load_data_set("shapes_lt", cache_dir=tmp_path / "file")
+
+
+def test_a_data_root_without_a_data_set_is_not_taken_for_the_drawn_one(tmp_path: Path) -> None:
+    """The default set draws itself; who names a folder means other pictures."""
+    with pytest.raises(UserError, match=r"does not hold shapes_lt: train\.txt is not there.*--dataset folder"):
+        load_data_set("shapes_lt", data_root=tmp_path)
