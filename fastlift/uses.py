@@ -23,8 +23,19 @@ def _text_tuners(*names: str) -> Callable[[Config], bool]:
     return lambda config: bool(set(config.model.text_tuner) & set(names))
 
 
-def _reads_text(config: Config) -> bool:
-    return config.model.classifier in ("text", "zero_shot") or config.model.init == "text"
+def _either_side(name: str) -> Callable[[Config], bool]:
+    return lambda config: name in (*config.model.tuner, *config.model.text_tuner)
+
+
+def _coop_from_random_words(config: Config) -> bool:
+    return "coop" in config.model.text_tuner and config.model.coop_init == "random"
+
+
+def _reads_prompt(config: Config) -> bool:
+    model = config.model
+    if model.classifier in ("text", "zero_shot"):
+        return not _coop_from_random_words(config)
+    return model.init == "text"
 
 
 # Setting -> (whether it acts in a config, what it is, and what it goes with).
@@ -34,16 +45,13 @@ USES: dict[str, tuple[Callable[[Config], bool], str]] = {
         "how minimalist crops grow (augmentation minimalist)",
     ),
     "rank": (_tuners(*RANKED), f"the bottleneck of the tuners {', '.join(sorted(RANKED))}"),
-    "layers": (lambda config: config.model.tuner != ("none",), "which blocks get the tuner, and there is none"),
+    "layers": (
+        lambda config: bool(set(config.model.tuner) - {"none", "vpt_shallow"}),
+        "which blocks get a tuner, and there is none that has a choice",
+    ),
     "prompt_length": (_tuners(*PROMPTS), "the number of visual prompts (tuner vpt_shallow or vpt_deep)"),
-    "mask_ratio": (
-        lambda config: "mask" in (*config.model.tuner, *config.model.text_tuner),
-        "the share that the tuner mask trains",
-    ),
-    "mask_seed": (
-        lambda config: "mask" in (*config.model.tuner, *config.model.text_tuner),
-        "the draw of the tuner mask",
-    ),
+    "mask_ratio": (_either_side("mask"), "the share that the tuner mask trains"),
+    "mask_seed": (_either_side("mask"), "the draw of the tuner mask"),
     "scale": (
         lambda config: config.model.classifier == "cosine" or config.training.loss == "LDAM",
         "the cosine classifier's, or of LDAM's margins",
@@ -52,15 +60,18 @@ USES: dict[str, tuple[Callable[[Config], bool], str]] = {
         lambda config: config.model.classifier not in ("text", "zero_shot"),
         "the start of the classifier's weight, and the classifiers text and zero_shot have none",
     ),
-    "prompt": (_reads_text, "what class features are made of (init text, or classifier text or zero_shot)"),
+    "prompt": (
+        _reads_prompt,
+        "what class features are made of (init text, or classifier text or zero_shot; CoOp's with coop_init prompt)",
+    ),
     "text_rank": (_text_tuners(*RANKED), f"the bottleneck of the text tuners {', '.join(sorted(RANKED))}"),
     "text_layers": (
-        lambda config: bool(set(config.model.text_tuner) - NOT_IN_TOWER),
-        "which blocks of the text tower get a tuner, and no text tuner is inside it",
+        lambda config: bool(set(config.model.text_tuner) - NOT_IN_TOWER - {"vpt_shallow"}),
+        "which blocks of the text tower get a tuner, and there is none that has a choice",
     ),
     "text_prompt_length": (_text_tuners(*PROMPTS), "the number of the text tower's prompts (text tuner vpt_...)"),
-    "coop_length": (_text_tuners("coop"), "CoOp's (text tuner coop)"),
-    "coop_position": (_text_tuners("coop"), "CoOp's (text tuner coop)"),
+    "coop_length": (_coop_from_random_words, "CoOp's with random words (text tuner coop, coop_init random)"),
+    "coop_position": (_coop_from_random_words, "CoOp's with random words (text tuner coop, coop_init random)"),
     "coop_init": (_text_tuners("coop"), "CoOp's (text tuner coop)"),
     "clip_adapter_rank": (_text_tuners("clip_adapter"), "CLIP-Adapter's (text tuner clip_adapter)"),
     "tte_crops": (lambda config: config.run.tte == "random", "how many random crops are taken (tte random)"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper import sweep
-from benchmarks.paper.tables import NAMES, Cell, table
+from benchmarks.paper.tables import NAMES, Cell, Table, table
 from fastlift.errors import UserError
 from fastlift.files import write_json
 from fastlift.reporting.console import Terminal
@@ -22,25 +22,34 @@ from fastlift.reporting.console import Terminal
 def main(arguments: list[str] | None = None) -> int:
     """Measure the named tables, print them, and keep them under ``--folder`` as JSON and Markdown, figures as SVG too."""
     options = _parse(arguments)
-    common = _settings(options)
-    seed = int(common.get("seed", 0))
-    names = NAMES if options.tables == ["all"] else options.tables
-    for name in names:
-        found = table(name)
-        cells = [*found.cells, *(_descriptor_cells(options.descriptors) if name == "table13" else [])]
-        rows = sweep.measure_all(cells, options.dataset, common, options.folder, Terminal())
-        text = sweep.markdown(found, options.dataset, rows, seed)
-        print(f"\n{text}\n", flush=True)
-        tables = options.folder / "tables"
-        write_json(
-            tables / f"{name}.json", {"dataset": options.dataset, "seed": seed, "rows": [vars(row) for row in rows]}
-        )
-        (tables / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-        if found.axis:
-            from benchmarks.paper.plots import draw
-
-            draw(found, options.dataset, rows, tables / f"{name}.svg")
+    common, ui = _settings(options), Terminal()
+    sweeps = {name: table(name) for name in (NAMES if options.tables == ["all"] else options.tables)}
+    cells = {name: list(found.cells) for name, found in sweeps.items()}
+    if "table13" in cells:
+        cells["table13"] += _descriptor_cells(options.descriptors)
+    possible = set(sweep.with_a_meaning([cell for row in cells.values() for cell in row], options.dataset, common, ui))
+    waiting = list(sweeps)
+    for wait in (False, True):  # first everything that no other process is at
+        for name in list(waiting):
+            chosen = [cell for cell in cells[name] if cell in possible]
+            rows = sweep.measure_all(chosen, options.dataset, common, options.folder, ui, wait=wait)
+            if None not in rows:
+                waiting.remove(name)
+                _show(name, sweeps[name], options, [row for row in rows if row is not None], int(common.get("seed", 0)))
     return 0
+
+
+def _show(name: str, found: Table, options: argparse.Namespace, rows: list[sweep.Measured], seed: int) -> None:
+    """Print a table and keep it."""
+    text = sweep.markdown(found, options.dataset, rows, seed)
+    print(f"\n{text}\n", flush=True)
+    tables = options.folder / "tables"
+    write_json(tables / f"{name}.json", {"dataset": options.dataset, "seed": seed, "rows": [vars(row) for row in rows]})
+    (tables / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    if found.axis:
+        from benchmarks.paper.plots import draw
+
+        draw(found, options.dataset, rows, tables / f"{name}.svg")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

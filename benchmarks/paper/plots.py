@@ -32,7 +32,7 @@ def _panel(axes: Axes, table: Table, rows: list[Measured], name: str) -> None:
         points = [(row.at[0], row.figures[name]) for row in rows if row.at and row.at[1] == line]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=SERIES[index], label=line or table.source)
     for row in rows:
-        if row.at is None:
+        if row.at is None and row.figures[name] is not None:  # a data set may have no such class
             axes.axhline(row.figures[name], color="#777777", linestyle="--", linewidth=1, label=row.title)
     values = [row.at[0] for row in rows if row.at]
     if max(values) > 20 * min(values):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,14 @@ from typing import Any
 from benchmarks.paper.tables import Cell, Table, paper_accuracy
 from fastlift import recipes
 from fastlift.config import Config, to_dict
+from fastlift.errors import UserError
 from fastlift.evaluation import ensembling_name
 from fastlift.files import write_json
 from fastlift.grading import grade_run
 from fastlift.reporting.console import Ui
 from fastlift.runs import OPERATIONAL, RunFolder
 from fastlift.training import train
+from fastlift.uses import check_uses
 
 FIGURES = ("accuracy", "many", "medium", "few", "macro_f1", "expected_calibration_error", "log_loss", "samples")
 
@@ -29,15 +31,19 @@ class Measured:
     """A cell with what was measured, and the paper's accuracy where it is known."""
 
     title: str
-    figures: dict[str, float]
+    figures: dict[str, float | None]  # None for a group without a class
     tuned_parameters: int
     paper: float | None
     at: tuple[float, str] | None  # the cell's place in a figure
 
 
 def cell_config(cell: Cell, dataset: str, common: dict[str, Any]) -> Config:
-    """What a cell trains: its recipe, then the settings of the whole sweep (idle where the cell has no use for them), then
-    its own."""
+    """What a cell trains: its recipe, then the settings of the whole sweep (some of which it may have no use for), then its
+    own.
+
+    Raises:
+        UserError: they contradict each other.
+    """
     return recipes.build(cell.recipe, dataset).merged(**common).override(**cell.settings)
 
 
@@ -48,17 +54,48 @@ def training_key(config: Config) -> str:
     return f"{config.recipe}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
-def measure_all(cells: list[Cell], dataset: str, common: dict[str, Any], folder: Path, ui: Ui) -> list[Measured]:
+def with_a_meaning(cells: Sequence[Cell], dataset: str, common: dict[str, Any], ui: Ui) -> list[Cell]:
+    """The cells that the settings of the whole sweep leave possible; the others are named.
+
+    Raises:
+        UserError: there is none, or a setting changes nothing in any of them.
+    """
+    configs: dict[Cell, Config] = {}
+    refused = UserError("no cells")
+    for cell in cells:
+        try:
+            configs[cell] = cell_config(cell, dataset, common)
+        except UserError as error:
+            refused = error
+            ui.say(f"{cell.title} is left out: {error}")
+    if not configs:
+        raise refused
+    for name in common:
+        reasons = [_idle(config, name) for config in configs.values()]
+        if reasons[0] is not None and None not in reasons:
+            raise reasons[0]
+    return list(configs)
+
+
+def _idle(config: Config, name: str) -> UserError | None:
+    try:
+        check_uses(config, [name])
+    except UserError as error:
+        return error
+    return None
+
+
+def measure_all(
+    cells: Sequence[Cell], dataset: str, common: dict[str, Any], folder: Path, ui: Ui, *, wait: bool
+) -> list[Measured | None]:
     """All cells in their order. Processes that were started on one folder share the work: what another one trains at the
-    moment is passed over first, and waited for at the end."""
-    found: dict[int, Measured] = {}
-    for wait in (False, True):
-        for i in [i for i in range(len(cells)) if i not in found]:
-            key = training_key(cell_config(cells[i], dataset, common))
-            with _claim(folder / "locks" / key, wait) as is_ours:
-                if is_ours:
-                    found[i] = measure(cells[i], dataset, common, folder, ui)
-    return [found[i] for i in range(len(cells))]
+    moment is None, or with ``wait`` waited for."""
+    rows: list[Measured | None] = []
+    for cell in cells:
+        key = training_key(cell_config(cell, dataset, common))
+        with _claim(folder / "locks" / key, wait) as is_ours:
+            rows.append(measure(cell, dataset, common, folder, ui) if is_ours else None)
+    return rows
 
 
 @contextmanager

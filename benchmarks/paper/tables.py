@@ -24,7 +24,7 @@ PAPER_LIFT = {
 PAPER_MODEL = "ViT-B-16-quickgelu"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One line of a table: a recipe with changes, and how the trained model is tested.
 

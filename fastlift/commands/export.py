@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from fastlift.commands.parsing import parse
+from fastlift.config import Config
 
 EXAMPLES = ("fastlift export RUN --format onnx", "fastlift export RUN --format pt2 --tte fivecrop --output model.pt2")
 
@@ -39,6 +40,7 @@ class Export:
 def run(arguments: list[str]) -> int:
     """Export by flags."""
     command = parse(Export, arguments, "export", examples=EXAMPLES)
+    Config().override(tte=command.tte, expand=command.expand)  # refuses an expand that nothing is cropped from
     from fastlift.export import export_model
     from fastlift.training import load_run
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import tyro
 
-from fastlift.commands.parsing import base_config, check_flags, parse
-from fastlift.config import Config
+from fastlift.commands.parsing import base_config, parse
+from fastlift.config import Config, differences
 from fastlift.errors import UserError
+from fastlift.uses import check_uses
 
 EXAMPLES = (
     "fastlift import-lift checkpoint.pth.tar --dataset imagenet_lt --data-root /data/imagenet",
@@ -50,9 +51,14 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.console import Terminal
     from fastlift.training import train
 
-    check_flags(base, command.settings)
     state = as_lift_state(command.checkpoint)
-    settings = command.settings.merged(**{"epochs": 0, "init": "random"} | settings_of(state))
+    told = {"epochs": 0, "init": "random"} | settings_of(state)
+    settings = command.settings.merged(**told)
+    given = {name: value for name, (_, value) in differences(base, command.settings).items()}
+    for name, value in given.items():
+        if name in told and settings.flat()[name] != value:
+            raise UserError(f"{name} {value}: an import of this checkpoint has {name} {settings.flat()[name]}")
+    check_uses(settings, given)
     finished = train(settings, output=command.output, overwrite=command.overwrite, start=state, ui=Terminal())
     if command.json:
         print(json.dumps(finished.results))

@@ -13,7 +13,6 @@ import tyro
 from fastlift import config, recipes
 from fastlift.config import Config
 from fastlift.errors import UserError
-from fastlift.uses import check_uses
 
 Command = TypeVar("Command")
 
@@ -64,15 +63,6 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
         return found if known.model is None else found.override(model=known.model)
     chosen = {} if known.model is None else {"model": known.model}  # so that its weights are not another model's
     return recipes.build(known.recipe or recipe, known.dataset, **chosen)
-
-
-def check_flags(base: Config, settings: Config) -> None:
-    """The flags that changed ``base`` have an effect.
-
-    Raises:
-        UserError: one has none; the message says what it goes with.
-    """
-    check_uses(settings, config.differences(base, settings))
 
 
 def _config_of(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Literal
 import tyro
 
 from fastlift.commands.parsing import parse
+from fastlift.config import Config
 from fastlift.errors import UserError
 
 EXAMPLES = ("fastlift predict RUN photo.jpg folder/ --top 3", "fastlift predict RUN folder/ --json > predictions.jsonl")
@@ -65,6 +66,7 @@ def run(arguments: list[str]) -> int:
                 f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named), flush=True
             )
 
+    Config().override(tte=command.tte, tte_crops=command.tte_crops)  # refuses a number of crops that are not taken
     paths = find_pictures(command.pictures)
     index, broken = index_pictures(paths)
     failed: list[Path] = []

@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastlift.commands.parsing import base_config, check_flags, parse
-from fastlift.config import Config
+from fastlift.commands.parsing import base_config, parse
+from fastlift.config import Config, differences
+from fastlift.uses import check_uses
 
 EXAMPLES = (
     "fastlift train",
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> int:
     """Train by flags."""
     base = base_config(arguments)
     command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES)
-    check_flags(base, command.settings)
+    check_uses(command.settings, differences(base, command.settings))
     from fastlift.reporting.console import Terminal
     from fastlift.training import train
 

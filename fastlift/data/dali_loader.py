@@ -24,6 +24,7 @@ from fastlift.data.views import ResizedCrops, Windows
 
 _PREFETCH = 3  # batches that DALI has in the making
 _FINISHING = 2  # batches of decoded pixels whose views are in the making
+_DECODED_BYTES = 2**30  # of decoded pixels at once, as far as fewer batches in the making can keep to it
 
 
 class Feed:
@@ -95,6 +96,21 @@ def _gist(message: str) -> str:
     return next((line for line in lines if line), message)
 
 
+def _depths(stream: Stream, spec: GraphSpec) -> tuple[int, int]:
+    """How many batches DALI makes ahead, and how many are then in the threads' hands.
+
+    On GPUs DALI makes whole views. On CPUs batches are decoded pixels, whose size is that of the pictures: with photographs
+    straight from a camera fewer are made ahead.
+    """
+    if not spec.pixels_only:
+        return _PREFETCH, 1
+    pixels = float(np.mean(stream.index.widths.astype(np.float64) * stream.index.heights))
+    share = 0.5 if spec.decodes_windows else 1.0  # of a picture that is decoded, about
+    batches = int(_DECODED_BYTES / max(3 * share * pixels * stream.batch_size, 1.0))
+    finishing = 1 if batches < 4 else _FINISHING
+    return max(1, min(_PREFETCH, batches - finishing)), finishing
+
+
 class DaliLoader:
     """See ``loader.Loader``."""
 
@@ -127,7 +143,8 @@ class DaliLoader:
         self._normalise = Normalise(mean, std, dtype, torch.device("cpu"))
         self._finisher = None if on_gpu else Finisher(stream, self._normalise, self._workers, pin_memory=False)
         self._feed = Feed(stream, self._spec)
-        self._pipeline = self._build(self._feed, stream.batch_size, _PREFETCH)
+        prefetch, self._finishing = _depths(stream, self._spec)
+        self._pipeline = self._build(self._feed, stream.batch_size, prefetch)
         self._single: tuple[Feed, Any] | None = None  # a pipeline of one picture, built when a batch fails
         self._iterating = False
 
@@ -145,7 +162,7 @@ class DaliLoader:
         try:
             while (made := self._next(epoch)) is not None:
                 begun.append(made)
-                if len(begun) == _FINISHING:
+                if len(begun) == self._finishing:
                     yield self._finished(begun.popleft())
             while begun:
                 yield self._finished(begun.popleft())
@@ -158,9 +175,9 @@ class DaliLoader:
             self._iterating = False
 
     def close(self) -> None:
-        self._pipeline = self._single = None
         if self._finisher is not None:
             self._finisher.close()
+        self._pipeline = self._single = None
 
     def _build(self, feed: Feed, batch_size: int, prefetch: int) -> Any:
         device_id = None
@@ -245,18 +262,18 @@ class DaliLoader:
             self._single = feed, self._build(feed, 1, prefetch=1)
         feed, pipeline = self._single
         feed.start(iter([step]))
+        failure = "its size changed"
         try:
             made, shapes = self._run(pipeline)
-            if self._sizes_agree(step.sources, shapes):
-                if self._finisher is not None:
-                    return self._finished(self._finisher.start(step, partial(self._draw, step, made))).images[0]
-                return torch.from_dlpack(made.as_tensor())[0].to(self._dtype)
-            failure = "its size changed"
         except RuntimeError as error:
-            failure = _gist(str(error))
+            made, shapes, failure = None, np.zeros((1, 2)), _gist(str(error))
         finally:
             _drain(feed, pipeline)
-        return self._without_dali(step, 0, warn_of=failure)
+        if not self._sizes_agree(step.sources, shapes):
+            return self._without_dali(step, 0, warn_of=failure)
+        if self._finisher is not None:
+            return self._finisher.finish(self._finisher.start(step, partial(self._draw, step, made))).images[0]
+        return torch.from_dlpack(made.as_tensor())[0].to(self._dtype)
 
     def _without_dali(self, step: Step, row: int, warn_of: str = "") -> torch.Tensor:
         """The views of one picture by the torchvision executor's means: [3, S, S] or [V, 3, S, S].

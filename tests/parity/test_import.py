@@ -203,6 +203,44 @@ def test_settings_are_read_from_lift_files(tiny_clip: Files, tuner: Any, setting
     assert torch.equal(again.features(images), model.features(images))
 
 
+def import_flags(tiny_clip: Files, tiny_data: Path, output: Path) -> list[str]:
+    paths = {
+        "--data-root": tiny_data,
+        "--class-names": tiny_data / "class_names.txt",
+        "--train-list": tiny_data / "train.txt",
+        "--test-list": tiny_data / "test.txt",
+        "--model": tiny_clip[0],
+        "--pretrained": tiny_clip[1],
+        "--output": output,
+    }
+    return ["--dataset", "list", "--device", "cpu", *(str(part) for pair in paths.items() for part in pair)]
+
+
+def test_an_import_takes_what_the_checkpoint_cannot_tell(
+    tiny_clip: Files, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed and share of a mask are named by flags; what the checkpoint tells, or has no use for, is not overruled."""
+    model = build(tiny_clip, tuner="mask", mask_ratio=0.1, mask_seed=3, init="random", seed=11)
+    torch.save(compat.lift_state(model), tmp_path / "checkpoint.pth.tar")
+    flags = [
+        "import-lift",
+        str(tmp_path / "checkpoint.pth.tar"),
+        *import_flags(tiny_clip, tiny_data, tmp_path / "run"),
+        "--mask-ratio",
+        "0.1",
+    ]
+    for wrong, reason in [
+        (["--tuner", "lora"], "an import of this checkpoint has tuner"),
+        (["--epochs", "3"], "has epochs 0"),
+        (["--rank", "8"], "would change nothing"),
+    ]:
+        assert cli.main([*flags, "--mask-seed", "3", *wrong]) == 2
+        assert reason in capsys.readouterr().err.replace("\n", " ")
+    assert cli.main([*flags, "--mask-seed", "3", "--json"]) == 0
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(fastlift.load_run(tmp_path / "run")(images), model(images))
+
+
 @pytest.mark.parametrize("program", ["lift", "lift_plus"])
 def test_a_run_folder_of_a_checkpoint(
     tiny_clip: Files, tiny_data: Path, tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
@@ -213,16 +251,7 @@ def test_a_run_folder_of_a_checkpoint(
     if program == "lift":
         checkpoint = compat.lift_state(model)
     torch.save(checkpoint, tmp_path / "checkpoint.pth.tar")
-    flags = ["--dataset", "list", "--data-root", str(tiny_data), "--class-names", str(tiny_data / "class_names.txt")]
-    flags += [
-        "--train-list",
-        str(tiny_data / "train.txt"),
-        "--test-list",
-        str(tiny_data / "test.txt"),
-        "--device",
-        "cpu",
-    ]
-    flags += ["--model", str(tiny_clip[0]), "--pretrained", str(tiny_clip[1]), "--output", str(tmp_path / "run")]
+    flags = import_flags(tiny_clip, tiny_data, tmp_path / "run")
     assert cli.main(["import-lift", str(tmp_path / "checkpoint.pth.tar"), *flags, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert results["model"]["layers"] == ([1, 2] if program == "lift" else [0, 1, 2])

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not install
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import sweep, tables
 from benchmarks.paper.plots import draw
-from fastlift.reporting.console import Quiet
+from fastlift.reporting.console import Quiet, Terminal
 
 Files = tuple[Path, Path]
 
@@ -107,45 +109,65 @@ def test_a_sweep_goes_on_where_it_was(
     assert again["figures"] == wanted["figures"]
 
 
-def test_processes_on_one_folder_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another process trains is left for the end, and waited for."""
-    cells = [tables.Cell("ours"), tables.Cell("theirs", settings={"loss": "CE"}), tables.Cell("ours too", testing={})]
-    key = sweep.training_key(sweep.cell_config(cells[1], "shapes_lt", {}))
+def test_processes_on_one_folder_share_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What another process trains is left for the end, behind other tables, and waited for."""
+    ours, theirs, more = tables.Cell("ours"), tables.Cell("theirs", settings={"loss": "CE"}), tables.Cell("more")
+    of_table = {"table5": (theirs, ours), "table16": (more,)}
+    monkeypatch.setattr(command, "table", lambda name: tables.Table(name, "LIFT", of_table[name]))
+    order: list[str] = []
+
+    def measure(cell: tables.Cell, *rest: Any) -> sweep.Measured:
+        order.append(cell.title)
+        return sweep.Measured(cell.title, dict.fromkeys(("accuracy", "many", "medium", "few"), 1.0), 0, None, None)
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    key = sweep.training_key(sweep.cell_config(theirs, "shapes_lt", {}))
     with contextlib.ExitStack() as other:
         assert other.enter_context(sweep._claim(tmp_path / "locks" / key, wait=False))
-        order: list[str] = []
-
-        def measure(cell: tables.Cell, *rest: Any) -> sweep.Measured:
-            order.append(cell.title)
-            if cell.title == "ours too":
-                other.close()  # the other process is done
-            return sweep.Measured(cell.title, {}, 0, None, None)
-
-        monkeypatch.setattr(sweep, "measure", measure)
-        rows = sweep.measure_all(cells, "shapes_lt", {}, tmp_path, Quiet())
-    assert order == ["ours", "ours too", "theirs"]
-    assert [row.title for row in rows] == ["ours", "theirs", "ours too"]
-
-
-def test_settings_of_a_sweep_may_be_idle_in_some_cells() -> None:
-    alone, tuned = (
-        sweep.cell_config(tables.Cell("", recipe), "shapes_lt", {"rank": 8}) for recipe in ("linear_probe", "lift")
-    )
-    assert alone.model.tuner == ("none",)
-    assert tuned.model.rank == 8
+        work = threading.Thread(target=command.main, args=(["table5", "table16", "--folder", str(tmp_path)],))
+        work.start()
+        while order != ["ours", "more"]:
+            time.sleep(0.01)
+        work.join(0.2)
+        assert work.is_alive()  # it waits
+        assert order == ["ours", "more"]
+    work.join(30)
+    assert order == ["ours", "more", "theirs", "ours"]  # what is known is read again, not trained
+    printed = capsys.readouterr().out
+    assert printed.index("**table16**") < printed.index("**table5**")
+    assert printed.index("| theirs |") < printed.index("| ours |")
 
 
+def test_settings_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    """They may be idle in some cells, not in all; a cell that they make impossible is named and left out."""
+    alone, tuned, none = tables.Cell("a", "linear_probe"), tables.Cell("b"), tables.Cell("c", "zero_shot")
+    cells = [alone, tuned, none]
+    assert sweep.cell_config(tuned, "shapes_lt", {"rank": 8}).model.rank == 8
+    assert sweep.with_a_meaning(cells, "shapes_lt", {"rank": 8}, Quiet()) == cells
+    assert sweep.with_a_meaning(cells, "shapes_lt", {"epochs": 2}, Terminal()) == [alone, tuned]
+    assert "c is left out: classifier zero_shot does not train" in capsys.readouterr().err.replace("\n", " ")
+    for idle in ({"coop_length": 8}, {"rank": 8, "tte_crops": 3}):
+        with pytest.raises(fastlift.UserError, match="would change nothing"):
+            sweep.with_a_meaning(cells, "shapes_lt", idle, Quiet())
+    with pytest.raises(fastlift.UserError, match="did you mean epochs"):
+        sweep.with_a_meaning(cells, "shapes_lt", {"epoch": 2}, Quiet())
+
+
+@pytest.mark.parametrize("few", [5.0, None], ids=["few", "no_few"])
 @pytest.mark.parametrize("name", ["figure4", "figure6", "figure11"])
-def test_a_figure_is_drawn_and_a_plane_of_settings_is_a_grid(name: str, tmp_path: Path) -> None:
+def test_a_figure_is_drawn_and_a_plane_of_settings_is_a_grid(name: str, few: float | None, tmp_path: Path) -> None:
+    """Also of a data set without few-shot classes."""
     found = tables.table(name)
     rows = [
-        sweep.Measured(cell.title, {"accuracy": float(i), "many": 1.0, "medium": 1.0, "few": i / 2}, 7, None, cell.at)
+        sweep.Measured(cell.title, {"accuracy": float(i), "many": 1.0, "medium": None, "few": few}, 7, None, cell.at)
         for i, cell in enumerate(found.cells)
     ]
     text = sweep.markdown(found, "shapes_lt", rows, seed=0)
     if name == "figure4":
         assert text.splitlines()[4].startswith("| 0.001 | 7 | 0.0 | 1.0 | 2.0 |")
-        assert text.splitlines()[-3] == "| 1 | 7 | 27.0 | 27.5 | 28.0 | 28.5 | 29.0 | 29.5 |"
+        assert text.splitlines()[-3] == "| 1 | 7" + 6 * (" | –" if few is None else " | 5.0") + " |"
     else:
         assert [line.split(" | ")[0].strip("| ") for line in text.splitlines()[4:-2]] == [row.title for row in rows]
     draw(found, "shapes_lt", rows, tmp_path / "figure.svg")
