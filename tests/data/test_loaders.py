@@ -1,5 +1,6 @@
 """Both executors: the same samples and views, resumable anywhere, sharded, and steady on bad pictures."""
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from fastlift.data import loader as loader_module
 from fastlift.data.decode import decode_with_pillow, decode_with_torchvision, fastest_decoder
 from fastlift.data.index import BadImage, ImageIndex, array_index
 from fastlift.data.loader import Batch, Loader, build_loader, choose_executor, dali_installed
+from fastlift.data.stream import Stream
 from fastlift.data.views import EvalViews, ResizedCrops, TrainViews, Windows
 from fastlift.errors import UserError
 
@@ -377,3 +379,26 @@ def test_a_schedule_needs_no_second_pipeline(pictures: Any, monkeypatch: pytest.
             assert torch.equal(made.indices, expected.indices)
             assert torch.equal(made.images, expected.images)
     assert len(built) == 1
+
+
+@NEEDS_DALI
+def test_large_pictures_are_not_decoded_far_ahead(pictures: Any) -> None:
+    """On CPUs at most a GiB of decoded pixels, though never less than a batch in DALI and one in the threads; on GPUs
+    DALI makes the views, which are small."""
+    from fastlift.data.dali_graph import GraphSpec
+    from fastlift.data.dali_loader import _depths
+
+    small = pictures.fill().load().train
+    camera = dataclasses.replace(
+        small, widths=np.full_like(small.widths, 4000), heights=np.full_like(small.heights, 3000)
+    )
+
+    def depths(index: ImageIndex, views: TrainViews | EvalViews, batch_size: int, device: Any = "cpu") -> tuple:
+        spec = GraphSpec(views, MEAN, STD, device, half=False, from_bytes=False, pixels_only=device == "cpu")
+        return _depths(Stream(index, views, batch_size), spec)
+
+    assert depths(small, EvalViews(224), 128) == (3, 2)
+    assert depths(camera, EvalViews(224), 128) == (1, 1)
+    assert depths(camera, EvalViews(224), 8) == (2, 1)
+    assert depths(camera, TrainViews(224), 8) == (3, 2)
+    assert depths(camera, EvalViews(224), 128, "gpu") == (3, 1)
