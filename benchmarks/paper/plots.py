@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.paper.sweep import Measured
+from benchmarks.paper.sweep import Measured, rarest
 from benchmarks.paper.tables import Table
 from fastlift.reporting.svg import SERIES
 
@@ -19,7 +19,8 @@ def draw(table: Table, dataset: str, rows: list[Measured], file: Path) -> None:
     with matplotlib.rc_context({"font.size": 9.0, "svg.hashsalt": table.title, "svg.fonttype": "none"}):
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         panels = figure.subplots(1, 2)
-        for axes, (name, title) in zip(panels, (("accuracy", "all classes"), ("few", "few-shot classes")), strict=True):
+        rare = rarest(rows)
+        for axes, (name, title) in zip(panels, (("accuracy", "all classes"), (rare, f"{rare}-shot classes")), strict=True):
             _panel(axes, table, rows, name)
             axes.set_title(f"{title}, {dataset}", fontsize=9.0)
         panels[1].legend(frameon=False, fontsize=8.0, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -32,7 +33,7 @@ def _panel(axes: Axes, table: Table, rows: list[Measured], name: str) -> None:
         points = [(row.at[0], row.figures[name]) for row in rows if row.at and row.at[1] == line]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=SERIES[index], label=line or table.source)
     for row in rows:
-        if row.at is None and row.figures[name] is not None:  # a data set may have no such class
+        if row.at is None and row.figures[name] is not None:
             axes.axhline(row.figures[name], color="#777777", linestyle="--", linewidth=1, label=row.title)
     values = [row.at[0] for row in rows if row.at]
     if max(values) > 20 * min(values):

@@ -169,7 +169,8 @@ def _grids(axis: str, rows: list[Measured]) -> list[str]:
     placed = {row.at: row for row in rows if row.at}
     across = list(dict.fromkeys(line for _, line in placed))
     lines = []
-    for figure, title in (("accuracy", "all"), ("few", "few")):
+    rare = rarest(rows)
+    for figure, title in (("accuracy", "all"), (rare, rare)):
         lines += [
             "",
             f"| {axis}: {title} | tuned parameters | {' | '.join(across)} |",
@@ -179,6 +180,11 @@ def _grids(axis: str, rows: list[Measured]) -> list[str]:
             row = [_percent(placed[value, line].figures[figure]) for line in across]
             lines.append(f"| {value:g} | {placed[value, across[0]].tuned_parameters:,} | {' | '.join(row)} |")
     return lines[1:]
+
+
+def rarest(rows: list[Measured]) -> str:
+    """The rarest group that the data set has classes in: "few", "medium" or "many"."""
+    return next(name for name in ("few", "medium", "many") if any(row.figures[name] is not None for row in rows))
 
 
 def _percent(value: float | None) -> str:

@@ -158,7 +158,8 @@ def test_settings_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("few", [5.0, None], ids=["few", "no_few"])
 @pytest.mark.parametrize("name", ["figure4", "figure6", "figure11"])
 def test_a_figure_is_drawn_and_a_plane_of_settings_is_a_grid(name: str, few: float | None, tmp_path: Path) -> None:
-    """Also of a data set without few-shot classes."""
+    """Of a data set without few-shot classes, it shows the rarest group that there is."""
+    rare, value = ("few", "5.0") if few else ("many", "1.0")
     found = tables.table(name)
     rows = [
         sweep.Measured(cell.title, {"accuracy": float(i), "many": 1.0, "medium": None, "few": few}, 7, None, cell.at)
@@ -167,12 +168,13 @@ def test_a_figure_is_drawn_and_a_plane_of_settings_is_a_grid(name: str, few: flo
     text = sweep.markdown(found, "shapes_lt", rows, seed=0)
     if name == "figure4":
         assert text.splitlines()[4].startswith("| 0.001 | 7 | 0.0 | 1.0 | 2.0 |")
-        assert text.splitlines()[-3] == "| 1 | 7" + 6 * (" | –" if few is None else " | 5.0") + " |"
+        assert f"| share of the weights: {rare} |" in text
+        assert text.splitlines()[-3] == "| 1 | 7" + 6 * f" | {value}" + " |"
     else:
         assert [line.split(" | ")[0].strip("| ") for line in text.splitlines()[4:-2]] == [row.title for row in rows]
     draw(found, "shapes_lt", rows, tmp_path / "figure.svg")
     drawn = (tmp_path / "figure.svg").read_text()
-    assert found.axis in drawn
+    assert found.axis in drawn and f"{rare}-shot classes" in drawn
     assert all(line in drawn for line in {cell.at[1] for cell in found.cells if cell.at})
 
 
