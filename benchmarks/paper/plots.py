@@ -20,7 +20,8 @@ def draw(table: Table, dataset: str, rows: list[Measured], file: Path) -> None:
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         panels = figure.subplots(1, 2)
         rare = rarest(rows)
-        for axes, (name, title) in zip(panels, (("accuracy", "all classes"), (rare, f"{rare}-shot classes")), strict=True):
+        titles = {"accuracy": "all classes", rare: f"{rare}-shot classes"}
+        for axes, (name, title) in zip(panels, titles.items(), strict=True):
             _panel(axes, table, rows, name)
             axes.set_title(f"{title}, {dataset}", fontsize=9.0)
         panels[1].legend(frameon=False, fontsize=8.0, loc="center left", bbox_to_anchor=(1.0, 0.5))
