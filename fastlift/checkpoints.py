@@ -53,16 +53,16 @@ class Position:
 
 def save(path: Path, learner: Learner, position: Position) -> None:
     """Write a checkpoint; a kill in the middle leaves the old files as they were."""
-    write(path, learner.parameters, learner.momentum_buffers(), position)
+    write(path, learner.model.state(), learner.momentum_buffers(), position)
 
 
-def write(path: Path, trained: Mapping[str, Tensor], momentum: Mapping[str, Tensor], position: Position) -> None:
-    """Write what trains and its momentum, atomically.
+def write(path: Path, state: Mapping[str, Tensor], momentum: Mapping[str, Tensor], position: Position) -> None:
+    """Write a model's ``state`` and its momentum, atomically.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in trained.items()}
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in state.items()}
     tensors |= {f"momentum.{name}": buffer.cpu().contiguous() for name, buffer in momentum.items()}
     metadata = {"position": json.dumps(asdict(position))}
     try:

@@ -1,13 +1,14 @@
 """The authors' checkpoints of LIFT and LIFT+, read and written.
 
 LIFT's files hold ``{"tuner": state, "head": state}``; fastlift keeps what trains under these names itself, so there is
-nothing to translate. LIFT+ stores one ``{"tuner": state}`` in names of its own, which ``from_lift_plus`` translates.
+nothing to translate. LIFT+ stores one ``{"tuner": state}`` in names of its own, which ``from_lift_plus`` translates: those
+of its first version, and those after attention and MLP became modules of a block.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,23 @@ def load_lift_checkpoint(model: LiftModel, source: str | Path | LiftState) -> No
         source: path of a ``checkpoint.pth.tar`` (read with weights_only), or its content.
 
     Raises:
-        UserError: not such a file, or tensors that are missing, too many or of another shape (the first ten named); or
-            a mask other than the model's.
+        UserError: not such a file, or tensors that are missing, too many or of another shape (the first ten named).
     """
     state = as_lift_state(source)
     flat = {f"{part}.{name}": tensor for part, tensors in state.items() for name, tensor in tensors.items()}
-    masks = {name: flat.pop(name) for name in list(flat) if name.endswith(".mask")}
+    for name in [name for name in flat if name.endswith(".mask")]:
+        flat[f"{name.removesuffix('.mask')}.index"] = flat.pop(name).flatten().nonzero()[:, 0]
     model.load_trained(flat, "the LIFT checkpoint")
-    _check_masks(model, masks)
 
 
 def lift_state(model: LiftModel) -> LiftState:
-    """What trains, as the authors' LIFT stores it: copies on the CPU, under its names."""
+    """What trains, as the authors' LIFT stores it: copies on the CPU, under its names.
+
+    Raises:
+        UserError: masks that came from a checkpoint of LIFT+; LIFT's files tell none, it draws them by seed.
+    """
+    if model.given_masks():
+        raise UserError("this model's masks are those of a LIFT+ checkpoint: LIFT's files have no place for them")
     return {
         "tuner": {name: parameter.detach().cpu().clone() for name, parameter in model.tuner_parameters.items()},
         "head": {name: parameter.detach().cpu().clone() for name, parameter in model.head_parameters.items()},
@@ -72,15 +78,45 @@ def as_lift_state(source: str | Path | LiftState) -> LiftState:
     Masks that a LIFT+ checkpoint holds stay beside the values that they choose, as ``NAME.mask``.
 
     Raises:
-        UserError: not such a file, or names that are neither program's.
+        UserError: not such a file, names that are neither program's, or numbers that are not finite.
     """
     state = source if isinstance(source, dict) else _read(Path(source))
     if "tuner" not in state and "head" not in state:
         shown = ", ".join(map(str, list(state)[:5]))
         raise UserError(f"not a LIFT checkpoint: expected the keys 'tuner' and 'head', got {shown}")
+    _check_tensors(state)
     if "head" in state:
         return {"tuner": _from_timm(state.get("tuner") or {}), "head": dict(state["head"] or {})}
     return from_lift_plus(state["tuner"])
+
+
+def _check_tensors(state: Mapping[str, Any]) -> None:
+    count = 0
+    for part in ("tuner", "head"):
+        tensors = {} if state.get(part) is None else state[part]
+        if not isinstance(tensors, Mapping):
+            raise UserError(f"not a LIFT checkpoint: {part!r} is no dictionary of tensors")
+        for name, tensor in tensors.items():
+            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+                raise UserError(f"not a LIFT checkpoint: {part}.{name} is no tensor")
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise UserError(f"{part}.{name} holds numbers that are not finite: that training had failed")
+        count += len(tensors)
+    if not count:
+        raise UserError("the checkpoint holds no tensor: nothing was trained")
+
+
+def in_order_of(class_names: Sequence[str], state: LiftState) -> LiftState:
+    """A classifier that knows iNaturalist's species in the authors' order, with its rows in the order of ``class_names``.
+
+    Both programs number the species by the order of their names, iNaturalist's own files by category.
+    """
+    if len(state.get("head", {}).get("weight", ())) != len(class_names):
+        return state  # nothing there is by class, or it does not fit, which loading tells
+    theirs = {name: row for row, name in enumerate(sorted(class_names))}
+    rows = torch.tensor([theirs[name] for name in class_names])
+    by_class = {name: state["head"][name][rows] for name in ("weight", "bias") if name in state["head"]}
+    return state | {"head": state["head"] | by_class}
 
 
 def _from_timm(tuner: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,7 +162,8 @@ def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
     """LIFT+'s ``tuner`` state in LIFT's names.
 
     Raises:
-        UserError: names that LIFT+ does not use, or parts that fastlift does not have (blocks of ResNets).
+        UserError: names that LIFT+ does not use, parts that fastlift does not have (blocks of ResNets), values of a mask
+            without the mask.
     """
     tuner: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
@@ -138,7 +175,7 @@ def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
             head[rest] = tensor
         elif (found := _head_name(name)) is not None:
             head[found] = tensor
-        elif tower in whole and (found := _tuner_name(rest, whole[tower])) is not None:
+        elif tower in whole and (found := _tuner_name(_as_first_version(rest), whole[tower])) is not None:
             is_adaptformers = found.startswith("adaptformer_list") and found.endswith(".scale")
             prefix = "text." if tower == "text_encoder" else ""
             tuner[prefix + found] = tensor.reshape(1) if is_adaptformers else tensor
@@ -146,6 +183,9 @@ def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
             unknown.append(name)
     if unknown:
         raise UserError(f"not a LIFT+ checkpoint that can be read, {len(unknown)} names are unknown: {unknown[:10]}")
+    unplaced = [name for name in tuner if ".optimized_" in name and f"{name.removesuffix('.mask')}.mask" not in tuner]
+    if unplaced:
+        raise UserError(f"a LIFT+ checkpoint whose masks are missing, {len(unplaced)} of them: {unplaced[:10]}")
     return {"tuner": tuner, "head": head}
 
 
@@ -160,7 +200,22 @@ def _head_name(name: str) -> str | None:
 
 def _trains_whole_blocks(state: Mapping[str, Tensor], tower: str) -> bool:
     """Whether a tower's own weights train (full fine-tuning), or its biases alone; both are stored by part."""
-    return any(re.fullmatch(rf"{tower}\.blocks\.\d+\.({'|'.join(_PARTS)})_weight", name) for name in state)
+    inside = (_as_first_version(name.removeprefix(f"{tower}.")) for name in state if name.startswith(f"{tower}."))
+    return any(re.fullmatch(rf"blocks\.\d+\.({'|'.join(_PARTS)})_weight", name) for name in inside)
+
+
+def _as_first_version(name: str) -> str:
+    """A name inside a tower as LIFT+'s first version has it: ``attn.ssf.in_proj`` was ``ssf.attn_in``, and so on."""
+    for pattern, before in _SECOND_VERSION.items():
+        name = re.sub(rf"^(blocks\.\d+\.){pattern}", rf"\1{before}", name)
+    return name
+
+
+_SECOND_VERSION = {
+    r"(?:attn|mlp)\.(lora|adapter)\.": r"\2.",
+    r"(attn|mlp)\.(ssf|aft)\.(in|out)_proj\.": r"\3.\2_\4.",
+    r"(attn|mlp)_(in|out)_proj_(weight|bias)$": r"\2_\3_\4",
+}
 
 
 def _tuner_name(name: str, whole: bool) -> str | None:
@@ -199,7 +254,11 @@ _RULES: dict[str, Callable[[int, re.Match[str], bool], str]] = {
 def settings_of(state: LiftState) -> dict[str, Any]:
     """The settings of ``create_model`` that a checkpoint tells: tuner, rank, layers, prompts, classifier, text side.
 
-    What it cannot tell is left out: which of the classifiers without a bias it was, and the seed and share of a mask.
+    What it cannot tell is left out: which of the classifiers without a bias it was, the seed and share of LIFT's masks
+    (LIFT+ stores its), and the words that a context learned among.
+
+    Raises:
+        UserError: tuners in different blocks, which one setting cannot say.
     """
     tuner, head = state["tuner"], state["head"]
     image = {name: tensor for name, tensor in tuner.items() if not name.startswith("text.")}
@@ -207,7 +266,9 @@ def settings_of(state: LiftState) -> dict[str, Any]:
     found: dict[str, Any] = {"tuner": _tuners_of(image) or ("none",)} | _sizes_of(image)
     text_tuner = (*_tuners_of(text), *_joint_tuners_of(head))
     if text_tuner or ("weight" not in head):
-        found |= {f"text_{name}": size for name, size in _sizes_of(text).items()}
+        sizes = _sizes_of(text)
+        found = {name: sizes.pop(name) for name in ("sizes", "mask_ratio") if name in sizes} | found  # both towers'
+        found |= {f"text_{name}": sizes[name] for name in ("rank", "layers", "prompt_length") if name in sizes}
         found |= {"classifier": "text", "text_tuner": text_tuner or ("none",)}
         if "context" in head:
             found["coop_length"] = len(head["context"])
@@ -253,42 +314,54 @@ def _sizes_of(names: Mapping[str, Tensor]) -> dict[str, Any]:
         if name.endswith("down_proj.weight"):
             sizes["rank"] = len(tensor)
         elif name.endswith("lora_A"):
-            sizes["rank"] = tensor.shape[1]
+            sizes["lora_rank"] = tensor.shape[1]
         elif name.endswith(".prompt"):
             sizes["prompt_length"] = len(tensor)
-    blocks = {
-        int(name.split(".")[1])
-        for name in names
-        if name.partition(".")[0] in _KINDS or name.startswith("vpt_list.")
-        if name.partition(".")[0].endswith("_list") or name.startswith("block_tuned.")
-    }
-    whole = _tuners_of(names) == ("vpt_shallow",) or any(name.startswith(("full_", "bias_", "bn_")) for name in names)
-    if blocks and not whole:
-        sizes["layers"] = tuple(sorted(blocks))
+    lora = sizes.get("lora_rank")
+    if lora is not None and sizes.setdefault("rank", lora) == lora:
+        del sizes["lora_rank"]  # one width says both
+    sizes |= _share_of_masks(names)
+    blocks = _blocks_of(names)
+    if len(set(blocks.values())) > 1:
+        told = ", ".join(f"{tuner} in {list(chosen)}" for tuner, chosen in blocks.items())
+        raise UserError(f"the checkpoint's tuners stand in different blocks, which one setting cannot say: {told}")
+    if blocks:
+        sizes["layers"] = next(iter(blocks.values()))
     return sizes
+
+
+def _blocks_of(names: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The blocks of each tuner that has a choice; ResNets have none, shallow prompts stand at the first block."""
+    found: dict[str, set[int]] = {}
+    biases = [names.get(f"bias_tuned.{number}", ()) for number in _first_biases(names)]
+    counted = len(biases) == 2 and len(biases[0]) == 3 * len(biases[1])  # as CLIP counts, the one of qkv first
+    deep = "vpt_deep" in _tuners_of(names)
+    for name in names:
+        first, _, rest = name.partition(".")
+        if first in ("full_list", "bias_list", "bn_list", "ssf_attn") or (first == "vpt_list" and not deep):
+            continue
+        number = int(rest.partition(".")[0]) if rest.partition(".")[0].isdigit() else None
+        if number is None or (first == "bias_tuned" and not counted):
+            continue
+        in_a_block = {"bias_tuned": len(_PARTS), "ln_tuned": 2}.get(first, 1)
+        found.setdefault(first, set()).add(number // in_a_block)
+    return {first: tuple(sorted(blocks)) for first, blocks in found.items()}
+
+
+def _first_biases(names: Mapping[str, Tensor]) -> list[int]:
+    """Numbers of the first two biases that train."""
+    return sorted(int(name.removeprefix("bias_tuned.")) for name in names if name.startswith("bias_tuned."))[:2]
+
+
+def _share_of_masks(names: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The share that LIFT+'s stored masks have in common: each chooses int(n * share) of its n entries."""
+    masks = [(int(mask.sum()), mask.numel()) for name, mask in names.items() if name.endswith(".mask")]
+    if not masks:
+        return {}
+    least, most = max(k / n for k, n in masks), min((k + 1) / n for k, n in masks)
+    return {"sizes": "lift_plus", "mask_ratio": min(1.0, (least + most) / 2)}
 
 
 def _joint_tuners_of(head: Mapping[str, Tensor]) -> tuple[str, ...]:
     signs = {"context": "coop", "image_adapter.down_proj.weight": "clip_adapter", "text_projection": "projection"}
     return tuple(tuner for name, tuner in signs.items() if name in head)
-
-
-def _check_masks(model: LiftModel, masks: Mapping[str, Tensor]) -> None:
-    """Values of a mask mean nothing at other places than those that were trained.
-
-    Raises:
-        UserError: the checkpoint's mask is not the one that the model drew.
-    """
-    if not masks:
-        return
-    from fastlift.models.tuners.mask import Scatter
-
-    drawn = {id(module.values): module for module in model.modules() if isinstance(module, Scatter)}
-    parameters = model.trained()
-    for name, mask in masks.items():
-        scatter = drawn[id(parameters[name.removesuffix(".mask")])]
-        if not torch.equal(scatter.index.cpu(), mask.flatten().nonzero()[:, 0]):
-            raise UserError(
-                f"{name}: the checkpoint trained other weights than this model's mask chooses; "
-                "check --mask-seed, --mask-ratio and --sizes"
-            )

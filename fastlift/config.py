@@ -67,8 +67,10 @@ class ModelConfig:
     bias, layernorm, mask, full, none; several may be combined. For CLIP ResNets: full, bias, batchnorm, ssf, none."""
     rank: int | None = None
     """Bottleneck width (default: 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks)."""
+    lora_rank: int | None = None
+    """Bottleneck width of LoRA beside tuners of another width (default: --rank, else by --sizes)."""
     layers: int | tuple[int, ...] | None = None
-    """Blocks that get a tuner: all (default), the last k (one number), or a list of indices."""
+    """Blocks that get a tuner: all (default), the last k (one number), or indices (of one block: given twice)."""
     classifier: Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"] = "cosine"
     """Classifier on the class token; 'text' is CLIP's own head with class features from the text tower in every step,
     'zero_shot' the same with nothing that trains."""
@@ -87,7 +89,7 @@ class ModelConfig:
     text_rank: int = 4
     """Bottleneck width of tuners inside the text tower."""
     text_layers: int | tuple[int, ...] | None = None
-    """Blocks of the text tower that get a tuner: all (default), the last k, or a list of indices."""
+    """Blocks of the text tower that get a tuner: all (default), the last k, or indices (of one block: given twice)."""
     text_prompt_length: int = 2
     """Learned tokens a block of the text tower (tuners vpt_shallow and vpt_deep there)."""
     coop_length: int = 4
@@ -223,6 +225,8 @@ class Config:
             raise UserError(f"init {model.init}: the classifier {model.classifier} has no weight of its own to start")
         if model.text_tuner != ("none",) and model.classifier != "text":
             raise UserError("text_tuner acts on class features from the text tower: use it with classifier text")
+        if model.classifier == "text" and training.epochs and model.tuner == model.text_tuner == ("none",):
+            raise UserError("classifier text without a tuner or text_tuner has nothing that trains (recipe zero_shot)")
         if model.classifier == "zero_shot" and (model.tuner != ("none",) or training.epochs):
             raise UserError(
                 "classifier zero_shot does not train: use it with tuner none and epochs 0 (recipe zero_shot)"

@@ -51,6 +51,10 @@ def grade_run(
 
     told, run = ui or Quiet(), runs.open_run(Path(folder))
     trained, config = load(run.config), load(run.config).override(**settings or {})
+    if trained.data.taxon not in ("species", config.data.taxon):
+        raise UserError(
+            f"taxon {config.data.taxon}: this run learned each {trained.data.taxon}, and only species are grouped"
+        )
     data = load_data(config.override(taxon=trained.data.taxon), told)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train

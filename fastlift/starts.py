@@ -47,7 +47,7 @@ def choose_shots(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray
     """
     if shots is None:
         return np.arange(len(labels))
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(labels))
+    order = np.random.Generator(np.random.Philox(seed & (2**64 - 1))).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]  # each class's rows together, shuffled
     counts = np.bincount(labels)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # place within the class

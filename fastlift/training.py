@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from fastlift import checkpoints, losses, runs
-from fastlift.compat import LiftState, load_lift_checkpoint
+from fastlift.compat import LiftState, as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, absolute_paths, load
 from fastlift.data.catalogue import DataSet, load_data_set
@@ -108,10 +108,11 @@ def _train(
     data = load_data(config, ui)
     model = build_model(config, data.class_names, ui)
     if start is not None:
-        load_lift_checkpoint(model, start)
+        load_lift_checkpoint(model, _in_our_order(start, config, data))
     model.to(device).set_compute_dtype(dtype)
     if config.run.frozen == "fp8":
         quantise_frozen(model.vit)
+    _check_possible(config, model, world)
     if not resume:  # only now, so that a mistake leaves no empty folder and no old run is lost to it
         run = runs.create(path, config, overwrite=overwrite) if world.is_main else RunFolder(path)
     bad = BadImages(run)
@@ -124,7 +125,7 @@ def _train(
         _announce(config, data, model, device, dtype, ui)
         if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
             place = checkpoints.at_start(data.train.fingerprint, model.backbone_fingerprint)
-            checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.trained(), {}, place)
+            checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, place)
     prepare_backbone(config, len(data.train), model, world, ui)
     fit = _fit(config, run, data, model, world, resume, bad, ui) if config.training.epochs else None
     evaluation = _evaluate(config, data, model, world, bad, ui)
@@ -141,16 +142,27 @@ def _train(
     return Run(run.path, evaluation.metrics, model, results)
 
 
-def prepare_backbone(config: Config, images: int, model: LiftModel, world: World, ui: Ui) -> None:
-    """Set what backward recomputes, and compile the backbone where the config asks for it or the run is long enough.
+def _in_our_order(start: str | Path | LiftState, config: Config, data: DataSet) -> LiftState:
+    """The authors' checkpoint with its classes in the order of the data set."""
+    state = as_lift_state(start)
+    by_name = config.data.dataset == "inaturalist2018" and config.data.taxon == "species"
+    return in_order_of(data.class_names, state) if by_name else state
 
-    Raises:
-        UserError: recomputing in a backbone that is not a vision transformer.
-    """
+
+def _check_possible(config: Config, model: LiftModel, world: World) -> None:
+    """What only the model and the processes tell, asked before a run folder is made or an old one replaced."""
+    if config.run.recompute != "none" and not isinstance(model.vit, VisionTransformer):
+        raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
+    if config.training.batch_size % world.size:
+        raise UserError(f"batch_size: {config.training.batch_size} cannot be shared by {world.size} processes")
+    if config.training.epochs and not model.trained():
+        raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to grade it as it is")
+
+
+def prepare_backbone(config: Config, images: int, model: LiftModel, world: World, ui: Ui) -> None:
+    """Set what backward recomputes, and compile the backbone where the config asks for it or the run is long enough."""
     if isinstance(model.vit, VisionTransformer):
         model.vit.recompute = config.run.recompute
-    elif config.run.recompute != "none":
-        raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
     batch = config.training.batch_size // world.size
     steps = config.training.epochs * -(-images // config.training.batch_size)
     device = next(model.parameters()).device
@@ -274,8 +286,6 @@ def training_views(config: Config, image_size: int) -> TrainViews:
 
 def training_loader(config: Config, data: DataSet, model: LiftModel, world: World, on_bad: BadImages | None) -> Loader:
     """The batches that a config trains on, on the model's device and in its compute dtype."""
-    if config.training.batch_size % world.size:
-        raise UserError(f"batch_size: {config.training.batch_size} cannot be shared by {world.size} processes")
     return build_loader(
         data.train,
         training_views(config, model.preprocessing.image_size),
@@ -366,7 +376,7 @@ def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
 
 
 def _describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
-    size = tuner_size(model.vit, model.tuner_parameters)
+    size = tuner_size(model.towers, model.tuner_parameters)
     head = sum(parameter.numel() for parameter in model.head_parameters.values())
     return {
         "name": config.model.model,

@@ -45,6 +45,7 @@ USES: dict[str, tuple[Callable[[Config], bool], str]] = {
         "how minimalist crops grow (augmentation minimalist)",
     ),
     "rank": (_tuners(*RANKED), f"the bottleneck of the tuners {', '.join(sorted(RANKED))}"),
+    "lora_rank": (_tuners("lora", "lora_mlp"), "LoRA's own bottleneck (tuner lora or lora_mlp)"),
     "layers": (
         lambda config: bool(set(config.model.tuner) - {"none", "vpt_shallow"}),
         "which blocks get a tuner, and there is none that has a choice",

@@ -61,6 +61,7 @@ def test_layers_keep_their_kind(layers: Any) -> None:
         ({"min_scale": 0.0}, "share"),
         ({"tuner": 3}, "tuner"),
         ({"classifier": "zero_shot"}, "does not train"),
+        ({"classifier": "text", "tuner": "none"}, "nothing that trains"),
         ({"loss": "CE", "tau": 2.0}, "loss CE has none"),
         ({"group_boundaries": (100, 20)}, "do not fall"),
         ({"checkpoint_steps": 0}, "checkpoint_steps"),

@@ -19,6 +19,7 @@ from fastlift.uses import NOT_IN_TOWER, PROMPTS, RANKED, USES
 CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "schedule": ("linear", {}, {"augmentation": "minimalist"}),
     "rank": (8, {"tuner": ("bias", "ssf_ln")}, {"tuner": ("bias", "lora")}),
+    "lora_rank": (2, {"tuner": "adapter"}, {"tuner": ("adapter", "lora")}),
     "layers": (2, {"tuner": "none"}, {"tuner": "layernorm"}),
     "prompt_length": (3, {}, {"tuner": "vpt_deep"}),
     "mask_ratio": (0.1, {"tuner": "full"}, {"tuner": "mask"}),

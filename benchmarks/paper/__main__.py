@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,23 @@ from fastlift.reporting.console import Terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure the named tables, print them, and keep them under ``--folder`` as JSON and Markdown, figures as SVG too."""
+    """Measure the named tables, print them, and keep them under ``--folder`` as JSON and Markdown, figures as SVG too.
+
+    Returns:
+        0 done, 2 wrong use.
+    """
     options = _parse(arguments)
+    try:
+        _measure(options)
+    except UserError as error:
+        print(f"benchmarks.paper: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> None:
     common, ui = _settings(options), Terminal()
-    sweeps = {name: table(name) for name in (NAMES if options.tables == ["all"] else options.tables)}
+    sweeps = {name: table(name) for name in (NAMES if "all" in options.tables else options.tables)}
     cells = {name: list(found.cells) for name, found in sweeps.items()}
     if "table13" in cells:
         cells["table13"] += _descriptor_cells(options.descriptors)
@@ -36,7 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
             if None not in rows:
                 waiting.remove(name)
                 _show(name, sweeps[name], options, [row for row in rows if row is not None], int(common.get("seed", 0)))
-    return 0
 
 
 def _show(name: str, found: Table, options: argparse.Namespace, rows: list[sweep.Measured], seed: int) -> None:

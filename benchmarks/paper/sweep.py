@@ -61,15 +61,16 @@ def with_a_meaning(cells: Sequence[Cell], dataset: str, common: dict[str, Any], 
         UserError: there is none, or a setting changes nothing in any of them.
     """
     configs: dict[Cell, Config] = {}
-    refused = UserError("no cells")
+    refused: dict[Cell, UserError] = {}
     for cell in cells:
         try:
             configs[cell] = cell_config(cell, dataset, common)
         except UserError as error:
-            refused = error
-            ui.say(f"{cell.title} is left out: {error}")
+            refused[cell] = error
     if not configs:
-        raise refused
+        raise next(iter(refused.values()), UserError("no cells"))
+    for cell, error in refused.items():
+        ui.say(f"{cell.title} is left out: {error}")
     for name in common:
         reasons = [_idle(config, name) for config in configs.values()]
         if reasons[0] is not None and None not in reasons:

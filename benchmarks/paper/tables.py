@@ -16,7 +16,7 @@ FIVE = {"tte": "fivecrop"}
 PAPER_LIFT = {
     "imagenet_lt": 78.3,
     "places_lt": 52.2,
-    "inat2018": 80.4,
+    "inaturalist2018": 80.4,
     "cifar100_ir100": 81.7,
     "cifar100_ir50": 83.1,
     "cifar100_ir10": 84.9,

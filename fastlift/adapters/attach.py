@@ -32,7 +32,6 @@ TUNERS: dict[str, tuple[type[AdaptFormer] | type[Adapter], str]] = {
     "adaptformer": (AdaptFormer, "adaptformer_list"),
     "adapter": (Adapter, "adapter_list"),
 }
-MAX_RANK = 512
 _RECORD = "_fastlift_adapters"
 
 
@@ -75,7 +74,7 @@ def add_adapters(
             ViTModel, ViTForImageClassification, SiglipVisionModel, Dinov2Model and their kin). Of a CLIP only the
             vision tower gets adapters. Wrap it (DDP, compile) afterwards.
         tuner: ``adaptformer`` (beside the MLP, LIFT's default) or ``adapter`` (after it).
-        rank: bottleneck width r, 1 to 512.
+        rank: bottleneck width r; beyond 512 the op is plain PyTorch.
         layers: blocks that get an adapter: all (None), the last k (an integer), or a list of indices.
         seed: of W_down's random start.
         impl: implementation of the op: None (by device and dtype), ``"reference"`` (plain PyTorch), ``"native"``, ``"triton"``.
@@ -88,8 +87,8 @@ def add_adapters(
             a rank or layers out of range.
     """
     module, prefix = TUNERS[one_of("tuner", tuner, TUNERS)]
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
-        raise UserError(f"rank: expected an integer from 1 to {MAX_RANK}, got {rank!r}")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise UserError(f"rank: expected an integer of 1 or more, got {rank!r}")
     if _holder(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
         raise UserError("this model has adapters already; fastlift.remove_adapters(model) takes them out")
     tower = find_tower(model)

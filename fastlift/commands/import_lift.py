@@ -25,7 +25,7 @@ class ImportLift:
 
     What the checkpoint tells is read from it: the tuner, its sizes and its blocks, the linear classifier, the text side.
     Name what it cannot tell: the data set, the backbone and its weights, another classifier than the cosine one, the
-    seed and share of a mask. Tensors that do not fit are named, and nothing is written.
+    seed and share of LIFT's masks, where a context's class name stands (--coop-position). Tensors that do not fit are named, and nothing is written.
     """
 
     checkpoint: tyro.conf.Positional[Path]

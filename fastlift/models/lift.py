@@ -18,6 +18,7 @@ from fastlift.models.resnet import ResNet
 from fastlift.models.text import Progress, text_features
 from fastlift.models.text_head import CoopInit, TextSide, build_text_head, check_text_tuners
 from fastlift.models.text_tower import CoopPosition
+from fastlift.models.tuners.mask import Scatter
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
 
@@ -68,6 +69,12 @@ class LiftModel(nn.Module):
     def head_parameters(self) -> dict[str, nn.Parameter]:
         return self.classifier.trained_parameters()
 
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The image tower, and the text tower where class features are made in every step."""
+        text = getattr(self.classifier, "text", None)
+        return (self.vit, text) if isinstance(text, nn.Module) else (self.vit,)
+
     def trained(self) -> dict[str, nn.Parameter]:
         """Everything that trains: ``tuner.NAME`` and ``head.NAME``."""
         tuner = {f"tuner.{name}": parameter for name, parameter in self.tuner_parameters.items()}
@@ -80,10 +87,26 @@ class LiftModel(nn.Module):
             UserError: tensors that are missing, too many or of another shape; the message names the first ten.
         """
         mine = self.trained()
-        backbones.check_fit(state, {name: p.data for name, p in mine.items()}, f"{source} does not fit this model")
+        masks = {f"{name}.index": mask for name, mask in self._masks().items() if f"{name}.index" in state}
+        wanted = {name: p.data for name, p in mine.items()} | {name: mask.index for name, mask in masks.items()}
+        backbones.check_fit(state, wanted, f"{source} does not fit this model")
         with torch.no_grad():
             for name, parameter in mine.items():
                 parameter.copy_(state[name])
+        for name, mask in masks.items():
+            mask.give(state[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """What ``load_trained`` takes: everything that trains, and masks that a checkpoint gave."""
+        return {**self.trained(), **self.given_masks()}
+
+    def given_masks(self) -> dict[str, Tensor]:
+        """``NAME.index`` -> which entries the parameter NAME stands for, where a checkpoint gave them (LIFT+'s masks)."""
+        return {f"{name}.index": mask.index for name, mask in self._masks().items() if mask.is_given}
+
+    def _masks(self) -> dict[str, Scatter]:
+        masks = {id(module.values): module for module in self.modules() if isinstance(module, Scatter)}
+        return {name: masks[id(parameter)] for name, parameter in self.trained().items() if id(parameter) in masks}
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Compute in ``dtype``: frozen weights are held in it, what trains stays in fp32."""
@@ -107,6 +130,7 @@ def create_model(
     pretrained: str | Path | None = None,
     tuner: str | Sequence[str] = "adaptformer",
     rank: int | None = None,
+    lora_rank: int | None = None,
     layers: int | Sequence[int] | None = None,
     classifier: HeadName = "cosine",
     scale: float = 25.0,
@@ -139,6 +163,7 @@ def create_model(
             ``ssf_attn``, ``ssf_mlp``, ``ssf_ln``, ``bias``, ``layernorm``, ``mask``, ``full``, ``none``, or several;
             for CLIP ResNets ``full``, ``bias``, ``batchnorm``, ``ssf``, ``none``.
         rank: bottleneck width; None: 2 ** max(0, floor(log2(C / (2 L)))) for L blocks.
+        lora_rank: that of LoRA, beside others of another width; None: ``rank``, else by ``sizes``.
         layers: blocks with a tuner: None (all), the last k, or a list of indices.
         classifier: ``cosine``, ``linear``, ``l2``, ``layernorm``; ``text`` is CLIP's own head with class features from
             the text tower in every step; ``zero_shot`` is the same with nothing that trains.
@@ -188,6 +213,7 @@ def create_model(
         backbone.vit,
         classes=len(names),
         rank=rank,
+        lora_rank=lora_rank,
         layers=layers,
         prompt_length=prompt_length,
         mask_ratio=mask_ratio,

@@ -79,7 +79,10 @@ def _descriptors(names: list[str], prompt: str) -> list[list[str]]:
     missing = [name for name in names if not table.get(name)]
     if missing:
         raise UserError(f"{path}: no descriptors for {len(missing)} classes (first: {', '.join(missing[:10])})")
-    sentences = ([table[name]] if isinstance(table[name], str) else table[name] for name in names)
+    sentences = [[table[name]] if isinstance(table[name], str) else table[name] for name in names]
+    for name, texts in zip(names, sentences, strict=True):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{path}: expected a sentence or a list of sentences for {name!r}, got {texts!r}")
     return [[text.replace("_", " ") for text in texts] for texts in sentences]
 
 

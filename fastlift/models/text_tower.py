@@ -89,7 +89,7 @@ class TextTransformer(Tower):
         context: which of their words are replaced by learned ones, or None.
 
     Raises:
-        UserError: the tower is not causal, or is another library's.
+        UserError: the tower is not causal, or is another library's; prompts without room for the learned words.
     """
 
     def __init__(self, tower: TextTower, prompts: list[str], context: Context | None = None) -> None:
@@ -112,6 +112,7 @@ class TextTransformer(Tower):
         self.context: nn.Parameter | None = None
         self.requires_grad_(False)
         if context is not None:
+            _check_room(prompts, tokens, ends)
             self.register_buffer("places", _places(ends, context))  # [C, M]
 
     words: Tensor
@@ -126,8 +127,15 @@ class TextTransformer(Tower):
         return self.context
 
     def start_context_from_words(self) -> nn.Parameter:
-        """A context that starts at the words that it replaces."""
-        self.context = nn.Parameter(self.words[self.index[0, self.places[0]]].clone())
+        """A context that starts at the words that it replaces.
+
+        Raises:
+            UserError: they are not the same words in every prompt.
+        """
+        chosen = self.index.gather(1, self.places)  # [C, M]
+        if not torch.equal(chosen, chosen[:1].expand_as(chosen)):
+            raise UserError("coop_init prompt: words of the prompt run into the class names; set a space beside {}")
+        self.context = nn.Parameter(self.words[chosen[0]].clone())
         return self.context
 
     def prompt_site(self) -> PromptSite:
@@ -156,6 +164,16 @@ class TextTransformer(Tower):
 
 def _recomputed(encode: Any) -> Any:
     return lambda rows: checkpoint(encode, rows, use_reentrant=False, preserve_rng_state=False)
+
+
+def _check_room(prompts: list[str], tokens: Tensor, ends: Tensor) -> None:
+    """Tokenizers cut what is too long, and what is left has no place for a context."""
+    full = (ends == tokens.shape[1] - 1).nonzero()[:, 0].tolist()
+    if full:
+        raise UserError(
+            f"{len(full)} prompts fill all {tokens.shape[1]} tokens of the text tower (first: {prompts[full[0]]!r}): "
+            "use a smaller coop_length or shorter class names"
+        )
 
 
 def _places(ends: Tensor, context: Context) -> Tensor:

@@ -106,6 +106,21 @@ def test_the_set_is_found_checked_and_packed_with_its_ranks(small_set: Path, tmp
         assert coarse.train.fingerprint != data.train.fingerprint
 
 
+def test_an_imported_classifier_has_its_rows_in_the_order_of_the_categories(
+    small_set: Path, tiny_clip: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Both authors' programs number the species by the order of their names: crocata, oenanthe, merula."""
+    rows = torch.eye(3, 48)
+    flags = ["--data-root", str(small_set), "--model", str(tiny_clip[0]), "--pretrained", str(tiny_clip[1])]
+    flags += ["--device", "cpu", "--executor", "torchvision", "--json"]
+    for taxon, expected in (("species", [1, 2, 0]), ("genus", [0, 1])):  # ranks above are sorted by name here too
+        torch.save({"tuner": {}, "head": {"weight": rows[: len(expected)]}}, tmp_path / "checkpoint.pth.tar")
+        output = ["--output", str(tmp_path / taxon), "--taxon", taxon]
+        command = ["import-lift", str(tmp_path / "checkpoint.pth.tar"), "--dataset", "inaturalist2018"]
+        assert cli.main([*command, *flags, *output]) == 0
+        assert torch.equal(fastlift.load_run(tmp_path / taxon).classifier.weight, rows[expected])
+
+
 def test_sets_without_ranks_say_so(pictures: Any) -> None:
     pictures.fill()
     with pytest.raises(UserError, match=r"taxon family: list does not tell it .*categories\.json"):
@@ -143,7 +158,7 @@ def test_a_run_on_species_is_graded_at_higher_ranks(
     assert tallied[0] != tallied[1]
     coarse = fastlift.train(config.override(taxon="genus"), output=tmp_path / "genera")
     assert coarse.model.class_names == ("Oenanthe", "Turdus")
-    with pytest.raises(UserError, match="taxon family"):
+    with pytest.raises(UserError, match="taxon family: this run learned each genus"):
         grade_run(tmp_path / "genera", settings={"taxon": "family"})
 
 

@@ -213,7 +213,7 @@ BAD = [
     (bad(t=[1.0]), TypeError, r"t: expected a tensor"),
     (bad(ln2_bias=None), ValueError, r"ln2_weight, ln2_bias: expected both or neither"),
     (bad(ln_weight=torch.randn(32)), ValueError, r"ln_weight: expected shape \[64\], got \[32\]"),
-    (bad(down_weight=torch.randn(513, 64)), ValueError, r"down_weight: expected a rank .* 512, got 513"),
+    (bad(down_weight=torch.randn(0, 64)), ValueError, r"down_weight: expected a rank .* 1 or more, got 0"),
     (bad(down_weight=torch.randn(4, 32)), ValueError, r"down_weight: expected shape \[4, 64\]"),
     (bad(up_weight=torch.randn(4, 64)), ValueError, r"up_weight: expected shape \[64, 4\], got \[4, 64\]"),
     (bad(up_bias=torch.randn(64, dtype=torch.float16)), TypeError, r"up_bias: expected float32"),
@@ -228,6 +228,16 @@ BAD = [
     (bad(impl="cuda"), ValueError, r"impl: expected None"),
     (bad(impl="triton"), RuntimeError, r'impl="triton" is not available'),
 ]
+
+
+def test_ranks_beyond_the_kernels_run_as_plain_pytorch() -> None:
+    wide = bad(down_weight=torch.randn(513, 64) / 8, down_bias=torch.randn(513), up_weight=torch.randn(64, 513) / 8)
+    for ours, plain in zip(
+        fastlift_kernels.adapter(**wide), fastlift_kernels.adapter(**wide, impl="reference"), strict=True
+    ):
+        assert torch.equal(ours, plain)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="up to 512, got 513"):
+        fastlift_kernels.adapter(**wide, impl="native")
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD)

@@ -69,6 +69,10 @@ def test_descriptors(tmp_path: Path) -> None:
     assert prompts_for(["green leaf", "cat"], f"descriptor:{file}") == [["a leaf", "it is green"], ["a cat"]]
     with pytest.raises(UserError, match=r"1 classes \(first: dog\)"):
         prompts_for(["cat", "dog"], f"descriptor:{file}")
+    for wrong in (3, ["a cat", 3], {"a": "b"}):
+        file.write_text(json.dumps({"cat": wrong}))
+        with pytest.raises(UserError, match="a list of sentences for 'cat'"):
+            prompts_for(["cat"], f"descriptor:{file}")
 
 
 @pytest.mark.parametrize("prompt", ["no braces", "descriptor", "descriptor:", "descriptor:nowhere.json"])

@@ -179,6 +179,16 @@ def test_the_mask_is_drawn_as_the_authors_draw_it(tiny_clip: Files, layers: int 
                 assert torch.equal(getattr(module, part), expected)
 
 
+def test_a_mask_that_chooses_nothing_of_a_bias_gives_it_no_gradient(tiny_clip: Files) -> None:
+    model = build(tiny_clip, "mask", mask_ratio=0.002, mask_seed=1)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    chosen = {name: len(values) for name, values in model.tuner_parameters.items()}
+    assert 0 in chosen.values()
+    assert all((values.grad is None) == (not len(values)) for values in model.tuner_parameters.values())
+    with pytest.raises(fastlift.UserError, match="is not one of them"):
+        build(tiny_clip, "mask", mask_ratio=1e-9)
+
+
 @pytest.mark.parametrize(
     ("classes", "depth", "lora", "prompts", "share"),
     [
@@ -220,6 +230,8 @@ def test_lift_plus_counts_the_blocks_that_learn(tiny_clip: Files) -> None:
 
 def test_the_number_of_tuned_parameters_is_counted(tiny_clip: Files) -> None:
     model = build(tiny_clip, "lora", rank=2)
-    size = tuners.tuner_size(model.vit, model.tuner_parameters)
+    size = tuners.tuner_size([model.vit], model.tuner_parameters)
     assert size.parameters == 3 * 2 * (48 * 2 + 2 * 48)
     assert size.share == pytest.approx(size.parameters / sum(p.numel() for p in model.vit.parameters()))
+    both = build(tiny_clip, "full", classifier="text", text_tuner="full")
+    assert 0.5 < tuners.tuner_size(both.towers, both.tuner_parameters).share < 1.0

@@ -89,6 +89,44 @@ METHODS = {
 }
 
 
+def second_version(name: str) -> str:
+    """A name of LIFT+'s first version in its second, where attention and MLP are modules of a block."""
+    parts = name.split(".")
+    if "lora" in parts or "adapter" in parts:
+        parts.insert(3, "attn" if "lora" in parts else "mlp")
+    elif "ssf" in parts or "aft" in parts:
+        module, _, side = parts[4].partition("_")
+        parts[3:5] = [module, parts[3], f"{side}_proj"]
+    elif parts[-1].startswith(("attn_", "mlp_")):
+        module, side, kind = parts[-1].split("_")
+        parts[-1] = f"{module}_{side}_proj_{kind}"
+    return ".".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("image_encoder.blocks.1.lora.q.down", "image_encoder.blocks.1.attn.lora.q.down"),
+        ("image_encoder.blocks.0.adapter.norm.bias", "image_encoder.blocks.0.mlp.adapter.norm.bias"),
+        ("text_encoder.blocks.0.ssf.attn_in.scale", "text_encoder.blocks.0.attn.ssf.in_proj.scale"),
+        ("image_encoder.blocks.2.mlp_out_bias", "image_encoder.blocks.2.mlp_out_proj_bias"),
+        ("image_encoder.blocks.2.norm1_bias", "image_encoder.blocks.2.norm1_bias"),
+        ("image_encoder.blocks.2.adaptformer.scale", "image_encoder.blocks.2.adaptformer.scale"),
+    ],
+)
+def test_names_of_the_second_version(first: str, second: str) -> None:
+    assert second_version(first) == second
+
+
+@pytest.mark.parametrize("method", ["adaptformer", "adapter", "lora", "prompt", "ssf", "bitfit", "fft"])
+def test_both_versions_of_lift_plus_are_read(method: str) -> None:
+    first = lift_plus(method)
+    renamed = {second_version(name) if ".blocks." in name else name: tensor for name, tensor in first.items()}
+    read, expected = (compat.as_lift_state({"tuner": state}) for state in (renamed, first))
+    assert {part: set(tensors) for part, tensors in read.items()} == {p: set(t) for p, t in expected.items()}
+    assert all(torch.equal(read["tuner"][name], tensor) for name, tensor in expected["tuner"].items())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_lift_plus_names(tiny_clip: Files, method: str) -> None:
     """Every tensor finds its place: each value stands in the model, under the part that its name tells."""
@@ -158,26 +196,46 @@ def test_lift_names_imagenet_21k_vits_as_timm_does(tmp_path: Path, tuner: str) -
         torch.testing.assert_close(model.features(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_lift_plus_masks(tiny_clip: Files) -> None:
-    """LIFT+ draws a weight's mask and a bias's one after the other, and stores them; another draw is refused."""
-    model = build(tiny_clip, tuner="mask", mask_ratio=0.1, mask_seed=4, sizes="lift_plus", init="random")
-    generator = torch.Generator().manual_seed(4)
+def masks_of_lift_plus(ratio: float, seeded: str) -> dict[str, Tensor]:
+    """What LIFT+ stores of arbitrary fine-tuning: its generator begins anew with each block, later with each tensor."""
     given = {"classifier.weight": torch.randn(CLASSES, D)}
     for i in range(3):
+        generator = torch.Generator().manual_seed(0)
         for part, outputs in PARTS.items():
             for kind, shape in (("weight", (outputs, 192 if part == "mlp_out" else D)), ("bias", (outputs,))):
+                if seeded == "tensor":
+                    generator.manual_seed(0)
                 n = torch.Size(shape).numel()
                 mask = torch.zeros(n, dtype=torch.bool)
-                mask[torch.randperm(n, generator=generator)[: int(n * 0.1)]] = True
+                mask[torch.randperm(n, generator=generator)[: int(n * ratio)]] = True
                 prefix = f"image_encoder.blocks.{i}.aft.{part}.masked_{kind}"
                 given[f"{prefix}.mask"] = mask.view(shape)
-                given[f"{prefix}.optimized_params"] = torch.randn(int(n * 0.1))
-    compat.load_lift_checkpoint(model, {"tuner": given})
-    values = model.tuner_parameters["masked_linear_list.2.mlp_in.optimized_bias"]
-    assert torch.equal(values, given["image_encoder.blocks.2.aft.mlp_in.masked_bias.optimized_params"])
-    other = build(tiny_clip, tuner="mask", mask_ratio=0.1, mask_seed=5, sizes="lift_plus", init="random")
-    with pytest.raises(fastlift.UserError, match="trained other weights"):
-        compat.load_lift_checkpoint(other, {"tuner": given})
+                given[f"{prefix}.optimized_params"] = torch.randn(int(n * ratio))
+    return given
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.037, 1.0])
+@pytest.mark.parametrize("seeded", ["block", "tensor"])
+def test_masks_of_lift_plus_are_taken_from_the_file(
+    tiny_clip: Files, tiny_data: Path, tmp_path: Path, seeded: str, ratio: float
+) -> None:
+    """Whatever drew them: the entries that they choose have the trained values, in a run folder too."""
+    given = masks_of_lift_plus(ratio, seeded)
+    torch.save({"tuner": given}, tmp_path / "checkpoint.pth.tar")
+    command = ["import-lift", str(tmp_path / "checkpoint.pth.tar")]
+    assert cli.main([*command, *import_flags(tiny_clip, tiny_data, tmp_path / "run"), "--json"]) == 0
+    model = fastlift.load_run(tmp_path / "run")
+    frozen = build(tiny_clip, tuner="none", init="random")
+    for i in range(3):
+        ours, theirs = (m.vit.block(i) for m in (model, frozen))  # type: ignore[union-attr]
+        for part, site in (("attn_in", "qkv"), ("mlp_out", "mlp_out")):
+            for kind in ("weight", "bias"):
+                prefix = f"image_encoder.blocks.{i}.aft.{part}.masked_{kind}"
+                expected = getattr(getattr(theirs, site), kind).detach().clone()
+                expected[given[f"{prefix}.mask"]] = given[f"{prefix}.optimized_params"]
+                assert torch.equal(getattr(getattr(ours, site), kind), expected)
+    with pytest.raises(fastlift.UserError, match="no place for them"):
+        compat.lift_state(model)
 
 
 @pytest.mark.parametrize(
@@ -189,13 +247,20 @@ def test_lift_plus_masks(tiny_clip: Files) -> None:
         (("ssf_ln", "layernorm"), {}),
         ("full", {"layers": (2,)}),
         ("bias", {}),
+        ("bias", {"layers": (0, 2)}),
+        ("layernorm", {"layers": (1,)}),
+        (("vpt_shallow", "layernorm"), {}),
+        (("vpt_shallow", "adaptformer"), {"rank": 2, "layers": (1, 2)}),
+        (("lora", "adaptformer"), {"rank": 2, "lora_rank": 3}),
+        (("mask", "ssf_ln"), {"mask_ratio": 0.001, "layers": (1,)}),
     ],
 )
 @pytest.mark.parametrize("classifier", ["cosine", "linear"])
 def test_settings_are_read_from_lift_files(tiny_clip: Files, tuner: Any, settings: Any, classifier: Any) -> None:
     model = build(tiny_clip, tuner=tuner, classifier=classifier, init="random", **settings)
     found = compat.settings_of(compat.lift_state(model))
-    again = build(tiny_clip, init="random", seed=3, **found)
+    untold = {"mask_ratio": settings["mask_ratio"]} if "mask_ratio" in settings else {}
+    again = build(tiny_clip, init="random", seed=3, **found, **untold)
     compat.load_lift_checkpoint(again, compat.lift_state(model))
     images = torch.randn(2, 3, 32, 32)
     if classifier == "linear":
@@ -266,6 +331,42 @@ def test_a_run_folder_of_a_checkpoint(
     assert cli.main(["predict", str(tmp_path / "run"), str(tiny_data / "test" / "class0" / "0.jpg")]) == 0
     assert cli.main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "report.html")]) == 0
     assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_lift_plus_trains_the_biases_of_some_blocks(tiny_clip: Files) -> None:
+    given = {name: tensor for name, tensor in lift_plus("bitfit").items() if "blocks.1." not in name}
+    settings = compat.settings_of(compat.as_lift_state({"tuner": given}))
+    assert settings["layers"] == (0, 2)
+    model = build(tiny_clip, **settings)
+    compat.load_lift_checkpoint(model, {"tuner": given})
+    assert torch.equal(model.vit.block(2).out.bias, given["image_encoder.blocks.2.attn_out_bias"])  # type: ignore[union-attr]
+
+
+def test_tuners_in_different_blocks_are_refused(tiny_clip: Files) -> None:
+    state = lift_plus("adaptformer") | {n: t for n, t in lift_plus("lora").items() if "blocks.2." in n}
+    with pytest.raises(fastlift.UserError, match=r"lora_list in \[2\]"):
+        compat.settings_of(compat.as_lift_state({"tuner": state}))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"tuner": {}, "head": {}}, "holds no tensor"),
+        ({"tuner": None, "head": None}, "holds no tensor"),
+        ({"tuner": {"a": 3}, "head": {}}, "tuner.a is no tensor"),
+        ({"tuner": {1: torch.ones(1)}}, "tuner.1 is no tensor"),
+        ({"tuner": torch.ones(2), "head": {}}, "'tuner' is no dictionary"),
+        ({"tuner": {}, "head": {"weight": torch.full((2, 2), torch.nan)}}, "not finite"),
+        ({"epoch": 3}, "expected the keys"),
+        (
+            {"tuner": {"image_encoder.blocks.0.aft.mlp_in.masked_bias.optimized_params": torch.ones(1)}},
+            "masks are missing",
+        ),
+    ],
+)
+def test_files_of_something_else(state: Any, message: str) -> None:
+    with pytest.raises(fastlift.UserError, match=message):
+        compat.as_lift_state(state)
 
 
 def test_what_does_not_fit_is_named_and_nothing_is_written(

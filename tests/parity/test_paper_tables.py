@@ -179,8 +179,20 @@ def test_a_figure_is_drawn_and_a_plane_of_settings_is_a_grid(name: str, few: flo
     assert all(line in drawn for line in {cell.at[1] for cell in found.cells if cell.at})
 
 
-def test_settings_are_names_and_values() -> None:
-    with pytest.raises(fastlift.UserError, match="NAME=VALUE"):
-        command.main(["table5", "--set", "epochs"])
+def test_the_paper_s_accuracy_stands_beside_lift_on_its_data_sets() -> None:
+    lift = next(cell for cell in tables.table("table5").cells if cell.is_lift)
+    assert tables.PAPER_LIFT.keys() <= set(fastlift.data.catalogue.names()) | {f"cifar100_ir{r}" for r in (10, 50, 100)}
+    assert tables.paper_accuracy(lift, "inaturalist2018", tables.PAPER_MODEL) == 80.4
+    assert tables.paper_accuracy(lift, "inaturalist2018", "shapes-clip") is None
+
+
+def test_mistakes_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["table5", "--set", "epochs"], "NAME=VALUE"),
+        (["table5", "all", "--set", "foo=1"], "unknown setting"),
+        (["table5", "--dataset", "nowhere"], "nowhere"),
+    ):
+        assert command.main(arguments) == 2
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["table99"])

@@ -158,6 +158,10 @@ def test_folders_are_not_overwritten(settings: Config, tmp_path: Path) -> None:
         fastlift.train(quick, output=tmp_path / "run", resume=True)
     fastlift.train(quick.override(seed=1), output=tmp_path / "run", overwrite=True)
     assert config.load(tmp_path / "run" / "config.json").run.seed == 1
+    text = {"classifier": "text", "text_tuner": "coop"}
+    with pytest.raises(fastlift.UserError, match="fill all"):  # a refused run replaces nothing
+        fastlift.train(quick.override(**text, coop_length=99), output=tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run" / "results.json").is_file()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "precious.jpg").write_text("x")
     with pytest.raises(fastlift.UserError, match="not a run folder"):

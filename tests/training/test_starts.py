@@ -44,6 +44,7 @@ def test_shots_are_drawn_by_class_and_seed() -> None:
     drawn = {tuple(starts.choose_shots(labels, 1, seed=seed)) for seed in range(40)}
     assert len(drawn) == 4 * 3  # every pair of samples of the first two classes comes up
     assert np.array_equal(starts.choose_shots(labels, None, seed=0), np.arange(8))
+    assert len(starts.choose_shots(labels, 1, seed=-1)) == 3  # torch takes negative seeds too
 
 
 def test_class_means() -> None:

@@ -114,6 +114,7 @@ def resolve(
     *,
     classes: int,
     rank: int | None = None,
+    lora_rank: int | None = None,
     layers: int | Sequence[int] | None = None,
     prompt_length: int | None = None,
     mask_ratio: float | None = None,
@@ -126,7 +127,7 @@ def resolve(
     Raises:
         UserError: values out of range.
     """
-    for name, value in (("rank", rank), ("prompt_length", prompt_length)):
+    for name, value in (("rank", rank), ("lora_rank", lora_rank), ("prompt_length", prompt_length)):
         if value is not None and value < 1:
             raise UserError(f"{name}: expected 1 or more, got {value}")
     if mask_ratio is not None and not 0 < mask_ratio <= 1:
@@ -137,7 +138,7 @@ def resolve(
     count = vit.depth if sizes == "lift" else len(chosen)  # the papers' L: all blocks, or those that learn
     return TunerSettings(
         rank=rank or adaptive_rank(classes, count),
-        lora_rank=rank or adaptive_lora_rank(classes, count, sizes),
+        lora_rank=lora_rank or rank or adaptive_lora_rank(classes, count, sizes),
         layers=chosen,
         prompt_length=prompt_length or adaptive_prompt_length(classes, count, sizes),
         mask_ratio=mask_ratio or adaptive_mask_ratio(classes, count, vit.width, sizes),
@@ -173,16 +174,16 @@ def attach(vit: Tower | ResNet, names: Sequence[str], settings: TunerSettings) -
 
 @dataclass(frozen=True)
 class TunerSize:
-    """How much learns: parameters inside the ViT, and their share of all of its weights."""
+    """How much learns inside the towers, and its share of all of their weights."""
 
     parameters: int
     share: float
 
 
-def tuner_size(vit: nn.Module, trained: dict[str, nn.Parameter]) -> TunerSize:
-    """Count what trains inside the ViT."""
+def tuner_size(towers: Sequence[nn.Module], trained: dict[str, nn.Parameter]) -> TunerSize:
+    """Count what trains inside the towers: the image tower, and the text tower where it is part of the model."""
     tuned = sum(parameter.numel() for parameter in trained.values())
-    return TunerSize(tuned, tuned / sum(parameter.numel() for parameter in vit.parameters()))
+    return TunerSize(tuned, tuned / sum(parameter.numel() for tower in towers for parameter in tower.parameters()))
 
 
 __all__ = [
