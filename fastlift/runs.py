@@ -34,6 +34,7 @@ OPERATIONAL = {
     "expand",
     "group_boundaries",
     "data_root",
+    "bad_images",
 }
 
 

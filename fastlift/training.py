@@ -236,6 +236,11 @@ def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = No
     return create_model(arguments.pop("model"), class_names=class_names, **arguments)
 
 
+def _one_line(text: str) -> str:
+    """Tabs and line ends, which file names may hold, as their escapes."""
+    return text.translate({ord(c): repr(c)[1:-1] for c in "\t\n\r"})
+
+
 class BadImages:
     """Lists the pictures that were replaced in ``bad_images.txt``, each once, over resumed runs too.
 
@@ -257,7 +262,8 @@ class BadImages:
         """What to call, from any thread, with those of one split that break when they are decoded."""
 
         def note(bad: BadImage) -> None:
-            line = "\t".join((index.name, bad.path, bad.reason, index.file_name(bad.replacement)))
+            columns = (index.name, bad.path, bad.reason, index.file_name(bad.replacement))
+            line = "\t".join(_one_line(column) for column in columns)
             with self._lock:
                 if line not in self.lines():
                     with self._file.open("a", encoding="utf-8", errors="surrogateescape") as file:

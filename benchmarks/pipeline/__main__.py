@@ -24,7 +24,7 @@ import numpy as np
 from fastlift.data import bench
 from fastlift.data.folders import pictures_in
 from fastlift.data.index import ImageIndex
-from fastlift.data.loader import build_loader, dali_installed
+from fastlift.data.loader import build_loader, without_dali
 from fastlift.data.views import TrainViews
 
 INATURALIST_LINES = 437_513
@@ -84,7 +84,7 @@ def memory(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     give_back = ctypes.CDLL("libc.so.6").malloc_trim
     pictures = _index(folder, files)
     found: dict[str, Any] = {}
-    for executor in ["torchvision", *(["dali"] if dali_installed() else [])]:
+    for executor in ["torchvision", *([] if without_dali() else ["dali"])]:
         loader = build_loader(
             pictures, TrainViews(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), executor=executor, cache_bytes=0
         )
@@ -124,7 +124,7 @@ def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
             written = packing.run("list", Path(work) / name, short_side=short_side, data_root=folder, **options)
             indices[name] = load_data_set("list", data_root=Path(work) / name, cache_dir=work).train
             found[name] = {"bytes_of_files": written.bytes / written.source_bytes, "shrunk": written.shrunk // 2}
-        for executor in ["torchvision", *(["dali"] if dali_installed() else [])]:
+        for executor in ["torchvision", *([] if without_dali() else ["dali"])]:
             _alternate(indices, executor, rounds, found)
     return found
 

@@ -77,13 +77,11 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Check:
-    """Look for everything that is wrong with a data set. Exit code 1 where something is."""
+    """Look for everything that is wrong with a data set, at every file anew. Exit code 1 where something is."""
 
     source: Source = field(default_factory=Source)
     decode: bool = False
     """Decode every picture too, not only its header (slow)."""
-    rescan: bool = False
-    """Look at all files again instead of trusting the cached scan."""
     json: bool = False
     """Print as JSON, with all problems."""
 
@@ -155,7 +153,7 @@ def _check(arguments: list[str]) -> int:
     command = parse(Check, arguments, "data check", examples=EXAMPLES["check"])
     from fastlift.data.report import check
 
-    found = check(decode=command.decode, rescan=command.rescan, progress=progress_lines(), **_options(command.source))
+    found = check(decode=command.decode, progress=progress_lines(), **_options(command.source))
     _show(found, command.json)
     return 0 if found.ok else 1
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlift.data.decode import decode_with_torchvision
+from fastlift.data.decode import dali_agrees, decode_with_torchvision
 from fastlift.data.index import ImageIndex
 from fastlift.data.scan import Progress
 from fastlift.errors import UserError
@@ -109,6 +109,9 @@ def run(
     if unknown := sorted(set(ways) - set(WAYS)):
         raise UserError(f"unknown ways to measure: {', '.join(unknown)}; known: {', '.join(WAYS)}")
     workers = list(workers) or [os.cpu_count() or 1]
+    for what, number in (("images", images), ("rounds", rounds), ("workers", min(workers)), ("image size", image_size)):
+        if number < 1:
+            raise UserError(f"{what}: at least 1, got {number}")
     with tempfile.TemporaryDirectory(prefix="fastlift-bench-") as folder:
         files, source = _files(index, images, Path(folder), progress)
         whole = [files[i % len(files)] for i in range(-(-images // _BATCH) * _BATCH)]
@@ -150,18 +153,18 @@ def _processor() -> str:
 
 def _possible(ways: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     from fastlift.data.decode import fastest_decoder
-    from fastlift.data.loader import dali_installed
+    from fastlift.data.loader import without_dali
 
     skipped = {}
-    if not dali_installed():
-        skipped["fastlift-dali"] = "DALI is not installed"
+    if why := without_dali():
+        skipped["fastlift-dali"] = why
     if fastest_decoder() is not decode_with_torchvision:
         skipped["torchvision-io"] = "this torchvision has no JPEG decoder"
     return [way for way in ways if way not in skipped], {way: why for way, why in skipped.items() if way in ways}
 
 
 def _files(index: ImageIndex | None, count: int, folder: Path, progress: Progress | None) -> tuple[list[str], str]:
-    """The files to read: those of the index (shards are unpacked), or drawn ones."""
+    """The JPEG files to read: those of the index (shards are unpacked), or drawn ones."""
     if index is None:
         count = min(count, 200)
         for i in range(count):
@@ -171,12 +174,20 @@ def _files(index: ImageIndex | None, count: int, folder: Path, progress: Progres
         return [str(folder / f"{i}.jpg") for i in range(count)], f"{count} drawn JPEGs of ImageNet's sizes"
     from fastlift.data.decode import read_encoded
 
-    count = min(count, len(index))
-    if index.spans is None:
-        return [str(index.file(i)) for i in range(count)], f"the first {count} pictures of {index.name}"
-    for i in range(count):
-        (folder / str(i)).write_bytes(read_encoded(index, i))
-    return [str(folder / str(i)) for i in range(count)], f"the first {count} pictures of {index.name}, unpacked"
+    files = []
+    for i in range(len(index)):
+        encoded = read_encoded(index, i)
+        if not dali_agrees(np.frombuffer(encoded, dtype=np.uint8)) or encoded[:2] != b"\xff\xd8":
+            continue  # torchvision.io reads JPEG alone, and no way may stop the others
+        files.append(folder / str(i) if index.spans is not None else index.file(i))
+        if index.spans is not None:
+            files[-1].write_bytes(encoded)
+        if len(files) == count:
+            break
+    if not files:
+        raise UserError(f"{index.name} has no JPEG files: nothing to compare")
+    unpacked = "" if index.spans is None else ", unpacked"
+    return [str(file) for file in files], f"the first {len(files)} JPEGs of {index.name}{unpacked}"
 
 
 def _draw(file: Path, seed: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastlift.data import cifar, folders, inaturalist
 from fastlift.data.inaturalist import Rank
-from fastlift.data.index import ImageIndex, array_index
+from fastlift.data.index import ImageIndex, array_index, fingerprint
 from fastlift.data.lists import (
     Listing,
     class_folders,
@@ -145,11 +145,39 @@ def _load(request: _Request) -> DataSet:
     if request.data_root is not None and (request.data_root / PACK_MANIFEST).is_file():
         from fastlift.data.packed import load_pack
 
-        return load_pack(request.data_root, request.name)
+        data = load_pack(request.data_root, request.name)
+        _refuse_other_lists(request, data)
+        return data
     if match := _CIFAR_NAME.fullmatch(request.name):
         return _load_cifar(request, int(match[1]), int(match[2]))
     loaders = {DEFAULT: _load_shapes, "folder": _load_folder, "list": _load_list}
     return loaders.get(request.name, _load_published)(request)
+
+
+def _refuse_other_lists(request: _Request, data: DataSet) -> None:
+    """A pack brings its lists and names: those that are given beside it must be the same."""
+    count = len(data.class_names)
+    for flag, file, index in (
+        ("--train-list", request.train_list, data.train),
+        ("--test-list", request.test_list, data.test),
+    ):
+        if file is None:
+            continue
+        parse = inaturalist.parse_annotations if _is_json(file) else parse_list
+        listing = parse(read_text(file), file.name, count, Problems(str(file)))
+        sizes = (index.widths, index.heights) if len(listing.labels) == len(index) else (index.widths[:0],) * 2
+        if fingerprint(listing.paths, listing.labels, *sizes, index.class_names) != index.fingerprint:
+            raise UserError(
+                f"{flag} {file} is not the list that {request.data_root} was packed from: make another pack"
+            )
+    if request.class_names is not None and not _is_json(request.class_names):
+        lines = [line.strip() for line in lines_of(read_text(request.class_names).rstrip())]
+        known = {*lines, *(line.split(None, 1)[-1] for line in lines)}
+        if len(lines) != count or not known.issuperset(data.class_names):
+            raise UserError(
+                f"--class-names {request.class_names} has other names than {request.data_root} was packed with: make "
+                "another pack"
+            )
 
 
 def rank_at(data: DataSet, taxon: str) -> Rank:
@@ -332,6 +360,8 @@ def _class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
         found = [folder for folder in folders_of if folder is not None]
         if not found or len(found) < len(folders_of):
             problems.raise_if_any()
+            if empty := sorted(set(range(min(count, len(listing.labels) + 1))) - set(listing.labels.tolist())):
+                raise UserError(f"{train_list}: class {empty[0]} has no image; labels count from 0, without gaps")
             raise UserError(
                 f"{train_list} does not tell the names of the classes (no folder for each): give --class-names, "
                 "a file with lines of 'folder name' or 'name' in the order of the labels"

@@ -63,7 +63,7 @@ def build_pipeline(
     height and width, int32 [2], and the crops' x, y, int32 [2 V]; and flips, int32 [V].
 
     Outputs: views [B, 3, S, S] or [B, V, 3, S, S], or with ``pixels_only`` B pictures uint8 [h, w, 3]; and the shapes
-    (height, width, channels) that the files' headers tell, int64 [B, 3].
+    (height, width, channels) that the files' headers tell, int64 [B, 3]; and the encoded bytes, uint8 [n] each.
     """
     from nvidia.dali import Pipeline, fn, types
 
@@ -84,7 +84,7 @@ def build_pipeline(
         encoded = first if spec.from_bytes else fn.io.file.read(first)
         shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
         made = _decoded(spec, encoded, columns) if spec.pixels_only else _views(spec, encoded, columns)
-        pipeline.set_outputs(made, shapes)
+        pipeline.set_outputs(made, shapes, encoded)
     return pipeline
 
 

@@ -1,8 +1,9 @@
 """The DALI executor: native reading and region-of-interest decoding, and on GPUs the rest of the view as well.
 
 A pipeline is built once; each epoch feeds it the steps of the stream and takes the batches out in order. On CPUs it puts
-out decoded pixels, without a copy, and threads make the views of them as for the torchvision executor. Where a batch
-fails, its pictures are made one by one, which names the broken ones, and stand-ins take their place.
+out decoded pixels, without a copy, and threads make the views of them as for the torchvision executor. Pictures that DALI
+decodes unlike Pillow are decoded by Pillow. Where a batch fails, its pictures are made one by one, which names the broken
+ones, and stand-ins take their place.
 """
 
 import warnings
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
-from fastlift.data.decode import DecodeError, decode_with_pillow, load_picture, read_encoded
+from fastlift.data.decode import DecodeError, dali_agrees, decode_with_pillow, load_picture, read_encoded
 from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers, labelled
 from fastlift.data.loader import Batch
 from fastlift.data.render import MAX_RESIZED_PIXELS, render_views
@@ -163,9 +164,9 @@ class DaliLoader:
             while (made := self._next(epoch)) is not None:
                 begun.append(made)
                 if len(begun) == self._finishing:
-                    yield self._finished(begun.popleft())
+                    yield self._finished(begun.popleft(), epoch)
             while begun:
-                yield self._finished(begun.popleft())
+                yield self._finished(begun.popleft(), epoch)
         finally:
             for batch in begun:
                 if isinstance(batch, Pending):
@@ -192,7 +193,7 @@ class DaliLoader:
     def _next(self, epoch: int) -> Batch | Pending | None:
         """What the pipeline puts out next, repaired where it failed; None at the end."""
         try:
-            made, shapes = self._run(self._pipeline)
+            made, shapes, encoded = self._run(self._pipeline)
         except StopIteration:
             return None
         except RuntimeError:
@@ -201,31 +202,44 @@ class DaliLoader:
         if not self._sizes_agree(step.sources, shapes):
             return self._repaired(step, epoch)
         if self._finisher is not None:
-            return self._finisher.start(step, partial(self._draw, step, made))
+            return self._finisher.start(step, partial(self._draw, step, made, encoded))
         images = torch.from_dlpack(made.as_tensor())
         try:
-            for row in np.flatnonzero(_too_long(step.views)).tolist():
+            alike = np.array([dali_agrees(np.asarray(picture)) for picture in encoded])
+            for row in np.flatnonzero(_too_long(step.views) | ~alike).tolist():
                 images[row] = self._without_dali(step, row)
         except DecodeError:
             return self._repaired(step, epoch)
         return labelled(self._stream, step, images.to(self._dtype))
 
-    def _finished(self, made: Batch | Pending) -> Batch:
-        if isinstance(made, Pending):
-            assert self._finisher is not None
+    def _finished(self, made: Batch | Pending, epoch: int) -> Batch:
+        if isinstance(made, Batch):
+            return made
+        assert self._finisher is not None
+        try:
             return self._finisher.finish(made)
-        return made
+        except DecodeError:
+            return self._repaired(made.step, epoch)
 
-    def _run(self, pipeline: Any) -> tuple[Any, np.ndarray]:
-        """One batch: DALI's list of what it made, and the (height, width) that the files' headers tell, [B, 2]."""
+    def _run(self, pipeline: Any) -> tuple[Any, np.ndarray, Any]:
+        """One batch: DALI's list of what it made; the (height, width) that the files' headers tell, [B, 2]; and its list of
+        the encoded bytes."""
         if self._device.type == "cuda":
-            made, shapes = pipeline.run(torch.cuda.current_stream(self._device))
+            made, shapes, encoded = pipeline.run(torch.cuda.current_stream(self._device))
         else:
-            made, shapes = pipeline.run()
-        return made, np.asarray(shapes.as_tensor())[:, :2]
+            made, shapes, encoded = pipeline.run()
+        return made, np.asarray(shapes.as_tensor())[:, :2], encoded
 
-    def _draw(self, step: Step, decoded: Any, row: int, out: np.ndarray) -> None:
-        """The views of one picture from its decoded pixels: uint8 [V, 3, S, S]."""
+    def _draw(self, step: Step, decoded: Any, encoded: Any, row: int, out: np.ndarray) -> None:
+        """The views of one picture from its decoded pixels: uint8 [V, 3, S, S].
+
+        Raises:
+            DecodeError: it is broken, though DALI may not have noticed.
+        """
+        if not dali_agrees(np.asarray(encoded[row])):
+            picture = load_picture(self._stream.index, int(step.sources[row]), decode_with_pillow)
+            render_views(picture, step.views, row, out)
+            return
         pixels, views = np.asarray(decoded[row]), step.views
         if self._spec.decodes_windows and isinstance(views, Windows):  # the pixels are the window
             w, h, flip = (column[row : row + 1] for column in (views.w, views.h, views.flip))
@@ -264,15 +278,17 @@ class DaliLoader:
         feed.start(iter([step]))
         failure = "its size changed"
         try:
-            made, shapes = self._run(pipeline)
+            made, shapes, encoded = self._run(pipeline)
         except RuntimeError as error:
-            made, shapes, failure = None, np.zeros((1, 2)), _gist(str(error))
+            made, shapes, encoded, failure = None, np.zeros((1, 2)), None, _gist(str(error))
         finally:
             _drain(feed, pipeline)
         if not self._sizes_agree(step.sources, shapes):
             return self._without_dali(step, 0, warn_of=failure)
         if self._finisher is not None:
-            return self._finisher.finish(self._finisher.start(step, partial(self._draw, step, made))).images[0]
+            return self._finisher.finish(self._finisher.start(step, partial(self._draw, step, made, encoded))).images[0]
+        if not dali_agrees(np.asarray(encoded[0])):
+            return self._without_dali(step, 0)
         return torch.from_dlpack(made.as_tensor())[0].to(self._dtype)
 
     def _without_dali(self, step: Step, row: int, warn_of: str = "") -> torch.Tensor:

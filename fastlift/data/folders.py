@@ -12,7 +12,10 @@ from fastlift.data.problems import Problems
 from fastlift.errors import UserError
 
 # The last four cannot be used, but are listed, so that they are refused by name instead of vanishing.
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+_EXTENSIONS = tuple(
+    f".{ending}"
+    for ending in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic", "heif"]
+)
 
 
 def class_folder_names(split: Path) -> list[str]:
@@ -47,10 +50,21 @@ def list_split(root: Path, split: str, classes: Sequence[str], problems: Problem
 
 
 def pictures_in(folder: Path) -> list[str]:
-    """All pictures below a folder, by their endings; hidden files are passed over."""
-    return [
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
-    ]
+    """All pictures below a folder, by their endings; hidden files and folders are passed over.
+
+    Links to folders are followed, each folder once, and never to one that the link lies in.
+    """
+    found: list[str] = []
+    seen = {os.path.realpath(parent) for parent in (folder, *folder.resolve().parents)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        found += [os.path.join(parent, n) for n in names if n.lower().endswith(_EXTENSIONS) and not n.startswith(".")]
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _first_time(parent, name, seen)]
+    return found
+
+
+def _first_time(parent: str, name: str, seen: set[str]) -> bool:
+    place = os.path.realpath(os.path.join(parent, name))
+    if place in seen:
+        return False
+    seen.add(place)
+    return True

@@ -6,16 +6,17 @@ Reads a few KiB a file. What is accepted: JPEG, PNG, WebP, BMP, TIFF, whatever t
 
 import io
 import os
+import stat
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
+
+from fastlift.data.jpeg import SOF, STANDALONE
 
 # Pillow's own limit against decompression bombs; both executors keep to it.
 MAX_PIXELS = 178_956_970
 _HEAD_BYTES = 4096
 _Read = Callable[[int, int], bytes]  # (offset, count) -> bytes
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 
 
 class Header(NamedTuple):
@@ -33,7 +34,8 @@ def bad(reason: str) -> Header:
 def read_header(path: str) -> Header:
     """Look at one file; never raises for a bad one."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # Not blocking: to open a named pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return bad("missing")
     except OSError as error:
@@ -41,9 +43,12 @@ def read_header(path: str) -> Header:
     except ValueError:
         return bad("cannot be opened (a null character in its path)")
     try:
+        kind = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(kind):
+            return bad("is a folder" if stat.S_ISDIR(kind) else "is no regular file")
         return _inspect(descriptor)
     except OSError as error:
-        return bad("is a folder" if os.path.isdir(path) else f"cannot be read ({error.strerror})")
+        return bad(f"cannot be read ({error.strerror})")
     finally:
         os.close(descriptor)
 
@@ -111,9 +116,9 @@ def _jpeg(head: bytes, size: int, read: _Read) -> Header:
         marker = segment[1]
         if marker == 0xFF:  # fill byte
             position += 1
-        elif marker in _STANDALONE:
+        elif marker in STANDALONE:
             position += 2
-        elif marker in _SOF:
+        elif marker in SOF:
             if segment[4] != 8:
                 return bad(f"has {segment[4]} bits a channel, which decoders scale differently (convert it to 8)")
             height, width = struct.unpack(">HH", segment[5:9])

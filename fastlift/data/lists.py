@@ -85,6 +85,7 @@ def parse_list(text: str, source: str, num_classes: int | None, problems: Proble
     paths: list[str] = []
     labels: list[int] = []
     limit = _LARGEST_LABEL if num_classes is None else num_classes
+    before = problems.total
     for number, line in enumerate(lines_of(text), start=1):
         parts = line.rsplit(None, 1)
         if not parts:
@@ -102,7 +103,7 @@ def parse_list(text: str, source: str, num_classes: int | None, problems: Proble
         else:
             paths.append(path)
             labels.append(int(parts[1]))
-    if not paths and not problems.total:
+    if not paths and problems.total == before:
         problems.add(f"{source}: no lines")
     return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
 

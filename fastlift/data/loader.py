@@ -44,12 +44,18 @@ class Loader(Protocol):
         ...
 
 
-def dali_installed() -> bool:
-    """Whether DALI could be imported, without importing it."""
+def without_dali() -> str:
+    """Why DALI cannot be used; empty where it can. Imports it where it is installed."""
     try:
-        return importlib.util.find_spec("nvidia.dali") is not None
+        if importlib.util.find_spec("nvidia.dali") is None:
+            return "DALI is not installed"
     except (ImportError, ValueError):
-        return False
+        return "DALI is not installed"
+    try:
+        import nvidia.dali  # noqa: F401
+    except Exception as error:  # a library of it that does not load, a NumPy that it does not know
+        return f"DALI is installed but cannot be imported ({error})"
+    return ""
 
 
 def choose_executor(index: ImageIndex, executor: str = "auto", cache_bytes: int = MAX_CACHED_BYTES) -> tuple[str, str]:
@@ -65,15 +71,15 @@ def choose_executor(index: ImageIndex, executor: str = "auto", cache_bytes: int 
     if executor == "dali":
         if index.arrays is not None:
             raise UserError(f"{index.name} comes as arrays, which DALI has nothing to decode of: use torchvision")
-        if not dali_installed():
-            raise UserError("DALI is not installed (pip install 'fastlift[dali]', Linux only): use torchvision")
+        if why := without_dali():
+            raise UserError(f"{why} (pip install 'fastlift[dali]', Linux only): use torchvision")
         return "dali", "asked for"
     if index.arrays is not None:
         return "torchvision", "the set comes as arrays, nothing to decode"
     if index.decoded_bytes() <= cache_bytes:
         return "torchvision", f"decoded once and kept in memory ({index.decoded_bytes() / 2**20:.0f} MiB)"
-    if not dali_installed():
-        return "torchvision", "DALI is not installed"
+    if why := without_dali():
+        return "torchvision", why
     return "dali", "DALI is installed"
 
 

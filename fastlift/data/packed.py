@@ -20,6 +20,7 @@ from fastlift.errors import UserError
 from fastlift.files import write_atomically, write_json
 
 _FORMAT = 1
+_STATED = ("dataset", "class_names", "group_counts", "ranks", "shard_bytes")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def _manifest(root: Path) -> dict[str, Any]:
         raise UserError(f"{root / PACK_MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise UserError(f"{root / PACK_MANIFEST} is of another format than this version of fastlift reads ({_FORMAT})")
+    if missing := [name for name in _STATED if name not in manifest]:
+        raise UserError(f"{root / PACK_MANIFEST} does not state {', '.join(missing)}. Make the pack again.")
     return manifest
 
 
@@ -117,7 +120,7 @@ def _index(root: Path, name: str, split: str, class_names: tuple[str, ...]) -> I
             columns = {key: file[key] for key in file.files}
         originals = PathTable(columns.pop("data"), columns.pop("offsets"))
         packed = PackedSplit(originals, **columns)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except Exception as error:  # reading a damaged one raises nearly everything
         raise UserError(f"{root / f'{split}.npz'} cannot be read: {error}. Make the pack again.") from error
     paths = PathTable.from_strings(shard_name(split, int(shard)) for shard in packed.shards)
     # Hashed over the original paths: a pack of unchanged pictures can go on with a run on the files, and the reverse.

@@ -75,7 +75,7 @@ def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list
     """Titles, and functions that give the detail of a done step or raise UserError."""
 
     def index() -> str:
-        data = load_data_set(name, progress=progress, **options)
+        data = load_data_set(name, rescan=True, progress=progress, **options)
         known = ", counts as published" if name in PUBLISHED else ""
         train, test = f"{len(data.train):,} training", f"{len(data.test):,} test images"
         return f"{train} and {test} of {len(data.class_names):,} classes, all headers read{known}"

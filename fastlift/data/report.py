@@ -1,5 +1,6 @@
 """``fastlift data check`` and ``stats``: what is wrong with a data set, and what it looks like."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ class CheckResult:
     train_images: int  # 0 where the set could not be loaded
     test_images: int
     classes: int
-    decoded: bool  # whether every picture was decoded, beyond its header
+    looked_at: str  # "headers" of the files, "shards" of a pack, "arrays", or "pictures": every one decoded
     seconds: float
 
     @property
@@ -46,7 +47,12 @@ class CheckResult:
         from rich.text import Text
 
         if self.ok:
-            how = "every picture decoded" if self.decoded else "headers read"
+            how = {
+                "headers": "all headers read",
+                "shards": "shards whole, no picture read",
+                "arrays": "arrays read",
+                "pictures": "every picture decoded",
+            }[self.looked_at]
             return Text(
                 f"{self.dataset}: fine. {self.train_images:,} training and {self.test_images:,} test images, "
                 f"{self.classes:,} classes; {how} in {self.seconds:.1f} s",
@@ -58,7 +64,7 @@ class CheckResult:
 
 
 def check(name: str, *, decode: bool = False, progress: Progress | None = None, **options: Any) -> CheckResult:
-    """Look for everything that is wrong with a data set: lists, counts, missing and unreadable files.
+    """Look for everything that is wrong with a data set: lists, counts, missing and unreadable files, all looked at anew.
 
     Args:
         name: of the data set; ``options`` as for ``load_data_set``.
@@ -68,23 +74,28 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
         UserError: wrong use, or lists and folders that are not there at all.
     """
     start = time.perf_counter()
-    options = {**options, "bad_images": "stop"}
+    entries: list[str] = []
+    hint, data = "", None
     try:
-        data = load_data_set(name, progress=progress, **options)
+        data = load_data_set(name, rescan=True, progress=progress, **options)
     except UnusableData as error:
-        found = error.problems
-        return CheckResult(name, tuple(found.entries), found.hint, 0, 0, 0, False, time.perf_counter() - start)
-    problems = [p for index in (data.train, data.test) for p in _undecodable(index, progress)] if decode else []
-    return CheckResult(
-        name,
-        tuple(problems),
-        "",
-        len(data.train),
-        len(data.test),
-        len(data.class_names),
-        decode,
-        time.perf_counter() - start,
-    )
+        entries, hint = error.problems.entries, error.problems.hint
+        if decode:
+            with contextlib.suppress(UnusableData):  # the pictures that are left
+                data = load_data_set(name, bad_images="skip", **options)
+    if decode and data is not None:
+        entries += [entry for index in (data.train, data.test) for entry in _undecodable(index, progress)]
+    elif decode:
+        hint = f"No picture was decoded: that needs usable lists.\n{hint}".rstrip()
+    sizes = (0, 0, 0) if data is None else (len(data.train), len(data.test), len(data.class_names))
+    looked_at = "headers" if data is None else "pictures" if decode else _kind(data.train)
+    return CheckResult(name, tuple(dict.fromkeys(entries)), hint, *sizes, looked_at, time.perf_counter() - start)
+
+
+def _kind(index: ImageIndex) -> str:
+    if index.arrays is not None:
+        return "arrays"
+    return "headers" if index.spans is None else "shards"
 
 
 def _undecodable(index: ImageIndex, progress: Progress | None) -> Iterable[str]:

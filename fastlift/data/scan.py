@@ -109,9 +109,7 @@ def _load(path: Path) -> Scan | None:
         reasons = {int(i): reason for i, reason in json.loads(columns["reasons"].tobytes()).items()}
         paths = PathTable(columns["data"], columns["offsets"])
         return Scan(paths, columns["labels"], columns["widths"], columns["heights"], reasons)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError):  # a damaged cache is no cache
+    except Exception:  # a damaged cache is no cache, and reading one raises nearly everything
         return None
 
 

@@ -93,6 +93,11 @@ class StandIns:
         self._lock = threading.Lock()
         self._broken = np.zeros(len(index), dtype=bool)
         self._source: dict[int, int] = {}
+        # Rows that show one file, since the header scan put it in the place of others.
+        self._shown_by: dict[int, list[int]] = {}
+        for bad in index.bad:
+            self._shown_by.setdefault(bad.replacement, []).append(bad.index)
+        self._shows = {bad.index: bad.replacement for bad in index.bad}
 
     def sources(self, samples: np.ndarray) -> np.ndarray:
         """The index rows whose pictures are shown for ``samples``."""
@@ -110,8 +115,9 @@ class StandIns:
         if self._stop:
             raise UserError(f"{name} {reason}. Repair or remove it, or pass --bad-images skip", exit_code=1)
         with self._lock:
-            known = self._broken[source]
-            self._broken[source] = True
+            file = self._shows.get(source, source)
+            known = self._broken[file]
+            self._broken[[file, *self._shown_by.get(file, ())]] = True
             other = next_good(self._index.labels, self._broken, source)
             if other < 0:
                 raise UserError(f"{name} {reason}, and its class has no other good image", exit_code=1)

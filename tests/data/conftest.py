@@ -1,6 +1,7 @@
 """Small pictures on disk, and the ways to make bad ones."""
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,20 @@ def half_transparent(image: Image.Image) -> Image.Image:
     return with_alpha
 
 
+def without_segment(jpeg: bytes, marker: int) -> bytes:
+    """A JPEG without its first segment of a kind."""
+    start = jpeg.index(bytes((0xFF, marker)))
+    return jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
+
+
+def bmp_of_16_bits(width: int, height: int) -> bytes:
+    """Five bits of red, six of green, five of blue: a header and noise."""
+    pixels = np.random.default_rng(7).integers(0, 2**16, (height, width), dtype="<u2").tobytes()
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 3, len(pixels), 2835, 2835, 0, 0)
+    return struct.pack("<2sIHHI", b"BM", 66 + len(pixels), 0, 0, 66) + info + masks + pixels
+
+
 def bad_file(kind: str) -> bytes | None:
     """The content of a bad or odd file of a kind; None for a missing one."""
     image = picture(96, 72, seed=7)
@@ -119,6 +134,11 @@ def bad_file(kind: str) -> bytes | None:
         "bmp": lambda: encoded(image, "BMP"),
         "jpeg_stray_bytes": lambda: jpeg[:20] + b"\0\0\0" + jpeg[20:],
         "tiff": lambda: encoded(image, "TIFF"),
+        "tiff_flipped": lambda: encoded(image, "TIFF", tiffinfo={274: 3}),
+        "tiff_rotated": lambda: encoded(image, "TIFF", tiffinfo={274: 6}),
+        "tiff_grey_alpha": lambda: encoded(half_transparent(image).convert("LA"), "TIFF"),
+        "cmyk_without_adobe": lambda: without_segment(encoded(image.convert("CMYK")), 0xEE),
+        "bmp_16_bit": lambda: bmp_of_16_bits(96, 72),
         "exif_rotated": lambda: encoded(image, exif=exif),
         "progressive": lambda: encoded(image, progressive=True),
         "bytes_after_the_end": lambda: jpeg + b"\0" * 100,

@@ -2,13 +2,14 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from fastlift.data.bench import WAYS, run
+from fastlift.data.bench import WAYS, _files, run
 from fastlift.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
@@ -33,6 +34,21 @@ def test_it_measures_and_names_the_bottleneck(pictures: Any) -> None:
     assert "Bottleneck" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_only_jpegs_are_compared(pictures: Any, make_bad_file: Callable, tmp_path: Path) -> None:
+    """torchvision.io reads nothing else; a picture of another kind must not end the measuring."""
+    for k, kind in enumerate(("alpha", "grey", "cmyk", "progressive", "tiff")):
+        pictures.add(f"c0/{k}.x", 0, make_bad_file(kind))
+    files, source = _files(pictures.load(classes=1).train, 10, tmp_path, None)
+    assert [Path(file).name for file in files] == ["1.x", "3.x"]
+    assert source == "the first 2 JPEGs of list/train"
+
+
+def test_a_set_without_jpegs_is_refused(pictures: Any, make_bad_file: Callable) -> None:
+    pictures.add("c0/0.png", 0, make_bad_file("alpha"))
+    with pytest.raises(UserError, match="no JPEG files"):
+        run(pictures.load(classes=1).train)
+
+
 def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -48,6 +64,9 @@ def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
 
 def test_nonsense_is_refused(pictures: Any) -> None:
     index = pictures.fill(each=1).load().train
+    for numbers in ({"images": 0}, {"rounds": -1}, {"workers": [0]}, {"image_size": 0}):
+        with pytest.raises(UserError, match="at least 1"):
+            run(index, **numbers)
     with pytest.raises(UserError, match="unknown ways"):
         run(index, ways=["faster"])
     assert len(WAYS) == 4

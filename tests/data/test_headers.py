@@ -1,6 +1,7 @@
 """The header scan agrees with Pillow about sizes and about what can be used; the reasons are told."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def test_odd_but_usable_files_have_pillows_size(kind: str, make_bad_file: Callab
     assert header.reason == ""
     assert (header.width, header.height) == Image.open(io.BytesIO(data)).size  # as stored: EXIF does not rotate
     assert read_header_bytes(data) == header
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert read_header(str(tmp_path / "pipe.jpg")).reason == "is no regular file"
 
 
 def test_folders_and_unreadable_files_are_told(tmp_path: Path) -> None:

@@ -175,6 +175,62 @@ def test_class_folders(pictures: Any, tmp_path: Path, encode: Callable, make_pic
     assert "moving.gif: is a GIF" in str(caught.value)
 
 
+def test_folders_are_walked_once_and_hidden_ones_not_at_all(
+    pictures: Any, encode: Callable, make_picture: Callable, tmp_path: Path
+) -> None:
+    data = encode(make_picture(40, 30))
+    for path in ("train/cat/1.jpg", "train/cat/more/2.JPG", "train/dog/3.jfif", "test/cat/4.jpg", "test/dog/5.jpg"):
+        pictures.add(path, 0, data)
+    (pictures.root / "train" / "cat" / ".thumbnails").mkdir()
+    (pictures.root / "train" / "cat" / ".thumbnails" / "1.jpg").write_bytes(data)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "6.jpg").write_bytes(data)
+    (pictures.root / "train" / "cat" / "linked").symlink_to(elsewhere)
+    (pictures.root / "train" / "cat" / "linked_again").symlink_to(elsewhere)
+    (pictures.root / "train" / "cat" / "more" / "loop").symlink_to(pictures.root / "train")
+    found = load_data_set("folder", data_root=pictures.root, cache_dir=pictures.cache).train
+    assert list(found.paths) == [
+        "train/cat/1.jpg", "train/cat/linked/6.jpg", "train/cat/more/2.JPG", "train/dog/3.jfif",
+    ]  # fmt: skip
+
+
+def test_an_empty_list_is_told_beside_other_problems(pictures: Any) -> None:
+    pictures.fill().load()
+    lists = pictures.root.parent
+    (lists / "bad.txt").write_text("c0/0.jpg\n")
+    (lists / "empty.txt").write_text("")
+    with pytest.raises(UserError, match=r"(?s)no label.*empty\.txt: no lines"):
+        load_data_set(
+            "list",
+            data_root=pictures.root,
+            train_list=lists / "bad.txt",
+            test_list=lists / "empty.txt",
+            class_names=lists / "names.txt",
+            cache_dir=pictures.cache,
+        )
+
+
+def test_labels_with_gaps_are_told(pictures: Any) -> None:
+    lists = pictures.fill().root.parent
+    (lists / "one.txt").write_text("c0/0.jpg 1\nc1/0.jpg 2\n")
+    with pytest.raises(UserError, match="class 0 has no image; labels count from 0"):
+        load_data_set(
+            "list", data_root=pictures.root, train_list=lists / "one.txt", test_list=lists / "one.txt",
+            cache_dir=pictures.cache,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+def test_a_damaged_cache_is_no_cache(damage: str, pictures: Any) -> None:
+    expected = pictures.fill().load().train
+    for file in (pictures.cache / "index").iterdir():
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        file.write_bytes({"cut": data[:700], "flipped": data, "emptied": b""}[damage])
+    assert pictures.load().train.fingerprint == expected.fingerprint
+
+
 def test_folder_says_which_layout_it_wants(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"DATA_ROOT/train/CLASS/picture\.jpg"):
         load_data_set("folder", data_root=tmp_path)
@@ -376,7 +432,7 @@ def test_a_label_far_off_does_not_fill_the_memory(pictures: Any) -> None:
     pictures.fill().add("c2/0.jpg", 2**31 - 2, None)
     lists = pictures.root / "list.txt"
     lists.write_text("\n".join(pictures.lines))
-    with pytest.raises(UserError, match="give --class-names"):
+    with pytest.raises(UserError, match="class 3 has no image"):
         load_data_set("list", data_root=pictures.root, train_list=lists, test_list=lists, cache_dir=pictures.cache)
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from fastlift.data import loader as loader_module
 from fastlift.data.decode import decode_with_pillow, decode_with_torchvision, fastest_decoder
 from fastlift.data.index import BadImage, ImageIndex, array_index
-from fastlift.data.loader import Batch, Loader, build_loader, choose_executor, dali_installed
+from fastlift.data.loader import Batch, Loader, build_loader, choose_executor, without_dali
 from fastlift.data.stream import Stream
 from fastlift.data.views import EvalViews, ResizedCrops, TrainViews, Windows
 from fastlift.errors import UserError
@@ -23,7 +23,7 @@ from fastlift.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-NEEDS_DALI = pytest.mark.skipif(not dali_installed(), reason="no DALI")
+NEEDS_DALI = pytest.mark.skipif(without_dali() != "", reason="no DALI")
 EXECUTORS = ["torchvision", pytest.param("dali", marks=NEEDS_DALI)]
 ALL_VIEWS = [
     TrainViews(32),
@@ -200,7 +200,7 @@ def test_arrays_need_no_files() -> None:
 
 GOOD_KINDS = [
     "grey", "cmyk", "palette", "alpha", "grey_alpha", "webp", "webp_lossless", "jpeg_stray_bytes", "bmp", "tiff", "exif_rotated", "progressive",
-    "bytes_after_the_end", "one_pixel", "very_wide",
+    "bytes_after_the_end", "one_pixel", "very_wide", "cmyk_without_adobe", "tiff_flipped", "tiff_grey_alpha", "bmp_16_bit",
 ]  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def test_odd_pictures_look_as_in_pillow(executor: str, kind: str, pictures: Any,
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.filterwarnings("ignore:DALI cannot decode", "ignore:Image size:PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("kind", ["without_end_marker", "webp_alpha"])
+@pytest.mark.parametrize("kind", ["without_end_marker", "webp_alpha", "tiff_rotated"])
 def test_pictures_that_only_some_decoders_take(
     executor: str, kind: str, pictures: Any, make_bad_file: Callable
 ) -> None:
@@ -300,6 +300,41 @@ def test_skip_goes_on_the_same_after_a_resume(
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("bad_images", ["stop", "skip"])
+def test_damage_counts_wherever_the_windows_lie(executor: str, bad_images: str, pictures: Any) -> None:
+    """A decoder of windows may not reach the damage, in this epoch or in all: it still has the last word of the others."""
+    index = pictures.fill(each=4, width=400, height=400).load().train
+    for file, cut in (("c1/2.jpg", False), ("c2/1.jpg", True)):
+        path = pictures.root / file
+        data = path.read_bytes()
+        place = len(data) * 9 // 10
+        path.write_bytes(data[:place] if cut else data[:place] + b"\xff\x02" + data[place:])
+    whole = make(index, TrainViews(32), executor, bad_images=bad_images, cache_bytes=0)
+    for epoch in range(4):
+        fresh = make(index, TrainViews(32), executor, bad_images=bad_images, cache_bytes=0)
+        if bad_images == "stop":
+            with pytest.raises(UserError, match=r"c1/2\.jpg cannot be decoded|c2/1\.jpg is truncated"):
+                list(fresh.epoch(epoch))
+        else:
+            assert same(whole.epoch(epoch), fresh.epoch(epoch))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_stand_in_that_breaks_is_one_broken_file(executor: str, pictures: Any, make_bad_file: Callable) -> None:
+    """Row 0 has shown row 1's file since the scan; when that breaks, both show row 2's, and one file is told."""
+    pictures.fill(classes=1, each=3).add("c0/3.jpg", 0, b"")
+    index = pictures.load(classes=1, bad_images="skip").train
+    assert [(b.index, b.replacement) for b in index.bad] == [(3, 0)]
+    (pictures.root / "c0" / "0.jpg").write_bytes(make_bad_file("html"))
+    bad: list[BadImage] = []
+    loader = make(index, EvalViews(32), executor, shuffle=False, bad_images="skip", on_bad=bad.append, cache_bytes=0)
+    images = next(loader.epoch(0)).images
+    assert [(b.path, b.replacement) for b in bad] == [("c0/0.jpg", 1)]
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[3], images[1])
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_skip_ends_where_a_class_has_nothing_left(executor: str, pictures: Any) -> None:
     index = pictures.fill(classes=2, each=2).load(classes=2).train
     for k in range(2):
@@ -328,14 +363,24 @@ def test_the_executor_is_chosen_and_explained(pictures: Any, monkeypatch: pytest
     index = pictures.fill().load().train
     assert choose_executor(index)[0] == "torchvision"
     assert "kept in memory" in choose_executor(index)[1]
-    monkeypatch.setattr(loader_module, "dali_installed", lambda: True)
+    monkeypatch.setattr(loader_module, "without_dali", lambda: "")
     assert choose_executor(index, cache_bytes=0) == ("dali", "DALI is installed")
-    monkeypatch.setattr(loader_module, "dali_installed", lambda: False)
+    monkeypatch.setattr(loader_module, "without_dali", lambda: "DALI is not installed")
     assert choose_executor(index, cache_bytes=0) == ("torchvision", "DALI is not installed")
     with pytest.raises(UserError, match="not installed"):
         choose_executor(index, "dali")
     with pytest.raises(UserError, match="unknown executor"):
         choose_executor(index, "fast")
+
+
+def test_a_dali_that_cannot_be_imported_is_none(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setattr(loader_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    executor, why = choose_executor(pictures.fill(each=1).load().train, cache_bytes=0)
+    assert executor == "torchvision"
+    assert why.startswith("DALI is installed but cannot be imported")
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"workers": 0}, {"rank": 2}, {"bad_images": "perhaps"}])

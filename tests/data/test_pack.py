@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fastlift.data.catalogue import load_data_set
-from fastlift.data.loader import build_loader, dali_installed
+from fastlift.data.loader import build_loader, without_dali
 from fastlift.data.pack import run
 from fastlift.data.views import TrainViews
 from fastlift.errors import UserError
 
-EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(not dali_installed(), reason="no DALI"))]
+EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(without_dali() != "", reason="no DALI"))]
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 
 
@@ -70,6 +70,27 @@ def test_shrinking_changes_the_large_pictures_only(pictures: Any, tmp_path: Path
     assert packed.train.fingerprint != files.train.fingerprint
     batch = next(build_loader(packed.train, TrainViews(32), batch_size=15, mean=(0, 0, 0), std=(1, 1, 1)).epoch(0))
     assert batch.images.shape == (15, 3, 32, 32)
+
+
+def test_lists_beside_a_pack_must_be_its_own(pictures: Any, tmp_path: Path) -> None:
+    """A run that names its lists can go on with the pack of them, but no other list is passed over in silence."""
+    pictures.fill().load()
+    given = options(pictures)
+    run("list", tmp_path / "pack", **given)
+    given["data_root"] = tmp_path / "pack"
+    assert len(load_data_set("list", **given).train) == 15
+    lines = given["train_list"].read_text().splitlines()
+    other = tmp_path / "other.txt"
+    for flag, content, reason in (
+        ("train_list", lines[:-1], "--train-list .* is not the list"),
+        ("test_list", lines[::-1], "--test-list .* is not the list"),
+        ("class_names", ["c0 x", "c1 y", "c2 z"], "--class-names .* has other names"),
+    ):
+        other.write_text("\n".join(content))
+        with pytest.raises(UserError, match=reason):
+            load_data_set("list", **{**given, flag: other})
+    with pytest.raises(UserError, match="does not exist"):
+        load_data_set("list", **{**given, "train_list": tmp_path / "none.txt"})
 
 
 def test_broken_packs_are_told(pictures: Any, tmp_path: Path) -> None:

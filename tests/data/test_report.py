@@ -30,7 +30,7 @@ def test_a_fine_set(pictures: Any) -> None:
     pictures.fill().load()
     found = check("list", decode=True, **options(pictures))
     assert found.ok
-    assert found.decoded
+    assert found.looked_at == "pictures"
     assert (found.train_images, found.test_images, found.classes) == (15, 15, 3)
     assert "fine. 15 training" in text_of(found.render())
     assert json.loads(json.dumps(found.to_dict()))["ok"] is True
@@ -40,13 +40,13 @@ def test_all_problems_are_in_the_result_and_ten_on_the_screen(pictures: Any) -> 
     pictures.fill().load()
     for k in range(5):
         (pictures.root / "c1" / f"{k}.jpg").write_bytes(b"")
-    for k in range(3):
         (pictures.root / "c2" / f"{k}.jpg").unlink()
-    found = check("list", rescan=True, **options(pictures))
+    (pictures.root / "c0" / "0.jpg").write_bytes(b"no picture")
+    found = check("list", **options(pictures))
     assert not found.ok
-    assert len(found.problems) == 16  # the test split lists the same files
+    assert len(found.problems) == 11  # the test split lists the same files, which are told once
     shown = text_of(found.render())
-    assert "16 problems, the first 10" in shown
+    assert "11 problems, the first 10" in shown
     assert shown.count(".jpg: ") == 10
 
 
@@ -58,7 +58,20 @@ def test_decoding_finds_what_headers_hide(pictures: Any, make_bad_file: Callable
     pictures.load()
     assert check("list", **options(pictures)).ok
     found = check("list", decode=True, **options(pictures))
-    assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems] == ["holed.png"] * 2
+    assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems] == ["holed.png"]
+
+
+def test_decoding_goes_on_beside_bad_headers(pictures: Any, make_bad_file: Callable) -> None:
+    pictures.fill()
+    png = make_bad_file("alpha")
+    pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
+    pictures.load()
+    (pictures.root / "c1" / "2.jpg").write_bytes(b"")
+    found = check("list", decode=True, **options(pictures))
+    assert found.looked_at == "pictures"
+    assert sorted(problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems) == ["2.jpg", "holed.png"]
+    (pictures.root.parent / "train.txt").write_text("c0/0.jpg\n")
+    assert "No picture was decoded" in check("list", decode=True, **options(pictures)).hint
 
 
 def test_stats_count_images_and_groups(pictures: Any) -> None:

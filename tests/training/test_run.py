@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift import checkpoints, config, runs
 from fastlift.config import Config
-from fastlift.data.loader import dali_installed
+from fastlift.data.loader import without_dali
 from fastlift.interrupts import StopRequest
 
 Files = tuple[Path, Path]
-needs_dali = pytest.mark.skipif(not dali_installed(), reason="DALI is not installed")
+needs_dali = pytest.mark.skipif(without_dali() != "", reason="DALI is not installed")
 
 
 @pytest.fixture
@@ -250,6 +250,29 @@ def test_replaced_pictures_are_listed_once(
     ]
     assert [line[3] for line in lines] == ["train/class0/4.jpg", "test/class1/3.jpg", "train/class2/2.jpg"]
     assert resumed.results["replaced_images"] == 3
+
+
+def test_a_run_that_a_test_picture_stopped_goes_on_with_skip(
+    settings: Config, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message of the stop advises it; what was trained before is not lost."""
+    from fastlift import training
+
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    evaluate = training._evaluate
+
+    def damage_then_evaluate(*arguments: Any) -> Any:
+        (root / "test" / "class1" / "2.jpg").write_bytes(b"")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(training, "_evaluate", damage_then_evaluate)
+    stopping = settings.override(data_root=root, epochs=1)
+    with pytest.raises(fastlift.UserError, match=r"class1/2\.jpg is empty.*--bad-images skip"):
+        fastlift.train(stopping, output=tmp_path / "run")
+    resumed = fastlift.train(stopping.override(bad_images="skip"), output=tmp_path / "run", resume=True)
+    assert resumed.results["replaced_images"] == 1
+    assert (tmp_path / "run" / "bad_images.txt").read_text().count("\n") == 1
 
 
 def test_a_full_disk_is_told(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
