@@ -14,6 +14,7 @@ import torch
 
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
 from fastlift.data.dali_loader import Feed
+from fastlift.data.decode import dali_agrees
 from fastlift.data.index import ImageIndex
 from fastlift.data.loader import build_loader, without_dali
 from fastlift.data.stream import StandIns, Stream
@@ -90,7 +91,8 @@ def differences(index: ImageIndex, views: TrainViews | EvalViews, batch_size: in
     )
     found = []
     for batch in theirs.epoch(2):
-        made, shapes, _ = pipeline.run()
+        made, shapes, encoded = pipeline.run()
+        assert all(dali_agrees(np.asarray(picture)) for picture in encoded)
         expected = np.stack([index.heights[batch.indices], index.widths[batch.indices]], axis=1)
         assert np.array_equal(np.asarray(shapes.as_tensor())[:, :2], expected)
         images = torch.from_dlpack(made.as_tensor())
