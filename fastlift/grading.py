@@ -42,10 +42,11 @@ def grade_run(
             ``taxon`` grades a run on iNaturalist's species at a higher rank.
 
     Returns:
-        metrics by a name that says the crops, and checkpoint and split where they are not the usual ones.
+        metrics by a name that says the crops; checkpoint and split where they are not the usual ones; and the fingerprint of
+        the images where they are not those of the training's own evaluation.
 
     Raises:
-        UserError: no such run or checkpoint, or data that changed since the training.
+        UserError: no such run or checkpoint, or data with other classes.
     """
     from fastlift.reporting.html import write_report
 
@@ -59,13 +60,19 @@ def grade_run(
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
     _check_same_classes(run, data.class_names)
+    known = read_json(run.data)["fingerprints"][split] if run.data.is_file() else index.fingerprint
+    if known != index.fingerprint:
+        told.say(f"these are not the {split} images of the training: the list, sizes or names changed")
     results = read_json(run.results) if run.has_ended() else None  # a damaged file is told before the work
+    for wanted in checkpoints:  # a name that is none is told before the work too
+        run.find_checkpoint(wanted)
     rows: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints or (None,):
         model = load_run(folder, checkpoint)
         name = ensembling_name(config)
         name += f"@{checkpoint}" if checkpoint is not None else ""
         name += " (train)" if split == "train" else ""
+        name += "" if index.fingerprint == known else f" (images {index.fingerprint[:8]})"
         name += f" ({config.data.taxon})" if rank is not None else ""
         if config.data.group_boundaries != trained.data.group_boundaries:
             name += " (groups at {}, {})".format(*config.data.group_boundaries)

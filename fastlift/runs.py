@@ -176,6 +176,8 @@ def reopen(path: Path, config: Config) -> RunFolder:
         for name, values in differences(absolute_paths(load(run.config)), config).items()
         if name not in OPERATIONAL
     }
+    if (recipe := load(run.config).recipe) != config.recipe:
+        changed["recipe"] = (recipe, config.recipe)
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{path} cannot be resumed with other settings ({listed}); start a new run instead")

@@ -14,7 +14,7 @@ import torch
 from fastlift import checkpoints, losses, runs
 from fastlift.compat import LiftState, as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
-from fastlift.config import Config, absolute_paths, load
+from fastlift.config import Config, absolute_paths, load, to_dict
 from fastlift.data.catalogue import DataSet, load_data_set
 from fastlift.data.index import BadImage, ImageIndex
 from fastlift.data.loader import Loader, build_loader, choose_executor
@@ -122,6 +122,7 @@ def _train(
         _start_from_images(config, data, model, world, bad, ui)
     if world.is_main:
         write_json(run.data, describe_data(data, config))
+        write_json(run.config, to_dict(config))  # a resumed run may have another data root, other crops ...
         _announce(config, data, model, device, dtype, ui)
         if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
             place = checkpoints.at_start(data.train.fingerprint, model.backbone_fingerprint)

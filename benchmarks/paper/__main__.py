@@ -41,6 +41,8 @@ def _measure(options: argparse.Namespace) -> None:
     cells = {name: list(found.cells) for name, found in sweeps.items()}
     if "table13" in cells:
         cells["table13"] += _descriptor_cells(options.descriptors)
+    for row in cells.values():
+        sweep.refuse_compared(row, options.dataset, common)
     possible = set(sweep.with_a_meaning([cell for row in cells.values() for cell in row], options.dataset, common, ui))
     waiting = list(sweeps)
     for wait in (False, True):  # first everything that no other process is at

@@ -23,6 +23,7 @@ from fastlift.runs import OPERATIONAL, RunFolder
 from fastlift.training import train
 from fastlift.uses import check_uses
 
+_TELLING = {"data_root", "bad_images", "group_boundaries"}  # a run may go on with others; a table may not mix them
 FIGURES = ("accuracy", "many", "medium", "few", "macro_f1", "expected_calibration_error", "log_loss", "samples")
 
 
@@ -44,14 +45,33 @@ def cell_config(cell: Cell, dataset: str, common: dict[str, Any]) -> Config:
     Raises:
         UserError: they contradict each other.
     """
-    return recipes.build(cell.recipe, dataset).merged(**common).override(**cell.settings)
+    base = recipes.build(cell.recipe, dataset)
+    if not base.training.epochs:  # zero-shot: a number of epochs is not its
+        common = {name: value for name, value in common.items() if name != "epochs"}
+    return base.merged(**common).override(**cell.settings)
 
 
 def training_key(config: Config) -> str:
-    """Name of a training by all settings that its result depends on."""
-    flat = {name: value for name, value in config.flat().items() if name not in OPERATIONAL}
+    """Name of a training by all settings that its figures depend on."""
+    flat = {name: value for name, value in config.flat().items() if name not in OPERATIONAL - _TELLING}
     text = json.dumps({name: str(value) for name, value in sorted(flat.items())})
     return f"{config.recipe}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def refuse_compared(cells: Sequence[Cell], dataset: str, common: dict[str, Any]) -> None:
+    """Raise a UserError for a setting of the whole sweep that the cells of a table differ in: it would make them the same."""
+    plain = [(cell, cell_config(cell, dataset, {}).override(**cell.testing).flat()) for cell in cells]
+    for name in common:
+        values = [
+            (cell.title, flat[name]) for cell, flat in plain if name in flat and (name, flat[name]) != ("epochs", 0)
+        ]
+        other = next((entry for entry in values if entry[1] != values[0][1]), None)
+        if other is not None:
+            (first, value), (second, differs) = values[0], other
+            raise UserError(
+                f"{name}: the table compares it ({value!r} in {first!r}, {differs!r} in {second!r}), so it cannot be set for "
+                "all cells"
+            )
 
 
 def with_a_meaning(cells: Sequence[Cell], dataset: str, common: dict[str, Any], ui: Ui) -> list[Cell]:
@@ -90,12 +110,25 @@ def measure_all(
     cells: Sequence[Cell], dataset: str, common: dict[str, Any], folder: Path, ui: Ui, *, wait: bool
 ) -> list[Measured | None]:
     """All cells in their order. Processes that were started on one folder share the work: what another one trains at the
-    moment is None, or with ``wait`` waited for."""
+    moment is None, or with ``wait`` waited for. Cells that this model or data set cannot have are named and left out.
+
+    Raises:
+        UserError: trouble on the way (exit code 1), or no cell is possible.
+    """
     rows: list[Measured | None] = []
+    refused: list[UserError] = []
     for cell in cells:
         key = training_key(cell_config(cell, dataset, common))
         with _claim(folder / "locks" / key, wait) as is_ours:
-            rows.append(measure(cell, dataset, common, folder, ui) if is_ours else None)
+            try:
+                rows.append(measure(cell, dataset, common, folder, ui) if is_ours else None)
+            except UserError as error:
+                if error.exit_code != 2:
+                    raise
+                ui.say(f"{cell.title} is left out: {error}")
+                refused.append(error)
+    if refused and not rows:
+        raise refused[0]
     return rows
 
 
@@ -130,7 +163,9 @@ def measure(cell: Cell, dataset: str, common: dict[str, Any], folder: Path, ui: 
         name = ensembling_name(tested)
         metrics = results["evaluations"].get(name)
         if metrics is None:
-            metrics = grade_run(run.path, settings=cell.testing, ui=ui)[name]
+            flat = tested.flat()
+            crops = {setting: flat[setting] for setting in ("tte", "tte_crops", "expand")}
+            metrics = grade_run(run.path, settings=crops, ui=ui)[name]
         figures = {figure: metrics[figure] for figure in FIGURES}
         value = {
             "figures": figures,

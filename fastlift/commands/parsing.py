@@ -55,7 +55,12 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
     if known.resume:
         if known.output is None:
             raise UserError("--resume goes with --output FOLDER, the run to go on with")
-        return config.load(_config_of(known.output))
+        found = config.load(_config_of(known.output) if known.config is None else known.config)
+        if known.recipe not in (None, found.recipe):
+            raise UserError(
+                f"--recipe {known.recipe}: the run {known.output} is of {found.recipe}; start a new run instead"
+            )
+        return found
     if known.config is not None:
         if known.recipe is not None:
             raise UserError("--config and --recipe: both say where the defaults come from; choose one of them")

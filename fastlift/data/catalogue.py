@@ -201,6 +201,8 @@ def at_taxon(data: DataSet, taxon: str) -> DataSet:
     if taxon == SPECIES:
         return data
     rank = rank_at(data, taxon)
+    if len(rank.names) < 2:
+        raise UserError(f"taxon {taxon}: all species of {data.name} are of one, so there is nothing to tell apart")
 
     def relabelled(index: ImageIndex) -> ImageIndex:
         hashed = hashlib.sha256(f"{index.fingerprint} {taxon}".encode()).hexdigest()[: len(index.fingerprint)]

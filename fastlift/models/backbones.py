@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
@@ -121,7 +123,8 @@ def _load_open_clip(
         if image_size < smallest:
             raise UserError(f"image_size: {label} needs {smallest} pixels or more, got {image_size}")
         config["vision_cfg"]["image_size"] = image_size
-    model = _instantiate(config, label)
+    with _seeded():
+        model = _instantiate(config, label)
     if weights is None and not is_random:
         warnings.warn(f"{label}: no pretrained weights were named, so the backbone is random", stacklevel=3)
     elif weights is not None:
@@ -270,6 +273,14 @@ def _tokenizer(config: dict[str, Any], label: str) -> Any:
     return tokenize
 
 
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Untrained weights are the same ones every time, so that a run on them can be read again."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def _load_timm(name: str, pretrained: str | Path | None, image_size: int | None) -> Backbone:
     import timm
 
@@ -284,9 +295,15 @@ def _load_timm(name: str, pretrained: str | Path | None, image_size: int | None)
     if "dinov3" in architecture:
         options["global_pool"] = "token"  # as DINOv3 was trained; timm's own default is the mean
     try:
-        model = timm.create_model(name, pretrained=pretrained is None, **options)
+        with _seeded():
+            model = timm.create_model(name, pretrained=pretrained is None, **options)
     except Exception as error:  # the hub client's, or an option that the architecture does not know
         raise UserError(f"timm:{name} could not be loaded: {error}", exit_code=1) from error
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if grid is not None and min(grid) < 1:
+        raise UserError(
+            f"image_size: timm:{name} needs {max(model.patch_embed.patch_size)} pixels or more, got {image_size}"
+        )
     if file is not None:
         _load_timm_weights(model, file, name)
     cfg = model.pretrained_cfg

@@ -114,6 +114,8 @@ def from_timm(trunk: nn.Module) -> VisionTransformer:
     kind = type(trunk).__name__
     if kind not in ("VisionTransformer", "Eva"):
         raise UserError(f"{kind} is not timm's VisionTransformer or Eva (DINOv3); hybrid ViTs are not supported")
+    if type(model.patch_embed).__name__ != "PatchEmbed":
+        raise UserError(f"patches made by {type(model.patch_embed).__name__} are not supported (hybrid ViTs)")
     _refuse(model.patch_embed.norm, "a norm after the patch embedding")
     tokens = [token.detach()[0] for token in (model.cls_token, model.reg_token) if token is not None]
     prefix = sum(map(len, tokens))
@@ -149,9 +151,10 @@ def _timm_pool(model: Any, prefix: int) -> ClassTokenPool | MeanPool | LatentPoo
 
 
 def _timm_block(block: Any) -> Block:
+    kinds = type(block).__name__, type(getattr(block, "mlp", None)).__name__
+    if kinds != ("Block", "Mlp"):
+        raise UserError("timm blocks of the kind {} with {} are not supported".format(*kinds))
     attention, mlp = block.attn, block.mlp
-    if type(block).__name__ != "Block" or type(mlp).__name__ != "Mlp":
-        raise UserError(f"timm blocks of the kind {type(block).__name__} with {type(mlp).__name__} are not supported")
     _refuse(attention.q_norm, "normalised queries and keys")
     _refuse(getattr(attention, "norm", None), "a norm inside attention")
     _refuse(mlp.norm, "a norm inside the MLP")

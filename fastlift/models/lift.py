@@ -284,7 +284,10 @@ def _square(size: tuple[int, int]) -> int:
 
 def _features(backbone: backbones.Backbone, names: list[str], prompt: str, progress: Progress | None) -> Tensor:
     if backbone.text is None:
-        raise UserError("this model has no text tower: start the classifier with init='random'")
+        raise UserError(
+            "init: this model has no text tower to start the classifier from: choose another start (class_mean, linear_probe or "
+            "random). Zero-shot classification needs a text tower"
+        )
     return text_features(backbone.text, names, prompt, progress=progress)
 
 

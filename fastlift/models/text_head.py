@@ -98,17 +98,20 @@ def build_text_head(
         generator=settings.generator,
     )
     inside = _inside(side.tuners)
-    own = tuners.resolve(
-        text,
-        classes=len(class_names),
-        rank=side.rank,
-        layers=side.layers,
-        prompt_length=side.prompt_length,
-        mask_ratio=side.mask_ratio,
-        mask_seed=settings.mask_seed,
-        sizes=settings.mask_draw,
-        generator=settings.generator,
-    )
+    try:
+        own = tuners.resolve(
+            text,
+            classes=len(class_names),
+            rank=side.rank,
+            layers=side.layers,
+            prompt_length=side.prompt_length,
+            mask_ratio=side.mask_ratio,
+            mask_seed=settings.mask_seed,
+            sizes=settings.mask_draw,
+            generator=settings.generator,
+        )
+    except UserError as error:  # it begins with the name of the image side's setting
+        raise UserError(f"text_{error}") from None
     trained = tuners.attach(text, inside, own) if inside else {}
     return head, {f"text.{name}": parameter for name, parameter in trained.items()}
 
@@ -118,7 +121,7 @@ def _inside(names: Sequence[str]) -> list[str]:
 
 
 def _template(prompt: str) -> str:
-    given = prompts_for(["{}"], prompt)[0]
+    given = [] if prompt.startswith("descriptor") else prompts_for(["{}"], prompt)[0]
     if len(given) != 1 or "{}" not in given[0]:
         raise UserError(f"prompt {prompt!r}: the classifier 'text' takes one template, not several prompts a class")
     return given[0]

@@ -182,6 +182,30 @@ def test_siglip_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(joint, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_untrained_weights_are_the_same_ones_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a run on them can be read again; and nobody else's random numbers move."""
+    small_timm(monkeypatch, **TINY)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for name in ("timm:vit_base_patch16_224", "RN50"):
+        one, other = (backbones.load(name, "random").vit.state_dict() for _ in range(2))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("vit_tiny_r_s16_p8_224", None, "HybridEmbed are not supported"),
+        ("vit_dpwee_patch16_reg1_gap_256", None, "DiffParallelScalingBlock"),
+        ("test_vit", 1, "image_size: timm:test_vit needs 16 pixels or more, got 1"),
+    ],
+)
+def test_timm_models_that_do_not_fit_are_refused_by_name(name: str, size: int | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        backbones.load(f"timm:{name}", "random", size)
+
+
 @pytest.mark.parametrize(
     ("name", "pretrained", "message"),
     [

@@ -146,13 +146,61 @@ def test_settings_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     cells = [alone, tuned, none]
     assert sweep.cell_config(tuned, "shapes_lt", {"rank": 8}).model.rank == 8
     assert sweep.with_a_meaning(cells, "shapes_lt", {"rank": 8}, Quiet()) == cells
-    assert sweep.with_a_meaning(cells, "shapes_lt", {"epochs": 2}, Terminal()) == [alone, tuned]
-    assert "c is left out: classifier zero_shot does not train" in capsys.readouterr().err.replace("\n", " ")
+    assert sweep.with_a_meaning(cells, "shapes_lt", {"epochs": 2}, Quiet()) == cells
+    impossible = tables.Cell("d", "zero_shot", {"epochs": 2})
+    assert sweep.with_a_meaning([*cells, impossible], "shapes_lt", {}, Terminal()) == cells
+    assert "d is left out: classifier zero_shot does not train" in capsys.readouterr().err.replace("\n", " ")
     for idle in ({"coop_length": 8}, {"rank": 8, "tte_crops": 3}):
         with pytest.raises(fastlift.UserError, match="would change nothing"):
             sweep.with_a_meaning(cells, "shapes_lt", idle, Quiet())
     with pytest.raises(fastlift.UserError, match="did you mean epochs"):
         sweep.with_a_meaning(cells, "shapes_lt", {"epoch": 2}, Quiet())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("table5", "tuner"),
+        ("table6", "lr"),
+        ("table7", "init"),
+        ("table12", "tte"),
+        ("table16", "loss"),
+        ("figure6", "rank"),
+    ],
+)
+def test_what_a_table_compares_cannot_be_set_for_all(name: str, setting: str) -> None:
+    cells = tables.table(name).cells
+    with pytest.raises(fastlift.UserError, match=f"^{setting}: the table compares it"):
+        sweep.refuse_compared(cells, "shapes_lt", {setting: "any"})
+    sweep.refuse_compared(cells, "shapes_lt", {"seed": 1, "batch_size": 4, "amp": "fp32"})
+
+
+def test_figures_of_other_data_are_other_figures() -> None:
+    """What a run may go on with (a moved folder) is not what a kept result may be taken for."""
+    config = sweep.cell_config(tables.Cell("a"), "shapes_lt", {})
+    for changed in ({"data_root": Path("elsewhere")}, {"group_boundaries": (3, 8)}, {"bad_images": "skip"}):
+        assert sweep.training_key(config.override(**changed)) != sweep.training_key(config)
+    assert sweep.training_key(config.override(workers=7, tte="fivecrop")) == sweep.training_key(config)
+
+
+def test_a_cell_that_the_model_cannot_have_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What only building the model tells; trouble on the way ends the sweep."""
+    measured = sweep.Measured("good", {}, 0, None, None)
+
+    def measure(cell: tables.Cell, *_: Any) -> sweep.Measured:
+        if cell.title != "good":
+            raise fastlift.UserError("no text tower", exit_code=int(cell.title))
+        return measured
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    cells = [tables.Cell("2"), tables.Cell("good")]
+    assert sweep.measure_all(cells, "shapes_lt", {}, tmp_path, Terminal(), wait=False) == [measured]
+    assert "2 is left out: no text tower" in capsys.readouterr().err
+    for broken in ([tables.Cell("2")], [tables.Cell("good"), tables.Cell("1")]):
+        with pytest.raises(fastlift.UserError, match="no text tower"):
+            sweep.measure_all(broken, "shapes_lt", {}, tmp_path, Quiet(), wait=False)
 
 
 @pytest.mark.parametrize("few", [5.0, None], ids=["few", "no_few"])

@@ -97,6 +97,18 @@ def test_checkpoints_and_the_training_split(run: Path) -> None:
         grade_run(run, ["epoch-009"])
 
 
+def test_other_images_have_a_name_of_their_own(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """A test list that changed since the training does not take the place of its result."""
+    shorter = tmp_path / "test.txt"
+    shorter.write_text("\n".join((tiny_data / "test.txt").read_text().splitlines()[2:]))
+    before = grade_run(run)["center"]
+    [name] = grade_run(run, settings={"test_list": shorter})
+    assert name.startswith("center (images ")
+    kept = json.loads((run / "results.json").read_text())["evaluations"]
+    assert kept["center"] == before
+    assert kept[name]["samples"] == before["samples"] - 2
+
+
 def test_group_boundaries(run: Path) -> None:
     """They come from the run's config, an evaluation may move them, and both are told apart."""
     counts = json.loads((run / "data.json").read_text())["class_counts"]

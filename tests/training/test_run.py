@@ -182,6 +182,20 @@ def test_resuming_with_other_settings_or_data_is_refused(settings: Config, tmp_p
         fastlift.train(changed, output=run.folder, resume=True)
 
 
+def test_a_resumed_run_keeps_what_it_went_on_with(settings: Config, tmp_path: Path, tiny_data: Path) -> None:
+    """Data that moved, and other groups: later gradings take them from the run."""
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_data, moved)
+    run = fastlift.train(settings.override(epochs=1, data_root=moved), output=tmp_path / "run")
+    (run.folder / "results.json").unlink()
+    shutil.rmtree(moved)
+    going_on = settings.override(epochs=1, group_boundaries=(3, 8))
+    resumed = fastlift.train(going_on, output=run.folder, resume=True)
+    assert config.load(run.folder / "config.json").data.data_root == tiny_data
+    graded = fastlift.grading.grade_run(run.folder)
+    assert graded["center"]["group_sizes"] == resumed.results["evaluations"]["center"]["group_sizes"]
+
+
 def test_other_backbone_weights_are_noticed(settings: Config, tmp_path: Path) -> None:
     from fixtures import write_tiny_clip
 
