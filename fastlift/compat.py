@@ -148,7 +148,7 @@ def _block_weight(i: int | str, part: str, kind: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path} does not exist")
+        raise UserError(f"{path} is a folder: name the checkpoint in it" if path.is_dir() else f"{path} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails in many ways; each means that this file is not one of theirs

@@ -208,8 +208,11 @@ class Config:
                 raise UserError(f"{name}: expected a finite number, got {value}")
         if run.expand is not None and run.expand < 0:
             raise UserError(f"expand: expected 0 or more pixels (the crop would leave the image), got {run.expand}")
-        if training.epochs < 0 or training.lr < 0 or training.weight_decay < 0 or not 0 <= training.momentum < 1:
-            raise UserError("epochs, lr and weight_decay must not be negative, and momentum lies in [0, 1)")
+        for name in ("epochs", "lr", "weight_decay"):
+            if (value := getattr(training, name)) < 0:
+                raise UserError(f"{name}: must not be negative, got {value}")
+        if not 0 <= training.momentum < 1:
+            raise UserError(f"momentum: expected a number in [0, 1), got {training.momentum}")
         if training.micro_batch is not None and training.batch_size % training.micro_batch:
             raise UserError(f"micro_batch: {training.micro_batch} does not divide the batch size {training.batch_size}")
         boundaries = self.data.group_boundaries

@@ -89,6 +89,8 @@ def predict(
         crops: how many crops the ensembling ``random`` takes.
         on_bad: called with path and reason of a picture that breaks only when it is decoded; it gets no prediction.
     """
+    if batch_size < 1:
+        raise UserError(f"eval_batch: at least 1, got {batch_size}")
     broken: set[int] = set()
 
     def note(bad: BadImage) -> None:

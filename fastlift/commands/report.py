@@ -28,6 +28,8 @@ def run(arguments: list[str]) -> int:
     command = parse(Report, arguments, "report", examples=EXAMPLES)
     if not command.runs:
         raise UserError("name at least one run folder: fastlift report RUN [RUN ...]")
+    if command.output is not None and command.output.is_dir():
+        raise UserError(f"--output {command.output} is a folder: name a file in it for the page")
     from fastlift.reporting.html import write_report
 
     default = command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html")

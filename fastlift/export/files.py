@@ -64,9 +64,13 @@ def export_model(
     description = path.with_suffix(".json")
     if path.suffix == ".json":
         raise UserError(f"{path}: the name of the model must not end in .json, which its description takes")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it for the model")
     there = [str(file) for file in (path, description) if file.exists()]
     if there and not overwrite:
-        raise UserError(f"{' and '.join(there)} exist already; use --overwrite, or another --output")
+        raise UserError(
+            f"{' and '.join(there)} {'exists' if len(there) == 1 else 'exist'} already; use --overwrite, or another --output"
+        )
     if format == "onnx":
         _need_onnx()
     views = eval_views(model.preprocessing.image_size, ensembling, expand)

@@ -97,6 +97,8 @@ def test_command(tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pyte
     assert json.loads(Path(printed["description"]).read_text())["input"]["shape"] == ["batch", 3, 32, 32]
     with pytest.raises(fastlift.UserError, match="exist already; use --overwrite"):
         command.run([str(tmp_path), "--format", "pt2"])
+    with pytest.raises(fastlift.UserError, match="is a folder: name a file"):
+        command.run([str(tmp_path), "--format", "pt2", "--output", str(tmp_path)])
 
 
 def test_missing_packages_are_named(
