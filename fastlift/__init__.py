@@ -27,7 +27,7 @@ _HOMES = {
     "create_model": "models.lift",
     "data": "",
     "load_adapters": "adapters",
-    "load_run": "training",
+    "load_run": "building",
     "losses": "",
     "recipes": "",
     "remove_adapters": "adapters",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from fastlift import runs
+from fastlift.building import build_model, load_data, load_run
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, load
 from fastlift.data.catalogue import rank_at
@@ -21,7 +22,6 @@ from fastlift.files import read_json, write_json
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet, Ui
-from fastlift.training import build_model, load_data, load_run
 
 
 def grade_run(

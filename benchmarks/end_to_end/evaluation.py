@@ -11,11 +11,11 @@ from fastlift import recipes
 from fastlift.bench.measure import Step, alternate
 from fastlift.bench.reference import features
 from fastlift.bench.train import twins
+from fastlift.building import load_data
 from fastlift.compiling import compile_backbone
 from fastlift.evaluation import evaluate
 from fastlift.models.lift import LiftModel, create_model
 from fastlift.reporting.console import Quiet
-from fastlift.training import load_data
 
 
 def against_plain(name: str, batch: int, rounds: int) -> dict[str, Any]:

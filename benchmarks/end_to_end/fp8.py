@@ -12,12 +12,13 @@ from torch import Tensor
 
 from fastlift import recipes
 from fastlift.bench.train import twins
+from fastlift.building import load_data
 from fastlift.data.loader import build_loader
 from fastlift.evaluation import eval_views
 from fastlift.models.fp8 import quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet
-from fastlift.training import load_data, train
+from fastlift.training import train
 
 
 def effect_on_a_trained_model() -> dict[str, Any]:

@@ -41,8 +41,8 @@ def run(arguments: list[str]) -> int:
     """Export by flags."""
     command = parse(Export, arguments, "export", examples=EXAMPLES)
     Config().override(tte=command.tte, expand=command.expand)  # refuses an expand that nothing is cropped from
+    from fastlift.building import load_run
     from fastlift.export import export_model
-    from fastlift.training import load_run
 
     model = load_run(command.run, command.checkpoint)
     stem = "model" if command.tte == "none" else f"model-{command.tte}"

@@ -52,9 +52,9 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
         )
+    from fastlift.building import load_run
     from fastlift.environment import resolve_amp, resolve_device
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
-    from fastlift.training import load_run
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))

@@ -8,10 +8,10 @@ import torch
 
 import fastlift
 from fastlift import evaluation
+from fastlift.building import load_data
 from fastlift.config import Config
 from fastlift.grading import grade_run
 from fastlift.reporting.console import Quiet
-from fastlift.training import load_data
 
 Files = tuple[Path, Path]
 

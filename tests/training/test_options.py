@@ -9,7 +9,7 @@ from fixtures import CLASS_COUNTS, CLASS_NAMES
 from torch import Tensor
 
 import fastlift
-from fastlift import checkpoints, training
+from fastlift import building, checkpoints
 from fastlift.learner import Learner
 
 Files = tuple[Path, Path]
@@ -59,7 +59,7 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_margins_have_the_scale_of_the_config(classifier: str) -> None:
     config = fastlift.recipes.lift(loss="LDAM", scale=7.0, classifier=classifier)
-    loss = training.build_loss(config, CLASS_COUNTS)
+    loss = building.build_loss(config, CLASS_COUNTS)
     assert isinstance(loss, fastlift.losses.LDAMLoss)
     assert loss.scale == 7.0
 

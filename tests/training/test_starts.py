@@ -71,8 +71,8 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path) -> None:
     """Short side to the model's size and the centre: torchvision's Resize and CenterCrop, to a rounding of pixels."""
     from torchvision.transforms import v2
 
-    data = fastlift.training.load_data(settings, fastlift.reporting.console.Quiet())
-    model = fastlift.training.build_model(settings, data.class_names, tuner="none")
+    data = fastlift.building.load_data(settings, fastlift.reporting.console.Quiet())
+    model = fastlift.building.build_model(settings, data.class_names, tuner="none")
     features, labels = starts.frozen_features(model, data.train, settings)
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     view = v2.Compose(

@@ -1,0 +1,147 @@
+"""What a config asks for: its data set, model, batches and loss; and the trained model of a run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from fastlift import checkpoints, losses, runs
+from fastlift.bad_images import BadImages
+from fastlift.compiling import compile_backbone, plan_compile, training_tflop
+from fastlift.config import Config, load
+from fastlift.data.catalogue import DataSet, load_data_set
+from fastlift.data.loader import Loader, build_loader
+from fastlift.data.views import TrainViews
+from fastlift.distributed import World
+from fastlift.errors import UserError
+from fastlift.evaluation import images_at_a_time
+from fastlift.memory import estimate
+from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
+from fastlift.models.vit import VisionTransformer
+from fastlift.reporting.console import Quiet, Ui
+
+
+def load_data(config: Config, ui: Ui) -> DataSet:
+    """The data set of a config, checked."""
+    data = config.data
+    state: dict[str, Any] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - state.setdefault(what, now) > 2.0:  # silent when it is quick
+            state[what] = now
+            ui.say(f"{what}: {done} of {total}")
+
+    found = load_data_set(
+        data.dataset,
+        data_root=data.data_root,
+        train_list=data.train_list,
+        test_list=data.test_list,
+        class_names=data.class_names,
+        taxon=data.taxon,
+        bad_images=data.bad_images,
+        progress=progress,
+    )
+    for index in (found.train, found.test):
+        if index.bad:
+            first = f"the first: {index.bad[0].path} {index.bad[0].reason}"
+            ui.say(f"{index.name}: {len(index.bad):,} unusable files, others of their classes in their place; {first}")
+    return found
+
+
+def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
+    """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
+    settings, told = config.model, ui or Quiet()
+
+    def progress(done: int, total: int) -> None:
+        if total > 20_000:
+            told.say(f"text features: {done} of {total} prompts")
+
+    arguments: dict[str, Any] = vars(settings) | {"seed": config.run.seed, "progress": progress} | changes
+    if arguments["init"] in IMAGE_STARTS:  # set once the model and the images are there
+        arguments["init"] = "random"
+    return create_model(arguments.pop("model"), class_names=class_names, **arguments)
+
+
+def training_views(config: Config, image_size: int) -> TrainViews:
+    """The crops that a config trains on."""
+    data = config.data
+    return TrainViews(
+        image_size,
+        kind=data.augmentation,
+        min_scale=data.min_scale,
+        schedule=data.schedule,
+        epochs=max(config.training.epochs, 1),
+    )
+
+
+def training_loader(config: Config, data: DataSet, model: LiftModel, world: World, on_bad: BadImages | None) -> Loader:
+    """The batches that a config trains on, on the model's device and in its compute dtype."""
+    return build_loader(
+        data.train,
+        training_views(config, model.preprocessing.image_size),
+        batch_size=config.training.batch_size // world.size,
+        mean=model.preprocessing.mean,
+        std=model.preprocessing.std,
+        seed=config.run.seed,
+        dtype=model.vit.compute_dtype,
+        device=next(model.parameters()).device,
+        rank=world.rank,
+        world_size=world.size,
+        executor=config.data.executor,
+        workers=config.data.workers,
+        bad_images=config.data.bad_images,
+        on_bad=None if on_bad is None else on_bad.of(data.train),
+    )
+
+
+def build_loss(config: Config, class_counts: Any) -> losses.Loss:
+    """The loss of a config for given training counts."""
+    options: dict[str, Any] = {}
+    if config.training.loss == "LA":
+        options["tau"] = config.training.tau
+    if config.training.loss == "LDAM":
+        options["scale"] = config.model.scale  # whatever the classifier, as in the authors' programs
+    return losses.build(config.training.loss, class_counts, **options)
+
+
+def prepare_backbone(config: Config, images: int, model: LiftModel, world: World, ui: Ui) -> None:
+    """Set what backward recomputes, and compile the backbone where the config asks for it or the run is long enough."""
+    if isinstance(model.vit, VisionTransformer):
+        model.vit.recompute = config.run.recompute
+    batch = config.training.batch_size // world.size
+    steps = config.training.epochs * -(-images // config.training.batch_size)
+    device = next(model.parameters()).device
+    plan = plan_compile(config.run.compile, device, steps, training_tflop(model, batch))
+    if plan.mode is not None:
+        compile_backbone(model, plan.mode, {config.training.micro_batch or batch, images_at_a_time(config)})
+    if config.training.epochs and model.trained() and world.is_main:
+        ui.say(f"training {estimate(model, config.training.micro_batch or batch)}")
+    ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
+
+
+def load_run(folder: str | Path, checkpoint: str | None = None) -> LiftModel:
+    """The trained model of a run, on the CPU in fp32, ready to predict.
+
+    Args:
+        folder: a run folder.
+        checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one.
+
+    Raises:
+        UserError: no run, no checkpoint, or backbone weights other than those that the run trained on.
+    """
+    run = runs.open_run(Path(folder))
+    config = load(run.config)
+    names = run.class_names()
+    path = run.find_checkpoint(checkpoint)
+    if path is None and not config.training.epochs:
+        return build_model(config, names)
+    if path is None:
+        raise UserError(f"{folder} has no checkpoint yet")
+    trained, _, position = checkpoints.read(path)
+    model = build_model(config, names, init="random")
+    if position.backbone != model.backbone_fingerprint:
+        raise UserError(f"the backbone weights are not those that {folder} was trained on; restore them first")
+    model.load_trained(trained, f"checkpoint {path}")
+    return model
