@@ -16,7 +16,7 @@ from fixtures import CLASS_COUNTS, CLASS_NAMES
 from safetensors.torch import load_file
 
 import fastlift
-from fastlift import checkpoints, config, runs
+from fastlift import checkpoints, config, grading, runs
 from fastlift.config import Config
 from fastlift.data.loader import without_dali
 from fastlift.interrupts import StopRequest
@@ -192,7 +192,7 @@ def test_a_resumed_run_keeps_what_it_went_on_with(settings: Config, tmp_path: Pa
     going_on = settings.override(epochs=1, group_boundaries=(3, 8))
     resumed = fastlift.train(going_on, output=run.folder, resume=True)
     assert config.load(run.folder / "config.json").data.data_root == tiny_data
-    graded = fastlift.grading.grade_run(run.folder)
+    graded = grading.grade_run(run.folder)
     assert graded["center"]["group_sizes"] == resumed.results["evaluations"]["center"]["group_sizes"]
 
 

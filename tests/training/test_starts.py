@@ -11,9 +11,10 @@ from fixtures import CLASS_COUNTS, CLASS_NAMES
 from PIL import Image
 
 import fastlift
-from fastlift import starts
+from fastlift import building, starts
 from fastlift.config import Config
 from fastlift.models.lift import IMAGE_STARTS
+from fastlift.reporting.console import Quiet
 
 Files = tuple[Path, Path]
 
@@ -71,8 +72,8 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path) -> None:
     """Short side to the model's size and the centre: torchvision's Resize and CenterCrop, to a rounding of pixels."""
     from torchvision.transforms import v2
 
-    data = fastlift.building.load_data(settings, fastlift.reporting.console.Quiet())
-    model = fastlift.building.build_model(settings, data.class_names, tuner="none")
+    data = building.load_data(settings, Quiet())
+    model = building.build_model(settings, data.class_names, tuner="none")
     features, labels = starts.frozen_features(model, data.train, settings)
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     view = v2.Compose(
