@@ -1,48 +1,111 @@
-"""``python -m benchmarks.pipeline.large_index FOLDER make|load``: the index of ``FOLDER/list.txt``, cached there.
+"""``python -m benchmarks.pipeline.large_index FOLDER make FILES CLASSES | load | train``: a set of many files.
 
-``make`` stores a scan with made-up sizes (half a million files need not exist for this); ``load`` loads it as
-``load_data_set`` does, and prints seconds and the growth of resident memory.
+``make`` writes a long-tailed tree of hard links to some small pictures, with list files and class names; ``load`` loads it
+as every command does; ``train`` runs ``fastlift train`` on it to the end of its first step. Both print seconds by the
+clock and of the processor (user and system), the peak of resident memory, and its growth over what was there before.
 """
 
+from __future__ import annotations
+
 import json
+import os
+import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fastlift.data.lists import parse_list, read_bytes
-from fastlift.data.problems import Problems
-from fastlift.data.scan import Scan, cache_file_of, cached_scan, finish_index, store_scan
+TESTS_A_CLASS = 2
 
 
-def _resident_mib() -> float:
+def make(folder: Path, files: int, classes: int) -> None:
+    """A class's share falls with its number; a file has as many names as a file system allows (65,000 on ext4)."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    sources = [folder / f"source{k}.jpg" for k in range(64 + files // 30_000)]
+    for source in sources:
+        height, width = random.integers(32, 64, 2)
+        Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(source, quality=80)
+    shares = np.arange(1, classes + 1) ** -0.6
+    counts = np.maximum(1, (shares / shares.sum() * files).astype(int))
+    counts[0] += files - counts.sum()
+    made = 0
+    for split, per_class in (("train", counts), ("test", np.full(classes, TESTS_A_CLASS))):
+        with (folder / f"{split}.txt").open("w") as listed:
+            for label, count in enumerate(per_class):
+                inside = f"{split}/{label // 100:03d}/n{label:08d}"
+                (folder / inside).mkdir(parents=True)
+                for k in range(count):
+                    os.link(sources[made % len(sources)], folder / f"{inside}/n{label:08d}_{k:06d}.jpg")
+                    listed.write(f"{inside}/n{label:08d}_{k:06d}.jpg {label}\n")
+                    made += 1
+    (folder / "names.txt").write_text("".join(f"species number {label}\n" for label in range(classes)))
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Seconds and memory of loading the data set; the index is cached in the folder."""
+    from fastlift.data.catalogue import load_data_set
+
+    before = _memory_mib()[0]
+    clock = _Clock()
+    data = load_data_set(
+        "list",
+        data_root=folder,
+        train_list=folder / "train.txt",
+        test_list=folder / "test.txt",
+        class_names=folder / "names.txt",
+        cache_dir=folder / "cache",
+    )
+    now, peak = _memory_mib()
+    return clock.read() | {"growth_mib": now - before, "peak_mib": peak, "lines": len(data.train)}
+
+
+def train(folder: Path) -> dict[str, Any]:
+    """Seconds and memory of a run with the shipped CLIP from the command's start to the end of its first step."""
+    os.environ["FASTLIFT_CACHE"] = str(folder / "cache")
+    clock, found = _Clock(), dict[str, Any]()
+    from fastlift import cli
+    from fastlift.learner import Learner
+
+    step = Learner.step
+
+    def first_step(*arguments: Any, **options: Any) -> None:
+        step(*arguments, **options)
+        found.update(clock.read() | {"peak_mib": _memory_mib()[1]})
+        raise KeyboardInterrupt
+
+    Learner.step = first_step  # type: ignore[method-assign]
+    lists = [f"--{kind}-list={folder / kind}.txt" for kind in ("train", "test")]
+    places = [f"--data-root={folder}", f"--class-names={folder / 'names.txt'}", f"--output={folder / 'run'}"]
+    model = ["--model=shapes-clip", "--pretrained=None", "--compile=off", "--batch-size=32", "--overwrite"]
+    cli.main(["train", "--dataset=list", *lists, *places, *model])
+    return found
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._start, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self._start, "cpu_s": time.process_time() - self._cpu}
+
+
+def _memory_mib() -> tuple[float, float]:
+    """Resident memory now, and its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+    now = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+    return now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
     folder, order = Path(sys.argv[1]), sys.argv[2]
     if order == "make":
-        key = read_bytes(folder / "list.txt")
-        listing = parse_list(key.decode(), "list.txt", None, Problems(""))
-        random = np.random.default_rng(0)
-        widths, heights = random.integers(100, 800, (2, len(listing.paths)), dtype=np.int32)
-        scan = Scan(listing.paths, listing.labels, widths, heights, {})
-        store_scan(cache_file_of(folder, key, folder), scan)
-        return
-    before, start, cpu = _resident_mib(), time.perf_counter(), time.process_time()
-    key = read_bytes(folder / "list.txt")
-
-    def never() -> None:
-        raise RuntimeError("the cache was not used")
-
-    scan = cached_scan(folder, key, never, folder)  # type: ignore[arg-type]
-    names = tuple(f"class {i}" for i in range(int(scan.labels.max()) + 1))
-    index = finish_index("large", folder, scan, names, "stop", Problems(""))
-    elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
-    assert index.paths[len(index) - 1].endswith(".jpg")
-    print(json.dumps({"seconds": elapsed, "cpu_s": cpu, "growth_mib": _resident_mib() - before, "lines": len(index)}))
+        make(folder, int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        print(json.dumps({"load": load, "train": train}[order](folder)))
 
 
 if __name__ == "__main__":

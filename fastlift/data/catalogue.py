@@ -12,16 +12,8 @@ import numpy as np
 from fastlift.data import cifar, folders, inaturalist
 from fastlift.data.inaturalist import Rank
 from fastlift.data.index import ImageIndex, array_index, fingerprint
-from fastlift.data.lists import (
-    Listing,
-    class_folders,
-    lines_of,
-    parse_class_names,
-    parse_list,
-    read_bytes,
-    read_text,
-    text_of,
-)
+from fastlift.data.lines import content_digest, line_blocks, read_lines, read_text
+from fastlift.data.lists import Listing, class_folders, parse_class_names, parse_list
 from fastlift.data.problems import Problems
 from fastlift.data.published import PUBLISHED, check_counts, find_file, how_to_get
 from fastlift.data.scan import Progress, cached_scan, finish_index, scan_files
@@ -163,15 +155,14 @@ def _refuse_other_lists(request: _Request, data: DataSet) -> None:
     ):
         if file is None:
             continue
-        parse = inaturalist.parse_annotations if _is_json(file) else parse_list
-        listing = parse(read_text(file), file.name, count, Problems(str(file)))
+        listing = _listing(file, count, Problems(str(file)))
         sizes = (index.widths, index.heights) if len(listing.labels) == len(index) else (index.widths[:0],) * 2
         if fingerprint(listing.paths, listing.labels, *sizes, index.class_names) != index.fingerprint:
             raise UserError(
                 f"{flag} {file} is not the list that {request.data_root} was packed from: make another pack"
             )
     if request.class_names is not None and not _is_json(request.class_names):
-        lines = [line.strip() for line in lines_of(read_text(request.class_names).rstrip())]
+        lines = [line.strip() for line in read_lines(request.class_names)]
         known = {*lines, *(line.split(None, 1)[-1] for line in lines)}
         if len(lines) != count or not known.issuperset(data.class_names):
             raise UserError(
@@ -294,13 +285,10 @@ def _load_from_lists(
     known = PUBLISHED.get(request.name)
     indices: list[ImageIndex | None] = []
     for split, file in (("train", train_list), ("test", test_list)):
-        data = read_bytes(file)
 
-        def make_listing(split: str = split, file: Path = file, data: bytes = data) -> Listing:
+        def make_listing(split: str = split, file: Path = file) -> Listing:
             before = problems.total
-            text = text_of(data, file)
-            parse = inaturalist.parse_annotations if _is_json(file) else parse_list
-            listing = parse(text, file.name, len(class_names), problems)
+            listing = _listing(file, len(class_names), problems)
             if problems.total == before:
                 if known:
                     check_counts(known, split, listing, file.name, problems)
@@ -308,7 +296,8 @@ def _load_from_lists(
                     _check_classes(listing, class_names, file.name, problems)
             return listing
 
-        key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode() + b"\0" + data
+        key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode()
+        key += b"\0" + content_digest(file)
         indices.append(_index(request, split, root, key, make_listing, class_names, problems))
     return _finish(request.name, indices[0], indices[1], problems)
 
@@ -346,17 +335,18 @@ def _load_list(request: _Request) -> DataSet:
     return _load_from_lists(request, request.data_root, request.train_list, request.test_list, class_names, problems)
 
 
+def _listing(file: Path, num_classes: int | None, problems: Problems) -> Listing:
+    """What a list file or an annotation file says."""
+    if _is_json(file):
+        return inaturalist.parse_annotations(read_text(file), file.name, num_classes, problems)
+    return parse_list(line_blocks(file), file.name, num_classes, problems)
+
+
 def _class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
     """Names from a file, else the folders that the classes' files lie in."""
-
     problems = Problems(str(train_list))  # found again, and told, when the list itself is loaded
-
-    def listed() -> Listing:
-        parse = inaturalist.parse_annotations if _is_json(train_list) else parse_list
-        return parse(read_text(train_list), train_list.name, None, problems)
-
     if file is None:
-        listing = listed()
+        listing = _listing(train_list, None, problems)
         count = int(listing.labels.max(initial=-1)) + 1
         folders_of = class_folders(listing, count) if count <= len(listing.labels) else []
         found = [folder for folder in folders_of if folder is not None]
@@ -369,17 +359,16 @@ def _class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
                 "a file with lines of 'folder name' or 'name' in the order of the labels"
             )
         return tuple(found)
-    text = read_text(file)
     if _is_json(file):
-        return inaturalist.species_names(inaturalist.parse_categories(text, str(file)))
-    count = len(lines_of(text.rstrip()))
+        return inaturalist.species_names(inaturalist.parse_categories(read_text(file), str(file)))
+    lines = read_lines(file)
 
     def folders_of_classes() -> list[str | None]:
-        listing = listed()
-        in_range = len(listing.labels) > 0 and int(listing.labels.max()) < count
-        return class_folders(listing, count) if in_range else []
+        listing = _listing(train_list, None, problems)
+        in_range = len(listing.labels) > 0 and int(listing.labels.max()) < len(lines)
+        return class_folders(listing, len(lines)) if in_range else []
 
-    return parse_class_names(text, str(file), folders_of_classes)
+    return parse_class_names(lines, str(file), folders_of_classes)
 
 
 def _is_json(file: Path) -> bool:
@@ -434,7 +423,7 @@ def _load_folder(request: _Request) -> DataSet:
     classes = folders.class_folder_names(root / train_split)
     class_names = tuple(classes)
     if request.class_names is not None:
-        class_names = parse_class_names(read_text(request.class_names), str(request.class_names), lambda: classes)
+        class_names = parse_class_names(read_lines(request.class_names), str(request.class_names), lambda: classes)
         if len(class_names) != len(classes):
             raise UserError(f"{request.class_names} has {len(class_names)} names, {root} has {len(classes)} classes")
     train = folders.list_split(root, train_split, classes, problems)
@@ -458,7 +447,8 @@ def _index_listing(
     class_names: tuple[str, ...],
     problems: Problems,
 ) -> ImageIndex | None:
-    key = b"listing\0" + listing.paths.data.tobytes() + listing.paths.offsets.tobytes() + listing.labels.tobytes()
+    nothing = listing.labels[:0]
+    key = b"listing\0" + fingerprint(listing.paths, listing.labels, nothing, nothing, ()).encode()
     return _index(request, split, root, key, lambda: listing, class_names, problems)
 
 

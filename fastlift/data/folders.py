@@ -38,15 +38,15 @@ def find_split(root: Path, names: Sequence[str], layout: str) -> str:
 
 def list_split(root: Path, split: str, classes: Sequence[str], problems: Problems) -> Listing:
     """All pictures of a split, class by class, by name; labels are positions in ``classes``."""
-    paths: list[str] = []
-    labels: list[int] = []
+    tables: list[PathTable] = []
     for extra in sorted(set(class_folder_names(root / split)) - set(classes)):
         problems.add(f"{root / split / extra}: a class that the training split does not have")
-    for label, name in enumerate(classes):
-        found = sorted(pictures_in(root / split / name))
-        paths.extend(os.path.relpath(path, root).replace(os.sep, "/") for path in found)
-        labels.extend([label] * len(found))
-    return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
+    for name in classes:
+        folder = root / split / name
+        inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in sorted(pictures_in(folder))]
+        tables.append(PathTable.from_strings(f"{split}/{name}{path}" for path in inside))
+    labels = np.repeat(np.arange(len(classes)), [len(table) for table in tables])
+    return Listing(PathTable.joined(tables), labels.astype(np.int64))
 
 
 def pictures_in(folder: Path) -> list[str]:

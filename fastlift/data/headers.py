@@ -43,10 +43,10 @@ def read_header(path: str) -> Header:
     except ValueError:
         return bad("cannot be opened (a null character in its path)")
     try:
-        kind = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(kind):
-            return bad("is a folder" if stat.S_ISDIR(kind) else "is no regular file")
-        return _inspect(descriptor)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return bad("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
+        return _inspect(descriptor, status.st_size)
     except OSError as error:
         return bad(f"cannot be read ({error.strerror})")
     finally:
@@ -58,9 +58,8 @@ def read_header_bytes(data: bytes) -> Header:
     return _checked(data[:_HEAD_BYTES], data[-32:], len(data), lambda offset, count: data[offset : offset + count])
 
 
-def _inspect(descriptor: int) -> Header:
+def _inspect(descriptor: int, size: int) -> Header:
     head = os.pread(descriptor, _HEAD_BYTES, 0)
-    size = os.lseek(descriptor, 0, os.SEEK_END)
     tail = head[-32:] if size <= len(head) else os.pread(descriptor, 32, size - 32)
     return _checked(head, tail, size, lambda offset, count: os.pread(descriptor, count, offset))
 

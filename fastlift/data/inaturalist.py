@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.index import PathTable
-from fastlift.data.lists import Listing, leaves_root
+from fastlift.data.lists import LARGEST_LABEL, Listing, is_file_name, is_unicode, leaves_root
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
 
@@ -32,17 +32,20 @@ def parse_annotations(text: str, source: str, num_classes: int | None, problems:
         data = json.loads(text)
         files = {image["id"]: str(image["file_name"]) for image in data["images"]}
         pairs = [(files.get(entry["image_id"]), int(entry["category_id"])) for entry in data["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         problems.add(f"{source}: not an annotation file of iNaturalist ({type(error).__name__}: {error})")
         return Listing(PathTable.from_strings([]), np.zeros(0, dtype=np.int64))
     paths, labels = [], []
+    limit = LARGEST_LABEL if num_classes is None else num_classes
     for number, (path, label) in enumerate(pairs, start=1):
         if path is None:
             problems.add(f"{source} annotation {number}: no such image")
-        elif label < 0 or (num_classes is not None and label >= num_classes):
-            problems.add(f"{source} annotation {number}: category {label} is out of range: {path}")
+        elif not 0 <= label < limit:
+            problems.add(f"{source} annotation {number}: category {str(label)[:40]} is out of range: {path[:200]}")
+        elif not is_file_name(path):
+            problems.add(f"{source} annotation {number}: no name that a file can have: {path[:200]!r}")
         elif leaves_root(path):
-            problems.add(f"{source} annotation {number}: path leaves the data root: {path}")
+            problems.add(f"{source} annotation {number}: path leaves the data root: {path[:200]}")
         else:
             paths.append(path)
             labels.append(label)
@@ -60,7 +63,9 @@ def parse_categories(text: str, source: str) -> list[dict[str, Any]]:
         complete = [entry["id"] for entry in entries] == list(range(len(entries)))
         if not entries or not complete or not all(entry["name"] for entry in entries):
             raise ValueError("ids are not 0, 1, 2, ... with a name each")
-    except (ValueError, KeyError, TypeError) as error:
+        if not is_unicode(json.dumps(entries, ensure_ascii=False)):
+            raise ValueError("a name is not Unicode")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{source} is not iNaturalist's categories.json ({error})") from error
     return entries
 

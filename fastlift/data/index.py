@@ -4,6 +4,7 @@ Built once from a list of (path, label), checked, cached; see ``scan.py`` for th
 """
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import overload
 
 import numpy as np
 
+_ROWS_AT_A_TIME = 2**16
+
 
 class PathTable(Sequence[str]):
-    """Half a million relative paths as one byte string and offsets: a tenth of a list's memory, no objects to load."""
+    """Millions of relative paths as one byte string and offsets: a tenth of a list's memory, no objects to load."""
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray) -> None:
         self.data = data  # uint8, the UTF-8 paths one after another
@@ -22,10 +25,40 @@ class PathTable(Sequence[str]):
 
     @classmethod
     def from_strings(cls, paths: Iterable[str]) -> "PathTable":
-        encoded = [path.encode("utf-8", "surrogateescape") for path in paths]
-        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum([len(path) for path in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+        data, lengths = bytearray(), array("q")
+        for path in paths:
+            encoded = path.encode("utf-8", "surrogateescape")
+            data += encoded
+            lengths.append(len(encoded))
+        return cls.of_lengths(np.frombuffer(data, dtype=np.uint8), np.array(lengths, dtype=np.int64))
+
+    @classmethod
+    def of_lengths(cls, data: np.ndarray, lengths: np.ndarray) -> "PathTable":
+        return cls(data, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)]))
+
+    @classmethod
+    def joined(cls, tables: "Sequence[PathTable]") -> "PathTable":
+        """The paths of several tables one after another."""
+        data = np.concatenate([np.zeros(0, dtype=np.uint8), *(table.data for table in tables)])
+        return cls.of_lengths(data, np.concatenate([np.zeros(0, np.int64), *(table.lengths for table in tables)]))
+
+    @classmethod
+    def checked(cls, data: np.ndarray, offsets: np.ndarray) -> "PathTable":
+        """A table from columns of a file.
+
+        Raises:
+            ValueError: they are not those of one.
+        """
+        if data.dtype != np.uint8 or offsets.dtype != np.int64 or data.ndim != 1 or offsets.ndim != 1:
+            raise ValueError("paths of another kind")
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
+            raise ValueError("paths that are not one after another")
+        return cls(data, offsets)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Bytes of each path: int64 [N]."""
+        return np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,7 +80,30 @@ class PathTable(Sequence[str]):
         return (self[i] for i in range(len(self)))
 
     def take(self, indices: np.ndarray) -> "PathTable":
-        return PathTable.from_strings(self[int(i)] for i in indices)
+        """The paths of these rows."""
+        return self._parts(self.offsets[:-1][indices], self.lengths[indices])
+
+    def folders(self) -> "PathTable":
+        """The name of the folder that each file lies in; empty where a path has none."""
+        slashes = np.concatenate([[-1, -1], np.flatnonzero(self.data == ord("/"))])
+        starts = self.offsets[:-1]
+        last = np.searchsorted(slashes, self.offsets[1:]) - 1
+        stops = np.maximum(slashes[last], starts)  # before the start is another path's
+        begins = np.maximum(slashes[last - 1] + 1, starts)
+        return self._parts(begins, np.maximum(stops - begins, 0))
+
+    def equals(self, other: "PathTable") -> bool:
+        """Whether both hold the same paths in the same order."""
+        return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.data, other.data)
+
+    def _parts(self, starts: np.ndarray, lengths: np.ndarray) -> "PathTable":
+        """A table of pieces of the byte string, gathered some thousand at a time."""
+        pieces = [np.zeros(0, dtype=np.uint8)]
+        for first in range(0, len(starts), _ROWS_AT_A_TIME):
+            begin, long = starts[first : first + _ROWS_AT_A_TIME], lengths[first : first + _ROWS_AT_A_TIME]
+            ends = np.cumsum(long)
+            pieces.append(self.data[np.arange(ends[-1]) + np.repeat(begin - (ends - long), long)])
+        return PathTable.of_lengths(np.concatenate(pieces), lengths)
 
 
 @dataclass(frozen=True)
@@ -121,7 +177,7 @@ def fingerprint(
     """Content hash of an index, independent of where the files lie."""
     digest = hashlib.sha256()
     for column in (paths.data, paths.offsets, labels, widths, heights):
-        digest.update(np.ascontiguousarray(column).tobytes())
+        digest.update(np.ascontiguousarray(column).data)
         digest.update(b"|")
     digest.update("\n".join(class_names).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
@@ -131,7 +187,7 @@ def array_index(name: str, images: np.ndarray, labels: np.ndarray, class_names: 
     """The index of a set that comes as one array, uint8 [N, H, W, 3]."""
     n, height, width, _ = images.shape
     widths, heights = np.full(n, width, dtype=np.int32), np.full(n, height, dtype=np.int32)
-    pixels = np.frombuffer(hashlib.sha256(np.ascontiguousarray(images).tobytes()).digest(), dtype=np.uint8)
+    pixels = np.frombuffer(hashlib.sha256(np.ascontiguousarray(images).data).digest(), dtype=np.uint8)
     paths = PathTable(np.zeros(0, dtype=np.uint8), np.zeros(n + 1, dtype=np.int64))
     labels = labels.astype(np.int64)
     hashed = fingerprint(PathTable(pixels, np.zeros(1, dtype=np.int64)), labels, widths, heights, class_names)

@@ -1,12 +1,9 @@
-"""List files (lines of ``relative/path label``) and class-name files (lines of ``folder name``), plain or gzipped."""
+"""List files (lines of ``relative/path label``) and class-name files (lines of ``folder name``), read into columns."""
 
-import gzip
 import posixpath
 import re
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,9 +11,9 @@ from fastlift.data.index import PathTable
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
 
+LARGEST_LABEL = 2**31 - 1
 _LABEL = re.compile(r"-?[0-9]+")
-_LARGEST_LABEL = 2**31 - 1
-_LINE_END = re.compile("\r\n|\n|\r")
+_LABEL_DIGITS = len(str(LARGEST_LABEL))
 _IDENTIFIER = re.compile(r"n?\d+")  # WordNet ids and numbers: never a class's name
 
 
@@ -28,44 +25,17 @@ class Listing:
     labels: np.ndarray  # int64 [N]
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a plain or gzipped text file.
-
-    Raises:
-        UserError: it is missing, a folder, or no gzip file in spite of its name.
-    """
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except FileNotFoundError as error:
-        raise UserError(f"list file {path} does not exist") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"list file {path} cannot be read: {error}") from error
-
-
-def read_text(path: Path) -> str:
-    """The same as text; bytes that are no UTF-8 stay as they are, since file names may hold any."""
-    return text_of(read_bytes(path), path)
-
-
-def text_of(data: bytes, path: Path) -> str:
-    """Bytes of a file as text, for ``read_text``.
-
-    Raises:
-        UserError: UTF-16, as some Windows programs write it.
-    """
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"list file {path} is UTF-16: save it as UTF-8")
-    return data.decode("utf-8-sig", "surrogateescape")
-
-
-def lines_of(text: str) -> list[str]:
-    """Lines by any of the three line ends; ``str.splitlines`` takes more for one, which file names may hold."""
-    return _LINE_END.split(text)
-
-
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: bytes of names that are none come as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def is_file_name(path: str) -> bool:
+    """Whether the system could have a file of this name."""
+    try:
+        return b"\0" not in path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return False
 
 
 def leaves_root(path: str) -> bool:
@@ -74,41 +44,108 @@ def leaves_root(path: str) -> bool:
     return path.startswith("/") or posixpath.normpath(path).split("/")[0] == ".." or path[1:2] == ":"
 
 
-def parse_list(text: str, source: str, num_classes: int | None, problems: Problems) -> Listing:
+def parse_list(blocks: Iterable[bytes], source: str, num_classes: int | None, problems: Problems) -> Listing:
     """Read lines of ``relative/path label``; a path may hold spaces, the label is the last word.
 
     Args:
+        blocks: of whole lines (see ``lines.line_blocks``).
         source: the list's name, for messages.
         num_classes: labels must be below it; None where it is not known.
         problems: every bad line is added here and left out of the result.
     """
-    paths: list[str] = []
-    labels: list[int] = []
-    limit = _LARGEST_LABEL if num_classes is None else num_classes
-    before = problems.total
-    for number, line in enumerate(lines_of(text), start=1):
-        parts = line.rsplit(None, 1)
-        if not parts:
-            continue
-        path = parts[0].strip()
-        if len(parts) == 1 or not _LABEL.fullmatch(parts[1]):
-            problems.add(f"{source} line {number}: no label: {line.strip()[:100]!r}")
-        elif "\0" in path:
-            problems.add(f"{source} line {number}: a null character in the path: {path[:100]!r}")
-        elif not 0 <= int(parts[1][:20]) < limit:
-            allowed = f"0..{num_classes - 1}" if num_classes is not None else "0 and up"
-            problems.add(f"{source} line {number}: label {parts[1]} is out of range ({allowed}): {path}")
-        elif leaves_root(path):
-            problems.add(f"{source} line {number}: path leaves the data root: {path}")
-        else:
-            paths.append(path)
-            labels.append(int(parts[1]))
-    if not paths and problems.total == before:
+    parts: list[Listing] = []
+    before, number = problems.total, 1
+    for block in blocks:
+        parts.append(_parse_block(block, number, source, num_classes, problems))
+        number += block.count(b"\n")
+    paths = PathTable.joined([part.paths for part in parts])
+    labels = np.concatenate([np.zeros(0, dtype=np.int64), *(part.labels for part in parts)])
+    if not len(paths) and problems.total == before:
         problems.add(f"{source}: no lines")
-    return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
+    return Listing(paths, labels)
 
 
-def parse_class_names(text: str, source: str, folders: Callable[[], Sequence[str | None]] = tuple) -> tuple[str, ...]:
+def _parse_block(block: bytes, number: int, source: str, num_classes: int | None, problems: Problems) -> Listing:
+    """The lines of one block, the first of which has this number: ordinary ones as columns, the others one by one."""
+    limit = LARGEST_LABEL if num_classes is None else num_classes
+    letters = np.frombuffer(block, dtype=np.uint8)
+    ends = np.flatnonzero(letters == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    labels, stops = _last_numbers(letters, starts, ends)
+    good = _is_ordinary(letters, starts, stops, ends) & (labels < limit)
+    for line in np.flatnonzero(~good):
+        text = block[starts[line] : ends[line]].decode("utf-8", "surrogateescape")
+        try:
+            found = _parse_line(text, num_classes)
+        except ValueError as problem:
+            problems.add(f"{source} line {number + line}: {problem}")
+            continue
+        if found is not None:
+            path, labels[line] = found
+            starts[line] += _bytes_in(text[: len(text) - len(text.lstrip())])
+            stops[line] = starts[line] + _bytes_in(path)
+            good[line] = True
+    edges = np.zeros(len(letters) + 1, dtype=np.int8)
+    edges[starts[good]] += 1
+    edges[stops[good]] -= 1
+    inside = np.cumsum(edges[:-1], dtype=np.int8).view(bool)
+    return Listing(PathTable.of_lengths(letters[inside], stops[good] - starts[good]), labels[good])
+
+
+def _last_numbers(letters: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number that each line ends with, and the place before its digits; the line's end where it has none."""
+    numbers = np.zeros(len(ends), dtype=np.int64)
+    at = ends - 1
+    more = at >= starts
+    for place in range(_LABEL_DIGITS):
+        digits = letters[at] - np.uint8(ord("0"))  # other letters wrap round to more than 9
+        more = more & (at >= starts) & (digits <= 9)
+        numbers += np.where(more, digits.astype(np.int64) * 10**place, 0)
+        at = at - more
+    return numbers, at
+
+
+def _is_ordinary(letters: np.ndarray, starts: np.ndarray, stops: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Lines whose path can be taken as it stands: one space before the label, and nothing that needs a closer look."""
+    odd = ((letters < ord(" ")) & (letters != ord("\n"))) | (letters == ord("\\"))
+    odd[1:] |= (letters[1:] == ord(".")) & (letters[:-1] == ord("."))
+    first, second, last = letters[starts], letters[np.minimum(starts + 1, ends)], letters[np.maximum(stops - 1, 0)]
+    ordinary = (stops > starts + 1) & (stops < ends - 1) & (letters[stops] == ord(" "))
+    ordinary &= (first > ord(" ")) & (first < 0x7F) & (last > ord(" ")) & (last < 0x7F)  # no space of Unicode's either
+    ordinary &= (first != ord("/")) & (second != ord(":"))
+    ordinary[np.searchsorted(ends, np.flatnonzero(odd))] = False
+    return ordinary
+
+
+def _parse_line(line: str, num_classes: int | None) -> tuple[str, int] | None:
+    """Path and label of one line, None for an empty one.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    parts = line.rsplit(None, 1)
+    if not parts:
+        return None
+    path = parts[0].strip()
+    if len(parts) == 1 or not _LABEL.fullmatch(parts[1]):
+        raise ValueError(f"no label: {line.strip()[:100]!r}")
+    if "\0" in path:
+        raise ValueError(f"a null character in the path: {path[:100]!r}")
+    if not 0 <= int(parts[1][:20]) < (LARGEST_LABEL if num_classes is None else num_classes):
+        allowed = f"0..{num_classes - 1}" if num_classes is not None else "0 and up"
+        raise ValueError(f"label {parts[1][:40]} is out of range ({allowed}): {path[:200]}")
+    if leaves_root(path):
+        raise ValueError(f"path leaves the data root: {path[:200]}")
+    return path, int(parts[1])
+
+
+def _bytes_in(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
+
+
+def parse_class_names(
+    lines: Sequence[str], source: str, folders: Callable[[], Sequence[str | None]] = tuple
+) -> tuple[str, ...]:
     """Names of the classes in the order of the labels.
 
     A line is ``folder name`` or just ``name``. The first word is the folder of a class's files where it is so for every
@@ -119,13 +156,13 @@ def parse_class_names(text: str, source: str, folders: Callable[[], Sequence[str
     Raises:
         UserError: the file is empty, or has an empty line inside.
     """
-    lines = [line.strip() for line in lines_of(text.rstrip())]
-    if lines == [""]:
+    lines = [line.strip() for line in lines]
+    if not any(lines):
         raise UserError(f"class names {source}: the file is empty")
     for number, line in enumerate(lines, start=1):
         if not line:
             raise UserError(f"class names {source}: line {number} is empty")
-        if not _is_unicode(line):
+        if not is_unicode(line):
             raise UserError(f"class names {source}: line {number} is not UTF-8: {line[:100]!r}")
     words = [line.split(None, 1) for line in lines]
     if not all(len(pair) == 2 for pair in words):
@@ -152,11 +189,14 @@ def class_folders(listing: Listing, num_classes: int) -> list[str | None]:
 
     Empty unless every class has one folder, and each another.
     """
-    folders: list[str | None] = [None] * num_classes
-    for path, label in zip(listing.paths, listing.labels.tolist(), strict=True):
-        folder = posixpath.basename(posixpath.dirname(path))
-        if not folder or folders[label] not in (None, folder):
-            return []
-        folders[label] = folder
-    found = [folder for folder in folders if folder is not None]
-    return folders if len(set(found)) == len(found) else []
+    labels, examples = np.unique(listing.labels, return_index=True)
+    example = np.zeros(num_classes, dtype=np.int64)
+    example[labels] = examples
+    folders = listing.paths.folders()
+    if not folders.equals(folders.take(example[listing.labels])):
+        return []
+    found = [folders[int(i)] for i in examples]
+    if not all(found) or len(set(found)) < len(found):
+        return []
+    named = dict(zip(labels.tolist(), found, strict=True))
+    return [named.get(label) for label in range(num_classes)]

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from fastlift.files import write_atomically
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
-_FORMAT = "fastlift-index-1"
+_FORMAT = "fastlift-index-2"
 _CHUNK = 256
 
 
@@ -103,30 +104,56 @@ def cached_scan(
 
 
 def _load(path: Path) -> Scan | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
-        reasons = {int(i): reason for i, reason in json.loads(columns["reasons"].tobytes()).items()}
-        paths = PathTable(columns["data"], columns["offsets"])
-        return Scan(paths, columns["labels"], columns["widths"], columns["heights"], reasons)
-    except Exception:  # a damaged cache is no cache, and reading one raises nearly everything
+    """The scan that is kept here; None where there is none, or one that is not as it was written, which is told."""
+    if not path.is_file():
         return None
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        if columns.pop("digest").tobytes() != _digest(columns):
+            raise ValueError("its digest differs")
+        return _scan_of(columns)
+    except Exception as error:  # reading a damaged one raises nearly everything
+        warnings.warn(f"the index {path} is damaged ({error}): all files are looked at again", stacklevel=4)
+        return None
+
+
+def _scan_of(columns: dict[str, np.ndarray]) -> Scan:
+    """Raises ValueError where columns do not belong together; who can write the file can write its digest."""
+    paths, count = PathTable.checked(columns["data"], columns["offsets"]), len(columns["labels"])
+    reasons = {int(i): str(reason) for i, reason in json.loads(columns["reasons"].tobytes()).items()}
+    whole = {"labels": np.int64, "widths": np.int32, "heights": np.int32}
+    if any(columns[name].dtype != kind or columns[name].shape != (len(paths),) for name, kind in whole.items()):
+        raise ValueError("columns of different lengths or kinds")
+    if count and (min(int(columns[name].min()) for name in whole) < 0 or any(not 0 <= i < count for i in reasons)):
+        raise ValueError("numbers out of range")
+    return Scan(paths, columns["labels"], columns["widths"], columns["heights"], reasons)
+
+
+def _digest(columns: dict[str, np.ndarray]) -> bytes:
+    """Of the columns' names and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        digest.update(f"{name} {columns[name].dtype} {columns[name].shape}|".encode())
+        digest.update(np.ascontiguousarray(columns[name]).data)
+    return digest.digest()
 
 
 def store_scan(path: Path, scan: Scan) -> None:
     """Write atomically; a cache that cannot be written costs the next start a scan, nothing else."""
+    columns = {
+        "data": scan.paths.data,
+        "offsets": scan.paths.offsets,
+        "labels": scan.labels,
+        "widths": scan.widths,
+        "heights": scan.heights,
+        "reasons": np.frombuffer(json.dumps(scan.reasons).encode(), dtype=np.uint8),
+    }
+    columns["digest"] = np.frombuffer(_digest(columns), dtype=np.uint8)
 
     def write(part: Path) -> None:
         with part.open("wb") as file:
-            np.savez(
-                file,
-                data=scan.paths.data,
-                offsets=scan.paths.offsets,
-                labels=scan.labels,
-                widths=scan.widths,
-                heights=scan.heights,
-                reasons=np.frombuffer(json.dumps(scan.reasons).encode(), dtype=np.uint8),
-            )
+            np.savez(file, **columns)  # type: ignore[arg-type]
 
     with contextlib.suppress(OSError):
         write_atomically(path, write)
@@ -145,24 +172,35 @@ def finish_index(
     if scan.reasons and bad_images == "stop":
         problems.add_files(f"{root / paths[i]}: {scan.reasons[i]}" for i in sorted(scan.reasons))
     elif scan.reasons:
-        is_bad = np.zeros(len(paths), dtype=bool)
-        is_bad[list(scan.reasons)] = True
-        source = np.arange(len(paths))
+        source = _replaced(scan)
         for i in sorted(scan.reasons):
-            other = next_good(scan.labels, is_bad, i)
-            bad.append(BadImage(i, paths[i], scan.reasons[i], other))
-            if other < 0:
+            bad.append(BadImage(i, paths[i], scan.reasons[i], int(source[i])))
+            if source[i] < 0:
                 problems.add(f"{root / paths[i]}: {scan.reasons[i]}, and its class has no good image to stand in")
-            else:
-                source[i] = other
         paths, widths, heights = paths.take(source), widths[source], heights[source]
     hashed = fingerprint(paths, scan.labels, widths, heights, class_names)
     return ImageIndex(name, root, paths, scan.labels, widths, heights, class_names, hashed, bad=tuple(bad))
 
 
+def _replaced(scan: Scan) -> np.ndarray:
+    """The sample whose file each sample shows: its own, or where that is bad the next good one; -1 where there is none."""
+    rows = np.arange(len(scan.labels))
+    is_bad = np.zeros(len(rows), dtype=bool)
+    is_bad[list(scan.reasons)] = True
+    by_class = np.argsort(scan.labels, kind="stable")
+    ends = np.cumsum(np.bincount(scan.labels))
+    for label in np.unique(scan.labels[is_bad]):
+        same = by_class[ends[label - 1] if label else 0 : ends[label]]
+        rows[same[is_bad[same]]] = _next_in_class(same, is_bad, same[is_bad[same]])
+    return rows
+
+
 def next_good(labels: np.ndarray, is_bad: np.ndarray, i: int) -> int:
     """The next sample of i's class that is not bad, round the end of the list; -1 where there is none."""
-    same = np.flatnonzero((labels == labels[i]) & ~is_bad)
-    if len(same) == 0:
-        return -1
-    return int(same[np.searchsorted(same, i) % len(same)])
+    return int(_next_in_class(np.flatnonzero(labels == labels[i]), is_bad, np.array([i]))[0])
+
+
+def _next_in_class(same: np.ndarray, is_bad: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """``next_good`` for several samples of one class, all of whose samples are ``same`` (rising)."""
+    good = same[~is_bad[same]]
+    return good[np.searchsorted(good, wanted) % len(good)] if len(good) else np.full(len(wanted), -1)

@@ -10,14 +10,20 @@ import pytest
 
 from fastlift.data.catalogue import check_name, load_data_set, names
 from fastlift.data.cifar import draw_long_tail, long_tail_counts
-from fastlift.data.lists import class_folders, leaves_root, parse_class_names, parse_list, read_text
+from fastlift.data.index import PathTable
+from fastlift.data.lines import line_blocks, lines_of, read_lines
+from fastlift.data.lists import Listing, _parse_line, class_folders, leaves_root, parse_class_names, parse_list
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
 
 
+def parse(text: str, num_classes: int | None, problems: Problems, source: str = "list") -> Listing:
+    return parse_list([text.encode("utf-8", "surrogateescape")], source, num_classes, problems)
+
+
 def test_lines_with_spaces_and_blank_lines() -> None:
     problems = Problems("x")
-    listing = parse_list("a b/c d.jpg 1\n\n  e.jpg   0 \n", "x", 2, problems)
+    listing = parse("a b/c d.jpg 1\n\n  e.jpg   0 \n", 2, problems)
     assert list(listing.paths) == ["a b/c d.jpg", "e.jpg"]
     assert listing.labels.tolist() == [1, 0]
     assert problems.total == 0
@@ -26,7 +32,7 @@ def test_lines_with_spaces_and_blank_lines() -> None:
 def test_every_kind_of_bad_line_is_named_and_only_ten_are_shown() -> None:
     problems = Problems("train")
     text = "a.jpg\nb.jpg x\nc.jpg 5\nd.jpg -1\n../e.jpg 0\n/f.jpg 0\ng/../../h.jpg 0\n" + "i.jpg 9\n" * 20
-    parse_list(text, "train.txt", 5, problems)
+    parse(text, 5, problems, "train.txt")
     assert problems.total == 27
     message = problems.message()
     assert "27 problems, the first 10:" in message
@@ -65,13 +71,13 @@ def test_paths_that_leave_the_root(path: str, leaves: bool) -> None:
     ],
 )
 def test_class_names_with_and_without_folders(text: str, folders: list[str | None], expected: tuple[str, ...]) -> None:
-    assert parse_class_names(text, "x", lambda: folders) == expected
+    assert parse_class_names(lines_of(text.rstrip()), "x", lambda: folders) == expected
 
 
 @pytest.mark.parametrize("text", ["", "a\n\nb\n"])
 def test_class_names_with_holes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="empty"):
-        parse_class_names(text, "x")
+        parse_class_names(lines_of(text.rstrip()), "x")
 
 
 def test_a_list_set_is_loaded_and_cached(pictures: Any) -> None:
@@ -228,7 +234,8 @@ def test_a_damaged_cache_is_no_cache(damage: str, pictures: Any) -> None:
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 0xFF
         file.write_bytes({"cut": data[:700], "flipped": data, "emptied": b""}[damage])
-    assert pictures.load().train.fingerprint == expected.fingerprint
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert pictures.load().train.fingerprint == expected.fingerprint
 
 
 def test_folder_says_which_layout_it_wants(tmp_path: Path) -> None:
@@ -255,9 +262,9 @@ def test_published_sets_say_how_to_get_them(name: str, tmp_path: Path) -> None:
 def test_places_names_go_to_labels_by_folder(shared: Path) -> None:
     """Label 116 is desert_road in the lists, and line 116 of the class names is desert-sand."""
     splits = shared / "data" / "splits"
-    listing = parse_list(read_text(splits / "Places_LT_train.txt.gz"), "x", 365, Problems(""))
+    listing = parse_list(line_blocks(splits / "Places_LT_train.txt.gz"), "x", 365, Problems(""))
     folders = class_folders(listing, 365)
-    names_of_file = read_text(splits / "Places_LT_classnames.txt.gz")
+    names_of_file = read_lines(splits / "Places_LT_classnames.txt.gz")
     assert parse_class_names(names_of_file, "x", lambda: folders) == tuple(folders)
     assert folders[116] == "desert_road"
 
@@ -267,7 +274,7 @@ def test_imagenet_needs_no_class_names(pictures: Any, tmp_path: Path, shared: Pa
     from fastlift.data.catalogue import _imagenet_names
 
     text = gzip.decompress((shared / "data" / "splits" / "ImageNet_LT_classnames.txt.gz").read_bytes()).decode()
-    assert _imagenet_names() == parse_class_names(text, "x")
+    assert _imagenet_names() == parse_class_names(lines_of(text.rstrip()), "x")
     for file in ("ImageNet_LT_train.txt", "ImageNet_LT_test.txt"):
         (pictures.root / file).write_text("train/n0/0.jpg 0\n")
     with pytest.raises(UserError, match=r"1 lines, ImageNet-LT has 115,846"):
@@ -378,7 +385,7 @@ def test_real_cifar(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["\u00b2", "--5", "1.0", "x"])
 def test_what_is_no_label(label: str) -> None:
     problems = Problems("x")
-    parse_list(f"a.jpg 0\nb.jpg {label}\n", "list", 3, problems)
+    parse(f"a.jpg 0\nb.jpg {label}\n", 3, problems)
     assert len(problems.entries) == 1
     assert "list line 2: no label" in problems.entries[0]
 
@@ -386,34 +393,77 @@ def test_what_is_no_label(label: str) -> None:
 @pytest.mark.parametrize("classes", [3, None])
 def test_a_label_beyond_all_numbers(classes: int | None) -> None:
     problems = Problems("x")
-    parse_list(f"a.jpg 0\nb.jpg {10**30}\n", "list", classes, problems)
+    parse(f"a.jpg 0\nb.jpg {10**30}\n", classes, problems)
     assert "is out of range" in problems.entries[0]
 
 
 def test_null_characters_are_told() -> None:
     problems = Problems("x")
-    assert len(parse_list("a\0b.jpg 0\nc.jpg 1\n", "list", 3, problems).paths) == 1
+    assert len(parse("a\0b.jpg 0\nc.jpg 1\n", 3, problems).paths) == 1
     assert "null character" in problems.entries[0]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_all_line_ends_and_no_others(end: str) -> None:
+def test_all_line_ends_and_no_others(end: str, tmp_path: Path) -> None:
     """Line separators of Unicode may stand in file names."""
     problems = Problems("x")
-    listing = parse_list(f"a\u2028b.jpg 0{end}c\x85d.jpg 1{end}", "list", 2, problems)
+    (tmp_path / "list").write_text(f"a\u2028b.jpg 0{end}c\x85d.jpg 1{end}", encoding="utf-8", newline="")
+    listing = parse_list(line_blocks(tmp_path / "list"), "list", 2, problems)
     assert list(listing.paths) == ["a\u2028b.jpg", "c\x85d.jpg"]
     assert not problems.entries
 
 
-def test_encodings(tmp_path: Path) -> None:
-    file = tmp_path / "list.txt"
-    file.write_text("a.jpg 0\n", encoding="utf-8-sig")
-    assert read_text(file) == "a.jpg 0\n"
-    file.write_text("a.jpg 0\n", encoding="utf-16")
-    with pytest.raises(UserError, match="UTF-16"):
-        read_text(file)
+def test_class_names_that_are_no_text() -> None:
     with pytest.raises(UserError, match="line 2 is not UTF-8"):
-        parse_class_names(b"cat\ncaf\xe9\n".decode("utf-8", "surrogateescape"), "names")
+        parse_class_names(lines_of(b"cat\ncaf\xe9".decode("utf-8", "surrogateescape")), "names")
+
+
+@pytest.mark.parametrize("num_classes", [7, None])
+def test_lines_in_columns_are_read_as_lines_by_themselves(num_classes: int | None) -> None:
+    """Ordinary lines are read by the million, odd ones one by one: a mixture of both, against one by one."""
+    random = np.random.default_rng(0)
+    pieces = [*"ab/.: \t\\", "..", "\u3000", "\x85", "\udcff", "\0", "é", "c/d.jpg", "\x1c", "-"]
+    ends = [
+        *(f" {k}" for k in range(9)),
+        "  3",
+        " 3 ",
+        "\t3",
+        "\u30003",
+        " 03",
+        " 99999999999",
+        " 2147483647",
+        " -1",
+        "",
+        "5",
+        " ",
+    ]
+    for _ in range(30):
+        lines = []
+        for _ in range(40):
+            size = random.integers(0, 6)
+            path = "x/y.jpg" if random.random() < 0.3 else "".join(random.choice(pieces, size))
+            lines.append(path + str(random.choice(ends)))
+        problems, expected = Problems("x"), []
+        listing = parse("".join(f"{line}\n" for line in lines), num_classes, problems)
+        told = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                found = _parse_line(line, num_classes)
+            except ValueError as error:
+                told.append(f"list line {number}: {error}")
+            else:
+                expected += [] if found is None else [found]
+        assert list(zip(listing.paths, listing.labels.tolist(), strict=True)) == expected
+        assert problems.entries == (told or ([] if expected else ["list: no lines"]))
+
+
+def test_folders_of_paths() -> None:
+    paths = ["a/b/c.jpg", "c.jpg", "b/c.jpg", "/c", "é/d e/f", "a/b/"]
+    assert list(PathTable.from_strings(paths).folders()) == ["b", "", "b", "", "d e", "b"]
+    table = PathTable.from_strings(paths)
+    assert list(table.take(np.array([4, 0, 0]))) == ["é/d e/f", "a/b/c.jpg", "a/b/c.jpg"]
+    assert list(PathTable.joined([table, table.take(np.array([1]))])) == [*paths, "c.jpg"]
+    assert list(PathTable.joined([])) == []
 
 
 def test_problems_of_lines_and_of_files_come_together(pictures: Any) -> None:
