@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.documents import RESULTS, ROOT, fill
 from fastlift import recipes
 from fastlift.config import Config
-from fastlift.environment import machine, resolve_device, versions
+from fastlift.environment import describe_machine, resolve_device, versions
 from fastlift.files import write_json
 from fastlift.grading import grade_run
 from fastlift.reporting.console import Terminal, Ui
@@ -108,7 +108,7 @@ def main() -> None:
     table = markdown(rows, options.seeds)
     print(table)
     if options.dataset == "shapes_lt" and options.model is None:
-        facts = {"machine": machine(resolve_device("auto")), "versions": versions(), "seeds": options.seeds}
+        facts = {"machine": describe_machine(resolve_device("auto")), "versions": versions(), "seeds": options.seeds}
         write_json(RESULTS / "findings.json", {**facts, "rows": rows})
         fill(ROOT / "docs" / "results.md", "findings", table)
 

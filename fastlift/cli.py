@@ -9,7 +9,9 @@ from importlib import import_module
 
 from fastlift import __version__
 from fastlift.errors import UserError
+from fastlift.machine.threads import prepare
 from fastlift.naming import one_of
+from fastlift.noise import own_warnings_alone
 
 COMMANDS = {
     "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
@@ -58,10 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"fastlift {__version__}")
         return 0
+    prepare()  # before anything imports torch
+    with own_warnings_alone():
+        return _run(arguments[0], arguments[1:])
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    """Run a command by its name, and tell what stops it."""
     try:
-        name = one_of("command", arguments[0], COMMANDS)
-        command = import_module(f"fastlift.commands.{name.replace('-', '_')}")
-        result: int = command.run(arguments[1:])
+        command = import_module(f"fastlift.commands.{one_of('command', name, COMMANDS).replace('-', '_')}")
+        result: int = command.run(arguments)
         return result
     except UserError as error:
         print(f"fastlift: {error}", file=sys.stderr)
@@ -78,10 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        if _is_out_of_memory(error):
             print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
             return 1
         raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a GPU; in torch's allocator for CPUs, which has no kind of its own; or in NumPy or Python."""
+    is_torchs = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return is_torchs or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _quiet_about_files(error: threading.ExceptHookArgs) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fastlift.errors import UserError
 from fastlift.files import read_json
 from fastlift.naming import one_of
+from fastlift.ranges import MOST, MOST_THREADS, check_range
 from fastlift.uses import check_uses
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
@@ -48,7 +49,7 @@ class DataConfig:
     executor: Literal["auto", "dali", "torchvision"] = "auto"
     """What decodes and crops; both give the same views. 'auto': DALI where it is installed and pays."""
     workers: int | None = None
-    """Threads for decoding (default: the number of cores this process may use)."""
+    """Threads for decoding (default: the CPUs that this process may use, at most 16)."""
     bad_images: Literal["stop", "skip"] = "stop"
     """Unreadable files: stop before training, or replace each by the next good one of its class and list them."""
 
@@ -139,7 +140,10 @@ class RunConfig:
     """Where and how it runs; apart from the seed, nothing here changes what is computed but rounding."""
 
     seed: int = 0
-    """Fixes random starts, the order of samples, crops and flips."""
+    """Fixes random starts, the order of samples, crops and flips; from 0 to 2^63 - 1."""
+    threads: int | None = None
+    """Threads that compute (default: one for each core that this process may use). On CPUs rounding depends on it, so a
+    resumed run goes on with as many as it had."""
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -164,6 +168,8 @@ class RunConfig:
     """Steps between two lines of metrics.jsonl; the device is read only then."""
     profile: bool = False
     """Record a few steps into profile.json in the run folder, for Perfetto (ui.perfetto.dev) or TensorBoard."""
+    memory: Literal["check", "ignore"] = "check"
+    """A run that needs more memory than is free is refused before anything large is allocated; 'ignore' tries it."""
 
 
 SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "run": RunConfig}
@@ -174,13 +180,14 @@ POSITIVE = {
     "eval_batch",
     "log_steps",
     "checkpoint_steps",
-    "workers",
     "image_size",
     "scale",
     "tte_crops",
     "coop_length",
     "clip_adapter_rank",
 }
+# Settings that are whole numbers in a range of their own; all others are below 2^63.
+RANGES = {"seed": (0, MOST), "mask_seed": (0, MOST), "threads": (1, MOST_THREADS), "workers": (1, MOST_THREADS)}
 assert len(SECTION_OF) == sum(len(fields(kind)) for kind in SECTIONS.values()), "flag names are unique over sections"
 
 
@@ -202,6 +209,8 @@ class Config:
     def __post_init__(self) -> None:
         training, run, model = self.training, self.run, self.model
         for name, value in self.flat().items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                check_range(name, value, *RANGES.get(name, (-MOST,)))
             if name in POSITIVE and value is not None and not value > 0:
                 raise UserError(f"{name}: expected more than 0, got {value}")
             if isinstance(value, float) and not math.isfinite(value):

@@ -8,7 +8,7 @@ import torch
 
 from fastlift.config import Config
 from fastlift.data.catalogue import DataSet
-from fastlift.environment import machine, versions
+from fastlift.environment import describe_machine, versions
 from fastlift.evaluation import Evaluation, ensembling_name
 from fastlift.fit import Fit
 from fastlift.models.lift import LiftModel
@@ -62,6 +62,6 @@ def results_of(
         "metrics": metrics,
         "evaluations": {name: metrics},
         "timing": timing,
-        "machine": machine(device),
+        "machine": describe_machine(device),
         "versions": versions(),
     }

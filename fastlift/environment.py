@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from fastlift.errors import UserError
+from fastlift.machine import cpu_quota, cpus, processor_name
+from fastlift.ranges import MOST_THREADS, check_range
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 RECORDED_PACKAGES = ("fastlift", "torch", "torchvision", "triton", "open_clip_torch", "timm", "safetensors", "numpy")
@@ -65,11 +68,29 @@ def dtype_name(dtype: torch.dtype) -> str:
     return next(name for name, known in DTYPES.items() if known is dtype)
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+@contextmanager
+def using_threads(count: int | None) -> Iterator[int]:
+    """Compute with ``count`` threads meanwhile, or with as many as torch has now; gives the number.
+
+    Raises:
+        UserError: a number out of range.
+    """
+    before = torch.get_num_threads()
+    if count is not None:
+        check_range("threads", count, 1, MOST_THREADS)
+        torch.set_num_threads(count)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
     """What the run ran on, for ``results.json``."""
     described: dict[str, Any] = {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": processor_name(),
+        "cores": cpus(),
+        "quota": cpu_quota(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": str(device),
@@ -88,11 +109,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"

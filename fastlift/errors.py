@@ -1,4 +1,8 @@
-"""The one exception that stands for a user's mistake rather than a fault of the program."""
+"""The one exception that stands for a user's mistake rather than a fault of the program, and the one warning."""
+
+
+class FastliftWarning(UserWarning):
+    """Something that the user should know and that stops nothing; the command line prints its message alone."""
 
 
 class UserError(ValueError):

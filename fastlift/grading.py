@@ -15,7 +15,7 @@ from fastlift.config import Config, load
 from fastlift.data.catalogue import rank_at
 from fastlift.data.inaturalist import Rank
 from fastlift.data.index import BadImage, ImageIndex
-from fastlift.environment import resolve_amp, resolve_device
+from fastlift.environment import resolve_amp, resolve_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
 from fastlift.files import read_json, write_json
@@ -104,7 +104,7 @@ def grade(
     def on_bad(bad: BadImage) -> None:
         ui.say(f"skipped {bad.path}: {bad.reason}")
 
-    with ui.bar("evaluating", len(index)) as bar:
+    with ui.bar("evaluating", len(index)) as bar, using_threads(config.run.threads):
         return evaluate(
             model,
             index,

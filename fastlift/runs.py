@@ -23,6 +23,8 @@ from fastlift.files import read_json, write_json
 OPERATIONAL = {
     "device",
     "workers",
+    "threads",
+    "memory",
     "executor",
     "checkpoint_steps",
     "log_steps",
@@ -182,6 +184,12 @@ def reopen(path: Path, config: Config) -> RunFolder:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{path} cannot be resumed with other settings ({listed}); start a new run instead")
     return run
+
+
+def threads_of(path: Path) -> int | None:
+    """How many threads a run computed with so far; None where that does not matter (GPUs), or there is no run."""
+    run = RunFolder(path)
+    return load(run.config).run.threads if run.config.is_file() else None
 
 
 class MetricsLog:

@@ -17,12 +17,13 @@ from fastlift.data.catalogue import DataSet
 from fastlift.data.loader import choose_executor
 from fastlift.distributed import World, barrier, join, leave, total
 from fastlift.endings import describe_data, describe_model, results_of
-from fastlift.environment import dtype_name, resolve_amp, resolve_device
+from fastlift.environment import dtype_name, resolve_amp, resolve_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, evaluate
 from fastlift.files import write_json
 from fastlift.fit import Fit
 from fastlift.learner import Learner
+from fastlift.machine import cpus
 from fastlift.metrics import Metrics
 from fastlift.models.classifiers import Classifier
 from fastlift.models.fp8 import check_fp8, quantise_frozen
@@ -76,8 +77,13 @@ def train(
         check_fp8(device, dtype)
     world, device = join(device)
     told = ui if ui is not None and world.is_main else Quiet()
+    if resume and output is not None and device.type == "cpu":
+        config = config.merged(threads=_threads_to_go_on_with(config, Path(output), told))
     try:
-        return _train(config, output, resume, overwrite, start, device, dtype, world, told)
+        with using_threads(config.run.threads) as threads:
+            if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
+                config = config.merged(threads=threads)
+            return _train(config, output, resume, overwrite, start, device, dtype, world, told)
     finally:
         leave()
 
@@ -166,6 +172,21 @@ def _start_from_images(config: Config, data: DataSet, model: LiftModel, world: W
     if world.size > 1:  # all ranks take the first one's: on GPUs features need not have the same bits
         weight = total({"weight": weight if world.is_main else torch.zeros_like(weight)}, world)["weight"]
     cast(Classifier, model.classifier).set_weight(weight)
+
+
+def _threads_to_go_on_with(config: Config, path: Path, ui: Ui) -> int | None:
+    """As many as the run had, unless others are asked for: sums of floats depend on how they are cut."""
+    before, asked = runs.threads_of(path), config.run.threads
+    if before is None or asked not in (None, before):
+        if before is not None:
+            ui.say(f"{asked} threads, {before} before: what follows differs in rounding from an uninterrupted run")
+        return asked
+    if before > cpus():
+        ui.say(
+            f"{before} threads as before, for the same rounding; this process may use {cpus()} CPUs: "
+            f"--threads {cpus()} is faster"
+        )
+    return before
 
 
 def _reopen(path: Path, config: Config) -> RunFolder:

@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import multiprocessing
-import os
 import time
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastlift.data import shapes
+from fastlift.machine import cpus
 
 CONFIG = Path(__file__).resolve().parents[1] / "fastlift" / "assets" / "shapes_clip.json"
 TEMPLATES = (
@@ -83,7 +83,7 @@ def draw_pictures(seed: int, split: str, per_kind: int) -> Tensor:
     side = shapes.SIDE
     pictures = torch.empty(shapes.NUM_KINDS, per_kind, side, side, 3, dtype=torch.uint8)
     jobs = [(seed, split, kind, per_kind) for kind in range(shapes.NUM_KINDS)]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(cpus()) as pool:
         for kind, drawn in enumerate(pool.imap(_draw_kind, jobs, chunksize=4)):
             pictures[kind] = torch.from_numpy(drawn)
     return pictures

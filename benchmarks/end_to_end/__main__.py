@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks.end_to_end import commands, evaluation, fp8, loop
 from fastlift.bench import text, train
-from fastlift.environment import machine, versions
+from fastlift.environment import describe_machine, versions
 from fastlift.files import write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "end_to_end.json"
@@ -121,7 +121,7 @@ def main() -> None:
     for what in options.what or MEASUREMENTS:
         load = os.getloadavg()[0]
         found = MEASUREMENTS[what](options)
-        about = {"machine": machine(torch.device("cpu")), "versions": versions(), "load_average_before": load}
+        about = {"machine": describe_machine(torch.device("cpu")), "versions": versions(), "load_average_before": load}
         print(what, json.dumps(found), flush=True)
         if not options.quick:
             kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import fastlift
 from fastlift.adapters.towers import find_tower
-from fastlift.environment import machine, versions
+from fastlift.environment import describe_machine, versions
 
 CLASSES, RANK = 1000, 32
 
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/drop_in.json"))
     args = parser.parse_args()
     results = [compare(kind, mode, args) for kind in args.model for mode in args.mode]
-    described = {"machine": machine(torch.device("cpu")), "versions": versions(), "results": results}
+    described = {"machine": describe_machine(torch.device("cpu")), "versions": versions(), "results": results}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(described, indent=2) + "\n")
 

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import torch
 from workloads import DEVICE, DTYPE, synchronize
 
 import fastlift_kernels
+from fastlift.machine import processor_name
 
 
 def median_seconds(run: Callable[[], Any], rounds: int = 15) -> float:
@@ -38,14 +38,10 @@ def rates() -> dict[str, float]:
 
 def describe() -> dict[str, Any]:
     """Processor, threads, load, versions and date, for the head of a result file."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     report = fastlift_kernels.available()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else name,
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
         "dtype": str(DTYPE).removeprefix("torch."),

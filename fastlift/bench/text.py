@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlift.bench.measure import alternate
-from fastlift.environment import machine, versions
+from fastlift.environment import describe_machine, versions
 from fastlift.models import backbones
 from fastlift.models.text import PROMPTS_A_BATCH, TextTower, encode_prompts, prompts_for, text_features
 
@@ -88,7 +88,9 @@ def run(model: str = "ViT-B-16-quickgelu", *, class_names: list[str] | None = No
         cached = time.perf_counter() - start
     slow, fast = timings["plain"].median, timings["fastlift"].median
     device = torch.device("cpu")
-    return TextBench(model, len(names), slow, fast, cached, slow / fast, difference, machine(device), versions())
+    return TextBench(
+        model, len(names), slow, fast, cached, slow / fast, difference, describe_machine(device), versions()
+    )
 
 
 def ensemble_seconds(model: str = "ViT-B-16-quickgelu") -> float:

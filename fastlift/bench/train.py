@@ -15,7 +15,7 @@ from fastlift.bench.measure import Step, Timing, alternate, count_flop, count_op
 from fastlift.bench.reference import ReferenceLearner
 from fastlift.bench.reference import features as reference_features
 from fastlift.compiling import compile_backbone
-from fastlift.environment import DTYPES, machine, versions
+from fastlift.environment import DTYPES, describe_machine, versions
 from fastlift.learner import Learner
 from fastlift.memory import saved_bytes, storages
 from fastlift.models.lift import LiftModel, create_model
@@ -142,7 +142,7 @@ def run(
         loss_difference=difference,
         compile_s=compile_s,
         rows=rows,
-        machine=machine(torch.device("cpu")),
+        machine=describe_machine(torch.device("cpu")),
         versions=versions(),
     )
 

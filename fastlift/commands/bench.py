@@ -41,7 +41,7 @@ class BenchData:
     rounds: int = 5
     """Timed rounds; the ways alternate within each."""
     workers: tuple[int, ...] = ()
-    """Threads or processes to try (default: the cores of this machine)."""
+    """Threads or processes to try (default: the CPUs that this process may use)."""
     json: bool = False
     """Print as JSON."""
 
@@ -66,6 +66,8 @@ class BenchTrain:
     """Compile the frozen backbone."""
     amp: Literal["fp32", "bf16"] = "fp32"
     """Compute dtype of both ways."""
+    threads: int | None = None
+    """Threads that compute (default: one for each core that this process may use)."""
     json: bool = False
     """Print as JSON."""
 
@@ -78,6 +80,8 @@ class BenchText:
     """An open_clip model by name."""
     rounds: int = 3
     """Alternated rounds."""
+    threads: int | None = None
+    """Threads that compute (default: one for each core that this process may use)."""
     json: bool = False
     """Print as JSON."""
 
@@ -115,16 +119,20 @@ def _data(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> int:
     command = parse(BenchTrain, arguments, "bench train", examples=EXAMPLES["train"])
     from fastlift.bench import train
+    from fastlift.environment import using_threads
 
-    options = {name: value for name, value in vars(command).items() if name != "json"}
-    return _show(train.run(options.pop("model"), **options), command.json)
+    options = {name: value for name, value in vars(command).items() if name not in ("json", "threads")}
+    with using_threads(command.threads):
+        return _show(train.run(options.pop("model"), **options), command.json)
 
 
 def _text(arguments: list[str]) -> int:
     command = parse(BenchText, arguments, "bench text", examples=EXAMPLES["text"])
     from fastlift.bench import text
+    from fastlift.environment import using_threads
 
-    return _show(text.run(command.model, rounds=command.rounds), command.json)
+    with using_threads(command.threads):
+        return _show(text.run(command.model, rounds=command.rounds), command.json)
 
 
 def _show(found: Any, as_json: bool) -> int:

@@ -45,6 +45,8 @@ class Evaluate:
     the training, where 20 and 100 are the default)."""
     data_root: Path | None = None
     """Folder with the images, where it is not the one of the training any more."""
+    threads: int | None = None
+    """Threads that compute (default: one for each core that this process may use)."""
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -56,7 +58,7 @@ class Evaluate:
     executor: Literal["auto", "dali", "torchvision"] = "auto"
     """What decodes and crops; both give the same views. 'auto': DALI where it is installed and pays."""
     workers: int | None = None
-    """Threads for decoding (default: the number of cores this process may use)."""
+    """Threads for decoding (default: the CPUs that this process may use, at most 16)."""
     json: bool = False
     """Print results as JSON on stdout instead of a table."""
 
@@ -72,7 +74,7 @@ def run(arguments: list[str]) -> int:
 
     settings = {
         name: getattr(command, name)
-        for name in ("tte", "tte_crops", "expand", "device", "amp", "eval_batch", "executor", "workers")
+        for name in ("tte", "tte_crops", "expand", "device", "amp", "eval_batch", "executor", "workers", "threads")
     }
     given = {name: getattr(command, name) for name in ("data_root", "taxon", "group_boundaries", "frozen")}
     settings |= {name: value for name, value in given.items() if value is not None}

@@ -31,6 +31,8 @@ class Export:
     """Pixels that five crops add to the short side (default: 24; less in proportion below size 224)."""
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    threads: int | None = None
+    """Threads that compute (default: one for each core that this process may use)."""
     overwrite: bool = False
     """Replace files that are there."""
     json: bool = False
@@ -42,19 +44,21 @@ def run(arguments: list[str]) -> int:
     command = parse(Export, arguments, "export", examples=EXAMPLES)
     Config().override(tte=command.tte, expand=command.expand)  # refuses an expand that nothing is cropped from
     from fastlift.building import load_run
+    from fastlift.environment import using_threads
     from fastlift.export import export_model
 
     model = load_run(command.run, command.checkpoint)
     stem = "model" if command.tte == "none" else f"model-{command.tte}"
     path = command.output or command.run / "export" / command.format / f"{stem}.{command.format}"
-    done = export_model(
-        model,
-        path,
-        format=command.format,
-        ensembling=command.tte,
-        expand=command.expand,
-        overwrite=command.overwrite,
-    )
+    with using_threads(command.threads):
+        done = export_model(
+            model,
+            path,
+            format=command.format,
+            ensembling=command.tte,
+            expand=command.expand,
+            overwrite=command.overwrite,
+        )
     if command.json:
         files = {"model": str(done.model), "description": str(done.description), "difference": done.difference}
         print(json.dumps(files))

@@ -33,6 +33,8 @@ class Predict:
     """How many crops 'random' takes."""
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    threads: int | None = None
+    """Threads that compute (default: one for each core that this process may use)."""
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -53,7 +55,7 @@ def run(arguments: list[str]) -> int:
             "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
         )
     from fastlift.building import load_run
-    from fastlift.environment import resolve_amp, resolve_device
+    from fastlift.environment import resolve_amp, resolve_device, using_threads
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
 
     def show(prediction: Prediction) -> None:
@@ -66,7 +68,7 @@ def run(arguments: list[str]) -> int:
                 f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named), flush=True
             )
 
-    Config().override(tte=command.tte, tte_crops=command.tte_crops)  # refuses a number of crops that are not taken
+    Config().override(tte=command.tte, tte_crops=command.tte_crops, threads=command.threads, workers=command.workers)
     paths = find_pictures(command.pictures)
     index, broken = index_pictures(paths)
     failed: list[Path] = []
@@ -93,6 +95,7 @@ def run(arguments: list[str]) -> int:
             workers=command.workers,
             on_bad=complain,
         )
-        for prediction in predictions:
-            show(prediction)
+        with using_threads(command.threads):
+            for prediction in predictions:
+                show(prediction)
     return 1 if failed else 0

@@ -36,6 +36,8 @@ class ZeroShot:
     """How many crops 'random' takes."""
     expand: int | None = None
     """Pixels that ensembling adds to the short side before it crops."""
+    threads: int | None = None
+    """Threads that compute (default: one for each core that this process may use)."""
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -61,7 +63,7 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.table import metrics_table
     from fastlift.training import train
 
-    names = ("prompt", "image_size", "tte", "tte_crops", "expand", "device", "amp", "eval_batch", "seed")
+    names = ("prompt", "image_size", "tte", "tte_crops", "expand", "device", "amp", "eval_batch", "seed", "threads")
     settings = {name: getattr(command, name) for name in names} | vars(command.data)
     settings |= {name: getattr(command, name) for name in ("model", "pretrained") if getattr(command, name) is not None}
     config = recipes.zero_shot(**settings)

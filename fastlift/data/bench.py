@@ -25,6 +25,7 @@ from fastlift.data.decode import dali_agrees, decode_with_torchvision
 from fastlift.data.index import ImageIndex
 from fastlift.data.scan import Progress
 from fastlift.errors import UserError
+from fastlift.machine import cpus, processor_name
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _BATCH = 64
@@ -108,7 +109,7 @@ def run(
         raise UserError(f"{index.name} has no files to decode: nothing to measure")
     if unknown := sorted(set(ways) - set(WAYS)):
         raise UserError(f"unknown ways to measure: {', '.join(unknown)}; known: {', '.join(WAYS)}")
-    workers = list(workers) or [os.cpu_count() or 1]
+    workers = list(workers) or [cpus()]
     for what, number in (("images", images), ("rounds", rounds), ("workers", min(workers)), ("image size", image_size)):
         if number < 1:
             raise UserError(f"{what}: at least 1, got {number}")
@@ -133,22 +134,12 @@ def _machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "cores": os.cpu_count(),
-        "processor": _processor(),
+        "cores": cpus(),
+        "processor": processor_name(),
         "system": platform.platform(),
         "load_average": os.getloadavg()[0],
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
 
 
 def _possible(ways: Sequence[str]) -> tuple[list[str], dict[str, str]]:

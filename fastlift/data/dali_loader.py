@@ -22,6 +22,7 @@ from fastlift.data.loader import Batch
 from fastlift.data.render import MAX_RESIZED_PIXELS, render_views
 from fastlift.data.stream import StandIns, Step, Stream
 from fastlift.data.views import ResizedCrops, Windows
+from fastlift.errors import FastliftWarning
 
 _PREFETCH = 3  # batches that DALI has in the making
 _FINISHING = 2  # batches of decoded pixels whose views are in the making
@@ -304,6 +305,7 @@ class DaliLoader:
         if warn_of:
             warnings.warn(
                 f"DALI cannot decode {self._stream.index.label_of(source)}, Pillow does it instead: {warn_of}",
+                FastliftWarning,
                 stacklevel=2,
             )
         pixels = np.empty((views.views, 3, views.size, views.size), dtype=np.uint8)

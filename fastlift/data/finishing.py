@@ -4,7 +4,6 @@ Threads, not processes: resizing and normalising release the interpreter lock, n
 nothing has to start.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 
 from fastlift.data.loader import Batch
 from fastlift.data.stream import Step, Stream
+from fastlift.machine.threads import decode_threads
 
 _MAX_CHUNK = 16  # samples a task
 
@@ -21,9 +21,8 @@ Draw = Callable[[int, np.ndarray], None]  # row of the step, its views to fill i
 
 
 def default_workers() -> int:
-    """The cores that this process may use, at most 16."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 16)
+    """Threads for decoding where no number is given: by affinity and quota, at most 16."""
+    return decode_threads()[0]
 
 
 class Normalise:

@@ -5,7 +5,6 @@ side makes decoding faster too, but changes pixels (resized once more, and encod
 """
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from fastlift.data.index import ImageIndex
 from fastlift.data.packed import PackedSplit, shard_name, write_manifest, write_split
 from fastlift.data.scan import Progress
 from fastlift.errors import UserError
+from fastlift.machine import cpus
 
 SHARD_BYTES = 2**30
 _QUALITY = 95
@@ -104,7 +104,7 @@ def run(
 
 def _pictures(index: ImageIndex, short_side: int | None) -> Iterator[_Picture]:
     """All pictures in order, prepared by threads a few ahead."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpus()) as pool:
         numbers = iter(range(len(index)))
         ahead: list[Future[_Picture]] = []
         for i in islice(numbers, 64):

@@ -1,7 +1,6 @@
 """``fastlift data check`` and ``stats``: what is wrong with a data set, and what it looks like."""
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from fastlift.data.decode import DecodeError, fastest_decoder, load_picture
 from fastlift.data.index import ImageIndex
 from fastlift.data.problems import SHOWN, Problems, UnusableData
 from fastlift.data.scan import Progress
+from fastlift.machine import cpus
 from fastlift.metrics import GROUP_BOUNDARIES, group_masks
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -111,7 +111,7 @@ def _undecodable(index: ImageIndex, progress: Progress | None) -> Iterable[str]:
             return f"{index.label_of(i)}: {error}"
         return ""
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpus()) as pool:
         for done, problem in enumerate(pool.map(attempt, range(len(index)), chunksize=1), start=1):
             if progress and (done % 100 == 0 or done == len(index)):
                 progress(f"decode {index.name}", done, len(index))

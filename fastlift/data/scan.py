@@ -17,6 +17,7 @@ from fastlift.data.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.lists import Listing
 from fastlift.data.problems import Problems
 from fastlift.files import write_atomically
+from fastlift.machine import cpus
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
@@ -55,7 +56,7 @@ def scan_files(
 
     done = 0
     # Threads hide the latency of disks and network shares; the parsing itself holds the interpreter lock.
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
         for count in pool.map(chunk, range(0, len(indices), _CHUNK)):
             done += count
             if progress:

@@ -131,11 +131,17 @@ def _executor(facts: Mapping[str, Any]) -> Iterator[Advice]:
 
 def _resources(facts: Mapping[str, Any]) -> Iterator[Advice]:
     cpu, available, cache = facts["cpu"], facts["memory"]["available_gib"], facts["cache"]
-    allowed = min(cpu["cores"], cpu["quota"] or cpu["cores"])
-    if cpu["threads"] > max(1, round(allowed)):
-        what = f"PyTorch starts {cpu['threads']} threads, but this process may use {allowed:g} cores."
+    allowed = min(cpu["cpus"], cpu["quota"] or cpu["cpus"])
+    if cpu["threads"] > max(1, int(allowed + 0.5)):
+        what = f"PyTorch starts {cpu['threads']} threads, but this process may use {allowed:g} CPUs."
         cost = "Threads wait for each other; steps get slower, not faster."
-        yield Advice("slow", what, cost, f"export OMP_NUM_THREADS={max(1, int(allowed))}")
+        yield Advice("slow", what, cost, "unset OMP_NUM_THREADS   (the fastlift command then chooses)")
+    if "PASSIVE" not in (wait := facts["choices"]["wait"]["value"]).upper() and wait.partition("=")[2] != "0":
+        what, cost = (
+            f"{wait} is set.",
+            "Threads that spin while they wait take the cores from other work, and it theirs.",
+        )
+        yield Advice("note", what, cost, f"unset {wait.partition('=')[0]}")
     if available is not None and available < NEEDED_MEMORY_GIB:
         what = f"Only {available:.1f} GiB of memory are free."
         cost = f"Training on the default set takes up to {NEEDED_MEMORY_GIB:.0f} GiB and may be killed."

@@ -1,4 +1,4 @@
-"""Facts about the machine: processors, memory, GPUs, and the limits that a container sets."""
+"""Facts about the machine for people: what ``fastlift.machine`` finds, and GPUs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+from fastlift.machine import cores, cpu_quota, cpus, memory, processor_flags, processor_name
+from fastlift.machine.text import read
 
 GIB = 2**30
 SHOWN_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
@@ -37,48 +40,21 @@ def _system_name() -> str:
 def _cpu() -> dict[str, Any]:
     import torch
 
-    info = _read("/proc/cpuinfo")
-    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    flags = processor_flags()
     return {
-        "name": fields.get("model name") or platform.processor() or "unknown",
-        "cores": usable_cores(),
-        "quota": cpu_quota(_read("/sys/fs/cgroup/cpu.max")),
+        "name": processor_name(),
+        "cpus": cpus(),
+        "cores": cores(),
+        "quota": cpu_quota(),
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in SHOWN_CPU_FLAGS if flag in flags],
     }
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_quota(cpu_max: str) -> float | None:
-    """CPUs' worth of time that a container grants, from the text of the control group's ``cpu.max``; None: no limit."""
-    quota, _, period = cpu_max.strip().partition(" ")
-    if not quota.isdigit() or not period.isdigit() or int(period) == 0:
-        return None
-    return int(quota) / int(period)
-
-
 def _memory() -> dict[str, Any]:
-    total, available = meminfo(_read("/proc/meminfo"))
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
-    if limit.isdigit() and (total is None or int(limit) / GIB < total):
-        used = _read("/sys/fs/cgroup/memory.current").strip()
-        total = int(limit) / GIB
-        room = total - (int(used) / GIB if used.isdigit() else 0.0)
-        available = room if available is None else min(available, room)
-    return {"total_gib": total, "available_gib": available}
-
-
-def meminfo(text: str) -> tuple[float | None, float | None]:
-    """(total, available) in GiB from the text of ``/proc/meminfo``; None where it does not tell."""
-    kib = {line.split(":")[0]: line.split()[1] for line in text.splitlines() if len(line.split()) > 1}
-    total, available = (int(kib[name]) * 1024 / GIB if name in kib else None for name in ("MemTotal", "MemAvailable"))
-    return total, available
+    found = memory()
+    total, available = (None if size is None else size / GIB for size in (found.total, found.available))
+    return {"total_gib": total, "available_gib": available, "limited": found.limited}
 
 
 def _cuda() -> dict[str, Any]:
@@ -88,7 +64,7 @@ def _cuda() -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
-    driver = _read("/proc/driver/nvidia/version").splitlines()
+    driver = read(Path("/proc/driver/nvidia/version")).splitlines()
     return {
         "available": available,
         "built_for": torch.version.cuda,
@@ -128,10 +104,3 @@ def dtype_support(capability: tuple[int, int]) -> dict[str, bool]:
 def gib_text(value: float | None) -> str:
     """5.3 GiB, or "unknown"."""
     return "unknown" if value is None or math.isnan(value) else f"{value:.1f} GiB"
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -31,7 +31,12 @@ def show(found: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-_FLAGS = {name: f"--{name} auto" for name in ("device", "amp", "executor", "compile")} | {"kernels": "kernels"}
+_FLAGS = {name: f"--{name} auto" for name in ("device", "amp", "executor", "compile")} | {
+    "threads": "threads",
+    "wait": "waiting threads",
+    "workers": "decoding threads",
+    "kernels": "kernels",
+}
 
 
 def _rows(rows: list[tuple[str, str]]) -> RenderableType:
@@ -45,13 +50,15 @@ def _rows(rows: list[tuple[str, str]]) -> RenderableType:
 
 def _machine_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     cpu, memory, cuda = found["cpu"], found["memory"], found["cuda"]
-    quota = f", limited to {cpu['quota']:g} cores' time" if cpu["quota"] else ""
+    quota = f", limited to {cpu['quota']:g} CPUs' time" if cpu["quota"] else ""
+    hyper = f" ({cpu['cpus']} hardware threads)" if cpu["cpus"] != cpu["cores"] else ""
+    limit = ", by the limit of a control group" if memory["limited"] else ""
     flags = f", {' '.join(cpu['flags'])}" if cpu["flags"] else ""
     rows = [
         ("system", f"{found['system']['name']}, {found['system']['machine']}, kernel {found['system']['kernel']}"),
         ("python", found["python"]["version"] + ("" if found["python"]["environment"] else ", no virtual environment")),
-        ("cpu", f"{cpu['name']}: {cpu['cores']} cores{quota}, {cpu['threads']} threads in PyTorch{flags}"),
-        ("memory", f"{gib_text(memory['total_gib'])}, {gib_text(memory['available_gib'])} free"),
+        ("cpu", f"{cpu['name']}: {cpu['cores']} cores{hyper}{quota}{flags}"),
+        ("memory", f"{gib_text(memory['total_gib'])}, {gib_text(memory['available_gib'])} free{limit}"),
     ]
     for index, gpu in enumerate(found["gpus"]):
         dtypes = " ".join(name for name in ("fp16", "bf16", "fp8") if gpu[name]) or "fp32 only"

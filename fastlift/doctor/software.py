@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.files import cache_folder
+from fastlift.machine import plan_threads
 
 # (distribution, minimum version, needed for everything)
 FALLBACK_REQUIREMENTS = (("torch", "2.9"), ("torchvision", None), ("open_clip_torch", None), ("timm", None))
@@ -174,10 +175,30 @@ def _compile() -> tuple[str, str]:
     return f"from {CPU_TFLOP_TO_EARN:,.0f} TFLOP on", "shorter runs would not earn the time to compile back"
 
 
+def _threads() -> tuple[str, str]:
+    import torch
+
+    plan, there = plan_threads(), torch.get_num_threads()
+    return str(there), plan.compute_why if there == plan.compute else f"of this process; {plan.compute_why}"
+
+
+def _wait() -> tuple[str, str]:
+    plan = plan_threads()
+    return plan.wait, plan.wait_why
+
+
+def _workers() -> tuple[str, str]:
+    plan = plan_threads()
+    return str(plan.decode), plan.decode_why
+
+
 _CHOICES: dict[str, Callable[[], tuple[str, str]]] = {
     "device": _device,
     "amp": _amp,
+    "threads": _threads,
+    "wait": _wait,
     "executor": _executor,
+    "workers": _workers,
     "compile": _compile,
     "kernels": _kernel,
 }

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlift.errors import UserError
+from fastlift.errors import FastliftWarning, UserError
 from fastlift.files import read_json
 from fastlift.models import conversion
 from fastlift.models.resnet import ResNet
@@ -126,7 +126,8 @@ def _load_open_clip(
     with _seeded():
         model = _instantiate(config, label)
     if weights is None and not is_random:
-        warnings.warn(f"{label}: no pretrained weights were named, so the backbone is random", stacklevel=3)
+        told = f"{label}: no pretrained weights were named, so the backbone is random"
+        warnings.warn(told, FastliftWarning, stacklevel=3)
     elif weights is not None:
         _load_weights(model, weights, label, resize=image_size is not None)
     model.eval().requires_grad_(False)

@@ -16,7 +16,7 @@ def package(name: str, version: str | None, minimum: str | None = None, *, optio
 HEALTHY: dict[str, Any] = {
     "python": {"version": "3.11.7", "environment": True},
     "system": {"name": "Linux", "kernel": "6", "machine": "x86_64"},
-    "cpu": {"name": "cpu", "cores": 16, "quota": None, "threads": 16, "flags": ["avx2"]},
+    "cpu": {"name": "cpu", "cpus": 16, "cores": 16, "quota": None, "threads": 16, "flags": ["avx2"]},
     "memory": {"total_gib": 64.0, "available_gib": 50.0},
     "gpus": [
         {"name": "H100", "capability": [9, 0], "memory_gib": 79.0, "multiprocessors": 132, "fp16": True, "bf16": True, "fp8": True}
@@ -29,7 +29,9 @@ HEALTHY: dict[str, Any] = {
         package(DALI, "2.4.0", optional=True),
     ],
     "kernels": {"importable": True, "reference": True, "native": True, "native_isa": "avx2", "triton": True},
-    "choices": {name: {"value": "x", "why": "y"} for name in ("device", "amp", "executor", "compile", "kernels")},
+    "choices": {
+        name: {"value": "x", "why": "y"} for name in ("device", "amp", "threads", "executor", "workers", "compile", "kernels")
+    } | {"wait": {"value": "OMP_WAIT_POLICY=PASSIVE", "why": "y"}},
     "cache": {"folder": "/cache", "exists": True, "size_mib": 1.0, "writable": True, "free_gib": 100.0},
     "shipped_clip": {"present": True, "missing": []},
 }  # fmt: skip
@@ -68,8 +70,9 @@ def test_healthy_machine_needs_nothing() -> None:
         ({"kernels": {"triton": False, "triton_reason": "no ptxas"}}, "slow", "no ptxas", ""),
         ({"kernels": {"native": False, "native_reason": "no compiler"}}, "note", "no compiler", "g++"),
         ({"kernels": {"native_openmp": False}}, "slow", "without OpenMP", "g++"),
-        ({"cpu": {"threads": 32}}, "slow", "32 threads, but this process may use 16", "OMP_NUM_THREADS=16"),
-        ({"cpu": {"quota": 2.0}}, "slow", "16 threads, but this process may use 2 cores", "OMP_NUM_THREADS=2"),
+        ({"cpu": {"threads": 32}}, "slow", "32 threads, but this process may use 16", "unset OMP_NUM_THREADS"),
+        ({"cpu": {"quota": 2.0}}, "slow", "16 threads, but this process may use 2 CPUs", "unset OMP_NUM_THREADS"),
+        ({"choices": {"wait": {"value": "OMP_WAIT_POLICY=ACTIVE", "why": "x"}}}, "note", "ACTIVE is set", "unset OMP_WAIT_POLICY"),
         ({"memory": {"available_gib": 1.5}}, "slow", "1.5 GiB of memory", "--micro-batch"),
         ({"cache": {"writable": False}}, "broken", "cannot be written", "FASTLIFT_CACHE"),
         ({"cache": {"free_gib": 0.2}}, "slow", "0.2 GiB are free", "FASTLIFT_CACHE"),

@@ -153,20 +153,6 @@ def test_square_brackets_are_not_markup() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "cores"),
-    [("200000 100000\n", 2.0), ("50000 100000", 0.5), ("max 100000\n", None), ("", None), ("1 0", None), ("x y", None)],
-)
-def test_cpu_quota(text: str, cores: float | None) -> None:
-    assert machine.cpu_quota(text) == cores
-
-
-def test_meminfo() -> None:
-    text = "MemTotal:       33554432 kB\nMemFree: 1 kB\nMemAvailable:    8388608 kB\nHugePages_Total:       0\n"
-    assert machine.meminfo(text) == (32.0, 8.0)
-    assert machine.meminfo("") == (None, None)
-
-
-@pytest.mark.parametrize(
     ("capability", "supported"),
     [((6, 1), []), ((7, 0), ["fp16"]), ((7, 5), ["fp16"]), ((8, 0), ["fp16", "bf16"]), ((8, 6), ["fp16", "bf16"]),
      ((8, 9), ["fp16", "bf16", "fp8"]), ((9, 0), ["fp16", "bf16", "fp8"]), ((12, 0), ["fp16", "bf16", "fp8"])],

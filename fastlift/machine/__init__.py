@@ -1,0 +1,20 @@
+"""What this process may use of the machine: processor, cores, threads, memory, and the limits of its control groups.
+
+The one place that asks. It loads neither torch nor NumPy, since the command line needs the answers before it does.
+"""
+
+from fastlift.machine.memory import Memory, memory
+from fastlift.machine.processor import cores, cpu_quota, cpus, processor_flags, processor_name
+from fastlift.machine.threads import Threads, plan_threads
+
+__all__ = [
+    "Memory",
+    "Threads",
+    "cores",
+    "cpu_quota",
+    "cpus",
+    "memory",
+    "plan_threads",
+    "processor_flags",
+    "processor_name",
+]
