@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # The kernels are a folder of another name than their package; type checkers find both through these links.
 TYPES  := build/types
 
-.PHONY: help install train test check format results clean
+.PHONY: help install train test fuzz check format results clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/*/*.cpp kern
 
 train: install  ## fine-tune on the embedded data set, and print what came out
 	$(BIN)/fastlift train
+
+fuzz: install  ## property tests with new draws, FASTLIFT_FUZZ_SECONDS (60) for each; prints what failed as cases to add
+	FASTLIFT_FUZZ_SECONDS=$${FASTLIFT_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -n auto -q -m hypothesis
 
 test: install  ## the whole test suite, in parallel
 	$(BIN)/python -m pytest -n auto --dist worksteal -q

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
 # The package of test helpers is not installed; importlib mode does not put it on the path by itself.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fuzzing  # loads the profile of the property tests
 from fixtures import SHARED
 
-settings.register_profile("fixed", derandomize=True)  # the same examples in every run, as all seeds here
-settings.load_profile("fixed")
+
+def pytest_configure(config: pytest.Config) -> None:
+    if fuzzing.SECONDS:
+        config.pluginmanager.register(fuzzing.Fuzzing())
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats  # type: ignore[import-untyped]
 import sklearn.metrics
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
@@ -146,7 +146,6 @@ def test_confidence_of_exactly_one_is_in_the_last_bin() -> None:
 cases = st.tuples(st.integers(1, 60), st.integers(1, 9), st.integers(0, 2**31 - 1))
 
 
-@settings(max_examples=60, deadline=None)
 @given(cases, st.integers(0, 60))
 def test_merged_parts_equal_the_whole_bit_for_bit(case: tuple[int, int, int], cut: int) -> None:
     samples, classes, seed = case
@@ -158,7 +157,6 @@ def test_merged_parts_equal_the_whole_bit_for_bit(case: tuple[int, int, int], cu
     assert first.compute(counts) == tally_of(logits, labels).compute(counts)
 
 
-@settings(max_examples=60, deadline=None)
 @given(cases)
 def test_order_does_not_matter(case: tuple[int, int, int]) -> None:
     samples, classes, seed = case
@@ -168,7 +166,6 @@ def test_order_does_not_matter(case: tuple[int, int, int]) -> None:
     assert tally_of(logits[order], labels[order]).compute(counts) == tally_of(logits, labels).compute(counts)
 
 
-@settings(max_examples=40, deadline=None)
 @given(cases)
 def test_figures_stay_within_their_bounds(case: tuple[int, int, int]) -> None:
     samples, classes, seed = case

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_cases import adapter_case, cosine_case
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastlift_kernels
@@ -19,15 +20,15 @@ def adapter_arguments(case: Any) -> tuple[Any, ...]:
     return (*case.leaves().values(), 1.0, 1e-5, 1e-5, True, "native")
 
 
-def test_opcheck_adapter(kernels: Any, native: Any) -> None:
-    case = kernels.adapter_case(2, 5, 64, rank=4)
+def test_opcheck_adapter(native: Any) -> None:
+    case = adapter_case(2, 5, 64, rank=4)
     torch.library.opcheck(OPS.adapter_forward.default, adapter_arguments(case), test_utils=CHECKS)
-    case = kernels.adapter_case(7, 64, rank=4, ln2=False, need_t=False, dtype=torch.bfloat16)
+    case = adapter_case(7, 64, rank=4, ln2=False, need_t=False, dtype=torch.bfloat16)
     torch.library.opcheck(OPS.adapter_forward.default, adapter_arguments(case), test_utils=CHECKS)
 
 
-def test_opcheck_adapter_backward(kernels: Any, native: Any) -> None:
-    leaves = kernels.adapter_case(7, 64, rank=4).leaves()
+def test_opcheck_adapter_backward(native: Any) -> None:
+    leaves = adapter_case(7, 64, rank=4).leaves()
     with torch.no_grad():
         _, _, statistics, hidden = OPS.adapter_forward(*leaves.values(), 1.0, 1e-5, 1e-5, True, "native")
         t, ln2_weight, _, *parameters = (x.detach() for x in leaves.values())
@@ -36,8 +37,8 @@ def test_opcheck_adapter_backward(kernels: Any, native: Any) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_opcheck_cosine_cross_entropy(kernels: Any, native: Any, bias: bool) -> None:
-    leaves = kernels.cosine_case(8, 64, 11, bias=bias).leaves()
+def test_opcheck_cosine_cross_entropy(native: Any, bias: bool) -> None:
+    leaves = cosine_case(8, 64, 11, bias=bias).leaves()
     inputs = [leaves[n] for n in ("features", "weight", "labels", "log_prior", "bias", "class_weight")]
     arguments = (*inputs, 25.0, 1.0, 0.1, "both", True, True, bias, "native")
     torch.library.opcheck(OPS.cosine_cross_entropy_forward.default, arguments, test_utils=CHECKS)
@@ -49,14 +50,14 @@ def test_opcheck_activation(native: Any, kind: str) -> None:
     torch.library.opcheck(OPS.activation_forward.default, (x, kind, "native"), test_utils=CHECKS)
 
 
-def test_compile_without_graph_breaks(kernels: Any, native: Any) -> None:
+def test_compile_without_graph_breaks(native: Any) -> None:
     def step(case: Any, labels: torch.Tensor, weight: torch.Tensor, leaves: dict[str, Any]) -> torch.Tensor:
         ln2, residual = fastlift_kernels.adapter(**leaves)
         features = (residual + fastlift_kernels.quick_gelu(ln2) + fastlift_kernels.gelu(ln2)).mean(1)
         loss, predictions = fastlift_kernels.cosine_cross_entropy(features, weight, labels)
         return loss + 0.0 * predictions.sum()
 
-    case = kernels.adapter_case(6, 5, 64, rank=4)
+    case = adapter_case(6, 5, 64, rank=4)
     weight, labels = torch.randn(9, 64, requires_grad=True), torch.randint(0, 9, (6,))
     results = []
     for run in (step, torch.compile(step, fullgraph=True)):
@@ -68,23 +69,23 @@ def test_compile_without_graph_breaks(kernels: Any, native: Any) -> None:
         torch.testing.assert_close(got, expected)
 
 
-def test_flops_are_counted(kernels: Any, native: Any) -> None:
+def test_flops_are_counted(native: Any) -> None:
     tokens, width, rank = 10, 64, 4
     product = 2 * tokens * width * rank
     for need_t, products in ((True, 2 + 4), (False, 2 + 3)):
-        leaves = kernels.adapter_case(tokens, width, rank=rank, need_t=need_t).leaves()
+        leaves = adapter_case(tokens, width, rank=rank, need_t=need_t).leaves()
         with FlopCounterMode(display=False) as counter:
             fastlift_kernels.adapter(**leaves, impl="native")[1].sum().backward()
         assert counter.get_total_flops() == products * product
-    leaves = kernels.cosine_case(5, 8, 11).leaves()
+    leaves = cosine_case(5, 8, 11).leaves()
     with FlopCounterMode(display=False) as counter:
         fastlift_kernels.cosine_cross_entropy(**leaves, impl="native")[0].backward()
     assert counter.get_total_flops() == 3 * 2 * 5 * 8 * 11
 
 
-def test_func_transforms_are_refused(kernels: Any, native: Any) -> None:
+def test_func_transforms_are_refused(native: Any) -> None:
     x = torch.randn(4, 8)
-    leaves = {n: None if v is None else v.detach() for n, v in kernels.adapter_case(3, 64, rank=4).leaves().items()}
+    leaves = {n: None if v is None else v.detach() for n, v in adapter_case(3, 64, rank=4).leaves().items()}
     calls = [
         lambda: torch.func.grad(lambda v: fastlift_kernels.quick_gelu(v).sum())(x),
         lambda: torch.func.vmap(fastlift_kernels.gelu)(x),
@@ -98,10 +99,10 @@ def test_func_transforms_are_refused(kernels: Any, native: Any) -> None:
     assert exact.shape == x.shape
 
 
-def test_gradients_of_gradients_are_refused(kernels: Any, native: Any) -> None:
+def test_gradients_of_gradients_are_refused(native: Any) -> None:
     """Not left out in silence: the fused backward has no backward of its own."""
     x = torch.randn(4, 8, requires_grad=True)
-    leaves = kernels.adapter_case(3, 64, rank=4).leaves()
+    leaves = adapter_case(3, 64, rank=4).leaves()
     losses = [
         (fastlift_kernels.gelu(x, impl="native").square().sum(), x),
         (fastlift_kernels.adapter(**leaves, impl="native")[1].square().sum(), leaves["t"]),

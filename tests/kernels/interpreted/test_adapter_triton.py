@@ -1,9 +1,8 @@
 """The adapter's Triton kernels in the interpreter, through the real op, against float64."""
 
-from typing import Any
-
 import pytest
 import torch
+from kernel_cases import adapter_case, assert_within_bounds
 
 import fastlift_kernels
 
@@ -14,34 +13,34 @@ pytest.importorskip("triton")
     ("tokens", "width", "rank"),
     [(67, 64, 4), (1, 1024, 1), (1, 768, 32), (35, 768, 33), (5, 64, 256), (35, 40, 1), (300, 64, 8)],
 )
-def test_float32(kernels: Any, tokens: int, width: int, rank: int) -> None:
-    kernels.assert_within_budget(kernels.run_adapter, kernels.adapter_case(tokens, width, rank=rank), "triton")
+def test_float32(tokens: int, width: int, rank: int) -> None:
+    assert_within_bounds(adapter_case(tokens, width, rank=rank), "triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("tokens", "width", "rank"), [(35, 128, 4), (17, 768, 32), (3, 64, 256)])
-def test_half(kernels: Any, dtype: torch.dtype, tokens: int, width: int, rank: int) -> None:
-    case = kernels.adapter_case(tokens, width, rank=rank, dtype=dtype)
-    kernels.assert_within_budget(kernels.run_adapter, case, "triton")
+def test_half(dtype: torch.dtype, tokens: int, width: int, rank: int) -> None:
+    case = adapter_case(tokens, width, rank=rank, dtype=dtype)
+    assert_within_bounds(case, "triton")
 
 
-def test_outlier_channel(kernels: Any) -> None:
-    kernels.assert_within_budget(kernels.run_adapter, kernels.adapter_case(35, 128, rank=16, outlier=300.0), "triton")
+def test_outlier_channel() -> None:
+    assert_within_bounds(adapter_case(35, 128, rank=16, outlier=300.0), "triton")
 
 
 @pytest.mark.parametrize("ln2", [True, False])
-def test_two_epsilons(kernels: Any, ln2: bool) -> None:
-    case = kernels.adapter_case(21, 48, rank=6, ln2=ln2, eps=1e-6, ln_eps=0.3)
-    kernels.assert_within_budget(kernels.run_adapter, case, "triton")
+def test_two_epsilons(ln2: bool) -> None:
+    case = adapter_case(21, 48, rank=6, ln2=ln2, eps=1e-6, ln_eps=0.3)
+    assert_within_bounds(case, "triton")
 
 
-def test_nothing_below_learns(kernels: Any) -> None:
-    case = kernels.adapter_case(37, 64, rank=8, need_t=False)
-    kernels.assert_within_budget(kernels.run_adapter, case, "triton")
+def test_nothing_below_learns() -> None:
+    case = adapter_case(37, 64, rank=8, need_t=False)
+    assert_within_bounds(case, "triton")
 
 
-def test_fixed_scale(kernels: Any) -> None:
-    leaves = kernels.adapter_case(9, 64, rank=4, ln2=False).leaves()
+def test_fixed_scale() -> None:
+    leaves = adapter_case(9, 64, rank=4, ln2=False).leaves()
     leaves["scale"] = 0.25
     results = []
     for impl in ("reference", "triton"):
@@ -51,24 +50,24 @@ def test_fixed_scale(kernels: Any) -> None:
         torch.testing.assert_close(got, expected)
 
 
-def test_repeats_bit_by_bit(kernels: Any) -> None:
-    case = kernels.adapter_case(300, 64, rank=4)
-    first, second = (kernels.run_adapter(case, "triton") for _ in range(2))
+def test_repeats_bit_by_bit() -> None:
+    case = adapter_case(300, 64, rank=4)
+    first, second = (case.run("triton") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_empty_and_nan(kernels: Any) -> None:
-    assert kernels.run_adapter(kernels.adapter_case(0, 64, rank=4), "triton")["residual"].shape == (0, 64)
-    case = kernels.adapter_case(7, 64, rank=4)
+def test_empty_and_nan() -> None:
+    assert adapter_case(0, 64, rank=4).run("triton")["residual"].shape == (0, 64)
+    case = adapter_case(7, 64, rank=4)
     with torch.no_grad():
         case.tensors["t"][3, 5] = float("nan")
-    results = kernels.run_adapter(case, "triton")
+    results = case.run("triton")
     for name in ("ln2", "residual", "d_t"):
         assert results[name][3].isnan().all()
         assert not results[name][[0, 1, 2, 4, 5, 6]].isnan().any()
 
 
-def test_opcheck(kernels: Any) -> None:
-    arguments = (*kernels.adapter_case(5, 64, rank=4).leaves().values(), 1.0, 1e-5, 1e-5, True, "triton")
+def test_opcheck() -> None:
+    arguments = (*adapter_case(5, 64, rank=4).leaves().values(), 1.0, 1e-5, 1e-5, True, "triton")
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.fastlift_kernels.adapter_forward.default, arguments, test_utils=checks)
