@@ -58,7 +58,8 @@ def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = No
         if total > 20_000:
             told.say(f"text features: {done} of {total} prompts")
 
-    arguments: dict[str, Any] = vars(settings) | {"seed": config.run.seed, "progress": progress} | changes
+    others = {"interpolation": config.data.interpolation, "seed": config.run.seed, "progress": progress}
+    arguments: dict[str, Any] = vars(settings) | others | changes
     if arguments["init"] in IMAGE_STARTS:  # set once the model and the images are there
         arguments["init"] = "random"
     return create_model(arguments.pop("model"), class_names=class_names, **arguments)
@@ -73,6 +74,7 @@ def training_views(config: Config, image_size: int) -> TrainViews:
         min_scale=data.min_scale,
         schedule=data.schedule,
         epochs=max(config.training.epochs, 1),
+        interpolation=data.interpolation,
     )
 
 

@@ -19,6 +19,7 @@ from fastlift.ranges import MOST, MOST_THREADS, check_range
 from fastlift.uses import check_uses
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
+Interpolation = Literal["bilinear", "bicubic"]
 Taxon = Literal["species", "genus", "family", "order", "class", "phylum", "kingdom"]
 
 
@@ -46,6 +47,8 @@ class DataConfig:
     """How the least area of the minimalist crop grows over the epochs."""
     min_scale: float = 0.08
     """Least share of the image's area in a training crop."""
+    interpolation: Interpolation = "bilinear"
+    """Resizing of training and test images, with antialiasing: bilinear as LIFT, bicubic as LIFT+ and CLIP's own."""
     executor: Literal["auto", "dali", "torchvision"] = "auto"
     """What decodes and crops; both give the same views. 'auto': DALI where it is installed and pays."""
     workers: int | None = None

@@ -18,7 +18,7 @@ from fastlift.data.loader import build_loader
 from fastlift.data.views import EvalViews
 from fastlift.distributed import World, total
 from fastlift.metrics import ClassificationTally, Metrics
-from fastlift.models.lift import LiftModel
+from fastlift.models.lift import LiftModel, Preprocessing
 
 Ensembling = Literal["none", "fivecrop", "tencrop", "random"]
 _CROPS: dict[str, Literal["center", "five", "ten", "random"]] = {
@@ -43,10 +43,18 @@ def default_expand(image_size: int) -> int:
     return min(PAPER_EXPAND, round(PAPER_EXPAND * image_size / PAPER_SIZE))
 
 
-def eval_views(image_size: int, ensembling: Ensembling, expand: int | None = None, crops: int = 10) -> EvalViews:
-    """The crops that an ensembling mode looks at; ``crops`` is how many ``random`` takes."""
-    expand = default_expand(image_size) if expand is None else expand
-    return EvalViews(image_size, crops=_CROPS[ensembling], expand=expand, n_random=crops)
+def eval_views(
+    preprocessing: Preprocessing, ensembling: Ensembling, expand: int | None = None, crops: int = 10
+) -> EvalViews:
+    """The crops that an ensembling mode looks at, for a model; ``crops`` is how many ``random`` takes."""
+    size = preprocessing.image_size
+    return EvalViews(
+        size,
+        crops=_CROPS[ensembling],
+        expand=default_expand(size) if expand is None else expand,
+        n_random=crops,
+        interpolation=preprocessing.interpolation,
+    )
 
 
 def ensembling_name(config: Config) -> str:
@@ -61,7 +69,7 @@ def ensembling_name(config: Config) -> str:
 
 def crops_of(config: Config) -> int:
     """Crops of each image that a config's evaluation looks at."""
-    return eval_views(PAPER_SIZE, config.run.tte, config.run.expand, config.run.tte_crops).views
+    return EvalViews(PAPER_SIZE, crops=_CROPS[config.run.tte], n_random=config.run.tte_crops).views
 
 
 def images_at_a_time(config: Config) -> int:
@@ -111,8 +119,8 @@ def evaluate(
     """
     world = world or World()
     device = next(model.parameters()).device
-    size, run = model.preprocessing.image_size, config.run
-    views = eval_views(size, ensembling or run.tte, run.expand, run.tte_crops)
+    run = config.run
+    views = eval_views(model.preprocessing, ensembling or run.tte, run.expand, run.tte_crops)
     loader = build_loader(
         index,
         views,

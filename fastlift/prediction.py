@@ -98,7 +98,7 @@ def predict(
         if on_bad is not None:
             on_bad(paths[bad.index], bad.reason)
 
-    views = eval_views(model.preprocessing.image_size, ensembling, crops=crops)
+    views = eval_views(model.preprocessing, ensembling, crops=crops)
     loader = build_loader(
         index,
         views,

@@ -117,7 +117,7 @@ def frozen_features(
     """
     loader = build_loader(
         index,
-        PlainViews(model.preprocessing.image_size),
+        PlainViews(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation),
         batch_size=config.run.eval_batch,
         shuffle=False,
         mean=model.preprocessing.mean,

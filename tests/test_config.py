@@ -96,6 +96,8 @@ def test_recipes_follow_the_papers() -> None:
     assert recipes.lift("inat2018").training.epochs == 20
     assert recipes.lift_plus("inat2018").training.epochs == 15
     assert recipes.zero_shot().training.epochs == 0
+    bicubic = {name for name, recipe in recipes.RECIPES.items() if recipe().data.interpolation == "bicubic"}
+    assert bicubic == {"lift_plus", "coop", "zero_shot"}
 
 
 def test_weights_follow_the_model() -> None:

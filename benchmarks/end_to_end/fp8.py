@@ -28,7 +28,7 @@ def effect_on_a_trained_model() -> dict[str, Any]:
         model = train(config, output=Path(folder) / "run").model
     loader = build_loader(
         load_data(config, Quiet()).test,
-        eval_views(model.preprocessing.image_size, "none"),
+        eval_views(model.preprocessing, "none"),
         batch_size=128,
         shuffle=False,
         mean=model.preprocessing.mean,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fastlift.commands.data import Source, progress_lines
 from fastlift.commands.parsing import parse
+from fastlift.config import Interpolation
 from fastlift.naming import one_of
 
 ACTIONS = {
@@ -36,6 +37,8 @@ class BenchData:
     source: Source = field(default_factory=lambda: Source(dataset="generated"))
     image_size: int = 224
     """Pixels of a view."""
+    interpolation: Interpolation = "bilinear"
+    """Resizing in all ways: bilinear as LIFT, bicubic as LIFT+."""
     images: int = 512
     """Pictures a round."""
     rounds: int = 5
@@ -111,7 +114,7 @@ def _data(arguments: list[str]) -> int:
         places = {key: value for key, value in vars(command.source).items() if key != "dataset"}
         index = load_data_set(command.source.dataset, **places).train
 
-    options = {name: getattr(command, name) for name in ("image_size", "images", "rounds", "workers")}
+    options = {name: getattr(command, name) for name in ("image_size", "interpolation", "images", "rounds", "workers")}
     found = bench.run(index, progress=progress_lines(), **options)
     return _show(found, command.json)
 

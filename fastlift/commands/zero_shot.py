@@ -21,7 +21,7 @@ EXAMPLES = (
 class ZeroShot:
     """Grade CLIP as it is on a data set's test split: cosine of image and text features; nothing trains."""
 
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(interpolation="bicubic"))
     model: str | None = None
     """An open_clip model name or JSON (default: as 'fastlift train' chooses for the data set)."""
     pretrained: str | None = None

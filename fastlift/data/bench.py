@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from fastlift.data.decode import dali_agrees, decode_with_torchvision
+from fastlift.data.decode import DecodeError, decode, read_encoded
 from fastlift.data.index import ImageIndex
+from fastlift.data.jpeg import plain_jpeg
 from fastlift.data.scan import Progress
+from fastlift.data.views import Interpolation, TrainViews
 from fastlift.errors import UserError
 from fastlift.machine import cpus, processor_name
 
@@ -58,6 +60,7 @@ class BenchResult:
     bottleneck: str  # the stage with the largest share
     images: int  # a round
     image_size: int
+    interpolation: Interpolation
     source: str
     machine: dict[str, Any]
     skipped: dict[str, str]  # ways that cannot run here, and why
@@ -72,7 +75,7 @@ class BenchResult:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"training views of {self.image_size} px: {self.source}")
+        table = Table(title=f"training views of {self.image_size} px, {self.interpolation}: {self.source}")
         for column in ("way", "workers", "images/s", "CPU ms/image", "peak MiB"):
             table.add_column(column, justify="left" if column == "way" else "right")
         for row in self.rows:
@@ -88,6 +91,7 @@ def run(
     index: ImageIndex | None = None,
     *,
     image_size: int = 224,
+    interpolation: Interpolation = "bilinear",
     images: int = 512,
     rounds: int = 5,
     workers: Sequence[int] = (),
@@ -98,6 +102,7 @@ def run(
 
     Args:
         index: pictures to use, from the start of the index; None draws JPEGs of ImageNet's sizes.
+        interpolation: of all ways.
         images: a round, rounded up to whole batches of 64; pictures repeat where there are fewer.
         rounds: timed ones, after one to warm up.
         workers: threads or processes to try; default: the cores of this machine.
@@ -109,8 +114,8 @@ def run(
         raise UserError(f"{index.name} has no files to decode: nothing to measure")
     if unknown := sorted(set(ways) - set(WAYS)):
         raise UserError(f"unknown ways to measure: {', '.join(unknown)}; known: {', '.join(WAYS)}")
-    workers = list(workers) or [cpus()]
-    for what, number in (("images", images), ("rounds", rounds), ("workers", min(workers)), ("image size", image_size)):
+    workers, views = list(workers) or [cpus()], TrainViews(image_size, interpolation=interpolation)
+    for what, number in (("images", images), ("rounds", rounds), ("workers", min(workers))):
         if number < 1:
             raise UserError(f"{what}: at least 1, got {number}")
     with tempfile.TemporaryDirectory(prefix="fastlift-bench-") as folder:
@@ -118,10 +123,12 @@ def run(
         whole = [files[i % len(files)] for i in range(-(-images // _BATCH) * _BATCH)]
         possible, skipped = _possible(ways)
         combinations = [(way, count) for way in possible for count in workers]
-        rows = _alternate(combinations, whole, image_size, rounds, progress)
-        stages = _stages(files[:128], image_size)
+        rows = _alternate(combinations, whole, views, rounds, progress)
+        stages = _stages(files[:128], views)
     bottleneck = max(stages, key=lambda stage: stages[stage])
-    return BenchResult(tuple(rows), stages, bottleneck, len(whole), image_size, source, _machine(), skipped)
+    return BenchResult(
+        tuple(rows), stages, bottleneck, len(whole), image_size, interpolation, source, _machine(), skipped
+    )
 
 
 def _machine() -> dict[str, Any]:
@@ -143,15 +150,22 @@ def _machine() -> dict[str, Any]:
 
 
 def _possible(ways: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    from fastlift.data.decode import fastest_decoder
     from fastlift.data.loader import without_dali
 
     skipped = {}
     if why := without_dali():
         skipped["fastlift-dali"] = why
-    if fastest_decoder() is not decode_with_torchvision:
+    if not _torchvision_decodes():
         skipped["torchvision-io"] = "this torchvision has no JPEG decoder"
     return [way for way in ways if way not in skipped], {way: why for way, why in skipped.items() if way in ways}
+
+
+def _torchvision_decodes() -> bool:
+    try:
+        from torchvision.io import decode_jpeg  # noqa: F401 - deprecated in 0.29, to be removed some day
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def _files(index: ImageIndex | None, count: int, folder: Path, progress: Progress | None) -> tuple[list[str], str]:
@@ -163,12 +177,13 @@ def _files(index: ImageIndex | None, count: int, folder: Path, progress: Progres
             if progress:
                 progress("draw pictures", i + 1, count)
         return [str(folder / f"{i}.jpg") for i in range(count)], f"{count} drawn JPEGs of ImageNet's sizes"
-    from fastlift.data.decode import read_encoded
-
     files = []
     for i in range(len(index)):
-        encoded = read_encoded(index, i)
-        if not dali_agrees(np.frombuffer(encoded, dtype=np.uint8)) or encoded[:2] != b"\xff\xd8":
+        try:
+            encoded = read_encoded(index, i)
+        except DecodeError:
+            continue  # gone since the headers were read
+        if plain_jpeg(encoded, int(index.widths[i]), int(index.heights[i])) is None:
             continue  # torchvision.io reads JPEG alone, and no way may stop the others
         files.append(folder / str(i) if index.spans is not None else index.file(i))
         if index.spans is not None:
@@ -199,7 +214,7 @@ def _draw(file: Path, seed: int) -> None:
 
 
 def _alternate(
-    combinations: list[tuple[str, int]], files: list[str], size: int, rounds: int, progress: Progress | None
+    combinations: list[tuple[str, int]], files: list[str], views: TrainViews, rounds: int, progress: Progress | None
 ) -> list[Row]:
     """Start a process for every combination, then let them work one after another, round after round."""
     context = multiprocessing.get_context("spawn")
@@ -210,7 +225,7 @@ def _alternate(
         for way, workers in combinations:
             ours, theirs = context.Pipe()
             # Not a daemon: torch's DataLoader starts processes of its own.
-            process = context.Process(target=_serve, args=(theirs, way, workers, files, size))
+            process = context.Process(target=_serve, args=(theirs, way, workers, files, views))
             process.start()
             theirs.close()
             served.append((ours, process))
@@ -239,17 +254,17 @@ def _answer(connection: Connection, way: str) -> Any:
     try:
         answer = connection.recv()
     except EOFError:
-        raise RuntimeError(f"the process that measures {way} died; its message is above") from None
+        raise UserError(f"the process that measures {way} died; its message is above", exit_code=1) from None
     if isinstance(answer, str):
-        raise RuntimeError(f"{way} failed: {answer}")
+        raise UserError(f"{way} failed: {answer}", exit_code=1)
     return answer
 
 
-def _serve(connection: Connection, way: str, workers: int, files: list[str], size: int) -> None:
+def _serve(connection: Connection, way: str, workers: int, files: list[str], views: TrainViews) -> None:
     """Body of a measuring process: a round at each order, until the orders end."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
-        epoch = _WAYS[way](files, size, workers)
+        epoch = _WAYS[way](files, views, workers)
         connection.send(_peak_mib(epoch(0)))
         number = 0
         while connection.recv():
@@ -302,12 +317,12 @@ def _cpu_s() -> float:
 _Epoch = Callable[[int], Iterator[Any]]
 
 
-def _torch_data_loader(decode: Any, files: list[str], size: int, workers: int) -> _Epoch:
+def _torch_data_loader(decode: Any, files: list[str], views: TrainViews, workers: int) -> _Epoch:
     """What most training programs do: torchvision's transforms in the worker processes of torch's DataLoader."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
-        decode(files, size), batch_size=_BATCH, shuffle=True, num_workers=workers, multiprocessing_context="fork"
+        decode(files, views), batch_size=_BATCH, shuffle=True, num_workers=workers, multiprocessing_context="fork"
     )
     return lambda epoch: iter(loader)
 
@@ -315,11 +330,11 @@ def _torch_data_loader(decode: Any, files: list[str], size: int, workers: int) -
 class _PilDataset:
     """PIL and torchvision.transforms, as LIFT's and most programs have it."""
 
-    def __init__(self, files: list[str], size: int) -> None:
+    def __init__(self, files: list[str], views: TrainViews) -> None:
         from torchvision import transforms as tv
 
         self._files = files
-        crop = tv.RandomResizedCrop(size, interpolation=tv.InterpolationMode.BICUBIC)
+        crop = tv.RandomResizedCrop(views.size, interpolation=tv.InterpolationMode(views.interpolation))
         self._transform = tv.Compose([crop, tv.RandomHorizontalFlip(), tv.ToTensor(), tv.Normalize(_MEAN, _STD)])
 
     def __len__(self) -> int:
@@ -335,13 +350,14 @@ class _PilDataset:
 class _IoDataset:
     """torchvision.io and the tensor transforms of torchvision.transforms.v2."""
 
-    def __init__(self, files: list[str], size: int) -> None:
+    def __init__(self, files: list[str], views: TrainViews) -> None:
         import torch
         from torchvision.transforms import v2
 
         torch.set_num_threads(1)  # in this measuring process and its forked workers
         self._files = files
-        crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+        kind = v2.InterpolationMode(views.interpolation)
+        crop = v2.RandomResizedCrop(views.size, interpolation=kind, antialias=True)
         to_float = v2.ToDtype(torch.float32, scale=True)
         self._transform = v2.Compose([crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(_MEAN, _STD)])
 
@@ -354,13 +370,12 @@ class _IoDataset:
         return self._transform(decode_jpeg(read_file(self._files[i]), mode=ImageReadMode.RGB))
 
 
-def _fastlift(executor: str, files: list[str], size: int, workers: int) -> _Epoch:
+def _fastlift(executor: str, files: list[str], views: TrainViews, workers: int) -> _Epoch:
     from fastlift.data.loader import build_loader
-    from fastlift.data.views import TrainViews
 
     loader = build_loader(
         _index_of(files),
-        TrainViews(size),
+        views,
         batch_size=_BATCH,
         mean=_MEAN,
         std=_STD,
@@ -386,7 +401,7 @@ def _index_of(files: list[str]) -> ImageIndex:
     return ImageIndex("bench", root, paths, labels, widths, heights, ("picture",), "")
 
 
-_WAYS: dict[str, Callable[[list[str], int, int], _Epoch]] = {
+_WAYS: dict[str, Callable[[list[str], TrainViews, int], _Epoch]] = {
     "torchvision-pil": partial(_torch_data_loader, _PilDataset),
     "torchvision-io": partial(_torch_data_loader, _IoDataset),
     "fastlift-torchvision": partial(_fastlift, "torchvision"),
@@ -394,17 +409,14 @@ _WAYS: dict[str, Callable[[list[str], int, int], _Epoch]] = {
 }
 
 
-def _stages(files: list[str], size: int) -> dict[str, float]:
+def _stages(files: list[str], views: TrainViews) -> dict[str, float]:
     """CPU ms an image of each stage in one thread of the torchvision executor; the least of three passes."""
-    from fastlift.data.decode import fastest_decoder
     from fastlift.data.render import render_views
-    from fastlift.data.views import TrainViews
 
-    decoder = fastest_decoder()
     index = _index_of(files)
     rows = np.arange(len(files))
-    plan = TrainViews(size).windows(0, 0, rows, index.widths, index.heights)
-    out = np.empty((1, 3, size, size), dtype=np.uint8)
+    plan = views.windows(0, 0, rows, index.widths, index.heights)
+    out = np.empty((1, 3, views.size, views.size), dtype=np.uint8)
     normalised = np.empty(out.shape, dtype=np.float32)
     best: dict[str, float] = {}
     for _ in range(3):
@@ -413,9 +425,9 @@ def _stages(files: list[str], size: int) -> dict[str, float]:
             marks = [time.thread_time()]
             data = Path(file).read_bytes()
             marks.append(time.thread_time())
-            pixels = decoder(data)
+            pixels = decode(data)
             marks.append(time.thread_time())
-            render_views(pixels, plan, i, out)
+            render_views(pixels, plan, i, views.interpolation, out)
             marks.append(time.thread_time())
             np.multiply(out, np.float32(1 / 64), out=normalised)
             normalised -= np.float32(2)

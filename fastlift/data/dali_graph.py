@@ -2,7 +2,7 @@
 
 ``device="cpu"`` runs everywhere; ``device="gpu"`` decodes with nvJPEG ("mixed") and resizes on the GPU. Windows and
 flips come in as numbers, so nothing in the graph is random. On CPUs training stops the graph after decoding
-(``pixels_only``): DALI's cubic resize takes five times as long there as torch's (docs/architecture.md).
+(``pixels_only``): DALI's resize takes five times as long there as torch's (docs/architecture.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,6 @@ class GraphSpec:
     std: tuple[float, ...]
     device: Literal["cpu", "gpu"]
     half: bool  # output in fp16 instead of fp32
-    from_bytes: bool  # encoded bytes come in (tar shards) instead of paths
     pixels_only: bool = False  # put out decoded uint8 pixels: the window where there is one, else the whole picture
 
     @property
@@ -58,12 +57,11 @@ def build_pipeline(
 ) -> Any:
     """A DALI pipeline (not yet built) that calls ``source`` for the inputs of each batch.
 
-    For every sample the source feeds, in this order: the path or the encoded bytes, uint8 [n], then the first
+    For every sample the source feeds, in this order: the encoded bytes, uint8 [n], then the first
     ``spec.columns`` of: for windows, their x, y and their w, h, int32 [2 V] each; for crops of the resized picture, its
     height and width, int32 [2], and the crops' x, y, int32 [2 V]; and flips, int32 [V].
 
-    Outputs: views [B, 3, S, S] or [B, V, 3, S, S], or with ``pixels_only`` B pictures uint8 [h, w, 3]; and the shapes
-    (height, width, channels) that the files' headers tell, int64 [B, 3]; and the encoded bytes, uint8 [n] each.
+    Output: views [B, 3, S, S] or [B, V, 3, S, S], or with ``pixels_only`` B pictures uint8 [h, w, 3].
     """
     from nvidia.dali import Pipeline, fn, types
 
@@ -78,13 +76,10 @@ def build_pipeline(
     )
     with pipeline:
         kinds = [types.UINT8, *[types.INT32] * spec.columns]
-        first, *columns = fn.external_source(
+        encoded, *columns = fn.external_source(
             source, num_outputs=len(kinds), batch=True, batch_info=True, dtype=kinds, ndim=1
         )
-        encoded = first if spec.from_bytes else fn.io.file.read(first)
-        shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
-        made = _decoded(spec, encoded, columns) if spec.pixels_only else _views(spec, encoded, columns)
-        pipeline.set_outputs(made, shapes, encoded)
+        pipeline.set_outputs((_decoded if spec.pixels_only else _views)(spec, encoded, columns))
     return pipeline
 
 
@@ -112,12 +107,13 @@ def _decoder_options(spec: GraphSpec) -> dict[str, Any]:
     return options
 
 
-def _resized(image: Any, size: Any) -> Any:
+def _resized(spec: GraphSpec, image: Any, size: Any) -> Any:
     from nvidia.dali import fn, types
 
     if not isinstance(size, list):
         size = fn.cast(size, dtype=types.FLOAT)  # what the operator takes; exact below 2**24
-    return fn.resize(image, size=size, interp_type=types.INTERP_CUBIC, antialias=True)
+    kind = types.INTERP_CUBIC if spec.views.interpolation == "bicubic" else types.INTERP_LINEAR
+    return fn.resize(image, size=size, interp_type=kind, antialias=True)
 
 
 def _resized_windows(spec: GraphSpec, pixels: Any, starts: Any, sizes: Any, flips: Any) -> Any:
@@ -126,19 +122,19 @@ def _resized_windows(spec: GraphSpec, pixels: Any, starts: Any, sizes: Any, flip
 
     target = [spec.views.size, spec.views.size]
     if spec.decodes_windows:
-        return _resized(pixels, target)
+        return _resized(spec, pixels, target)
     cut = [
         fn.slice(pixels, start=starts[2 * v : 2 * v + 2], shape=sizes[2 * v : 2 * v + 2], axis_names="WH")
         for v in range(spec.views.views)
     ]
-    return fn.stack(*(fn.flip(_resized(part, target), horizontal=flips[v]) for v, part in enumerate(cut)))
+    return fn.stack(*(fn.flip(_resized(spec, part, target), horizontal=flips[v]) for v, part in enumerate(cut)))
 
 
 def _crops_of_resized(spec: GraphSpec, pixels: Any, size: Any, starts: Any, flips: Any) -> Any:
     """Crops of the whole image resized once: HWC, or VHWC with the flips already made."""
     from nvidia.dali import fn
 
-    resized = _resized(pixels, size)
+    resized = _resized(spec, pixels, size)
     target = [spec.views.size, spec.views.size]
     cut = [
         fn.slice(resized, start=starts[2 * v : 2 * v + 2], shape=target, axis_names="WH")

@@ -1,9 +1,9 @@
 """The DALI executor: native reading and region-of-interest decoding, and on GPUs the rest of the view as well.
 
 A pipeline is built once; each epoch feeds it the steps of the stream and takes the batches out in order. On CPUs it puts
-out decoded pixels, without a copy, and threads make the views of them as for the torchvision executor. Pictures that DALI
-decodes unlike Pillow are decoded by Pillow. Where a batch fails, its pictures are made one by one, which names the broken
-ones, and stand-ins take their place.
+out decoded pixels, without a copy, and threads make the views of them as for the torchvision executor. What is no plain JPEG
+does not reach it (``dali_feed``) and is decoded as there. Where a batch fails, its pictures are made one by one, which names
+the broken ones, and stand-ins take their place.
 """
 
 import warnings
@@ -15,67 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastlift.data.dali_feed import Fed, Feed
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
-from fastlift.data.decode import DecodeError, dali_agrees, decode_with_pillow, load_picture, read_encoded
+from fastlift.data.decode import DecodeError, load_picture
 from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers, labelled
 from fastlift.data.loader import Batch
-from fastlift.data.render import MAX_RESIZED_PIXELS, render_views
+from fastlift.data.render import render_views
 from fastlift.data.stream import StandIns, Step, Stream
-from fastlift.data.views import ResizedCrops, Windows
+from fastlift.data.views import Windows
 from fastlift.errors import FastliftWarning
 
 _PREFETCH = 3  # batches that DALI has in the making
+_READING = 2  # batches that are read before DALI asks for them
 _FINISHING = 2  # batches of decoded pixels whose views are in the making
 _DECODED_BYTES = 2**30  # of decoded pixels at once, as far as fewer batches in the making can keep to it
-
-
-class Feed:
-    """DALI's source: hands out the steps that it was given as arrays, and remembers them in order."""
-
-    def __init__(self, stream: Stream, spec: GraphSpec) -> None:
-        self._stream, self._spec = stream, spec
-        self._steps: Iterator[Step] = iter(())
-        self.fed: deque[Step] = deque()
-
-    def start(self, steps: Iterator[Step]) -> None:
-        """Hand out these from now on."""
-        self._steps = steps
-
-    def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
-        step = next(self._steps)  # its StopIteration tells DALI that the epoch is over
-        self.fed.append(step)
-        pictures = [np.frombuffer(self._picture(int(i)), dtype=np.uint8) for i in step.sources]
-        columns = self._columns(step.views)[: self._spec.columns]
-        return pictures, *(list(column.astype(np.int32)) for column in columns)
-
-    def _columns(self, views: Windows | ResizedCrops) -> list[np.ndarray]:
-        if isinstance(views, Windows):
-            return [_pairs(views.x, views.y), _pairs(views.w, views.h), views.flip]
-        size, corners = np.stack([views.height, views.width], axis=1), _pairs(views.x, views.y)
-        long = _too_long(views)  # made without DALI: it gets the smallest size that the crops fit in
-        size[long], corners[long] = self._stream.views.size, 0
-        return [size, corners, views.flip]
-
-    def _picture(self, source: int) -> bytes:
-        index = self._stream.index
-        if index.spans is None:
-            return bytes(index.file(source))
-        try:
-            return read_encoded(index, source)
-        except DecodeError:
-            return b"\0"  # fails in its own batch, where it is named
-
-
-def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Two [B, V] columns to [B, 2 V], alternating."""
-    return np.stack([first, second], axis=2).reshape(len(first), -1)
-
-
-def _too_long(views: Windows | ResizedCrops) -> np.ndarray:
-    """Rows whose resized picture would take gigabytes: bool [B]."""
-    if isinstance(views, Windows):
-        return np.zeros(len(views.x), dtype=bool)
-    return views.width * views.height > MAX_RESIZED_PIXELS
 
 
 def _drain(feed: Feed, pipeline: Any) -> None:
@@ -139,13 +92,12 @@ class DaliLoader:
             std=tuple(std),
             device="gpu" if on_gpu else "cpu",
             half=dtype == torch.float16,
-            from_bytes=stream.index.spans is not None,
             pixels_only=not on_gpu,
         )
         self._normalise = Normalise(mean, std, dtype, torch.device("cpu"))
         self._finisher = None if on_gpu else Finisher(stream, self._normalise, self._workers, pin_memory=False)
-        self._feed = Feed(stream, self._spec)
         prefetch, self._finishing = _depths(stream, self._spec)
+        self._feed = Feed(stream, self._spec, self._workers, ahead=min(prefetch, _READING))
         self._pipeline = self._build(self._feed, stream.batch_size, prefetch)
         self._single: tuple[Feed, Any] | None = None  # a pipeline of one picture, built when a batch fails
         self._iterating = False
@@ -179,6 +131,8 @@ class DaliLoader:
     def close(self) -> None:
         if self._finisher is not None:
             self._finisher.close()
+        for feed in (self._feed, *(() if self._single is None else self._single[:1])):
+            feed.close()
         self._pipeline = self._single = None
 
     def _build(self, feed: Feed, batch_size: int, prefetch: int) -> Any:
@@ -194,24 +148,21 @@ class DaliLoader:
     def _next(self, epoch: int) -> Batch | Pending | None:
         """What the pipeline puts out next, repaired where it failed; None at the end."""
         try:
-            made, shapes, encoded = self._run(self._pipeline)
+            made = self._run(self._pipeline)
         except StopIteration:
             return None
         except RuntimeError:
-            return self._repaired(self._feed.fed.popleft(), epoch)
-        step = self._feed.fed.popleft()
-        if not self._sizes_agree(step.sources, shapes):
-            return self._repaired(step, epoch)
+            return self._repaired(self._feed.fed.popleft().step, epoch)
+        fed = self._feed.fed.popleft()
         if self._finisher is not None:
-            return self._finisher.start(step, partial(self._draw, step, made, encoded))
+            return self._finisher.start(fed.step, partial(self._draw, fed, made))
         images = torch.from_dlpack(made.as_tensor())
         try:
-            alike = np.array([dali_agrees(np.asarray(picture)) for picture in encoded])
-            for row in np.flatnonzero(_too_long(step.views) | ~alike).tolist():
-                images[row] = self._without_dali(step, row)
+            for row in fed.ours:
+                images[row] = self._views_of(fed.picture(self._stream, row), fed.step, row)
         except DecodeError:
-            return self._repaired(step, epoch)
-        return labelled(self._stream, step, images.to(self._dtype))
+            return self._repaired(fed.step, epoch)
+        return labelled(self._stream, fed.step, images.to(self._dtype))
 
     def _finished(self, made: Batch | Pending, epoch: int) -> Batch:
         if isinstance(made, Batch):
@@ -222,34 +173,26 @@ class DaliLoader:
         except DecodeError:
             return self._repaired(made.step, epoch)
 
-    def _run(self, pipeline: Any) -> tuple[Any, np.ndarray, Any]:
-        """One batch: DALI's list of what it made; the (height, width) that the files' headers tell, [B, 2]; and its list of
-        the encoded bytes."""
-        if self._device.type == "cuda":
-            made, shapes, encoded = pipeline.run(torch.cuda.current_stream(self._device))
-        else:
-            made, shapes, encoded = pipeline.run()
-        return made, np.asarray(shapes.as_tensor())[:, :2], encoded
+    def _run(self, pipeline: Any) -> Any:
+        """One batch: DALI's list of what it made."""
+        (made,) = pipeline.run(*([torch.cuda.current_stream(self._device)] if self._device.type == "cuda" else []))
+        return made
 
-    def _draw(self, step: Step, decoded: Any, encoded: Any, row: int, out: np.ndarray) -> None:
+    def _draw(self, fed: Fed, decoded: Any, row: int, out: np.ndarray) -> None:
         """The views of one picture from its decoded pixels: uint8 [V, 3, S, S].
 
         Raises:
-            DecodeError: it is broken, though DALI may not have noticed.
+            DecodeError: it is one that DALI did not get, and it is broken.
         """
-        if not dali_agrees(np.asarray(encoded[row])):
-            picture = load_picture(self._stream.index, int(step.sources[row]), decode_with_pillow)
-            render_views(picture, step.views, row, out)
+        views = fed.step.views
+        if row in fed.ours:
+            render_views(fed.picture(self._stream, row), views, row, self._stream.views.interpolation, out)
             return
-        pixels, views = np.asarray(decoded[row]), step.views
+        pixels = np.asarray(decoded[row])
         if self._spec.decodes_windows and isinstance(views, Windows):  # the pixels are the window
             w, h, flip = (column[row : row + 1] for column in (views.w, views.h, views.flip))
             views, row = Windows(np.zeros_like(w), np.zeros_like(h), w, h, flip), 0
-        render_views(pixels, views, row, out)
-
-    def _sizes_agree(self, sources: np.ndarray, shapes: np.ndarray) -> bool:
-        index = self._stream.index
-        return np.array_equal(shapes, np.stack([index.heights[sources], index.widths[sources]], axis=1))
+        render_views(pixels, views, row, self._stream.views.interpolation, out)
 
     def _repaired(self, step: Step, epoch: int) -> Batch:
         """Make a failed batch picture by picture; broken ones are replaced as the user asked, or end the work."""
@@ -270,46 +213,42 @@ class DaliLoader:
         Raises:
             DecodeError: its picture is broken.
         """
-        if self._finisher is None and _too_long(step.views)[0]:
-            return self._without_dali(step, 0)
         if self._single is None:
-            feed = Feed(self._stream, self._spec)
+            feed = Feed(self._stream, self._spec, workers=1, ahead=0)
             self._single = feed, self._build(feed, 1, prefetch=1)
         feed, pipeline = self._single
         feed.start(iter([step]))
-        failure = "its size changed"
         try:
-            made, shapes, encoded = self._run(pipeline)
-        except RuntimeError as error:
-            made, shapes, encoded, failure = None, np.zeros((1, 2)), None, _gist(str(error))
+            made = self._run(pipeline)
+            fed = feed.fed[0]
+        except RuntimeError as error:  # a plain JPEG that DALI cannot decode all the same
+            return self._in_place_of_dali(step, _gist(str(error)))
         finally:
             _drain(feed, pipeline)
-        if not self._sizes_agree(step.sources, shapes):
-            return self._without_dali(step, 0, warn_of=failure)
         if self._finisher is not None:
-            return self._finisher.finish(self._finisher.start(step, partial(self._draw, step, made, encoded))).images[0]
-        if not dali_agrees(np.asarray(encoded[0])):
-            return self._without_dali(step, 0)
+            return self._finisher.finish(self._finisher.start(step, partial(self._draw, fed, made))).images[0]
+        if fed.ours:
+            return self._views_of(fed.picture(self._stream, 0), step, 0)
         return torch.from_dlpack(made.as_tensor())[0].to(self._dtype)
 
-    def _without_dali(self, step: Step, row: int, warn_of: str = "") -> torch.Tensor:
-        """The views of one picture by the torchvision executor's means: [3, S, S] or [V, 3, S, S].
-
-        For what only Pillow can decode (with a warning), and for extremely long pictures on GPUs.
+    def _in_place_of_dali(self, step: Step, reason: str) -> torch.Tensor:
+        """The views of a step of one sample whose picture DALI refuses, with a warning: [3, S, S] or [V, 3, S, S].
 
         Raises:
             DecodeError: the picture is broken.
         """
-        views, source = self._stream.views, int(step.sources[row])
-        picture = load_picture(self._stream.index, source, decode_with_pillow)
-        if warn_of:
-            warnings.warn(
-                f"DALI cannot decode {self._stream.index.label_of(source)}, Pillow does it instead: {warn_of}",
-                FastliftWarning,
-                stacklevel=2,
-            )
+        source = int(step.sources[0])
+        picture = load_picture(self._stream.index, source)
+        name = self._stream.index.label_of(source)
+        what = f"DALI cannot decode {name}, libjpeg-turbo or Pillow does it instead: {reason}"
+        warnings.warn(what, FastliftWarning, stacklevel=2)
+        return self._views_of(picture, step, 0)
+
+    def _views_of(self, picture: np.ndarray, step: Step, row: int) -> torch.Tensor:
+        """The views of a decoded picture, by the torchvision executor's means: [3, S, S] or [V, 3, S, S]."""
+        views = self._stream.views
         pixels = np.empty((views.views, 3, views.size, views.size), dtype=np.uint8)
-        render_views(picture, step.views, row, pixels)
+        render_views(picture, step.views, row, views.interpolation, pixels)
         images = torch.empty(pixels.shape)
         self._normalise.in_worker(pixels, images.numpy())
         return self._normalise.finish(images if views.stacked else images[0]).to(self._device)

@@ -25,6 +25,12 @@ def default_workers() -> int:
     return decode_threads()[0]
 
 
+def chunks(count: int, workers: int) -> list[range]:
+    """The rows of a batch in parts, one a task of a thread."""
+    size = max(1, min(_MAX_CHUNK, count // (2 * workers)))
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
 class Normalise:
     """uint8 pixels to (pixel / 255 - mean) / std.
 
@@ -87,11 +93,7 @@ class Finisher:
         count, views = len(step.samples), self._stream.views
         kind = torch.float32 if self._normalise.in_workers else torch.uint8
         images = torch.empty((count, views.views, 3, views.size, views.size), dtype=kind, pin_memory=self._pin_memory)
-        chunk = max(1, min(_MAX_CHUNK, count // (2 * self._workers)))
-        tasks = [
-            self._pool.submit(self._fill, draw, range(first, min(first + chunk, count)), images.numpy())
-            for first in range(0, count, chunk)
-        ]
+        tasks = [self._pool.submit(self._fill, draw, rows, images.numpy()) for rows in chunks(count, self._workers)]
         return Pending(step, images, tasks)
 
     def finish(self, pending: Pending) -> Batch:

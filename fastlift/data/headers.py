@@ -4,7 +4,6 @@ Reads a few KiB a file. What is accepted: JPEG, PNG, WebP, BMP, TIFF, whatever t
 (text, HTML, GIF, AVIF, ...) is refused by name, since not every executor can decode it.
 """
 
-import io
 import os
 import stat
 import struct
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastlift.data.jpeg import SOF, STANDALONE
+from fastlift.data.pillow import open_image, plain_words
 
 # Pillow's own limit against decompression bombs; both executors keep to it.
 MAX_PIXELS = 178_956_970
@@ -56,6 +56,12 @@ def read_header(path: str) -> Header:
 def read_header_bytes(data: bytes) -> Header:
     """The same for a file that is in memory."""
     return _checked(data[:_HEAD_BYTES], data[-32:], len(data), lambda offset, count: data[offset : offset + count])
+
+
+def refusal(data: bytes) -> str:
+    """Why a file is refused without decoding it; empty where decoding has the last word."""
+    reason = _parse(data[:_HEAD_BYTES], data[-32:], len(data), lambda at, count: data[at : at + count]).reason
+    return "" if reason == _LOOK_CLOSER else reason
 
 
 def _inspect(descriptor: int, size: int) -> Header:
@@ -146,10 +152,10 @@ def _webp(head: bytes) -> Header:
 
 def _decode(data: bytes) -> Header:
     """For rare formats and suspicious files: decode the whole of it."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
                 return bad(f"has pixels of kind {image.mode}, not 8 bits a channel (convert it)")
             if image.width * image.height <= MAX_PIXELS:
@@ -158,7 +164,7 @@ def _decode(data: bytes) -> Header:
     except UnidentifiedImageError:
         return bad("is damaged (no picture in it)")
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
-        return bad("is truncated" if "truncated" in str(error) else f"cannot be decoded ({error})")
+        return bad("is truncated" if "truncated" in str(error) else f"cannot be decoded ({plain_words(error)})")
 
 
 def _foreign(head: bytes) -> str:

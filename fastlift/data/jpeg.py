@@ -1,4 +1,5 @@
-"""The structure of a JPEG file: its frame header, and whether its scans run to the end without a stray marker.
+"""The structure of a JPEG file: its frame header, whether its scans run to the end without a stray marker, and the file
+without what decoding does not need.
 
 Source: ITU-T T.81, annex B.
 """
@@ -10,23 +11,33 @@ import numpy as np
 SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # frame headers
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a segment
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
-_SCAN, _END = 0xDA, 0xD9
+_COMMON_SOF = frozenset((0xC0, 0xC1, 0xC2))  # baseline, extended, progressive: Huffman codes, no differences
+_SCAN, _END, _JFIF, _ADOBE = 0xDA, 0xD9, 0xE0, 0xEE
+_NEEDED = frozenset((*_COMMON_SOF, 0xC4, 0xDB, 0xDD, _JFIF, _ADOBE))  # frame, tables, restarts, what tells colours
+_NOT_NEEDED = frozenset((*range(0xE0, 0xF0), 0xFE)) - _NEEDED  # metadata, comments
 _BETWEEN_SCANS = frozenset((0xC4, 0xDA, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))  # tables, scans, comments, applications'
 _IN_SCAN = np.zeros(256, dtype=bool)  # what may follow 0xFF there: a stuffed zero, restarts, fill
 _IN_SCAN[[0x00, 0xFF, *range(0xD0, 0xD8)]] = True
+# Luma's sampling beside chroma of 1 x 1, as the frame header has it.
+_COMMON_SAMPLING = frozenset((0x11, 0x21, 0x22, 0x12, 0x41, 0x42, 0x24))
 
 
 class Frame(NamedTuple):
     """What stands before the first scan."""
 
     channels: int  # 0 where there is no frame header
+    width: int
+    height: int
     progressive: bool
     scan: int  # where the marker of the first scan is; 0 where there is none
+    segments: tuple[tuple[int, int, int], ...]  # marker, start and end of each before the scan
 
 
 def read_frame(data: bytes | memoryview) -> Frame:
     """Walk over the segments to the first scan; never raises."""
-    channels, progressive, position = 0, False, 2
+    channels, width, height, progressive, position = 0, 0, 0, False, 2
+    segments: list[tuple[int, int, int]] = []
+    scan = 0
     while position + 10 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:
@@ -34,14 +45,17 @@ def read_frame(data: bytes | memoryview) -> Frame:
         elif marker in STANDALONE:
             position += 2
         elif marker == _SCAN:
-            return Frame(channels, progressive, position)
+            scan = position
+            break
         elif marker == _END:
             break
         else:
             if marker in SOF:
+                height, width = (int.from_bytes(data[position + k : position + k + 2], "big") for k in (5, 7))
                 channels, progressive = data[position + 9], marker in _PROGRESSIVE
-            position = _after_segment(data, position)
-    return Frame(channels, progressive, 0)
+            start, position = position, _after_segment(data, position)
+            segments.append((marker, start, position))
+    return Frame(channels, width, height, progressive, scan, tuple(segments))
 
 
 def _after_segment(data: bytes | memoryview, position: int) -> int:
@@ -68,3 +82,45 @@ def is_whole(encoded: np.ndarray, frame: Frame) -> bool:
             return False
         inside = _after_segment(data, position)
     return True
+
+
+def plain_jpeg(data: bytes, width: int, height: int) -> np.ndarray | None:
+    """A JPEG of this size that every decoder makes the same pixels of, without its metadata: uint8 [n].
+
+    None for everything that is not certain to be one: other formats, damage, a size that changed, four channels, RGB or
+    unusual sampling, rare codes. What is left was checked segment by segment, so that a decoder which cannot be trusted with
+    other bytes may have it; metadata (EXIF, thumbnails, profiles) is cut out because some decoders die of it when it is damaged.
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    frame = read_frame(data)
+    if frame.channels not in (1, 3) or (frame.width, frame.height) != (width, height):
+        return None
+    markers = [marker for marker, _, _ in frame.segments]
+    if not _NEEDED.issuperset(set(markers) - _NOT_NEEDED) or sum(marker in SOF for marker in markers) != 1:
+        return None
+    if any(end - start < 4 for _, start, end in frame.segments) or not all(
+        _is_common(data[start:end], frame.channels) for _, start, end in frame.segments
+    ):
+        return None
+    encoded = np.frombuffer(data, dtype=np.uint8)
+    if not is_whole(encoded, frame):
+        return None
+    needed = [data[start:end] for marker, start, end in frame.segments if marker in _NEEDED]
+    if len(needed) == len(markers):
+        return encoded
+    return np.frombuffer(b"".join((data[:2], *needed, data[frame.scan :])), dtype=np.uint8)
+
+
+def _is_common(segment: bytes, channels: int) -> bool:
+    """Whether a frame header states 8 bits, and sampling and colours that all decoders know; True for other segments."""
+    if segment[1] == _ADOBE:
+        return segment[4:9] != b"Adobe" or channels == 1 or segment[-1] == 1  # not RGB
+    if segment[1] not in SOF:
+        return True
+    if len(segment) != 10 + 3 * channels or segment[4] != 8:
+        return False
+    identities, samplings = segment[10::3], segment[11::3]
+    if channels == 1:
+        return all(1 <= factor <= 4 for factor in (samplings[0] >> 4, samplings[0] & 15))
+    return identities != b"RGB" and samplings[0] in _COMMON_SAMPLING and samplings[1:] == b"\x11\x11"

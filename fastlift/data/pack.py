@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastlift.data.catalogue import PACK_MANIFEST, load_data_set
-from fastlift.data.decode import DecodeError, decode_with_pillow, read_encoded
+from fastlift.data.decode import DecodeError, decode, read_encoded
 from fastlift.data.headers import read_header_bytes
 from fastlift.data.index import ImageIndex
 from fastlift.data.packed import PackedSplit, shard_name, write_manifest, write_split
@@ -123,7 +123,7 @@ def _prepare(index: ImageIndex, i: int, short_side: int | None) -> _Picture:
             raise DecodeError(header.reason)
         if short_side is None or min(header.width, header.height) <= short_side:
             return _Picture(data, _extension(data), header.width, header.height, len(data), False)
-        small, width, height = _shrink(decode_with_pillow(data), short_side)
+        small, width, height = _shrink(decode(data), short_side)
     except DecodeError as error:
         raise UserError(f"{index.label_of(i)} {error}", exit_code=1) from error
     return _Picture(small, "jpg", width, height, len(data), True)

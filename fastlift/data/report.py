@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.catalogue import DataSet, load_data_set
-from fastlift.data.decode import DecodeError, fastest_decoder, load_picture
+from fastlift.data.decode import DecodeError, load_picture
 from fastlift.data.index import ImageIndex
 from fastlift.data.problems import SHOWN, Problems, UnusableData
 from fastlift.data.scan import Progress
@@ -102,11 +102,10 @@ def _undecodable(index: ImageIndex, progress: Progress | None) -> Iterable[str]:
     """Decode all pictures of a split; those that fail, with the reason."""
     if index.arrays is not None:
         return
-    decoder = fastest_decoder()
 
     def attempt(i: int) -> str:
         try:
-            load_picture(index, i, decoder)
+            load_picture(index, i)
         except DecodeError as error:
             return f"{index.label_of(i)}: {error}"
         return ""

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fastlift.data.decode import DecodeError, Decoder, decode_with_pillow, fastest_decoder, load_picture
+from fastlift.data.decode import DecodeError, load_picture
 from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers
 from fastlift.data.loader import Batch
 from fastlift.data.render import render_views
@@ -42,10 +42,6 @@ class TorchLoader:
         self._finisher = Finisher(stream, normalise, workers or default_workers(), device.type == "cuda")
         self._keep = keep and stream.index.arrays is None
         self._kept: dict[int, np.ndarray] = {}
-        # Small pictures decode as fast with Pillow, and torchvision takes a second to import.
-        self._decoder: Decoder = (
-            decode_with_pillow if self._keep or stream.index.arrays is not None else fastest_decoder()
-        )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on."""
@@ -74,7 +70,7 @@ class TorchLoader:
         except DecodeError as error:
             self._draw_stand_in(step, epoch, row, str(error), out)
         else:
-            render_views(pixels, step.views, row, out)
+            render_views(pixels, step.views, row, self._stream.views.interpolation, out)
 
     def _draw_stand_in(self, step: Step, epoch: int, row: int, reason: str, out: np.ndarray) -> None:
         sample, source = int(step.samples[row]), int(step.sources[row])
@@ -86,7 +82,7 @@ class TorchLoader:
                 reason = str(error)
             else:
                 views = self._stream.of(step.samples[row : row + 1], epoch, self._stand_ins).views
-                render_views(pixels, views, 0, out)
+                render_views(pixels, views, 0, self._stream.views.interpolation, out)
                 return
 
     def _picture(self, source: int) -> np.ndarray:
@@ -95,7 +91,7 @@ class TorchLoader:
             return arrays[source]
         kept = self._kept.get(source)
         if kept is None:
-            kept = load_picture(self._stream.index, source, self._decoder)
+            kept = load_picture(self._stream.index, source)
             if self._keep:
                 self._kept[source] = kept
         return kept

@@ -15,6 +15,7 @@ from fastlift.errors import UserError
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
 TrainKind = Literal["random_resized_crop", "minimalist"]
 Crops = Literal["center", "five", "ten", "random"]
+Interpolation = Literal["bilinear", "bicubic"]  # of resizing; always with antialiasing
 
 _ATTEMPTS = 10
 _RATIO = (3.0 / 4.0, 4.0 / 3.0)
@@ -44,9 +45,11 @@ class ResizedCrops:
     flip: np.ndarray  # bool [B, V]
 
 
-def _check_size(size: int) -> None:
+def _check(size: int, interpolation: str) -> None:
     if size < 1:
         raise UserError(f"image size must be at least 1, got {size}")
+    if interpolation not in ("bilinear", "bicubic"):
+        raise UserError(f"unknown interpolation {interpolation!r}: bilinear or bicubic")
 
 
 def _integers(u: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -141,9 +144,10 @@ class TrainViews:
     schedule: Schedule = "convex"
     flip: bool | None = None  # None: as the kind does it
     epochs: int = 1
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        _check_size(self.size)
+        _check(self.size, self.interpolation)
         if self.kind not in ("random_resized_crop", "minimalist"):
             raise UserError(f"unknown training views {self.kind!r}: random_resized_crop or minimalist")
         if self.schedule not in ("convex", "linear", "concave", "always_0", "always_1"):
@@ -192,9 +196,10 @@ class EvalViews:
     n_random: int = 10
     expand: int = 24
     min_scale: float = 0.08
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        _check_size(self.size)
+        _check(self.size, self.interpolation)
         if self.crops not in ("center", "five", "ten", "random"):
             raise UserError(f"unknown crops {self.crops!r}: center, five, ten or random")
         if self.crops == "random" and self.n_random < 1:

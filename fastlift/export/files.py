@@ -73,7 +73,7 @@ def export_model(
         )
     if format == "onnx":
         _need_onnx()
-    views = eval_views(model.preprocessing.image_size, ensembling, expand)
+    views = eval_views(model.preprocessing, ensembling, expand)
     serving = serving_model(model, views.views)
     images = _random_images(views, batch=2)
     program = _program(serving, images)
@@ -107,7 +107,7 @@ def describe(model: LiftModel, views: EvalViews, file: str, format: str, differe
             "short_side": views.short_side,
             "resize": "width = width * short_side // short, height = height * short_side // short, "
             "with short = min(width, height) of the picture",
-            "interpolation": "bicubic, antialiased",
+            "interpolation": f"{views.interpolation}, antialiased",
             "size": size,
             "crops": [centre] if crops == 1 else [*corners, centre],
             "crops_are": "left and top of squares of `size` pixels; round is to the nearest even number at a half",

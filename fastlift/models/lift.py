@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlift.data.views import Interpolation
 from fastlift.errors import UserError
 from fastlift.models import backbones, classifiers, tuners
 from fastlift.models.fingerprint import weights_fingerprint
@@ -30,11 +31,12 @@ IMAGE_STARTS = ("class_mean", "class_mean_1", "class_mean_10", "class_mean_100",
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What images must be before they enter the model: size in pixels, then (RGB / 255 - mean) / std."""
+    """What images must be before they enter the model: resized to a size in pixels, then (RGB / 255 - mean) / std."""
 
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: Interpolation
 
 
 class LiftModel(nn.Module):
@@ -145,6 +147,7 @@ def create_model(
     coop_init: CoopInit = "random",
     clip_adapter_rank: int = 4,
     image_size: int | None = None,
+    interpolation: Interpolation = "bilinear",
     prompt_length: int | None = None,
     mask_ratio: float | None = None,
     mask_seed: int = 0,
@@ -181,6 +184,7 @@ def create_model(
             (``front``, ``middle``, ``end``), and their start: ``random``, or the words of ``prompt`` itself.
         clip_adapter_rank: bottleneck width of CLIP-Adapters.
         image_size: pixels, where it is not to be the model's own; positions are interpolated.
+        interpolation: how images are resized to it: ``bilinear`` (LIFT), or ``bicubic`` (LIFT+, CLIP's own evaluation).
         prompt_length: visual prompts a block.
         mask_ratio, mask_seed: share of the weights that the tuner ``mask`` trains, and the seed of their draw.
         sizes: whose rule gives the sizes that are not given: ``lift``'s, or ``lift_plus``'s (LoRA C / (4 L), prompts C / L,
@@ -254,7 +258,7 @@ def create_model(
         backbone.vit,
         head,
         class_names=names,
-        preprocessing=Preprocessing(pixels, backbone.mean, backbone.std),
+        preprocessing=Preprocessing(pixels, backbone.mean, backbone.std, interpolation),
         tuner_parameters=parameters,
         tuner_settings=settings,
         backbone_fingerprint=fingerprint,

@@ -52,18 +52,16 @@ class Pictures:
         return self
 
     def load(self, classes: int = 3, **options: object) -> DataSet:
-        train_list, names = self.root.parent / "train.txt", self.root.parent / "names.txt"
-        train_list.write_text("\n".join(self.lines) + "\n")
-        names.write_text("".join(f"c{label} thing {label}\n" for label in range(classes)))
-        return load_data_set(
-            "list",
-            data_root=self.root,
-            train_list=train_list,
-            test_list=train_list,
-            class_names=names,
-            cache_dir=self.cache,
-            **options,  # type: ignore[arg-type]
-        )
+        names = "".join(f"c{label} thing {label}\n" for label in range(classes))
+        (self.root.parent / "train.txt").write_text("\n".join(self.lines) + "\n")
+        (self.root.parent / "names.txt").write_text(names)
+        return load_data_set("list", **self.options(), **options)  # type: ignore[arg-type]
+
+    def options(self) -> dict[str, Path]:
+        """What ``load`` gives to ``load_data_set``."""
+        files = {"train_list": "train.txt", "test_list": "train.txt", "class_names": "names.txt"}
+        paths = {flag: self.root.parent / file for flag, file in files.items()}
+        return {"data_root": self.root, "cache_dir": self.cache, **paths}
 
 
 @pytest.fixture

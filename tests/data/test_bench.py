@@ -12,8 +12,6 @@ from rich.console import Console
 from fastlift.data.bench import WAYS, _files, run
 from fastlift.errors import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
-
 
 def test_it_measures_and_names_the_bottleneck(pictures: Any) -> None:
     index = pictures.fill(each=3).load().train
@@ -41,6 +39,26 @@ def test_only_jpegs_are_compared(pictures: Any, make_bad_file: Callable, tmp_pat
     files, source = _files(pictures.load(classes=1).train, 10, tmp_path, None)
     assert [Path(file).name for file in files] == ["1.x", "3.x"]
     assert source == "the first 2 JPEGs of list/train"
+
+
+def test_files_that_vanished_since_the_scan_are_left_out(pictures: Any) -> None:
+    index = pictures.fill(classes=1, each=3).load(classes=1).train
+    (pictures.root / "c0" / "0.jpg").unlink()
+    found = run(index, image_size=32, images=2, rounds=1, workers=[1], ways=["fastlift-torchvision"])
+    assert found.source == "the first 2 JPEGs of list/train"
+    for k in (1, 2):
+        (pictures.root / "c0" / f"{k}.jpg").unlink()
+    with pytest.raises(UserError, match="no JPEG files"):
+        run(index, images=1, rounds=1)
+
+
+def test_a_way_that_fails_is_told_in_a_line(tmp_path: Path) -> None:
+    from fastlift.data.bench import _alternate
+    from fastlift.data.views import TrainViews
+
+    with pytest.raises(UserError, match=r"fastlift-torchvision failed: .*missing") as caught:
+        _alternate([("fastlift-torchvision", 1)], [str(tmp_path / "gone.jpg")], TrainViews(32), 1, None)
+    assert caught.value.exit_code == 1
 
 
 def test_a_set_without_jpegs_is_refused(pictures: Any, make_bad_file: Callable) -> None:

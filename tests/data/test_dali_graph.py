@@ -12,35 +12,34 @@ import numpy as np
 import pytest
 import torch
 
+from fastlift.data.dali_feed import Feed
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
-from fastlift.data.dali_loader import Feed
-from fastlift.data.decode import dali_agrees
 from fastlift.data.index import ImageIndex
 from fastlift.data.loader import build_loader, without_dali
 from fastlift.data.stream import StandIns, Stream
 from fastlift.data.views import EvalViews, TrainViews
 
-pytestmark = [
-    pytest.mark.skipif(without_dali() != "", reason="no DALI"),
-    pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning"),
-]
+pytestmark = pytest.mark.skipif(without_dali() != "", reason="no DALI")
 
 ALL_VIEWS = [
     TrainViews(32),
-    TrainViews(32, kind="minimalist"),
+    TrainViews(32, kind="minimalist", interpolation="bicubic"),
     EvalViews(32),
-    EvalViews(32, crops="five"),
+    EvalViews(32, interpolation="bicubic"),
+    EvalViews(32, crops="five", interpolation="bicubic"),
     EvalViews(32, crops="ten"),
-    EvalViews(32, crops="random", n_random=3),
+    EvalViews(32, crops="random", n_random=3, interpolation="bicubic"),
 ]
 
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-by_views = pytest.mark.parametrize("views", ALL_VIEWS, ids=lambda v: getattr(v, "kind", None) or v.crops)
+by_views = pytest.mark.parametrize(
+    "views", ALL_VIEWS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
+)
 
 
 def serialized(views: TrainViews | EvalViews, device: Literal["cpu", "gpu"], **changes: Any) -> bytes:
-    spec = GraphSpec(views, (0.5,) * 3, (0.2,) * 3, device, **{"half": False, "from_bytes": False, **changes})
+    spec = GraphSpec(views, (0.5,) * 3, (0.2,) * 3, device, **{"half": False, **changes})
     pipeline = build_pipeline(spec, lambda info: (), batch_size=4, workers=1, device_id=None, prefetch=2)
     return pipeline.serialize()
 
@@ -53,11 +52,6 @@ def test_the_gpu_graph_can_be_serialized(views: TrainViews | EvalViews, half: bo
     assert decoder.lower() in graph.lower()
     assert b"mixed" in graph
     assert b"mixed" not in serialized(views, "cpu", half=half)
-
-
-def test_bytes_come_in_without_a_file_reader() -> None:
-    assert b"io__file__Read" in serialized(TrainViews(32), "gpu")
-    assert b"io__file__Read" not in serialized(TrainViews(32), "gpu", from_bytes=True)
 
 
 def test_serializing_does_catch_a_wrong_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +76,8 @@ def test_serializing_does_catch_an_unknown_argument(monkeypatch: pytest.MonkeyPa
 def differences(index: ImageIndex, views: TrainViews | EvalViews, batch_size: int) -> np.ndarray:
     """Grey levels between the views of the whole graph, run on the CPU, and those of the torchvision executor."""
     stream, stand_ins = Stream(index, views, batch_size, seed=1), StandIns(index, "stop", None)
-    spec = GraphSpec(views, MEAN, STD, "cpu", half=False, from_bytes=False)
-    feed = Feed(stream, spec)
+    spec = GraphSpec(views, MEAN, STD, "cpu", half=False)
+    feed = Feed(stream, spec, workers=1, ahead=1)
     pipeline = build_pipeline(spec, feed, batch_size=batch_size, workers=1, device_id=None, prefetch=2)
     feed.start(stream.step(stream.order(2), 2, number, stand_ins) for number in range(stream.steps_per_epoch))
     theirs = build_loader(
@@ -91,13 +85,12 @@ def differences(index: ImageIndex, views: TrainViews | EvalViews, batch_size: in
     )
     found = []
     for batch in theirs.epoch(2):
-        made, shapes, encoded = pipeline.run()
-        assert all(dali_agrees(np.asarray(picture)) for picture in encoded)
-        expected = np.stack([index.heights[batch.indices], index.widths[batch.indices]], axis=1)
-        assert np.array_equal(np.asarray(shapes.as_tensor())[:, :2], expected)
+        (made,) = pipeline.run()
+        assert not feed.fed.popleft().ours
         images = torch.from_dlpack(made.as_tensor())
         assert images.shape == batch.images.shape
         found.append(((images - batch.images) * 255 * torch.tensor(STD).view(3, 1, 1)).abs().numpy())
+    feed.close()
     return np.concatenate(found)
 
 

@@ -164,9 +164,9 @@ def test_a_run_on_species_is_graded_at_higher_ranks(
 
 def logits_of_the_test_split(model: Any, data: Any) -> torch.Tensor:
     """Logits of the test split in its order, by the views of evaluation."""
-    size, mean, std = vars(model.preprocessing).values()
+    views, norm = eval_views(model.preprocessing, "none"), model.preprocessing
     loader = build_loader(
-        data.test, eval_views(size, "none"), batch_size=8, shuffle=False, mean=mean, std=std, executor="torchvision"
+        data.test, views, batch_size=8, shuffle=False, mean=norm.mean, std=norm.std, executor="torchvision"
     )
     with torch.no_grad():
         logits = torch.cat([model(images) for images, _, _ in loader.epoch(0)])

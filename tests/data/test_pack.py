@@ -16,13 +16,6 @@ from fastlift.data.views import TrainViews
 from fastlift.errors import UserError
 
 EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(without_dali() != "", reason="no DALI"))]
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
-
-
-def options(pictures: Any) -> dict[str, Any]:
-    files = {"train_list": "train.txt", "test_list": "train.txt", "class_names": "names.txt"}
-    paths = {flag: pictures.root.parent / file for flag, file in files.items()}
-    return {"data_root": pictures.root, "cache_dir": pictures.cache, **paths}
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -31,7 +24,7 @@ def test_a_pack_gives_the_same_batches(executor: str, pictures: Any, tmp_path: P
     for kind in ("grey", "alpha", "webp", "tiff", "bmp"):
         pictures.add(f"c0/{kind}.x", 0, make_bad_file(kind))
     files = pictures.load()
-    result = run("list", tmp_path / "pack", shard_bytes=20_000, **options(pictures))
+    result = run("list", tmp_path / "pack", shard_bytes=20_000, **pictures.options())
     assert (result.train_images, result.test_images, result.shrunk) == (20, 20, 0)
     assert result.shards > 4
     assert result.source_bytes == 2 * sum((pictures.root / path).stat().st_size for path in files.train.paths)
@@ -52,7 +45,7 @@ def test_a_pack_gives_the_same_batches(executor: str, pictures: Any, tmp_path: P
 def test_shards_are_webdataset(pictures: Any, tmp_path: Path) -> None:
     """Pairs of KEY.jpg and KEY.cls in each tar, the bytes of the files, the labels as text."""
     files = pictures.fill().load()
-    run("list", tmp_path / "pack", **options(pictures))
+    run("list", tmp_path / "pack", **pictures.options())
     with tarfile.open(tmp_path / "pack" / "train-000000.tar") as tar:
         members = tar.getnames()
         assert members[:4] == ["000000000.jpg", "000000000.cls", "000000001.jpg", "000000001.cls"]
@@ -62,7 +55,7 @@ def test_shards_are_webdataset(pictures: Any, tmp_path: Path) -> None:
 
 def test_shrinking_changes_the_large_pictures_only(pictures: Any, tmp_path: Path) -> None:
     files = pictures.fill().load()  # heights 60, 65, 70; widths from 80
-    result = run("list", tmp_path / "pack", short_side=62, **options(pictures))
+    result = run("list", tmp_path / "pack", short_side=62, **pictures.options())
     packed = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path)
     assert result.shrunk == 20  # both splits: ten pictures of heights 65 and 70 each
     assert packed.train.heights.tolist() == [60] * 5 + [62] * 10
@@ -75,7 +68,7 @@ def test_shrinking_changes_the_large_pictures_only(pictures: Any, tmp_path: Path
 def test_lists_beside_a_pack_must_be_its_own(pictures: Any, tmp_path: Path) -> None:
     """A run that names its lists can go on with the pack of them, but no other list is passed over in silence."""
     pictures.fill().load()
-    given = options(pictures)
+    given = pictures.options()
     run("list", tmp_path / "pack", **given)
     given["data_root"] = tmp_path / "pack"
     assert len(load_data_set("list", **given).train) == 15
@@ -96,9 +89,9 @@ def test_lists_beside_a_pack_must_be_its_own(pictures: Any, tmp_path: Path) -> N
 def test_broken_packs_are_told(pictures: Any, tmp_path: Path) -> None:
     pictures.fill().load()
     pack = tmp_path / "pack"
-    run("list", pack, **options(pictures))
+    run("list", pack, **pictures.options())
     with pytest.raises(UserError, match="holds a pack already"):
-        run("list", pack, **options(pictures))
+        run("list", pack, **pictures.options())
     with pytest.raises(UserError, match="is a pack of list, not of folder"):
         load_data_set("folder", data_root=pack)
     shard = pack / "train-000000.tar"
@@ -119,7 +112,7 @@ def test_broken_packs_are_told(pictures: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_picture_that_breaks_in_a_pack_is_named(executor: str, pictures: Any, tmp_path: Path) -> None:
     pictures.fill().load()
-    run("list", tmp_path / "pack", **options(pictures))
+    run("list", tmp_path / "pack", **pictures.options())
     index = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path).train
     assert index.spans is not None
     offset, count = index.spans[3].tolist()

@@ -10,15 +10,6 @@ from rich.console import Console
 
 from fastlift.data.report import check, describe, long_tail_picture, stats
 
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
-
-
-def options(pictures: Any) -> dict[str, Any]:
-    """What ``Pictures.load`` gives to ``load_data_set``, after it has written the lists."""
-    files = {"train_list": "train.txt", "test_list": "train.txt", "class_names": "names.txt"}
-    paths = {flag: pictures.root.parent / file for flag, file in files.items()}
-    return {"data_root": pictures.root, "cache_dir": pictures.cache, **paths}
-
 
 def text_of(renderable: Any) -> str:
     console = Console(file=StringIO(), width=120)
@@ -28,7 +19,7 @@ def text_of(renderable: Any) -> str:
 
 def test_a_fine_set(pictures: Any) -> None:
     pictures.fill().load()
-    found = check("list", decode=True, **options(pictures))
+    found = check("list", decode=True, **pictures.options())
     assert found.ok
     assert found.looked_at == "pictures"
     assert (found.train_images, found.test_images, found.classes) == (15, 15, 3)
@@ -42,7 +33,7 @@ def test_all_problems_are_in_the_result_and_ten_on_the_screen(pictures: Any) -> 
         (pictures.root / "c1" / f"{k}.jpg").write_bytes(b"")
         (pictures.root / "c2" / f"{k}.jpg").unlink()
     (pictures.root / "c0" / "0.jpg").write_bytes(b"no picture")
-    found = check("list", **options(pictures))
+    found = check("list", **pictures.options())
     assert not found.ok
     assert len(found.problems) == 11  # the test split lists the same files, which are told once
     shown = text_of(found.render())
@@ -56,8 +47,8 @@ def test_decoding_finds_what_headers_hide(pictures: Any, make_bad_file: Callable
     png = make_bad_file("alpha")
     pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
     pictures.load()
-    assert check("list", **options(pictures)).ok
-    found = check("list", decode=True, **options(pictures))
+    assert check("list", **pictures.options()).ok
+    found = check("list", decode=True, **pictures.options())
     assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems] == ["holed.png"]
 
 
@@ -67,11 +58,11 @@ def test_decoding_goes_on_beside_bad_headers(pictures: Any, make_bad_file: Calla
     pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
     pictures.load()
     (pictures.root / "c1" / "2.jpg").write_bytes(b"")
-    found = check("list", decode=True, **options(pictures))
+    found = check("list", decode=True, **pictures.options())
     assert found.looked_at == "pictures"
     assert sorted(problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems) == ["2.jpg", "holed.png"]
     (pictures.root.parent / "train.txt").write_text("c0/0.jpg\n")
-    assert "No picture was decoded" in check("list", decode=True, **options(pictures)).hint
+    assert "No picture was decoded" in check("list", decode=True, **pictures.options()).hint
 
 
 def test_stats_count_images_and_groups(pictures: Any) -> None:
@@ -79,14 +70,14 @@ def test_stats_count_images_and_groups(pictures: Any) -> None:
     for k in range(5, 25):
         pictures.add(f"c2/{k}.jpg", 2, (pictures.root / "c2" / "0.jpg").read_bytes())
     data = pictures.load()
-    found = stats("list", **options(pictures))
+    found = stats("list", **pictures.options())
     assert found == describe(data)
     assert found.train_counts == (5, 5, 25)
     assert (found.train.largest_class, found.train.smallest_class, found.train.images) == (25, 5, 35)
     assert found.groups["few"] == {"classes": 2, "train_images": 10, "test_images": 10}
     assert found.groups["medium"] == {"classes": 1, "train_images": 25, "test_images": 25}
     assert found.groups["many"]["classes"] == 0
-    moved = stats("list", boundaries=(5, 24), **options(pictures)).groups
+    moved = stats("list", boundaries=(5, 24), **pictures.options()).groups
     assert {name: row["classes"] for name, row in moved.items()} == {"many": 1, "medium": 2, "few": 0}
     assert found.train.width_quantiles["min"] == 80
     assert found.train.width_quantiles["max"] == 80 + 7 * 4

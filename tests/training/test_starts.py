@@ -68,17 +68,19 @@ def test_linear_probe_separates(classes: int) -> None:
     assert ((centred @ weight.T).argmax(dim=1) == labels).float().mean() > 0.95
 
 
-def test_pictures_are_seen_whole(settings: Config, tiny_data: Path) -> None:
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolation: Any) -> None:
     """Short side to the model's size and the centre: torchvision's Resize and CenterCrop, to a rounding of pixels."""
     from torchvision.transforms import v2
 
+    settings = settings.override(interpolation=interpolation)
     data = building.load_data(settings, Quiet())
     model = building.build_model(settings, data.class_names, tuner="none")
     features, labels = starts.frozen_features(model, data.train, settings)
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     view = v2.Compose(
         [
-            v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC),
+            v2.Resize(32, interpolation=v2.InterpolationMode(interpolation)),
             v2.CenterCrop(32),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
