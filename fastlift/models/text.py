@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fastlift import sealed
 from fastlift.errors import UserError
-from fastlift.files import cache_folder, read_json, write_atomically
+from fastlift.files import cache_folder, read_json
 from fastlift.models.fingerprint import weights_fingerprint
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -146,12 +146,20 @@ def _encode(model: Any, tokens: Tensor) -> Tensor:
     return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
 
 
-def _cached(path: Path) -> Tensor | None:
-    """Features of the cache; None where there are none, or the file is damaged."""
-    try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError, KeyError):
+def _cached(path: Path, key: str, classes: int) -> Tensor | None:
+    """Features of the cache; None where there are none, or the file is damaged, which is told."""
+    if not path.is_file():
         return None
+    try:
+        tensors, metadata = sealed.read(path)
+    except UserError as error:
+        warnings.warn(f"{error}; text features are made again", stacklevel=3)
+        return None
+    features = tensors.get("features")
+    if metadata.get("key") != key or features is None or len(features) != classes:
+        warnings.warn(f"{path} holds other features than its name says; they are made again", stacklevel=3)
+        return None
+    return features
 
 
 def text_features(
@@ -167,14 +175,15 @@ def text_features(
     Cached on disk by content (the tower's weights and the prompts), under ``cache`` (default: the cache folder).
     """
     prompts = prompts_for(class_names, prompt)
-    digest = hashlib.blake2b((tower.fingerprint() + json.dumps(prompts)).encode(), digest_size=16).hexdigest()
-    path = (cache or cache_folder()) / "text_features" / f"{digest}.safetensors"
-    cached = _cached(path)
+    key = hashlib.blake2b((tower.fingerprint() + json.dumps(prompts)).encode(), digest_size=16).hexdigest()
+    path = (cache or cache_folder()) / "text_features" / f"{key}.safetensors"
+    cached = _cached(path, key, len(prompts))
     if cached is not None:
         return cached.to(next(tower.model.parameters()).device)
     encoded = encode_prompts(tower, [text for texts in prompts for text in texts], progress)
     means = torch.stack([part.mean(dim=0) for part in encoded.split([len(texts) for texts in prompts])])
-    stored = {"features": means.cpu().contiguous()}
-    with contextlib.suppress(OSError, SafetensorError):  # a cache that cannot be written costs time, nothing else
-        write_atomically(path, lambda part: save_file(stored, part))
+    if not means.isfinite().all():
+        raise UserError("the text features are not finite: the text tower's weights are damaged")
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        sealed.write(path, {"features": means.cpu().contiguous()}, {"key": key})
     return means

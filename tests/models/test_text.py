@@ -1,6 +1,7 @@
 """Text features: cutting to the longest prompt changes nothing, and the cache never mistakes one model for another."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -116,4 +117,39 @@ def test_a_damaged_or_unwritable_cache_costs_time_only(content: bytes | None, tm
         cached = next((tmp_path / "good" / "text_features").iterdir())
         (place / "text_features").mkdir(parents=True)
         (place / "text_features" / cached.name).write_bytes(content)
-    torch.testing.assert_close(text_features(some, CLASS_NAMES, cache=place), expected, rtol=0, atol=0)
+    with nullcontext() if content is None else pytest.warns(UserWarning, match=r"damaged.*made again"):
+        torch.testing.assert_close(text_features(some, CLASS_NAMES, cache=place), expected, rtol=0, atol=0)
+
+
+def test_a_flipped_bit_in_the_cache_is_never_used(tmp_path: Path) -> None:
+    """It is made again, with a word, and the cache is whole afterwards."""
+    some = tower()
+    expected = text_features(some, CLASS_NAMES, cache=tmp_path)
+    (file,) = (tmp_path / "text_features").iterdir()
+    whole = file.read_bytes()
+    for place in (3, 20, 90, len(whole) // 2, len(whole) - 1):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        file.write_bytes(flipped)
+        with pytest.warns(UserWarning, match=r"damaged.*made again"):
+            assert torch.equal(text_features(some, CLASS_NAMES, cache=tmp_path), expected)
+        assert file.read_bytes() == whole
+
+
+def test_another_towers_cache_under_this_name_is_not_used(tmp_path: Path) -> None:
+    some = tower()
+    expected = text_features(some, CLASS_NAMES, cache=tmp_path / "a")
+    text_features(some, CLASS_NAMES, "classname", cache=tmp_path / "b")
+    (mine,), (other,) = ((tmp_path / name / "text_features").iterdir() for name in "ab")
+    mine.write_bytes(other.read_bytes())
+    with pytest.warns(UserWarning, match="other features than its name says"):
+        assert torch.equal(text_features(some, CLASS_NAMES, cache=tmp_path / "a"), expected)
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    some = tower()
+    with torch.no_grad():
+        next(some.model.transformer.parameters()).fill_(torch.nan)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="not finite"):
+        text_features(some, CLASS_NAMES, cache=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
