@@ -1,24 +1,28 @@
-"""Adapters as a folder: ``adapters.safetensors`` beside ``adapters.json``, which names the base model and its shape."""
+"""Adapters as a folder: ``adapters.safetensors`` beside ``adapters.json``, which names the base model and its shape.
+
+The first holds a digest of all its bytes and one of the description, so that neither is loaded damaged or with another's.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastlift import __version__
+from fastlift import __version__, sealed
 from fastlift.adapters.attach import TUNERS, _holder, add_adapters, attached, remove_adapters, tuner_parameters
 from fastlift.adapters.towers import Tower, find_tower
 from fastlift.errors import UserError
-from fastlift.files import write_atomically, write_json
+from fastlift.files import read_json, write_json
 from fastlift.models.backbones import check_fit
 
 WEIGHTS, DESCRIPTION = "adapters.safetensors", "adapters.json"
-FORMAT = 1
+FORMAT = 2
 SAMPLES = 8
 
 
@@ -29,14 +33,15 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
         the folder.
 
     Raises:
-        UserError: a model without adapters, a place that is not a folder.
+        UserError: a model without adapters, adapters that are not finite, a place that is not a folder.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder")
     holder, record, tower = attached(model)
     state = {name: p.detach().cpu().contiguous() for name, p in tuner_parameters(holder).items()}
-    write_atomically(folder / WEIGHTS, lambda part: save_file(state, part))
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, nothing is saved of it")
     described = {
         "format": FORMAT,
         "fastlift": __version__,
@@ -45,6 +50,7 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
         "layers": list(record.layers),
         "base": _describe(holder, tower),
     }
+    sealed.write(folder / WEIGHTS, state, {"description": _digest(described)})
     write_json(folder / DESCRIPTION, described)
     return folder
 
@@ -66,7 +72,7 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
     """
     folder = _fetch(str(source), revision)
     described = _read(folder / DESCRIPTION)
-    state = _weights(folder / WEIGHTS)
+    state = _weights(folder / WEIGHTS, described)
     present = _holder(model)
     if present is None:
         tower = find_tower(model)
@@ -159,25 +165,66 @@ def _fetch(source: str, revision: str | None) -> Path:
     return paths[0].parent
 
 
+def _digest(described: Mapping[str, Any]) -> str:
+    """Of a description, however its JSON is laid out."""
+    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=32).hexdigest()
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        fits = described["format"] == FORMAT and described["tuner"] in TUNERS
-        fits = fits and isinstance(described["rank"], int) and isinstance(described["layers"], list)
-        fits = fits and {"name", "class", "width", "depth", "mlp_samples"} <= set(described["base"])
-    except (ValueError, KeyError, TypeError):
-        fits = False
-    if not fits:
+        described = read_json(path)
+    except RecursionError:
+        described = {}
+    if not _is_description(described):
         raise UserError(f"{path} is not a description of adapters that this version ({__version__}) can read")
     return described
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
+def _is_description(described: Mapping[str, Any]) -> bool:
+    base = described.get("base")
+    if described.get("format") != FORMAT or not isinstance(base, dict):
+        return False
+    samples = base.get("mlp_samples")
+    return (
+        isinstance(described.get("tuner"), str)
+        and described["tuner"] in TUNERS
+        and _are_counts([described.get("rank"), base.get("width"), base.get("depth")])
+        and isinstance(described.get("layers"), list)
+        and _are_counts(described["layers"])
+        and isinstance(base.get("name"), str)
+        and isinstance(base.get("class"), str)
+        and isinstance(samples, list)
+        and len(samples) == base["depth"]
+        and all(isinstance(values, list) and all(map(_is_sample, values)) for values in samples)
+    )
+
+
+def _are_counts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 for value in values)
+
+
+def _is_sample(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _weights(path: Path, described: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of adapters that are what ``described`` says.
+
+    Raises:
+        UserError: a file that is missing, damaged, or of another description; adapters of other sizes, or not finite.
+    """
     if not path.is_file():
         raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors' own kinds; each means that the file is damaged
-        raise UserError(f"{path} is not a safetensors file ({str(error)[:200]})") from error
+    state, metadata = sealed.read(path)
+    if metadata.get("description") != _digest(described):
+        raise UserError(f"{path.parent}: {DESCRIPTION} is not the one that {WEIGHTS} was saved with, or was changed")
+    # before anything of the rank that the description names is made
+    narrow = {f"{TUNERS[described['tuner']][1]}.{i}.down_proj.weight" for i in described["layers"]}
+    sizes = {tuple(state[name].shape) for name in narrow & state.keys()}
+    if narrow - state.keys() or sizes != {(described["rank"], described["base"]["width"])}:
+        raise UserError(f"{path} does not fit its description: no adapters of rank {described['rank']} are in it")
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")
+    return state
