@@ -123,25 +123,31 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
     ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
 
 
-def load_run(folder: str | Path, checkpoint: str | None = None) -> LiftModel:
+def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = None) -> LiftModel:
     """The trained model of a run, on the CPU in fp32, ready to predict.
 
     Args:
         folder: a run folder.
-        checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one.
+        checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one that is whole.
+        ui: told which newer checkpoints were passed over, and why.
 
     Raises:
-        UserError: no run, no checkpoint, or backbone weights other than those that the run trained on.
+        UserError: no run; no checkpoint; a damaged one, or another run's; settings, class names or backbone weights other
+            than those that the run trained on.
     """
     run = runs.open_run(Path(folder))
     config = load(run.config)
+    identity = run.identity()
+    runs.check_settings(run, identity, config)
     names = run.class_names()
-    path = run.find_checkpoint(checkpoint)
+    path = run.find_checkpoint(checkpoint, (ui or Quiet()).say)
     if path is None and not config.training.epochs:
         return build_model(config, names)
     if path is None:
         raise UserError(f"{folder} has no checkpoint yet")
-    trained, _, position = checkpoints.read(path)
+    trained, _, position = checkpoints.read(path, identity)
+    if position.classes != checkpoints.names_digest(names):
+        raise UserError(f"{run.data} was changed or damaged: its class names are not those that {path} was trained on")
     model = build_model(config, names, init="random")
     if position.backbone != model.backbone_fingerprint:
         raise UserError(f"the backbone weights are not those that {folder} was trained on; restore them first")

@@ -15,6 +15,7 @@ from fastlift.config import Config
 from fastlift.data.loader import Loader
 from fastlift.distributed import World
 from fastlift.errors import UserError
+from fastlift.identity import Identity
 from fastlift.interrupts import StopRequest
 from fastlift.learner import Learner, Sums
 from fastlift.profiling import profiled
@@ -37,6 +38,7 @@ class Fit:
 
     Attributes:
         data: fingerprint of the training data.
+        identity: of the run.
         position: epoch, step and steps taken, kept current.
         seconds: training time of earlier processes of this run.
     """
@@ -48,6 +50,7 @@ class Fit:
     ui: Ui
     world: World
     data: str
+    identity: Identity
     epoch: int = 0
     step: int = 0
     global_step: int = 0
@@ -61,21 +64,20 @@ class Fit:
         """Training time in seconds, over all processes of the run one after another."""
         return self.seconds + (self._ended or time.perf_counter()) - self._started
 
-    def resume(self) -> None:
-        """Go on from the last checkpoint, if there is one.
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint.
 
         Raises:
-            UserError: the data or the backbone are not those of the checkpoint.
+            UserError: it is damaged, another run's, no place in this one; or the data or the backbone are not its own.
         """
-        path = self.run.last_checkpoint()
-        if path is None:
-            self.ui.say("no checkpoint yet: starting from the beginning")
-            return
-        position = checkpoints.restore(path, self.learner)
+        position = checkpoints.read_position(path)
         if position.data != self.data:
             raise UserError(f"{path} was written while training on other images or labels; start a new run")
         if position.backbone != self.learner.model.backbone_fingerprint:
             raise UserError(f"{path} was written with other backbone weights; start a new run")
+        training = self.config.training
+        position.check(path, training.epochs, self.loader.steps_per_epoch, training.batch_size)
+        checkpoints.restore(path, self.learner, self.identity)
         self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
         self.seconds = position.seconds
         self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
@@ -178,8 +180,10 @@ class Fit:
             correct=int(sums.correct),
             seconds=self.elapsed,
             data=self.data,
+            classes=checkpoints.names_digest(self.learner.model.class_names),
             backbone=self.learner.model.backbone_fingerprint,
-            scaler=scaler.state_dict() if scaler.is_enabled() else {},
+            scaler=scaler.state_dict(),
+            identity=self.identity,
         )
         checkpoints.save(path, self.learner, position)
         checkpoints.remove_old_steps(self.run.checkpoints, keep=path)

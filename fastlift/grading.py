@@ -68,7 +68,7 @@ def grade_run(
         run.find_checkpoint(wanted)
     rows: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints or (None,):
-        model = load_run(folder, checkpoint)
+        model = load_run(folder, checkpoint, told)
         name = ensembling_name(config)
         name += f"@{checkpoint}" if checkpoint is not None else ""
         name += " (train)" if split == "train" else ""

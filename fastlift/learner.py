@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastlift.distributed import World, average_gradients
+from fastlift.errors import UserError
 from fastlift.losses import Loss
+from fastlift.models.backbones import check_fit
 from fastlift.models.classifiers import Classifier
 from fastlift.models.lift import LiftModel
 
@@ -75,10 +78,14 @@ class Learner:
         is_fp16 = model.vit.compute_dtype is torch.float16
         # fp16 gradients underflow without a scale; other dtypes have fp32's range
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
-        # the fused SGD (torch 2.14) starts from garbage momentum where a scaler skips the first step
         self.optimizer = torch.optim.SGD(
-            self.parameters.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=not is_fp16
+            self.parameters.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
         )
+        if momentum:
+            # Zeros are where SGD's recurrence starts. Left to itself it starts at its first update, and where that one is
+            # skipped the fused kernel (torch 2.14) goes on from garbage.
+            for parameter in self.parameters.values():
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.sums = Sums.zeros(device)
 
     def set_lr(self, lr: float) -> None:
@@ -104,13 +111,31 @@ class Learner:
         self.scaler.update()
 
     def momentum_buffers(self) -> dict[str, Tensor]:
-        """SGD's momentum of each parameter that has been updated, under its name."""
+        """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""
         state = self.optimizer.state
         buffers = {name: state[parameter].get("momentum_buffer") for name, parameter in self.parameters.items()}
         return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
-    def set_momentum_buffers(self, buffers: dict[str, Tensor]) -> None:
-        """Go on from stored momentum."""
-        for name, parameter in self.parameters.items():
-            if name in buffers:
-                self.optimizer.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device).clone()
+    def check_momentum(self, buffers: Mapping[str, Tensor], what: str = "momentum") -> None:
+        """``buffers`` can be this optimiser's: a wrong shape would have its fused kernel write past their end.
+
+        Raises:
+            UserError: buffers that are missing, too many, of another shape or dtype, or not finite; the first ten named.
+        """
+        mine = self.momentum_buffers()
+        check_fit(dict(buffers), mine, f"the momentum of {what} does not fit what trains")
+        wrong = [f"{name} is {buffers[name].dtype}" for name in mine if buffers[name].dtype != mine[name].dtype]
+        wrong += [f"{name} is not finite" for name in mine if not buffers[name].isfinite().all()]
+        if wrong:
+            shown = ", ".join(wrong[:10])
+            raise UserError(f"the momentum of {what} is not what SGD keeps ({len(wrong)} tensors): {shown}")
+
+    def set_momentum_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Go on from stored momentum, on any device.
+
+        Raises:
+            UserError: as ``check_momentum``; nothing is changed then.
+        """
+        self.check_momentum(buffers)
+        for name, buffer in self.momentum_buffers().items():
+            buffer.copy_(buffers[name])

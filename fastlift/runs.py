@@ -1,6 +1,6 @@
 """A run is a folder of plain files, written atomically and read without fastlift.
 
-``config.json`` settings; ``data.json`` classes, counts and fingerprints; ``metrics.jsonl`` one JSON object a line;
+``config.json`` settings; ``run.json`` which run it is; ``data.json`` classes, counts and fingerprints; ``metrics.jsonl`` one JSON object a line;
 ``tensorboard/``; ``checkpoints/*.safetensors``; ``results.json`` and ``report.html`` once it has ended.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,26 +19,7 @@ from fastlift import checkpoints
 from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
 from fastlift.files import read_json, write_json
-
-# Settings that a resumed run may change: none of them changes what is computed, but for rounding.
-OPERATIONAL = {
-    "device",
-    "workers",
-    "threads",
-    "memory",
-    "executor",
-    "checkpoint_steps",
-    "log_steps",
-    "profile",
-    "recompute",
-    "eval_batch",
-    "tte",
-    "tte_crops",
-    "expand",
-    "group_boundaries",
-    "data_root",
-    "bad_images",
-}
+from fastlift.identity import OPERATIONAL, Identity, load_identity, settings_digest, store_identity
 
 
 @dataclass(frozen=True)
@@ -49,6 +31,10 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def identity_file(self) -> Path:
+        return self.path / "run.json"
 
     @property
     def data(self) -> Path:
@@ -98,18 +84,53 @@ class RunFolder:
     def has_ended(self) -> bool:
         return self.results.is_file()
 
-    def last_checkpoint(self) -> Path | None:
-        saved = checkpoints.saved(self.checkpoints)
-        return saved[-1] if saved else None
+    def identity(self) -> Identity | None:
+        """Which run this is; None where nothing tells it: ``run.json`` is missing or damaged, and there is no checkpoint.
 
-    def find_checkpoint(self, name: str | None) -> Path | None:
+        Raises:
+            UserError: nothing but checkpoints of several runs tells it.
+        """
+        known = load_identity(self.identity_file)
+        if known is not None:
+            return known
+        told = checkpoints.identities(self.checkpoints)
+        if len(told) > 1:
+            files = "; ".join(f"{', '.join(path.name for path in paths)} of one" for paths in told.values())
+            raise UserError(
+                f"{self.identity_file} is missing or damaged, and the checkpoints beside it are of {len(told)} runs "
+                f"({files}): move those that are not this run's elsewhere"
+            )
+        return next(iter(told), None)
+
+    def last_checkpoint(self, say: Callable[[str], None] = lambda _: None) -> Path | None:
+        """The last checkpoint that is whole and this run's own; None where nothing was trained.
+
+        Args:
+            say: told which newer ones were passed over, and why.
+
+        Raises:
+            UserError: there are checkpoints, but none that can be used; the message tells the way on.
+        """
+        path, reasons = checkpoints.newest(self.checkpoints, self.identity())
+        if path is None and reasons:
+            again = f"fastlift train --config {self.config} --output {self.path} --overwrite"
+            raise UserError(
+                f"no checkpoint of {self.path} can be used: {'; '.join(reasons)}. Put back a copy of one of them, or start "
+                f"again with: {again}",
+                exit_code=1,
+            )
+        for reason in reasons:
+            say(f"passed over: {reason}; {path.name if path else ''} is used instead")
+        return path
+
+    def find_checkpoint(self, name: str | None, say: Callable[[str], None] = lambda _: None) -> Path | None:
         """A checkpoint by its name (``epoch-003``), its path, or the last one; None where nothing was trained.
 
         Raises:
-            UserError: no such checkpoint; the message lists those that are there.
+            UserError: no such checkpoint; the message lists those that are there. Or as ``last_checkpoint``.
         """
         if name is None:
-            return self.last_checkpoint()
+            return self.last_checkpoint(say)
         for path in (Path(name), self.checkpoints / name, self.checkpoints / f"{name}.safetensors"):
             if path.is_file():
                 return path
@@ -164,6 +185,33 @@ def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     write_json(run.config, to_dict(config))
     return run
+
+
+def identify(run: RunFolder, config: Config, dtype: str, *, is_main: bool) -> Identity:
+    """Which run this is; the first process writes it to ``run.json`` where that is missing or damaged.
+
+    Raises:
+        UserError: as ``RunFolder.identity``; or settings other than those that the run was made with.
+    """
+    identity = run.identity()
+    check_settings(run, identity, config)
+    identity = identity or Identity.new(config, dtype)
+    if is_main and load_identity(run.identity_file) is None:
+        store_identity(run.identity_file, identity)
+    return identity
+
+
+def check_settings(run: RunFolder, identity: Identity | None, config: Config) -> None:
+    """The settings are those that the run was made with, as far as they change what is computed.
+
+    Raises:
+        UserError: they are not.
+    """
+    if identity is not None and identity.settings != settings_digest(config):
+        raise UserError(
+            f"{run.config} was changed or damaged since the run was made: other settings would compute something else. "
+            "Put them back, or start a new run with them"
+        )
 
 
 def reopen(path: Path, config: Config) -> RunFolder:

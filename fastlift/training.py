@@ -22,6 +22,7 @@ from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, evaluate
 from fastlift.files import write_json
 from fastlift.fit import Fit
+from fastlift.identity import Identity
 from fastlift.learner import Learner
 from fastlift.machine import cpus
 from fastlift.metrics import Metrics
@@ -72,7 +73,7 @@ def train(
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one of them")
     config = absolute_paths(config)  # the run folder holds in any working folder
     device = resolve_device(config.run.device)
-    dtype = resolve_amp(config.run.amp, device)
+    dtype = resolve_amp(_amp_to_go_on_with(config, Path(output)) if resume and output else config.run.amp, device)
     if config.run.frozen == "fp8":
         check_fp8(device, dtype)
     world, device = join(device)
@@ -116,20 +117,27 @@ def _train(
     _check_possible(config, model, world)
     if not resume:  # only now, so that a mistake leaves no empty folder and no old run is lost to it
         run = runs.create(path, config, overwrite=overwrite) if world.is_main else RunFolder(path)
+    if resume or world.is_main:
+        identity = runs.identify(run, config, dtype_name(dtype), is_main=world.is_main)
+    else:  # the folder may still hold a run that the first process replaces; it alone writes checkpoints
+        identity = Identity.new(config, dtype_name(dtype))
+    last = run.last_checkpoint(ui.say) if resume else None
+    if resume and last is None:
+        ui.say("no checkpoint yet: starting from the beginning")
     bad = BadImages(run)
     if world.is_main:
         bad.note_found(data)
-    if config.model.init in IMAGE_STARTS and start is None and not (resume and run.last_checkpoint()):
+    if config.model.init in IMAGE_STARTS and start is None and last is None:
         _start_from_images(config, data, model, world, bad, ui)
     if world.is_main:
         write_json(run.data, describe_data(data, config))
         write_json(run.config, to_dict(config))  # a resumed run may have another data root, other crops ...
         _announce(config, data, model, device, dtype, ui)
         if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
-            place = checkpoints.at_start(data.train.fingerprint, model.backbone_fingerprint)
+            place = checkpoints.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, place)
     prepare_backbone(config, len(data.train), model, world, ui)
-    fit = _fit(config, run, data, model, world, resume, bad, ui) if config.training.epochs else None
+    fit = _fit(config, run, identity, data, model, world, last, bad, ui) if config.training.epochs else None
     evaluation = _evaluate(config, data, model, world, bad, ui)
     results = results_of(config, data, model, fit, evaluation, device)
     if world.is_main:
@@ -189,6 +197,12 @@ def _threads_to_go_on_with(config: Config, path: Path, ui: Ui) -> int | None:
     return before
 
 
+def _amp_to_go_on_with(config: Config, path: Path) -> str:
+    """What ``auto`` was when the run was made: on another machine, or after a new measurement, it may be another dtype."""
+    identity = RunFolder(path).identity()
+    return identity.dtype if identity is not None and config.run.amp == "auto" else config.run.amp
+
+
 def _reopen(path: Path, config: Config) -> RunFolder:
     run = runs.reopen(path, config)
     if run.has_ended():
@@ -199,10 +213,11 @@ def _reopen(path: Path, config: Config) -> RunFolder:
 def _fit(
     config: Config,
     run: RunFolder,
+    identity: Identity,
     data: DataSet,
     model: LiftModel,
     world: World,
-    resume: bool,
+    last: Path | None,
     bad: BadImages,
     ui: Ui,
 ) -> Fit:
@@ -218,10 +233,10 @@ def _fit(
         world=world,
     )
     loader = training_loader(config, data, model, world, bad)
-    fit = Fit(config, run, learner, loader, ui, world, data=data.train.fingerprint)
+    fit = Fit(config, run, learner, loader, ui, world, data.train.fingerprint, identity)
     try:
-        if resume:
-            fit.resume()
+        if last is not None:
+            fit.resume(last)
         barrier(world)
         fit()
     finally:

@@ -18,8 +18,9 @@ from fastlift.errors import UserError
 from fastlift.evaluation import ensembling_name
 from fastlift.files import write_json
 from fastlift.grading import grade_run
+from fastlift.identity import OPERATIONAL
 from fastlift.reporting.console import Ui
-from fastlift.runs import OPERATIONAL, RunFolder
+from fastlift.runs import RunFolder
 from fastlift.training import train
 from fastlift.uses import check_uses
 

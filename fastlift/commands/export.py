@@ -46,8 +46,9 @@ def run(arguments: list[str]) -> int:
     from fastlift.building import load_run
     from fastlift.environment import using_threads
     from fastlift.export import export_model
+    from fastlift.reporting.console import Terminal
 
-    model = load_run(command.run, command.checkpoint)
+    model = load_run(command.run, command.checkpoint, Terminal())
     stem = "model" if command.tte == "none" else f"model-{command.tte}"
     path = command.output or command.run / "export" / command.format / f"{stem}.{command.format}"
     with using_threads(command.threads):

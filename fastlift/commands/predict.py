@@ -57,6 +57,7 @@ def run(arguments: list[str]) -> int:
     from fastlift.building import load_run
     from fastlift.environment import resolve_amp, resolve_device, using_threads
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
+    from fastlift.reporting.console import Terminal
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))
@@ -81,7 +82,7 @@ def run(arguments: list[str]) -> int:
         complain(path, reason)
     if len(index):
         device = resolve_device(command.device)
-        model = load_run(command.run, command.checkpoint).to(device)
+        model = load_run(command.run, command.checkpoint, Terminal()).to(device)
         model.set_compute_dtype(resolve_amp(command.amp, device))
         readable = [path for path in paths if path not in broken]
         predictions = predict(

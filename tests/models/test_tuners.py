@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fastlift
 from fastlift import checkpoints
+from fastlift.identity import Identity
 from fastlift.learner import Learner
 from fastlift.models import backbones, tuners
 from fastlift.models.lift import LiftModel
@@ -83,7 +84,7 @@ def test_it_survives_a_checkpoint(tiny_clip: Files, name: str, tmp_path: Path) -
     """Saved and restored into a model with another seed, training goes on with the same bits."""
     some, other = learner(build(tiny_clip, name)), learner(build(tiny_clip, name, seed=7))
     train(some, 2)
-    place = checkpoints.Position(0, 2, 2, 0, 0.0, 0, 0.0, "data", some.model.backbone_fingerprint, {})
+    place = checkpoints.Position(0, 2, 2, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
     checkpoints.save(tmp_path / "step-00000002.safetensors", some, place)
     assert checkpoints.restore(tmp_path / "step-00000002.safetensors", other) == place
     assert train(some, 2) == train(other, 2)

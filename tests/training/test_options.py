@@ -10,6 +10,7 @@ from torch import Tensor
 
 import fastlift
 from fastlift import building, checkpoints
+from fastlift.identity import Identity
 from fastlift.learner import Learner
 
 Files = tuple[Path, Path]
@@ -48,7 +49,7 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
     for key, parameter in some.model.named_parameters():
         assert torch.equal(parameter, before[key]) == (id(parameter) not in intended), key
 
-    place = checkpoints.Position(0, 6, 6, 0, 0.0, 0, 0.0, "data", some.model.backbone_fingerprint, {})
+    place = checkpoints.Position(0, 6, 6, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
     checkpoints.save(path, some, place)
     checkpoints.restore(path, other)
     with torch.no_grad():

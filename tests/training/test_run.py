@@ -292,10 +292,12 @@ def test_a_run_that_a_test_picture_stopped_goes_on_with_skip(
 def test_a_full_disk_is_told(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors import SafetensorError
 
+    from fastlift import sealed
+
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(sealed, "save_file", full)
     with pytest.raises(fastlift.UserError, match="No space left") as caught:
         fastlift.train(settings, output=tmp_path / "run")
     assert caught.value.exit_code == 1
