@@ -7,24 +7,21 @@ from collections.abc import Callable
 
 from fastlift.data.catalogue import DataSet
 from fastlift.data.index import BadImage, ImageIndex
+from fastlift.naming import printable
 from fastlift.runs import RunFolder
-
-
-def _one_line(text: str) -> str:
-    """Tabs and line ends, which file names may hold, as their escapes."""
-    return text.translate({ord(c): repr(c)[1:-1] for c in "\t\n\r"})
 
 
 class BadImages:
     """Lists the pictures that were replaced in ``bad_images.txt``, each once, over resumed runs too.
 
     A line has four columns between tabs: the split, the picture's path, what is wrong with it, and the path of the
-    picture that is shown instead.
+    picture that is shown instead. Tabs, line ends and whatever else would not be shown stand there as escapes.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self._file = run.bad_images
         self._lock = threading.Lock()
+        self._listed: set[str] | None = None  # what the file holds; read when there is a first picture to list
 
     def note_found(self, data: DataSet) -> None:
         """Those that the header scan found."""
@@ -37,11 +34,14 @@ class BadImages:
 
         def note(bad: BadImage) -> None:
             columns = (index.name, bad.path, bad.reason, index.file_name(bad.replacement))
-            line = "\t".join(_one_line(column) for column in columns)
+            line = "\t".join(printable(column) for column in columns)
             with self._lock:
-                if line not in self.lines():
+                if self._listed is None:
+                    self._listed = set(self.lines())
+                if line not in self._listed:
                     with self._file.open("a", encoding="utf-8", errors="surrogateescape") as file:
                         file.write(f"{line}\n")
+                    self._listed.add(line)
 
         return note
 

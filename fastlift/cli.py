@@ -10,7 +10,7 @@ from importlib import import_module
 from fastlift import __version__
 from fastlift.errors import UserError
 from fastlift.machine.threads import prepare
-from fastlift.naming import one_of
+from fastlift.naming import one_of, printable
 from fastlift.noise import own_warnings_alone
 
 COMMANDS = {
@@ -72,7 +72,7 @@ def _run(name: str, arguments: list[str]) -> int:
         result: int = command.run(arguments)
         return result
     except UserError as error:
-        print(f"fastlift: {error}", file=sys.stderr)
+        print(f"fastlift: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("fastlift: interrupted", file=sys.stderr)
@@ -81,9 +81,8 @@ def _run(name: str, arguments: list[str]) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read
-        print(
-            f"fastlift: {error.filename}: {error.strerror}" if error.filename else f"fastlift: {error}", file=sys.stderr
-        )
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"fastlift: {printable(told)}", file=sys.stderr)
         return 1
     except Exception as error:
         if _is_out_of_memory(error):

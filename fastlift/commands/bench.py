@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -108,6 +107,7 @@ def _data(arguments: list[str]) -> int:
     command = parse(BenchData, arguments, "bench data", examples=EXAMPLES["data"])
     from fastlift.data import bench
     from fastlift.data.catalogue import load_data_set
+    from fastlift.reporting.console import show_found
 
     index: Any = None
     if command.source.dataset != "generated":
@@ -116,33 +116,28 @@ def _data(arguments: list[str]) -> int:
 
     options = {name: getattr(command, name) for name in ("image_size", "interpolation", "images", "rounds", "workers")}
     found = bench.run(index, progress=progress_lines(), **options)
-    return _show(found, command.json)
+    show_found(found, command.json)
+    return 0
 
 
 def _train(arguments: list[str]) -> int:
     command = parse(BenchTrain, arguments, "bench train", examples=EXAMPLES["train"])
     from fastlift.bench import train
     from fastlift.environment import using_threads
+    from fastlift.reporting.console import show_found
 
     options = {name: value for name, value in vars(command).items() if name not in ("json", "threads")}
     with using_threads(command.threads):
-        return _show(train.run(options.pop("model"), **options), command.json)
+        show_found(train.run(options.pop("model"), **options), command.json)
+    return 0
 
 
 def _text(arguments: list[str]) -> int:
     command = parse(BenchText, arguments, "bench text", examples=EXAMPLES["text"])
     from fastlift.bench import text
     from fastlift.environment import using_threads
+    from fastlift.reporting.console import show_found
 
     with using_threads(command.threads):
-        return _show(text.run(command.model, rounds=command.rounds), command.json)
-
-
-def _show(found: Any, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(found.to_dict()))
-    else:
-        from rich.console import Console
-
-        Console().print(found.render())
+        show_found(text.run(command.model, rounds=command.rounds), command.json)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -136,6 +135,7 @@ def run(arguments: list[str]) -> int:
 def _prepare(arguments: list[str]) -> int:
     command = parse(Prepare, arguments, "data prepare", examples=EXAMPLES["prepare"])
     from fastlift.data.prepare import prepare
+    from fastlift.reporting.console import show_found
 
     found = prepare(
         command.name,
@@ -145,40 +145,43 @@ def _prepare(arguments: list[str]) -> int:
         class_names=command.class_names,
         progress=progress_lines(),
     )
-    _show(found, command.json)
+    show_found(found, command.json)
     return 0 if found.ready else 1
 
 
 def _check(arguments: list[str]) -> int:
     command = parse(Check, arguments, "data check", examples=EXAMPLES["check"])
     from fastlift.data.report import check
+    from fastlift.reporting.console import show_found
 
     found = check(decode=command.decode, progress=progress_lines(), **_options(command.source))
-    _show(found, command.json)
+    show_found(found, command.json)
     return 0 if found.ok else 1
 
 
 def _stats(arguments: list[str]) -> int:
     command = parse(Stats, arguments, "data stats", examples=EXAMPLES["stats"])
     from fastlift.data.report import stats
+    from fastlift.reporting.console import show_found
 
     options = _options(command.source) | {"taxon": command.taxon, "boundaries": command.group_boundaries}
-    _show(stats(progress=progress_lines(), **options), command.json)
+    show_found(stats(progress=progress_lines(), **options), command.json)
     return 0
 
 
 def _pack(arguments: list[str]) -> int:
     command = parse(Pack, arguments, "data pack", examples=EXAMPLES["pack"])
     from fastlift.data import pack
+    from fastlift.reporting.console import show_json, show_line
 
     options = _options(command.source)
     name = options.pop("name")
     packed = pack.run(name, command.output, short_side=command.short_side, progress=progress_lines(), **options)
     if command.json:
-        print(json.dumps(packed.to_dict()))
+        show_json(packed.to_dict())
     else:
         size, before = packed.bytes / 2**20, packed.source_bytes / 2**20
-        print(
+        show_line(
             f"{packed.folder}: {packed.train_images:,} training and {packed.test_images:,} test images in {packed.shards} "
             f"shards, {size:,.1f} MiB (the files had {before:,.1f}), {packed.shrunk:,} shrunk"
         )
@@ -193,15 +196,6 @@ def _options(source: Source) -> dict[str, Any]:
         "test_list": source.test_list,
         "class_names": source.class_names,
     }
-
-
-def _show(found: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(found.to_dict()))
-        return
-    from rich.console import Console
-
-    Console().print(found.render())
 
 
 def progress_lines() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from fastlift.commands.parsing import parse
@@ -20,12 +19,11 @@ def run(arguments: list[str]) -> int:
     """Look, and tell."""
     command = parse(Doctor, arguments, "doctor", examples=("fastlift doctor", "fastlift doctor --json"))
     from fastlift import doctor
+    from fastlift.reporting.console import show, show_json
 
     found = doctor.report()
     if command.json:
-        print(json.dumps(found))
+        show_json(found)
     else:
-        from rich.console import Console
-
-        Console().print(doctor.render(found))
+        show(doctor.render(found))
     return 0

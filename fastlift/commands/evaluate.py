@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -66,10 +65,9 @@ class Evaluate:
 def run(arguments: list[str]) -> int:
     """Evaluate by flags."""
     command = parse(Evaluate, arguments, "evaluate", examples=EXAMPLES)
-    from rich.console import Console
 
     from fastlift.grading import grade_run
-    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.reporting.table import comparison_table, metrics_table
 
     settings = {
@@ -80,9 +78,9 @@ def run(arguments: list[str]) -> int:
     settings |= {name: value for name, value in given.items() if value is not None}
     rows = grade_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
     if command.json:
-        print(json.dumps(rows))
+        show_json(rows)
     elif len(rows) == 1:
-        Console().print(metrics_table(next(iter(rows.values())), title=next(iter(rows))))
+        show(metrics_table(next(iter(rows.values())), title=next(iter(rows))))
     else:
-        Console().print(comparison_table(rows))
+        show(comparison_table(rows))
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,7 +45,7 @@ def run(arguments: list[str]) -> int:
     from fastlift.building import load_run
     from fastlift.environment import using_threads
     from fastlift.export import export_model
-    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.console import Terminal, show_json, show_line
 
     model = load_run(command.run, command.checkpoint, Terminal())
     stem = "model" if command.tte == "none" else f"model-{command.tte}"
@@ -62,8 +61,8 @@ def run(arguments: list[str]) -> int:
         )
     if command.json:
         files = {"model": str(done.model), "description": str(done.description), "difference": done.difference}
-        print(json.dumps(files))
+        show_json(files)
     else:
-        print(f"{done.model}: read back, its logits differ from the run's by {done.difference:.1e} at most")
-        print(f"{done.description}: classes and preprocessing")
+        show_line(f"{done.model}: read back, its logits differ from the run's by {done.difference:.1e} at most")
+        show_line(f"{done.description}: classes and preprocessing")
     return 0

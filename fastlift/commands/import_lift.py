@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def run(arguments: list[str]) -> int:
     if command.checkpoint == Path():
         raise UserError("name the checkpoint: fastlift import-lift CHECKPOINT --dataset ... --output RUN")
     from fastlift.compat import as_lift_state, settings_of
-    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.training import train
 
     state = as_lift_state(command.checkpoint)
@@ -61,13 +60,9 @@ def run(arguments: list[str]) -> int:
     check_uses(settings, given)
     finished = train(settings, output=command.output, overwrite=command.overwrite, start=state, ui=Terminal())
     if command.json:
-        print(json.dumps(finished.results))
+        show_json(finished.results)
     else:
-        from rich.console import Console
-
         from fastlift.reporting.table import metrics_table
 
-        Console().print(
-            metrics_table(finished.results["metrics"], title=f"{command.checkpoint} on {settings.data.dataset}")
-        )
+        show(metrics_table(finished.results["metrics"], title=f"{command.checkpoint} on {settings.data.dataset}"))
     return 0

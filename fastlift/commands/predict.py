@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,29 +55,27 @@ def run(arguments: list[str]) -> int:
     from fastlift.building import load_run
     from fastlift.environment import resolve_amp, resolve_device, using_threads
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
-    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.console import Terminal, complain, show_json, show_line
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))
         if command.json:
             top = [{"class": name, "probability": round(value, 6)} for name, value in named]
-            print(json.dumps({"path": str(prediction.path), "top": top}, ensure_ascii=False), flush=True)
+            show_json({"path": str(prediction.path), "top": top})
         else:
-            print(
-                f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named), flush=True
-            )
+            show_line(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named))
 
     Config().override(tte=command.tte, tte_crops=command.tte_crops, threads=command.threads, workers=command.workers)
     paths = find_pictures(command.pictures)
     index, broken = index_pictures(paths)
     failed: list[Path] = []
 
-    def complain(path: Path, reason: str) -> None:
+    def on_bad(path: Path, reason: str) -> None:
         failed.append(path)
-        print(f"fastlift: {path}: {reason}", file=sys.stderr)
+        complain(f"{path}: {reason}")
 
     for path, reason in broken.items():
-        complain(path, reason)
+        on_bad(path, reason)
     if len(index):
         device = resolve_device(command.device)
         model = load_run(command.run, command.checkpoint, Terminal()).to(device)
@@ -94,7 +90,7 @@ def run(arguments: list[str]) -> int:
             crops=command.tte_crops,
             batch_size=command.eval_batch,
             workers=command.workers,
-            on_bad=complain,
+            on_bad=on_bad,
         )
         with using_threads(command.threads):
             for prediction in predictions:

@@ -30,8 +30,9 @@ def run(arguments: list[str]) -> int:
         raise UserError("name at least one run folder: fastlift report RUN [RUN ...]")
     if command.output is not None and command.output.is_dir():
         raise UserError(f"--output {command.output} is a folder: name a file in it for the page")
+    from fastlift.reporting.console import show_line
     from fastlift.reporting.html import write_report
 
     default = command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html")
-    print(write_report(list(command.runs), command.output or default))
+    show_line(str(write_report(list(command.runs), command.output or default)))
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def run(arguments: list[str]) -> int:
     base = base_config(arguments)
     command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES)
     check_uses(command.settings, differences(base, command.settings))
-    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.training import train
 
     finished = train(
@@ -58,13 +57,11 @@ def run(arguments: list[str]) -> int:
         ui=Terminal(),
     )
     if command.json:
-        print(json.dumps(finished.results))
+        show_json(finished.results)
     else:
-        from rich.console import Console
-
         from fastlift.reporting.table import metrics_table
 
-        Console().print(
+        show(
             metrics_table(
                 finished.results["metrics"], title=f"{command.settings.recipe} on {command.settings.data.dataset}"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -55,11 +54,10 @@ class ZeroShot:
 def run(arguments: list[str]) -> int:
     """Grade by flags."""
     command = parse(ZeroShot, arguments, "zero-shot", examples=EXAMPLES)
-    from rich.console import Console
 
     from fastlift import recipes
     from fastlift.grading import zero_shot
-    from fastlift.reporting.console import Terminal
+    from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.reporting.table import metrics_table
     from fastlift.training import train
 
@@ -72,7 +70,7 @@ def run(arguments: list[str]) -> int:
     else:
         metrics = zero_shot(config, ui=Terminal()).metrics
     if command.json:
-        print(json.dumps(metrics.to_dict()))
+        show_json(metrics.to_dict())
     else:
-        Console().print(metrics_table(metrics.to_dict(), title=f"zero-shot on {config.data.dataset}"))
+        show(metrics_table(metrics.to_dict(), title=f"zero-shot on {config.data.dataset}"))
     return 0

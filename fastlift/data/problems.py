@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fastlift.errors import UserError
+from fastlift.naming import printable
 
 SHOWN = 10
 
@@ -42,7 +43,7 @@ class Problems:
     def message(self) -> str:
         count = f"{self.total:,} problem" + ("s" if self.total != 1 else "")
         shown = f", the first {SHOWN}" if self.total > SHOWN else ""
-        lines = [f"{self.subject}: {count}{shown}:", *(f"  {entry}" for entry in self.entries[:SHOWN])]
+        lines = [f"{self.subject}: {count}{shown}:", *(f"  {printable(entry)}" for entry in self.entries[:SHOWN])]
         return "\n".join([*lines, self.hint] if self.hint else lines)
 
     def raise_if_any(self) -> None:

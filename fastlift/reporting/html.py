@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from fastlift.files import write_atomically
+from fastlift.naming import printable
 from fastlift.reporting import plots
 from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text
 from fastlift.reporting.record import Record, RunRecord, read_runs
@@ -48,7 +50,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
 def render_report(runs: Sequence[RunRecord]) -> str:
     """The page as text."""
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_printable
     )
     template = environment.from_string(files("fastlift.reporting").joinpath("report.html").read_text(encoding="utf-8"))
     return template.render(
@@ -72,6 +74,13 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         classes=[_class_lists(index, run) for index, run in enumerate(runs)],
         details=[_details(index, run) for index, run in enumerate(runs)],
     )
+
+
+def _printable(value: Any) -> Any:
+    """What the page shows of a value; drawings keep their line ends."""
+    if isinstance(value, Markup):
+        return Markup(printable(value, lines=True))
+    return printable(value) if isinstance(value, str) else value
 
 
 def _card(index: int, run: RunRecord) -> dict[str, Any]:
