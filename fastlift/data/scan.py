@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.columns import read_columns, write_columns
 from fastlift.data.headers import read_header
 from fastlift.data.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.lists import Listing
 from fastlift.data.problems import Problems
-from fastlift.files import write_atomically
 from fastlift.machine import cpus
 
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -109,35 +109,34 @@ def _load(path: Path) -> Scan | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
-        if columns.pop("digest").tobytes() != _digest(columns):
-            raise ValueError("its digest differs")
-        return _scan_of(columns)
-    except Exception as error:  # reading a damaged one raises nearly everything
+        return _scan_of(read_columns(path, _KINDS))
+    except ValueError as error:
         warnings.warn(f"the index {path} is damaged ({error}): all files are looked at again", stacklevel=4)
         return None
 
 
+_KINDS: dict[str, type[np.generic]] = {
+    "data": np.uint8,
+    "offsets": np.int64,
+    "labels": np.int64,
+    "widths": np.int32,
+    "heights": np.int32,
+    "reasons": np.uint8,  # JSON: row -> reason
+}
+
+
 def _scan_of(columns: dict[str, np.ndarray]) -> Scan:
-    """Raises ValueError where columns do not belong together; who can write the file can write its digest."""
-    paths, count = PathTable.checked(columns["data"], columns["offsets"]), len(columns["labels"])
-    reasons = {int(i): str(reason) for i, reason in json.loads(columns["reasons"].tobytes()).items()}
-    whole = {"labels": np.int64, "widths": np.int32, "heights": np.int32}
-    if any(columns[name].dtype != kind or columns[name].shape != (len(paths),) for name, kind in whole.items()):
-        raise ValueError("columns of different lengths or kinds")
-    if count and (min(int(columns[name].min()) for name in whole) < 0 or any(not 0 <= i < count for i in reasons)):
-        raise ValueError("numbers out of range")
+    """Raises ValueError where columns do not belong together."""
+    paths, whole = PathTable.checked(columns["data"], columns["offsets"]), ("labels", "widths", "heights")
+    if any(columns[name].shape != (len(paths),) or columns[name].min(initial=0) < 0 for name in whole):
+        raise ValueError("its columns do not belong together")
+    try:
+        reasons = {int(i): str(reason) for i, reason in json.loads(columns["reasons"].tobytes()).items()}
+    except (RecursionError, AttributeError) as error:
+        raise ValueError("its reasons are none") from error
+    if any(not 0 <= i < len(paths) for i in reasons):
+        raise ValueError("its reasons are of other files")
     return Scan(paths, columns["labels"], columns["widths"], columns["heights"], reasons)
-
-
-def _digest(columns: dict[str, np.ndarray]) -> bytes:
-    """Of the columns' names and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(columns):
-        digest.update(f"{name} {columns[name].dtype} {columns[name].shape}|".encode())
-        digest.update(np.ascontiguousarray(columns[name]).data)
-    return digest.digest()
 
 
 def store_scan(path: Path, scan: Scan) -> None:
@@ -150,14 +149,8 @@ def store_scan(path: Path, scan: Scan) -> None:
         "heights": scan.heights,
         "reasons": np.frombuffer(json.dumps(scan.reasons).encode(), dtype=np.uint8),
     }
-    columns["digest"] = np.frombuffer(_digest(columns), dtype=np.uint8)
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            np.savez(file, **columns)  # type: ignore[arg-type]
-
     with contextlib.suppress(OSError):
-        write_atomically(path, write)
+        write_columns(path, columns)
 
 
 def finish_index(

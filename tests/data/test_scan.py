@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastlift.data.columns import digest_of
 from fastlift.data.index import PathTable
-from fastlift.data.scan import Scan, _digest, _load, _replaced, next_good, store_scan
+from fastlift.data.scan import Scan, _load, _replaced, next_good, store_scan
 
 
 def small_scan() -> Scan:
@@ -65,9 +66,17 @@ def test_columns_that_do_not_belong_together(changes: dict[str, np.ndarray], tmp
     store_scan(file, small_scan())
     with np.load(file) as stored:
         columns = {name: stored[name] for name in stored.files if name != "digest"} | changes
-    digest = bytes(32) if columns["labels"].dtype == object else _digest(columns)
+    digest = bytes(32) if columns["labels"].dtype == object else digest_of(columns)
     np.savez(file, **columns, digest=np.frombuffer(digest, dtype=np.uint8))
     with pytest.warns(UserWarning, match="is damaged"):
+        assert _load(file) is None
+
+
+def test_columns_that_unpack_to_more_than_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "index.npz"
+    np.savez_compressed(file, data=np.zeros(10**7, dtype=np.uint8))
+    assert file.stat().st_size < 20_000
+    with pytest.warns(UserWarning, match="its columns are packed"):
         assert _load(file) is None
 
 
