@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from fastlift.models.backbones import check_fit
 WEIGHTS, DESCRIPTION = "adapters.safetensors", "adapters.json"
 FORMAT = 2
 SAMPLES = 8
+HUB = "hub:"
+_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 def save_adapters(model: nn.Module, folder: str | Path) -> Path:
@@ -60,7 +63,7 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
 
     Args:
         model: the base model that they were trained on, with the same adapters or without any.
-        source: a folder, or the id of a Hugging Face hub repository (downloaded and cached).
+        source: a folder, or a Hugging Face hub repository as ``hub:OWNER/NAME`` (downloaded and cached).
         revision: branch, tag or commit of the repository.
 
     Returns:
@@ -149,18 +152,24 @@ def _check_base(model: nn.Module, tower: Tower, base: dict[str, Any], source: st
 
 
 def _fetch(source: str, revision: str | None) -> Path:
-    if Path(source).is_dir():
+    """The folder of ``source``. A path looks like a repository's id, so the hub is asked where it is named alone."""
+    repository = source.removeprefix(HUB)
+    if repository == source:
+        if not Path(source).is_dir():
+            kind = "is a file" if Path(source).exists() else "does not exist"
+            raise UserError(f"adapters {source}: expected a folder, it {kind} (a hub repository is {HUB}OWNER/NAME)")
+        if revision is not None:
+            raise UserError(f"adapters {source}: a folder has no revision {revision!r}; only a hub repository has")
         return Path(source)
-    if Path(source).exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"{source} is neither a folder nor the id of a hub repository (OWNER/NAME)")
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(f"adapters {source}: expected {HUB}OWNER/NAME")
     from huggingface_hub import hf_hub_download
 
     try:
-        paths = [Path(hf_hub_download(source, name, revision=revision)) for name in (DESCRIPTION, WEIGHTS)]
+        paths = [Path(hf_hub_download(repository, name, revision=revision)) for name in (DESCRIPTION, WEIGHTS)]
     except Exception as error:  # whatever the hub client raises: no network, no such repository, no such file
         raise UserError(
-            f"{source} is no folder here, and could not be had from the hub ({type(error).__name__}: {str(error)[:200]})",
-            exit_code=1,
+            f"adapters {source} could not be had from the hub ({type(error).__name__}: {str(error)[:200]})", exit_code=1
         ) from error
     return paths[0].parent
 

@@ -1,6 +1,7 @@
 """Saved adapters: a folder of safetensors and JSON that knows its base model."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     model = build("timm")
-    fastlift.load_adapters(model, "someone/their-adapters", revision="v1")
+    fastlift.load_adapters(model, "hub:someone/their-adapters", revision="v1")
     assert torch.equal(output(model, images()), wanted)
     assert asked == [("someone/their-adapters", f"adapters.{kind}", "v1") for kind in ("json", "safetensors")]
 
@@ -85,10 +86,27 @@ def test_adapters_that_differ_are_refused(tmp_path: Path) -> None:
         fastlift.load_adapters(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "source", ["missing/folder", "missing", "a/b/c", "./a/b", "~/a", "hub:", "hub:a", "hub:a/../b"]
+)
+def test_the_hub_is_asked_for_what_is_named_as_its_own_alone(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is not there is refused at once; the client would try for a minute."""
+
+    def download(*arguments: object, **options: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(fastlift.UserError, match=rf"^adapters {re.escape(source)}: expected"):
+        fastlift.load_adapters(build("timm"), source)
+
+
+def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(fastlift.UserError, match="a folder has no revision 'v1'"):
+        fastlift.load_adapters(build("timm"), tmp_path, revision="v1")
+
+
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
-    for source in (tmp_path / "nowhere", "a/b/c"):
-        with pytest.raises(fastlift.UserError, match="neither a folder nor the id"):
-            fastlift.load_adapters(build("timm"), source)
     with pytest.raises(fastlift.UserError, match=r"adapters\.json is missing"):
         fastlift.load_adapters(build("timm"), tmp_path)
     saved(tmp_path)
