@@ -39,14 +39,12 @@ def printable(text: str, *, lines: bool = False) -> str:
     Args:
         lines: leave line ends, for messages of several lines.
     """
+    if lines:
+        return "\n".join(map(printable, text.split("\n")))
     if text.isprintable():
         return text
-    return "".join(_shown(letter) if _is_hidden(letter, lines) else letter for letter in text)
+    return "".join(_escape(letter) if unicodedata.category(letter) in _NOT_SHOWN else letter for letter in text)
 
 
-def _is_hidden(letter: str, lines: bool) -> bool:
-    return unicodedata.category(letter) in _NOT_SHOWN and not (lines and letter == "\n")
-
-
-def _shown(letter: str) -> str:
+def _escape(letter: str) -> str:
     return json.dumps(letter)[1:-1]

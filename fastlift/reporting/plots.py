@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 MAX_CURVE_POINTS = 400
 RASTER_POINTS = 2000  # above this, points become a picture inside the SVG: smaller, and quicker to show
+STEPS_A_DECADE = 200  # of a plot three inches high: a third of a pixel
 SMOOTHING_DECADES = 0.12  # standard deviation of the kernel over log10(training images)
 
 
@@ -123,17 +124,18 @@ def class_counts_plot(run: RunRecord) -> Plot | None:
     order = np.argsort(-np.asarray(counts), kind="stable")
     ordered = np.asarray(counts, dtype=np.float64)[order]
     masks = group_masks(np.asarray(run.data.get("group_counts") or counts)[order].tolist(), _boundaries(run))
-    # Each class as a step of width 1: two points at the same height.
-    edges = np.repeat(np.arange(len(ordered) + 1), 2)[1:-1]
-    heights = np.repeat(ordered, 2)
+    group_of = np.select([masks[name] for name in GROUP_NAMES], range(len(GROUP_NAMES)))
+    starts, heights = _stairs(ordered, group_of)
+    # Each run of equal classes as a step as wide as they are many: two points at the same height.
+    edges = np.repeat([*starts, len(ordered)], 2)[1:-1]
     with drawing() as (figure, axes):
         for shade, name in enumerate(GROUP_NAMES):
-            mask = masks[name]
-            if mask.any():
-                where, label = np.repeat(mask, 2), f"{name} ({mask.sum()})"
+            if masks[name].any():
+                where, label = np.repeat(group_of[starts] == shade, 2), f"{name} ({masks[name].sum()})"
                 axes.fill_between(
-                    edges, heights, 0.5, where=where.tolist(), color=colour(shade), alpha=0.75, lw=0, label=label
-                )
+                    edges, np.repeat(heights, 2), 0.5, where=where.tolist(), color=colour(shade), alpha=0.75, lw=0,
+                    label=label,
+                )  # fmt: skip
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_plain_number)
         axes.set_ylim(bottom=0.5 if ordered.min() <= 1 else 1)
@@ -143,6 +145,18 @@ def class_counts_plot(run: RunRecord) -> Plot | None:
         axes.legend(loc="upper right")
         svg = inline_svg(figure, "class-counts", "Training images per class, largest class first")
     return Plot("The long tail", "Training images per class, on a logarithmic scale.", svg)
+
+
+def _stairs(ordered: Floats, group_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
+    """Where each run of equal counts and groups begins, and its height.
+
+    Of very many classes heights are rounded to less than what the eye can tell, or every class would be a step of its own.
+    """
+    if len(ordered) > RASTER_POINTS:
+        ordered = 10 ** (np.rint(np.log10(np.maximum(ordered, 0.5)) * STEPS_A_DECADE) / STEPS_A_DECADE)
+    changes = (np.diff(ordered) != 0) | (np.diff(group_of) != 0)
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    return starts, ordered[starts]
 
 
 def group_bars(runs: Sequence[RunRecord]) -> Plot | None:

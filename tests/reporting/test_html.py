@@ -11,7 +11,7 @@ import pytest
 
 from fastlift.errors import UserError
 from fastlift.reporting.html import flat, write_report
-from fastlift.reporting.plots import curve, smoothed
+from fastlift.reporting.plots import _stairs, curve, smoothed
 from fastlift.reporting.record import read_run
 from fastlift.reporting.svg import SERIES, drawing, inline_svg
 
@@ -168,9 +168,21 @@ def test_no_number_is_nan(make_run: MakeRun, tmp_path: Path) -> None:
 def test_many_classes_stay_small(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run(classes=2100)
     text, page = report([folder], tmp_path)
-    assert len(text) < 1_500_000
+    assert len(text) < 400_000
     assert "The 1000 worst of 2100 classes" in page.words
     assert "data:image/png;base64," in text
+
+
+@pytest.mark.parametrize("classes", [12, 20_000])
+def test_stairs_are_the_counts(classes: int) -> None:
+    """Of few classes exactly, of many to what is seen, in few steps."""
+    counts = np.sort(np.random.default_rng(0).geometric(0.01, classes))[::-1].astype(np.float64)
+    groups = np.repeat([0, 1, 2], [classes // 4, classes // 4, classes - 2 * (classes // 4)])
+    starts, heights = _stairs(counts, groups)
+    drawn = np.repeat(heights, np.diff([*starts, classes]))
+    assert np.array_equal(drawn, counts) if classes < 1000 else np.allclose(drawn, counts, rtol=0.006)
+    assert len(starts) < 1500
+    assert {0, classes // 4, 2 * (classes // 4)} <= set(starts)
 
 
 def test_missing_parts_of_the_results(make_run: MakeRun, tmp_path: Path) -> None:
