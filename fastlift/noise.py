@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from fastlift.errors import FastliftWarning
+from fastlift.naming import printable
 
 
 @contextmanager
@@ -40,4 +41,4 @@ def _show(
     line: str | None = None,
 ) -> None:
     if issubclass(category, FastliftWarning):
-        print(f"fastlift: {message}", file=file or sys.stderr)
+        print(f"fastlift: {printable(str(message), lines=True)}", file=file or sys.stderr)

@@ -17,6 +17,7 @@ from fastlift.data.headers import read_header
 from fastlift.data.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.lists import Listing
 from fastlift.data.problems import Problems
+from fastlift.errors import FastliftWarning
 from fastlift.machine import cpus
 
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -111,7 +112,8 @@ def _load(path: Path) -> Scan | None:
     try:
         return _scan_of(read_columns(path, _KINDS))
     except ValueError as error:
-        warnings.warn(f"the index {path} is damaged ({error}): all files are looked at again", stacklevel=4)
+        told = f"the index {path} is damaged ({error}): all files are looked at again"
+        warnings.warn(told, FastliftWarning, stacklevel=4)
         return None
 
 
