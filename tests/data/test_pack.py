@@ -118,7 +118,7 @@ def test_broken_packs_are_told(pictures: Any, tmp_path: Path) -> None:
 
 def test_no_flipped_bit_of_a_manifest_is_believed(pictures: Any, tmp_path: Path) -> None:
     pictures.fill().load()
-    run("list", tmp_path / "pack", **options(pictures))
+    run("list", tmp_path / "pack", **pictures.options())
     file = tmp_path / "pack" / "fastlift-pack.json"
     whole = file.read_bytes()
     expected = load_data_set("list", data_root=file.parent)
@@ -168,7 +168,7 @@ def test_no_flipped_bit_of_a_manifest_is_believed(pictures: Any, tmp_path: Path)
 def test_manifests_of_strangers(entry: str, value: object, pictures: Any, tmp_path: Path) -> None:
     """With a digest that holds, as somebody with a will would write it."""
     pictures.fill().load()
-    run("list", tmp_path / "pack", **options(pictures))
+    run("list", tmp_path / "pack", **pictures.options())
     file = tmp_path / "pack" / "fastlift-pack.json"
     manifest = {**json.loads(file.read_text()), entry: value}
     del manifest["digest"]
@@ -213,7 +213,7 @@ def test_manifests_that_are_none(content: bytes, tmp_path: Path) -> None:
 def test_indices_of_strangers(column: str, row: Any, value: Any, message: str, pictures: Any, tmp_path: Path) -> None:
     pictures.fill().load()
     pack = tmp_path / "pack"
-    run("list", pack, **options(pictures))
+    run("list", pack, **pictures.options())
     with np.load(pack / "train.npz") as stored:
         columns = {name: stored[name] for name in stored.files if name != "digest"}
     changed = columns[column].copy()
@@ -235,7 +235,7 @@ def test_indices_of_strangers(column: str, row: Any, value: Any, message: str, p
 def test_what_a_tar_says_of_its_members_is_not_asked(pictures: Any, tmp_path: Path) -> None:
     """Links, devices, sizes and names of places outside: pictures lie where the index says, whatever the headers claim."""
     pictures.fill().load()
-    run("list", tmp_path / "pack", **options(pictures))
+    run("list", tmp_path / "pack", **pictures.options())
     index = load_data_set("list", data_root=tmp_path / "pack").train
     assert index.spans is not None
     before = [read_encoded(index, i) for i in range(len(index))]
