@@ -52,6 +52,18 @@ def test_decoding_finds_what_headers_hide(pictures: Any, make_bad_file: Callable
     assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems] == ["holed.png"]
 
 
+def test_a_picture_is_told_once_though_both_splits_list_it(
+    pictures: Any, encode: Callable, make_picture: Callable
+) -> None:
+    """Pillow names what it cannot identify by its place in memory, another one each time."""
+    data = bytearray(encode(make_picture(60, 40)))
+    data[data.index(b"\xff\xc0") + 9] = 2  # components, of which no decoder makes a picture
+    pictures.fill().add("c0/odd.jpg", 0, bytes(data))
+    pictures.load()
+    found = check("list", decode=True, **pictures.options())
+    assert list(found.problems) == [f"{pictures.root}/c0/odd.jpg: cannot be decoded (cannot identify image file)"]
+
+
 def test_decoding_goes_on_beside_bad_headers(pictures: Any, make_bad_file: Callable) -> None:
     pictures.fill()
     png = make_bad_file("alpha")

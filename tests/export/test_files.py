@@ -33,7 +33,8 @@ p = described["preprocessing"]
 picture = Image.open(sys.argv[3]).convert("RGB")
 short = min(picture.size)
 width, height = (side * p["short_side"] // short for side in picture.size)
-pixels = np.asarray(picture.resize((width, height), Image.BICUBIC))
+kind, antialiased = p["interpolation"].split(", ")
+pixels = np.asarray(picture.resize((width, height), getattr(Image, kind.upper())))
 size = p["size"]
 crops = []
 for left, top in p["crops"]:
@@ -66,7 +67,8 @@ def test_served_without_fastlift(
 ) -> None:
     for package in ("onnxscript", "onnxruntime") if format == "onnx" else ():
         pytest.importorskip(package)
-    model = trained_model(tiny_clip, tuner)
+    interpolation = "bilinear" if format == "onnx" else "bicubic"
+    model = trained_model(tiny_clip, tuner, interpolation=interpolation)
     done = export_model(model, tmp_path / f"model.{format}", format=format, ensembling=ensembling)
     assert done.difference <= 1e-4
     picture, out = tiny_data / "test" / "class1" / "0.jpg", tmp_path / "out.npz"
@@ -84,6 +86,7 @@ def test_served_without_fastlift(
     probabilities = torch.from_numpy(found["logits"]).softmax(0).tolist()
     described = json.loads(done.description.read_text())
     assert described["classes"] == list(model.class_names)
+    assert described["preprocessing"]["interpolation"] == f"{interpolation}, antialiased"
     for name, probability in zip(described["classes"], probabilities, strict=True):
         assert abs(ours[name] - probability) < 0.02
 
