@@ -12,7 +12,7 @@ from fastlift.runs import RunFolder
 
 
 class BadImages:
-    """Lists the pictures that were replaced in ``bad_images.txt``, each once, over resumed runs too.
+    """Lists the pictures that were replaced in ``bad_images.txt``, each path of a split once, over resumed runs too.
 
     A line has four columns between tabs: the split, the picture's path, what is wrong with it, and the path of the
     picture that is shown instead. Tabs, line ends and whatever else would not be shown stand there as escapes.
@@ -21,7 +21,7 @@ class BadImages:
     def __init__(self, run: RunFolder) -> None:
         self._file = run.bad_images
         self._lock = threading.Lock()
-        self._listed: set[str] | None = None  # what the file holds; read when there is a first picture to list
+        self._listed: set[tuple[str, ...]] | None = None  # split and path; read when there is a first picture to list
 
     def note_found(self, data: DataSet) -> None:
         """Those that the header scan found."""
@@ -33,15 +33,15 @@ class BadImages:
         """What to call, from any thread, with those of one split that break when they are decoded."""
 
         def note(bad: BadImage) -> None:
-            columns = (index.name, bad.path, bad.reason, index.file_name(bad.replacement))
-            line = "\t".join(printable(column) for column in columns)
+            told = (index.name, bad.path, bad.reason, index.file_name(bad.replacement))
+            columns = tuple(printable(column) for column in told)
             with self._lock:
                 if self._listed is None:
-                    self._listed = set(self.lines())
-                if line not in self._listed:
+                    self._listed = {tuple(line.split("\t")[:2]) for line in self.lines()}
+                if columns[:2] not in self._listed:
                     with self._file.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                        file.write(f"{line}\n")
-                    self._listed.add(line)
+                        file.write("\t".join(columns) + "\n")
+                    self._listed.add(columns[:2])
 
         return note
 

@@ -93,7 +93,7 @@ def test_served_without_fastlift(
 
 def test_command(tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     model = trained_model(tiny_clip, "adaptformer")
-    monkeypatch.setattr("fastlift.building.load_run", lambda folder, checkpoint: model)
+    monkeypatch.setattr("fastlift.building.load_run", lambda *arguments: model)
     assert command.run([str(tmp_path), "--format", "pt2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert Path(printed["model"]) == tmp_path / "export" / "pt2" / "model.pt2"
