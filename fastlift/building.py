@@ -16,9 +16,7 @@ from fastlift.data.views import TrainViews
 from fastlift.distributed import World
 from fastlift.errors import UserError
 from fastlift.evaluation import images_at_a_time
-from fastlift.memory import estimate
 from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
-from fastlift.models.vit import VisionTransformer
 from fastlift.reporting.console import Quiet, Ui
 
 
@@ -109,17 +107,13 @@ def build_loss(config: Config, class_counts: Any) -> losses.Loss:
 
 
 def prepare_backbone(config: Config, images: int, model: LiftModel, world: World, ui: Ui) -> None:
-    """Set what backward recomputes, and compile the backbone where the config asks for it or the run is long enough."""
-    if isinstance(model.vit, VisionTransformer):
-        model.vit.recompute = config.run.recompute
+    """Compile the backbone where the config asks for it or the run is long enough."""
     batch = config.training.batch_size // world.size
     steps = config.training.epochs * -(-images // config.training.batch_size)
     device = next(model.parameters()).device
     plan = plan_compile(config.run.compile, device, steps, training_tflop(model, batch))
     if plan.mode is not None:
         compile_backbone(model, plan.mode, {config.training.micro_batch or batch, images_at_a_time(config)})
-    if config.training.epochs and model.trained() and world.is_main:
-        ui.say(f"training {estimate(model, config.training.micro_batch or batch)}")
     ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
 
 

@@ -19,6 +19,7 @@ from fastlift.environment import resolve_amp, resolve_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
 from fastlift.files import read_json, write_json
+from fastlift.memory import Work, check_images
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet, Ui
@@ -99,6 +100,8 @@ def grade(
     if config.run.frozen == "fp8":
         check_fp8(device, dtype)
         quantise_frozen(model.vit)
+    if config.run.memory == "check":
+        check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
     _compile_if_it_pays(model, len(index), config, device)
 
     def on_bad(bad: BadImage) -> None:

@@ -1,15 +1,36 @@
-"""How much memory training needs, from one measured forward pass, told before it starts."""
+"""How much memory a run needs: at least, by its settings, before anything is made; and by one measured forward pass.
+
+What does not fit is refused, since the kernel's way out is to kill the process without a word.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from fastlift.bounds import (
+    COPIES,
+    PROMPTED,
+    check_room,
+    forward_bytes,
+    free_bytes,
+    kept_bytes,
+    pixel_bytes,
+    trained_bytes,
+)
+from fastlift.config import Config
+from fastlift.errors import UserError
+from fastlift.evaluation import crops_of, images_at_a_time
+from fastlift.models import tuners
+from fastlift.models.backbones import outline
 from fastlift.models.lift import LiftModel
+from fastlift.models.resnet import ResNet
+from fastlift.models.vit import VisionTransformer
 
 PROBE_IMAGES = 2
 
@@ -38,24 +59,24 @@ def storages(model: LiftModel) -> set[int]:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that training needs at a micro-batch size, and bytes that are free."""
+    """Bytes that training needs beyond what is there already, at a micro-batch size, and bytes that are free."""
 
-    weights: int
+    trained: int
     activations_per_image: int
     batch: int
     free: int | None
 
     @property
     def needed(self) -> int:
-        """Weights, and activations with an eighth more for what is alive only within an op."""
-        return self.weights + self.batch * self.activations_per_image * 9 // 8
+        """Gradients and momentum, and activations with an eighth more for what is alive only within an op."""
+        return self.trained + self.batch * self.activations_per_image * 9 // 8
 
     @property
     def fits(self) -> bool | None:
         return None if self.free is None else self.needed <= self.free
 
     def __str__(self) -> str:
-        text = f"needs about {self.needed / 2**30:.1f} GiB at batch {self.batch}"
+        text = f"needs about {self.needed / 2**30:.1f} GiB more at batch {self.batch}"
         if self.free is None:
             return text
         if self.fits:
@@ -65,27 +86,111 @@ class MemoryEstimate:
             "a --micro-batch that divides the batch, or --recompute mlp or block, needs less"
         )
 
+    def check(self) -> None:
+        """It fits, as far as anybody can tell.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self.fits is False:
+            raise UserError(f"training {self} (--memory ignore tries it all the same)")
+
 
 def estimate(model: LiftModel, batch: int) -> MemoryEstimate:
     """Measure one forward pass of two images and scale it to ``batch`` images; the model is left as it was."""
-    parameters = list(model.parameters())
-    device, side = parameters[0].device, model.preprocessing.image_size
+    device, side = next(model.parameters()).device, model.preprocessing.image_size
     images = torch.zeros(PROBE_IMAGES, 3, side, side, device=device, dtype=model.vit.compute_dtype)
     kept = saved_bytes(lambda: model.vit.forward(images), storages(model))
-    trained = sum(parameter.numel() * 4 for parameter in model.trained().values())
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in parameters) + 2 * trained  # gradients, momentum
-    return MemoryEstimate(weights, kept // PROBE_IMAGES, batch, free_bytes(device))
+    trained = 2 * sum(parameter.numel() * 4 for parameter in model.trained().values())  # gradients, momentum
+    return MemoryEstimate(trained, kept // PROBE_IMAGES, batch, _free(device))
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that could be used now, on the device or in the machine; None where it cannot be told."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+def _free(device: torch.device) -> int | None:
+    """Memory that could be used now, on the device or by this process; None where it cannot be told."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once."""
+
+    micro_batch: int
+    batch: int
+    evaluated: int
+
+    @classmethod
+    def of(cls, config: Config, train_images: int, test_images: int, processes: int = 1) -> Work:
+        """No batch is larger than its split; of one process."""
+        training = config.training
+        batch = min(max(1, training.batch_size // processes), train_images) if training.epochs else 0
+        evaluated = min(images_at_a_time(config), test_images * crops_of(config))
+        return cls(min(training.micro_batch or batch, batch), batch, evaluated)
+
+    @classmethod
+    def of_evaluation(cls, config: Config, images: int) -> Work:
+        """Without training."""
+        return cls(0, 0, min(images_at_a_time(config), images * crops_of(config)))
+
+
+def check_settings(config: Config, classes: int, work: Work, device: torch.device) -> None:
+    """Settings that have a chance to fit, asked before the model is made; quick, and nothing large is allocated.
+
+    Raises:
+        UserError: they have none; the message names the setting that needs most.
+    """
+    model = config.model
+    shape = outline(model.model, model.image_size)
+    if shape is None or config.run.memory == "ignore":
+        return
+    values = config.flat() | {"model": model.model}
+    needs = {"model" if model.image_size is None else "image_size": shape.weights if device.type == "cpu" else 0}
+    prompts, first = 0, shape.vit.depth
+    if isinstance(shape.vit, VisionTransformer) and not set(model.tuner) <= {"none"}:
+        settings = tuners.resolve(shape.vit, classes=classes, **_sizes(config))
+        values |= {name: getattr(settings, name) for name in ("rank", "lora_rank", "prompt_length")}
+        copies = COPIES if config.training.epochs else 1
+        needs |= {name: copies * size for name, size in trained_bytes(shape.vit, model.tuner, settings).items()}
+        prompts = settings.prompt_length if PROMPTED & set(model.tuner) else 0
+        first = min(settings.layers)
+    check_images(shape.vit, config, work, needs, values, device, prompts=prompts, first=first)
+
+
+def _sizes(config: Config) -> dict[str, Any]:
+    names = ("rank", "lora_rank", "layers", "prompt_length", "mask_ratio", "sizes")
+    return {name: getattr(config.model, name) for name in names}
+
+
+def check_images(
+    vit: VisionTransformer | ResNet,
+    config: Config,
+    work: Work,
+    needs: dict[str, int],
+    values: dict[str, Any],
+    device: torch.device,
+    *,
+    prompts: int = 0,
+    first: int = 0,
+) -> None:
+    """Training and evaluation at their batch sizes, each with ``needs`` of other settings beside it.
+
+    Raises:
+        UserError: one of them cannot fit.
+    """
+    pixels, itemsize, hint = vit.image_size[0], 4 if config.run.amp == "fp32" else 2, "; --memory ignore tries it"
+    free = _free(device)
+    sizes = {"image_size": pixels} | {name: value for name, value in values.items() if value is not None}
+    patches = 0 if isinstance(vit, ResNet) else vit.sequence_length
+    of_one = "prompt_length" if prompts > patches else "image_size"
+
+    def training(batch: int, micro_batch: int) -> int:
+        kept = kept_bytes(vit, micro_batch, prompts, itemsize, first, config.run.recompute)
+        return kept + pixel_bytes(pixels, batch)
+
+    def evaluation(images: int) -> int:
+        return forward_bytes(vit, images, prompts, itemsize) + pixel_bytes(pixels, images)
+
+    one = max(training(min(work.batch, 1), min(work.micro_batch, 1)), evaluation(min(work.evaluated, 1)))
+    check_room(needs | {of_one: needs.get(of_one, 0) + one}, sizes, free, hint)
+    train_hint = f", or a --micro-batch that divides it{hint}"
+    check_room(needs | {"batch_size": training(work.batch, work.micro_batch)}, sizes, free, train_hint)
+    check_room(needs | {"eval_batch": evaluation(work.evaluated)}, sizes, free, hint)

@@ -6,6 +6,8 @@ from fastlift.errors import UserError
 
 MOST = 2**63 - 1  # what torch, NumPy and DALI hold in 64 bits with a sign
 MOST_THREADS = 1024
+MOST_SIZE = 2**31 - 1  # of bottlenecks, prompts, batches: products of three such sizes stay far from overflowing
+MOST_PIXELS = 65535  # a side of the largest JPEG
 
 
 def check_range(name: str, value: object, low: int, high: int = MOST) -> None:

@@ -25,6 +25,7 @@ from fastlift.fit import Fit
 from fastlift.identity import Identity
 from fastlift.learner import Learner
 from fastlift.machine import cpus
+from fastlift.memory import Work, check_settings, estimate
 from fastlift.metrics import Metrics
 from fastlift.models.classifiers import Classifier
 from fastlift.models.fp8 import check_fp8, quantise_frozen
@@ -108,6 +109,8 @@ def _train(
     elif world.is_main:
         runs.check_free(path, overwrite=overwrite)
     data = load_data(config, ui)
+    work = Work.of(config, len(data.train), len(data.test), world.size)
+    check_settings(config, len(data.class_names), work, device)
     model = build_model(config, data.class_names, ui)
     if start is not None:
         load_lift_checkpoint(model, _in_our_order(start, config, data))
@@ -115,6 +118,10 @@ def _train(
     if config.run.frozen == "fp8":
         quantise_frozen(model.vit)
     _check_possible(config, model, world)
+    if isinstance(model.vit, VisionTransformer):
+        model.vit.recompute = config.run.recompute
+    if config.training.epochs:
+        _check_memory(config, model, work, ui)
     if not resume:  # only now, so that a mistake leaves no empty folder and no old run is lost to it
         run = runs.create(path, config, overwrite=overwrite) if world.is_main else RunFolder(path)
     if resume or world.is_main:
@@ -167,6 +174,14 @@ def _check_possible(config: Config, model: LiftModel, world: World) -> None:
         raise UserError(f"batch_size: {config.training.batch_size} cannot be shared by {world.size} processes")
     if config.training.epochs and not model.trained():
         raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to grade it as it is")
+
+
+def _check_memory(config: Config, model: LiftModel, work: Work, ui: Ui) -> None:
+    """Training fits, by a measured forward pass; refused where it does not, before a run folder is made."""
+    needed = estimate(model, work.micro_batch)
+    if config.run.memory == "check":
+        needed.check()
+    ui.say(f"training {needed}")
 
 
 def _start_from_images(config: Config, data: DataSet, model: LiftModel, world: World, bad: BadImages, ui: Ui) -> None:

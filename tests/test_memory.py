@@ -52,11 +52,16 @@ def test_estimates_grow_with_the_batch(tiny_clip: Files) -> None:
     one, ten = estimate(model, 1), estimate(model, 10)
     assert one.activations_per_image == ten.activations_per_image > 0
     assert ten.needed - one.needed == pytest.approx(9 * one.activations_per_image * 9 / 8, rel=1e-3)
-    assert one.weights > sum(parameter.numel() * 4 for parameter in model.parameters())
+    assert one.trained == 2 * sum(parameter.numel() * 4 for parameter in model.trained().values())
 
 
 def test_what_it_says() -> None:
     gib = 2**30
-    assert str(MemoryEstimate(gib, gib, 8, 16 * gib)) == "needs about 10.0 GiB at batch 8; fits (16.0 GiB free)"
-    assert "--micro-batch" in str(MemoryEstimate(gib, gib, 8, 4 * gib))
+    assert str(MemoryEstimate(gib, gib, 8, 16 * gib)) == "needs about 10.0 GiB more at batch 8; fits (16.0 GiB free)"
+    MemoryEstimate(gib, gib, 8, 16 * gib).check()
+    MemoryEstimate(gib, gib, 8, None).check()
     assert str(MemoryEstimate(gib, gib, 8, None)).endswith("at batch 8")
+    with pytest.raises(
+        fastlift.UserError, match=r"10.0 GiB more .* 4.0 GiB are free: a --micro-batch .*--memory ignore"
+    ):
+        MemoryEstimate(gib, gib, 8, 4 * gib).check()

@@ -20,11 +20,13 @@ from fastlift.adapters.blocks import (
     restore_activation,
 )
 from fastlift.adapters.towers import Tower, find_tower
+from fastlift.bounds import check_room, free_bytes
 from fastlift.errors import UserError
 from fastlift.models.tuners import resolve_layers
 from fastlift.models.tuners.adapter import Adapter
 from fastlift.models.tuners.adaptformer import AdaptFormer
 from fastlift.naming import one_of
+from fastlift.ranges import MOST_SIZE, check_range
 
 TunerName = Literal["adaptformer", "adapter"]
 # name -> (module of a block, prefix of its parameters in the authors' checkpoints)
@@ -87,12 +89,13 @@ def add_adapters(
             a rank or layers out of range.
     """
     module, prefix = TUNERS[one_of("tuner", tuner, TUNERS)]
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise UserError(f"rank: expected an integer of 1 or more, got {rank!r}")
+    check_range("rank", rank, 1, MOST_SIZE)
+    check_range("seed", seed, 0)
     if _holder(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
         raise UserError("this model has adapters already; fastlift.remove_adapters(model) takes them out")
     tower = find_tower(model)
     chosen = resolve_layers(layers, len(tower.blocks))
+    check_room({"rank": 4 * 2 * tower.width * rank * len(chosen)}, {"rank": rank}, free_bytes())
     check_halves(tower.blocks[chosen[0]], tower.family, f"{tower.path}.{chosen[0]}")
     trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     model.requires_grad_(False)

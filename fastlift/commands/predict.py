@@ -54,6 +54,7 @@ def run(arguments: list[str]) -> int:
         )
     from fastlift.building import load_run
     from fastlift.environment import resolve_amp, resolve_device, using_threads
+    from fastlift.memory import Work, check_images
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
 
@@ -65,7 +66,8 @@ def run(arguments: list[str]) -> int:
         else:
             show_line(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named))
 
-    Config().override(tte=command.tte, tte_crops=command.tte_crops, threads=command.threads, workers=command.workers)
+    names = ("tte", "tte_crops", "threads", "workers", "eval_batch", "amp")
+    config = Config().override(**{name: getattr(command, name) for name in names})  # refuses what has no effect
     paths = find_pictures(command.pictures)
     index, broken = index_pictures(paths)
     failed: list[Path] = []
@@ -79,6 +81,7 @@ def run(arguments: list[str]) -> int:
     if len(index):
         device = resolve_device(command.device)
         model = load_run(command.run, command.checkpoint, Terminal()).to(device)
+        check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
         model.set_compute_dtype(resolve_amp(command.amp, device))
         readable = [path for path in paths if path not in broken]
         predictions = predict(

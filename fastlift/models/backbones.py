@@ -11,12 +11,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlift.bounds import check_room, free_bytes
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.files import read_json
 from fastlift.models import conversion
@@ -24,6 +25,7 @@ from fastlift.models.resnet import ResNet
 from fastlift.models.text import TextTower
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
+from fastlift.ranges import MOST_PIXELS, check_range
 
 SHIPPED = "shapes-clip"
 RANDOM = "random"  # in place of a tag or a file: untrained weights, asked for by name
@@ -71,14 +73,52 @@ def load(
         UserError: unknown names, weights that do not fit (the message names the tensors), models that are neither ViTs
             nor CLIP ResNets.
     """
+    if image_size is not None:  # positions grow with its square
+        check_range("image_size", image_size, 1, MOST_PIXELS)
+        shape = outline(name, image_size)
+        check_room({"image_size": shape.weights if shape else 0}, {"image_size": image_size}, free_bytes())
     if isinstance(name, str) and name.startswith("timm:"):
         return _load_timm(name.removeprefix("timm:"), pretrained, image_size)
     if name == SHIPPED:
-        assets = files("fastlift") / "assets"
-        config = json.loads((assets / "shapes_clip.json").read_text())
-        return _load_open_clip(config, SHIPPED, pretrained or str(assets / "shapes_clip.safetensors"), image_size)
-    config, label = _configuration(name)
+        pretrained = pretrained or str(files("fastlift") / "assets" / "shapes_clip.safetensors")
+    config, label = _shipped() if name == SHIPPED else _configuration(name)
     return _load_open_clip(config, label, pretrained, image_size)
+
+
+def _shipped() -> tuple[dict[str, Any], str]:
+    return json.loads((files("fastlift") / "assets" / "shapes_clip.json").read_text()), SHIPPED
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A backbone's shape without its numbers: a tower on torch's meta device, and the bytes of all weights in fp32."""
+
+    vit: VisionTransformer | ResNet
+    weights: int
+
+
+def outline(name: str | Path | dict[str, Any], image_size: int | None = None) -> Outline | None:
+    """The shape of what ``load`` would give, in a fraction of a second; nothing large is allocated, and no weights are read.
+
+    None for architectures whose making reads numbers, which the meta device does not have.
+
+    Raises:
+        UserError: unknown names, and models that are not supported.
+    """
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if isinstance(name, str) and name.startswith("timm:"):
+                model = _make_timm(name.removeprefix("timm:"), False, image_size)
+                vit: VisionTransformer | ResNet = conversion.from_timm(model)
+            else:
+                config, label = _shipped() if name == SHIPPED else _configuration(name)
+                _set_image_size(config, label, image_size)
+                model = _instantiate(config, label)
+                vit = conversion.from_open_clip(cast(Any, model).visual)[0]
+    except (RuntimeError, NotImplementedError):
+        return None
+    return Outline(vit, sum(weight.numel() * 4 for weight in (*model.parameters(), *model.buffers())))
 
 
 def _configuration(name: str | Path | dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -118,11 +158,7 @@ def _load_open_clip(
     weights = _weights_file(label, pretrained, tag)
     if tag.get("quick_gelu"):  # the tag's weights were trained with it, whatever the plain configuration says
         config["quick_gelu"] = True
-    if image_size is not None:
-        smallest = config["vision_cfg"].get("patch_size") or 32  # 32: what a ResNet's five halvings need
-        if image_size < smallest:
-            raise UserError(f"image_size: {label} needs {smallest} pixels or more, got {image_size}")
-        config["vision_cfg"]["image_size"] = image_size
+    _set_image_size(config, label, image_size)
     with _seeded():
         model = _instantiate(config, label)
     if weights is None and not is_random:
@@ -142,6 +178,15 @@ def _load_open_clip(
         std=tuple(tag.get("std") or OPENAI_STD),
         pretrained=weights is not None,
     )
+
+
+def _set_image_size(config: dict[str, Any], label: str, image_size: int | None) -> None:
+    if image_size is None:
+        return
+    smallest = config["vision_cfg"].get("patch_size") or 32  # 32: what a ResNet's five halvings need
+    if image_size < smallest:
+        raise UserError(f"image_size: {label} needs {smallest} pixels or more, got {image_size}")
+    config["vision_cfg"]["image_size"] = image_size
 
 
 def _weights_file(label: str, pretrained: str | Path | None, tag: dict[str, Any]) -> Path | None:
@@ -283,28 +328,14 @@ def _seeded() -> Iterator[None]:
 
 
 def _load_timm(name: str, pretrained: str | Path | None, image_size: int | None) -> Backbone:
-    import timm
-
-    architecture = one_of("timm model", name.split(".")[0], timm.list_models())
     file = Path(pretrained) if pretrained is not None and pretrained != RANDOM else None
     if file is not None and not file.is_file():
         raise UserError(
             f"pretrained {str(pretrained)!r} is not a file; timm's tags are part of the name: timm:NAME.TAG "
             f"(and {RANDOM!r} gives untrained weights)"
         )
-    options: dict[str, Any] = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
-    if "dinov3" in architecture:
-        options["global_pool"] = "token"  # as DINOv3 was trained; timm's own default is the mean
-    try:
-        with _seeded():
-            model = timm.create_model(name, pretrained=pretrained is None, **options)
-    except Exception as error:  # the hub client's, or an option that the architecture does not know
-        raise UserError(f"timm:{name} could not be loaded: {error}", exit_code=1) from error
-    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    if grid is not None and min(grid) < 1:
-        raise UserError(
-            f"image_size: timm:{name} needs {max(model.patch_embed.patch_size)} pixels or more, got {image_size}"
-        )
+    with _seeded():
+        model = _make_timm(name, pretrained is None, image_size)
     if file is not None:
         _load_timm_weights(model, file, name)
     cfg = model.pretrained_cfg
@@ -317,6 +348,26 @@ def _load_timm(name: str, pretrained: str | Path | None, image_size: int | None)
         std=tuple(cfg["std"]),
         pretrained=pretrained != RANDOM,
     )
+
+
+def _make_timm(name: str, pretrained: bool, image_size: int | None) -> Any:
+    """timm's model without a classifier, with its own weights or untrained ones."""
+    import timm
+
+    architecture = one_of("timm model", name.split(".")[0], timm.list_models())
+    options: dict[str, Any] = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
+    if "dinov3" in architecture:
+        options["global_pool"] = "token"  # as DINOv3 was trained; timm's own default is the mean
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # the hub client's, or an option that the architecture does not know
+        raise UserError(f"timm:{name} could not be loaded: {error}", exit_code=1) from error
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if grid is not None and min(grid) < 1:
+        raise UserError(
+            f"image_size: timm:{name} needs {max(model.patch_embed.patch_size)} pixels or more, got {image_size}"
+        )
+    return model
 
 
 def _load_timm_weights(model: Any, file: Path, name: str) -> None:

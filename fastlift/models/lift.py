@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlift.bounds import check_room, free_bytes, trained_bytes
 from fastlift.data.views import Interpolation
 from fastlift.errors import UserError
 from fastlift.models import backbones, classifiers, tuners
@@ -22,6 +23,7 @@ from fastlift.models.text_tower import CoopPosition
 from fastlift.models.tuners.mask import Scatter
 from fastlift.models.vit import VisionTransformer
 from fastlift.naming import one_of
+from fastlift.ranges import check_range
 
 HeadName = Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"]
 InitName = Literal["text", "random"]
@@ -200,6 +202,8 @@ def create_model(
 
     Source: LIFT (Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024).
     """
+    check_range("seed", seed, 0)
+    check_range("mask_seed", mask_seed, 0)
     names, tuner_names = list(class_names), [tuner] if isinstance(tuner, str) else list(tuner)
     if len(names) < 2:
         raise UserError(f"class_names: expected at least two classes, got {len(names)}")
@@ -225,6 +229,7 @@ def create_model(
         sizes=sizes,
         generator=generator,
     )
+    _check_tuner_fits(backbone.vit, tuner_names, settings)
     parameters = tuners.attach(backbone.vit, tuner_names, settings)
     head: classifiers.Classifier | classifiers.ZeroShotClassifier
     if classifier == "zero_shot":
@@ -263,6 +268,17 @@ def create_model(
         tuner_settings=settings,
         backbone_fingerprint=fingerprint,
     ).eval()
+
+
+def _check_tuner_fits(vit: VisionTransformer | ResNet, names: list[str], settings: tuners.TunerSettings) -> None:
+    """There is memory for what the tuner trains.
+
+    Raises:
+        UserError: there is not.
+    """
+    if not isinstance(vit, ResNet):
+        values = {name: getattr(settings, name) for name in ("rank", "lora_rank", "prompt_length")}
+        check_room(trained_bytes(vit, names, settings), values, free_bytes())
 
 
 def _check_init(init: InitName | Tensor, classifier: HeadName) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from fastlift.bounds import check_room, free_bytes, trained_bytes
 from fastlift.errors import UserError
 from fastlift.models import tuners
 from fastlift.models.backbones import Backbone
@@ -22,8 +23,10 @@ from fastlift.models.text_tower import (
     worded_context,
 )
 from fastlift.naming import one_of
+from fastlift.ranges import MOST_SIZE, check_range
 
 CoopInit = Literal["random", "prompt"]
+MOST_WORDS = 1024  # no text tower reads as many tokens
 # What learns beside the image tower, apart from tuners inside the text tower.
 JOINT_TUNERS = ("coop", "clip_adapter", "projection")
 
@@ -89,6 +92,10 @@ def build_text_head(
         text.start_context(context.length, settings.generator)
     elif context is not None:
         text.start_context_from_words()
+    if "clip_adapter" in side.tuners:
+        check_range("clip_adapter_rank", side.clip_adapter_rank, 1, MOST_SIZE)
+        size = 4 * 4 * text.width * side.clip_adapter_rank  # a way in and a way out, on both sides
+        check_room({"clip_adapter_rank": size}, {"clip_adapter_rank": side.clip_adapter_rank}, free_bytes())
     head = TextClassifier(
         text,
         Projections(backbone.projection, causal_projection(tower)),
@@ -112,6 +119,9 @@ def build_text_head(
         )
     except UserError as error:  # it begins with the name of the image side's setting
         raise UserError(f"text_{error}") from None
+    needs = {f"text_{name}": size for name, size in trained_bytes(text, inside, own).items()}
+    values = {"text_rank": side.rank, "text_lora_rank": side.rank, "text_prompt_length": side.prompt_length}
+    check_room(needs, values, free_bytes())
     trained = tuners.attach(text, inside, own) if inside else {}
     return head, {f"text.{name}": parameter for name, parameter in trained.items()}
 
@@ -128,8 +138,7 @@ def _template(prompt: str) -> str:
 
 
 def _context(tower: TextTower, template: str, side: TextSide) -> Context:
-    if side.coop_length < 1:
-        raise UserError(f"coop_length: expected 1 or more, got {side.coop_length}")
+    check_range("coop_length", side.coop_length, 1, MOST_WORDS)
     one_of("coop_position", side.coop_position, CoopPosition.__args__)  # type: ignore[attr-defined]
     one_of("coop_init", side.coop_init, CoopInit.__args__)  # type: ignore[attr-defined]
     if side.coop_init == "prompt":

@@ -13,7 +13,7 @@ import fastlift
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, "rank: expected an integer of 1 or more, got 0"),
+        ({"rank": 0}, "rank: expected a whole number from 1 to 2147483647, got 0"),
         ({"rank": 2.0}, r"got 2\.0"),
         ({"layers": 0}, r"layers: expected 1 to 3 \(the last k blocks\), got 0"),
         ({"layers": 4}, "got 4"),

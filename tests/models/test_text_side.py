@@ -172,7 +172,7 @@ def test_compute_dtypes(tiny_clip: Files, dtype: torch.dtype) -> None:
         ({"text_tuner": "coop", "coop_length": 100}, "fill all [0-9]+ tokens"),
         ({"text_tuner": "coop", "coop_init": "prompt", "prompt": "many {}s."}, "run into the class names"),
         ({"text_tuner": "lora", "text_layers": 3}, "^text_layers: .*1 to 2"),
-        ({"text_tuner": "lora", "text_rank": 0}, "^text_rank: expected 1 or more"),
+        ({"text_tuner": "lora", "text_rank": 0}, "^text_rank: expected a whole number from 1"),
         ({"text_tuner": "coop", "coop_init": "prompt", "prompt": "classname"}, "no words"),
         ({"prompt": "ensemble"}, "one template"),
         ({"prompt": "descriptor:names.json"}, "one template"),

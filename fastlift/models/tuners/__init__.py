@@ -35,6 +35,7 @@ from fastlift.models.tuners.settings import (
 from fastlift.models.tuners.ssf import attach_ssf_attn, attach_ssf_ln, attach_ssf_mlp
 from fastlift.models.vit import Tower
 from fastlift.naming import one_of
+from fastlift.ranges import MOST_SIZE, check_range
 
 Attach = Callable[[Tower, TunerSettings], dict[str, nn.Parameter]]
 
@@ -128,8 +129,8 @@ def resolve(
         UserError: values out of range.
     """
     for name, value in (("rank", rank), ("lora_rank", lora_rank), ("prompt_length", prompt_length)):
-        if value is not None and value < 1:
-            raise UserError(f"{name}: expected 1 or more, got {value}")
+        if value is not None:
+            check_range(name, value, 1, MOST_SIZE)
     if mask_ratio is not None and not 0 < mask_ratio <= 1:
         raise UserError(f"mask_ratio: expected a share in (0, 1], got {mask_ratio}")
     if isinstance(vit, ResNet) and layers is not None:
