@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from fastlift.data.catalogue import DataSet
 from fastlift.data.index import BadImage, ImageIndex
+from fastlift.files import append_line
 from fastlift.naming import printable
 from fastlift.runs import RunFolder
 
@@ -39,8 +40,7 @@ class BadImages:
                 if self._listed is None:
                     self._listed = {tuple(line.split("\t")[:2]) for line in self.lines()}
                 if columns[:2] not in self._listed:
-                    with self._file.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                        file.write("\t".join(columns) + "\n")
+                    append_line(self._file, "\t".join(columns).encode("utf-8", errors="surrogateescape"))
                     self._listed.add(columns[:2])
 
         return note

@@ -149,7 +149,7 @@ def write(path: Path, state: Mapping[str, Tensor], momentum: Mapping[str, Tensor
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in state.items()}
     tensors |= {f"{_MOMENTUM}{name}": buffer.cpu().contiguous() for name, buffer in momentum.items()}
     try:
-        sealed.write(path, tensors, {"position": position.to_json()})
+        sealed.write(path, tensors, {"position": position.to_json()}, parents=False)
     except OSError as error:
         raise UserError(f"the checkpoint {path} could not be written: {error.strerror}", exit_code=1) from error
 

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from fastlift import __version__
 from fastlift.errors import UserError
+from fastlift.interrupts import Signalled, StopSignals
 from fastlift.machine.threads import prepare
 from fastlift.naming import one_of, printable
 from fastlift.noise import own_warnings_alone
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 done, 2 wrong use, 1 failed.
+        0 done, 2 wrong use, 1 failed, 128 + N stopped by signal N.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     threading.excepthook = _quiet_about_files
@@ -69,14 +70,15 @@ def _run(name: str, arguments: list[str]) -> int:
     """Run a command by its name, and tell what stops it."""
     try:
         command = import_module(f"fastlift.commands.{one_of('command', name, COMMANDS).replace('-', '_')}")
-        result: int = command.run(arguments)
+        with StopSignals():
+            result: int = command.run(arguments)
         return result
     except UserError as error:
         print(f"fastlift: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("fastlift: interrupted", file=sys.stderr)
-        return 1
+    except Signalled as signalled:
+        print(f"fastlift: {signalled}: stopped", file=sys.stderr)
+        return 128 + signalled.number
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stderr.close()
         return 0

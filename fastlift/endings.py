@@ -1,4 +1,4 @@
-"""How a run ends: what its ``results.json`` and ``data.json`` say."""
+"""How a run ends: results, the line of its evaluation, the page; each can be written again after a kill."""
 
 from __future__ import annotations
 
@@ -9,10 +9,55 @@ import torch
 from fastlift.config import Config
 from fastlift.data.catalogue import DataSet
 from fastlift.environment import describe_machine, versions
+from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, ensembling_name
+from fastlift.files import write_json
 from fastlift.fit import Fit
+from fastlift.metrics import Metrics
+from fastlift.metrics_log import MetricsLog, has_event, keep_events
 from fastlift.models.lift import LiftModel
 from fastlift.models.tuners import tuner_size
+from fastlift.reporting.console import Ui
+from fastlift.runs import RunFolder
+from fastlift.stored import read_results
+
+
+def end(run: RunFolder, results: dict[str, Any], ui: Ui) -> None:
+    """End a run: with ``results.json`` it has ended, and what else it lacks is made of that.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; ``--resume`` ends the run again.
+    """
+    step = results["steps"]
+    keep_events(run.metrics, lambda event: event["step"] < step or event.get("event") != "evaluation")
+    write_json(run.results, results, parents=False)
+    complete(run, ui)
+
+
+def complete(run: RunFolder, ui: Ui) -> dict[str, Any]:
+    """Write what an ended run lacks, and give its results: the evaluation's line, ``data.json``, the page.
+
+    Raises:
+        UserError: ``results.json`` cannot be read.
+        OSError: the folder cannot be written.
+    """
+    results = read_results(run.results)
+    try:
+        run.class_names()
+    except UserError:
+        if results.get("data"):
+            write_json(run.data, results["data"], parents=False)
+    step, epochs = results.get("steps"), results.get("epochs")
+    if step is not None and epochs is not None and not has_event(run.metrics, "evaluation", step):
+        metrics = Metrics.from_dict(results["metrics"])
+        with MetricsLog(run, step) as log:
+            log.write("evaluation", step, {"epoch": epochs - 1, **metrics.summary()})
+    if not run.report.is_file() or run.report.stat().st_mtime_ns < run.results.stat().st_mtime_ns:
+        from fastlift.reporting.html import write_report
+
+        write_report([run.path], run.report)
+        ui.say(f"run folder {run.path}; open {run.report} for plots")
+    return results
 
 
 def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
@@ -51,12 +96,16 @@ def results_of(
     config: Config, data: DataSet, model: LiftModel, fit: Fit | None, evaluation: Evaluation, device: torch.device
 ) -> dict[str, Any]:
     metrics = evaluation.metrics.to_dict()
-    timing = {"evaluate_s": evaluation.seconds}
+    timing: dict[str, float] = {"evaluate_s": evaluation.seconds}
     if fit is not None:
-        timing |= {"train_s": fit.elapsed, "images_per_s": fit.images_seen / max(fit.elapsed - fit.seconds, 1e-9)}
+        timing["train_s"] = fit.elapsed
+        if fit.images_seen:  # none where a run that was trained already is only evaluated
+            timing["images_per_s"] = fit.images_seen / max(fit.elapsed - fit.seconds, 1e-9)
     name = ensembling_name(config)
     return {
         "recipe": config.recipe,
+        "epochs": config.training.epochs,
+        "steps": fit.global_step if fit else 0,
         "model": describe_model(config, model),
         "data": describe_data(data, config),
         "metrics": metrics,

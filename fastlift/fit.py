@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,21 +17,19 @@ from fastlift.config import Config
 from fastlift.data.loader import Loader
 from fastlift.distributed import World
 from fastlift.errors import UserError
+from fastlift.files import sync_file
 from fastlift.identity import Identity
-from fastlift.interrupts import StopRequest
+from fastlift.interrupts import Interrupted, StopRequest
 from fastlift.learner import Learner, Sums
+from fastlift.metrics_log import MetricsLog
 from fastlift.profiling import profiled
 from fastlift.reporting.console import Bar, Ui
-from fastlift.runs import MetricsLog, RunFolder
+from fastlift.runs import RunFolder
 
 
 def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
     """Learning rate of an epoch: lr (1 + cos(pi epoch / epochs)) / 2, the same through the epoch."""
     return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-class Interrupted(UserError):
-    """The user stopped the run; its state is saved."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Fit:
         """Train to the end.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM; the state after the current step is saved first.
+            Interrupted: a signal asked to stop; the state after the current step is saved first.
             UserError: the loss is not finite.
         """
         training = self.config.training
@@ -120,19 +120,21 @@ class Fit:
             in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
             if stop.asked and in_the_middle:
                 self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
-                self._interrupt()
+                self._interrupt(stop)
             every = self.config.run.checkpoint_steps
             if every and self.global_step % every == 0 and in_the_middle:
                 self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
         self._end_epoch(log, bar)
         if stop.asked:
-            self._interrupt()
+            self._interrupt(stop)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, stop: StopRequest) -> None:
         saved = self.run.last_checkpoint()
         where = f"saved as {saved.name}" if saved else "saved by the first process"
         resume = f"fastlift train --resume --output {shlex.quote(str(self.run.path))}"
-        raise Interrupted(f"stopped at step {self.global_step}, {where}; go on with: {resume}", exit_code=1)
+        number = stop.number or signal.SIGTERM  # none where another process of the run got it
+        name = signal.Signals(number).name
+        raise Interrupted(f"{name}: stopped at step {self.global_step}, {where}; go on with: {resume}", number)
 
     def _log(self, log: MetricsLog | NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
         loss, accuracy = self._sums()
@@ -185,6 +187,8 @@ class Fit:
             scaler=scaler.state_dict(),
             identity=self.identity,
         )
+        with suppress(OSError):  # a log that is in trouble must not keep the state from being saved
+            sync_file(self.run.metrics)  # after a power cut the log reaches as far as the checkpoint
         checkpoints.save(path, self.learner, position)
         checkpoints.remove_old_steps(self.run.checkpoints, keep=path)
 

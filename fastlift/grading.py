@@ -10,6 +10,7 @@ import torch
 
 from fastlift import runs
 from fastlift.building import build_model, load_data, load_run
+from fastlift.claims import InUse, claimed
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, load
 from fastlift.data.catalogue import rank_at
@@ -18,11 +19,14 @@ from fastlift.data.index import BadImage, ImageIndex
 from fastlift.environment import resolve_amp, resolve_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
-from fastlift.files import read_json, write_json
+from fastlift.files import write_json
 from fastlift.memory import Work, check_images
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet, Ui
+from fastlift.stored import read_data, read_results
+
+PATIENCE_S = 60.0
 
 
 def grade_run(
@@ -49,8 +53,6 @@ def grade_run(
     Raises:
         UserError: no such run or checkpoint, or data with other classes.
     """
-    from fastlift.reporting.html import write_report
-
     told, run = ui or Quiet(), runs.open_run(Path(folder))
     trained, config = load(run.config), load(run.config).override(**settings or {})
     if trained.data.taxon not in ("species", config.data.taxon):
@@ -61,10 +63,10 @@ def grade_run(
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
     _check_same_classes(run, data.class_names)
-    known = read_json(run.data)["fingerprints"][split] if run.data.is_file() else index.fingerprint
+    known = read_data(run.data).get("fingerprints", {}).get(split, index.fingerprint)
     if known != index.fingerprint:
         told.say(f"these are not the {split} images of the training: the list, sizes or names changed")
-    results = read_json(run.results) if run.has_ended() else None  # a damaged file is told before the work
+    results = read_results(run.results) if run.has_ended() else None  # a damaged file is told before the work
     for wanted in checkpoints:  # a name that is none is told before the work too
         run.find_checkpoint(wanted)
     rows: dict[str, dict[str, Any]] = {}
@@ -80,13 +82,30 @@ def grade_run(
         told.say(f"{name}: {len(index):,} images")
         rows[name] = grade(model, index, data.group_counts.tolist(), config, told, rank).metrics.to_dict()
     if results is not None:
-        results["evaluations"] = results.get("evaluations", {}) | rows
         try:
-            write_json(run.results, results)
-            write_report([run.path], run.report)  # the page shows every way of testing
-        except OSError as error:  # somebody else's run, perhaps: what was found is returned all the same
-            told.say(f"not kept in {run.results}: {error.strerror}")
+            _keep(run, results, rows, told)
+        except (InUse, OSError) as error:  # somebody else's run, perhaps: what was found is returned all the same
+            told.say(f"not kept in {run.results}: {error.strerror if isinstance(error, OSError) else error}")
     return rows
+
+
+def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str, Any]], ui: Ui) -> None:
+    """Add rows to the results as they are now: another ``evaluate`` may have added its own, or a new run taken their place.
+
+    Raises:
+        InUse: another process has been writing in the folder for a minute.
+        OSError: the folder cannot be written.
+    """
+    from fastlift.reporting.html import write_report
+
+    with claimed(run.path, ui.say, wait=PATIENCE_S):
+        results = read_results(run.results) if run.has_ended() else {}
+        if {**results, "evaluations": None} != {**before, "evaluations": None}:
+            ui.say(f"not kept in {run.results}: another run has taken its place meanwhile")
+            return
+        results["evaluations"] = results.get("evaluations", {}) | rows
+        write_json(run.results, results, parents=False)
+        write_report([run.path], run.report)  # the page shows every way of testing
 
 
 def grade(

@@ -92,7 +92,7 @@ def load_identity(path: Path) -> Identity | None:
 def store_identity(path: Path, identity: Identity) -> None:
     """Write a ``run.json``."""
     values = asdict(identity)
-    write_json(path, values | {"blake2b": _digest(values)})
+    write_json(path, values | {"blake2b": _digest(values)}, parents=False)
 
 
 def _digest(values: Any) -> str:

@@ -1,40 +1,91 @@
-"""Ctrl-C and SIGTERM asked for between two steps: a run stops where its state is whole, and saves it."""
+"""Signals that ask a process to stop: noted between two steps of training, where the state is whole, and raised elsewhere.
+
+Ctrl-C (SIGINT), a scheduler's or container's SIGTERM, a lost connection (SIGHUP) and a scheduler's notice of the time limit
+(SIGUSR1). What was ignored when the process started stays ignored, as SIGHUP under nohup. A second signal acts as
+if there were nothing here. Outside the main thread, where Python allows no handlers, signals work as always.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from fastlift.errors import UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+ALWAYS_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
-class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets ``asked``; a second one ends the process as usual.
+class Interrupted(UserError):
+    """A signal stopped the work; the message names it and the way on, the exit code is the shell's: 128 + its number."""
 
-    Outside the main thread, where Python allows no handlers, it stays unset and signals work as always.
-    """
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message, exit_code=128 + number)
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal came; like Ctrl-C's exception it passes every ``except Exception``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class _Handlers:
+    """While entered, the first of the signals calls ``arrived``; then the handlers from before are back."""
 
     def __init__(self) -> None:
-        self.asked = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Any:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            for number in SIGNALS:
+                now = signal.getsignal(number)
+                # A program around this one may use SIGHUP and SIGUSR1 for something else: its handlers stay.
+                ours = now is signal.SIG_DFL or isinstance(getattr(now, "__self__", None), _Handlers)
+                if ours or (number in ALWAYS_STOP and now not in (signal.SIG_IGN, None)):
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
         self._restore()
+        self.arrived(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+    def arrived(self, number: int) -> None:
+        raise NotImplementedError
+
+
+class StopSignals(_Handlers):
+    """While entered, a signal raises ``Signalled``."""
+
+    def arrived(self, number: int) -> None:
+        raise Signalled(number)
+
+
+class StopRequest(_Handlers):
+    """While entered, the first signal is noted, to be asked for where stopping leaves the state whole.
+
+    Attributes:
+        number: of the signal, None where none came.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number: int | None = None
+
+    def arrived(self, number: int) -> None:
+        self.number = number
+
+    @property
+    def asked(self) -> bool:
+        return self.number is not None

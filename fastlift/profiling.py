@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from fastlift.files import write_atomically
+
 SKIPPED, RECORDED = 4, 4
 
 
@@ -25,7 +27,7 @@ def profiled(path: Path | None) -> Iterator[Callable[[], None]]:
     plan = schedule(wait=SKIPPED - 1, warmup=1, active=RECORDED, repeat=1)
 
     def write(recorder: profile) -> None:
-        recorder.export_chrome_trace(str(path))
+        write_atomically(path, lambda part: recorder.export_chrome_trace(str(part)), parents=False)
 
     with profile(activities=activities, schedule=plan, on_trace_ready=write, record_shapes=True) as recorder:
         yield recorder.step

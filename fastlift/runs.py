@@ -1,25 +1,28 @@
 """A run is a folder of plain files, written atomically and read without fastlift.
 
-``config.json`` settings; ``run.json`` which run it is; ``data.json`` classes, counts and fingerprints; ``metrics.jsonl`` one JSON object a line;
-``tensorboard/``; ``checkpoints/*.safetensors``; ``results.json`` and ``report.html`` once it has ended.
+``config.json`` settings; ``run.json`` which run it is; ``data.json`` classes, counts and fingerprints; ``metrics.jsonl``
+one JSON object a line; ``tensorboard/``; ``checkpoints/*.safetensors``; ``results.json`` and ``report.html`` once it has
+ended. Hidden files are fastlift's own: ``.lock`` (see ``claims.py``), drafts of files that are being written
+(``files.py``), and the old run while a new one takes its place (``replacing.py``).
 """
 
 from __future__ import annotations
 
 import datetime
-import json
-import shutil
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from fastlift import checkpoints
 from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
-from fastlift.files import read_json, write_json
+from fastlift.files import PART, write_json
 from fastlift.identity import OPERATIONAL, Identity, load_identity, settings_digest, store_identity
+from fastlift.replacing import ASIDE, DISCARDED, LOCK, replace_contents
+from fastlift.stored import read_data
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ class RunFolder:
             UserError: the run stopped before it knew them, or ``data.json`` cannot be read.
         """
         if not self.data.is_file():
-            raise UserError(f"{self.path} has no data.json: the run stopped before its model was built")
-        names = read_json(self.data).get("class_names")
-        if not isinstance(names, list):
+            raise UserError(
+                f"{self.path} has no data.json: the run stopped before its model was built; {way_on(self.path)}"
+            )
+        names = read_data(self.data).get("class_names")
+        if names is None:
             raise UserError(f"{self.data} has no class_names: it was changed or damaged")
         return tuple(names)
 
@@ -144,6 +149,55 @@ def default_path(config: Config) -> Path:
     return Path("runs") / f"{config.data.dataset}-{config.recipe}-{stamp}"
 
 
+class State(Enum):
+    """What a run folder holds, by the files that are there. ``way_on`` tells what to do in each; so does
+    docs/reading_a_run.md.
+    """
+
+    FREE = "no run yet: nothing is there, or only what a kill left before config.json was written"
+    FOREIGN = "not a run folder: it has no config.json"
+    REPLACED = "a run that --overwrite was replacing when it was cut short"
+    BEGUN = "a run without a checkpoint yet"
+    TRAINED = "a run with checkpoints, without results"
+    GRADED = "a run with results, without its page"
+    ENDED = "a run that has ended"
+
+
+def state(path: Path) -> State:
+    """What is in a folder; looks at names alone, since whoever reads a file tells about its damage.
+
+    Raises:
+        OSError: a file, or a folder that cannot be listed.
+    """
+    run = RunFolder(path)
+    try:
+        names = set(os.listdir(path))
+    except FileNotFoundError:
+        return State.FREE
+    if ASIDE in names:
+        return State.REPLACED
+    if run.config.name not in names:
+        ours = {name for name in names if name in (LOCK, DISCARDED) or PART.fullmatch(name)}
+        return State.FREE if names == ours else State.FOREIGN
+    if run.results.name in names:
+        return State.ENDED if run.report.name in names else State.GRADED
+    return State.TRAINED if list(run.checkpoints.glob("*.safetensors")) else State.BEGUN
+
+
+def way_on(path: Path) -> str:
+    """What to do next with a folder, as a sentence."""
+    named = shlex.quote(str(path))
+    return {
+        State.FREE: f"start a run in it: fastlift train --output {named}",
+        State.FOREIGN: "choose another folder, or restore its config.json",
+        State.REPLACED: f"the old run comes back with: fastlift train --resume --output {named}",
+        State.BEGUN: f"it starts from the beginning with: fastlift train --resume --output {named}",
+        State.TRAINED: f"it goes on with: fastlift train --resume --output {named}",
+        State.GRADED: f"its page is written by: fastlift report {named}",
+        State.ENDED: f"see {path / 'results.json'}",
+    }[state(path)]
+
+
 def open_run(path: Path) -> RunFolder:
     """An existing run.
 
@@ -152,7 +206,8 @@ def open_run(path: Path) -> RunFolder:
     """
     run = RunFolder(path)
     if not run.config.is_file():
-        raise UserError(f"{path} is not a run folder: it has no config.json")
+        what = "there is no such folder" if not path.exists() else "it has no config.json"
+        raise UserError(f"{path} is not a run folder: {what}")
     return run
 
 
@@ -162,28 +217,37 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: the folder exists, and overwriting was not asked for; or it is not a run and will not be deleted.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} exists and is a file; choose another --output")
+    found = state(path)
+    if found is State.FREE:
         return
     if not overwrite:
         raise UserError(
             f"{path} exists; use --resume to go on with it, --overwrite to start again, or another --output"
         )
-    if not RunFolder(path).config.is_file():
+    if found is State.FOREIGN:
         raise UserError(f"{path} is not a run folder (no config.json), so --overwrite leaves it alone")
 
 
 def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
-    """A new run folder with its ``config.json``, in place of an old run where overwriting was asked for.
+    """A new run in a folder that this process has claimed, in place of an old run where overwriting was asked for.
 
     Raises:
         UserError: as ``check_free``.
+        OSError: the folder cannot be written; an old run is as it was.
     """
     check_free(path, overwrite=overwrite)
-    if path.exists():
-        shutil.rmtree(path)
     run = RunFolder(path)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_json(run.config, to_dict(config))
+
+    def write_config() -> None:
+        write_json(run.config, to_dict(config), parents=False)
+
+    if state(path) is State.FREE:
+        write_config()
+    else:
+        replace_contents(path, write_config)
+    run.checkpoints.mkdir(exist_ok=True)
     return run
 
 
@@ -238,47 +302,3 @@ def threads_of(path: Path) -> int | None:
     """How many threads a run computed with so far; None where that does not matter (GPUs), or there is no run."""
     run = RunFolder(path)
     return load(run.config).run.threads if run.config.is_file() else None
-
-
-class MetricsLog:
-    """Appends events to ``metrics.jsonl``, a line each, and scalars to TensorBoard.
-
-    A resumed run first drops the lines after its checkpoint, so that every step stands there once.
-    """
-
-    def __init__(self, run: RunFolder, from_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        _drop_after(run.metrics, from_step)
-        self._file = run.metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=from_step if from_step else None)
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        self._board.close()
-
-    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
-        """One event; numbers among the values become TensorBoard scalars ``event/name``."""
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and name not in ("epoch", "seconds"):
-                self._board.add_scalar(f"{event}/{name}", value, step)
-
-
-def _drop_after(path: Path, step: int) -> None:
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue  # the line that a kill cut short
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -33,8 +33,8 @@ class Damaged(UserError):
     """A file that is not as it was written: cut short, changed, or of another kind."""
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors (contiguous, on the CPU) and texts, atomically, with their digest.
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, parents: bool = True) -> None:
+    """Write tensors (contiguous, on the CPU) and texts, atomically, with their digest; ``parents`` as ``write_atomically``.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the old file is as it was.
@@ -51,7 +51,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
             file.seek(place)
             file.write(digest)
 
-    write_atomically(path, fill)
+    write_atomically(path, fill, parents=parents)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,19 +13,21 @@ import torch
 
 from fastlift import checkpoints, runs
 from fastlift.bad_images import BadImages
-from fastlift.building import build_loss, build_model, load_data, prepare_backbone, training_loader
+from fastlift.building import build_loss, build_model, load_data, load_run, prepare_backbone, training_loader
+from fastlift.claims import Claim
 from fastlift.compat import LiftState, as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.config import Config, absolute_paths, to_dict
 from fastlift.data.catalogue import DataSet
 from fastlift.data.loader import choose_executor
 from fastlift.distributed import World, barrier, join, leave, total
-from fastlift.endings import describe_data, describe_model, results_of
+from fastlift.endings import complete, describe_data, describe_model, end, results_of
 from fastlift.environment import dtype_name, resolve_amp, resolve_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, evaluate
 from fastlift.files import write_json
 from fastlift.fit import Fit
 from fastlift.identity import Identity
+from fastlift.interrupts import Interrupted, Signalled, StopSignals
 from fastlift.learner import Learner
 from fastlift.machine import cpus
 from fastlift.memory import Work, check_settings, estimate
@@ -32,18 +37,24 @@ from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
 from fastlift.models.vit import VisionTransformer
 from fastlift.reporting.console import Quiet, Ui
-from fastlift.runs import MetricsLog, RunFolder
+from fastlift.runs import RunFolder
 from fastlift.starts import image_start
+from fastlift.stored import read_results
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: its folder, the metrics of its last evaluation, the model, and all of ``results.json``."""
+    """A run that has ended: its folder, the metrics of its last evaluation, and all of ``results.json``."""
 
     folder: Path
     metrics: Metrics
-    model: LiftModel
     results: dict[str, Any]
+    trained: LiftModel | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def model(self) -> LiftModel:
+        """The model as it was trained; read from the folder where this process did not train it."""
+        return load_run(self.folder) if self.trained is None else self.trained
 
 
 def train(
@@ -61,7 +72,7 @@ def train(
         config: a recipe's, or loaded from a file.
         output: the run folder; default ``runs/DATASET-RECIPE-TIME``.
         resume: go on with the run in ``output`` from its last checkpoint; on the same CPU machine the result is
-            bit-identical to an uninterrupted run.
+            bit-identical to an uninterrupted run. One that has ended gets the files that it lacks, and is returned.
         overwrite: replace the run in ``output``.
         start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``); with 0 epochs the run
             holds and grades just that.
@@ -69,6 +80,8 @@ def train(
 
     Raises:
         UserError: settings, files or data that cannot be used; the message says what to do.
+        InUse: another process writes in the run folder.
+        Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; what was done is saved, and the message tells how to go on.
     """
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one of them")
@@ -79,35 +92,73 @@ def train(
         check_fp8(device, dtype)
     world, device = join(device)
     told = ui if ui is not None and world.is_main else Quiet()
-    if resume and output is not None and device.type == "cpu":
-        config = config.merged(threads=_threads_to_go_on_with(config, Path(output), told))
+    if world.size > 1 and output is None:
+        raise UserError("several processes need one folder: name it with --output")
+    path = Path(output) if output is not None else runs.default_path(config)
+    if resume and device.type == "cpu":
+        config = config.merged(threads=_threads_to_go_on_with(config, path, told))
     try:
-        with using_threads(config.run.threads) as threads:
+        with (
+            StopSignals(),
+            using_threads(config.run.threads) as threads,
+            Claim(path, told.say) if world.is_main else nullcontext() as claim,
+        ):
             if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
                 config = config.merged(threads=threads)
-            return _train(config, output, resume, overwrite, start, device, dtype, world, told)
+            if resume:
+                results = _reopen(path, config, claim, told)
+                if results is not None:
+                    return Run(path, Metrics.from_dict(results["metrics"]), results)
+            elif claim is not None:
+                runs.check_free(path, overwrite=overwrite)
+                if runs.state(path) is not runs.State.FREE:
+                    claim.take()
+            return _train(config, path, resume, overwrite, start, device, dtype, world, claim, told)
+    except Signalled as signalled:
+        found = runs.state(path).value
+        way_on = runs.way_on(path)
+        raise Interrupted(f"{signalled}: stopped; {path} holds {found}; {way_on}", signalled.number) from None
     finally:
         leave()
 
 
+def _reopen(path: Path, config: Config, claim: Claim | None, ui: Ui) -> dict[str, Any] | None:
+    """Make a run ready to go on with; the results of one that has ended, which then has all of its files."""
+    run = runs.open_run(path)
+    if claim is not None:
+        claim.take()
+    runs.reopen(path, config)
+    if not run.has_ended() or (claim is not None and not _results_hold(run, ui)):
+        return None
+    results = complete(run, ui) if claim is not None else read_results(run.results)
+    ui.say(f"{path} has ended already: there is nothing to resume (see {run.results})")
+    return results
+
+
+def _results_hold(run: RunFolder, ui: Ui) -> bool:
+    """Whether ``results.json`` can be read; one that cannot is put aside, and the run is graded again."""
+    try:
+        read_results(run.results)
+    except UserError as error:
+        kept = run.results.with_suffix(".damaged.json")
+        os.replace(run.results, kept)
+        ui.say(f"{error}: it is kept as {kept.name}, and the run is graded again")
+        return False
+    return True
+
+
 def _train(
     config: Config,
-    output: str | Path | None,
+    path: Path,
     resume: bool,
     overwrite: bool,
     start: str | Path | LiftState | None,
     device: torch.device,
     dtype: torch.dtype,
     world: World,
+    claim: Claim | None,
     ui: Ui,
 ) -> Run:
-    if world.size > 1 and output is None:
-        raise UserError("several processes need one folder: name it with --output")
-    path = Path(output) if output is not None else runs.default_path(config)
-    if resume:
-        run = _reopen(path, config)
-    elif world.is_main:
-        runs.check_free(path, overwrite=overwrite)
     data = load_data(config, ui)
     work = Work.of(config, len(data.train), len(data.test), world.size)
     check_settings(config, len(data.class_names), work, device)
@@ -122,8 +173,10 @@ def _train(
         model.vit.recompute = config.run.recompute
     if config.training.epochs:
         _check_memory(config, model, work, ui)
-    if not resume:  # only now, so that a mistake leaves no empty folder and no old run is lost to it
-        run = runs.create(path, config, overwrite=overwrite) if world.is_main else RunFolder(path)
+    run = RunFolder(path)
+    if claim is not None and not resume:  # only now, so that a mistake leaves no empty folder, and costs no old run
+        claim.take()
+        runs.create(path, config, overwrite=overwrite)
     if resume or world.is_main:
         identity = runs.identify(run, config, dtype_name(dtype), is_main=world.is_main)
     else:  # the folder may still hold a run that the first process replaces; it alone writes checkpoints
@@ -137,8 +190,8 @@ def _train(
     if config.model.init in IMAGE_STARTS and start is None and last is None:
         _start_from_images(config, data, model, world, bad, ui)
     if world.is_main:
-        write_json(run.data, describe_data(data, config))
-        write_json(run.config, to_dict(config))  # a resumed run may have another data root, other crops ...
+        write_json(run.data, describe_data(data, config), parents=False)
+        write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
         _announce(config, data, model, device, dtype, ui)
         if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
             place = checkpoints.at_start(data.train.fingerprint, model, identity)
@@ -151,12 +204,8 @@ def _train(
         results["replaced_images"] = len(bad.lines())
         if bad.lines():
             ui.say(f"{len(bad.lines()):,} unusable pictures were replaced; they are listed in {run.bad_images}")
-        step = fit.global_step if fit else 0
-        with MetricsLog(run, step) as log:
-            log.write("evaluation", step, {"epoch": config.training.epochs - 1, **evaluation.metrics.summary()})
-        write_json(run.results, results)
-        _report(run, ui)
-    return Run(run.path, evaluation.metrics, model, results)
+        end(run, results, ui)
+    return Run(path, evaluation.metrics, results, model)
 
 
 def _in_our_order(start: str | Path | LiftState, config: Config, data: DataSet) -> LiftState:
@@ -216,13 +265,6 @@ def _amp_to_go_on_with(config: Config, path: Path) -> str:
     """What ``auto`` was when the run was made: on another machine, or after a new measurement, it may be another dtype."""
     identity = RunFolder(path).identity()
     return identity.dtype if identity is not None and config.run.amp == "auto" else config.run.amp
-
-
-def _reopen(path: Path, config: Config) -> RunFolder:
-    run = runs.reopen(path, config)
-    if run.has_ended():
-        raise UserError(f"{path} has ended already: there is nothing to resume (see {run.results})")
-    return run
 
 
 def _fit(
@@ -289,10 +331,3 @@ def _announce(
         f"{described['head_parameters']:,}"
     )
     ui.say(f"{device} in {dtype_name(dtype)}, {torch.get_num_threads()} threads; images by {executor} ({why})")
-
-
-def _report(run: RunFolder, ui: Ui) -> None:
-    from fastlift.reporting.html import write_report
-
-    write_report([run.path], run.report)
-    ui.say(f"run folder {run.path}; open {run.report} for plots")

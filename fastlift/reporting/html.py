@@ -43,7 +43,8 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     """
     output = Path(output)
     page = render_report(read_runs(runs))
-    write_atomically(output, lambda part: part.write_text(page, encoding="utf-8", errors="replace"))
+    data = page.encode("utf-8", errors="replace")
+    write_atomically(output, lambda part: part.write_bytes(data))
     return output
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastlift.errors import UserError
+from fastlift.files import read_json
+from fastlift.metrics_log import read_events
+from fastlift.stored import read_data, read_results
 
 Record = dict[str, Any]
 
@@ -69,16 +71,15 @@ def read_run(folder: Path) -> RunRecord:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: not a run folder, it has no config.json (a run is what `fastlift train` writes)")
     events, notes = _read_events(folder / "metrics.jsonl")
-    results = _read_json(folder / "results.json") if (folder / "results.json").is_file() else None
-    data = _read_json(folder / "data.json") if (folder / "data.json").is_file() else {}
-    if results is not None and isinstance(results.get("data"), dict):
-        data = {**data, **results["data"]}
+    results = read_results(folder / "results.json") if (folder / "results.json").is_file() else None
+    data = read_data(folder / "data.json") if (folder / "data.json").is_file() else {}
+    data = (results or {}).get("data") or data
     if results is None:
         notes.insert(0, "This run has not ended: it has no results.json yet.")
     return RunRecord(
         name=folder.resolve().name,
         folder=folder,
-        config=_read_json(folder / "config.json"),
+        config=read_json(folder / "config.json"),
         data=data,
         steps=_by_step(events, "step"),
         epochs=_by_step(events, "epoch"),
@@ -117,36 +118,14 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def _read_json(path: Path) -> Record:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}", exit_code=1) from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(value).__name__}", exit_code=1)
-    return value
-
-
 def _read_events(path: Path) -> tuple[list[Record], list[str]]:
     """The events of ``metrics.jsonl``, and notes on lines that a killed run left unreadable."""
     if not path.is_file():
         return [], ["It has no metrics.jsonl: there are no learning curves."]
-    events: list[Record] = []
-    unreadable = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if isinstance(event, dict):
-            events.append(event)
-        else:
-            unreadable.append(number)
+    found, unreadable = read_events(path)
+    events = [event for event, _ in found]
     notes = []
-    if unreadable == [len(lines)]:
+    if unreadable == [len(events) + 1]:
         notes.append("The last line of metrics.jsonl is incomplete, as a killed run leaves it; it was left out.")
     elif unreadable:
         shown = ", ".join(map(str, unreadable[:10])) + (" …" if len(unreadable) > 10 else "")
@@ -155,5 +134,5 @@ def _read_events(path: Path) -> tuple[list[Record], list[str]]:
 
 
 def _by_step(events: Sequence[Mapping[str, Any]], kind: str) -> tuple[Record, ...]:
-    of_kind = {event["step"]: dict(event) for event in events if event.get("event") == kind and "step" in event}
+    of_kind = {event["step"]: dict(event) for event in events if event["event"] == kind}
     return tuple(of_kind[step] for step in sorted(of_kind))

@@ -81,10 +81,10 @@ def test_not_a_run(tmp_path: Path, make_run: MakeRun) -> None:
     with pytest.raises(UserError, match="given twice"):
         read_runs([folder, folder / ".." / folder.name])
     (folder / "results.json").write_text('{"metrics": ')
-    with pytest.raises(UserError, match=r"results\.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"results\.json is not JSON.*--resume"):
         read_run(folder)
     (folder / "results.json").write_text("[]")
-    with pytest.raises(UserError, match="found a list"):
+    with pytest.raises(UserError, match="got list"):
         read_run(folder)
 
 

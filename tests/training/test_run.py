@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 import fastlift
 from fastlift import checkpoints, config, grading, runs
+from fastlift.claims import InUse, claimed
 from fastlift.config import Config
 from fastlift.data.loader import without_dali
-from fastlift.interrupts import StopRequest
+from fastlift.interrupts import Interrupted
 
 Files = tuple[Path, Path]
 needs_dali = pytest.mark.skipif(without_dali() != "", reason="DALI is not installed")
@@ -106,7 +107,7 @@ def test_resuming_is_bit_identical(
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(fastlift.UserError, match=f"stopped at step {stop_at}.*--resume"):
+        with pytest.raises(fastlift.UserError, match=f"SIGINT: stopped at step {stop_at}, saved as .*--resume"):
             fastlift.train(settings, output=tmp_path / "cut")
     assert not (tmp_path / "cut" / "results.json").exists()
     last = runs.RunFolder(tmp_path / "cut").last_checkpoint()
@@ -116,6 +117,30 @@ def test_resuming_is_bit_identical(
     same_state(whole.folder, resumed.folder, "epoch-003")
     logged = [strip_times(folder) for folder in (whole.folder, resumed.folder)]
     assert logged[0] == logged[1]
+
+
+@pytest.mark.parametrize("stage", ["load_data", "build_model", "_fit", "_evaluate", "end"])
+def test_a_signal_outside_the_loop_stops_cleanly(
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The message tells the way on from what is there, and that way holds."""
+    from fastlift import training
+
+    def signalled(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, stage, signalled)
+        with pytest.raises(
+            Interrupted, match=r"^SIGUSR1: stopped; .* holds .*run.*fastlift train .*--output"
+        ) as caught:
+            fastlift.train(settings.override(epochs=1), output=path)
+    assert caught.value.exit_code == 128 + signal.SIGUSR1
+    resume = "--resume" in str(caught.value)
+    assert resume == path.exists() == (stage not in ("load_data", "build_model"))
+    run = fastlift.train(settings.override(epochs=1), output=path, resume=resume)
+    assert runs.state(run.folder) is runs.State.ENDED
 
 
 def strip_times(folder: Path) -> list[dict[str, Any]]:
@@ -154,9 +179,11 @@ def test_folders_are_not_overwritten(settings: Config, tmp_path: Path) -> None:
     fastlift.train(quick, output=tmp_path / "run")
     with pytest.raises(fastlift.UserError, match=r"--resume.*--overwrite"):
         fastlift.train(quick, output=tmp_path / "run")
-    with pytest.raises(fastlift.UserError, match="has ended already"):
-        fastlift.train(quick, output=tmp_path / "run", resume=True)
+    (tmp_path / "run" / "notes.txt").write_text("of the old run")
+    events = [path.name for path in (tmp_path / "run" / "tensorboard").iterdir()]
     fastlift.train(quick.override(seed=1), output=tmp_path / "run", overwrite=True)
+    assert not (tmp_path / "run" / "notes.txt").exists()
+    assert not {path.name for path in (tmp_path / "run" / "tensorboard").iterdir()} & set(events)
     assert config.load(tmp_path / "run" / "config.json").run.seed == 1
     text = {"classifier": "text", "text_tuner": "coop"}
     with pytest.raises(fastlift.UserError, match="fill all"):  # a refused run replaces nothing
@@ -167,6 +194,66 @@ def test_folders_are_not_overwritten(settings: Config, tmp_path: Path) -> None:
     with pytest.raises(fastlift.UserError, match="not a run folder"):
         fastlift.train(quick, output=tmp_path / "photos", overwrite=True)
     assert (tmp_path / "photos" / "precious.jpg").exists()
+
+
+def test_a_run_that_has_ended_is_not_resumed_but_returned(settings: Config, tmp_path: Path) -> None:
+    """As a restart loop does it: exit code 0, nothing changes; and what a kill left undone at the end is done."""
+    run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != ".lock"}
+    again = fastlift.train(settings.override(epochs=1), output=run.folder, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert again.metrics == run.metrics
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(again.model(images), run.model(images), rtol=0, atol=0)
+
+    (run.folder / "report.html").unlink()
+    (run.folder / "results.json").write_text('{"metrics": ')
+    third = fastlift.train(settings.override(epochs=1), output=run.folder, resume=True)
+    assert third.metrics == run.metrics
+    assert (run.folder / "results.damaged.json").read_text() == '{"metrics": '
+    assert runs.state(run.folder) is runs.State.ENDED
+    assert [event["event"] for event in strip_times(run.folder)].count("evaluation") == 1
+
+
+def test_two_processes_in_one_folder(settings: Config, tmp_path: Path) -> None:
+    """The second is refused whatever it wants, and changes nothing; who only grades keeps his rows to himself."""
+    run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
+    with claimed(run.folder, print):
+        before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+        for how in ({"overwrite": True}, {"resume": True}):
+            with pytest.raises(InUse, match=f"in use by process {os.getpid()}"):
+                fastlift.train(settings.override(epochs=1), output=run.folder, **how)
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    with claimed(tmp_path / "new", print), pytest.raises(InUse):
+        fastlift.train(settings.override(epochs=1), output=tmp_path / "new")
+    assert os.listdir(tmp_path / "new") == [".lock"]
+
+
+def test_grading_beside_another_grading(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are added to the results as they are when the folder is free, and kept out of another run's."""
+    run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
+    results = json.loads((run.folder / "results.json").read_text())
+    grade = grading.grade
+
+    def meanwhile(change: dict[str, Any]) -> None:
+        def grade_while_another_writes(*arguments: Any) -> Any:
+            (run.folder / "results.json").write_text(json.dumps(results | change))
+            return grade(*arguments)
+
+        monkeypatch.setattr(grading, "grade", grade_while_another_writes)
+
+    meanwhile({"evaluations": {"another's": results["metrics"]}})
+    grading.grade_run(run.folder)
+    kept = json.loads((run.folder / "results.json").read_text())["evaluations"]
+    assert set(kept) == {"another's", "center"}
+    meanwhile({"timing": {"train_s": 1.0}})
+    assert set(grading.grade_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
+    assert set(json.loads((run.folder / "results.json").read_text())["evaluations"]) == {"center"}
+    monkeypatch.setattr(grading, "grade", grade)
+    monkeypatch.setattr(grading, "PATIENCE_S", 0.0)
+    with claimed(run.folder, print):
+        assert set(grading.grade_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
+    assert set(json.loads((run.folder / "results.json").read_text())["evaluations"]) == {"center"}
 
 
 def test_resuming_with_other_settings_or_data_is_refused(settings: Config, tmp_path: Path, tiny_data: Path) -> None:
@@ -316,12 +403,3 @@ def test_zero_shot_trains_nothing(settings: Config, tmp_path: Path) -> None:
     assert run.results["model"]["tuned_parameters"] == 0
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(fastlift.load_run(run.folder)(images), run.model(images))
-
-
-def test_stop_requests_restore_the_handlers() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked
-        assert signal.getsignal(signal.SIGTERM) is before  # a second signal ends the process
-    assert signal.getsignal(signal.SIGTERM) is before
