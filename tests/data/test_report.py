@@ -1,14 +1,17 @@
 """``data check`` finds everything, ``data stats`` counts right."""
 
 import json
+import re
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from fastlift.data.report import check, describe, long_tail_picture, stats
+from fastlift.errors import UserError
 
 
 def text_of(renderable: Any) -> str:
@@ -109,3 +112,54 @@ def test_the_picture_slopes_down(counts: list[int]) -> None:
     ]
     assert heights == sorted(heights, reverse=True)
     assert heights[0] == (32 if max(counts) > 1 else heights[0])
+
+
+GOOD_LIST, GOOD_NAMES = b"c0/0.jpg 0\nc1/0.jpg 1\nc2/0.jpg 2\n", b"thing a\nthing b\nthing c\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("train", b"", "no lines"),
+        ("train", b"c0/0.jpg -1\n" + GOOD_LIST, "line 1: label -1 is out of range"),
+        ("train", GOOD_LIST + b"c0/0.jpg 9223372036854775808\n", "line 4: label 9223372036854775808 is out of range"),
+        ("train", GOOD_LIST + b"c0/0.jpg " + b"9" * 400 + b"\n", "line 4: label 9{40} is out of range"),
+        ("train", b"c0/0.jpg 0\nc2/0.jpg 2\n", "class 1 .* has no image"),
+        ("train", GOOD_LIST + b"c0/\x000.jpg 0\n", "line 4: a null character"),
+        ("train", bytes(2**23), "line 1 is longer than"),
+        ("train", GOOD_LIST.decode().encode("utf-16"), "is UTF-16"),
+        ("train", GOOD_LIST.decode().encode("utf-16-le"), "line 1: no label"),
+        ("train", GOOD_LIST + b"../c0/0.jpg 0\n", "line 4: path leaves the data root"),
+        ("train", GOOD_LIST + b"\x1b[2J.jpg\n", r"line 4: no label: '\\x1b\[2J"),
+        ("train", GOOD_LIST + b"n" * 5000 + b".jpg 0\n", "cannot be opened"),
+        ("train", b"\x1f\x8b" + GOOD_LIST, "cannot be read"),
+        ("names", b"", "the file is empty"),
+        ("names", b"a\n\nb\n", "line 2 is empty"),
+        ("names", b"a\nb\xff\nc\n", "line 2 is not UTF-8"),
+        ("names", GOOD_NAMES.decode().encode("utf-16"), "is UTF-16"),
+        ("names", b"x" * 2**23, "line 1 is longer than"),
+        ("names", b"a\nb\n", r"label 2 is out of range \(0\.\.1\)"),
+        ("names", b"a\nb\nc\nd\n", "class 3 .* has no image"),
+        ("train", GOOD_LIST.replace(b"\n", b"\r\n"), ""),
+        ("train", b"\xef\xbb\xbf" + GOOD_LIST, ""),
+        ("names", b"\xef\xbb\xbf" + GOOD_NAMES.replace(b"\n", b"\r"), ""),
+    ],
+)
+def test_lists_of_strangers(file: str, content: bytes, message: str, pictures: Any, tmp_path: Path) -> None:
+    """Each is told, in the check's list or as the one reason why there is nothing to check; or is fine."""
+    pictures.fill()
+    files = {"train": GOOD_LIST, "names": GOOD_NAMES, file: content}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "test").write_bytes(GOOD_LIST)
+    lists = {f"{name}_list": tmp_path / name for name in ("train", "test")}
+    try:
+        found = check(
+            "list", data_root=pictures.root, class_names=tmp_path / "names", cache_dir=pictures.cache, **lists
+        )
+    except UserError as error:
+        told = str(error)
+    else:
+        told = "\n".join(found.problems)
+    assert bool(told) == bool(message)
+    assert re.search(message, told)
