@@ -6,6 +6,7 @@ side makes decoding faster too, but changes pixels (resized once more, and encod
 
 import io
 import tarfile
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from fastlift.machine import cpus
 
 SHARD_BYTES = 2**30
 _QUALITY = 95
+_ROW = 5  # numbers kept of a picture
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class _ShardWriter:
         self._folder, self._split, self._limit = folder, split, shard_bytes
         self._tar: tarfile.TarFile | None = None
         self._sizes: dict[str, int] = {}
-        self._rows: list[tuple[int, int, int, int, int]] = []  # shard, offset, bytes, width, height
+        self._rows = array("q")  # of each picture: shard, offset, bytes, width, height
 
     def add(self, picture: _Picture, label: int) -> None:
         if self._tar is None or self._tar.offset >= self._limit:
@@ -162,11 +164,10 @@ class _ShardWriter:
             name = shard_name(self._split, len(self._sizes))
             self._sizes[name] = 0
             self._tar = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed when full
-        key = f"{len(self._rows):09d}"
+        key = f"{len(self._rows) // _ROW:09d}"
         offset = self._member(f"{key}.{picture.extension}", picture.data)
         self._member(f"{key}.cls", str(label).encode())
-        row = (len(self._sizes) - 1, offset, len(picture.data), picture.width, picture.height)
-        self._rows.append(row)
+        self._rows.extend((len(self._sizes) - 1, offset, len(picture.data), picture.width, picture.height))
 
     def _member(self, name: str, data: bytes) -> int:
         """Append a file; gives the offset of its content."""
@@ -191,7 +192,7 @@ class _ShardWriter:
         return self._sizes
 
     def index_of(self, index: ImageIndex) -> PackedSplit:
-        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 5)
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, _ROW)
         return PackedSplit(
             index.paths,
             index.labels,
