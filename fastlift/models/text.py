@@ -181,7 +181,9 @@ def text_features(
     if cached is not None:
         return cached.to(next(tower.model.parameters()).device)
     encoded = encode_prompts(tower, [text for texts in prompts for text in texts], progress)
-    means = torch.stack([part.mean(dim=0) for part in encoded.split([len(texts) for texts in prompts])])
+    means = encoded  # of one prompt a class, which needs no loop over twenty thousand
+    if len(encoded) > len(prompts):
+        means = torch.stack([part.mean(dim=0) for part in encoded.split([len(texts) for texts in prompts])])
     if not means.isfinite().all():
         raise UserError("the text features are not finite: the text tower's weights are damaged")
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
