@@ -247,7 +247,14 @@ def _index(
     what = f"{request.name}/{split}"
     try:
         scan = cached_scan(
-            root, key, checked, request.cache_dir, rescan=request.rescan, what=what, progress=request.progress
+            root,
+            key,
+            checked,
+            request.cache_dir,
+            len(class_names),
+            rescan=request.rescan,
+            what=what,
+            progress=request.progress,
         )
     except _Rejected as rejected:
         paths = rejected.listing.paths

@@ -76,6 +76,7 @@ def cached_scan(
     key: bytes,
     make_listing: Callable[[], Listing],
     cache_dir: Path,
+    num_classes: int,
     *,
     rescan: bool = False,
     what: str = "",
@@ -86,10 +87,11 @@ def cached_scan(
     Args:
         key: the content that determines the listing. A cached scan is used only for the same key and root.
         make_listing: called where nothing is cached.
+        num_classes: labels of a cached scan are below it.
         rescan: look at all files again. Files found bad earlier are looked at again in any case.
     """
     cache_file = cache_file_of(root, key, cache_dir)
-    scan = None if rescan else _load(cache_file)
+    scan = None if rescan else _load(cache_file, num_classes)
     if scan is None:
         listing = make_listing()
         every = np.arange(len(listing.paths))
@@ -105,12 +107,12 @@ def cached_scan(
     return scan
 
 
-def _load(path: Path) -> Scan | None:
+def _load(path: Path, num_classes: int) -> Scan | None:
     """The scan that is kept here; None where there is none, or one that is not as it was written, which is told."""
     if not path.is_file():
         return None
     try:
-        return _scan_of(read_columns(path, _KINDS))
+        return _scan_of(read_columns(path, _KINDS), num_classes)
     except ValueError as error:
         told = f"the index {path} is damaged ({error}): all files are looked at again"
         warnings.warn(told, FastliftWarning, stacklevel=4)
@@ -127,11 +129,13 @@ _KINDS: dict[str, type[np.generic]] = {
 }
 
 
-def _scan_of(columns: dict[str, np.ndarray]) -> Scan:
+def _scan_of(columns: dict[str, np.ndarray], num_classes: int) -> Scan:
     """Raises ValueError where columns do not belong together."""
     paths, whole = PathTable.checked(columns["data"], columns["offsets"]), ("labels", "widths", "heights")
     if any(columns[name].shape != (len(paths),) or columns[name].min(initial=0) < 0 for name in whole):
         raise ValueError("its columns do not belong together")
+    if columns["labels"].max(initial=0) >= num_classes:
+        raise ValueError("a label is out of range")
     try:
         reasons = {int(i): str(reason) for i, reason in json.loads(columns["reasons"].tobytes()).items()}
     except (RecursionError, AttributeError) as error:
