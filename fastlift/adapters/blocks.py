@@ -8,6 +8,7 @@ Legend: B images, L tokens, D width. t is the residual stream after attention, [
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -61,8 +62,10 @@ def _attend_vit(block: Any, hidden_states: Tensor, attention_mask: Any = None, *
     return block.dropout(mixed) + hidden_states
 
 
-def _attend_dinov2(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
-    mixed, _ = block.attention(block.norm1(hidden_states), attention_mask=attention_mask, **kwargs)
+def _attend_dinov2(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    mixed = block.attention(block.norm1(hidden_states), *args, **kwargs)
+    if isinstance(mixed, tuple):  # with the attention weights, and a mask among the arguments, since transformers 5.18
+        mixed = mixed[0]
     return block.drop_path(block.layer_scale1(mixed)) + hidden_states
 
 
@@ -221,8 +224,9 @@ def check_halves(block: nn.Module, family: Family, where: str) -> None:
     training = {module: module.training for module in block.modules()}
     block.eval()
     try:
-        wanted = type(block).forward(block, x, None)  # the mask, required by some
-        t = family.attend(block, x, None)
+        given = [x, *[None] * (_required(type(block).forward) - 2)]  # the mask, which some require and some do not take
+        wanted = type(block).forward(block, *given)
+        t = family.attend(block, *given)
         got = t + family.finish(block, norm(t))
     except Exception as error:  # whatever the other library raises: it is not the block that we know
         raise UserError(
@@ -239,3 +243,11 @@ def check_halves(block: nn.Module, family: Family, where: str) -> None:
             f"{where}: this version's {type(block).__name__} computes something else than "
             f"t = x + attention(norm(x)), t + MLP({family.norm}(t)); see docs/drop_in.md for the versions that are known"
         )
+
+
+def _required(forward: Callable[..., Any]) -> int:
+    """Number of arguments, the block's own self among them, that a call cannot do without; at least that and the tokens."""
+    parameters = inspect.signature(forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = sum(parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters)
+    return max(2, needed)
