@@ -5,18 +5,20 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # The kernels are a folder of another name than their package; type checkers find both through these links.
 TYPES  := build/types
+# What pyproject.toml builds with, quoted for the shell.
+BUILD  := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
 
-.PHONY: help install train test fuzz check format results clean
+.PHONY: help install train test fuzz test-lowest test-newest check format results clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 install: $(STAMP)  ## virtual environment with fastlift and its tools (again only when the packaging changes)
 
 $(STAMP): pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/*/*.cpp kernels/*/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel cmake ninja
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,dali]'
+	$(BIN)/python -m pip install --quiet $(BUILD)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,dali]'
 	touch $@
 
 train: install  ## fine-tune on the embedded data set, and print what came out
@@ -27,6 +29,21 @@ fuzz: install  ## property tests with new draws, FASTLIFT_FUZZ_SECONDS (60) for 
 
 test: install  ## the whole test suite, in parallel
 	$(BIN)/python -m pytest -n auto --dist worksteal -q
+
+# The two ends of the declared ranges, each in an environment of its own; PYTHON=... chooses the interpreter.
+END = .venv-$(subst test-,,$@)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+test-lowest: CHOICE := --resolution lowest-direct
+test-newest: CHOICE := --prerelease allow
+
+test-lowest:  ## the suite on the lowest version of every dependency that pyproject.toml allows
+test-newest:  ## the suite on the newest versions, pre-releases among them
+test-lowest test-newest:
+	$(PYTHON) -m venv $(END)
+	$(END)/bin/python -m pip install --quiet --upgrade uv
+	$(END)/bin/uv pip install --quiet --python $(END)/bin/python --upgrade $(CHOICE) $(BUILD)
+	$(END)/bin/uv pip install --quiet --python $(END)/bin/python --upgrade $(CHOICE) --no-build-isolation \
+		--reinstall-package fastlift -e '.[test,dali]'
+	FASTLIFT_VERSIONS=$(subst test-,,$@) $(END)/bin/python -m pytest -n auto --dist worksteal -q
 
 check: install  ## format, lint and types, without changing anything
 	$(BIN)/ruff format --check .

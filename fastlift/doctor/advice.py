@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastlift.doctor.software import DALI, older
+from fastlift.doctor.software import DALI
 
 SEVERITIES = ("broken", "slow", "note")
 """broken: something does not work; slow: it works, but time or memory is lost; note: good to know."""
@@ -45,10 +45,13 @@ def advise(facts: Mapping[str, Any]) -> list[Advice]:
 
 def _packages(facts: Mapping[str, Any]) -> Iterator[Advice]:
     for package in facts["packages"]:
-        name, found, minimum = package["name"], package["version"], package["minimum"]
-        if package["optional"]:
+        name, found = package["name"], package["version"]
+        if not package["fits"]:
+            what = f"{name} is {found}; fastlift is made for {name}{package['range']}."
+            yield Advice("broken", what, "Parts of fastlift fail.", f"pip install '{name}{package['range']}'")
+        elif package["optional"]:
             continue  # what lacks without it is said where it would be used
-        if name == "fastlift":
+        elif name == "fastlift":
             if found is None:
                 what = "fastlift itself is not installed; it runs from a folder of source files."
                 yield Advice(
@@ -56,9 +59,6 @@ def _packages(facts: Mapping[str, Any]) -> Iterator[Advice]:
                 )
         elif found is None and name != "triton":
             yield Advice("broken", f"The package {name} is not installed.", "fastlift needs it.", f"pip install {name}")
-        elif found is not None and minimum is not None and older(found, minimum):
-            what = f"{name} is {found}; fastlift needs {minimum} or newer."
-            yield Advice("broken", what, "Parts of fastlift fail.", f"pip install --upgrade '{name}>={minimum}'")
 
 
 def _gpu(facts: Mapping[str, Any]) -> Iterator[Advice]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -11,11 +10,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from fastlift.files import cache_folder
 from fastlift.machine import plan_threads
 
-# (distribution, minimum version, needed for everything)
-FALLBACK_REQUIREMENTS = (("torch", "2.9"), ("torchvision", None), ("open_clip_torch", None), ("timm", None))
+# What is looked for where fastlift runs from a checkout that was never installed, and so has no metadata.
+WITHOUT_METADATA = ("torch", "torchvision", "open_clip_torch", "timm")
+OPTIONAL = ("dali", "transformers", "onnx")
+"""Extras that fastlift itself uses while it runs."""
 DALI = "nvidia-dali-cuda130"
 
 
@@ -31,39 +34,29 @@ def software_facts() -> dict[str, Any]:
 
 
 def _packages() -> list[dict[str, Any]]:
-    """Installed version and least version of everything that fastlift's own metadata asks for, without importing it."""
-    found = [{"name": "fastlift", "version": installed("fastlift"), "minimum": None, "optional": False}]
-    for name, minimum, optional in requirements():
-        found.append({"name": name, "version": installed(name), "minimum": minimum, "optional": optional})
+    """Installed version and allowed range of everything that fastlift's own metadata asks for, without importing it."""
+    found = [{"name": "fastlift", "version": installed("fastlift"), "range": "", "fits": True, "optional": False}]
+    for requirement, optional in requirements():
+        there = installed(requirement.name)
+        fits = there is None or requirement.specifier.contains(there, prereleases=True)
+        entry = {"name": requirement.name, "version": there, "range": str(requirement.specifier), "fits": fits}
+        found.append(entry | {"optional": optional})
     return found
 
 
-def requirements() -> list[tuple[str, str | None, bool]]:
-    """(distribution, least version, optional) of this platform's run-time requirements."""
+def requirements() -> list[tuple[Requirement, bool]]:
+    """(requirement, optional) of what fastlift uses on this platform, what it cannot do without first."""
     try:
-        lines = requires("fastlift") or []
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return [(name, minimum, False) for name, minimum in FALLBACK_REQUIREMENTS]
-    result = []
-    for line in lines:
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"""extra\s*==\s*["']([\w-]+)["']""", marker)
-        if extra and extra.group(1) != "dali":
-            continue
-        match = re.match(r"([\w.-]+)", requirement.strip())
-        minimum = re.search(r">=\s*([\w.]+)", requirement)
-        if match and _applies(marker):
-            result.append((match.group(1), minimum.group(1) if minimum else None, extra is not None))
-    return result
+        lines = [Requirement(line) for line in requires("fastlift") or []]
+    except PackageNotFoundError:
+        return [(Requirement(name), False) for name in WITHOUT_METADATA]
+    needed = [line for line in lines if _applies(line, "")]
+    optional = [line for line in lines if line not in needed and any(_applies(line, extra) for extra in OPTIONAL)]
+    return [(line, False) for line in needed] + [(line, True) for line in optional]
 
 
-def _applies(marker: str) -> bool:
-    """Platform conditions as this project writes them; an unknown condition applies."""
-    import platform
-
-    known = {"platform_system": platform.system(), "platform_machine": platform.machine()}
-    tests = re.findall(r"""(\w+)\s*==\s*["']([\w-]+)["']""", marker)
-    return all(known.get(name, value) == value for name, value in tests)
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def installed(distribution: str) -> str | None:
@@ -72,18 +65,6 @@ def installed(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
-
-
-def older(found: str, minimum: str) -> bool:
-    """Whether version ``found`` is below ``minimum``, by the numbers of the release."""
-
-    def numbers(text: str) -> list[int]:
-        release = re.match(r"\d+(\.\d+)*", text)
-        return [int(part) for part in release.group().split(".")] if release else []
-
-    first, second = numbers(found), numbers(minimum)
-    length = max(len(first), len(second))
-    return first + [0] * (length - len(first)) < second + [0] * (length - len(second))
 
 
 def _kernels() -> dict[str, Any]:

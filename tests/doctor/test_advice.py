@@ -9,8 +9,8 @@ from fastlift.doctor.advice import SEVERITIES, Advice, advise
 from fastlift.doctor.software import DALI
 
 
-def package(name: str, version: str | None, minimum: str | None = None, *, optional: bool = False) -> dict[str, Any]:
-    return {"name": name, "version": version, "minimum": minimum, "optional": optional}
+def package(name: str, version: str | None, *, optional: bool = False) -> dict[str, Any]:
+    return {"name": name, "version": version, "range": ">=2,<3", "fits": True, "optional": optional}
 
 
 HEALTHY: dict[str, Any] = {
@@ -24,7 +24,7 @@ HEALTHY: dict[str, Any] = {
     "cuda": {"available": True, "built_for": "13.0", "driver": "580", "visible_devices": None, "warning": None},
     "packages": [
         package("fastlift", "0.1"),
-        package("torch", "2.14.1", "2.9"),
+        package("torch", "2.14.1"),
         package("triton", "3.8.0"),
         package(DALI, "2.4.0", optional=True),
     ],
@@ -51,6 +51,11 @@ def without(name: str) -> list[dict[str, Any]]:
     return [{**entry, "version": None} if entry["name"] == name else entry for entry in HEALTHY["packages"]]
 
 
+def outside(name: str) -> list[dict[str, Any]]:
+    """All packages, that one outside its range."""
+    return [{**entry, "fits": entry["name"] != name} for entry in HEALTHY["packages"]]
+
+
 def test_healthy_machine_needs_nothing() -> None:
     assert advise(HEALTHY) == []
 
@@ -59,7 +64,8 @@ def test_healthy_machine_needs_nothing() -> None:
     ("sections", "severity", "what", "fix"),
     [
         ({"packages": without("torch")}, "broken", "torch is not installed", "pip install torch"),
-        ({"packages": [package("torch", "2.8.1", "2.9")]}, "broken", "torch is 2.8.1; fastlift needs 2.9", "'torch>=2.9'"),
+        ({"packages": outside("torch")}, "broken", "torch is 2.14.1; fastlift is made for torch>=2,<3", "'torch>=2,<3'"),
+        ({"packages": outside(DALI)}, "broken", f"{DALI} is 2.4.0; fastlift is made for", f"'{DALI}>=2,<3'"),
         ({"packages": without("fastlift")}, "note", "not installed", "pip install -e ."),
         ({"packages": without(DALI)}, "slow", "DALI is not installed", f"pip install {DALI}"),
         ({"cuda": NO_GPU}, "note", "No NVIDIA driver", ""),

@@ -161,28 +161,30 @@ def test_dtypes_by_capability(capability: tuple[int, int], supported: list[str])
     assert [name for name, there in machine.dtype_support(capability).items() if there] == supported
 
 
-@pytest.mark.parametrize(
-    ("found", "minimum", "below"),
-    [("2.9", "2.9", False), ("2.10.0+cu130", "2.9", False), ("2.8.9", "2.9", True), ("3", "2.9.1", False),
-     ("2.9", "2.9.1", True), ("1.0.0", "1", False), ("2.9.0.dev1", "2.9", False)],
-)  # fmt: skip
-def test_versions_compare_by_number(found: str, minimum: str, below: bool) -> None:
-    assert software.older(found, minimum) == below
-
-
-def test_requirements_come_from_the_package_s_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_and_ranges_come_from_the_package_s_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
-        "torch>=2.9",
-        'triton; platform_system == "Linux" and platform_machine == "x86_64"',
-        'nvidia-dali-cuda130>=2.0; platform_system == "Linux" and extra == "dali"',
+        "torch>=2.9,!=2.10.0",
+        'triton>=3.5; platform_system != "Windows" and python_version >= "3"',
+        'nvidia-dali-cuda130>=2.0; platform_system != "Windows" and extra == "dali"',
         'pytest>=8; extra == "test"',
         'winonly; platform_system == "Windows"',
     ]
     monkeypatch.setattr(software, "requires", lambda name: lines)
-    monkeypatch.setattr("platform.system", lambda: "Linux")
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert software.requirements() == [
-        ("torch", "2.9", False), ("triton", None, False), ("nvidia-dali-cuda130", "2.0", True),
-    ]  # fmt: skip
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert [name for name, _, _ in software.requirements()] == ["torch", "nvidia-dali-cuda130"]
+    monkeypatch.setattr(software, "installed", lambda name: {"torch": "2.9.0", "fastlift": "0.1"}.get(name))
+    assert software.software_facts()["packages"] == [
+        {"name": "fastlift", "version": "0.1", "range": "", "fits": True, "optional": False},
+        {"name": "torch", "version": "2.9.0", "range": "!=2.10.0,>=2.9", "fits": True, "optional": False},
+        {"name": "triton", "version": None, "range": ">=3.5", "fits": True, "optional": False},
+        {"name": "nvidia-dali-cuda130", "version": None, "range": ">=2.0", "fits": True, "optional": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("installed", "fits"),
+    [("2.9", True), ("2.9.0", True), ("2.10.0", False), ("2.10.1+cu130", True), ("2.8.9", False), ("2.9.0.dev1", False),
+     ("2.16.0rc1", True), ("3", True)],
+)  # fmt: skip
+def test_a_version_outside_the_range_does_not_fit(monkeypatch: pytest.MonkeyPatch, installed: str, fits: bool) -> None:
+    monkeypatch.setattr(software, "requires", lambda name: ["torch>=2.9,!=2.10.0"])
+    monkeypatch.setattr(software, "installed", lambda name: installed)
+    assert [entry["fits"] for entry in software.software_facts()["packages"]] == [True, fits]
