@@ -105,3 +105,30 @@ def test_hidden_states_of_transformers_are_still_reported() -> None:
     assert len(after) == len(before) == DEPTH + 1
     for ours, theirs in zip(after, before, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+class _Dinov2Layer(torch.nn.Module):
+    """DINOv2's block as transformers had it before 5.18: no mask goes in, and attention returns one tensor."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.attention = torch.nn.Linear(width, width)
+        self.layer_scale1, self.layer_scale2, self.drop_path = (torch.nn.Identity() for _ in range(3))
+        self.mlp = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.GELU())
+        self.mlp.activation_fn = self.mlp[1]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        t = self.drop_path(self.layer_scale1(self.attention(self.norm1(hidden_states)))) + hidden_states
+        return self.drop_path(self.layer_scale2(self.mlp(self.norm2(t)))) + t
+
+
+def test_blocks_that_take_no_mask() -> None:
+    layer = type("Dinov2Layer", (_Dinov2Layer,), {"__module__": "transformers.models.dinov2.modeling_dinov2"})
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ModuleList([layer(8), layer(8)]))
+    x = torch.randn(2, 4, 8)
+    before = model[1][0](x)
+    trained = fastlift.add_adapters(model, rank=4)
+    torch.testing.assert_close(model[1][0](x), before, rtol=1e-5, atol=1e-5)
+    randomise(trained)
+    assert not torch.allclose(model[1][0](x), before, atol=1e-2)
