@@ -12,6 +12,7 @@ from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, load
 from fastlift.data.catalogue import DataSet, load_data_set
 from fastlift.data.loader import Loader, build_loader
+from fastlift.data.order import share
 from fastlift.data.views import TrainViews
 from fastlift.distributed import World
 from fastlift.errors import UserError
@@ -81,7 +82,7 @@ def training_loader(config: Config, data: DataSet, model: LiftModel, world: Worl
     return build_loader(
         data.train,
         training_views(config, model.preprocessing.image_size),
-        batch_size=config.training.batch_size // world.size,
+        batch_size=config.training.batch_size,
         mean=model.preprocessing.mean,
         std=model.preprocessing.std,
         seed=config.run.seed,
@@ -108,12 +109,14 @@ def build_loss(config: Config, class_counts: Any) -> losses.Loss:
 
 def prepare_backbone(config: Config, images: int, model: LiftModel, world: World, ui: Ui) -> None:
     """Compile the backbone where the config asks for it or the run is long enough."""
-    batch = config.training.batch_size // world.size
+    shares = {len(share(config.training.batch_size, rank, world.size)) for rank in range(world.size)}
+    batch = max(shares)
     steps = config.training.epochs * -(-images // config.training.batch_size)
     device = next(model.parameters()).device
     plan = plan_compile(config.run.compile, device, steps, training_tflop(model, batch))
     if plan.mode is not None:
-        compile_backbone(model, plan.mode, {config.training.micro_batch or batch, images_at_a_time(config)})
+        at_a_time = {config.training.micro_batch} if config.training.micro_batch else shares
+        compile_backbone(model, plan.mode, at_a_time | {images_at_a_time(config)})
     ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
+import traceback
 from importlib import import_module
 
-from fastlift import __version__
+from fastlift import __version__, launcher
 from fastlift.errors import UserError
 from fastlift.interrupts import Signalled, StopSignals
 from fastlift.machine.threads import prepare
@@ -26,6 +28,9 @@ COMMANDS = {
     "bench": "this machine's numbers against the plain way",
     "doctor": "what this machine has, and what will be used",
 }
+
+# What several processes, started by torchrun, share; of the other commands the first process does all.
+SHARED = ("train", "evaluate", "zero-shot", "import-lift")
 
 EXAMPLES = """\
   fastlift train                                       a long-tailed set drawn on this machine, in a minute or two
@@ -63,37 +68,71 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     prepare()  # before anything imports torch
     with own_warnings_alone():
-        return _run(arguments[0], arguments[1:])
+        try:
+            return _run(arguments) if launcher.processes() == 1 else _run_among_others(arguments)
+        except BaseException as error:
+            return _tell(error)
 
 
-def _run(name: str, arguments: list[str]) -> int:
-    """Run a command by its name, and tell what stops it."""
+def _run(arguments: list[str]) -> int:
+    name = one_of("command", arguments[0], COMMANDS)
+    command = import_module(f"fastlift.commands.{name.replace('-', '_')}")
+    with StopSignals():
+        result: int = command.run(arguments[1:])
+    return result
+
+
+def _run_among_others(arguments: list[str]) -> int:
+    """A command in one of several processes: the first alone prints results, and what ends them is told once."""
+    if arguments[0] not in SHARED:
+        return _run(arguments) if launcher.rank() == 0 else 0
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that others have gone is told below, without torch's frames
+    from fastlift.company import company, end_together
+
+    if launcher.rank() != 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    with company() as world:
+        try:
+            return _run(arguments)
+        except (Exception, KeyboardInterrupt) as error:
+            return end_together(world, error, _tell_all)
+
+
+def _tell_all(error: BaseException) -> int:
+    """As ``_tell``, at once in any case: the other processes wait for it."""
     try:
-        command = import_module(f"fastlift.commands.{one_of('command', name, COMMANDS).replace('-', '_')}")
-        with StopSignals():
-            result: int = command.run(arguments)
-        return result
-    except UserError as error:
+        return _tell(error)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def _tell(error: BaseException) -> int:
+    """Say what ended the command; gives its exit code.
+
+    Raises:
+        error: one that nobody has foreseen.
+    """
+    if isinstance(error, UserError):
         print(f"fastlift: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_code
-    except Signalled as signalled:
-        print(f"fastlift: {signalled}: stopped", file=sys.stderr)
-        return 128 + signalled.number
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+    if isinstance(error, Signalled):
+        print(f"fastlift: {error}: stopped", file=sys.stderr)
+        return 128 + error.number
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head, has seen enough
         sys.stderr.close()
         return 0
-    except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read
+    if isinstance(error, OSError):  # a full disk, a folder that cannot be written, a file that cannot be read
         told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"fastlift: {printable(told)}", file=sys.stderr)
         return 1
-    except Exception as error:
-        if _is_out_of_memory(error):
-            print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
-            return 1
-        raise
+    if _is_out_of_memory(error):
+        print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
+        return 1
+    raise error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """On a GPU; in torch's allocator for CPUs, which has no kind of its own; or in NumPy or Python."""
     is_torchs = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return is_torchs or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -115,7 +115,7 @@ def evaluate(
         ensembling: mean logits over one, five, ten or several random crops.
         rank: grade groups of the classes instead; a group's probability is the sum of its classes'.
         world: processes that share the work; all get the same metrics.
-        on_progress: called with (images done, images in all) of this process.
+        on_progress: called with (images done, images in all), as if each process were as far as this one.
     """
     world = world or World()
     device = next(model.parameters()).device
@@ -143,7 +143,7 @@ def evaluate(
     if rank is not None:
         group_counts = np.bincount(rank.of_class, weights=group_counts, minlength=classes).astype(np.int64).tolist()
     tally = ClassificationTally(classes, device)
-    start, done, mine = time.perf_counter(), 0, -(-len(index) // world.size)
+    start, done = time.perf_counter(), 0
     try:
         for images, labels, _ in loader.epoch(0):
             logits = mean_logits(model, images)
@@ -153,7 +153,7 @@ def evaluate(
                 tally.update(group_logits(logits, groups, classes), groups[labels])
             done += len(labels)
             if on_progress is not None:
-                on_progress(done, mine)
+                on_progress(min(done * world.size, len(index)), len(index))
     finally:
         loader.close()
     if world.size > 1:

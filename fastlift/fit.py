@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastlift import checkpoints
 from fastlift.config import Config
 from fastlift.data.loader import Loader
-from fastlift.distributed import World
+from fastlift.distributed import World, gather
 from fastlift.errors import UserError
 from fastlift.files import sync_file
 from fastlift.identity import Identity
@@ -108,31 +110,32 @@ class Fit:
         training, learner = self.config.training, self.learner
         lr = cosine_lr(training.lr, self.epoch, training.epochs)
         learner.set_lr(lr)
-        pace = _Pace(self.images_seen)
-        for images, labels, _ in self.loader.epoch(self.epoch, self.step):
-            learner.step(images, labels)
+        pace, stopping = _Pace(self.images_seen), False
+        for batch in self.loader.epoch(self.epoch, self.step):
+            stopping = learner.step(batch.images, batch.labels, batch.whole, lambda: stop.asked)
             after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
-            self.images_seen += len(images)
+            self.images_seen += len(batch.whole)
             bar.update(self.global_step)
             if self.global_step % self.config.run.log_steps == 0:
                 self._log(log, bar, lr, pace.rate(self.images_seen))
             in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
-            if stop.asked and in_the_middle:
+            if stopping and in_the_middle:
                 self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
                 self._interrupt(stop)
             every = self.config.run.checkpoint_steps
             if every and self.global_step % every == 0 and in_the_middle:
                 self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
         self._end_epoch(log, bar)
-        if stop.asked:
+        if stopping or (self.epoch == training.epochs and learner.vote.last()):
             self._interrupt(stop)
 
     def _interrupt(self, stop: StopRequest) -> None:
+        mine = torch.tensor(stop.number or 0, device=self.learner.sums.loss.device)
+        number = int(gather(mine, self.world).max())  # waits for the first process, which saves
         saved = self.run.last_checkpoint()
-        where = f"saved as {saved.name}" if saved else "saved by the first process"
+        where = f"saved as {saved.name}" if saved else "not saved"
         resume = f"fastlift train --resume --output {shlex.quote(str(self.run.path))}"
-        number = stop.number or signal.SIGTERM  # none where another process of the run got it
         name = signal.Signals(number).name
         raise Interrupted(f"{name}: stopped at step {self.global_step}, {where}; go on with: {resume}", number)
 

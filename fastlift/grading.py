@@ -11,16 +11,19 @@ import torch
 from fastlift import runs
 from fastlift.building import build_model, load_data, load_run
 from fastlift.claims import InUse, claimed
+from fastlift.company import agree, company, first_says, settings_of
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, load
 from fastlift.data.catalogue import rank_at
 from fastlift.data.inaturalist import Rank
 from fastlift.data.index import BadImage, ImageIndex
-from fastlift.environment import resolve_amp, resolve_device, using_threads
+from fastlift.distributed import World, open_group
+from fastlift.environment import dtype_name, resolve_amp, resolve_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
 from fastlift.files import write_json
 from fastlift.memory import Work, check_images
+from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet, Ui
@@ -53,12 +56,25 @@ def grade_run(
     Raises:
         UserError: no such run or checkpoint, or data with other classes.
     """
-    told, run = ui or Quiet(), runs.open_run(Path(folder))
-    trained, config = load(run.config), load(run.config).override(**settings or {})
+    with company() as world:
+        return _grade_run(Path(folder), checkpoints, split, settings or {}, world, ui or Quiet())
+
+
+def _grade_run(
+    folder: Path,
+    checkpoints: Sequence[str],
+    split: Literal["test", "train"],
+    settings: dict[str, Any],
+    world: World,
+    ui: Ui,
+) -> dict[str, dict[str, Any]]:
+    told, run = ui if world.is_main else Quiet(), runs.open_run(folder)
+    trained, config = load(run.config), load(run.config).override(**settings)
     if trained.data.taxon not in ("species", config.data.taxon):
         raise UserError(
             f"taxon {config.data.taxon}: this run learned each {trained.data.taxon}, and only species are grouped"
         )
+    device = join(world, config, split=split, checkpoints=checkpoints)
     data = load_data(config.override(taxon=trained.data.taxon), told)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
@@ -80,8 +96,8 @@ def grade_run(
         if config.data.group_boundaries != trained.data.group_boundaries:
             name += " (groups at {}, {})".format(*config.data.group_boundaries)
         told.say(f"{name}: {len(index):,} images")
-        rows[name] = grade(model, index, data.group_counts.tolist(), config, told, rank).metrics.to_dict()
-    if results is not None:
+        rows[name] = grade(model, index, data.group_counts.tolist(), config, device, world, ui, rank).metrics.to_dict()
+    if results is not None and world.is_main:
         try:
             _keep(run, results, rows, told)
         except (InUse, OSError) as error:  # somebody else's run, perhaps: what was found is returned all the same
@@ -108,31 +124,57 @@ def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str,
         write_report([run.path], run.report)  # the page shows every way of testing
 
 
-def grade(
-    model: LiftModel, index: ImageIndex, group_counts: list[int], config: Config, ui: Ui, rank: Rank | None = None
-) -> Evaluation:
-    """Evaluate a model on the device and in the dtype of a config, with a bar; at a rank above its classes, if given."""
+def join(world: World, config: Config, **given: Any) -> torch.device:
+    """This rank's device, once all ranks are known to be asked for the same."""
     device = resolve_device(config.run.device)
+    agree(world, settings_of(config, device) | given)
+    return open_group(world, device)
+
+
+def grade(
+    model: LiftModel,
+    index: ImageIndex,
+    group_counts: list[int],
+    config: Config,
+    device: torch.device,
+    world: World,
+    ui: Ui,
+    rank: Rank | None = None,
+) -> Evaluation:
+    """Evaluate a model on a device, in the dtype of a config, with a bar; at a rank above its classes, if given.
+
+    The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
+    """
     model = model.to(device)
-    dtype = resolve_amp(config.run.amp, device)
+    dtype = resolve_amp(first_says(world, lambda: dtype_name(resolve_amp(config.run.amp, device))), device)
     model.set_compute_dtype(dtype)
     if config.run.frozen == "fp8":
         check_fp8(device, dtype)
         quantise_frozen(model.vit)
     if config.run.memory == "check":
         check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
+    agree(
+        world,
+        {
+            "the data": index.fingerprint,
+            "the backbone's weights": model.backbone_fingerprint,
+            "the checkpoint": weights_fingerprint(model.state().items()),
+        },
+    )
     _compile_if_it_pays(model, len(index), config, device)
 
     def on_bad(bad: BadImage) -> None:
         ui.say(f"skipped {bad.path}: {bad.reason}")
 
-    with ui.bar("evaluating", len(index)) as bar, using_threads(config.run.threads):
+    bar_of = ui if world.is_main else Quiet()
+    with bar_of.bar("evaluating", len(index)) as bar, using_threads(config.run.threads):
         return evaluate(
             model,
             index,
             group_counts,
             config,
             rank=rank,
+            world=world,
             on_progress=lambda done, total: bar.update(done),
             on_bad=on_bad,
         )
@@ -148,11 +190,13 @@ def _compile_if_it_pays(model: LiftModel, images: int, config: Config, device: t
 
 def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
     """CLIP's own accuracy on a data set's test split; writes nothing."""
-    told = ui or Quiet()
-    data = load_data(config, told)
-    model = build_model(config, data.class_names, told)
-    told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
-    return grade(model, data.test, data.group_counts.tolist(), config, told)
+    with company() as world:
+        told = ui if ui is not None and world.is_main else Quiet()
+        device = join(world, config)
+        data = load_data(config, told)
+        model = build_model(config, data.class_names, told)
+        told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
+        return grade(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())
 
 
 def _check_same_classes(run: runs.RunFolder, names: tuple[str, ...]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastlift.distributed import World, average_gradients
+from fastlift.distributed import Vote, World, add_up
 from fastlift.errors import UserError
 from fastlift.losses import Loss
 from fastlift.models.backbones import check_fit
@@ -18,7 +18,7 @@ from fastlift.models.lift import LiftModel
 
 @dataclass
 class Sums:
-    """Running sums of an epoch on the device: loss times images, right predictions, images."""
+    """Running sums of an epoch over all processes, on the device: loss times images, right predictions, images."""
 
     loss: Tensor
     correct: Tensor
@@ -31,8 +31,9 @@ class Sums:
         )
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        self.loss += loss.detach().double() * images
-        self.correct += correct
+        """A batch: its mean loss, its right predictions, its images."""
+        self.loss += loss.double() * images
+        self.correct += correct.to(self.correct)
         self.images += images
 
     def read(self) -> tuple[float, float]:
@@ -49,7 +50,8 @@ class Learner:
         loss: of ``fastlift.losses``, on the same device.
         lr, momentum, weight_decay: SGD's.
         micro_batch: images at a time in memory; None for the whole batch. The gradient of a batch is the mean over its
-            images, however it is cut (class-weighted losses are weighted within each part, as in the authors' program).
+            images, or the weighted mean of class-weighted losses, however micro-batches cut it and processes share it. LADE
+            alone, which compares the images of a batch, compares those that are in memory at a time, of all processes.
         world: the processes that share each batch.
 
     Raises:
@@ -87,28 +89,56 @@ class Learner:
             for parameter in self.parameters.values():
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.sums = Sums.zeros(device)
+        self.vote = Vote(device)
+        loss.join(self.world)
 
     def set_lr(self, lr: float) -> None:
         """Learning rate of the steps to come."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """One update from images [B, 3, S, S] in the compute dtype and labels [B]; adds to ``sums``, never waits."""
-        size = len(images)
-        part = self.micro_batch or size
+    def step(
+        self, images: Tensor, labels: Tensor, whole: Tensor | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """One update, and what it adds to ``sums``; never waits for a GPU.
+
+        Args:
+            images: [B, 3, S, S] in the compute dtype, this process's share of the batch; B may be 0 where others have some.
+            labels: int64 [B].
+            whole: int64 [W], the labels of the batch over all processes; default: ``labels``.
+            stop: asked once a step whether this process shall stop.
+
+        Returns:
+            whether any process shall stop: all get the same answer after the same step, with one process or on CPUs after
+            this one, otherwise of the step before.
+        """
+        whole = labels if whole is None else whole
+        share = -(-len(whole) // self.world.size)  # the largest: all processes have as many parts
+        part = self.micro_batch or max(share, 1)
         self.optimizer.zero_grad(set_to_none=True)
-        for start in range(0, size, part):
+        loss_sum, correct = torch.zeros_like(self.sums.loss), torch.zeros_like(self.sums.correct)
+        for start in range(0, share, part):
             some, theirs = images[start : start + part], labels[start : start + part]
+            if not len(some):
+                self.loss.without_images()
+                continue
             loss, predictions = self.loss.on_features(self.classifier, self.model.features(some), theirs)
-            share = loss if len(some) == size else loss * (len(some) / size)
-            self.scaler.scale(share).backward()
-            self.sums.add(loss, (predictions == theirs).sum(), len(some))
+            if len(theirs) < len(whole):
+                loss = loss * self.loss.share(theirs, whole)
+            self.scaler.scale(loss).backward()
+            loss_sum += loss.detach()
+            correct += (predictions == theirs).sum()
+        asked = stop()
         if self.world.size > 1:
-            self.scaler.unscale_(self.optimizer)
-            average_gradients(self.parameters.values(), self.world)
+            votes = torch.full_like(loss_sum, float(asked))
+            beside = torch.stack([loss_sum, correct.to(loss_sum), votes])
+            loss_sum, correct, votes = add_up(list(self.parameters.values()), beside, self.world)
+            asked = self.vote.count(votes)
+        self.sums.add(loss_sum, correct, len(whole))
+        # Gradients are added up before they are unscaled: where one is not finite, no process takes the step.
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return asked
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""

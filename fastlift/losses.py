@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlift.distributed import World, gather
 from fastlift.errors import UserError
 from fastlift.naming import one_of
 
@@ -32,7 +33,11 @@ Counts = Sequence[int] | np.ndarray | Tensor
 
 
 class Loss(nn.Module):
-    """(logits [B, C], labels [B]) -> scalar."""
+    """(logits [B, C], labels [B]) -> scalar: a mean over the images.
+
+    A batch may be made in parts, in one process after another and in several at once: its loss is the sum of those of the
+    parts, each times its ``share``.
+    """
 
     def on_features(
         self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
@@ -40,6 +45,16 @@ class Loss(nn.Module):
         """features [B, D] -> (loss, predictions [B]); predictions are the argmax of the plain logits."""
         logits = classifier(features)
         return self(logits, labels), logits.detach().argmax(dim=1)
+
+    def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
+        """What a part with ``labels`` [B] counts in the mean over its whole batch, whose labels are ``whole`` [W]."""
+        return len(labels) / len(whole)
+
+    def join(self, world: World) -> None:
+        """Learn which processes make parts of each batch at the same time; means over images need not know."""
+
+    def without_images(self) -> None:
+        """Take part where the other processes make a part of a batch and this one has none of it."""
 
 
 class SoftmaxLoss(Loss):
@@ -74,6 +89,11 @@ class SoftmaxLoss(Loss):
         return classifier.cross_entropy(
             features, labels, log_prior=self.log_prior, tau=self.tau, class_weight=self.class_weight, impl=impl
         )
+
+    def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
+        if self.class_weight is None:
+            return super().share(labels, whole)
+        return self.class_weight[labels].sum() / self.class_weight[whole].sum()
 
 
 class FocalLoss(Loss):
@@ -112,6 +132,8 @@ class LADELoss(Loss):
 
     With s = z - log p + log(1/C), for each class c: e_c = mean_{y=c} z_c - d_c - lambda d_c^2, d_c = log mean_i exp(s_ic);
     loss = CE - weight * sum_c p_c e_c.
+
+    The means of e_c and d_c are over the images of all processes; for that each tells the others three numbers a class.
     """
 
     prior: Tensor
@@ -121,18 +143,41 @@ class LADELoss(Loss):
         _not_negative(weight=weight, regularisation=regularisation)
         self.weight, self.regularisation = weight, regularisation
         self.register_buffer("prior", class_counts / class_counts.sum())
+        self._world = World()
+
+    def join(self, world: World) -> None:
+        self._world = world
+
+    def without_images(self) -> None:
+        nothing = self.prior.new_zeros(3, len(self.prior))
+        nothing[0] = -math.inf
+        gather(nothing, self._world)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        batch, classes = logits.shape
+        classes = logits.shape[1]
         prior = self.prior.to(logits)
         cross_entropy = F.cross_entropy(logits + prior.log(), labels)
         own = logits.gather(1, labels[:, None])[:, 0]  # [B]
         totals = logits.new_zeros(classes).index_add(0, labels, own)
         counts = logits.new_zeros(classes).index_add(0, labels, torch.ones_like(own))
         spread = logits - torch.log(prior + 1e-9) + math.log(1 / classes + 1e-9)
-        divergence = torch.logsumexp(spread, dim=0) - math.log(batch)
+        spreads, totals, counts = self._of_all(torch.stack([torch.logsumexp(spread, dim=0), totals, counts]))
+        divergence = spreads - counts.sum().log()
         estimate = totals / (counts + 1e-8) - divergence - self.regularisation * divergence**2
         return cross_entropy - self.weight * (prior * estimate).sum()
+
+    def _of_all(self, mine: Tensor) -> Tensor:
+        """log sum exp, sum and number of the own logits [3, C] over all processes, from this one's.
+
+        Gradients flow to this process's logits alone. Its loss will be multiplied by its share of the images; what all share
+        is not divided by the processes, so it enters with the inverse.
+        """
+        if self._world.size == 1:
+            return mine
+        each = gather(mine.detach(), self._world)  # [N, 3, C]
+        inverse = each[:, 2].sum() / mine[2].detach().sum()
+        each[self._world.rank] = mine.detach() + (mine - mine.detach()) * inverse
+        return torch.stack([torch.logsumexp(each[:, 0], dim=0), each[:, 1].sum(dim=0), each[:, 2].sum(dim=0)])
 
 
 def class_counts_tensor(class_counts: Counts) -> Tensor:

@@ -122,7 +122,7 @@ class Work:
     def of(cls, config: Config, train_images: int, test_images: int, processes: int = 1) -> Work:
         """No batch is larger than its split; of one process."""
         training = config.training
-        batch = min(max(1, training.batch_size // processes), train_images) if training.epochs else 0
+        batch = min(-(-training.batch_size // processes), train_images) if training.epochs else 0
         evaluated = min(images_at_a_time(config), test_images * crops_of(config))
         return cls(min(training.micro_batch or batch, batch), batch, evaluated)
 

@@ -15,11 +15,12 @@ from fastlift import checkpoints, runs
 from fastlift.bad_images import BadImages
 from fastlift.building import build_loss, build_model, load_data, load_run, prepare_backbone, training_loader
 from fastlift.claims import Claim
+from fastlift.company import agree, company, fingerprints_of, first_says, settings_of, take_first_start
 from fastlift.compat import LiftState, as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.config import Config, absolute_paths, to_dict
 from fastlift.data.catalogue import DataSet
 from fastlift.data.loader import choose_executor
-from fastlift.distributed import World, barrier, join, leave, total
+from fastlift.distributed import World, barrier, open_group, total
 from fastlift.endings import complete, describe_data, describe_model, end, results_of
 from fastlift.environment import dtype_name, resolve_amp, resolve_device, using_threads
 from fastlift.errors import UserError
@@ -33,6 +34,7 @@ from fastlift.machine import cpus
 from fastlift.memory import Work, check_settings, estimate
 from fastlift.metrics import Metrics
 from fastlift.models.classifiers import Classifier
+from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
 from fastlift.models.vit import VisionTransformer
@@ -86,51 +88,61 @@ def train(
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one of them")
     config = absolute_paths(config)  # the run folder holds in any working folder
-    device = resolve_device(config.run.device)
-    dtype = resolve_amp(_amp_to_go_on_with(config, Path(output)) if resume and output else config.run.amp, device)
-    if config.run.frozen == "fp8":
-        check_fp8(device, dtype)
-    world, device = join(device)
-    told = ui if ui is not None and world.is_main else Quiet()
-    if world.size > 1 and output is None:
-        raise UserError("several processes need one folder: name it with --output")
-    path = Path(output) if output is not None else runs.default_path(config)
-    if resume and device.type == "cpu":
-        config = config.merged(threads=_threads_to_go_on_with(config, path, told))
-    try:
-        with (
-            StopSignals(),
-            using_threads(config.run.threads) as threads,
-            Claim(path, told.say) if world.is_main else nullcontext() as claim,
-        ):
-            if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
-                config = config.merged(threads=threads)
-            if resume:
-                results = _reopen(path, config, claim, told)
+    with company() as world:
+        told = ui if ui is not None and world.is_main else Quiet()
+        device = resolve_device(config.run.device)
+        agree(world, settings_of(config, device) | {"resume": resume, "overwrite": overwrite})
+        if world.size > 1 and output is None:
+            raise UserError("several processes need one folder: name it with --output")
+        path = Path(output) if output is not None else runs.default_path(config)
+        device = open_group(world, device)
+        asked = _amp_to_go_on_with(config, path) if resume else config.run.amp
+        dtype = resolve_amp(first_says(world, lambda: dtype_name(resolve_amp(asked, device))), device)
+        if config.run.frozen == "fp8":
+            check_fp8(device, dtype)
+        if resume and device.type == "cpu":
+            config = config.merged(threads=_threads_to_go_on_with(config, path, told))
+        try:
+            with (
+                StopSignals(),
+                using_threads(config.run.threads) as threads,
+                Claim(path, told.say) if world.is_main else nullcontext() as claim,
+            ):
+                if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
+                    config = config.merged(threads=threads)
+                results = _opened(path, config, resume, overwrite, claim, world, told)
                 if results is not None:
                     return Run(path, Metrics.from_dict(results["metrics"]), results)
-            elif claim is not None:
-                runs.check_free(path, overwrite=overwrite)
-                if runs.state(path) is not runs.State.FREE:
-                    claim.take()
-            return _train(config, path, resume, overwrite, start, device, dtype, world, claim, told)
-    except Signalled as signalled:
-        found = runs.state(path).value
-        way_on = runs.way_on(path)
-        raise Interrupted(f"{signalled}: stopped; {path} holds {found}; {way_on}", signalled.number) from None
-    finally:
-        leave()
+                return _train(config, path, resume, overwrite, start, device, dtype, world, claim, told)
+        except Signalled as signalled:
+            found = runs.state(path).value
+            way_on = runs.way_on(path)
+            raise Interrupted(f"{signalled}: stopped; {path} holds {found}; {way_on}", signalled.number) from None
 
 
-def _reopen(path: Path, config: Config, claim: Claim | None, ui: Ui) -> dict[str, Any] | None:
+def _opened(
+    path: Path, config: Config, resume: bool, overwrite: bool, claim: Claim | None, world: World, ui: Ui
+) -> dict[str, Any] | None:
+    """See that the folder can be written to; the results of a run that has ended. The first process looks for all."""
+    results = None
+    if claim is not None and resume:
+        results = _reopen(path, config, claim, ui)
+    elif claim is not None:
+        runs.check_free(path, overwrite=overwrite)
+        if runs.state(path) is not runs.State.FREE:
+            claim.take()
+    has_ended = first_says(world, lambda: "" if results is None else "ended")
+    return read_results(RunFolder(path).results) if has_ended and results is None else results
+
+
+def _reopen(path: Path, config: Config, claim: Claim, ui: Ui) -> dict[str, Any] | None:
     """Make a run ready to go on with; the results of one that has ended, which then has all of its files."""
     run = runs.open_run(path)
-    if claim is not None:
-        claim.take()
+    claim.take()
     runs.reopen(path, config)
-    if not run.has_ended() or (claim is not None and not _results_hold(run, ui)):
+    if not run.has_ended() or not _results_hold(run, ui):
         return None
-    results = complete(run, ui) if claim is not None else read_results(run.results)
+    results = complete(run, ui)
     ui.say(f"{path} has ended already: there is nothing to resume (see {run.results})")
     return results
 
@@ -173,6 +185,8 @@ def _train(
         model.vit.recompute = config.run.recompute
     if config.training.epochs:
         _check_memory(config, model, work, ui)
+    agree(world, fingerprints_of(data.train, data.test, model))
+    take_first_start(world, model.trained())
     run = RunFolder(path)
     if claim is not None and not resume:  # only now, so that a mistake leaves no empty folder, and costs no old run
         claim.take()
@@ -219,8 +233,10 @@ def _check_possible(config: Config, model: LiftModel, world: World) -> None:
     """What only the model and the processes tell, asked before a run folder is made or an old one replaced."""
     if config.run.recompute != "none" and not isinstance(model.vit, VisionTransformer):
         raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
-    if config.training.batch_size % world.size:
-        raise UserError(f"batch_size: {config.training.batch_size} cannot be shared by {world.size} processes")
+    if config.training.batch_size < world.size:
+        raise UserError(
+            f"batch_size: {config.training.batch_size} images cannot be shared by {world.size} processes; start fewer"
+        )
     if config.training.epochs and not model.trained():
         raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to grade it as it is")
 
@@ -294,6 +310,8 @@ def _fit(
     try:
         if last is not None:
             fit.resume(last)
+        state = learner.model.state() | learner.momentum_buffers()
+        agree(world, {"step": fit.global_step, "what the checkpoint holds": weights_fingerprint(state.items())})
         barrier(world)
         fit()
     finally:
@@ -302,7 +320,7 @@ def _fit(
 
 
 def _evaluate(config: Config, data: DataSet, model: LiftModel, world: World, bad: BadImages, ui: Ui) -> Evaluation:
-    with ui.bar("evaluating", -(-len(data.test) // world.size)) as bar:
+    with ui.bar("evaluating", len(data.test)) as bar:
         return evaluate(
             model,
             data.test,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastlift import losses, recipes
 from fastlift.bench.train import twins
-from fastlift.data.loader import Loader
+from fastlift.data.loader import Batch, Loader
 from fastlift.distributed import World
 from fastlift.fit import Fit
 from fastlift.learner import Learner
@@ -25,9 +25,9 @@ class _Batches:
     """One batch in memory, given again and again."""
 
     def __init__(self, images: Tensor, labels: Tensor, steps: int) -> None:
-        self.batch, self.steps_per_epoch = (images, labels, torch.arange(len(images))), steps
+        self.batch, self.steps_per_epoch = Batch(images, labels, torch.arange(len(images)), labels), steps
 
-    def epoch(self, epoch: int, step: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def epoch(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         for _ in range(step, self.steps_per_epoch):
             yield self.batch
 

@@ -115,7 +115,7 @@ def run(
         "fastlift": saved_bytes(lambda: fast.features(images), storages(fast)),
         "reference": saved_bytes(lambda: reference_features(plain, images), storages(plain)),
     }
-    steps = {
+    steps: dict[str, Step] = {
         "reference": lambda: reference.step(images, labels),
         "fastlift": lambda: learner.step(images, labels),
     }

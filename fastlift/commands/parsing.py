@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
-from fastlift import config, recipes
+from fastlift import config, launcher, recipes
 from fastlift.config import Config
 from fastlift.errors import UserError
 
@@ -30,9 +32,19 @@ def parse(
     """
     title, markers = f"fastlift {prog}", (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     told = "\n".join([inspect.getdoc(kind) or "", "", "examples:", *(f"  {line}" for line in examples)])
-    if default is None:
-        return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers)
-    return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, default=default)
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    if launcher.processes() == 1:
+        return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, **given)
+    said = (
+        io.StringIO()
+    )  # all processes make the same mistake: it goes the way of their other errors, which are told once
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, **given)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(said.getvalue().strip()) from None
 
 
 def base_config(arguments: list[str], recipe: str = "lift") -> Config:

@@ -61,7 +61,7 @@ def _depths(stream: Stream, spec: GraphSpec) -> tuple[int, int]:
         return _PREFETCH, 1
     pixels = float(np.mean(stream.index.widths.astype(np.float64) * stream.index.heights))
     share = 0.5 if spec.decodes_windows else 1.0  # of a picture that is decoded, about
-    batches = int(_DECODED_BYTES / max(3 * share * pixels * stream.batch_size, 1.0))
+    batches = int(_DECODED_BYTES / max(3 * share * pixels * stream.most_samples, 1.0))
     finishing = 1 if batches < 4 else _FINISHING
     return max(1, min(_PREFETCH, batches - finishing)), finishing
 
@@ -98,7 +98,7 @@ class DaliLoader:
         self._finisher = None if on_gpu else Finisher(stream, self._normalise, self._workers, pin_memory=False)
         prefetch, self._finishing = _depths(stream, self._spec)
         self._feed = Feed(stream, self._spec, self._workers, ahead=min(prefetch, _READING))
-        self._pipeline = self._build(self._feed, stream.batch_size, prefetch)
+        self._pipeline = self._build(self._feed, stream.most_samples, prefetch)
         self._single: tuple[Feed, Any] | None = None  # a pipeline of one picture, built when a batch fails
         self._iterating = False
 
@@ -108,10 +108,9 @@ class DaliLoader:
             raise RuntimeError("an epoch of this loader is still being iterated over: finish or close that first")
         self._iterating = True
         order = self._stream.order(epoch)
-        self._feed.start(
-            self._stream.step(order, epoch, number, self._stand_ins)
-            for number in range(start_step, self.steps_per_epoch)
-        )
+        steps = range(start_step, self.steps_per_epoch)
+        made_steps = (self._stream.step(order, epoch, number, self._stand_ins) for number in steps)
+        self._feed.start(step for step in made_steps if len(step.samples))  # DALI knows no empty batch
         begun: deque[Batch | Pending] = deque()
         try:
             while (made := self._next(epoch)) is not None:
@@ -120,6 +119,7 @@ class DaliLoader:
                     yield self._finished(begun.popleft(), epoch)
             while begun:
                 yield self._finished(begun.popleft(), epoch)
+            yield from self._empty(order, epoch, steps)
         finally:
             for batch in begun:
                 if isinstance(batch, Pending):
@@ -127,6 +127,12 @@ class DaliLoader:
             if self._pipeline is not None:
                 _drain(self._feed, self._pipeline)
             self._iterating = False
+
+    def _empty(self, order: np.ndarray, epoch: int, steps: range) -> Iterator[Batch]:
+        """The last batch where other ranks have all of its samples."""
+        if steps and not len((last := self._stream.step(order, epoch, steps[-1], self._stand_ins)).samples):
+            size = self._stream.views.size
+            yield labelled(self._stream, last, torch.empty((0, 3, size, size), dtype=self._dtype, device=self._device))
 
     def close(self) -> None:
         if self._finisher is not None:

@@ -61,9 +61,11 @@ class Normalise:
 
 def labelled(stream: Stream, step: Step, images: torch.Tensor) -> Batch:
     """The images of a step with the labels and rows of its samples."""
-    labels = torch.from_numpy(stream.index.labels[step.samples])
-    indices = torch.from_numpy(step.samples.copy())
-    return Batch(images, labels.to(images.device, non_blocking=True), indices)
+    labels = torch.from_numpy(stream.index.labels[step.samples]).to(images.device, non_blocking=True)
+    whole = labels
+    if len(step.whole) > len(step.samples):
+        whole = torch.from_numpy(stream.index.labels[step.whole]).to(images.device, non_blocking=True)
+    return Batch(images, labels, torch.from_numpy(step.samples.copy()), whole)
 
 
 @dataclass

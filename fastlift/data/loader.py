@@ -19,11 +19,12 @@ EXECUTORS = ("auto", "dali", "torchvision")
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of B samples. Unpacks as ``images, labels, indices``."""
+    """Views of B samples: this rank's share of a step. Unpacks as ``images, labels, indices``."""
 
     images: torch.Tensor  # [B, 3, S, S], or [B, V, 3, S, S] for five, ten and random crops; normalised
     labels: torch.Tensor  # int64 [B], on the device of images
     indices: torch.Tensor  # int64 [B], rows of the index, on the CPU
+    whole: torch.Tensor  # int64 [W], labels of the step over all ranks, on the device of images
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.images, self.labels, self.indices))
@@ -106,12 +107,13 @@ def build_loader(
     """A loader of ``views`` of ``index``.
 
     Args:
-        batch_size: of this rank. With ``world_size`` ranks a step takes ``batch_size * world_size`` samples.
+        batch_size: samples of a step. In training all ranks share them, in evaluation each has batches of its own.
         mean, std: of the normalisation (pixel / 255 - mean) / std, three numbers each.
         seed: of order and views; the same on all ranks.
         dtype, device: of the images.
-        shuffle: True for training: a new order every epoch, equal steps on all ranks. False for evaluation: the index's
-            order, each sample once over all ranks; ranks may differ by one batch.
+        shuffle: True for training: a new order every epoch, the same steps on all ranks; of a short last batch a rank may
+            get one sample less than others, or none. False for evaluation: the index's order, each sample once over all
+            ranks, in the same batches for any number of them; ranks may differ by one batch.
         drop_last: leave out a last batch that is not full.
         executor: "auto" takes DALI where it is installed and there is something to decode in every epoch.
         workers: threads that decode; default: the cores of this process, at most 16.

@@ -13,27 +13,20 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(words, kind="stable").astype(np.int64)
 
 
-def training_steps(n: int, batch_size: int, world_size: int = 1, drop_last: bool = False) -> int:
-    """Steps of an epoch, equal on all ranks; ``batch_size`` is that of one rank."""
-    whole, rest = divmod(n, batch_size * world_size)
+def share(n: int, rank: int = 0, world_size: int = 1) -> range:
+    """Which of n things one rank takes: each exactly once over the ranks, neighbours together, lengths within one."""
+    return range(n * rank // world_size, n * (rank + 1) // world_size)
+
+
+def steps_in(n: int, batch_size: int, drop_last: bool = False) -> int:
+    """Batches of n samples, a last short one included unless it is dropped."""
+    whole, rest = divmod(n, batch_size)
     return whole if drop_last or rest == 0 else whole + 1
 
 
-def training_batch(order: np.ndarray, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-    """The samples of one rank at one step.
+def training_batch(order: np.ndarray, step: int, batch_size: int) -> np.ndarray:
+    """The samples of one step over all ranks: the next ``batch_size`` of the order; fewer at its end.
 
-    A step takes the next ``batch_size * world_size`` samples of the order and rank r the r-th part of them, so the
-    samples of a step depend on the global batch alone. Where the last step is short, all ranks get the same number:
-    up to ``world_size - 1`` samples from the start of the order are repeated (none on one rank).
+    Ranks share them by ``share``, so an epoch is the same whatever their number, and every sample comes once in it.
     """
-    start = step * batch_size * world_size
-    chunk = order[start : start + batch_size * world_size]
-    if len(chunk) % world_size:
-        chunk = np.concatenate([chunk, np.resize(order, -len(chunk) % world_size)])
-    share = len(chunk) // world_size
-    return chunk[rank * share : (rank + 1) * share]
-
-
-def evaluation_shard(n: int, rank: int = 0, world_size: int = 1) -> range:
-    """The samples that one rank evaluates, in order: every sample exactly once over the ranks, lengths within one."""
-    return range(n * rank // world_size, n * (rank + 1) // world_size)
+    return order[step * batch_size : (step + 1) * batch_size]

@@ -51,4 +51,4 @@ def uniform(seed: int, epoch: int, stream: int, samples: np.ndarray, count: int)
     blocks = np.arange((count + 3) // 4)[None, :]
     samples = np.asarray(samples)[:, None]
     words = philox_4x32((samples, np.full_like(blocks, epoch), blocks, np.full_like(blocks, stream)), seed)
-    return (words.reshape(len(samples), -1)[:, :count].astype(np.float64) + 0.5) * 2.0**-32
+    return (words.reshape(len(samples), 4 * blocks.size)[:, :count].astype(np.float64) + 0.5) * 2.0**-32

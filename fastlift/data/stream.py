@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastlift.data.index import BadImage, ImageIndex
-from fastlift.data.order import epoch_order, evaluation_shard, training_batch, training_steps
+from fastlift.data.order import epoch_order, share, steps_in, training_batch
 from fastlift.data.scan import next_good
 from fastlift.data.views import EvalViews, ResizedCrops, TrainViews, Windows
 from fastlift.errors import UserError
@@ -18,9 +18,13 @@ from fastlift.errors import UserError
 
 @dataclass(frozen=True)
 class Step:
-    """One batch to make: B samples, the index rows whose pictures are shown for them, and their views."""
+    """One batch to make: B samples, the index rows whose pictures are shown for them, and their views.
 
-    samples: np.ndarray  # int64 [B]
+    B may be 0 in training: a rank without a share of a short last batch.
+    """
+
+    whole: np.ndarray  # int64 [W], the samples of all ranks
+    samples: np.ndarray  # int64 [B], this rank's
     sources: np.ndarray  # int64 [B]; differs from samples where a broken picture is replaced
     views: Windows | ResizedCrops
 
@@ -29,12 +33,13 @@ class Step:
 class Stream:
     """The batches of all epochs as a pure function of these fields.
 
-    ``shuffle`` gives training batches (see ``order.training_batch``); without it, this rank's share in the index's order.
+    ``shuffle`` gives training batches, each shared by the ranks. Without it, the index's order is cut into batches once, and
+    each rank has its share of those: every sample is in the same batch, and so gets the same bits, for any number of ranks.
     """
 
     index: ImageIndex
     views: TrainViews | EvalViews
-    batch_size: int  # of one rank
+    batch_size: int  # in training, of all ranks together
     seed: int = 0
     shuffle: bool = True
     drop_last: bool = False
@@ -49,32 +54,42 @@ class Stream:
 
     @property
     def steps_per_epoch(self) -> int:
-        if self.shuffle:
-            return training_steps(len(self.index), self.batch_size, self.world_size, self.drop_last)
-        return training_steps(len(self._shard()), self.batch_size, 1, self.drop_last)
+        """Batches of an epoch on this rank; in training the same on all."""
+        steps = steps_in(len(self.index), self.batch_size, self.drop_last)
+        return steps if self.shuffle else len(share(steps, self.rank, self.world_size))
 
-    def _shard(self) -> range:
-        return evaluation_shard(len(self.index), self.rank, self.world_size)
+    @property
+    def most_samples(self) -> int:
+        """Samples of this rank in a full batch."""
+        return -(-self.batch_size // self.world_size) if self.shuffle else self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """All samples of the epoch: int64, over all ranks for training, of this rank otherwise."""
+        """All samples of the epoch: int64, over all ranks."""
         if self.shuffle:
             return epoch_order(len(self.index), self.seed, epoch)
-        return np.arange(self._shard().start, self._shard().stop, dtype=np.int64)
+        return np.arange(len(self.index), dtype=np.int64)
 
     def step(self, order: np.ndarray, epoch: int, step: int, stand_ins: "StandIns") -> Step:
         """Samples and views of one step; ``order`` is ``self.order(epoch)``."""
         if self.shuffle:
-            samples = training_batch(order, step, self.batch_size, self.rank, self.world_size)
-        else:
-            samples = order[step * self.batch_size : (step + 1) * self.batch_size]
-        return self.of(samples, epoch, stand_ins)
+            whole = training_batch(order, step, self.batch_size)
+            mine = share(len(whole), self.rank, self.world_size)
+            return self.of(whole[mine.start : mine.stop], epoch, stand_ins, whole)
+        steps = steps_in(len(order), self.batch_size, self.drop_last)
+        return self.of(
+            training_batch(order, share(steps, self.rank, self.world_size)[step], self.batch_size), epoch, stand_ins
+        )
 
-    def of(self, samples: np.ndarray, epoch: int, stand_ins: "StandIns") -> Step:
-        """The views of given samples in an epoch."""
+    def of(self, samples: np.ndarray, epoch: int, stand_ins: "StandIns", whole: np.ndarray | None = None) -> Step:
+        """The views of given samples in an epoch; ``whole`` are those of all ranks, where others share the step."""
         sources = stand_ins.sources(samples)
         widths, heights = self.index.widths[sources], self.index.heights[sources]
-        return Step(samples, sources, self.views.windows(self.seed, epoch, samples, widths, heights))
+        return Step(
+            samples if whole is None else whole,
+            samples,
+            sources,
+            self.views.windows(self.seed, epoch, samples, widths, heights),
+        )
 
 
 class StandIns:

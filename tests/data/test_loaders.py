@@ -177,20 +177,35 @@ def test_workers_and_batches_change_nothing(executor: str, pictures: Any) -> Non
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_ranks_share_the_work(executor: str, shuffle: bool, pictures: Any) -> None:
-    index = pictures.fill(each=6).load().train  # 18 samples
-    alone = make(index, TrainViews(32), executor, batch_size=8, shuffle=shuffle)
-    ranks = [make(index, TrainViews(32), executor, shuffle=shuffle, rank=r, world_size=2) for r in range(2)]
-    parts = [list(rank.epoch(1)) for rank in ranks]
-    if shuffle:
-        assert len(parts[0]) == len(parts[1]) == 3
-        for together, *each in zip(alone.epoch(1), *parts, strict=True):
-            assert torch.equal(together.indices, torch.cat([part.indices for part in each]))
-            assert torch.equal(together.images, torch.cat([part.images for part in each]))
-    else:
-        seen = torch.cat([batch.indices for part in parts for batch in part])
-        assert seen.tolist() == list(range(18))
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_each_training_batch(executor: str, ranks: int, pictures: Any) -> None:
+    index = (
+        pictures.fill(each=6).load().train
+    )  # 18 samples: batches of 8, 8 and 2, of which the last leaves a rank without
+    alone = make(index, TrainViews(32), executor, batch_size=8)
+    each = [make(index, TrainViews(32), executor, batch_size=8, rank=r, world_size=ranks) for r in range(ranks)]
+    for start in (0, 2):
+        shared = [loader.epoch(1, start) for loader in each]
+        for together, *parts in zip(alone.epoch(1, start), *shared, strict=True):
+            assert torch.equal(together.indices, torch.cat([part.indices for part in parts]))
+            assert torch.equal(together.images, torch.cat([part.images for part in parts]))
+            assert torch.equal(together.labels, torch.cat([part.labels for part in parts]))
+            assert all(torch.equal(part.whole, together.labels) for part in parts)
+    assert min(len(part.labels) for part in parts) == (0 if ranks == 3 else 1)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("ranks", [2, 7])
+def test_ranks_evaluate_the_same_batches(executor: str, ranks: int, pictures: Any) -> None:
+    index = pictures.fill(each=6).load().train
+    alone = make(index, EvalViews(32), executor, batch_size=4, shuffle=False).epoch(0)
+    each = [
+        make(index, EvalViews(32), executor, batch_size=4, shuffle=False, rank=r, world_size=ranks)
+        for r in range(ranks)
+    ]
+    for one, other in zip(alone, (batch for loader in each for batch in loader.epoch(0)), strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.images, other.images)
 
 
 def test_drop_last_and_dtypes(pictures: Any) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastlift.data.order import epoch_order, evaluation_shard, training_batch, training_steps
+from fastlift.data.order import epoch_order, share, steps_in, training_batch
 from fastlift.data.philox import philox_4x32, uniform
 
 # Random123's known answers for philox4x32-10: counter, key, output.
@@ -43,33 +43,29 @@ def test_epoch_order_is_a_permutation_that_never_changes() -> None:
     assert not np.array_equal(order, epoch_order(1000, 1, 0))
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("n", [60, 61, 97])
-def test_training_shards_are_equal_and_complete(n: int, world_size: int, drop_last: bool) -> None:
-    order, batch = epoch_order(n, 3, 1), 4
-    steps = training_steps(n, batch, world_size, drop_last)
+def test_an_epoch_shows_every_sample_once_for_any_number_of_ranks(n: int, world_size: int) -> None:
+    order, batch = epoch_order(n, 3, 1), 8
     seen: list[int] = []
-    for step in range(steps):
-        parts = [training_batch(order, step, batch, rank, world_size) for rank in range(world_size)]
-        assert len({len(part) for part in parts}) == 1
-        seen.extend(np.concatenate(parts).tolist())
-    if drop_last:
-        assert len(seen) == len(set(seen)) == n // (batch * world_size) * batch * world_size
-    else:
-        assert set(seen) == set(range(n))
-        assert len(seen) - n < world_size
+    for step in range(steps_in(n, batch)):
+        whole = training_batch(order, step, batch)
+        parts = [
+            whole[mine.start : mine.stop] for mine in (share(len(whole), r, world_size) for r in range(world_size))
+        ]
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+        seen.extend(whole.tolist())
+    assert seen == order.tolist()
 
 
-def test_a_step_is_the_same_samples_for_any_number_of_ranks() -> None:
-    order = epoch_order(96, 0, 0)
-    whole = training_batch(order, 1, 12)
-    parts = [training_batch(order, 1, 4, rank, 3) for rank in range(3)]
-    np.testing.assert_array_equal(whole, np.concatenate(parts))
+def test_short_last_batches_can_be_dropped() -> None:
+    assert [steps_in(n, 4) for n in (7, 8, 9)] == [2, 2, 3]
+    assert [steps_in(n, 4, drop_last=True) for n in (7, 8, 9)] == [1, 2, 2]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 7])
-def test_evaluation_shards_hold_every_sample_once(world_size: int) -> None:
-    shards = [list(evaluation_shard(23, rank, world_size)) for rank in range(world_size)]
-    assert [i for shard in shards for i in shard] == list(range(23))
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+@pytest.mark.parametrize("world_size", [1, 2, 7, 30])
+def test_shares_hold_everything_once(world_size: int) -> None:
+    shares = [list(share(23, rank, world_size)) for rank in range(world_size)]
+    assert [i for mine in shares for i in mine] == list(range(23))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -1,75 +1,145 @@
-"""Two processes take the same steps as one, and grade every image once."""
+"""Several processes take the same steps as one, whatever their number, and grade every image once."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from fixtures import CLASS_COUNTS, CLASS_NAMES
+from several import together
+from torch import Tensor
 
-from fastlift.distributed import World, average_gradients, join
+import fastlift
+from fastlift.company import agree, company, first_says
+from fastlift.data.catalogue import load_data_set
+from fastlift.data.loader import build_loader
+from fastlift.data.views import TrainViews
+from fastlift.distributed import Vote, World, open_group
+from fastlift.learner import Learner
 
 Files = tuple[Path, Path]
+BATCH = 12  # of 38 images: three batches and two images, which leaves ranks of four without any
 
 
-def launch(arguments: list[str], processes: int) -> None:
-    """What torchrun does: the same command with the rank in the environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = []
-    for rank in range(processes):
-        world = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": processes,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        environment = os.environ | {name: str(value) for name, value in world.items()} | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "fastlift", *arguments]
-        started.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+def learner(
+    clip: Files, loss: str, world: World, dtype: torch.dtype = torch.float32, micro_batch: int | None = None
+) -> Learner:
+    model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, rank=3, init="random")
+    model.set_compute_dtype(dtype)
+    built = fastlift.losses.build(loss, CLASS_COUNTS)
+    return Learner(model, built, lr=0.05, micro_batch=micro_batch, world=world)
 
 
-def test_two_processes_are_one(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
-    lists = ["--train-list", str(tiny_data / "train.txt"), "--test-list", str(tiny_data / "test.txt")]
-    data = [
-        "--dataset",
+def epoch(clip: Files, data: Path, loss: str, world: World, micro_batch: int | None = None) -> dict[str, Any]:
+    """One epoch: the sums after each step, what was seen, and the parameters at its end."""
+    train = load_data_set(
         "list",
-        "--data-root",
-        str(tiny_data),
-        *lists,
-        "--class-names",
-        str(tiny_data / "class_names.txt"),
-    ]
-    model = ["--model", str(tiny_clip[0]), "--pretrained", str(tiny_clip[1])]
-    training = ["--epochs", "2", "--batch-size", "8", "--lr", "0.05", "--device", "cpu"]
-    for processes in (1, 2):
-        launch(["train", *data, *model, *training, "--output", str(tmp_path / str(processes))], processes)
-    one, two = (load_file(tmp_path / name / "checkpoints" / "epoch-002.safetensors") for name in ("1", "2"))
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    grades = [json.loads((tmp_path / name / "results.json").read_text())["metrics"] for name in ("1", "2")]
-    assert grades[1]["samples"] == grades[0]["samples"] == 24
-    assert grades[1]["accuracy"] == grades[0]["accuracy"]
+        data_root=data,
+        train_list=data / "train.txt",
+        test_list=data / "test.txt",
+        class_names=data / "class_names.txt",
+    ).train
+    some = learner(clip, loss, world, micro_batch=micro_batch)
+    loader = build_loader(
+        train,
+        TrainViews(32),
+        batch_size=BATCH,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        rank=world.rank,
+        world_size=world.size,
+        workers=1,
+    )
+    seen, sums = [], []
+    for batch in loader.epoch(0):
+        some.step(batch.images, batch.labels, batch.whole)
+        seen.append((batch.indices, batch.images.sum(dim=(1, 2, 3))))
+        sums.append((*some.sums.read(), some.sums.images))
+    loader.close()
+    return {"seen": seen, "sums": sums, "parameters": {n: p.detach().clone() for n, p in some.parameters.items()}}
+
+
+CASES = (("LA", None), ("CB", None), ("LADE", None), ("GRW", 2), ("LDAM", 2), ("Focal", 1))
+
+
+def ranks_work(clip: Files, data: Path) -> dict[str, Any]:
+    """On each rank: what the tests below compare."""
+    with company() as world:
+        open_group(world, torch.device("cpu"))
+        return {loss: epoch(clip, data, loss, world, micro_batch) for loss, micro_batch in CASES}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_an_epoch_is_the_same_for_any_number_of_ranks(
+    processes: int, tiny_clip: Files, tiny_data: Path, tmp_path: Path
+) -> None:
+    """The same samples with the same crops, each of the same weight: sums of every step and parameters agree."""
+    ranks = together(tmp_path, processes, ranks_work, tiny_clip, tiny_data)
+    for loss, micro_batch in CASES:
+        one = epoch(tiny_clip, tiny_data, loss, World(), micro_batch if loss != "LADE" else None)
+        several = [rank[loss] for rank in ranks]
+        for step, (rows, pixels) in enumerate(one["seen"]):
+            assert torch.equal(rows, torch.cat([rank["seen"][step][0] for rank in several]))
+            torch.testing.assert_close(pixels, torch.cat([rank["seen"][step][1] for rank in several]))
+        for rank in several:
+            for mine, theirs in zip(one["sums"], rank["sums"], strict=True):
+                assert mine == pytest.approx(theirs, rel=1e-5)
+            for name, parameter in several[0]["parameters"].items():
+                assert torch.equal(rank["parameters"][name], parameter), "ranks drift apart"
+                expected: Tensor = one["parameters"][name]
+                torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-6)
+
+
+def overflow(clip: Files) -> list[tuple[float, Tensor]]:
+    """Rank 1's second batch overflows in fp16, rank 0's does not: scale and parameters after each step."""
+    steps = []
+    with company() as world:
+        open_group(world, torch.device("cpu"))
+        some = learner(clip, "LA", world, torch.float16)
+        some.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        labels = torch.arange(4)
+        for step in range(3):
+            generator = torch.Generator().manual_seed(2 * step + world.rank)
+            images = torch.randn(4, 3, 32, 32, generator=generator).half()
+            if step == 1 and world.rank == 1:
+                images = images * float("inf")
+            some.step(images, labels, torch.cat([labels, labels]))
+            steps.append((some.scaler.get_scale(), torch.cat([p.detach().flatten() for p in some.parameters.values()])))
+    return steps
+
+
+def test_an_overflow_of_one_rank_keeps_all_from_the_step(tiny_clip: Files, tmp_path: Path) -> None:
+    first, second = together(tmp_path, 2, overflow, tiny_clip)
+    for (scale, parameters), (other_scale, others) in zip(first, second, strict=True):
+        assert scale == other_scale
+        assert torch.equal(parameters, others)
+    assert [scale for scale, _ in first] == [256.0, 128.0, 128.0]
+    assert torch.equal(first[0][1], first[1][1]), "the step was not skipped"
+    assert not torch.equal(first[1][1], first[2][1])
+    assert first[2][1].isfinite().all()
+
+
+def voting(clip: Files) -> list[bool]:
+    with company() as world:
+        open_group(world, torch.device("cpu"))
+        some = learner(clip, "LA", world)
+        images, labels = torch.zeros(2, 3, 32, 32), torch.arange(2)
+        whole = torch.cat([labels, labels])
+        asked = [lambda: False, lambda: world.rank == 1, lambda: False]
+        return [some.step(images, labels, whole, ask) for ask in asked]
+
+
+def test_a_stop_asked_of_one_rank_is_heard_by_all_after_the_same_step(tiny_clip: Files, tmp_path: Path) -> None:
+    assert together(tmp_path, 2, voting, tiny_clip) == [[False, True, False]] * 2
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    world, device = join(torch.device("cpu"))
-    assert world == World()
-    assert device.type == "cpu"
-    parameter = torch.nn.Parameter(torch.ones(2))
-    parameter.grad = torch.full((2,), 3.0)
-    average_gradients([parameter], world)
-    assert parameter.grad.tolist() == [3.0, 3.0]
+    with company() as world:
+        assert world == World()
+        assert open_group(world, torch.device("cpu")).type == "cpu"
+        agree(world, {"anything": 1})
+        assert first_says(world, lambda: "this") == "this"
+    assert not Vote(torch.device("cpu")).last()
