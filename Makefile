@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+WITH_TOOLS := PATH="$(abspath $(BIN)):$$PATH"
 STAMP  := $(VENV)/.installed
 # The kernels are a folder of another name than their package; type checkers find both through these links.
 TYPES  := build/types
 # What pyproject.toml builds with, quoted for the shell.
 BUILD  := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
 
-.PHONY: help install train test fuzz test-lowest test-newest check format results clean
+.PHONY: help install train test fuzz sanitize test-lowest test-newest check format results clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,7 +19,7 @@ install: $(STAMP)  ## virtual environment with fastlift and its tools (again onl
 $(STAMP): pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/*/*.cpp kernels/*/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(BUILD)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,dali]'
+	$(WITH_TOOLS) $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,dali]'
 	touch $@
 
 train: install  ## fine-tune on the embedded data set, and print what came out
@@ -44,6 +45,11 @@ test-lowest test-newest:
 	$(END)/bin/uv pip install --quiet --python $(END)/bin/python --upgrade $(CHOICE) --no-build-isolation \
 		--reinstall-package fastlift -e '.[test,dali]'
 	FASTLIFT_VERSIONS=$(subst test-,,$@) $(END)/bin/python -m pytest -n auto --dist worksteal -q
+
+sanitize: install  ## the native library under address and undefined-behaviour sanitizers: its tests, and shapes that are drawn
+	$(WITH_TOOLS) cmake --preset asan -G Ninja
+	$(WITH_TOOLS) cmake --build --preset asan
+	$(WITH_TOOLS) ctest --preset asan --no-tests=error
 
 check: install  ## format, lint and types, without changing anything
 	$(BIN)/ruff format --check .

@@ -29,6 +29,20 @@ def check_parameter(name: str, tensor: object, shape: tuple[int, ...], like_name
         raise ValueError(f"{name}: expected device {like.device}, where {like_name} lies, got {tensor.device}")
 
 
+def check_kept(
+    name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], like: torch.Tensor
+) -> None:
+    """Raise unless ``tensor``, which one op hands to the next, has ``shape``, one of ``dtypes`` and the device of ``like``."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name}: expected {' or '.join(str(d) for d in dtypes)}, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
+    if tensor.device != like.device:
+        raise ValueError(f"{name}: expected device {like.device}, got {tensor.device}")
+
+
 def check_number(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a number: a tensor would be read back from its device, and its gradient lost."""
     if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):

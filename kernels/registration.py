@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .dispatch import choose
+
 NAMESPACE = "fastlift_kernels"
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _DIFFERENTIABLE = ("AutogradCPU", "AutogradCUDA")
@@ -55,8 +57,14 @@ def register_autograd(name: str, function: type[torch.autograd.Function]) -> Non
         _LIBRARY.impl(name, differentiable, key)
 
 
-def implementation(package: str, impl: str) -> Any:
-    """The module of ``package`` that implements ``impl``; Triton is imported only when a GPU asks for it."""
+def implementation(package: str, impl: Any, name: str, tensor: torch.Tensor) -> Any:
+    """The module of ``package`` that implements ``impl``; Triton is imported only when a GPU asks for it.
+
+    Raises as :func:`dispatch.choose` does where it is not for ``tensor`` (called ``name``): calls of the registered ops
+    need not have come through the public ones.
+    """
+    if choose(impl, name, tensor) == "reference":
+        raise ValueError(f'impl: expected "native" or "triton", got {impl!r}')
     return import_module(".native" if impl == "native" else ".gpu", package)
 
 

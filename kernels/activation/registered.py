@@ -4,17 +4,28 @@ from typing import Any
 
 import torch
 
+from ..checks import check_activations, check_kept
 from ..registration import below_autograd, implementation, refuse_double_backward, register, register_autograd
 
 _PACKAGE = str(__package__)
+KINDS = ("quick_gelu", "gelu")
 
 
 def _forward(x: torch.Tensor, kind: str, impl: str) -> torch.Tensor:
-    return implementation(_PACKAGE, impl).forward(x.contiguous(), kind)
+    _check(x, kind)
+    return implementation(_PACKAGE, impl, "x", x).forward(x.contiguous(), kind)
 
 
 def _backward(d_y: torch.Tensor, x: torch.Tensor, kind: str, impl: str) -> torch.Tensor:
-    return implementation(_PACKAGE, impl).backward(d_y.contiguous(), x.contiguous(), kind)
+    _check(x, kind)
+    check_kept("d_y", d_y, tuple(x.shape), (x.dtype,), x)
+    return implementation(_PACKAGE, impl, "x", x).backward(d_y.contiguous(), x.contiguous(), kind)
+
+
+def _check(x: torch.Tensor, kind: str) -> None:
+    check_activations("x", x)
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
 
 
 def _like_x(x: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from ..checks import check_activations, check_parameter, check_positive
 from ..dispatch import Impl, choose
+from .arguments import MAX_RANK, check, check_rank
 from .reference import adapter_reference
 from .registered import adapter_forward
-
-MAX_RANK = 512
 
 
 def adapter(
@@ -56,10 +54,10 @@ def adapter(
     Source: AdaptFormer (Chen et al. 2022) as LIFT (Shi et al., ICML 2024) uses it.
     """
     ln_eps = eps if ln_eps is None else ln_eps
-    _check(t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps)
+    check(t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps)
     rank = down_weight.shape[0]
-    if rank > MAX_RANK and impl not in (None, "reference"):
-        raise ValueError(f'down_weight: impl="{impl}" takes a rank (rows) up to {MAX_RANK}, got {rank}')
+    if impl not in (None, "reference"):
+        check_rank(down_weight, impl)
     chosen = choose("reference" if rank > MAX_RANK else impl, "t", t)
     if chosen == "reference":
         return adapter_reference(
@@ -83,49 +81,3 @@ def adapter(
 def _trainable_ln2(t: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
     with torch.autocast(t.device.type, enabled=False):
         return F.layer_norm(t, (t.shape[-1],), weight.to(t.dtype), None if bias is None else bias.to(t.dtype), eps)
-
-
-def _check(
-    t: torch.Tensor,
-    ln2_weight: torch.Tensor | None,
-    ln2_bias: torch.Tensor | None,
-    ln_weight: torch.Tensor,
-    ln_bias: torch.Tensor,
-    down_weight: torch.Tensor,
-    down_bias: torch.Tensor,
-    up_weight: torch.Tensor,
-    up_bias: torch.Tensor,
-    scale: torch.Tensor | float,
-    eps: float,
-    ln_eps: float,
-) -> None:
-    check_activations("t", t)
-    if t.dim() < 1 or t.shape[-1] == 0 or t.shape[-1] % 8:
-        raise ValueError(f"t: expected [.., D] with D a multiple of 8, got shape {list(t.shape)}")
-    width = t.shape[-1]
-    if not isinstance(down_weight, torch.Tensor):
-        raise TypeError(f"down_weight: expected a tensor [r, {width}], got {type(down_weight).__name__}")
-    if down_weight.dim() != 2:
-        raise ValueError(f"down_weight: expected [r, {width}], got shape {list(down_weight.shape)}")
-    rank = down_weight.shape[0]
-    if rank < 1:
-        raise ValueError("down_weight: expected a rank (rows) of 1 or more, got 0")
-    if (ln2_weight is None) != (ln2_bias is None):
-        raise ValueError("ln2_weight, ln2_bias: expected both or neither")
-    if ln2_weight is not None:
-        check_parameter("ln2_weight", ln2_weight, (width,), "t", t)
-        check_parameter("ln2_bias", ln2_bias, (width,), "t", t)
-    check_parameter("ln_weight", ln_weight, (width,), "t", t)
-    check_parameter("ln_bias", ln_bias, (width,), "t", t)
-    check_parameter("down_weight", down_weight, (rank, width), "t", t)
-    check_parameter("down_bias", down_bias, (rank,), "t", t)
-    check_parameter("up_weight", up_weight, (width, rank), "t", t)
-    check_parameter("up_bias", up_bias, (width,), "t", t)
-    if isinstance(scale, torch.Tensor):
-        if scale.numel() != 1:
-            raise ValueError(f"scale: expected one element or a float, got shape {list(scale.shape)}")
-        check_parameter("scale", scale, tuple(scale.shape), "t", t)
-    elif not isinstance(scale, (int, float)):
-        raise TypeError(f"scale: expected a tensor of one element or a float, got {type(scale).__name__}")
-    check_positive("eps", eps)
-    check_positive("ln_eps", ln_eps)

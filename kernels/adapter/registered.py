@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ..registration import below_autograd, implementation, refuse_double_backward, register, register_autograd
+from .arguments import check, check_backward, check_rank
 
 _PACKAGE = str(__package__)
 
@@ -33,7 +34,14 @@ def _hidden_dtype(t: torch.Tensor, impl: str) -> torch.dtype:
 
 def _forward(t: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     *rest, keep, impl = args
-    return implementation(_PACKAGE, impl).forward(t.contiguous(), *rest, keep)
+    _check(t, *rest, impl=impl)
+    return implementation(_PACKAGE, impl, "t", t).forward(t.contiguous(), *rest, keep)
+
+
+def _check(t: torch.Tensor, ln2_weight: Any, ln2_bias: Any, *parameters: Any, impl: str) -> None:
+    *weights, scale, fixed_scale, eps, ln_eps = parameters
+    check(t, ln2_weight, ln2_bias, *weights, fixed_scale if scale is None else scale, eps, ln_eps)
+    check_rank(weights[2], impl)
 
 
 def _forward_fake(t: torch.Tensor, ln2_weight: torch.Tensor | None, *args: Any) -> tuple[torch.Tensor, ...]:
@@ -49,9 +57,12 @@ def _forward_fake(t: torch.Tensor, ln2_weight: torch.Tensor | None, *args: Any) 
 def _backward(
     d_ln2: torch.Tensor | None, d_residual: torch.Tensor, t: torch.Tensor, *args: Any
 ) -> tuple[torch.Tensor, ...]:
-    *rest, need_t, impl = args
-    d_ln2 = None if d_ln2 is None else d_ln2.contiguous()
-    return implementation(_PACKAGE, impl).backward(d_ln2, d_residual.contiguous(), t.contiguous(), *rest, need_t)
+    statistics, hidden, ln2_weight, *parameters, need_t, impl = args
+    _check(t, ln2_weight, ln2_weight, *parameters, impl=impl)  # backward needs no bias of LN_2
+    rank = parameters[2].shape[0]
+    check_backward(d_ln2, d_residual, t, statistics, hidden, ln2_weight, _hidden_dtype(t, impl), rank)
+    kept = [None if x is None else x.contiguous() for x in (d_ln2, d_residual, t, statistics, hidden)]
+    return implementation(_PACKAGE, impl, "t", t).backward(*kept, ln2_weight, *parameters, need_t)
 
 
 def _backward_fake(

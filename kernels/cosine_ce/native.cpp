@@ -57,7 +57,7 @@ struct Rows {
       store_n(row + c, adjusted, n);
     }
     a.predictions[i] = first_best(best, where);
-    if (label == -100) {
+    if (label == FASTLIFT_IGNORED) {
       a.losses[i] = 0.0f;
       if (a.want_gradient) memset(row, 0, (size_t)C * 4);
       return;

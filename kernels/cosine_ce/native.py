@@ -7,6 +7,7 @@ computed twice.
 import torch
 
 from ..native.library import CrossEntropy, call, pointer
+from .arguments import check_labels
 from .reference import IGNORE_INDEX, Normalize
 
 # B batch, D width, C classes, R rows of a block
@@ -96,14 +97,3 @@ def _off_direction(d_x: torch.Tensor, x: torch.Tensor, inverse_square: torch.Ten
     if inverse_square is not None:
         along *= inverse_square
     d_x.addcmul_(x, along, value=-1.0)
-
-
-def check_labels(labels: torch.Tensor, classes: int) -> None:
-    """Raise ValueError naming the first label that is neither a class nor to be left out."""
-    wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= classes))
-    if wrong.any():
-        at = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"labels: expected 0 to {classes - 1}, or {IGNORE_INDEX} to leave a sample out; "
-            f"got {int(labels[at])} at position {at}"
-        )

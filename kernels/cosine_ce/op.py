@@ -2,9 +2,8 @@
 
 import torch
 
-from ..checks import check_activations, check_number, check_parameter, check_positive
 from ..dispatch import Impl, choose
-from .native import check_labels
+from .arguments import check, check_labels
 from .reference import Normalize, cosine_cross_entropy_reference
 from .registered import cosine_cross_entropy_forward
 
@@ -52,7 +51,7 @@ def cosine_cross_entropy(
 
     Source: logit adjustment (Menon et al. 2021) on the cosine classifier, as LIFT (Shi et al., ICML 2024) uses it.
     """
-    _check(features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize)
+    check(features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize)
     chosen = choose(impl, "features", features)
     if chosen != "reference":
         learned = (features, weight, bias)
@@ -78,45 +77,3 @@ def cosine_cross_entropy(
     return cosine_cross_entropy_reference(
         features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize
     )
-
-
-def _check(
-    features: torch.Tensor,
-    weight: torch.Tensor,
-    labels: torch.Tensor,
-    log_prior: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    class_weight: torch.Tensor | None,
-    scale: float,
-    tau: float,
-    label_smoothing: float,
-    normalize: str,
-) -> None:
-    check_activations("features", features)
-    if features.dim() != 2 or features.shape[1] == 0:
-        raise ValueError(f"features: expected [B, D], got shape {list(features.shape)}")
-    batch, width = features.shape
-    if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"weight: expected a tensor [C, {width}], got {type(weight).__name__}")
-    if weight.dim() != 2 or weight.shape[0] == 0:
-        raise ValueError(f"weight: expected [C, {width}] with at least one class, got shape {list(weight.shape)}")
-    classes = weight.shape[0]
-    check_parameter("weight", weight, (classes, width), "features", features)
-    for name, tensor in (("log_prior", log_prior), ("bias", bias), ("class_weight", class_weight)):
-        if tensor is not None:
-            check_parameter(name, tensor, (classes,), "features", features)
-            if name != "bias" and tensor.requires_grad:
-                raise ValueError(f"{name}: expected a constant, got a tensor that requires gradients")
-    if not isinstance(labels, torch.Tensor):
-        raise TypeError(f"labels: expected a tensor of int64 of shape [{batch}], got {type(labels).__name__}")
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (batch,):
-        raise ValueError(f"labels: expected int64 of shape [{batch}], got {labels.dtype} of shape {list(labels.shape)}")
-    if labels.device != features.device:
-        raise ValueError(f"labels: expected device {features.device}, where features lies, got {labels.device}")
-    check_positive("scale", scale)
-    check_number("tau", tau)
-    check_number("label_smoothing", label_smoothing)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing}")
-    if normalize not in ("both", "weight", "none"):
-        raise ValueError(f"normalize: expected 'both', 'weight' or 'none', got {normalize!r}")

@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ..registration import below_autograd, implementation, refuse_double_backward, register, register_autograd
+from .arguments import check, check_kept_for_backward
 
 _PACKAGE = str(__package__)
 
@@ -26,12 +27,17 @@ _BACKWARD = (
 
 def _forward(*args: Any) -> tuple[torch.Tensor, ...]:
     *constants, impl = args[6:]
-    return implementation(_PACKAGE, impl).forward(*_contiguous(args[:6]), *constants)
+    check(*args[:6], *constants[:4])
+    return implementation(_PACKAGE, impl, "features", args[0]).forward(*_contiguous(args[:6]), *constants)
 
 
 def _backward(d_loss: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     saved, tensors, (*constants, impl) = list(args[:4]), args[4:10], args[10:]
-    return implementation(_PACKAGE, impl).backward(d_loss, saved, *_contiguous(tensors), *constants)
+    features, weight = tensors[:2]
+    check(*tensors, *constants[:4])
+    check_kept_for_backward(d_loss, saved, _saved_shapes(features, weight, constants[4:], impl), features)
+    chosen = implementation(_PACKAGE, impl, "features", features)
+    return chosen.backward(d_loss, [x.contiguous() for x in saved], *_contiguous(tensors), *constants)
 
 
 def _contiguous(tensors: Any) -> list[torch.Tensor | None]:
@@ -39,28 +45,30 @@ def _contiguous(tensors: Any) -> list[torch.Tensor | None]:
     return [None if x is None else x.contiguous() for x in tensors]
 
 
-def _gradient_shapes(features: torch.Tensor, weight: torch.Tensor, need: Any) -> list[torch.Tensor]:
-    shapes = (features.shape, weight.shape, weight.shape[:1])
-    return [
-        features.new_empty(shape if wanted else (0,), dtype=torch.float32)
-        for shape, wanted in zip(shapes, need, strict=True)
-    ]
+def _gradient_shapes(features: torch.Tensor, weight: torch.Tensor, need: Any) -> list[tuple[int, ...]]:
+    shapes = (tuple(features.shape), tuple(weight.shape), tuple(weight.shape[:1]))
+    return [shape if wanted else (0,) for shape, wanted in zip(shapes, need, strict=True)]
+
+
+def _saved_shapes(features: torch.Tensor, weight: torch.Tensor, need: Any, impl: str) -> list[tuple[int, ...]]:
+    if impl == "native":
+        return [*_gradient_shapes(features, weight, need), (0,)]
+    return [(features.shape[0],), (features.shape[0],), (weight.shape[0],), ()]
+
+
+def _float32(like: torch.Tensor, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    return [like.new_empty(shape, dtype=torch.float32) for shape in shapes]
 
 
 def _forward_fake(features: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *args: Any) -> tuple[Any, ...]:
-    need, impl = args[-4:-1], args[-1]
-    loss = features.new_empty((), dtype=torch.float32)
-    if impl == "native":
-        saved = [*_gradient_shapes(features, weight, need), features.new_empty((0,), dtype=torch.float32)]
-    else:
-        sizes = (features.shape[:1], features.shape[:1], weight.shape[:1], ())
-        saved = [features.new_empty(size, dtype=torch.float32) for size in sizes]
-    return (loss, torch.empty_like(labels, memory_format=torch.contiguous_format), *saved)
+    predictions = torch.empty_like(labels, memory_format=torch.contiguous_format)
+    loss, *saved = _float32(features, [(), *_saved_shapes(features, weight, args[-4:-1], args[-1])])
+    return (loss, predictions, *saved)
 
 
 def _backward_fake(_d: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     features, weight, need = args[4], args[5], args[-4:-1]
-    return tuple(_gradient_shapes(features, weight, need))
+    return tuple(_float32(features, _gradient_shapes(features, weight, need)))
 
 
 cosine_cross_entropy_forward = register("cosine_cross_entropy_forward", _FORWARD, _forward, _forward_fake)

@@ -1,10 +1,11 @@
-// The C entry points: choose the best instruction set once, hand the argument block on, and keep the scratch memory.
+// The C entry points: choose the best instruction set once, look at the argument block and hand it on, and keep the scratch memory.
 #include <stdlib.h>
 #include <string.h>
 
 #include <atomic>
 #include <limits>
 
+#include "arguments.h"
 #include "isa.h"
 
 namespace fastlift {
@@ -100,8 +101,16 @@ int32_t fastlift_select_isa(const char* name) {
   return 0;
 }
 void fastlift_poison_scratch(int32_t on) { fastlift::poison.store(on != 0); }
-int32_t fastlift_adapter_forward(const fastlift_adapter_forward_args* a) { return fastlift::table().adapter_forward(*a); }
-int32_t fastlift_adapter_backward(const fastlift_adapter_backward_args* a) { return fastlift::table().adapter_backward(*a); }
-int32_t fastlift_cross_entropy(const fastlift_cross_entropy_args* a) { return fastlift::table().cross_entropy(*a); }
-int32_t fastlift_activation(const fastlift_activation_args* a) { return fastlift::table().activation(*a); }
+int32_t fastlift_adapter_forward(const fastlift_adapter_forward_args* a) {
+  return fastlift::valid(*a) ? fastlift::table().adapter_forward(*a) : FASTLIFT_INVALID;
+}
+int32_t fastlift_adapter_backward(const fastlift_adapter_backward_args* a) {
+  return fastlift::valid(*a) ? fastlift::table().adapter_backward(*a) : FASTLIFT_INVALID;
+}
+int32_t fastlift_cross_entropy(const fastlift_cross_entropy_args* a) {
+  return fastlift::valid(*a) ? fastlift::table().cross_entropy(*a) : FASTLIFT_INVALID;
+}
+int32_t fastlift_activation(const fastlift_activation_args* a) {
+  return fastlift::valid(*a) ? fastlift::table().activation(*a) : FASTLIFT_INVALID;
+}
 }

@@ -7,7 +7,9 @@ namespace fastlift {
 namespace {
 
 // Accumulators (M x N vectors), N vectors of b and one broadcast must fit the registers: 16, or 32 with AVX-512.
-#if defined(__AVX512F__)
+#if defined(FASTLIFT_SMALL_BLOCKS)
+constexpr int MAX_ROWS_1 = 3, MAX_ROWS_2 = 2; // sanitized code is large: fewer sizes of blocks, the same ways through them
+#elif defined(__AVX512F__)
 constexpr int MAX_ROWS_1 = 12, MAX_ROWS_2 = 12;
 #elif defined(__AVX2__)
 constexpr int MAX_ROWS_1 = 12, MAX_ROWS_2 = 6;

@@ -11,6 +11,8 @@ extern "C" {
 
 enum fastlift_dtype { FASTLIFT_FLOAT32 = 0, FASTLIFT_BFLOAT16 = 1 };
 enum fastlift_activation { FASTLIFT_QUICK_GELU = 0, FASTLIFT_GELU = 1 };
+enum fastlift_label { FASTLIFT_IGNORED = -100 };
+enum fastlift_status { FASTLIFT_DONE = 0, FASTLIFT_NO_MEMORY = -1, FASTLIFT_INVALID = -2 }; // nothing was read where invalid
 
 // N tokens, D width, r rank
 typedef struct {
@@ -72,7 +74,7 @@ typedef struct {
   const float* bias;          // [C] or null
   const float* offset;        // [C] or null: tau * log prior, in the loss only
   const float* class_weight;  // [C] or null: ones
-  const int64_t* labels;      // [B], -100: left out
+  const int64_t* labels;      // [B], FASTLIFT_IGNORED: left out
   float* losses;              // [B] out, weighted, not yet divided
   int64_t* predictions;       // [B] out
 } fastlift_cross_entropy_args;
@@ -91,7 +93,7 @@ FASTLIFT_API const char* fastlift_compiler(void);
 FASTLIFT_API int32_t fastlift_openmp(void);
 FASTLIFT_API int32_t fastlift_select_isa(const char* name); // 0, or -1 where the processor or the build lacks it
 FASTLIFT_API void fastlift_poison_scratch(int32_t on);      // tests: scratch memory starts as NaN
-FASTLIFT_API int32_t fastlift_adapter_forward(const fastlift_adapter_forward_args* args); // 0, or -1 when memory runs out
+FASTLIFT_API int32_t fastlift_adapter_forward(const fastlift_adapter_forward_args* args); // a fastlift_status, as all below
 FASTLIFT_API int32_t fastlift_adapter_backward(const fastlift_adapter_backward_args* args);
 FASTLIFT_API int32_t fastlift_cross_entropy(const fastlift_cross_entropy_args* args);
 FASTLIFT_API int32_t fastlift_activation(const fastlift_activation_args* args);

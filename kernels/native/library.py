@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 LIBRARY = PACKAGE / "_native.so"
 REASON_FILE = PACKAGE / "_native_missing.txt"
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+NO_MEMORY = -1  # the other status, -2, is that of arguments which the library refuses
 ACTIVATIONS = {"quick_gelu": 0, "gelu": 1}
 
 
@@ -104,11 +105,13 @@ def isa() -> str:
 
 
 def call(name: str, block: ctypes.Structure) -> None:
-    """Run one entry point; RuntimeError where the library is missing or out of memory."""
+    """Run one entry point; RuntimeError where the library is missing, out of memory, or given what it cannot read."""
     if LOADED is None:
         raise RuntimeError(f"the native library is missing: {MISSING}")
-    if getattr(LOADED, name)(ctypes.byref(block)) != 0:
-        raise RuntimeError(f"{name}: out of memory for scratch")
+    status = getattr(LOADED, name)(ctypes.byref(block))
+    if status != 0:
+        reason = "out of memory for scratch" if status == NO_MEMORY else "sizes out of range, or a missing pointer"
+        raise RuntimeError(f"{name}: {reason}")
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:

@@ -1,0 +1,155 @@
+"""Calls of the registered ops that do not come through the public functions: what does not fit raises, nothing is read."""
+
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import adapter_case
+
+import fastlift_kernels
+from fastlift_kernels.native import library
+
+OPS = torch.ops.fastlift_kernels
+N, D, R, B, C = 50, 64, 4, 6, 5
+
+
+def forward(**change: Any) -> Any:
+    arguments = {
+        "t": torch.randn(N, D), "ln2_weight": torch.randn(D), "ln2_bias": torch.randn(D), "ln_weight": torch.randn(D),
+        "ln_bias": torch.randn(D), "down_weight": torch.randn(R, D), "down_bias": torch.randn(R),
+        "up_weight": torch.randn(D, R), "up_bias": torch.randn(D), "scale": torch.ones(1), "fixed_scale": 1.0,
+        "eps": 1e-5, "ln_eps": 1e-5, "keep": True, "impl": "native",
+    }  # fmt: skip
+    return OPS.adapter_forward(**{**arguments, **change})
+
+
+def backward(**change: Any) -> Any:
+    arguments = {
+        "d_ln2": torch.randn(N, D), "d_residual": torch.randn(N, D), "t": torch.randn(N, D),
+        "statistics": torch.rand(2, N), "hidden": torch.rand(N, R), "ln2_weight": torch.randn(D),
+        "ln_weight": torch.randn(D), "ln_bias": torch.randn(D), "down_weight": torch.randn(R, D),
+        "down_bias": torch.randn(R), "up_weight": torch.randn(D, R), "up_bias": torch.randn(D), "scale": torch.ones(1),
+        "fixed_scale": 1.0, "eps": 1e-5, "ln_eps": 1e-5, "need_t": True, "impl": "native",
+    }  # fmt: skip
+    return OPS.adapter_backward(**{**arguments, **change})
+
+
+def classifier(**change: Any) -> Any:
+    arguments = {
+        "features": torch.randn(B, D), "weight": torch.randn(C, D), "labels": torch.tensor([0, 1, 2, 3, 4, -100]),
+        "log_prior": None, "bias": None, "class_weight": None, "scale": 25.0, "tau": 1.0, "label_smoothing": 0.0,
+        "normalize": "both", "need_features": True, "need_weight": True, "need_bias": True, "impl": "native",
+    }  # fmt: skip
+    return OPS.cosine_cross_entropy_forward(**{**arguments, **change})
+
+
+def classifier_backward(**change: Any) -> Any:
+    arguments = {
+        "d_loss": torch.tensor(1.0), "saved_0": torch.randn(B, D), "saved_1": torch.randn(C, D),
+        "saved_2": torch.randn(C), "saved_3": torch.empty(0), "features": torch.randn(B, D),
+        "weight": torch.randn(C, D), "labels": torch.zeros(B, dtype=torch.int64), "log_prior": None, "bias": None,
+        "class_weight": None, "scale": 25.0, "tau": 1.0, "label_smoothing": 0.0, "normalize": "both",
+        "need_features": True, "need_weight": True, "need_bias": True, "impl": "native",
+    }  # fmt: skip
+    return OPS.cosine_cross_entropy_backward(**{**arguments, **change})
+
+
+def activation(x: torch.Tensor | None = None, kind: str = "gelu", impl: str = "native") -> Any:
+    return OPS.activation_forward(torch.randn(9) if x is None else x, kind, impl)
+
+
+def activation_backward(d_y: torch.Tensor | None = None) -> Any:
+    return OPS.activation_backward(
+        torch.randn(1_000_000) if d_y is None else d_y, torch.randn(1_000_000), "gelu", "native"
+    )
+
+
+def long(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+HUGE = 10**12
+BAD: list[tuple[Any, dict[str, Any], str]] = [
+    (forward, {"t": torch.randn(N, 12)}, "t: expected .* multiple of 8"),
+    (forward, {"t": torch.randn(N, D).half()}, 't: impl="native" knows'),
+    (forward, {"up_weight": torch.randn(R)}, r"up_weight: expected shape \[64, 4\], got \[4\]"),
+    (forward, {"down_bias": torch.randn(1)}, "down_bias: expected shape"),
+    (forward, {"ln2_bias": None}, "ln2_weight, ln2_bias: expected both or neither"),
+    (forward, {"ln_weight": torch.randn(D).double()}, "ln_weight: expected float32"),
+    (forward, {"scale": torch.ones(2)}, "scale: expected one element"),
+    (forward, {"eps": 0.0}, "eps: expected a finite number above 0"),
+    (forward, {"impl": "reference"}, 'impl: expected "native" or "triton"'),
+    (forward, {"impl": "cuda"}, 'impl: expected None, "reference", "native" or "triton"'),
+    (
+        forward,
+        {
+            "down_weight": torch.zeros(1, D).expand(HUGE, D), "down_bias": torch.zeros(1).expand(HUGE),
+            "up_weight": torch.zeros(D, 1).expand(D, HUGE),
+        },
+        "takes a rank .* up to 512, got 1000000000000",
+    ),
+    (backward, {"hidden": torch.rand(1, R)}, r"hidden: expected shape \[50, 4\], got \[1, 4\]"),
+    (backward, {"hidden": torch.rand(N, R).bfloat16()}, "hidden: expected torch.float32, got torch.bfloat16"),
+    (backward, {"statistics": torch.rand(2, 1)}, "statistics: expected shape"),
+    (backward, {"statistics": torch.rand(2, N).double()}, "statistics: expected torch.float32"),
+    (backward, {"d_residual": torch.randn(1, D)}, "d_residual: expected shape"),
+    (backward, {"d_residual": torch.randn(N, D).bfloat16()}, "d_residual: expected torch.float32"),
+    (backward, {"d_ln2": torch.randn(N, 8)}, "d_ln2: expected shape"),
+    (backward, {"ln2_weight": None}, "d_ln2: expected None where ln2_weight is None"),
+    (backward, {"up_weight": torch.randn(D, R + 1)}, "up_weight: expected shape"),
+    (classifier, {"labels": torch.zeros(B, dtype=torch.int32)}, "labels: expected int64"),
+    (classifier, {"labels": long(0)}, r"labels: expected int64 of shape \[6\]"),
+    (classifier, {"labels": long(0, 1, C, 0, 0, 0)}, "labels: expected 0 to 4, .* got 5 at position 2"),
+    (classifier, {"labels": long(0, -(2**63), 0, 0, 0, 0)}, "labels: expected 0 to 4, .* at position 1"),
+    (classifier, {"weight": torch.randn(0, D)}, "weight: expected .* at least one class"),
+    (classifier, {"log_prior": torch.randn(1)}, r"log_prior: expected shape \[5\]"),
+    (classifier, {"class_weight": torch.rand(C + 1)}, r"class_weight: expected shape \[5\]"),
+    (classifier, {"bias": torch.randn(C).double()}, "bias: expected float32"),
+    (classifier, {"normalize": "l2"}, "normalize: expected"),
+    (classifier, {"impl": "reference"}, 'impl: expected "native" or "triton"'),
+    (classifier_backward, {"saved_1": torch.randn(1, D)}, r"saved_1: expected shape \[5, 64\], got \[1, 64\]"),
+    (classifier_backward, {"d_loss": torch.ones(3)}, r"d_loss: expected shape \[\]"),
+    (activation, {"kind": "relu"}, "kind: expected one of quick_gelu, gelu, got 'relu'"),
+    (activation, {"x": torch.randn(9).half()}, 'x: impl="native" knows'),
+    (activation, {"x": torch.zeros(9, dtype=torch.int64)}, "x: expected float32"),
+    (activation, {"x": torch.randn(3, 3).to_sparse()}, "x: expected a dense tensor|Sparse"),
+    (activation_backward, {"d_y": torch.randn(1)}, r"d_y: expected shape \[1000000\], got \[1\]"),
+    (activation_backward, {"d_y": torch.randn(1_000_000).bfloat16()}, "d_y: expected torch.float32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "change", "message"), BAD)
+def test_what_does_not_fit_raises(native: Any, call: Any, change: dict[str, Any], message: str) -> None:
+    call()  # what is changed is the reason
+    with pytest.raises((TypeError, ValueError, NotImplementedError), match=message):
+        call(**change)
+
+
+def test_what_forward_kept_may_be_strided(native: Any) -> None:
+    case = adapter_case(N, D, rank=R)
+    leaves = {n: None if x is None else x.detach() for n, x in case.leaves().items()}
+    statistics, hidden = forward(**leaves)[2:]
+    parameters = {n: x for n, x in leaves.items() if n != "ln2_bias"}
+    gradients = {"d_ln2": torch.randn(N, D), "d_residual": torch.randn(N, D)}
+    strided = {"statistics": statistics.T.contiguous().T, "hidden": hidden.T.contiguous().T}
+    assert not any(x.is_contiguous() for x in strided.values())
+    expected = backward(**parameters, **gradients, statistics=statistics, hidden=hidden)
+    for one, two in zip(expected, backward(**parameters, **gradients, **strided), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_library_refuses_what_python_would_not_give_it(native: Any) -> None:
+    x = torch.randn(4)
+    block = library.Activation(10**15, 0, 1, 0, 0, library.pointer(x), None, library.pointer(x))
+    with pytest.raises(RuntimeError, match="fastlift_activation: sizes out of range, or a missing pointer"):
+        library.call("fastlift_activation", block)
+
+
+def test_rank_beyond_the_kernels_is_refused_by_name(native: Any) -> None:
+    down = torch.zeros(1, D).expand(HUGE, D)
+    vectors = [torch.randn(D) for _ in range(4)]
+    with pytest.raises(ValueError, match="up to 512, got 1000000000000"):
+        fastlift_kernels.adapter(
+            torch.randn(3, D), *vectors, down, torch.zeros(1).expand(HUGE), torch.zeros(D, 1).expand(D, HUGE),
+            vectors[0], 1.0, impl="native",
+        )  # fmt: skip
