@@ -38,10 +38,12 @@ def _forward(t: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     return implementation(_PACKAGE, impl, "t", t).forward(t.contiguous(), *rest, keep)
 
 
-def _check(t: torch.Tensor, ln2_weight: Any, ln2_bias: Any, *parameters: Any, impl: str) -> None:
-    *weights, scale, fixed_scale, eps, ln_eps = parameters
-    check(t, ln2_weight, ln2_bias, *weights, fixed_scale if scale is None else scale, eps, ln_eps)
-    check_rank(weights[2], impl)
+def _check(t: torch.Tensor, *args: Any, impl: str) -> None:
+    """Of all arguments from t to ln_eps."""
+    *tensors, scale, fixed_scale, eps, ln_eps = args
+    every: list[Any] = [t, *tensors, fixed_scale if scale is None else scale, eps, ln_eps]
+    check(*every)
+    check_rank(args[4], impl)
 
 
 def _forward_fake(t: torch.Tensor, ln2_weight: torch.Tensor | None, *args: Any) -> tuple[torch.Tensor, ...]:

@@ -16,7 +16,8 @@ def test_in_the_interpreter(file: str, tmp_path: Path) -> None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("this process is the interpreter's own")
     pytest.importorskip("triton")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"TRITON_INTERPRET": "1"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}  # small sizes: threads would wait for each other
     command = [
         sys.executable,
         "-m",
