@@ -192,12 +192,24 @@ def _packs(pack: Json) -> str:
     return table(["the same pictures as", "size", "images/s, torchvision", "images/s, DALI"], rows)
 
 
+def resizing(found: Json) -> str:
+    """Accuracy by seed beside the authors' programs, and the mean with its spread."""
+    rows = []
+    for way, seeds in found["ways"].items():
+        by_seed = [" / ".join(f"{value:.1f}" for value in seed) for seed in seeds]
+        accuracies = [seed[0] for seed in seeds]
+        rows.append([way, *by_seed, f"{statistics.mean(accuracies):.1f} ± {statistics.stdev(accuracies):.1f}"])
+    head = ["all / many / medium / few", "seed 0", "seed 1", "seed 2", "all: mean ± spread"]
+    return f"{table(head, rows)}\n\n`{found['command']}`"
+
+
 TABLES: list[tuple[str, str, str, Callable[[Json], str]]] = [
     ("end_to_end.json", "docs/results.md", "step", step),
     ("end_to_end.json", "README.md", "step", step),
     ("end_to_end.json", "docs/results.md", "run", rest_of_a_run),
     ("ops_cpu.json", "docs/results.md", "ops", ops),
     ("drop_in.json", "docs/drop_in.md", "measured", drop_in),
+    ("resizing.json", "docs/results.md", "resizing", resizing),
     ("pipeline.json", "docs/results.md", "pipeline", pipeline),
 ]
 
