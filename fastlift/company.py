@@ -220,7 +220,7 @@ def take_first_start(world: World, parameters: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: a rank's own were others, by more than rounding.
     """
-    if world.size == 1:
+    if world.size == 1 or not parameters:  # none where nothing trains, as in zero-shot
         return
     own = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
     first = total({"": own.clone() if world.is_main else torch.zeros_like(own)}, world)[""]
