@@ -15,7 +15,7 @@ from hypothesis import settings
 
 SECONDS = float(os.environ.get("FASTLIFT_FUZZ_SECONDS", "0"))
 
-settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=25)
 settings.register_profile("fuzz", deadline=None, max_examples=200)
 settings.load_profile("fuzz" if SECONDS else "fixed")
 
