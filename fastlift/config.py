@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
-from fastlift.files import read_json
+from fastlift.files import expand_user, read_json
 from fastlift.naming import one_of
 from fastlift.ranges import MOST, MOST_THREADS, check_range
 from fastlift.uses import check_uses
@@ -290,10 +290,10 @@ def absolute_paths(config: Config) -> Config:
     """The same settings with every file and folder named from the root, so that they hold in any working folder."""
 
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else Path(os.path.abspath(path.expanduser()))
+        return None if path is None else Path(os.path.abspath(expand_user(path)))
 
     def if_file(value: str) -> str:
-        return str(absolute(Path(value))) if Path(value).expanduser().is_file() else value
+        return str(absolute(Path(value))) if expand_user(Path(value)).is_file() else value
 
     model, data = config.model, config.data
     kind, separator, file = model.prompt.partition(":")

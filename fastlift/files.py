@@ -47,8 +47,10 @@ def expand_user(path: Path) -> Path:
     """``~`` and ``~name`` as the home folder.
 
     Raises:
-        UserError: there is no such user, or no home.
+        UserError: there is no such user, or no home; or a NUL, which no path has.
     """
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r} is no path")
     try:
         return path.expanduser()
     except RuntimeError as error:

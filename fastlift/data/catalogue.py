@@ -18,7 +18,7 @@ from fastlift.data.problems import Problems
 from fastlift.data.published import PUBLISHED, check_counts, find_file, how_to_get
 from fastlift.data.scan import Progress, cached_scan, finish_index, scan_files
 from fastlift.errors import UserError
-from fastlift.files import cache_folder
+from fastlift.files import cache_folder, expand_user
 
 DEFAULT = "shapes_lt"
 PACK_MANIFEST = "fastlift-pack.json"
@@ -114,7 +114,7 @@ def load_data_set(
         raise UserError(f"bad images: {bad_images!r} is neither 'stop' nor 'skip'")
 
     def path(value: str | Path | None) -> Path | None:
-        return None if value is None else Path(value).expanduser()
+        return None if value is None else expand_user(Path(value))
 
     request = _Request(
         name,

@@ -23,6 +23,7 @@ from fastlift.data.index import ImageIndex
 from fastlift.data.packed import PackedSplit, shard_name, write_manifest, write_split
 from fastlift.data.scan import Progress
 from fastlift.errors import UserError
+from fastlift.files import expand_user
 from fastlift.machine import cpus
 
 SHARD_BYTES = 2**30
@@ -75,7 +76,7 @@ def run(
     Raises:
         UserError: the folder holds a pack already, the set has no files, or a picture cannot be decoded.
     """
-    folder = Path(output).expanduser()
+    folder = expand_user(Path(output))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a new folder for the pack")
     if (folder / PACK_MANIFEST).exists():

@@ -9,6 +9,7 @@ from fastlift.data.catalogue import DEFAULT, check_name, load_data_set
 from fastlift.data.published import PUBLISHED, find_file
 from fastlift.data.scan import Progress
 from fastlift.errors import UserError
+from fastlift.files import expand_user
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list
         given = options.get("data_root")
         if given is None:
             raise UserError("not given (--data-root)")
-        if not Path(given).expanduser().is_dir():
+        if not expand_user(Path(given)).is_dir():
             raise UserError(f"{given} is not a folder")
-        return Path(given).expanduser()
+        return expand_user(Path(given))
 
     def images() -> str:
         missing = [folder for folder in known.image_folders if not (root() / folder).is_dir()]
@@ -102,7 +103,7 @@ def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list
     def file(flag: str, files: tuple[str, ...]) -> Callable[[], str]:
         def attempt() -> str:
             given = options.get(flag)
-            if given is not None and not Path(given).expanduser().is_file():
+            if given is not None and not expand_user(Path(given)).is_file():
                 raise UserError(f"{given} does not exist")
             return str(given or find_file(root(), files, name))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,12 +79,17 @@ def export_model(
     images = _random_images(views, batch=2)
     program = _program(serving, images)
     write, read = (_write_onnx, _read_onnx) if format == "onnx" else (_write_pt2, _read_pt2)
-    write_atomically(path, lambda part: write(program, images, part))
-    try:
-        difference = _difference(model, read(path), views)
-    except UserError:
-        path.unlink()
-        raise
+    difference = math.nan
+
+    def write_and_compare(part: Path) -> None:
+        nonlocal difference
+        write(program, images, part)
+        difference = _difference(model, read(part), views)
+        description.unlink(
+            missing_ok=True
+        )  # of an old model: a kill between the two files must not leave it to the new one
+
+    write_atomically(path, write_and_compare)
     write_json(description, describe(model, views, path.name, format, difference))
     return Exported(path, description, difference)
 
@@ -187,7 +193,7 @@ def _difference(model: LiftModel, served: Callable[[Tensor], Tensor], views: Eva
     if not largest <= TOLERANCE:
         raise UserError(
             f"the exported file computes other logits than the model: they differ by {largest:.2g}, "
-            f"more than {TOLERANCE:g}; it was deleted",
+            f"more than {TOLERANCE:g}; it was not kept",
             exit_code=1,
         )
     return largest

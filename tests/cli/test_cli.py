@@ -286,7 +286,7 @@ def test_results_of_a_run_that_cannot_be_written(
     assert call(["zero-shot", *flags, *model, "--output", str(run), "--device", "cpu"]) == 0
     capsys.readouterr()
 
-    def refuse(path: Path, value: object) -> None:
+    def refuse(path: Path, value: object, *, parents: bool) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("fastlift.grading.write_json", refuse)

@@ -119,6 +119,12 @@ def test_a_file_that_computes_something_else_is_not_left(
     tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_files, "_read_pt2", lambda path: lambda images: torch.zeros(len(images), 6))
+    model = trained_model(tiny_clip, "none")
     with pytest.raises(fastlift.UserError, match="other logits than the model"):
-        export_model(trained_model(tiny_clip, "none"), tmp_path / "model.pt2", format="pt2")
+        export_model(model, tmp_path / "model.pt2", format="pt2")
     assert not list(tmp_path.iterdir())
+    for name in ("model.pt2", "model.json"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(fastlift.UserError, match="other logits than the model"):
+        export_model(model, tmp_path / "model.pt2", format="pt2", overwrite=True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old", "old"]
