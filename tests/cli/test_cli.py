@@ -206,7 +206,7 @@ def test_checking_data(flags: list[str], tiny_data: Path, tmp_path: Path, capsys
     ("content", "message"),
     [
         (b'{"training": {"lr": "x"}}', "lr: expected a number, got 'x'"),
-        (b'{"training": {"lr": NaN}}', "lr: expected a finite number"),
+        (b'{"training": {"lr": NaN}}', "NaN is no number in JSON"),
         (b'{"training": {"epochs": 1.0}}', "epochs: expected a whole number"),
         (b'{"model": {"tuner": "full"}}', "tuner: expected a list"),
         (b'{"training": {"lrr": 1}}', "did you mean lr"),
