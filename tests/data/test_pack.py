@@ -177,7 +177,7 @@ def test_manifests_of_strangers(entry: str, value: object, pictures: Any, tmp_pa
         load_data_set("list", data_root=file.parent)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"\xff", b'{"format": 2}', b""])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"\xff", b'{"format": 2}', b""])
 def test_manifests_that_are_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "fastlift-pack.json").write_bytes(content)
     with pytest.raises(UserError, match=r"fastlift-pack\.json"):
