@@ -25,9 +25,10 @@ from fastlift import launcher
 from fastlift.config import Config
 from fastlift.data.index import ImageIndex
 from fastlift.distributed import LostCompany, World, total
-from fastlift.environment import versions
+from fastlift.environment import Amp, dtype_name, resolve_amp, versions
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
+from fastlift.products import Shape
 
 MEETING_S = 300.0  # for all processes to start
 WAITING_S = 1800.0  # for what another one does before a note, such as an index of a large data set
@@ -212,6 +213,23 @@ def first_says(world: World, answer: Callable[[], str]) -> str:
     """The first rank's answer, for all; the others do not work theirs out."""
     mine = answer() if world.is_main else ""
     return mine if world.size == 1 else _exchange(world, mine)[0]
+
+
+def first_amp(world: World, name: str, device: torch.device, shape: Callable[[], Shape | None]) -> Amp:
+    """``resolve_amp`` as the first rank does: others would measure beside it, and might find otherwise.
+
+    Args:
+        shape: asked for where a measurement decides.
+    """
+    found: list[Amp] = []
+
+    def answer() -> str:
+        measured = name == "auto" and device.type == "cpu"
+        found.append(resolve_amp(name, device, shape() if measured else None))
+        return dtype_name(found[0].dtype)
+
+    chosen = first_says(world, answer)
+    return found[0] if found else resolve_amp(chosen, device)
 
 
 def take_first_start(world: World, parameters: Mapping[str, Tensor]) -> None:

@@ -150,7 +150,8 @@ class RunConfig:
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute dtype of the backbone. 'auto': bf16 on GPUs and CPUs that multiply it; else fp16 on GPUs, fp32 on CPUs."""
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
+    as measured at the model's shapes."""
     frozen: Literal["compute", "fp8"] = "compute"
     """Frozen products of the blocks: in the compute dtype, or with fp8 weights and inputs forward (GPUs that have fp8)."""
     compile: Literal["auto", "off", "default", "max"] = "auto"

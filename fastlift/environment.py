@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from fastlift.errors import UserError
 from fastlift.machine import cpu_quota, cpus, processor_name
+from fastlift.products import Shape, speeds
 from fastlift.ranges import MOST_THREADS, check_range
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -41,26 +43,37 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_amp(name: str, device: torch.device) -> torch.dtype:
-    """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones; on CPUs bf16 where they multiply it, else fp32.
+@dataclass(frozen=True)
+class Amp:
+    """A compute dtype, and why it is the one."""
+
+    dtype: torch.dtype
+    why: str
+
+
+def resolve_amp(name: str, device: torch.device, shape: Shape | None = None, *, keep: bool = True) -> Amp:
+    """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones; on CPUs bf16 where it is measured to be faster.
+
+    Args:
+        shape: what the model multiplies; on a CPU ``auto`` is fp32 without it.
+        keep: what is measured goes to the cache folder.
 
     Raises:
         UserError: bf16 on a GPU without it.
     """
-    if name == "auto":
-        if device.type == "cpu":
-            return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        raise UserError("amp bf16: this GPU has no bf16 arithmetic; use --amp fp16")
-    return DTYPES[name]
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether this processor has bf16 products (AVX-512 BF16 or AMX); without them bf16 is slower than fp32."""
-    return any(
-        getattr(torch.cpu, f"_is_{unit}_supported", lambda: False)() for unit in ("avx512_bf16", "amx_tile")
-    )  # private, so its absence means no
+    if name == "auto" and device.type == "cpu":
+        if shape is None:
+            return Amp(torch.float32, "nothing is known of what is multiplied")
+        found = speeds(shape, keep)
+        return Amp(found.faster, str(found))
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        why = "GPU of capability {}.{}; bf16 from 8.0 on, fp16 below".format(*capability)
+        if name == "auto":
+            return Amp(torch.bfloat16 if capability >= (8, 0) else torch.float16, why)
+        if name == "bf16" and capability < (8, 0):
+            raise UserError("amp bf16: this GPU has no bf16 arithmetic; use --amp fp16")
+    return Amp(DTYPES[name], "asked for")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

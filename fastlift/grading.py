@@ -11,14 +11,14 @@ import torch
 from fastlift import runs
 from fastlift.building import build_model, load_data, load_run
 from fastlift.claims import InUse, claimed
-from fastlift.company import agree, company, first_says, settings_of
+from fastlift.company import agree, company, first_amp, settings_of
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
 from fastlift.config import Config, load
 from fastlift.data.catalogue import rank_at
 from fastlift.data.inaturalist import Rank
 from fastlift.data.index import BadImage, ImageIndex
 from fastlift.distributed import World, open_group
-from fastlift.environment import dtype_name, resolve_amp, resolve_device, using_threads
+from fastlift.environment import dtype_name, resolve_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
 from fastlift.files import write_json
@@ -26,6 +26,7 @@ from fastlift.memory import Work, check_images
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
+from fastlift.products import shape_of
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.stored import read_data, read_results
 
@@ -70,6 +71,7 @@ def _grade_run(
 ) -> dict[str, dict[str, Any]]:
     told, run = ui if world.is_main else Quiet(), runs.open_run(folder)
     trained, config = load(run.config), load(run.config).override(**settings)
+    config = config.merged(amp=runs.amp_of(run.path, config.run.amp))
     if trained.data.taxon not in ("species", config.data.taxon):
         raise UserError(
             f"taxon {config.data.taxon}: this run learned each {trained.data.taxon}, and only species are grouped"
@@ -146,10 +148,13 @@ def grade(
     The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
     """
     model = model.to(device)
-    dtype = resolve_amp(first_says(world, lambda: dtype_name(resolve_amp(config.run.amp, device))), device)
-    model.set_compute_dtype(dtype)
+    with using_threads(config.run.threads):
+        amp = first_amp(world, config.run.amp, device, lambda: shape_of(model.vit, images_at_a_time(config)))
+    if world.is_main:
+        ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why})")
+    model.set_compute_dtype(amp.dtype)
     if config.run.frozen == "fp8":
-        check_fp8(device, dtype)
+        check_fp8(device, amp.dtype)
         quantise_frozen(model.vit)
     if config.run.memory == "check":
         check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)

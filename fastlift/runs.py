@@ -298,6 +298,12 @@ def reopen(path: Path, config: Config) -> RunFolder:
     return run
 
 
+def amp_of(path: Path, asked: str) -> str:
+    """The dtype that was asked for; for ``auto`` the one that the run trains in: measured anew, it might be another."""
+    identity = RunFolder(path).identity() if asked == "auto" else None
+    return asked if identity is None else identity.dtype
+
+
 def threads_of(path: Path) -> int | None:
     """How many threads a run computed with so far; None where that does not matter (GPUs), or there is no run."""
     run = RunFolder(path)

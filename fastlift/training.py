@@ -15,16 +15,16 @@ from fastlift import checkpoints, runs
 from fastlift.bad_images import BadImages
 from fastlift.building import build_loss, build_model, load_data, load_run, prepare_backbone, training_loader
 from fastlift.claims import Claim
-from fastlift.company import agree, company, fingerprints_of, first_says, settings_of, take_first_start
+from fastlift.company import agree, company, fingerprints_of, first_amp, first_says, settings_of, take_first_start
 from fastlift.compat import LiftState, as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.config import Config, absolute_paths, to_dict
 from fastlift.data.catalogue import DataSet
 from fastlift.data.loader import choose_executor
 from fastlift.distributed import World, barrier, open_group, total
 from fastlift.endings import complete, describe_data, describe_model, end, results_of
-from fastlift.environment import dtype_name, resolve_amp, resolve_device, using_threads
+from fastlift.environment import Amp, dtype_name, resolve_device, using_threads
 from fastlift.errors import UserError
-from fastlift.evaluation import Evaluation, evaluate
+from fastlift.evaluation import Evaluation, evaluate, images_at_a_time
 from fastlift.files import write_json
 from fastlift.fit import Fit
 from fastlift.identity import Identity
@@ -33,11 +33,13 @@ from fastlift.learner import Learner
 from fastlift.machine import cpus
 from fastlift.memory import Work, check_settings, estimate
 from fastlift.metrics import Metrics
+from fastlift.models.backbones import outline
 from fastlift.models.classifiers import Classifier
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
 from fastlift.models.vit import VisionTransformer
+from fastlift.products import Shape, shape_of
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import RunFolder
 from fastlift.starts import image_start
@@ -96,10 +98,6 @@ def train(
             raise UserError("several processes need one folder: name it with --output")
         path = Path(output) if output is not None else runs.default_path(config)
         device = open_group(world, device)
-        asked = _amp_to_go_on_with(config, path) if resume else config.run.amp
-        dtype = resolve_amp(first_says(world, lambda: dtype_name(resolve_amp(asked, device))), device)
-        if config.run.frozen == "fp8":
-            check_fp8(device, dtype)
         if resume and device.type == "cpu":
             config = config.merged(threads=_threads_to_go_on_with(config, path, told))
         try:
@@ -113,7 +111,8 @@ def train(
                 results = _opened(path, config, resume, overwrite, claim, world, told)
                 if results is not None:
                     return Run(path, Metrics.from_dict(results["metrics"]), results)
-                return _train(config, path, resume, overwrite, start, device, dtype, world, claim, told)
+                amp = _choose_amp(config, path if resume else None, device, world)
+                return _train(config, path, resume, overwrite, start, device, amp, world, claim, told)
         except Signalled as signalled:
             found = runs.state(path).value
             way_on = runs.way_on(path)
@@ -166,11 +165,12 @@ def _train(
     overwrite: bool,
     start: str | Path | LiftState | None,
     device: torch.device,
-    dtype: torch.dtype,
+    amp: Amp,
     world: World,
     claim: Claim | None,
     ui: Ui,
 ) -> Run:
+    dtype = amp.dtype
     data = load_data(config, ui)
     work = Work.of(config, len(data.train), len(data.test), world.size)
     check_settings(config, len(data.class_names), work, device)
@@ -206,7 +206,7 @@ def _train(
     if world.is_main:
         write_json(run.data, describe_data(data, config), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
-        _announce(config, data, model, device, dtype, ui)
+        _announce(config, data, model, device, amp, ui)
         if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
             place = checkpoints.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, place)
@@ -277,10 +277,20 @@ def _threads_to_go_on_with(config: Config, path: Path, ui: Ui) -> int | None:
     return before
 
 
-def _amp_to_go_on_with(config: Config, path: Path) -> str:
-    """What ``auto`` was when the run was made: on another machine, or after a new measurement, it may be another dtype."""
-    identity = RunFolder(path).identity()
-    return identity.dtype if identity is not None and config.run.amp == "auto" else config.run.amp
+def _choose_amp(config: Config, resumed: Path | None, device: torch.device, world: World) -> Amp:
+    """As asked for, or as the run was before, or as the first process measures it."""
+
+    def shape() -> Shape | None:
+        training, known = config.training, outline(config.model.model, config.model.image_size)
+        batch = training.micro_batch or training.batch_size // world.size
+        images = batch if training.epochs else images_at_a_time(config)
+        return None if known is None else shape_of(known.vit, max(1, images))
+
+    asked = config.run.amp if resumed is None else runs.amp_of(resumed, config.run.amp)
+    amp = first_amp(world, asked, device, shape)
+    if config.run.frozen == "fp8":
+        check_fp8(device, amp.dtype)
+    return amp
 
 
 def _fit(
@@ -332,9 +342,7 @@ def _evaluate(config: Config, data: DataSet, model: LiftModel, world: World, bad
         )
 
 
-def _announce(
-    config: Config, data: DataSet, model: LiftModel, device: torch.device, dtype: torch.dtype, ui: Ui
-) -> None:
+def _announce(config: Config, data: DataSet, model: LiftModel, device: torch.device, amp: Amp, ui: Ui) -> None:
     counts = data.train.class_counts()
     described = describe_model(config, model)
     executor, why = choose_executor(data.train, config.data.executor)
@@ -348,4 +356,6 @@ def _announce(
         f"({100 * described['tuner_share']:.2f} % of the backbone), the {config.model.classifier} classifier "
         f"{described['head_parameters']:,}"
     )
-    ui.say(f"{device} in {dtype_name(dtype)}, {torch.get_num_threads()} threads; images by {executor} ({why})")
+    ui.say(
+        f"{device} in {dtype_name(amp.dtype)} ({amp.why}), {torch.get_num_threads()} threads; images by {executor} ({why})"
+    )

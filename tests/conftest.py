@@ -27,6 +27,14 @@ def _fixed_seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``--amp auto`` means on a CPU must not depend on how busy the machine is: fp32 is the faster one here."""
+    from fastlift import products
+
+    monkeypatch.setattr(products, "measure", lambda shape: products.Speeds(fp32=200.0, bf16=100.0, ratio=0.5))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_a_worker() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:

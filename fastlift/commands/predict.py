@@ -36,7 +36,8 @@ class Predict:
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute dtype of the backbone. 'auto': bf16 on GPUs and CPUs that multiply it; else fp16 on GPUs, fp32 on CPUs."""
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
+    as measured at the model's shapes."""
     eval_batch: int = 64
     """Crops at a time."""
     workers: int | None = None
@@ -56,7 +57,9 @@ def run(arguments: list[str]) -> int:
     from fastlift.environment import resolve_amp, resolve_device, using_threads
     from fastlift.memory import Work, check_images
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
+    from fastlift.products import shape_of
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
+    from fastlift.runs import amp_of
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))
@@ -82,7 +85,9 @@ def run(arguments: list[str]) -> int:
         device = resolve_device(command.device)
         model = load_run(command.run, command.checkpoint, Terminal()).to(device)
         check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
-        model.set_compute_dtype(resolve_amp(command.amp, device))
+        with using_threads(command.threads):
+            asked = amp_of(command.run, command.amp)
+            model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, command.eval_batch)).dtype)
         readable = [path for path in paths if path not in broken]
         predictions = predict(
             model,

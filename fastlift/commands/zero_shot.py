@@ -40,7 +40,8 @@ class ZeroShot:
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute dtype of the backbone. 'auto': bf16 on GPUs and CPUs that multiply it; else fp16 on GPUs, fp32 on CPUs."""
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
+    as measured at the model's shapes."""
     eval_batch: int = 128
     """Images at a time; several crops of an image count one each."""
     seed: int = 0
