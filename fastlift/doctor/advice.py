@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlift.doctor.software import DALI
+from fastlift.machine.threads import BY_USER
 
 SEVERITIES = ("broken", "slow", "note")
 """broken: something does not work; slow: it works, but time or memory is lost; note: good to know."""
@@ -136,12 +137,10 @@ def _resources(facts: Mapping[str, Any]) -> Iterator[Advice]:
         what = f"PyTorch starts {cpu['threads']} threads, but this process may use {allowed:g} CPUs."
         cost = "Threads wait for each other; steps get slower, not faster."
         yield Advice("slow", what, cost, "unset OMP_NUM_THREADS   (the fastlift command then chooses)")
-    if "PASSIVE" not in (wait := facts["choices"]["wait"]["value"]).upper() and wait.partition("=")[2] != "0":
-        what, cost = (
-            f"{wait} is set.",
-            "Threads that spin while they wait take the cores from other work, and it theirs.",
-        )
-        yield Advice("note", what, cost, f"unset {wait.partition('=')[0]}")
+    wait = facts["choices"]["wait"]
+    if wait["why"] == BY_USER and not wait["value"].upper().endswith(("=PASSIVE", "=0")):
+        cost = "Threads that spin while they wait take the cores from other work, and it theirs."
+        yield Advice("note", f"{wait['value']} is set.", cost, f"unset {wait['value'].partition('=')[0]}")
     if available is not None and available < NEEDED_MEMORY_GIB:
         what = f"Only {available:.1f} GiB of memory are free."
         cost = f"Training on the default set takes up to {NEEDED_MEMORY_GIB:.0f} GiB and may be killed."

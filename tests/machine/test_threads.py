@@ -60,7 +60,8 @@ def test_what_is_chosen_is_no_wish_of_the_user_s(monkeypatch: pytest.MonkeyPatch
     pretend(monkeypatch, 4)
     environ: dict[str, str] = {}
     first = prepare(environ)
-    assert environ == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE", CHOSEN: "OMP_NUM_THREADS OMP_WAIT_POLICY"}
+    names = "OMP_NUM_THREADS GOMP_SPINCOUNT OMP_WAIT_POLICY"
+    assert environ == {"OMP_NUM_THREADS": "4", "GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "PASSIVE", CHOSEN: names}
     assert plan_threads(environ) == first
     pretend(monkeypatch, 8)
     assert prepare(environ).compute == 8
@@ -105,8 +106,9 @@ def test_the_command_computes_and_waits_as_chosen() -> None:
     found = json.loads(done.stdout)
     assert found["cpu"]["threads"] == 1
     assert found["choices"]["threads"]["value"] == "1"
+    assert found["choices"]["wait"]["value"] == "GOMP_SPINCOUNT=1000, OMP_WAIT_POLICY=PASSIVE"
     shown = done.stderr.replace("[host] ", "")
     if "GOMP_SPINCOUNT" in shown:  # libgomp; other OpenMP libraries show their environment in other words
         assert "OMP_WAIT_POLICY = 'PASSIVE'" in shown
-        assert "GOMP_SPINCOUNT = '0'" in shown
+        assert "GOMP_SPINCOUNT = '1000'" in shown
     assert [line for line in done.stderr.splitlines() if "Warning" in line] == []
