@@ -30,6 +30,7 @@ from fastlift.models.vit import QKV, Block, LayerNorm, Linear, VisionTransformer
 MARGIN = 1.1  # bf16 has to be so many times as fast: at less, its rounding buys nothing, and noise would decide
 WORK = 4e9  # FLOP of one timed step: tens of milliseconds
 ROUNDS = 7
+MOST_SIDE = 32  # of the grid that is measured: more tokens change no rate, and this runs before memory is checked
 SECONDS = 0.5  # after which three rounds are enough
 FORMAT = 1
 
@@ -76,9 +77,11 @@ class Speeds:
 def shape_of(vit: VisionTransformer | ResNet, images: int) -> Shape:
     """The shape of a tower's block, with as many of the images at a time as make a step of some milliseconds."""
     if isinstance(vit, ResNet):  # the second of four stages: an eighth of the image's side
-        one = Shape(1, max(1, vit.image_size[0] // 8) ** 2, max(8, vit.width // 8), max(8, vit.width // 8), 0)
+        one = Shape(
+            1, min(max(1, vit.image_size[0] // 8), MOST_SIDE) ** 2, max(8, vit.width // 8), max(8, vit.width // 8), 0
+        )
     else:
-        one = Shape(1, vit.sequence_length, vit.width, vit.block(0).mlp_width, vit.block(0).heads)
+        one = Shape(1, min(vit.sequence_length, MOST_SIDE**2), vit.width, vit.block(0).mlp_width, vit.block(0).heads)
     return Shape(max(1, min(images, round(WORK / one.flop))), *list(asdict(one).values())[1:])
 
 

@@ -57,6 +57,9 @@ def test_shapes(tiny_clip: Files) -> None:
     large = backbones.outline("ViT-L-14", 336)
     assert large is not None
     assert shape_of(large.vit, 128) == Shape(images=1, tokens=577, width=1024, hidden=4096, heads=16)
+    huge = backbones.outline("ViT-L-14", 50_000)
+    assert huge is not None
+    assert shape_of(huge.vit, 128) == Shape(images=1, tokens=1024, width=1024, hidden=4096, heads=16)
     resnet = backbones.outline("RN50")
     assert resnet is not None
     assert shape_of(resnet.vit, 1) == Shape(images=1, tokens=28 * 28, width=128, hidden=128, heads=0)

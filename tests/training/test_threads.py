@@ -71,6 +71,7 @@ def test_the_number_in_the_process_is_noted(settings: Config, tmp_path: Path) ->
 
 
 def test_more_threads_than_cpus_are_told(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
     runs.create(tmp_path / "run", settings.merged(threads=64), overwrite=False)
     monkeypatch.setattr(training, "cpus", lambda: 2)
     ui = Told()
