@@ -53,7 +53,7 @@ class Group:
             self.processes.append(process)
             self._ends.append(ours)
 
-    def join(self, timeout: float = 120.0) -> list[Outcome]:
+    def join(self, timeout: float = 300.0) -> list[Outcome]:
         """Wait for all of them; fails where one does not end."""
         values = [self._value(end, timeout) for end in self._ends]
         for process in self.processes:

@@ -116,7 +116,7 @@ def unlike(clip: Files, data: Path, folder: Path) -> dict[str, tuple[list[str], 
 @pytest.mark.parametrize("what", ["lr", "seed", "loss", "dtype", "resume", "data", "mistake", "mistake of one"])
 def test_unlike_processes_do_not_start(what: str, tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
     first, second, message = unlike(tiny_clip, tiny_data, tmp_path)[what]
-    outcomes = Group(tmp_path / "said", 2, fastlift, [(first,), (second,)], own=True).join(60)
+    outcomes = Group(tmp_path / "said", 2, fastlift, [(first,), (second,)], own=True).join()
     assert [outcome.code for outcome in outcomes] == [2, 2]
     assert len(told(outcomes)) == 1
     assert message in outcomes[0].err + outcomes[1].err
@@ -130,7 +130,7 @@ def test_a_broken_picture_of_one_rank_ends_all_with_one_message(tiny_clip: Files
     whole = picture.read_bytes()
     picture.write_bytes(whole[: len(whole) // 2] + whole[-12:])  # its header and its end are as they should be
     run = tmp_path / "run"
-    outcomes = Group(tmp_path / "said", 3, fastlift, (command(tiny_clip, data, run),)).join(60)
+    outcomes = Group(tmp_path / "said", 3, fastlift, (command(tiny_clip, data, run),)).join()
     assert [outcome.code for outcome in outcomes] == [1, 1, 1]
     (message,) = told(outcomes)
     assert "class0/3.jpg" in message
@@ -141,7 +141,7 @@ def test_a_killed_process_ends_all_with_one_message(
     killed: int, tiny_clip: Files, tiny_data: Path, tmp_path: Path
 ) -> None:
     arguments = (command(tiny_clip, tiny_data, tmp_path / "run"), killed, 6, signal.SIGKILL)
-    outcomes = Group(tmp_path / "said", 3, fastlift, arguments).join(60)
+    outcomes = Group(tmp_path / "said", 3, fastlift, arguments).join()
     assert [outcome.code for outcome in outcomes if outcome.code != -signal.SIGKILL] == [1, 1]
     (message,) = told(outcomes)
     assert "another process of this run has ended" in message
