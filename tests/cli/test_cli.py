@@ -304,7 +304,8 @@ def test_damaged_files_of_a_run(flags: list[str], model: list[str], tmp_path: Pa
         whole = (run / name).read_bytes()
         (run / name).write_bytes(whole[: len(whole) // 2])
         capsys.readouterr()
-        assert call(["evaluate", str(run), "--device", "cpu"]) == 2, name
+        code = 1 if "checkpoint" in name else 2  # without any checkpoint that holds, the work itself fails
+        assert call(["evaluate", str(run), "--device", "cpu"]) == code, name
         assert Path(name).name in capsys.readouterr().err
         (run / name).write_bytes(whole)
 
