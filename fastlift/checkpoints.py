@@ -37,12 +37,13 @@ class Position:
     Attributes:
         epoch, step: the next step is step ``step`` (from 0) of epoch ``epoch`` (from 0).
         global_step: steps taken.
-        images: images of this epoch seen so far.
+        images: images of this epoch seen so far, without those of steps that were left out.
         loss_sum, correct: this epoch's sums over them.
         seconds: training time so far.
         data, classes, backbone: fingerprints of the training data, the names of its classes, and the frozen weights.
         scaler: state of the fp16 gradient scaler, or empty.
         identity: of the run.
+        skipped: steps of the run that were left out, since their loss or gradients were not finite.
         format: version of this layout.
     """
 
@@ -58,6 +59,7 @@ class Position:
     backbone: str
     scaler: dict[str, float]
     identity: Identity
+    skipped: int = 0
     format: int = FORMAT
 
     @classmethod
@@ -97,6 +99,7 @@ class Position:
             f"{self.global_step} steps taken, where there should be {steps}": self.global_step == steps,
             f"{self.images} images in {self.step} steps": self.images <= self.step * batch_size,
             f"{self.correct} of {self.images} images right": self.correct <= self.images,
+            f"{self.skipped} of {self.global_step} steps left out": self.skipped <= self.global_step,
         }
         wrong = [problem for problem, holds in problems.items() if not holds]
         if wrong:
@@ -198,6 +201,7 @@ def restore(path: Path, learner: Learner, identity: Identity | None = None) -> P
     learner.sums.loss = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
     learner.sums.correct = torch.tensor(position.correct, dtype=torch.int64, device=device)
     learner.sums.images = position.images
+    learner.watch.restart(position.global_step, position.skipped)
     return position
 
 

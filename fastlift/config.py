@@ -170,6 +170,8 @@ class RunConfig:
     """Save the state every N steps too, so that a killed run loses less than an epoch."""
     log_steps: int = 10
     """Steps between two lines of metrics.jsonl; the device is read only then."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradients are not finite: stop before it, with the state saved, or leave its update out."""
     profile: bool = False
     """Record a few steps into profile.json in the run folder, for Perfetto (ui.perfetto.dev) or TensorBoard."""
     memory: Literal["check", "ignore"] = "check"

@@ -17,6 +17,7 @@ from fastlift.data.index import BadImage, ImageIndex
 from fastlift.data.loader import build_loader
 from fastlift.data.views import EvalViews
 from fastlift.distributed import World, total
+from fastlift.errors import UserError
 from fastlift.metrics import ClassificationTally, Metrics
 from fastlift.models.lift import LiftModel, Preprocessing
 
@@ -116,6 +117,9 @@ def evaluate(
         rank: grade groups of the classes instead; a group's probability is the sum of its classes'.
         world: processes that share the work; all get the same metrics.
         on_progress: called with (images done, images in all), as if each process were as far as this one.
+
+    Raises:
+        UserError: logits that are all NaN or infinite. Where some are, the metrics say how many (``non_finite``).
     """
     world = world or World()
     device = next(model.parameters()).device
@@ -161,4 +165,10 @@ def evaluate(
         merged.merge(total({name: tensor.clone() for name, tensor in tally.state().items()}, world))
         tally = merged
     metrics = tally.compute(list(group_counts), config.data.group_boundaries)
+    if metrics.non_finite == metrics.samples:
+        raise UserError(
+            f"the model gives NaN or infinity for all {metrics.samples:,} images in {model.vit.compute_dtype}, so there is "
+            "nothing to grade: its weights are not finite, or overflow in that dtype (--amp fp32 does not)",
+            exit_code=1,
+        )
     return Evaluation(metrics, time.perf_counter() - start)

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from fastlift import checkpoints
+from fastlift.bad_step import BadStep, going_on, images_of, starting_again
 from fastlift.config import Config
+from fastlift.data.index import ImageIndex
 from fastlift.data.loader import Loader
 from fastlift.distributed import World, gather
 from fastlift.errors import UserError
@@ -39,7 +41,7 @@ class Fit:
     """A training in progress.
 
     Attributes:
-        data: fingerprint of the training data.
+        data: the training data.
         identity: of the run.
         position: epoch, step and steps taken, kept current.
         seconds: training time of earlier processes of this run.
@@ -51,7 +53,7 @@ class Fit:
     loader: Loader
     ui: Ui
     world: World
-    data: str
+    data: ImageIndex
     identity: Identity
     epoch: int = 0
     step: int = 0
@@ -73,7 +75,7 @@ class Fit:
             UserError: it is damaged, another run's, no place in this one; or the data or the backbone are not its own.
         """
         position = checkpoints.read_position(path)
-        if position.data != self.data:
+        if position.data != self.data.fingerprint:
             raise UserError(f"{path} was written while training on other images or labels; start a new run")
         if position.backbone != self.learner.model.backbone_fingerprint:
             raise UserError(f"{path} was written with other backbone weights; start a new run")
@@ -89,7 +91,8 @@ class Fit:
 
         Raises:
             Interrupted: a signal asked to stop; the state after the current step is saved first.
-            UserError: the loss is not finite.
+            UserError: a step is not finite, with ``on_nonfinite`` stop; the state before it is saved first. Or what trains
+                is not, or not one step of an epoch.
         """
         training = self.config.training
         total = training.epochs * self.loader.steps_per_epoch
@@ -121,11 +124,11 @@ class Fit:
                 self._log(log, bar, lr, pace.rate(self.images_seen))
             in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
             if stopping and in_the_middle:
-                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
+                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
                 self._interrupt(stop)
             every = self.config.run.checkpoint_steps
             if every and self.global_step % every == 0 and in_the_middle:
-                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step))
+                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
         self._end_epoch(log, bar)
         if stopping or (self.epoch == training.epochs and learner.vote.last()):
             self._interrupt(stop)
@@ -140,7 +143,10 @@ class Fit:
         raise Interrupted(f"{name}: stopped at step {self.global_step}, {where}; go on with: {resume}", number)
 
     def _log(self, log: MetricsLog | NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
-        loss, accuracy = self._sums()
+        self._check_steps(log)
+        if not self.learner.sums.counted():  # all steps of this epoch were left out so far: there is no figure yet
+            return
+        loss, accuracy = self.learner.sums.read()
         values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
         log.write("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
         place = f"epoch {self.epoch + 1}/{self.config.training.epochs}"
@@ -148,51 +154,88 @@ class Fit:
             self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
         )
 
-    def _sums(self) -> tuple[float, float]:
-        """Mean loss and accuracy (in %) of the running epoch; reads the device.
-
-        Raises:
-            UserError: the loss is not finite.
-        """
-        loss, accuracy = self.learner.sums.read()
-        if not math.isfinite(loss):
+    def _end_epoch(self, log: MetricsLog | NoLog, bar: Bar) -> None:
+        self._check_steps(log)
+        if not self.learner.sums.counted():
             raise UserError(
-                f"the loss is not finite at step {self.global_step} (epoch {self.epoch + 1}); "
-                f"a lower --lr or --amp fp32 may help. Earlier checkpoints are in {self.run.checkpoints}",
+                f"not one step of epoch {self.epoch + 1} was finite, so nothing was learned from it: start a new run with a "
+                "lower --lr, or with --amp fp32",
                 exit_code=1,
             )
-        return loss, accuracy
-
-    def _end_epoch(self, log: MetricsLog | NoLog, bar: Bar) -> None:
-        loss, accuracy = self._sums()
+        loss, accuracy = self.learner.sums.read()
         values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
         log.write("epoch", self.global_step, values)
         bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
+        if skipped := int(self.learner.watch.skipped):
+            self.ui.say(f"epoch {self.epoch + 1}: {skipped:,} steps of the run so far were not finite and left out")
         self.epoch, self.step = self.epoch + 1, 0
         self.learner.sums = Sums.zeros(self.learner.sums.loss.device)
-        self._save(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
+        self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Path, log: MetricsLog | NoLog) -> None:
+        """Save the state in the middle of an epoch."""
+        self._check_steps(log)
+        self._write(path)
+
+    def _check_steps(self, log: MetricsLog | NoLog) -> None:
+        """All steps so far were finite, or may be left out; reads the device. The same on all ranks.
+
+        Raises:
+            UserError: one was not, with ``on_nonfinite`` stop; nothing was updated since, and that state is saved.
+        """
+        first = self.learner.watch.first_step()
+        if first is None or self.config.run.on_nonfinite == "skip":
+            return
+        training, seed = self.config.training, self.config.run.seed
+        self.epoch, self.step = divmod(first, self.loader.steps_per_epoch)
+        self.global_step = first
+        images = images_of(self.data, seed, self.epoch, self.step, training.batch_size)
+        bad = BadStep(first, self.epoch, cosine_lr(training.lr, self.epoch, training.epochs), images)
+        log.write("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": bad.learning_rate, "images": images})
+        self._check_state(f"{bad}. ")
+        saved = checkpoints.step_path(self.run.checkpoints, first) if self.step else None
+        if saved is not None:
+            self._write(saved)
+        elif self.epoch:
+            saved = checkpoints.epoch_path(self.run.checkpoints, self.epoch)  # the end of the epoch before
+        raise UserError(f"{bad}. {going_on(self.run.path, saved)}", exit_code=1)
+
+    def _check_state(self, said: str = "") -> None:
+        """Everything that a checkpoint would hold is finite.
+
+        Raises:
+            UserError: it is not; the message begins with ``said``.
+        """
+        learner = self.learner
+        momentum = {f"momentum of {name}": buffer for name, buffer in learner.momentum_buffers().items()}
+        wrong = checkpoints.first_not_finite({**learner.parameters, **momentum})
+        if wrong is not None:
+            raise UserError(f"{said}{starting_again(wrong, self.run.last_checkpoint())}", exit_code=1)
+
+    def _write(self, path: Path) -> None:
+        """Save a state that is finite; older ones in the middle of an epoch go only then."""
+        self._check_state(f"after step {self.global_step}: ")
         if not self.world.is_main:
             return
-        sums, scaler = self.learner.sums, self.learner.scaler
+        learner, sums = self.learner, self.learner.sums
         position = checkpoints.Position(
             epoch=self.epoch,
             step=self.step,
             global_step=self.global_step,
-            images=sums.images,
+            images=sums.counted(),
             loss_sum=float(sums.loss),
             correct=int(sums.correct),
             seconds=self.elapsed,
-            data=self.data,
-            classes=checkpoints.names_digest(self.learner.model.class_names),
-            backbone=self.learner.model.backbone_fingerprint,
-            scaler=scaler.state_dict(),
+            data=self.data.fingerprint,
+            classes=checkpoints.names_digest(learner.model.class_names),
+            backbone=learner.model.backbone_fingerprint,
+            scaler=learner.scaler.state_dict(),
             identity=self.identity,
+            skipped=int(learner.watch.skipped) if learner.watch.mode == "skip" else 0,
         )
         with suppress(OSError):  # a log that is in trouble must not keep the state from being saved
             sync_file(self.run.metrics)  # after a power cut the log reaches as far as the checkpoint
-        checkpoints.save(path, self.learner, position)
+        checkpoints.save(path, learner, position)
         checkpoints.remove_old_steps(self.run.checkpoints, keep=path)
 
 

@@ -48,11 +48,11 @@ def grade_run(
         checkpoints: names such as ``epoch-003``; none for the last one.
         split: which split to grade.
         settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
-            ``taxon`` grades a run on iNaturalist's species at a higher rank.
+            ``taxon`` grades a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
 
     Returns:
-        metrics by a name that says the crops; checkpoint and split where they are not the usual ones; and the fingerprint of
-        the images where they are not those of the training's own evaluation.
+        metrics by a name that says the crops; checkpoint and split where they are not the usual ones; the fingerprint of
+        the images where they are not those of the training's own evaluation; and the dtype where it is not the training's.
 
     Raises:
         UserError: no such run or checkpoint, or data with other classes.
@@ -71,6 +71,7 @@ def _grade_run(
 ) -> dict[str, dict[str, Any]]:
     told, run = ui if world.is_main else Quiet(), runs.open_run(folder)
     trained, config = load(run.config), load(run.config).override(**settings)
+    identity = run.identity()
     config = config.merged(amp=runs.amp_of(run.path, config.run.amp))
     if trained.data.taxon not in ("species", config.data.taxon):
         raise UserError(
@@ -97,6 +98,9 @@ def _grade_run(
         name += f" ({config.data.taxon})" if rank is not None else ""
         if config.data.group_boundaries != trained.data.group_boundaries:
             name += " (groups at {}, {})".format(*config.data.group_boundaries)
+        name += f" ({config.run.amp})" if identity is not None and config.run.amp != identity.dtype else ""
+        if config.run.frozen != trained.run.frozen:
+            name += " (fp8)" if config.run.frozen == "fp8" else " (without fp8)"
         told.say(f"{name}: {len(index):,} images")
         rows[name] = grade(model, index, data.group_counts.tolist(), config, device, world, ui, rank).metrics.to_dict()
     if results is not None and world.is_main:

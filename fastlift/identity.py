@@ -18,7 +18,8 @@ from fastlift.config import Config, absolute_paths, differences
 from fastlift.errors import UserError
 from fastlift.files import read_json, write_json
 
-# Settings that a resumed run may change: none of them changes what is computed, but for rounding.
+# Settings that a resumed run may change: none of them changes what is computed, but for rounding, and on_nonfinite where a
+# run would have stopped.
 OPERATIONAL = {
     "device",
     "workers",
@@ -27,6 +28,7 @@ OPERATIONAL = {
     "executor",
     "checkpoint_steps",
     "log_steps",
+    "on_nonfinite",
     "profile",
     "recompute",
     "eval_batch",

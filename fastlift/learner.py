@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastlift.distributed import Vote, World, add_up
 from fastlift.errors import UserError
+from fastlift.finite import OnNonFinite, Watch
 from fastlift.losses import Loss
 from fastlift.models.backbones import check_fit
 from fastlift.models.classifiers import Classifier
@@ -18,27 +19,35 @@ from fastlift.models.lift import LiftModel
 
 @dataclass
 class Sums:
-    """Running sums of an epoch over all processes, on the device: loss times images, right predictions, images."""
+    """Running sums of an epoch over all processes, on the device: loss times images, right predictions, images.
+
+    Steps that are not finite count in none of them: ``left_out`` are their images among ``images``.
+    """
 
     loss: Tensor
     correct: Tensor
+    left_out: Tensor
     images: int = 0
 
     @classmethod
     def zeros(cls, device: torch.device) -> Sums:
-        return cls(
-            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
-        )
+        count = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(torch.zeros((), dtype=torch.float64, device=device), count, count.clone())
 
-    def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """A batch: its mean loss, its right predictions, its images."""
-        self.loss += loss.double() * images
-        self.correct += correct.to(self.correct)
+    def add(self, loss: Tensor, correct: Tensor, images: int, good: Tensor) -> None:
+        """A batch: its mean loss, its right predictions, its images, and whether it counts (a bool on the device)."""
+        self.loss += torch.where(good, loss.double() * images, 0.0)
+        self.correct += torch.where(good, correct.to(self.correct), 0)
+        self.left_out += torch.where(good, 0, images)
         self.images += images
 
+    def counted(self) -> int:
+        """Images of the steps that were finite: waits for the device."""
+        return self.images - int(self.left_out)
+
     def read(self) -> tuple[float, float]:
-        """(mean loss, accuracy in %): waits for the device."""
-        images = max(self.images, 1)
+        """(mean loss, accuracy in %), zeros before the first image: waits for the device."""
+        images = max(self.counted(), 1)
         return float(self.loss) / images, 100.0 * float(self.correct) / images
 
 
@@ -53,6 +62,7 @@ class Learner:
             images, or the weighted mean of class-weighted losses, however micro-batches cut it and processes share it. LADE
             alone, which compares the images of a batch, compares those that are in memory at a time, of all processes.
         world: the processes that share each batch.
+        on_nonfinite: what becomes of a step whose loss or gradients are not finite (see ``fastlift.finite``).
 
     Raises:
         ValueError: nothing in the model trains.
@@ -68,6 +78,7 @@ class Learner:
         weight_decay: float = 5e-4,
         micro_batch: int | None = None,
         world: World | None = None,
+        on_nonfinite: OnNonFinite = "stop",
     ) -> None:
         self.model, self.loss = model, loss
         self.parameters = model.trained()
@@ -91,6 +102,7 @@ class Learner:
         self.sums = Sums.zeros(device)
         self.vote = Vote(device)
         loss.join(self.world)
+        self.watch = Watch(device, on_nonfinite)
 
     def set_lr(self, lr: float) -> None:
         """Learning rate of the steps to come."""
@@ -101,6 +113,8 @@ class Learner:
         self, images: Tensor, labels: Tensor, whole: Tensor | None = None, stop: Callable[[], bool] = lambda: False
     ) -> bool:
         """One update, and what it adds to ``sums``; never waits for a GPU.
+
+        A step that is not finite changes nothing: the fused optimiser reads on the device whether to update.
 
         Args:
             images: [B, 3, S, S] in the compute dtype, this process's share of the batch; B may be 0 where others have some.
@@ -125,7 +139,7 @@ class Learner:
             loss, predictions = self.loss.on_features(self.classifier, self.model.features(some), theirs)
             if len(theirs) < len(whole):
                 loss = loss * self.loss.share(theirs, whole)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(self.watch.guard(loss)).backward()
             loss_sum += loss.detach()
             correct += (predictions == theirs).sum()
         asked = stop()
@@ -134,8 +148,13 @@ class Learner:
             beside = torch.stack([loss_sum, correct.to(loss_sum), votes])
             loss_sum, correct, votes = add_up(list(self.parameters.values()), beside, self.world)
             asked = self.vote.count(votes)
-        self.sums.add(loss_sum, correct, len(whole))
-        # Gradients are added up before they are unscaled: where one is not finite, no process takes the step.
+        # Gradients are added up before they are unscaled: where one is not finite, no process takes the step. In fp16 they
+        # overflow while the scaler looks for its scale, and it leaves those steps out by itself.
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        good = self.watch.look(loss_sum, None if self.scaler.is_enabled() else gradients)
+        self.sums.add(loss_sum, correct, len(whole), good)
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # as torch's own scaler hands it over
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return asked

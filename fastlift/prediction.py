@@ -87,7 +87,8 @@ def predict(
         paths: what to call the pictures, one for each row of ``index``.
         top: how many classes.
         crops: how many crops the ensembling ``random`` takes.
-        on_bad: called with path and reason of a picture that breaks only when it is decoded; it gets no prediction.
+        on_bad: called with path and reason of a picture that breaks only when it is decoded, or that the model gives NaN or
+            infinity for; it gets no prediction.
     """
     if batch_size < 1:
         raise UserError(f"eval_batch: at least 1, got {batch_size}")
@@ -115,10 +116,16 @@ def predict(
     try:
         for images, _, indices in loader.epoch(0):
             with torch.inference_mode():
-                best = mean_logits(model, images).softmax(dim=1).topk(min(top, len(model.class_names)), dim=1)
-            rows = zip(indices.tolist(), best.values.tolist(), best.indices.tolist(), strict=True)
-            for row, probabilities, classes in rows:
-                if row not in broken:
+                logits = mean_logits(model, images)
+                best = logits.softmax(dim=1).topk(min(top, len(model.class_names)), dim=1)
+                finite = logits.isfinite().all(dim=1)
+            rows = zip(indices.tolist(), finite.tolist(), best.values.tolist(), best.indices.tolist(), strict=True)
+            for row, is_finite, probabilities, classes in rows:
+                if row in broken:
+                    continue
+                if not is_finite:
+                    note(BadImage(row, index.file_name(row), "the model gives NaN or infinity for it", row))
+                else:
                     yield Prediction(paths[row], tuple(model.class_names[i] for i in classes), tuple(probabilities))
     finally:
         loader.close()

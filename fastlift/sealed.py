@@ -67,7 +67,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if file.read(len(_BLANK)) != _digest(file, place):
             raise Damaged(f"{path} is damaged: its bytes are not those that were written (their digest differs)")
     with _parsed(path) as parsed:
-        return {name: parsed.get_tensor(name) for name in parsed.keys()}, _texts(parsed)  # noqa: SIM118 - not a dict
+        # Copies, aligned as torch's own memory is: the last bits of products depend on where in memory their factors lie,
+        # and in the mapped file that depends on the length of the header.
+        return {name: parsed.get_tensor(name).clone() for name in parsed.keys()}, _texts(parsed)  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -218,6 +218,8 @@ def _train(
         results["replaced_images"] = len(bad.lines())
         if bad.lines():
             ui.say(f"{len(bad.lines()):,} unusable pictures were replaced; they are listed in {run.bad_images}")
+        if fit is not None and config.run.on_nonfinite == "skip":
+            results["skipped_steps"] = int(fit.learner.watch.skipped)
         end(run, results, ui)
     return Run(path, evaluation.metrics, results, model)
 
@@ -314,9 +316,10 @@ def _fit(
         weight_decay=training.weight_decay,
         micro_batch=training.micro_batch,
         world=world,
+        on_nonfinite=config.run.on_nonfinite,
     )
     loader = training_loader(config, data, model, world, bad)
-    fit = Fit(config, run, learner, loader, ui, world, data.train.fingerprint, identity)
+    fit = Fit(config, run, learner, loader, ui, world, data.train, identity)
     try:
         if last is not None:
             fit.resume(last)

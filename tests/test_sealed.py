@@ -30,6 +30,7 @@ def test_it_is_a_safetensors_file(path: Path) -> None:
     tensors, texts = sealed.read(path)
     assert {name: text for name, text in texts.items() if name != "blake2b"} == TEXTS
     assert sealed.read_metadata(path) == texts
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors.values() if tensor.numel())
     for read in (tensors, load_file(path)):
         assert read.keys() == TENSORS.keys()
         assert all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items())

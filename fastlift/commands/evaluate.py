@@ -49,8 +49,7 @@ class Evaluate:
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
-    as measured at the model's shapes."""
+    """Compute dtype of the backbone; 'auto' is that of the training."""
     frozen: Literal["compute", "fp8"] | None = None
     """Frozen products in the compute dtype, or with fp8 weights on GPUs that have it (default: as the run trained)."""
     eval_batch: int = 128

@@ -36,8 +36,7 @@ class Predict:
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
-    as measured at the model's shapes."""
+    """Compute dtype of the backbone; 'auto' is that of the training."""
     eval_batch: int = 64
     """Crops at a time."""
     workers: int | None = None

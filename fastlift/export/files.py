@@ -75,6 +75,7 @@ def export_model(
     if format == "onnx":
         _need_onnx()
     views = eval_views(model.preprocessing, ensembling, expand)
+    wanted = _own_logits(model, views)
     serving = serving_model(model, views.views)
     images = _random_images(views, batch=2)
     program = _program(serving, images)
@@ -84,7 +85,7 @@ def export_model(
     def write_and_compare(part: Path) -> None:
         nonlocal difference
         write(program, images, part)
-        difference = _difference(model, read(part), views)
+        difference = _difference(wanted, read(part), views)
         description.unlink(
             missing_ok=True
         )  # of an old model: a kill between the two files must not leave it to the new one
@@ -183,13 +184,23 @@ def _read_pt2(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _difference(model: LiftModel, served: Callable[[Tensor], Tensor], views: EvalViews) -> float:
-    largest = 0.0
+def _own_logits(model: LiftModel, views: EvalViews) -> dict[int, Tensor]:
+    """The model's logits of random images, in batches of two sizes.
+
+    Raises:
+        UserError: NaN or infinite ones: that training had failed.
+    """
     device = next(model.parameters()).device
-    for batch in (1, 3):
-        images = _random_images(views, batch)
-        wanted = mean_logits(model, images.to(device)).cpu()
-        largest = max(largest, (served(images) - wanted).abs().max().item())
+    wanted = {batch: mean_logits(model, _random_images(views, batch).to(device)).cpu() for batch in (1, 3)}
+    if not all(logits.isfinite().all() for logits in wanted.values()):
+        raise UserError("this model's logits are NaN or infinite: there is nothing to serve", exit_code=1)
+    return wanted
+
+
+@torch.no_grad()
+def _difference(wanted: dict[int, Tensor], served: Callable[[Tensor], Tensor], views: EvalViews) -> float:
+    each = [(served(_random_images(views, batch)) - logits).abs().max() for batch, logits in wanted.items()]
+    largest = float(torch.stack(each).max())  # NaN, if there is one
     if not largest <= TOLERANCE:
         raise UserError(
             f"the exported file computes other logits than the model: they differ by {largest:.2g}, "

@@ -244,6 +244,7 @@ def _load_weights(model: Any, weights: Path, label: str, resize: bool) -> None:
         _resize_pooling(state, model.state_dict())
         _resize_trunk(state, model.visual)
     check_fit(state, model.state_dict(), f"the weights {weights} do not fit the model {label}")
+    check_finite(state, f"the weights {weights}")
     model.load_state_dict(state)
 
 
@@ -300,6 +301,17 @@ def check_fit(given: dict[str, Tensor], wanted: dict[str, Tensor], what: str) ->
     if problems:
         shown = "\n  ".join(sorted(problems)[:10])
         raise UserError(f"{what} ({len(problems)} tensors differ):\n  {shown}")
+
+
+def check_finite(state: dict[str, Tensor], what: str) -> None:
+    """No number in it is NaN or infinite.
+
+    Raises:
+        UserError: there is one; the message names its tensor.
+    """
+    wrong = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        raise UserError(f"{what} hold NaN or infinity in {len(wrong)} tensors (first: {wrong[0]}): they are damaged")
 
 
 def _tokenizer(config: dict[str, Any], label: str) -> Any:
@@ -383,4 +395,5 @@ def _load_timm_weights(model: Any, file: Path, name: str) -> None:
         key: tensor for key, tensor in state.items() if key in wanted or not key.startswith(("head.", "head_dist."))
     }
     check_fit(state, wanted, f"the weights {file} do not fit the model timm:{name}")
+    check_finite(state, f"the weights {file}")
     model.load_state_dict(state)

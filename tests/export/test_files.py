@@ -128,3 +128,19 @@ def test_a_file_that_computes_something_else_is_not_left(
     with pytest.raises(fastlift.UserError, match="other logits than the model"):
         export_model(model, tmp_path / "model.pt2", format="pt2", overwrite=True)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old", "old"]
+
+
+def test_models_and_files_with_nan_are_refused(
+    tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """max() of Python passes over NaN, which made its difference 0."""
+    model = trained_model(tiny_clip, "none")
+    with monkeypatch.context() as patch:
+        patch.setattr(export_files, "_read_pt2", lambda path: lambda images: torch.full((len(images), 6), torch.nan))
+        with pytest.raises(fastlift.UserError, match="differ by nan"):
+            export_model(model, tmp_path / "model.pt2", format="pt2")
+    with torch.no_grad():
+        model.classifier.weight[0] = torch.nan  # type: ignore[index, operator]
+    with pytest.raises(fastlift.UserError, match="logits are NaN or infinite"):
+        export_model(model, tmp_path / "model.pt2", format="pt2")
+    assert not list(tmp_path.iterdir())

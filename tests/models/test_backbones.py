@@ -71,6 +71,15 @@ def test_weights_that_do_not_fit_name_the_tensors(tiny_clip: Files, tmp_path: Pa
         backbones.load(tiny_clip[0], tmp_path / "wrong.safetensors")
 
 
+def test_weights_that_are_not_finite_are_refused(tiny_clip: Files, tmp_path: Path) -> None:
+    state = load_file(tiny_clip[1])
+    name = "visual.conv1.weight"
+    state[name][0, 0, 0, 0] = torch.inf
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=f"NaN or infinity in 1 tensors .first: {name}."):
+        backbones.load(tiny_clip[0], tmp_path / "w.safetensors")
+
+
 def test_pickled_objects_are_not_loaded(tiny_clip: Files, tmp_path: Path) -> None:
     torch.save({"state_dict": Path("code could hide here")}, tmp_path / "bad.pt")
     with pytest.raises(UserError, match="read safely"):

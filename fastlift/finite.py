@@ -1,0 +1,72 @@
+"""Steps whose loss or gradients are not finite: kept out of what trains, and noted, without asking the device.
+
+A loss that is not finite makes its gradients NaN, the gradients of all processes are added up, and each looks at the
+sums: all of them leave a step out, or none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+OnNonFinite = Literal["stop", "skip"]
+NEVER = -1
+
+
+class Watch:
+    """What became of the steps of a training, in registers on its device.
+
+    Attributes:
+        taken: steps looked at, counted on the host.
+        first: the first that was not finite, from 0; ``NEVER`` where all were.
+        skipped: how many were not.
+
+    Args:
+        device: of loss and gradients.
+        mode: ``skip`` leaves out a step that is not finite. ``stop`` leaves out the steps after it too, so that what trains
+            stays as it was before it until the host reads the registers.
+    """
+
+    def __init__(self, device: torch.device, mode: OnNonFinite) -> None:
+        self.mode = mode
+        self.taken = 0
+        self.first = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+
+    def guard(self, loss: Tensor) -> Tensor:
+        """The loss with the same gradients, or with NaN as all of them where this step must not be taken."""
+        bad = ~loss.detach().isfinite()
+        if self.mode == "stop":
+            bad = bad | (self.first >= 0)
+        return loss * torch.where(bad, torch.nan, 1.0)
+
+    def look(self, loss: Tensor, gradients: Iterable[Tensor] | None) -> Tensor:
+        """Note one step, and whether it is finite: a bool on the device.
+
+        Args:
+            loss: of the batch, without the guard.
+            gradients: of everything that trains; None where they may overflow (fp16, whose scaler sees to that).
+        """
+        good = loss.isfinite()
+        if self.mode == "stop":
+            good = good & (self.first < 0)
+        if gradients is not None:
+            good = good & torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf).isfinite()
+        self.first = torch.where((self.first < 0) & ~good, self.taken, self.first)
+        self.skipped = self.skipped + (~good).long()
+        self.taken += 1
+        return good
+
+    def first_step(self) -> int | None:
+        """The first step that was not finite, if there was one: waits for the device."""
+        first = int(self.first)
+        return None if first == NEVER else first
+
+    def restart(self, taken: int, skipped: int) -> None:
+        """Go on after so many steps, of which some were left out."""
+        self.taken = taken
+        self.first.fill_(NEVER)
+        self.skipped.fill_(skipped)

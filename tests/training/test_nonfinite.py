@@ -1,0 +1,287 @@
+"""Steps that are not finite: nothing is updated by one, nothing bad is saved, and the run says how to go on."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, CLASS_NAMES
+from safetensors.torch import load_file
+from torch import Tensor
+
+import fastlift
+from fastlift import checkpoints, runs
+from fastlift.config import Config
+from fastlift.data.order import epoch_order
+from fastlift.learner import Learner
+
+Files = tuple[Path, Path]
+LABELS = torch.arange(8) % len(CLASS_NAMES)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def learner(tiny_clip: Files, dtype: torch.dtype = torch.float32, **settings: Any) -> Learner:
+    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=3)
+    model.set_compute_dtype(dtype)
+    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=0.05, **settings)
+
+
+def images(some: Learner, number: int = 5) -> Tensor:
+    batch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(number))
+    return batch.to(some.model.vit.compute_dtype)
+
+
+def state(some: Learner) -> dict[str, Tensor]:
+    both = {**some.parameters, **{f"momentum.{name}": buffer for name, buffer in some.momentum_buffers().items()}}
+    return {name: tensor.detach().clone() for name, tensor in both.items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def nan_images(some: Learner) -> None:
+    batch = images(some)
+    batch[6, 0, 0, 0] = torch.nan
+    some.step(batch, LABELS)
+
+
+def infinite_loss(some: Learner) -> None:
+    """Its own gradients are finite."""
+    on_features = some.loss.on_features
+
+    def spoilt(*arguments: Any) -> tuple[Tensor, Tensor]:
+        loss, predictions = on_features(*arguments)
+        return loss + torch.inf, predictions
+
+    some.loss.on_features = spoilt  # type: ignore[method-assign]
+    some.step(images(some), LABELS)
+    some.loss.on_features = on_features  # type: ignore[method-assign]
+
+
+def infinite_gradient(some: Learner) -> None:
+    """Of one parameter, with a finite loss."""
+    hook = next(iter(some.parameters.values())).register_hook(lambda gradient: gradient + torch.inf)
+    some.step(images(some), LABELS)
+    hook.remove()
+
+
+@pytest.mark.parametrize("spoil", [nan_images, infinite_loss, infinite_gradient])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bad_step_is_skipped(tiny_clip: Files, dtype: torch.dtype, spoil: Callable[[Learner], None]) -> None:
+    """With the bits of a training that never met it, sums included."""
+    some, other = (learner(tiny_clip, dtype, on_nonfinite="skip") for _ in range(2))
+    for one in (some, other):
+        one.step(images(one, 1), LABELS)
+    before, sums = state(some), some.sums.read()
+    spoil(some)
+    assert equal(state(some), before)
+    if dtype is torch.float16 and spoil is infinite_gradient:
+        return  # which is what the scaler is for: it counts as a step that looked for a scale
+    assert some.sums.read() == sums
+    assert int(some.watch.skipped) == 1
+    assert some.watch.first_step() == 1
+    if dtype is torch.float16:
+        some.scaler.load_state_dict(other.scaler.state_dict())  # which has backed off meanwhile
+    for one in (some, other):
+        one.step(images(one, 2), LABELS)
+    assert equal(state(some), state(other))
+    assert some.sums.read() == other.sums.read()
+
+
+@pytest.mark.parametrize("spoil", [nan_images, infinite_loss, infinite_gradient])
+def test_nothing_moves_after_the_step_that_stops(tiny_clip: Files, spoil: Callable[[Learner], None]) -> None:
+    some = learner(tiny_clip)
+    for number in range(3):
+        some.step(images(some, number), LABELS)
+    assert some.watch.first_step() is None
+    before, sums = state(some), some.sums.read()
+    spoil(some)
+    for number in range(3):
+        some.step(images(some, number), LABELS)
+    assert equal(state(some), before)
+    assert some.sums.read() == sums
+    assert some.watch.first_step() == 3
+
+
+def test_fp16_stops_at_a_loss_and_not_at_an_overflow(tiny_clip: Files) -> None:
+    some = learner(tiny_clip, torch.float16)
+    infinite_gradient(some)
+    assert some.watch.first_step() is None
+    some.step(images(some), LABELS)
+    before = state(some)
+    nan_images(some)
+    some.step(images(some), LABELS)
+    assert some.watch.first_step() == 2
+    assert equal(state(some), before)
+
+
+def test_a_bad_part_of_a_batch_spoils_the_batch(tiny_clip: Files) -> None:
+    some = learner(tiny_clip, micro_batch=2, on_nonfinite="skip")
+    before = state(some)
+    nan_images(some)
+    assert equal(state(some), before)
+    assert some.sums.counted() == 0
+    assert some.sums.read() == (0.0, 0.0)
+
+
+def test_plain_sgd_skips_too(tiny_clip: Files) -> None:
+    some = learner(tiny_clip, momentum=0.0, on_nonfinite="skip")
+    assert some.momentum_buffers() == {}
+    before = state(some)
+    nan_images(some)
+    assert equal(state(some), before)
+    some.step(images(some), LABELS)
+    assert not equal(state(some), before)
+
+
+# Runs. Their bad steps are images that a patched step makes NaN, by the number of the step in the run.
+
+
+@pytest.fixture
+def settings(tiny_clip: Files, tiny_data: Path) -> Config:
+    return fastlift.recipes.lift(
+        "list",
+        data_root=tiny_data,
+        train_list=tiny_data / "train.txt",
+        test_list=tiny_data / "test.txt",
+        class_names=tiny_data / "class_names.txt",
+        model=str(tiny_clip[0]),
+        pretrained=str(tiny_clip[1]),
+        tuner="none",
+        epochs=2,  # of 5 steps each
+        batch_size=8,
+        lr=0.05,
+        log_steps=1000,
+        device="cpu",
+        amp="fp32",
+    )
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make the images of some steps NaN; ask the run to stop after one."""
+    step = Learner.step
+
+    def from_now_on(*bad: int, stop_after: int | None = None) -> None:
+        def spoilt(self: Learner, images: Tensor, labels: Tensor, *more: Any) -> Any:
+            number = self.watch.taken
+            done = step(self, images * torch.nan if number in bad else images, labels, *more)
+            if number + 1 == stop_after:
+                os.kill(os.getpid(), signal.SIGINT)
+            return done
+
+        monkeypatch.setattr(Learner, "step", spoilt)
+
+    return from_now_on
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """Lines of strict JSON, which has no NaN."""
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("log_steps", [1, 3, 1000])
+def test_a_run_stops_before_a_bad_step(
+    settings: Config, tiny_data: Path, tmp_path: Path, spoil: Callable[..., None], log_steps: int
+) -> None:
+    spoil(7)
+    run = tmp_path / "run"
+    with pytest.raises(fastlift.UserError, match="not finite at step 8 ") as caught:
+        fastlift.train(settings.override(log_steps=log_steps, checkpoint_steps=2), output=run)
+    said, lines = str(caught.value), (tiny_data / "train.txt").read_text().splitlines()
+    batch = [str(tiny_data / lines[row].split()[0]) for row in epoch_order(len(lines), 0, 1)[16:24]]
+    assert "epoch 2, learning rate 0.025" in said
+    assert f"Its images: {', '.join(batch[:5])} and 3 more" in said
+    assert f"--resume --output {run} --on-nonfinite skip" in said
+    assert "The state before it is step-00000007" in said
+    assert caught.value.exit_code == 1
+    assert names(run) == ["epoch-001", "step-00000007"]
+    position = checkpoints.read(run / "checkpoints" / "step-00000007.safetensors")[2]
+    assert (position.epoch, position.step, position.global_step, position.images) == (1, 2, 7, 16)
+    (event,) = [event for event in events(run) if event["event"] == "nonfinite"]
+    assert event["images"] == batch
+
+
+def test_going_on_without_the_bad_step(settings: Config, tmp_path: Path, spoil: Callable[..., None]) -> None:
+    """As the message advises: the same bits as a run that skipped from the start, cut short anywhere."""
+    spoil(3, 7)
+    skipping = settings.override(on_nonfinite="skip", checkpoint_steps=2)
+    whole = fastlift.train(skipping, output=tmp_path / "whole")
+    assert whole.results["skipped_steps"] == 2
+    with pytest.raises(fastlift.UserError, match="not finite at step 4 "):
+        fastlift.train(settings, output=tmp_path / "stopped")
+    resumed = fastlift.train(settings.override(on_nonfinite="skip"), output=tmp_path / "stopped", resume=True)
+    spoil(3, 7, stop_after=9)
+    with pytest.raises(fastlift.UserError, match="stopped at step 9"):
+        fastlift.train(skipping, output=tmp_path / "cut")
+    cut = fastlift.train(skipping, output=tmp_path / "cut", resume=True)
+    first = load_file(whole.folder / "checkpoints" / "epoch-002.safetensors")
+    for other in (resumed, cut):
+        assert equal(first, load_file(other.folder / "checkpoints" / "epoch-002.safetensors"))
+        assert other.results["skipped_steps"] == 2
+    told = [[{**event, "seconds": 0} for event in events(run.folder)] for run in (whole, cut)]
+    assert told[0] == told[1]
+
+
+def test_a_bad_first_step_of_an_epoch(settings: Config, tmp_path: Path, spoil: Callable[..., None]) -> None:
+    spoil(5)
+    with pytest.raises(fastlift.UserError, match=r"at step 6 .*The state before it is epoch-001"):
+        fastlift.train(settings, output=tmp_path / "run")
+    assert names(tmp_path / "run") == ["epoch-001"]
+    spoil(0)
+    with pytest.raises(fastlift.UserError, match=r"at step 1 .*Nothing was trained before it"):
+        fastlift.train(settings, output=tmp_path / "other")
+    assert names(tmp_path / "other") == []
+
+
+def test_an_epoch_of_bad_steps_ends_the_run(settings: Config, tmp_path: Path, spoil: Callable[..., None]) -> None:
+    spoil(*range(5, 10))
+    with pytest.raises(fastlift.UserError, match="not one step of epoch 2 was finite"):
+        fastlift.train(settings.override(on_nonfinite="skip", log_steps=1), output=tmp_path / "run")
+    assert [event["step"] for event in events(tmp_path / "run") if event["event"] == "step"] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("mode", ["stop", "skip"])
+def test_weights_that_overflowed_are_not_saved(
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The update itself was too large: no later step can be finite, and the good checkpoint stays."""
+    step = Learner.step
+
+    def overflow(self: Learner, images: Tensor, labels: Tensor, *more: Any) -> Any:
+        done = step(self, images, labels, *more)
+        if self.watch.taken == 7:
+            with torch.no_grad():
+                next(iter(self.parameters.values()))[0, 0] = torch.inf
+        return done
+
+    monkeypatch.setattr(Learner, "step", overflow)
+    changed = settings.override(on_nonfinite=mode, checkpoint_steps=6)
+    with pytest.raises(
+        fastlift.UserError, match=r"What trains is not finite \(head\.weight\).*step-00000006"
+    ) as caught:
+        fastlift.train(changed, output=tmp_path / "run")
+    assert "lower --lr" in str(caught.value)
+    assert names(tmp_path / "run") == ["epoch-001", "step-00000006"]
+    assert runs.RunFolder(tmp_path / "run").last_checkpoint() is not None
+    events(tmp_path / "run")
+
+
+def test_a_learning_rate_that_overflows(settings: Config, tmp_path: Path) -> None:
+    with pytest.raises(fastlift.UserError, match="not finite"):
+        fastlift.train(settings.override(lr=1e30, scale=1e6, checkpoint_steps=1), output=tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        checkpoints.read(path)
