@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import fastlift
-from fastlift import environment, grading, training
+from fastlift import company, environment, grading
 from fastlift.commands import evaluate, predict
 from fastlift.config import Config
 from fastlift.grading import grade_run
@@ -43,8 +43,7 @@ def auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def chosen(amp: str, *more: Any, **options: Any) -> environment.Amp:
         return resolve(name if amp == "auto" else amp, *more, **options)
 
-    for module in (training, grading):
-        monkeypatch.setattr(module, "resolve_amp", chosen)
+    monkeypatch.setattr(company, "resolve_amp", chosen)
 
 
 @pytest.fixture(scope="module")
