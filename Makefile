@@ -9,7 +9,7 @@ TYPES  := build/types
 # What pyproject.toml builds with, quoted for the shell.
 BUILD  := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
 
-.PHONY: help install train test fuzz sanitize test-lowest test-newest check format results clean
+.PHONY: help install train test fuzz fuzz-files torture soak sanitize test-lowest test-newest check format results clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -45,6 +45,16 @@ test-lowest test-newest:
 	$(END)/bin/uv pip install --quiet --python $(END)/bin/python --upgrade $(CHOICE) --no-build-isolation \
 		--reinstall-package fastlift -e '.[test,dali]'
 	FASTLIFT_VERSIONS=$(subst test-,,$@) $(END)/bin/python -m pytest -n auto --dist worksteal -q
+
+torture: install  ## kills, full disks, signals, flipped bits: an hour, resumable (a few of them are in `make test`)
+	$(BIN)/python -m tests.torture
+
+soak: install  ## train, grade and predict for an hour: memory, threads and open files stay flat
+	$(BIN)/python -m tests.torture.soak
+
+fuzz-files: install  ## coverage-guided fuzzing of everything that reads files, a minute each
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz
 
 sanitize: install  ## the native library under address and undefined-behaviour sanitizers: its tests, and shapes that are drawn
 	$(WITH_TOOLS) cmake --preset asan -G Ninja

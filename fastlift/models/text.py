@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift import sealed
-from fastlift.errors import UserError
+from fastlift.errors import FastliftWarning, UserError
 from fastlift.files import cache_folder, read_json
 from fastlift.models.fingerprint import weights_fingerprint
 
@@ -153,11 +153,12 @@ def _cached(path: Path, key: str, classes: int) -> Tensor | None:
     try:
         tensors, metadata = sealed.read(path)
     except UserError as error:
-        warnings.warn(f"{error}; text features are made again", stacklevel=3)
+        warnings.warn(f"{error}; text features are made again", FastliftWarning, stacklevel=3)
         return None
     features = tensors.get("features")
     if metadata.get("key") != key or features is None or len(features) != classes:
-        warnings.warn(f"{path} holds other features than its name says; they are made again", stacklevel=3)
+        told = f"{path} holds other features than its name says; they are made again"
+        warnings.warn(told, FastliftWarning, stacklevel=3)
         return None
     return features
 

@@ -1,0 +1,35 @@
+"""One target under Atheris: ``python -m tests.fuzz.engine TARGET [libFuzzer's options]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+with atheris.instrument_imports(include=["fastlift", "json", "gzip", "zipfile", "PIL", "numpy.lib"]):
+    import fastlift.compat
+    import fastlift.config
+    import fastlift.data.decode
+    import fastlift.data.headers
+    import fastlift.data.inaturalist
+    import fastlift.data.lists
+    import fastlift.data.pack
+    import fastlift.data.packed
+    import fastlift.data.scan
+    import fastlift.models.text  # noqa: F401
+
+from tests.fuzz.targets import TARGETS, survives
+
+
+def main() -> None:
+    """Hand over to libFuzzer, which ends the process."""
+    target = TARGETS[sys.argv[1]]
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], lambda data: survives(target, data))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Everything that reads files which somebody else may have written, as functions of bytes that must not fail.
+
+A target returns, or raises what its reader documents (``UserError``, ``DecodeError``); anything else is a find, and so are
+a hang and an allocation out of proportion. The bytes are whole files; a reader that takes a path gets one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.data.decode import DecodeError
+from fastlift.errors import UserError
+
+Target = Callable[[bytes], None]
+EXPECTED = (UserError, DecodeError)
+
+
+@cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="fastlift-fuzz-"))
+
+
+def _file(name: str, data: bytes) -> Path:
+    path = _folder() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def image_list(data: bytes) -> None:
+    """Lines of ``path label``: every accepted path stays below the root, every label is in range."""
+    from fastlift.data.lines import line_blocks
+    from fastlift.data.lists import leaves_root, parse_list
+    from fastlift.data.problems import Problems
+
+    problems = Problems("fuzz")
+    listing = parse_list(line_blocks(_file("list.txt", data)), "list", 100, problems)
+    assert len(listing.paths) == len(listing.labels)
+    assert all(0 <= label < 100 for label in listing.labels.tolist())
+    assert not any(leaves_root(path) or "\0" in path for path in listing.paths)
+    problems.raise_if_any()
+
+
+def class_names(data: bytes) -> None:
+    """Lines of ``folder name``: no name is empty."""
+    from fastlift.data.lines import read_lines
+    from fastlift.data.lists import parse_class_names
+
+    names = parse_class_names(read_lines(_file("names.txt", data)), "names")
+    assert names
+    assert all(name.strip() for name in names)
+
+
+def annotations(data: bytes) -> None:
+    """iNaturalist's JSON of images and categories."""
+    from fastlift.data.inaturalist import parse_annotations, parse_categories, ranks_of, species_names
+    from fastlift.data.lines import read_text
+    from fastlift.data.problems import Problems
+
+    text, problems = read_text(_file("train2018.json", data)), Problems("fuzz")
+    categories = parse_categories(text, "categories")
+    species_names(categories), ranks_of(categories)
+    parse_annotations(text, "annotations", len(categories), problems)
+    problems.raise_if_any()
+
+
+def config(data: bytes) -> None:
+    """A config file: what is accepted can be written and read back."""
+    from fastlift.config import load, to_dict
+
+    settings = load(_file("config.json", data))
+    again = load(_file("again.json", json.dumps(to_dict(settings)).encode()))
+    assert again == settings
+
+
+def checkpoint(data: bytes) -> None:
+    """A checkpoint of a run."""
+    from fastlift import checkpoints
+
+    checkpoints.read(_file("epoch-001.safetensors", data))
+
+
+def lift_checkpoint(data: bytes) -> None:
+    """The authors' torch files, read with weights_only."""
+    from fastlift.compat import as_lift_state, settings_of
+
+    settings_of(as_lift_state(_file("checkpoint.pth.tar", data)))
+
+
+def index_cache(data: bytes) -> None:
+    """The cache of a header scan: damaged is absent."""
+    from fastlift.data import scan
+
+    scan._load(_file("index.npz", data))
+
+
+def text_cache(data: bytes) -> None:
+    """The cache of text features: damaged is absent."""
+    from fastlift.models import text
+
+    text._cached(_file("features.safetensors", data), "0" * 32, 2)
+
+
+def descriptors(data: bytes) -> None:
+    """JSON of class names and sentences."""
+    from fastlift.models.text import prompts_for
+
+    prompts_for(("red brick", "green leaf"), f"descriptor:{_file('sentences.json', data)}")
+
+
+@cache
+def _pack() -> Path:
+    """A small pack, to be damaged in one file at a time."""
+    from fixtures import write_tiny_data
+
+    from fastlift.data import pack
+
+    data, root = write_tiny_data(_folder() / "data", tests_a_class=1), _folder() / "pack"
+    lists = {"train_list": data / "train.txt", "test_list": data / "test.txt", "class_names": data / "class_names.txt"}
+    pack.run("list", root, data_root=data, **lists)
+    return root
+
+
+def _damaged_pack(name: str, data: bytes) -> None:
+    from fastlift.data.packed import load_pack
+
+    file = _pack() / name
+    good = file.read_bytes()
+    try:
+        file.write_bytes(data)
+        found = load_pack(_pack(), "list")
+        for index in (found.train, found.test):
+            assert len(index.labels) == 0 or 0 <= index.labels.min() <= index.labels.max() < len(found.class_names)
+            assert len(index.paths) == len(index.labels) == len(index.widths) == len(index.heights)
+    finally:
+        file.write_bytes(good)
+
+
+def pack_manifest(data: bytes) -> None:
+    """A pack's JSON beside good shards."""
+    _damaged_pack("fastlift-pack.json", data)
+
+
+def pack_index(data: bytes) -> None:
+    """A pack's table of places beside good shards."""
+    _damaged_pack("train.npz", data)
+
+
+def tar_shard(data: bytes) -> None:
+    """A shard that holds something else than its index says: each picture is decoded, or refused with a reason."""
+    from dataclasses import replace
+
+    from fastlift.data.decode import load_picture
+    from fastlift.data.packed import load_pack
+
+    index = load_pack(_pack(), "list").test
+    name = index.paths[0]
+    elsewhere = _file(f"shards/{name}", data).parent
+    for i in range(min(3, len(index))):
+        load_picture(replace(index, root=elsewhere), i)
+
+
+def picture(data: bytes) -> None:
+    """A picture: where header and decoder both accept it, they agree on its size."""
+    from fastlift.data.decode import decode
+    from fastlift.data.headers import read_header_bytes
+
+    header = read_header_bytes(data)
+    if header.reason or header.width * header.height > 2**22:
+        return
+    pixels = decode(data)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (header.height, header.width, 3)
+
+
+TARGETS: dict[str, Target] = {
+    target.__name__: target
+    for target in (
+        image_list, class_names, annotations, config, checkpoint, lift_checkpoint, index_cache, text_cache, descriptors,
+        pack_manifest, pack_index, tar_shard, picture,
+    )
+}  # fmt: skip
+
+
+def survives(target: Target, data: bytes) -> None:
+    """Run a target; what its reader documents passes, anything else is raised."""
+    with warnings.catch_warnings(), contextlib.suppress(EXPECTED):
+        warnings.simplefilter("ignore")
+        target(data)

@@ -1,0 +1,134 @@
+"""Commands with faults in them, from a test: start them, hurt them, look at what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+KILL, TEAR, FAIL = 0, 1, 2
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at call number ``at`` (from 1) of those that change files; 0: nothing."""
+
+    at: int = 0
+    action: int = KILL
+    error: int = 0
+    lasting: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code (minus the signal that killed it, None where it hung), and what it said."""
+
+    code: int | None
+    said: str
+    beside: Ended | None = None
+
+    @property
+    def killed(self) -> bool:
+        return self.code == -9
+
+
+def build_faults(folder: Path) -> Path:
+    """Compile ``faults.c``.
+
+    Raises:
+        RuntimeError: there is no C compiler, or it refuses.
+    """
+    library = folder / "faults.so"
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise RuntimeError("no C compiler")
+    subprocess.run([compiler, "-O2", "-fPIC", "-shared", "-o", library, HERE / "faults.c", "-ldl"], check=True)
+    return library
+
+
+class Commands:
+    """Runs ``fastlift`` commands in forked children, whose writes under ``folder`` can be hurt.
+
+    Args:
+        folder: where the commands write; also their working folder.
+        cache: their cache folder, outside of ``folder`` unless faults shall reach it.
+    """
+
+    def __init__(self, folder: Path, cache: Path, library: Path) -> None:
+        self.folder, self._cache, self._said = folder, cache, folder.parent / "said.txt"
+        environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
+        self._worker = subprocess.Popen(
+            [sys.executable, HERE / "worker.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self._worker.stdout is not None
+        if self._worker.stdout.readline() != "ready\n":
+            raise RuntimeError("the worker did not start")
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._worker.stdin is not None
+        self._worker.stdin.close()
+        self._worker.wait(30)
+
+    def run(self, *arguments: str, fault: Fault = Fault(), trace: Path | None = None, **more: Any) -> Ended:
+        """One command to its end.
+
+        Args:
+            arguments: of ``fastlift``.
+            fault: what happens to its writes.
+            trace: where to list them.
+            more: ``after`` (seconds, or a path to wait for) with ``signal``, ``beside`` (another command's ``arguments`` and
+                ``said``) or ``then`` (Python source).
+        """
+        request = {
+            "arguments": list(arguments),
+            "folder": str(self.folder),
+            "working_folder": str(self.folder),
+            "environment": {"FASTLIFT_CACHE": str(self._cache)},
+            "said": str(self._said),
+            "at": fault.at,
+            "action": fault.action,
+            "error": fault.error,
+            "lasting": int(fault.lasting),
+            "timeout_s": 120,
+            **({} if trace is None else {"trace": str(trace)}),
+            **more,
+        }
+        assert self._worker.stdin is not None
+        assert self._worker.stdout is not None
+        self._worker.stdin.write(json.dumps(request) + "\n")
+        self._worker.stdin.flush()
+        answer = json.loads(self._worker.stdout.readline())
+        beside = None
+        if "beside" in more:
+            beside = Ended(answer["beside"], Path(more["beside"]["said"]).read_text(errors="replace"))
+        return Ended(answer["code"], self._said.read_text(errors="replace"), beside)
+
+    def beside(self, first: tuple[str, ...], second: tuple[str, ...], after: Path) -> Ended:
+        """Two commands at once: the second starts when ``after`` is there."""
+        said = self._said.with_name("beside.txt")
+        return self.run(*first, after=str(after), beside={"arguments": list(second), "said": str(said)})
+
+    def calls(self, *arguments: str) -> list[str]:
+        """Names and paths of the calls by which a command that is left alone changes files."""
+        trace = self._said.with_name("trace.txt")
+        ended = self.run(*arguments, trace=trace)
+        if ended.code != 0:
+            raise RuntimeError(f"{' '.join(arguments)} ended with {ended.code}: {ended.said}")
+        return trace.read_text().splitlines()

@@ -1,0 +1,122 @@
+"""A soak: ``python -m tests.torture.soak --seconds 3600`` trains, grades and predicts again and again in one process.
+
+Memory, threads and open files must be flat once everything has been used: their medians over the last third of the cycles
+are compared with those over the third before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .harness import REPOSITORY
+
+ALLOWED_MIB = 8.0  # growth of the resident set between the last two thirds
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the process holds: resident MiB, threads, open files."""
+
+    memory_mib: float
+    threads: int
+    files: int
+
+
+def sample() -> Sample:
+    """Look at this process."""
+    gc.collect()
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return Sample(int(fields["VmRSS"].split()[0]) / 1024, int(fields["Threads"]), len(os.listdir("/proc/self/fd")))
+
+
+def cycle(base: Path, executor: str, number: int) -> None:
+    """Train, interrupt nothing, grade with five crops, predict, write the page."""
+    import fastlift
+    from fastlift.grading import grade_run
+    from fastlift.prediction import find_pictures, index_pictures, predict
+
+    settings = fastlift.recipes.lift(
+        "list",
+        data_root=base,
+        train_list=base / "train.txt",
+        test_list=base / "test.txt",
+        class_names=base / "class_names.txt",
+        model=str(base / "tiny_clip.json"),
+        pretrained=str(base / "tiny_clip.safetensors"),
+        epochs=2,
+        batch_size=8,
+        checkpoint_steps=3,
+        device="cpu",
+        amp="fp32",
+        executor=executor,
+        seed=number,
+    )
+    run = fastlift.train(settings, output=base / "run", overwrite=True)
+    grade_run(run.folder, settings={"tte": "fivecrop"})
+    pictures = find_pictures([base / "test"])
+    index, unusable = index_pictures(pictures)
+    assert not unusable
+    assert len(list(predict(fastlift.load_run(run.folder), pictures, index))) == len(index)
+
+
+def main() -> int:
+    """Soak until the time is over."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture.soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="how long (default: %(default)s)")
+    options = parser.parse_args()
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    from fixtures import write_tiny_clip, write_tiny_data
+
+    from fastlift.data.loader import without_dali
+
+    executors = ["torchvision"] if without_dali() else ["torchvision", "dali"]
+    base = Path(tempfile.mkdtemp(prefix="fastlift-soak-"))
+    write_tiny_clip(base), write_tiny_data(base)
+    samples: list[Sample] = []
+    began = time.monotonic()
+    try:
+        while time.monotonic() - began < options.seconds:
+            cycle(base, executors[len(samples) % len(executors)], len(samples))
+            samples.append(sample())
+            if len(samples) % 20 == 1:
+                now = samples[-1]
+                print(
+                    f"{time.monotonic() - began:6.0f} s  cycle {len(samples):4}  {now.memory_mib:7.1f} MiB  "
+                    f"{now.threads} threads  {now.files} files",
+                    flush=True,
+                )
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    return verdict(samples)
+
+
+def verdict(samples: list[Sample]) -> int:
+    """Compare the last two thirds; 1 where something grows."""
+    third = len(samples) // 3
+    if third < 3:
+        print(f"{len(samples)} cycles are too few to tell")
+        return 1
+    before, after = samples[third : 2 * third], samples[-third:]
+    growth = {
+        what: statistics.median(getattr(s, what) for s in after) - statistics.median(getattr(s, what) for s in before)
+        for what in ("memory_mib", "threads", "files")
+    }
+    grows = growth["memory_mib"] > ALLOWED_MIB or growth["threads"] > 0 or growth["files"] > 0
+    print(
+        f"{len(samples)} cycles; growth between the last two thirds: {growth['memory_mib']:+.1f} MiB, "
+        f"{growth['threads']:+g} threads, {growth['files']:+g} open files: {'it GROWS' if grows else 'flat'}"
+    )
+    return int(grows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

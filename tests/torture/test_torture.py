@@ -1,0 +1,81 @@
+"""A sample of the torture suite: commands hurt at chosen places, then finished, then compared bit for bit."""
+
+import random
+import signal
+from collections.abc import Iterator
+
+import pytest
+from fixtures import write_tiny_clip, write_tiny_data
+
+from .cases import AtCall, AtMoment, AtOnce, Case, Vanishes, flips
+from .harness import Commands, build_faults
+from .scenarios import Scenarios
+
+Ready = tuple[Commands, Scenarios]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
+    """A worker with the faults preloaded, and the runs that nothing happened to."""
+    base = tmp_path_factory.mktemp("torture")
+    try:
+        library = build_faults(base)
+    except RuntimeError as error:
+        pytest.skip(f"faults need a compiler: {error}")
+    data, work = base / "data", base / "work"
+    data.mkdir()
+    work.mkdir()
+    write_tiny_clip(data)
+    write_tiny_data(data)
+    with Commands(work, base / "cache", library) as commands:
+        yield commands, Scenarios(commands, data, base / "kept")
+
+
+def perform(case: Case, ready: Ready) -> None:
+    assert case.perform(*ready) == "", case.name
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kind", "share"),
+    [
+        ("train", "kill", 0.08),  # data.json is in the making
+        ("train", "torn", 0.42),
+        ("train", "full from then on", 0.55),
+        ("train", "kill", 0.97),  # between results and report
+        ("resume", "kill", 0.12),  # metrics.jsonl is written anew
+        ("resume", "quota once", 0.5),
+        ("overwrite", "kill", 0.05),  # the old run is on its way out
+        ("overwrite", "read-only from then on", 0.3),
+        ("evaluate", "kill", 0.6),
+        ("report", "broken once", 0.5),
+    ],
+)
+def test_hurt_at_a_call_that_writes(ready: Ready, scenario: str, kind: str, share: float) -> None:
+    commands, scenarios = ready
+    chosen = next(found for found in scenarios.all() if found.name == scenario)
+    chosen.prepare(commands)
+    calls = commands.calls(*chosen.command)
+    at = 1 + int(share * len(calls))
+    perform(AtCall(chosen, at, calls[at - 1], kind), ready)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL])
+def test_signals_in_the_middle(ready: Ready, number: signal.Signals) -> None:
+    perform(AtMoment(ready[1].all()[0], number, 0.6), ready)
+
+
+def test_two_at_once(ready: Ready) -> None:
+    train = ready[1].all()[0]
+    for change in ("--resume", "--overwrite"):
+        perform(AtOnce(train, (*ready[1].train, change)), ready)
+
+
+def test_the_folder_vanishes(ready: Ready) -> None:
+    perform(Vanishes(ready[1].all()[0], "checkpoints/epoch-001.safetensors"), ready)
+
+
+def test_one_bit_is_another(ready: Ready) -> None:
+    commands, scenarios = ready
+    scenarios.ended(commands)
+    for case in random.Random(0).sample(list(flips(commands.folder / "run", random.Random(0))), 12):
+        perform(case, ready)
