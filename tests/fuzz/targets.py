@@ -99,7 +99,7 @@ def index_cache(data: bytes) -> None:
     """The cache of a header scan: damaged is absent."""
     from fastlift.data import scan
 
-    scan._load(_file("index.npz", data))
+    scan._load(_file("index.npz", data), 100)
 
 
 def text_cache(data: bytes) -> None:
