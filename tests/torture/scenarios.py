@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from .harness import Commands, Ended
 
+STOPPED_LACKS = ("results.json", "report.html", "checkpoints/epoch-002.safetensors")
 TIMES = ("seconds", "images_per_s", "time", "timing", "machine", "versions", "evaluate_s")
 
 
@@ -129,7 +130,7 @@ class Scenarios:
         """As a kill in the second epoch leaves a run."""
         self._restore(commands, "ended")
         run = commands.folder / "run"
-        for name in ("results.json", "report.html", "checkpoints/epoch-002.safetensors"):
+        for name in STOPPED_LACKS:
             (run / name).unlink()
 
     def unharmed(self, commands: Commands, file: str, command: str) -> str:
