@@ -189,7 +189,7 @@ def _eva_block(block: Any, turn: Rotary | None) -> Block:
     kinds = [type(part).__name__ for part in (block, attention, mlp)]
     if kinds != ["EvaBlock", "EvaAttention", "Mlp"]:
         raise UserError(f"Eva blocks of the kind {kinds[0]} with {kinds[1]} and {kinds[2]} are not supported")
-    if attention.qkv is None or getattr(attention, "gate", None) is not None:  # gates came with timm 1.0.26
+    if attention.qkv is None or getattr(attention, "gate", None) is not None:  # gates came with timm 1.0.28
         raise UserError("Eva blocks with separate or gated queries, keys and values are not supported")
     _refuse(attention.q_norm, "normalised queries and keys")
     _refuse(attention.norm, "a norm inside attention")
