@@ -154,9 +154,7 @@ def test_a_killed_run_goes_on(settings: Config, tmp_path: Path) -> None:
     whole = fastlift.train(settings, output=tmp_path / "whole")
     file, cut = tmp_path / "config.json", tmp_path / "cut"
     file.write_text(json.dumps(config.to_dict(settings)))
-    slow = (
-        "import fastlift.learner as l, time; s = l.Learner.step; l.Learner.step = lambda *a: (time.sleep(0.2), s(*a))"
-    )
+    slow = "import fastlift.learner as l, time; s = l.Learner.step; l.Learner.step = lambda *a: (time.sleep(0.2), s(*a))[1]"
     threads = f"import torch; torch.set_num_threads({torch.get_num_threads()})"
     command = f"{threads}; {slow}; from fastlift.cli import main; main(['train', '--config', r'{file}', '--output', r'{cut}'])"
     process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
