@@ -172,14 +172,15 @@ def _timm_block(block: Any) -> Block:
     )
 
 
+NO_SUCH_ROTARY = "rotary positions that are learned, differ by block, or turn neighbouring channels are not supported"
+
+
 def _rotary(model: Any, prefix: int) -> Rotary | None:
     """The turning of queries and keys by a patch's place, for the model's own grid."""
     if model.rope is None:
         return None
     if model.rope_mixed or not getattr(model.rope, "rotate_half", False):
-        raise UserError(
-            "rotary positions that are learned, differ by block, or turn neighbouring channels are not supported"
-        )
+        raise UserError(NO_SUCH_ROTARY)
     sin, cos = model.rope.get_embed(shape=model.patch_embed.grid_size).detach().float().chunk(2, dim=-1)
     return Rotary(sin.contiguous(), cos.contiguous(), prefix)
 
@@ -191,6 +192,8 @@ def _eva_block(block: Any, turn: Rotary | None) -> Block:
         raise UserError(f"Eva blocks of the kind {kinds[0]} with {kinds[1]} and {kinds[2]} are not supported")
     if attention.qkv is None or getattr(attention, "gate", None) is not None:  # gates came with timm 1.0.28
         raise UserError("Eva blocks with separate or gated queries, keys and values are not supported")
+    if turn is not None and not getattr(attention, "rotate_half", True):  # what tells it up to timm 1.0.30
+        raise UserError(NO_SUCH_ROTARY)
     _refuse(attention.q_norm, "normalised queries and keys")
     _refuse(attention.norm, "a norm inside attention")
     _refuse(mlp.norm, "a norm inside the MLP")

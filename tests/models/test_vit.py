@@ -92,7 +92,6 @@ def test_siglip_through_open_clip() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"qk_norm": True}, "queries and keys"),
         ({"mlp_layer": timm.layers.SwiGLU}, "SwiGLU"),
         ({"scale_attn_norm": True}, "inside attention"),
         ({"norm_layer": "rmsnorm"}, "RmsNorm"),
@@ -139,13 +138,19 @@ def test_dinov3(options: dict[str, Any]) -> None:
     ("options", "reason"),
     [
         ({"swiglu_mlp": True}, "GluMlp|SwiGLU"),
-        ({"qk_norm": True}, "queries and keys"),
         ({"rope_rotate_half": False}, "neighbouring"),
     ],
 )
 def test_what_of_eva_cannot_be_held_is_refused_by_name(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         from_timm(dinov3(**options))
+
+
+def test_normalised_queries_and_keys_are_refused() -> None:
+    model = dinov3()
+    model.blocks[1].attn.q_norm = nn.LayerNorm(8)  # an option of Eva itself in timm's later versions alone
+    with pytest.raises(UserError, match="queries and keys"):
+        from_timm(model)
 
 
 def test_other_architectures_are_refused() -> None:
