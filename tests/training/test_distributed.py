@@ -93,7 +93,7 @@ def test_an_epoch_is_the_same_for_any_number_of_ranks(
 
 
 def overflow(clip: Files) -> list[tuple[float, Tensor]]:
-    """Rank 1's second batch overflows in fp16, rank 0's does not: scale and parameters after each step."""
+    """Rank 1's second gradient overflows as fp16's do, its loss does not: scale and parameters after each step."""
     steps = []
     with company() as world:
         open_group(world, torch.device("cpu"))
@@ -103,9 +103,11 @@ def overflow(clip: Files) -> list[tuple[float, Tensor]]:
         for step in range(3):
             generator = torch.Generator().manual_seed(2 * step + world.rank)
             images = torch.randn(4, 3, 32, 32, generator=generator).half()
-            if step == 1 and world.rank == 1:
-                images = images * float("inf")
+            parameter = next(iter(some.parameters.values()))
+            overflows = step == 1 and world.rank == 1
+            hook = parameter.register_hook(lambda gradient, by=float("inf") if overflows else 1.0: gradient * by)
             some.step(images, labels, torch.cat([labels, labels]))
+            hook.remove()
             steps.append((some.scaler.get_scale(), torch.cat([p.detach().flatten() for p in some.parameters.values()])))
     return steps
 
