@@ -1,6 +1,7 @@
 """What all tests share: seeds, few threads for parallel workers, and the way to the reference data beside the repository."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,16 @@ from fixtures import SHARED
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _as_started_in_the_foreground()
     if fuzzing.SECONDS:
         config.pluginmanager.register(fuzzing.Fuzzing())
+
+
+def _as_started_in_the_foreground() -> None:
+    """Signals that a background job or nohup ignores stay ignored by fastlift: tests of signals must not depend on that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
