@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import fastlift
+from fastlift.config import Config
+
 # The reference data is optional: it lies beside a developer's checkout, never inside the repository.
 SHARED = Path(os.environ.get("FASTLIFT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 TINY_CONFIG: dict[str, Any] = {
@@ -63,3 +66,18 @@ def write_tiny_data(folder: Path, tests_a_class: int = 4, seed: int = 0) -> Path
     named = [f"class{label} {name}" for label, name in enumerate(CLASS_NAMES)]
     (folder / "class_names.txt").write_text("\n".join(named) + "\n")
     return folder
+
+
+def tiny_recipe(clip: tuple[Path, Path], data: Path, **settings: Any) -> Config:
+    """LIFT's recipe on the tiny CLIP and the tiny data, on the CPU, with these settings in place of its own."""
+    return fastlift.recipes.lift(
+        "list",
+        data_root=data,
+        train_list=data / "train.txt",
+        test_list=data / "test.txt",
+        class_names=data / "class_names.txt",
+        model=str(clip[0]),
+        pretrained=str(clip[1]),
+        device="cpu",
+        **settings,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
 from safetensors.torch import load_file
 
 import fastlift
@@ -28,20 +28,14 @@ OURS = Identity("ours", "settings", "fp32")
 
 @pytest.fixture(scope="module")
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return fastlift.recipes.lift(
-        "list",
-        data_root=tiny_data,
-        train_list=tiny_data / "train.txt",
-        test_list=tiny_data / "test.txt",
-        class_names=tiny_data / "class_names.txt",
-        model=str(tiny_clip[0]),
-        pretrained=str(tiny_clip[1]),
+    return tiny_recipe(
+        tiny_clip,
+        tiny_data,
         tuner="none",
         epochs=2,
         batch_size=8,
         lr=0.05,
         log_steps=1,
-        device="cpu",
         amp="fp32",
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import tiny_recipe
 from safetensors.torch import load_file
 
 import fastlift
@@ -20,19 +21,13 @@ Files = tuple[Path, Path]
 
 @pytest.fixture(scope="module")
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return fastlift.recipes.lift(
-        "list",
-        data_root=tiny_data,
-        train_list=tiny_data / "train.txt",
-        test_list=tiny_data / "test.txt",
-        class_names=tiny_data / "class_names.txt",
-        model=str(tiny_clip[0]),
-        pretrained=str(tiny_clip[1]),
+    return tiny_recipe(
+        tiny_clip,
+        tiny_data,
         tuner="none",
         epochs=2,
         batch_size=8,
         lr=0.05,
-        device="cpu",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -144,20 +144,14 @@ def test_plain_sgd_skips_too(tiny_clip: Files) -> None:
 
 @pytest.fixture
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return fastlift.recipes.lift(
-        "list",
-        data_root=tiny_data,
-        train_list=tiny_data / "train.txt",
-        test_list=tiny_data / "test.txt",
-        class_names=tiny_data / "class_names.txt",
-        model=str(tiny_clip[0]),
-        pretrained=str(tiny_clip[1]),
+    return tiny_recipe(
+        tiny_clip,
+        tiny_data,
         tuner="none",
         epochs=2,  # of 5 steps each
         batch_size=8,
         lr=0.05,
         log_steps=1000,
-        device="cpu",
         amp="fp32",
     )
 

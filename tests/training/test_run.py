@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
 from safetensors.torch import load_file
 
 import fastlift
@@ -28,20 +28,14 @@ needs_dali = pytest.mark.skipif(without_dali() != "", reason="DALI is not instal
 
 @pytest.fixture
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return fastlift.recipes.lift(
-        "list",
-        data_root=tiny_data,
-        train_list=tiny_data / "train.txt",
-        test_list=tiny_data / "test.txt",
-        class_names=tiny_data / "class_names.txt",
-        model=str(tiny_clip[0]),
-        pretrained=str(tiny_clip[1]),
+    return tiny_recipe(
+        tiny_clip,
+        tiny_data,
         epochs=3,
         batch_size=8,
         lr=0.05,
         log_steps=1,
         eval_batch=7,
-        device="cpu",
         amp="fp32",  # what "auto" means depends on the processor
     )
 
