@@ -105,6 +105,17 @@ class Position:
         if wrong:
             raise UserError(f"{path} is no place in this run: {'; '.join(wrong)}")
 
+    def check_origin(self, path: Path, data: str, backbone: str) -> None:
+        """It was written on the same training data and frozen weights, whose fingerprints these are.
+
+        Raises:
+            UserError: it was not.
+        """
+        if self.data != data:
+            raise UserError(f"{path} was written while training on other images or labels; start a new run")
+        if self.backbone != backbone:
+            raise UserError(f"{path} was written with other backbone weights; start a new run")
+
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

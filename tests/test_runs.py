@@ -12,10 +12,11 @@ from fastlift.files import write_json
 from fastlift.runs import State, check_free, create, state, way_on
 
 STATES: dict[State, list[list[str]]] = {
-    State.FREE: [[], [".lock"], [".lock", ".config.json.abcd1234.part/config.json"]],
+    State.FREE: [[], [".lock"], [".lock", ".given-start"], [".lock", ".config.json.abcd1234.part/config.json"]],
     State.FOREIGN: [["photo.jpg"], ["checkpoints/epoch-001.safetensors"], ["results.json"]],
     State.REPLACED: [["config.json", ".replaced/config.json"]],
     State.BEGUN: [["config.json"], ["config.json", "data.json", "metrics.jsonl", "checkpoints/.x.abcd1234.part/x"]],
+    State.UNKEPT: [["config.json", ".given-start"]],
     State.TRAINED: [["config.json", "checkpoints/step-00000003.safetensors"]],
     State.GRADED: [["config.json", "results.json"]],
     State.ENDED: [["config.json", "results.json", "report.html", "checkpoints/epoch-001.safetensors"]],
