@@ -31,6 +31,15 @@ _MOMENTUM = "momentum."
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How long a run is: its epochs, the steps of each, and the images of a step over all processes."""
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class Position:
     """A place in a run: the next step to take, and what the current epoch has summed up so far.
 
@@ -86,18 +95,19 @@ class Position:
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
 
-    def check(self, path: Path, epochs: int, steps_per_epoch: int, batch_size: int) -> None:
-        """This is a place in a run of so many epochs and steps.
+    def check(self, path: Path, schedule: Schedule) -> None:
+        """This is a place in a run of that length.
 
         Raises:
             UserError: it is not; the message names the values.
         """
+        epochs, steps_per_epoch = schedule.epochs, schedule.steps_per_epoch
         steps = self.epoch * steps_per_epoch + self.step
         problems = {
             f"epoch {self.epoch} of {epochs}": self.epoch <= epochs,
             f"step {self.step} of {steps_per_epoch}": self.step < (steps_per_epoch if self.epoch < epochs else 1),
             f"{self.global_step} steps taken, where there should be {steps}": self.global_step == steps,
-            f"{self.images} images in {self.step} steps": self.images <= self.step * batch_size,
+            f"{self.images} images in {self.step} steps": self.images <= self.step * schedule.batch_size,
             f"{self.correct} of {self.images} images right": self.correct <= self.images,
             f"{self.skipped} of {self.global_step} steps left out": self.skipped <= self.global_step,
         }
@@ -270,10 +280,16 @@ def identities(folder: Path) -> dict[Identity, list[Path]]:
     return found
 
 
-def newest(folder: Path, identity: Identity | None = None) -> tuple[Path | None, list[str]]:
+def newest(
+    folder: Path, identity: Identity | None = None, schedule: Schedule | None = None
+) -> tuple[Path | None, list[str]]:
     """The last checkpoint of a run that is whole and the run's own, and why others in its stead were passed over.
 
     None where there is no checkpoint, or none that can be used: then each has its reason.
+
+    Args:
+        identity: of the run, where it is known.
+        schedule: how long the run is, to pass over what is no place in it; default: not looked at.
     """
     reasons: list[str] = []
     chosen: tuple[Path, Position] | None = None
@@ -282,6 +298,8 @@ def newest(folder: Path, identity: Identity | None = None) -> tuple[Path | None,
             continue
         try:
             position = read(path, identity)[2]
+            if schedule is not None:
+                position.check(path, schedule)
         except UserError as error:
             reasons.append(str(error))
         else:

@@ -72,12 +72,10 @@ class Fit:
         """Go on from a checkpoint.
 
         Raises:
-            UserError: it is damaged, another run's, no place in this one; or the data or the backbone are not its own.
+            UserError: it is damaged, or another run's; or the data or the backbone are not its own.
         """
         position = checkpoints.read_position(path)
         position.check_origin(path, self.data.fingerprint, self.learner.model.backbone_fingerprint)
-        training = self.config.training
-        position.check(path, training.epochs, self.loader.steps_per_epoch, training.batch_size)
         checkpoints.restore(path, self.learner, self.identity)
         self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
         self.seconds = position.seconds

@@ -107,16 +107,19 @@ class RunFolder:
             )
         return next(iter(told), None)
 
-    def last_checkpoint(self, say: Callable[[str], None] = lambda _: None) -> Path | None:
+    def last_checkpoint(
+        self, say: Callable[[str], None] = lambda _: None, schedule: checkpoints.Schedule | None = None
+    ) -> Path | None:
         """The last checkpoint that is whole and this run's own; None where nothing was trained.
 
         Args:
             say: told which newer ones were passed over, and why.
+            schedule: how long the run is, to pass over what is no place in it.
 
         Raises:
             UserError: there are checkpoints, but none that can be used; the message tells the way on.
         """
-        path, reasons = checkpoints.newest(self.checkpoints, self.identity())
+        path, reasons = checkpoints.newest(self.checkpoints, self.identity(), schedule)
         if path is None and reasons:
             again = f"fastlift train --config {self.config} --output {self.path} --overwrite"
             raise UserError(

@@ -20,6 +20,7 @@ from fastlift.compat import LiftState, as_lift_state, in_order_of, load_lift_che
 from fastlift.config import Config, absolute_paths, to_dict
 from fastlift.data.catalogue import DataSet
 from fastlift.data.loader import choose_executor
+from fastlift.data.order import steps_in
 from fastlift.distributed import World, barrier, open_group, total
 from fastlift.endings import complete, describe_data, describe_model, end, results_of
 from fastlift.environment import Amp, dtype_name, resolve_device, using_threads
@@ -204,7 +205,7 @@ def _train(
         identity = runs.identify(run, config, dtype_name(dtype), is_main=world.is_main)
     else:  # the folder may still hold a run that the first process replaces; it alone writes checkpoints
         identity = Identity.new(config, dtype_name(dtype))
-    last = run.last_checkpoint(ui.say) if resume else None
+    last = run.last_checkpoint(ui.say, _schedule(config, data)) if resume else None
     if resume and last is None:
         ui.say("no checkpoint yet: starting from the beginning")
     if last is not None and not config.training.epochs:
@@ -242,6 +243,11 @@ def _go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel)
     trained, _, position = checkpoints.read(path, identity)
     position.check_origin(path, data.train.fingerprint, model.backbone_fingerprint)
     model.load_trained(trained, f"checkpoint {path}")
+
+
+def _schedule(config: Config, data: DataSet) -> checkpoints.Schedule:
+    training = config.training
+    return checkpoints.Schedule(training.epochs, steps_in(len(data.train), training.batch_size), training.batch_size)
 
 
 def _in_our_order(start: str | Path | LiftState, config: Config, data: DataSet) -> LiftState:

@@ -250,9 +250,18 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ],
 )
 def test_places_that_are_not_in_the_run(changes: dict[str, Any], said: str) -> None:
-    position().check(Path("x"), epochs=3, steps_per_epoch=5, batch_size=8)
+    schedule = checkpoints.Schedule(epochs=3, steps_per_epoch=5, batch_size=8)
+    position().check(Path("x"), schedule)
     with pytest.raises(fastlift.UserError, match=said):
-        position(**changes).check(Path("x"), epochs=3, steps_per_epoch=5, batch_size=8)
+        position(**changes).check(Path("x"), schedule)
+
+
+def test_a_run_goes_on_from_the_place_before_one_that_is_not_in_it(run: Path, trained: Path, settings: Config) -> None:
+    rewrite(newest(run), lambda values: values.update(global_step=values["global_step"] + 1))
+    told = Told()
+    fastlift.train(settings, output=run, resume=True, ui=told)
+    assert any("no place in this run" in line and "epoch-001.safetensors is used" in line for line in told.lines)
+    assert same(newest(run), newest(trained))
 
 
 @pytest.mark.parametrize(
