@@ -316,6 +316,8 @@ def _choose_amp(config: Config, resumed: Path | None, device: torch.device, worl
 
     asked = config.run.amp if resumed is None else runs.amp_of(resumed, config.run.amp)
     amp = first_amp(world, asked, device, shape)
+    if asked != config.run.amp:
+        amp = Amp(amp.dtype, "as the run began")
     if config.run.frozen == "fp8":
         check_fp8(device, amp.dtype)
     return amp
