@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from fastlift import checkpoints
+from fastlift.checkpoints import Schedule
 from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
 from fastlift.files import PART, write_json
@@ -108,7 +109,7 @@ class RunFolder:
         return next(iter(told), None)
 
     def last_checkpoint(
-        self, say: Callable[[str], None] = lambda _: None, schedule: checkpoints.Schedule | None = None
+        self, say: Callable[[str], None] = lambda _: None, schedule: Schedule | None = None
     ) -> Path | None:
         """The last checkpoint that is whole and this run's own; None where nothing was trained.
 
