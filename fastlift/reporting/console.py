@@ -147,7 +147,7 @@ class _RichBar:
 
     def update(self, done: int, note: str | None = None) -> None:
         left = self.pace.left(time.monotonic(), done, self.total)
-        fields = {"left": "" if left is None else f"{left} left"} | ({} if note is None else {"note": note})
+        fields: dict[str, Any] = {"left": "" if left is None else f"{left} left"} | ({} if note is None else {"note": note})
         self.progress.update(self.task, completed=done, **fields)
 
 
