@@ -313,6 +313,7 @@ def reopen(path: Path, config: Config) -> RunFolder:
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{path} cannot be resumed with other settings ({listed}); start a new run instead")
+    run.checkpoints.mkdir(exist_ok=True)  # ``create`` may have been cut short
     return run
 
 

@@ -66,6 +66,13 @@ def test_the_ways_on_are_commands_that_fit_the_folder(tmp_path: Path) -> None:
         runs.RunFolder(folder).class_names()
 
 
+def test_a_run_that_was_cut_short_before_its_folder_of_checkpoints_has_one_when_it_is_reopened(tmp_path: Path) -> None:
+    """No checkpoint could be written then, however often the run was resumed."""
+    folder = make(tmp_path / "run", ["config.json"])
+    runs.reopen(folder, Config())
+    assert runs.RunFolder(folder).checkpoints.is_dir()
+
+
 def test_the_documentation_lists_every_state() -> None:
     page = (Path(__file__).parents[1] / "docs" / "reading_a_run.md").read_text()
     for found in State:
