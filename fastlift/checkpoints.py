@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastlift import sealed
 from fastlift.errors import UserError
+from fastlift.files import parse_json
 from fastlift.identity import Identity
 from fastlift.learner import Learner
 from fastlift.models.lift import LiftModel
@@ -151,8 +152,8 @@ _KINDS: dict[str, tuple[Any, str]] = {
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits; nested too deeply
+        values = parse_json(text)
+    except ValueError:
         values = None
     if not isinstance(values, dict):
         raise Damaged(f"{path}: its position is no JSON object")

@@ -16,7 +16,9 @@ from fastlift.data.pillow import open_image, plain_words
 
 # Pillow's own limit against decompression bombs; both executors keep to it.
 MAX_PIXELS = 178_956_970
+MAX_BYTES = 4 * MAX_PIXELS  # of a file: what the largest picture takes without any compression
 _HEAD_BYTES = 4096
+_STRAY_BYTES = 2**16  # between the segments of a JPEG; Pillow walks over them byte by byte, at 4 MB a second
 _Read = Callable[[int, int], bytes]  # (offset, count) -> bytes
 
 
@@ -86,6 +88,8 @@ def _inspect(descriptor: int, size: int) -> Header:
 
 def _checked(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
     """``read(offset, count)`` fetches more bytes where the head is not enough."""
+    if size > MAX_BYTES:
+        return bad(f"is too large ({size:,} bytes)")
     header = _parse(head, tail, size, read)
     if header.reason == _LOOK_CLOSER:
         header = _decode(read(0, size))
@@ -99,6 +103,7 @@ def _checked(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
 
 
 _LOOK_CLOSER = "look closer"
+_NO_PICTURE = "is damaged (no picture in it)"
 
 
 def _parse(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
@@ -131,7 +136,7 @@ def _jpeg(head: bytes, size: int, read: _Read) -> Header:
     while position + 9 < size:
         segment = head[position : position + 10] if position + 10 <= len(head) else read(position, 10)
         if len(segment) < 10 or segment[0] != 0xFF:
-            return bad(_LOOK_CLOSER)
+            return bad(_LOOK_CLOSER if b"\xff" in read(position, _STRAY_BYTES) else _NO_PICTURE)
         marker = segment[1]
         if marker == 0xFF:  # fill byte
             position += 1
@@ -176,7 +181,7 @@ def _decode(data: bytes) -> Header:
                 image.load()
             return Header(image.width, image.height, "")
     except UnidentifiedImageError:
-        return bad("is damaged (no picture in it)")
+        return bad(_NO_PICTURE)
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
         return bad("is truncated" if "truncated" in str(error) else f"cannot be decoded ({plain_words(error)})")
 

@@ -330,6 +330,14 @@ def test_another_format_is_refused(tiny_clip: Files, tmp_path: Path) -> None:
         checkpoints.read(path)
 
 
+def test_a_place_after_the_runs_end_is_not_loaded(run: Path) -> None:
+    beyond = newest(run).rename(run / "checkpoints" / "epoch-009.safetensors")
+    text = sealed.read_metadata(beyond)["position"].replace('"epoch": 2', '"epoch": 9')
+    sealed.write(beyond, sealed.read(beyond)[0], {"position": text})
+    with pytest.raises(fastlift.UserError, match="no place in this run: it was saved after epoch 9 of 2"):
+        fastlift.load_run(run)
+
+
 # Momentum
 
 
