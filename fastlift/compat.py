@@ -38,6 +38,7 @@ _TIMM_PARTS = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
+_BIAS = re.compile(r"bias_tuned\.[0-9]{1,6}")
 _BOTTLENECK = {"norm": "ln", "down": "down_proj", "up": "up_proj"}
 
 
@@ -80,14 +81,23 @@ def as_lift_state(source: str | Path | LiftState) -> LiftState:
     Raises:
         UserError: not such a file, names that are neither program's, or numbers that are not finite.
     """
-    state = source if isinstance(source, dict) else _read(Path(source))
+    state = source if isinstance(source, dict) else read_checkpoint(Path(source))
     if "tuner" not in state and "head" not in state:
         shown = ", ".join(map(str, list(state)[:5]))
         raise UserError(f"not a LIFT checkpoint: expected the keys 'tuner' and 'head', got {shown}")
     _check_tensors(state)
-    if "head" in state:
-        return {"tuner": _from_timm(state.get("tuner") or {}), "head": dict(state["head"] or {})}
-    return from_lift_plus(state["tuner"])
+    if is_lift_plus(state):
+        found = from_lift_plus(state["tuner"])
+        _check_form(found)
+        return found
+    found = {part: dict(state.get(part) or {}) for part in ("tuner", "head")}
+    _check_form(found)
+    return found | {"tuner": _from_timm(found["tuner"])}
+
+
+def is_lift_plus(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's content is LIFT+'s, which keeps no classifier apart."""
+    return "head" not in state
 
 
 def _check_tensors(state: Mapping[str, Any]) -> None:
@@ -104,6 +114,23 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
         count += len(tensors)
     if not count:
         raise UserError("the checkpoint holds no tensor: nothing was trained")
+
+
+def _check_form(state: LiftState) -> None:
+    """Names have the numbers, and tensors the dimensions, that tuners and sizes are told by.
+
+    Raises:
+        UserError: one has not.
+    """
+    for part, tensors in state.items():
+        for name, tensor in tensors.items():
+            is_scale, is_matrix = name.endswith("scale"), name.endswith(("down_proj.weight", "lora_A"))
+            fits = tensor.dim() == 2 if is_matrix else tensor.dim() > 0 or is_scale
+            fits = fits and (tensor.numel() > 0 or not name.endswith(".mask"))
+            if not fits or (name.startswith("bias_tuned") and not _BIAS.fullmatch(name)):
+                raise UserError(
+                    f"not a LIFT checkpoint that can be read: {part}.{name[:100]} of shape {list(tensor.shape)}"
+                )
 
 
 def in_order_of(class_names: Sequence[str], state: LiftState) -> LiftState:
@@ -125,7 +152,9 @@ def _from_timm(tuner: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The order shows in the sizes: the bias of queries, keys and values, which is three times as long as its block's other
     biases but one, comes first in CLIP's blocks and second in timm's.
     """
-    counted_by_timm = "bias_tuned.1" in tuner and len(tuner["bias_tuned.1"]) == 3 * len(tuner["bias_tuned.0"])
+    counted_by_timm = {"bias_tuned.0", "bias_tuned.1"} <= tuner.keys() and len(tuner["bias_tuned.1"]) == 3 * len(
+        tuner["bias_tuned.0"]
+    )
     renamed: dict[str, Tensor] = {}
     for name, tensor in tuner.items():
         kind, _, rest = name.partition(".")
@@ -146,7 +175,12 @@ def _block_weight(i: int | str, part: str, kind: str) -> str:
     return f"block_tuned.{i}.{part}{'_' if part == 'attn.in_proj' else '.'}{kind}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of the authors' file, tensors alone.
+
+    Raises:
+        UserError: no such file, or another kind of it.
+    """
     if not path.is_file():
         raise UserError(f"{path} is a folder: name the checkpoint in it" if path.is_dir() else f"{path} does not exist")
     try:
@@ -340,7 +374,7 @@ def _blocks_of(names: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         first, _, rest = name.partition(".")
         if first in ("full_list", "bias_list", "bn_list", "ssf_attn") or (first == "vpt_list" and not deep):
             continue
-        number = int(rest.partition(".")[0]) if rest.partition(".")[0].isdigit() else None
+        number = int(match[0]) if (match := re.match(r"[0-9]{1,6}(?=\.|$)", rest)) else None
         if number is None or (first == "bias_tuned" and not counted):
             continue
         in_a_block = {"bias_tuned": len(_PARTS), "ln_tuned": 2}.get(first, 1)

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -76,8 +77,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, parents: bo
         draft, lock = _draft_folder(path)
         try:
             part = draft / path.name
+            mode = _mode_of_new_file(part)
             write(part)
-            os.chmod(part, 0o644)
+            os.chmod(part, mode)  # libraries have their own mind: safetensors keeps a file to its owner
             sync_file(part)
             os.replace(part, path)
         finally:
@@ -250,6 +252,15 @@ def sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mode_of_new_file(path: Path) -> int:
+    """Permissions of a new file by the user's mask, which no call tells without changing it; makes the file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
     finally:
         os.close(descriptor)
 

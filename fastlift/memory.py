@@ -198,4 +198,7 @@ def check_images(
     check_room(needs | {of_one: needs.get(of_one, 0) + one}, sizes, free, hint)
     train_hint = f", or a --micro-batch that divides it{hint}"
     check_room(needs | {"batch_size": training(work.batch, work.micro_batch)}, sizes, free, train_hint)
-    check_room(needs | {"eval_batch": evaluation(work.evaluated)}, sizes, free, hint)
+    many = (
+        "tte_crops" if crops_of(config) > config.run.eval_batch else "eval_batch"
+    )  # all crops of a picture go together
+    check_room(needs | {many: evaluation(work.evaluated)}, sizes, free, hint)

@@ -120,6 +120,7 @@ def test_models_that_cannot_be(tiny_clip: Files, settings: dict[str, Any], blame
         ({"tuner": "vpt_deep", "prompt_length": 10**6}, "prompt_length: 1000000"),
         ({"batch_size": 10**6}, "batch_size: 1000000 .*--micro-batch.*--memory ignore"),
         ({"eval_batch": 10**6}, "eval_batch: 1000000"),
+        ({"tte": "random", "tte_crops": 10**6}, "tte_crops: 1000000 .* smaller tte_crops"),
         ({"image_size": 2048, "batch_size": 1, "eval_batch": 1}, "image_size: 2048"),
     ],
 )

@@ -79,6 +79,23 @@ def test_libraries_may_leave_what_they_like_beside_a_draft(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_who_may_read_is_the_users_choice(mask: int, tmp_path: Path) -> None:
+    """Whatever a library thinks of it."""
+
+    def write(part: Path) -> None:
+        part.unlink()
+        part.write_text("{}")
+        part.chmod(0o640)
+
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a.json", write)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     name = "ü" * 125 + ".json"
     write_json(tmp_path / name, {})

@@ -46,11 +46,15 @@ def run(arguments: list[str]) -> int:
     command = parse(ImportLift, arguments, "import-lift", ImportLift(checkpoint=Path(), settings=base), EXAMPLES)
     if command.checkpoint == Path():
         raise UserError("name the checkpoint: fastlift import-lift CHECKPOINT --dataset ... --output RUN")
-    from fastlift.compat import as_lift_state, settings_of
+    from fastlift.compat import as_lift_state, is_lift_plus, read_checkpoint, settings_of
     from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.training import train
 
-    state = as_lift_state(command.checkpoint)
+    content = read_checkpoint(command.checkpoint)
+    state = as_lift_state(content)
+    if is_lift_plus(content):  # whose defaults are others: it resizes bicubic
+        base = base_config(arguments, "lift_plus")
+        command = parse(ImportLift, arguments, "import-lift", ImportLift(checkpoint=Path(), settings=base), EXAMPLES)
     told = {"epochs": 0, "init": "random"} | settings_of(state)
     settings = command.settings.merged(**told)
     given = {name: value for name, (_, value) in differences(base, command.settings).items()}

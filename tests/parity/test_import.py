@@ -319,6 +319,9 @@ def test_a_run_folder_of_a_checkpoint(
     flags = import_flags(tiny_clip, tiny_data, tmp_path / "run")
     assert cli.main(["import-lift", str(tmp_path / "checkpoint.pth.tar"), *flags, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["recipe"] == program
+    assert settings["data"]["interpolation"] == ("bilinear" if program == "lift" else "bicubic")
     assert results["model"]["layers"] == ([1, 2] if program == "lift" else [0, 1, 2])
     loaded = fastlift.load_run(tmp_path / "run")
     expected = model if program == "lift" else build(tiny_clip, rank=RANK, init="random")
@@ -367,6 +370,32 @@ def test_tuners_in_different_blocks_are_refused(tiny_clip: Files) -> None:
 def test_files_of_something_else(state: Any, message: str) -> None:
     with pytest.raises(fastlift.UserError, match=message):
         compat.as_lift_state(state)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "shape"),
+    [
+        ("tuner", "bias_tuned.x", (3,)),
+        ("tuner", "bias_tuned", (3,)),
+        ("tuner", f"bias_tuned.{10**30}", (3,)),
+        ("tuner", "bias_tuned.1", ()),
+        ("tuner", "adaptformer_list.0.down_proj.weight", ()),
+        ("tuner", "lora_list.0.q.lora_A", (3,)),
+        ("tuner", "vpt_list.0.prompt", ()),
+        ("tuner", "masked_linear_list.0.attn_in.optimized_weight.mask", (0, 3)),
+        ("head", "weight", ()),
+        ("head", "context", ()),
+    ],
+)
+def test_names_and_shapes_that_no_program_writes(part: str, name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(fastlift.UserError, match="not a LIFT checkpoint that can be read"):
+        compat.as_lift_state({"tuner": {}, "head": {}} | {part: {name: torch.zeros(shape)}})
+
+
+@pytest.mark.parametrize("names", [("bias_tuned.1",), ("ln_tuned.\u00b2", f"ln_tuned.{'9' * 5000}", "bias_tuned.3")])
+def test_odd_numbers_of_blocks_are_no_traceback(names: tuple[str, ...]) -> None:
+    state = compat.as_lift_state({"tuner": {name: torch.zeros(3) for name in names}, "head": {}})
+    assert compat.settings_of(state)["tuner"]
 
 
 def test_what_does_not_fit_is_named_and_nothing_is_written(
