@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastlift import launcher
 from fastlift.data.index import ImageIndex
 from fastlift.data.order import epoch_order
 
@@ -45,7 +46,7 @@ def images_of(index: ImageIndex, seed: int, epoch: int, step: int, batch_size: i
 
 def going_on(run: Path, saved: Path | None) -> str:
     """How to go on from the state before a bad step, which is saved."""
-    skip = f"fastlift train --resume --output {shlex.quote(str(run))} --on-nonfinite skip"
+    skip = f"{launcher.command()} train --resume --output {shlex.quote(str(run))} --on-nonfinite skip"
     state = "Nothing was trained before it" if saved is None else f"The state before it is {saved.name}"
     return (
         f"{state}; to leave such steps out, go on with: {skip}. Often a lower --lr, --amp fp32 or other images "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import sys
 import threading
@@ -27,12 +28,14 @@ from fastlift.data.index import ImageIndex
 from fastlift.distributed import LostCompany, World, total
 from fastlift.environment import Amp, dtype_name, resolve_amp, versions
 from fastlift.errors import UserError
+from fastlift.interrupts import Outlasting
 from fastlift.models.lift import LiftModel
 from fastlift.products import Shape
 
 MEETING_S = 300.0  # for all processes to start
 WAITING_S = 1800.0  # for what another one does before a note, such as an index of a large data set
 PARTING_S = 5.0  # for the others to hear of an end and leave by themselves
+NOTING_S = 1.0  # for the note of another's end, which it leaves before the others lose it
 _ROUNDING = 1e-2  # of the largest value; text features in bf16 differ by less on unlike processors
 _END, _TOLD = "end", "told"
 _met: World | None = None
@@ -43,7 +46,8 @@ _numbers = itertools.count()
 def company() -> Iterator[World]:
     """The processes that torchrun describes in the environment; one process without it. Entered again inside, it is the same.
 
-    An exception that leaves it is noted for the others, and those that do not leave within seconds are ended.
+    An exception that leaves it is noted for the others, and those that do not leave within seconds are ended. A first signal
+    that nothing inside waits for is ignored: what has ended the run is told, and the process ends by itself.
 
     Raises:
         UserError: not all of the processes have come.
@@ -54,17 +58,18 @@ def company() -> Iterator[World]:
         return
     _met = world = _meet()
     watch, theirs = _Watch(world), dist.is_initialized()
-    try:
-        yield world
-    except (Exception, KeyboardInterrupt) as error:
-        claim_end(world, error)
-        raise
-    finally:
-        _met = None
-        if dist.is_initialized() and not theirs:
-            dist.destroy_process_group()
-        _part(world)
-        watch.stop()
+    with Outlasting():
+        try:
+            yield world
+        except (Exception, KeyboardInterrupt) as error:
+            claim_end(world, error)
+            raise
+        finally:
+            _met = None
+            if dist.is_initialized() and not theirs:
+                dist.destroy_process_group()
+            _part(world)
+            watch.stop()
 
 
 def _meet() -> World:
@@ -79,13 +84,14 @@ def _meet() -> World:
 
 
 def _part(world: World) -> None:
-    """Leave the others; the first process, which may keep the notes, waits until they have read them."""
+    """Leave the others; the first process waits until they have read the notes, where it keeps them itself."""
     assert world.store is not None
     deadline = time.monotonic() + PARTING_S
     try:
         world.store.set(f"left/{world.rank}", "")
         names = [f"left/{rank}" for rank in range(world.size)]
-        while world.is_main and not world.store.check(names) and time.monotonic() < deadline:
+        keeps = world.is_main and not launcher.keeps_notes()
+        while keeps and not world.store.check(names) and time.monotonic() < deadline:
             time.sleep(0.02)
     except RuntimeError:
         return  # whoever kept the notes has gone
@@ -104,7 +110,7 @@ def claim_end(world: World, error: BaseException) -> bool:
     """Note what ends this process, for the others; whether it is the first to end, so that it is the one to tell why."""
     assert world.store is not None
     try:
-        if isinstance(error, LostCompany) and noted_end(world, patience=3.0) is not None:
+        if isinstance(error, LostCompany) and noted_end(world, patience=NOTING_S) is not None:
             return False
         mine = json.dumps(asdict(End(world.rank, exit_code_of(error), str(error))))
         return bool(world.store.compare_set(_END, "", mine).decode() == mine)
@@ -215,6 +221,18 @@ def first_says(world: World, answer: Callable[[], str]) -> str:
     return mine if world.size == 1 else _exchange(world, mine)[0]
 
 
+def first_does(world: World, work: Callable[[], None]) -> None:
+    """Let the first rank alone do what may take hours; the others wait as long as it lives, whatever that takes.
+
+    They wait for a note, since a collective would give up after minutes. Where the first rank is killed, its end takes the
+    notes with it, or torchrun, which keeps them then, ends the others.
+    """
+    if world.is_main:
+        work()
+    if world.size > 1:
+        _exchange(world, "", patience=math.inf)
+
+
 def first_amp(world: World, name: str, device: torch.device, shape: Callable[[], Shape | None]) -> Amp:
     """``resolve_amp`` as the first rank does: others would measure beside it, and might find otherwise.
 
@@ -251,15 +269,15 @@ def take_first_start(world: World, parameters: Mapping[str, Tensor]) -> None:
             parameter.copy_(theirs.view_as(parameter))
 
 
-def _exchange(world: World, text: str) -> list[str]:
-    """What each rank says, by rank."""
+def _exchange(world: World, text: str, patience: float = WAITING_S) -> list[str]:
+    """What each rank says, by rank; waits for each of them so many seconds."""
     assert world.store is not None
     number = next(world.notes)
     world.store.set(f"{number}/{world.rank}", text)
-    return [_read(world, f"{number}/{rank}", rank) for rank in range(world.size)]
+    return [_read(world, f"{number}/{rank}", rank, patience) for rank in range(world.size)]
 
 
-def _read(world: World, key: str, rank: int) -> str:
+def _read(world: World, key: str, rank: int, patience: float) -> str:
     """A note of another rank, once it is there.
 
     Raises:
@@ -267,16 +285,15 @@ def _read(world: World, key: str, rank: int) -> str:
         UserError: it does not come.
     """
     assert world.store is not None
-    deadline = time.monotonic() + WAITING_S
+    deadline, pause = time.monotonic() + patience, 0.01
     try:
         while not world.store.check([key]):
             if world.store.check([_END]):
                 raise LostCompany("another process of this run has ended", exit_code=1)
             if time.monotonic() > deadline:
-                raise UserError(
-                    f"process {rank} of this run has not got this far within {WAITING_S:.0f} s", exit_code=1
-                )
-            time.sleep(0.01)
+                raise UserError(f"process {rank} of this run has not got this far within {patience:.0f} s", exit_code=1)
+            time.sleep(pause)
+            pause = min(1.1 * pause, 0.2)  # the keeper of the notes answers all that wait
         return world.store.get(key).decode()
     except RuntimeError as error:
         raise LostCompany("the process that keeps this run's notes has ended", exit_code=1) from error

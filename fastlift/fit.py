@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fastlift import checkpoints
+from fastlift import checkpoints, launcher
 from fastlift.bad_step import BadStep, going_on, images_of, starting_again
 from fastlift.config import Config
 from fastlift.data.index import ImageIndex
@@ -72,18 +72,19 @@ class Fit:
         """Go on from a checkpoint.
 
         Raises:
-            UserError: it is damaged, or another run's; or the data or the backbone are not its own.
+            UserError: it is damaged, another run's, no place in this one; or the data or the backbone are not its own.
         """
         position = checkpoints.read_position(path)
-        position.check_origin(path, self.data.fingerprint, self.learner.model.backbone_fingerprint)
+        if position.data != self.data.fingerprint:
+            raise UserError(f"{path} was written while training on other images or labels; start a new run")
+        if position.backbone != self.learner.model.backbone_fingerprint:
+            raise UserError(f"{path} was written with other backbone weights; start a new run")
+        training = self.config.training
+        position.check(path, training.epochs, self.loader.steps_per_epoch, training.batch_size)
         checkpoints.restore(path, self.learner, self.identity)
         self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
         self.seconds = position.seconds
         self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
-
-    def keep_start(self) -> None:
-        """Save the state before the first step, where nothing but the caller could give it again."""
-        self._write(checkpoints.epoch_path(self.run.checkpoints, 0))
 
     def __call__(self) -> None:
         """Train to the end.
@@ -137,7 +138,7 @@ class Fit:
         number = int(gather(mine, self.world).max())  # waits for the first process, which saves
         saved = self.run.last_checkpoint()
         where = f"saved as {saved.name}" if saved else "not saved"
-        resume = f"fastlift train --resume --output {shlex.quote(str(self.run.path))}"
+        resume = f"{launcher.command()} train --resume --output {shlex.quote(str(self.run.path))}"
         name = signal.Signals(number).name
         raise Interrupted(f"{name}: stopped at step {self.global_step}, {where}; go on with: {resume}", number)
 

@@ -2,13 +2,17 @@
 
 Ctrl-C (SIGINT), a scheduler's or container's SIGTERM, a lost connection (SIGHUP) and a scheduler's notice of the time limit
 (SIGUSR1). What was ignored when the process started stays ignored, as SIGHUP under nohup. A second signal acts as
-if there were nothing here. Outside the main thread, where Python allows no handlers, signals work as always.
+if there were nothing here, unless it is the first one's echo: a scheduler that signals every process of a job signals
+torchrun too, which passes it on, and so does many a wrapper around a command. Outside the main thread, where Python allows no
+handlers, signals work as always.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -16,6 +20,7 @@ from fastlift.errors import UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ALWAYS_STOP = (signal.SIGINT, signal.SIGTERM)
+ECHO_S = 1.0  # after a signal: others in this time are the same request, on another way
 
 
 class Interrupted(UserError):
@@ -33,18 +38,29 @@ class Signalled(KeyboardInterrupt):
         self.number = number
 
 
+class _Heard:
+    """When the last signal came that was no echo; handlers inside each other share it."""
+
+    at = -math.inf
+
+
 class _Handlers:
-    """While entered, the first of the signals calls ``arrived``; then the handlers from before are back."""
+    """While entered, the first of the signals calls ``arrived``, its echoes nothing; the next finds the handlers from before."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
+        self._heard = _Heard()
+        self._arrived = False
 
     def __enter__(self) -> Any:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 now = signal.getsignal(number)
+                outer = getattr(now, "__self__", None)
+                if isinstance(outer, _Handlers):
+                    self._heard = outer._heard
                 # A program around this one may use SIGHUP and SIGUSR1 for something else: its handlers stay.
-                ours = now is signal.SIG_DFL or isinstance(getattr(now, "__self__", None), _Handlers)
+                ours = now is signal.SIG_DFL or isinstance(outer, _Handlers)
                 if ours or (number in ALWAYS_STOP and now not in (signal.SIG_IGN, None)):
                     self._before[number] = signal.signal(number, self._note)
         return self
@@ -53,7 +69,14 @@ class _Handlers:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
+        now = time.monotonic()
+        if now - self._heard.at < ECHO_S:
+            return
+        if self._arrived:
+            self._restore()
+            signal.raise_signal(number)
+            return
+        self._arrived, self._heard.at = True, now
         self.arrived(number)
 
     def _restore(self) -> None:
@@ -89,3 +112,14 @@ class StopRequest(_Handlers):
     @property
     def asked(self) -> bool:
         return self.number is not None
+
+
+class Outlasting(_Handlers):
+    """While entered, the first signal that nothing inside waits for is ignored.
+
+    For the end of one of several processes: torchrun sends SIGTERM to the others as soon as one has failed, which would keep
+    them from telling why.
+    """
+
+    def arrived(self, number: int) -> None:
+        return None

@@ -13,6 +13,19 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
+def keeps_notes() -> bool:
+    """Whether the launcher keeps the store that the processes share, as torchrun does; else the first of them keeps it."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def command() -> str:
+    """What a user types for ``fastlift`` to start as many processes as there are now."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if processes() == 1 or not here:
+        return "fastlift"
+    return f"torchrun {f'--nproc-per-node {here}' if here == processes() else '...'} -m fastlift"
+
+
 def local_rank() -> int:
     """This process's number among those on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))

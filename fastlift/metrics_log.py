@@ -32,10 +32,9 @@ class MetricsLog:
         try:
             # TensorBoard forgets what an earlier process wrote from this step on.
             self._board = SummaryWriter(str(run.tensorboard), purge_step=from_step + 1 if began else None)
-        except BaseException as error:  # a disk, or no more threads
+        except OSError as error:
             os.close(self._file)
-            if isinstance(error, OSError):
-                error.filename = error.filename or str(run.tensorboard)
+            error.filename = error.filename or str(run.tensorboard)
             raise
 
     def __enter__(self) -> MetricsLog:

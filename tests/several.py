@@ -1,4 +1,4 @@
-"""Several processes as torchrun starts them. They are forked from one that has imported torch, so a group costs a second."""
+"""Several processes as torchrun starts them, forked from one that has imported what they would import: a group costs a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command does, which here comes after torch
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torchvision", "fastlift.training", "fastlift.grading", "fastlift.cli"])
+_LIBRARIES = ("torchvision", "open_clip", "timm", "tyro", "torch.utils.tensorboard", "fastlift_kernels.adapter.native")
+_OURS = ("training", "grading", "cli", "commands.train", "commands.evaluate", "data.torch_loader", "reporting.html")
+_CONTEXT.set_forkserver_preload([*_LIBRARIES, *(f"fastlift.{name}" for name in (*_OURS, "reporting.plots"))])
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,13 @@ def _newest_checkpoint(scene: Scene) -> None:
     fastlift.load_run(run.path)
 
 
-def _adapters(scene: Scene) -> None:
-    fastlift.load_adapters(torch.nn.Identity(), scene.file("adapters.safetensors").parent)
+def _adapters(name: str) -> Callable[[Scene], None]:
+    def place(scene: Scene) -> None:
+        (scene.folder / "adapters.json").write_text("{}")
+        scene.file(name)
+        fastlift.load_adapters(torch.nn.Identity(), scene.folder)
+
+    return place
 
 
 def _text_cache(scene: Scene) -> None:
@@ -231,7 +236,8 @@ PLACES: dict[str, Callable[[Scene], object]] = {
         read_run(scene.folder / "run"),
     ),
     "a run's run.json": lambda scene: load_identity(scene.file("run.json")),
-    "adapters.safetensors": _adapters,
+    "adapters.safetensors": _adapters("adapters.safetensors"),
+    "adapters.json": _adapters("adapters.json"),
     "the cache of text features": _text_cache,
     "the cache of indices": _index_cache,
     "a pack's manifest": _pack("fastlift-pack.json"),
