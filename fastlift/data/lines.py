@@ -15,15 +15,17 @@ from fastlift.errors import UserError
 
 BLOCK_BYTES = 2**22
 LONGEST_LINE = 2**16  # sixteen times the longest path that Linux opens
-LARGEST_TEXT = 2**31  # of a file that is read as a whole; iNaturalist's annotations have a tenth of that
+MOST_LINES = 2**26  # of a list; each takes some twenty bytes beside its path
+MOST_NAMES = 2**22  # of classes
+LARGEST_TEXT = 2**29  # of a file that is read as a whole; iNaturalist's annotations have two fifths of that
 _LINE_END = re.compile("\r\n|\n|\r")
 
 
-def line_blocks(path: Path) -> Iterator[bytes]:
+def line_blocks(path: Path, most: int = MOST_LINES) -> Iterator[bytes]:
     r"""The content in blocks of whole lines, each of which ends with ``\n``, whatever line ends the file has.
 
     Raises:
-        UserError: no such file, one that cannot be read, UTF-16, or a line longer than any list's.
+        UserError: no such file, one that cannot be read, UTF-16, a line longer than any list's, or more lines than ``most``.
     """
     rest, number = b"", 0
     for chunk in _chunks(path):
@@ -34,6 +36,8 @@ def line_blocks(path: Path) -> Iterator[bytes]:
         number += block.count(b"\n")
         if len(rest) > LONGEST_LINE:
             raise UserError(f"list file {path} cannot be used: line {number + 1} is longer than {LONGEST_LINE:,} bytes")
+        if number > most:
+            raise UserError(f"list file {path} cannot be used: it has more than {most:,} lines")
         if block:
             yield block
     if rest:
@@ -65,7 +69,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """All lines of a file that is a list of names, without those at its end that are empty. Raises as ``line_blocks``."""
-    return lines_of(b"".join(line_blocks(path)).decode("utf-8", "surrogateescape").rstrip())
+    return lines_of(b"".join(line_blocks(path, MOST_NAMES)).decode("utf-8", "surrogateescape").rstrip())
 
 
 def lines_of(text: str) -> list[str]:

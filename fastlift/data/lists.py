@@ -12,6 +12,7 @@ from fastlift.data.problems import Problems
 from fastlift.errors import UserError
 
 LARGEST_LABEL = 2**31 - 1
+MOST_BAD = 100_000  # lines that are told one by one
 _LABEL = re.compile(r"-?[0-9]+")
 _LABEL_DIGITS = len(str(LARGEST_LABEL))
 _IDENTIFIER = re.compile(r"n?\d+")  # WordNet ids and numbers: never a class's name
@@ -51,13 +52,16 @@ def parse_list(blocks: Iterable[bytes], source: str, num_classes: int | None, pr
         blocks: of whole lines (see ``lines.line_blocks``).
         source: the list's name, for messages.
         num_classes: labels must be below it; None where it is not known.
-        problems: every bad line is added here and left out of the result.
+        problems: every bad line is added here and left out of the result; after very many of them reading stops.
     """
     parts: list[Listing] = []
     before, number = problems.total, 1
     for block in blocks:
-        parts.append(_parse_block(block, number, source, num_classes, problems))
+        parts.append(_parse_block(block, number, source, num_classes, problems, before + MOST_BAD))
         number += block.count(b"\n")
+        if problems.total >= before + MOST_BAD:
+            problems.add(f"{source}: more than {MOST_BAD:,} lines are bad; the others were not read")
+            break
     paths = PathTable.joined([part.paths for part in parts])
     labels = np.concatenate([np.zeros(0, dtype=np.int64), *(part.labels for part in parts)])
     if not len(paths) and problems.total == before:
@@ -65,8 +69,13 @@ def parse_list(blocks: Iterable[bytes], source: str, num_classes: int | None, pr
     return Listing(paths, labels)
 
 
-def _parse_block(block: bytes, number: int, source: str, num_classes: int | None, problems: Problems) -> Listing:
-    """The lines of one block, the first of which has this number: ordinary ones as columns, the others one by one."""
+def _parse_block(
+    block: bytes, number: int, source: str, num_classes: int | None, problems: Problems, most: int
+) -> Listing:
+    """The lines of one block, the first of which has this number: ordinary ones as columns, the others one by one.
+
+    With ``most`` problems in all the rest of the block's odd lines are passed over.
+    """
     limit = LARGEST_LABEL if num_classes is None else num_classes
     letters = np.frombuffer(block, dtype=np.uint8)
     ends = np.flatnonzero(letters == ord("\n"))
@@ -74,6 +83,8 @@ def _parse_block(block: bytes, number: int, source: str, num_classes: int | None
     labels, stops = _last_numbers(letters, starts, ends)
     good = _is_ordinary(letters, starts, stops, ends) & (labels < limit)
     for line in np.flatnonzero(~good):
+        if problems.total >= most:
+            break
         text = block[starts[line] : ends[line]].decode("utf-8", "surrogateescape")
         try:
             found = _parse_line(text, num_classes)

@@ -49,6 +49,17 @@ def test_texts_that_are_read_whole_have_an_end(tmp_path: Path, monkeypatch: pyte
         read_text(tmp_path / "bomb.json")
 
 
+def test_lines_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few packed KiB may stand for as many lines as fill the memory."""
+    monkeypatch.setattr(lines, "MOST_NAMES", 1000)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"a 0\n" * 1001))
+    for read in (lambda path: list(line_blocks(path, 1000)), read_lines):
+        with pytest.raises(UserError, match="it has more than 1,000 lines"):
+            read(tmp_path / "bomb.gz")
+    (tmp_path / "list").write_bytes(b"a 0\n" * 1000)
+    assert len(read_lines(tmp_path / "list")) == 1000
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, reason in (("pipe", "no regular file"), (".", "a folder"), ("none", "does not exist")):

@@ -1,13 +1,14 @@
 """List files, class names, folders and the published sets: what is accepted, and one message for all that is wrong."""
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fastlift.data import lists
 from fastlift.data.catalogue import check_name, load_data_set, names
 from fastlift.data.cifar import draw_long_tail, long_tail_counts
 from fastlift.data.index import PathTable
@@ -40,6 +41,22 @@ def test_every_kind_of_bad_line_is_named_and_only_ten_are_shown() -> None:
     for part in ("line 1: no label", "line 2: no label", "line 3: label 5 is out of range (0..4)", "line 4: label -1"):
         assert part in message
     assert message.count("leaves the data root") == 3
+
+
+def test_bad_lines_without_end_are_not_all_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gzipped list of a few KiB could hold millions of them: their messages would fill the memory."""
+    monkeypatch.setattr(lists, "MOST_BAD", 50)
+    read, problems = [], Problems("train")
+
+    def blocks() -> Iterator[bytes]:
+        for number in range(3):
+            read.append(number)
+            yield b"x\n" * 40 + b"a.jpg 1\n"
+
+    parse_list(blocks(), "list", 5, problems)
+    assert problems.total == 51
+    assert problems.entries[-1] == "list: more than 50 lines are bad; the others were not read"
+    assert read == [0, 1]
 
 
 @pytest.mark.parametrize(
