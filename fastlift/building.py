@@ -138,11 +138,16 @@ def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = 
     runs.check_settings(run, identity, config)
     names = run.class_names()
     path = run.find_checkpoint(checkpoint, (ui or Quiet()).say)
-    if path is None and not config.training.epochs:
-        return build_model(config, names)
     if path is None:
-        raise UserError(f"{folder} has no checkpoint yet")
+        untrained = None if config.training.epochs else build_model(config, names)
+        if untrained is None or untrained.trained():
+            raise UserError(f"{folder} has no checkpoint yet; {runs.way_on(run.path)}")
+        return untrained
     trained, _, position = checkpoints.read(path, identity)
+    if position.epoch > config.training.epochs:
+        raise UserError(
+            f"{path} is no place in this run: it was saved after epoch {position.epoch} of {config.training.epochs}"
+        )
     if position.classes != checkpoints.names_digest(names):
         raise UserError(f"{run.data} was changed or damaged: its class names are not those that {path} was trained on")
     model = build_model(config, names, init="random")

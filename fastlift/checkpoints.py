@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastlift import sealed
 from fastlift.errors import UserError
+from fastlift.files import parse_json
 from fastlift.identity import Identity
 from fastlift.learner import Learner
 from fastlift.models.lift import LiftModel
@@ -28,6 +29,15 @@ from fastlift.sealed import Damaged
 FORMAT = 2
 _NAME = re.compile(r"(epoch|step)-(\d+)\.safetensors")
 _MOMENTUM = "momentum."
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is: its epochs, the steps of each, and the images of a step over all processes."""
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -86,24 +96,36 @@ class Position:
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
 
-    def check(self, path: Path, epochs: int, steps_per_epoch: int, batch_size: int) -> None:
-        """This is a place in a run of so many epochs and steps.
+    def check(self, path: Path, schedule: Schedule) -> None:
+        """This is a place in a run of that length.
 
         Raises:
             UserError: it is not; the message names the values.
         """
+        epochs, steps_per_epoch = schedule.epochs, schedule.steps_per_epoch
         steps = self.epoch * steps_per_epoch + self.step
         problems = {
             f"epoch {self.epoch} of {epochs}": self.epoch <= epochs,
             f"step {self.step} of {steps_per_epoch}": self.step < (steps_per_epoch if self.epoch < epochs else 1),
             f"{self.global_step} steps taken, where there should be {steps}": self.global_step == steps,
-            f"{self.images} images in {self.step} steps": self.images <= self.step * batch_size,
+            f"{self.images} images in {self.step} steps": self.images <= self.step * schedule.batch_size,
             f"{self.correct} of {self.images} images right": self.correct <= self.images,
             f"{self.skipped} of {self.global_step} steps left out": self.skipped <= self.global_step,
         }
         wrong = [problem for problem, holds in problems.items() if not holds]
         if wrong:
             raise UserError(f"{path} is no place in this run: {'; '.join(wrong)}")
+
+    def check_origin(self, path: Path, data: str, backbone: str) -> None:
+        """It was written on the same training data and frozen weights, whose fingerprints these are.
+
+        Raises:
+            UserError: it was not.
+        """
+        if self.data != data:
+            raise UserError(f"{path} was written while training on other images or labels; start a new run")
+        if self.backbone != backbone:
+            raise UserError(f"{path} was written with other backbone weights; start a new run")
 
 
 def _is_count(value: Any) -> bool:
@@ -130,8 +152,8 @@ _KINDS: dict[str, tuple[Any, str]] = {
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits; nested too deeply
+        values = parse_json(text)
+    except ValueError:
         values = None
     if not isinstance(values, dict):
         raise Damaged(f"{path}: its position is no JSON object")
@@ -259,10 +281,16 @@ def identities(folder: Path) -> dict[Identity, list[Path]]:
     return found
 
 
-def newest(folder: Path, identity: Identity | None = None) -> tuple[Path | None, list[str]]:
+def newest(
+    folder: Path, identity: Identity | None = None, schedule: Schedule | None = None
+) -> tuple[Path | None, list[str]]:
     """The last checkpoint of a run that is whole and the run's own, and why others in its stead were passed over.
 
     None where there is no checkpoint, or none that can be used: then each has its reason.
+
+    Args:
+        identity: of the run, where it is known.
+        schedule: how long the run is, to pass over what is no place in it; default: not looked at.
     """
     reasons: list[str] = []
     chosen: tuple[Path, Position] | None = None
@@ -271,6 +299,8 @@ def newest(folder: Path, identity: Identity | None = None) -> tuple[Path | None,
             continue
         try:
             position = read(path, identity)[2]
+            if schedule is not None:
+                position.check(path, schedule)
         except UserError as error:
             reasons.append(str(error))
         else:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from importlib import import_module
 
 from fastlift import __version__, launcher
@@ -60,6 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
     threading.excepthook = _quiet_about_files
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text: show their bytes, as stderr does
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _answer(arguments)
+    except BaseException as error:
+        code = _tell(error)
+    return _flushed(code)
+
+
+def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -68,10 +77,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     prepare()  # before anything imports torch
     with own_warnings_alone():
-        try:
-            return _run(arguments) if launcher.processes() == 1 else _run_among_others(arguments)
-        except BaseException as error:
-            return _tell(error)
+        return _run(arguments) if launcher.processes() == 1 else _run_among_others(arguments)
+
+
+def _flushed(code: int) -> int:
+    """See that results reach stdout. Python would try at its very end, in words of its own and with exit code 120."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        code = code or _tell(error)
+        with suppress(OSError):  # what could not be written is not tried again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -122,13 +140,25 @@ def _tell(error: BaseException) -> int:
         sys.stderr.close()
         return 0
     if isinstance(error, OSError):  # a full disk, a folder that cannot be written, a file that cannot be read
-        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
         print(f"fastlift: {printable(told)}", file=sys.stderr)
+        return 1
+    if _is_out_of_threads(error):
+        print(
+            "fastlift: no more threads may be started here; raise the limit (ulimit -u, or the container's of processes), or "
+            "end other programs",
+            file=sys.stderr,
+        )
         return 1
     if _is_out_of_memory(error):
         print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
         return 1
     raise error
+
+
+def _is_out_of_threads(error: BaseException) -> bool:
+    """Python's own words, for which it has no kind."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -160,17 +160,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes | str) -> Any:
     """JSON as the standard has it, of numbers that computers count with and of a depth that code can follow.
+
+    Args:
+        data: as bytes of UTF-8; as text where it may hold bytes that are none, as lone surrogates.
 
     Raises:
         ValueError: anything else: no UTF-8, NaN, numbers of 64 bits and more, nesting without end.
     """
 
     def whole(digits: str) -> int:
-        if len(digits) > 20 or abs(int(digits)) >= LARGEST:
+        if len(digits) > 21 or abs(value := int(digits)) >= LARGEST:
             raise ValueError(f"the number {_shortened(digits)} is too large")
-        return int(digits)
+        return value
 
     def real(digits: str) -> float:
         if not math.isfinite(value := float(digits)):
@@ -181,7 +184,7 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"{name} is no number in JSON")
 
     try:
-        text = data.decode("utf-8-sig")
+        text = data if isinstance(data, str) else data.decode("utf-8-sig")
         value = json.loads(text, parse_int=whole, parse_float=real, parse_constant=refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

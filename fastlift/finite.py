@@ -14,6 +14,9 @@ from torch import Tensor
 
 OnNonFinite = Literal["stop", "skip"]
 NEVER = -1
+# Gradients in fp16 may overflow while the scaler looks for its scale, halving it from 2^16 at each. What overflows below
+# this one is beyond fp16 by itself: no scale will help, and without an end nothing would be learned in silence.
+LEAST_SCALE = 2.0**-13
 
 
 class Watch:
@@ -43,18 +46,21 @@ class Watch:
             bad = bad | (self.first >= 0)
         return loss * torch.where(bad, torch.nan, 1.0)
 
-    def look(self, loss: Tensor, gradients: Iterable[Tensor] | None) -> Tensor:
+    def look(self, loss: Tensor, gradients: Iterable[Tensor], scale: Tensor | None = None) -> Tensor:
         """Note one step, and whether it is finite: a bool on the device.
 
         Args:
             loss: of the batch, without the guard.
-            gradients: of everything that trains; None where they may overflow (fp16, whose scaler sees to that).
+            gradients: of everything that trains.
+            scale: by which they were multiplied, on the device (fp16): an overflow above ``LEAST_SCALE`` is its scaler's
+                to leave out, and no fault of the step.
         """
-        good = loss.isfinite()
+        finite = torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf).isfinite()
+        if scale is not None:
+            finite = finite | (scale > LEAST_SCALE)
+        good = loss.isfinite() & finite
         if self.mode == "stop":
             good = good & (self.first < 0)
-        if gradients is not None:
-            good = good & torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf).isfinite()
         self.first = torch.where((self.first < 0) & ~good, self.taken, self.first)
         self.skipped = self.skipped + (~good).long()
         self.taken += 1

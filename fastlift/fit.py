@@ -72,19 +72,18 @@ class Fit:
         """Go on from a checkpoint.
 
         Raises:
-            UserError: it is damaged, another run's, no place in this one; or the data or the backbone are not its own.
+            UserError: it is damaged, or another run's; or the data or the backbone are not its own.
         """
         position = checkpoints.read_position(path)
-        if position.data != self.data.fingerprint:
-            raise UserError(f"{path} was written while training on other images or labels; start a new run")
-        if position.backbone != self.learner.model.backbone_fingerprint:
-            raise UserError(f"{path} was written with other backbone weights; start a new run")
-        training = self.config.training
-        position.check(path, training.epochs, self.loader.steps_per_epoch, training.batch_size)
+        position.check_origin(path, self.data.fingerprint, self.learner.model.backbone_fingerprint)
         checkpoints.restore(path, self.learner, self.identity)
         self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
         self.seconds = position.seconds
         self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
+
+    def keep_start(self) -> None:
+        """Save the state before the first step, where nothing but the caller could give it again."""
+        self._write(checkpoints.epoch_path(self.run.checkpoints, 0))
 
     def __call__(self) -> None:
         """Train to the end.

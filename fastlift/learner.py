@@ -151,7 +151,8 @@ class Learner:
         # Gradients are added up before they are unscaled: where one is not finite, no process takes the step. In fp16 they
         # overflow while the scaler looks for its scale, and it leaves those steps out by itself.
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        good = self.watch.look(loss_sum, None if self.scaler.is_enabled() else gradients)
+        scale = self.scaler.scale(torch.ones_like(loss_sum)) if self.scaler.is_enabled() else None
+        good = self.watch.look(loss_sum, gradients, scale)
         self.sums.add(loss_sum, correct, len(whole), good)
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # as torch's own scaler hands it over

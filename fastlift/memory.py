@@ -33,6 +33,7 @@ from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 
 PROBE_IMAGES = 2
+_OVERRULE = "; --memory ignore tries it"  # of the commands that train; others have no such flag
 
 
 def saved_bytes(forward: Callable[[], Tensor], exclude: set[int]) -> int:
@@ -152,7 +153,7 @@ def check_settings(config: Config, classes: int, work: Work, device: torch.devic
         needs |= {name: copies * size for name, size in trained_bytes(shape.vit, model.tuner, settings).items()}
         prompts = settings.prompt_length if PROMPTED & set(model.tuner) else 0
         first = min(settings.layers)
-    check_images(shape.vit, config, work, needs, values, device, prompts=prompts, first=first)
+    check_images(shape.vit, config, work, needs, values, device, prompts=prompts, first=first, hint=_OVERRULE)
 
 
 def _sizes(config: Config) -> dict[str, Any]:
@@ -170,13 +171,17 @@ def check_images(
     *,
     prompts: int = 0,
     first: int = 0,
+    hint: str = "",
 ) -> None:
     """Training and evaluation at their batch sizes, each with ``needs`` of other settings beside it.
+
+    Args:
+        hint: what else may be done, for the message.
 
     Raises:
         UserError: one of them cannot fit.
     """
-    pixels, itemsize, hint = vit.image_size[0], 4 if config.run.amp == "fp32" else 2, "; --memory ignore tries it"
+    pixels, itemsize = vit.image_size[0], 4 if config.run.amp == "fp32" else 2
     free = _free(device)
     sizes = {"image_size": pixels} | {name: value for name, value in values.items() if value is not None}
     patches = 0 if isinstance(vit, ResNet) else vit.sequence_length

@@ -32,9 +32,10 @@ class MetricsLog:
         try:
             # TensorBoard forgets what an earlier process wrote from this step on.
             self._board = SummaryWriter(str(run.tensorboard), purge_step=from_step + 1 if began else None)
-        except OSError as error:
+        except BaseException as error:  # a disk, or no more threads
             os.close(self._file)
-            error.filename = error.filename or str(run.tensorboard)
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(run.tensorboard)
             raise
 
     def __enter__(self) -> MetricsLog:

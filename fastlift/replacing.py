@@ -16,6 +16,7 @@ from fastlift.files import sweep, sync_folder, write_atomically
 
 LOCK, DECIDES = ".lock", "config.json"
 ASIDE, DISCARDED = ".replaced", ".deleted"
+GIVEN = ".given-start"  # the run starts from values that it was handed, and has not kept them yet
 
 
 def replace_contents(folder: Path, write_config: Callable[[], None]) -> None:
@@ -46,6 +47,7 @@ def recover(folder: Path) -> None:
         _discard(folder)
     elif aside.is_dir():
         sweep(aside)
+        (folder / GIVEN).unlink(missing_ok=True)  # of the new run; the old one's is in ``aside``
         for name in _others(aside):
             os.rename(aside / name, folder / name)
         if not config.is_file() and (aside / DECIDES).is_file():

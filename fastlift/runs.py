@@ -17,11 +17,12 @@ from enum import Enum
 from pathlib import Path
 
 from fastlift import checkpoints, launcher
+from fastlift.checkpoints import Schedule
 from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
 from fastlift.files import PART, write_json
 from fastlift.identity import OPERATIONAL, Identity, load_identity, settings_digest, store_identity
-from fastlift.replacing import ASIDE, DISCARDED, LOCK, replace_contents
+from fastlift.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.stored import read_data
 
 
@@ -107,16 +108,19 @@ class RunFolder:
             )
         return next(iter(told), None)
 
-    def last_checkpoint(self, say: Callable[[str], None] = lambda _: None) -> Path | None:
+    def last_checkpoint(
+        self, say: Callable[[str], None] = lambda _: None, schedule: Schedule | None = None
+    ) -> Path | None:
         """The last checkpoint that is whole and this run's own; None where nothing was trained.
 
         Args:
             say: told which newer ones were passed over, and why.
+            schedule: how long the run is, to pass over what is no place in it.
 
         Raises:
             UserError: there are checkpoints, but none that can be used; the message tells the way on.
         """
-        path, reasons = checkpoints.newest(self.checkpoints, self.identity())
+        path, reasons = checkpoints.newest(self.checkpoints, self.identity(), schedule)
         if path is None and reasons:
             again = f"{launcher.command()} train --config {self.config} --output {self.path} --overwrite"
             raise UserError(
@@ -158,6 +162,7 @@ class State(Enum):
     FOREIGN = "not a run folder: it has no config.json"
     REPLACED = "a run that --overwrite was replacing when it was cut short"
     BEGUN = "a run without a checkpoint yet"
+    UNKEPT = "a run that was to start from a given checkpoint, and was cut short before it kept that"
     TRAINED = "a run with checkpoints, without results"
     GRADED = "a run with results, without its page"
     ENDED = "a run that has ended"
@@ -177,11 +182,13 @@ def state(path: Path) -> State:
     if ASIDE in names:
         return State.REPLACED
     if run.config.name not in names:
-        ours = {name for name in names if name in (LOCK, DISCARDED) or PART.fullmatch(name)}
+        ours = {name for name in names if name in (LOCK, DISCARDED, GIVEN) or PART.fullmatch(name)}
         return State.FREE if names == ours else State.FOREIGN
     if run.results.name in names:
         return State.ENDED if run.report.name in names else State.GRADED
-    return State.TRAINED if list(run.checkpoints.glob("*.safetensors")) else State.BEGUN
+    if list(run.checkpoints.glob("*.safetensors")):
+        return State.TRAINED
+    return State.UNKEPT if GIVEN in names else State.BEGUN
 
 
 def way_on(path: Path) -> str:
@@ -192,6 +199,7 @@ def way_on(path: Path) -> str:
         State.FOREIGN: "choose another folder, or restore its config.json",
         State.REPLACED: f"the old run comes back with: {train} --resume --output {named}",
         State.BEGUN: f"it starts from the beginning with: {train} --resume --output {named}",
+        State.UNKEPT: f"start it again: fastlift import-lift CHECKPOINT --overwrite --output {named} ...",
         State.TRAINED: f"it goes on with: {train} --resume --output {named}",
         State.GRADED: f"its page is written by: fastlift report {named}",
         State.ENDED: f"see {path / 'results.json'}",
@@ -236,8 +244,12 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise UserError(f"{path} is not a run folder (no config.json), so --overwrite leaves it alone")
 
 
-def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
+def create(path: Path, config: Config, *, overwrite: bool, given_start: bool = False) -> RunFolder:
     """A new run in a folder that this process has claimed, in place of an old run where overwriting was asked for.
+
+    Args:
+        given_start: what trains starts from values that the config does not tell: noted until ``start_is_kept``, so that no
+            process goes on without them.
 
     Raises:
         UserError: as ``check_free``.
@@ -247,6 +259,7 @@ def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
     run = RunFolder(path)
 
     def write_config() -> None:
+        (path / GIVEN).touch() if given_start else (path / GIVEN).unlink(missing_ok=True)
         write_json(run.config, to_dict(config), parents=False)
 
     if state(path) is State.FREE:
@@ -255,6 +268,11 @@ def create(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
         replace_contents(path, write_config)
     run.checkpoints.mkdir(exist_ok=True)
     return run
+
+
+def start_is_kept(run: RunFolder) -> None:
+    """There is a checkpoint of the values that the run was given."""
+    (run.path / GIVEN).unlink(missing_ok=True)
 
 
 def identify(run: RunFolder, config: Config, dtype: str, *, is_main: bool) -> Identity:
@@ -301,6 +319,7 @@ def reopen(path: Path, config: Config) -> RunFolder:
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{path} cannot be resumed with other settings ({listed}); start a new run instead")
+    run.checkpoints.mkdir(exist_ok=True)  # ``create`` may have been cut short
     return run
 
 

@@ -29,6 +29,7 @@ from fastlift.compat import LiftState, as_lift_state, in_order_of, load_lift_che
 from fastlift.config import Config, absolute_paths, to_dict
 from fastlift.data.catalogue import DataSet
 from fastlift.data.loader import choose_executor
+from fastlift.data.order import steps_in
 from fastlift.distributed import LostCompany, World, barrier, open_group, total
 from fastlift.endings import complete, describe_data, describe_model, end, results_of
 from fastlift.environment import Amp, dtype_name, resolve_device, using_threads
@@ -117,7 +118,7 @@ def train(
             ):
                 if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
                     config = config.merged(threads=threads)
-                results = _opened(path, config, resume, overwrite, claim, world, told)
+                results = _opened(path, config, resume, overwrite, start, claim, world, told)
                 if results is not None:
                     return Run(path, Metrics.from_dict(results["metrics"]), results)
                 amp = _choose_amp(config, path if resume else None, device, world)
@@ -129,12 +130,19 @@ def train(
 
 
 def _opened(
-    path: Path, config: Config, resume: bool, overwrite: bool, claim: Claim | None, world: World, ui: Ui
+    path: Path,
+    config: Config,
+    resume: bool,
+    overwrite: bool,
+    start: str | Path | LiftState | None,
+    claim: Claim | None,
+    world: World,
+    ui: Ui,
 ) -> dict[str, Any] | None:
     """See that the folder can be written to; the results of a run that has ended. The first process looks for all."""
     results = None
     if claim is not None and resume:
-        results = _reopen(path, config, claim, ui)
+        results = _reopen(path, config, start is not None, claim, ui)
     elif claim is not None:
         runs.check_free(path, overwrite=overwrite)
         if runs.state(path) is not runs.State.FREE:
@@ -143,11 +151,13 @@ def _opened(
     return read_results(RunFolder(path).results) if has_ended and results is None else results
 
 
-def _reopen(path: Path, config: Config, claim: Claim, ui: Ui) -> dict[str, Any] | None:
+def _reopen(path: Path, config: Config, has_start: bool, claim: Claim, ui: Ui) -> dict[str, Any] | None:
     """Make a run ready to go on with; the results of one that has ended, which then has all of its files."""
     run = runs.open_run(path)
     claim.take()
     runs.reopen(path, config)
+    if runs.state(path) is runs.State.UNKEPT and not has_start:
+        raise UserError(f"{path} holds {runs.State.UNKEPT.value}; {runs.way_on(path)}")
     if not run.has_ended() or not _results_hold(run, ui):
         return None
     results = complete(run, ui)
@@ -199,14 +209,16 @@ def _train(
     run = RunFolder(path)
     if claim is not None and not resume:  # only now, so that a mistake leaves no empty folder, and costs no old run
         claim.take()
-        runs.create(path, config, overwrite=overwrite)
+        runs.create(path, config, overwrite=overwrite, given_start=start is not None)
     if resume or world.is_main:
         identity = runs.identify(run, config, dtype_name(dtype), is_main=world.is_main)
     else:  # the folder may still hold a run that the first process replaces; it alone writes checkpoints
         identity = Identity.new(config, dtype_name(dtype))
-    last = run.last_checkpoint(ui.say) if resume else None
+    last = run.last_checkpoint(ui.say, _schedule(config, data)) if resume else None
     if resume and last is None:
         ui.say("no checkpoint yet: starting from the beginning")
+    if last is not None and not config.training.epochs:
+        _go_back_to(last, identity, data, model)
     bad = BadImages(run)
     if world.is_main:
         bad.note_found(data)
@@ -216,11 +228,13 @@ def _train(
         write_json(run.data, describe_data(data, config), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
         _announce(config, data, model, device, amp, ui)
-        if not config.training.epochs and model.trained():  # nothing else would keep what it starts with
+        if not config.training.epochs and model.trained() and last is None:  # nothing else keeps what it starts with
             place = checkpoints.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, place)
+            runs.start_is_kept(run)
     prepare_backbone(config, len(data.train), model, world, ui)
-    fit = _fit(config, run, identity, data, model, world, last, bad, ui) if config.training.epochs else None
+    keep_start = start is not None and last is None
+    fit = _fit(config, run, identity, data, model, world, last, keep_start, bad, ui) if config.training.epochs else None
     evaluation = _evaluate(config, data, model, world, bad, ui)
     results = results_of(config, data, model, fit, evaluation, device)
     if world.is_main:
@@ -231,6 +245,18 @@ def _train(
             results["skipped_steps"] = int(fit.learner.watch.skipped)
         end(run, results, ui)
     return Run(path, evaluation.metrics, results, model)
+
+
+def _go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) -> None:
+    """Give a model that is only graded what the run kept of its start."""
+    trained, _, position = checkpoints.read(path, identity)
+    position.check_origin(path, data.train.fingerprint, model.backbone_fingerprint)
+    model.load_trained(trained, f"checkpoint {path}")
+
+
+def _schedule(config: Config, data: DataSet) -> checkpoints.Schedule:
+    training = config.training
+    return checkpoints.Schedule(training.epochs, steps_in(len(data.train), training.batch_size), training.batch_size)
 
 
 def _in_our_order(start: str | Path | LiftState, config: Config, data: DataSet) -> LiftState:
@@ -307,6 +333,8 @@ def _choose_amp(config: Config, resumed: Path | None, device: torch.device, worl
 
     asked = config.run.amp if resumed is None else runs.amp_of(resumed, config.run.amp)
     amp = first_amp(world, asked, device, shape)
+    if asked != config.run.amp:
+        amp = Amp(amp.dtype, "as the run began")
     if config.run.frozen == "fp8":
         check_fp8(device, amp.dtype)
     return amp
@@ -320,6 +348,7 @@ def _fit(
     model: LiftModel,
     world: World,
     last: Path | None,
+    keep_start: bool,
     bad: BadImages,
     ui: Ui,
 ) -> Fit:
@@ -340,6 +369,10 @@ def _fit(
     try:
         if last is not None:
             fit.resume(last)
+        elif keep_start:
+            fit.keep_start()
+            if world.is_main:
+                runs.start_is_kept(run)
         state = learner.model.state() | learner.momentum_buffers()
         agree(world, {"step": fit.global_step, "what the checkpoint holds": weights_fingerprint(state.items())})
         barrier(world)

@@ -132,6 +132,13 @@ def test_runs_that_cannot_be(config: Config, settings: dict[str, Any], blamed: s
 
 
 @pytest.mark.usefixtures("only_100_mib")
+def test_only_trainings_are_told_of_a_flag_that_they_have(config: Config, tiny_clip: Files) -> None:
+    config, vit = config.override(eval_batch=10**6), build(tiny_clip).vit
+    with pytest.raises(fastlift.UserError, match=r"^eval_batch: 1000000 .*Choose a smaller eval_batch$"):
+        memory.check_images(vit, config, Work.of_evaluation(config, 10**6), {}, config.flat(), CPU)
+
+
+@pytest.mark.usefixtures("only_100_mib")
 def test_no_batch_is_larger_than_its_split(config: Config) -> None:
     """A batch size beyond the data set is every image at once, which may well fit."""
     config = config.override(batch_size=10**6, eval_batch=10**6)

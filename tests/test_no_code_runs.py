@@ -126,13 +126,8 @@ def _newest_checkpoint(scene: Scene) -> None:
     fastlift.load_run(run.path)
 
 
-def _adapters(name: str) -> Callable[[Scene], None]:
-    def place(scene: Scene) -> None:
-        (scene.folder / "adapters.json").write_text("{}")
-        scene.file(name)
-        fastlift.load_adapters(torch.nn.Identity(), scene.folder)
-
-    return place
+def _adapters(scene: Scene) -> None:
+    fastlift.load_adapters(torch.nn.Identity(), scene.file("adapters.safetensors").parent)
 
 
 def _text_cache(scene: Scene) -> None:
@@ -236,8 +231,7 @@ PLACES: dict[str, Callable[[Scene], object]] = {
         read_run(scene.folder / "run"),
     ),
     "a run's run.json": lambda scene: load_identity(scene.file("run.json")),
-    "adapters.safetensors": _adapters("adapters.safetensors"),
-    "adapters.json": _adapters("adapters.json"),
+    "adapters.safetensors": _adapters,
     "the cache of text features": _text_cache,
     "the cache of indices": _index_cache,
     "a pack's manifest": _pack("fastlift-pack.json"),

@@ -8,7 +8,7 @@ from faults import contents, kills, refuses
 
 from fastlift.claims import claimed
 from fastlift.files import write_json
-from fastlift.replacing import recover, replace_contents
+from fastlift.replacing import GIVEN, recover, replace_contents
 
 OLD = {
     "config.json": b'{"seed": 0}',
@@ -24,6 +24,24 @@ def old_run(folder: Path, config: bytes = OLD["config.json"]) -> None:
     for name, data in (OLD | {"config.json": config}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
+
+
+def test_a_start_that_was_given_is_its_own_runs(tmp_path: Path) -> None:
+    """Cut short before anything is decided, the new run takes the note of its start with it; the old run's comes back."""
+    for old_has in (False, True):
+        folder = tmp_path / str(old_has)
+        old_run(folder)
+        if old_has:
+            (folder / GIVEN).touch()
+        before = contents(folder)
+
+        def write_config(folder: Path = folder) -> None:
+            (folder / GIVEN).touch()
+            raise OSError(errno.ENOSPC, "full")
+
+        with pytest.raises(OSError, match="full"):
+            replace_contents(folder, write_config)
+        assert contents(folder) == before
 
 
 @pytest.mark.parametrize("seed", [0, 1], ids=["same settings", "other settings"])

@@ -12,10 +12,11 @@ from fastlift.files import write_json
 from fastlift.runs import State, check_free, create, state, way_on
 
 STATES: dict[State, list[list[str]]] = {
-    State.FREE: [[], [".lock"], [".lock", ".config.json.abcd1234.part/config.json"]],
+    State.FREE: [[], [".lock"], [".lock", ".given-start"], [".lock", ".config.json.abcd1234.part/config.json"]],
     State.FOREIGN: [["photo.jpg"], ["checkpoints/epoch-001.safetensors"], ["results.json"]],
     State.REPLACED: [["config.json", ".replaced/config.json"]],
     State.BEGUN: [["config.json"], ["config.json", "data.json", "metrics.jsonl", "checkpoints/.x.abcd1234.part/x"]],
+    State.UNKEPT: [["config.json", ".given-start"]],
     State.TRAINED: [["config.json", "checkpoints/step-00000003.safetensors"]],
     State.GRADED: [["config.json", "results.json"]],
     State.ENDED: [["config.json", "results.json", "report.html", "checkpoints/epoch-001.safetensors"]],
@@ -63,6 +64,13 @@ def test_the_ways_on_are_commands_that_fit_the_folder(tmp_path: Path) -> None:
     assert way_on(folder).endswith(f"fastlift train --resume --output '{folder}'")
     with pytest.raises(UserError, match=r"no data\.json.*--resume --output"):
         runs.RunFolder(folder).class_names()
+
+
+def test_a_run_that_was_cut_short_before_its_folder_of_checkpoints_has_one_when_it_is_reopened(tmp_path: Path) -> None:
+    """No checkpoint could be written then, however often the run was resumed."""
+    folder = make(tmp_path / "run", ["config.json"])
+    runs.reopen(folder, Config())
+    assert runs.RunFolder(folder).checkpoints.is_dir()
 
 
 def test_the_documentation_lists_every_state() -> None:

@@ -1,11 +1,10 @@
-"""Adapters as a folder: ``adapters.safetensors`` beside ``adapters.json``, which names the base model and its shape.
+"""Adapters as a folder with one file, ``adapters.safetensors``: the tensors, and a description of the base model in its metadata.
 
-The first holds a digest of all its bytes and one of the description, so that neither is loaded damaged or with another's.
+One file, so that it is replaced in one step: a kill leaves the old adapters or the new ones. Its digest covers both parts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -19,11 +18,11 @@ from fastlift import __version__, sealed
 from fastlift.adapters.attach import TUNERS, _holder, add_adapters, attached, remove_adapters, tuner_parameters
 from fastlift.adapters.towers import Tower, find_tower
 from fastlift.errors import UserError
-from fastlift.files import read_json, write_json
+from fastlift.files import parse_json
 from fastlift.models.backbones import check_fit
 
-WEIGHTS, DESCRIPTION = "adapters.safetensors", "adapters.json"
-FORMAT = 2
+FILE, DESCRIPTION = "adapters.safetensors", "description"
+FORMAT = 3
 SAMPLES = 8
 HUB = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -53,8 +52,7 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
         "layers": list(record.layers),
         "base": _describe(holder, tower),
     }
-    sealed.write(folder / WEIGHTS, state, {"description": _digest(described)})
-    write_json(folder / DESCRIPTION, described)
+    sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(described, allow_nan=False)})
     return folder
 
 
@@ -73,9 +71,7 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
         UserError: no such folder or repository, a damaged one, or adapters of another model: other shapes, or the same
             shapes with other weights. The model is then as it was.
     """
-    folder = _fetch(str(source), revision)
-    described = _read(folder / DESCRIPTION)
-    state = _weights(folder / WEIGHTS, described)
+    described, state = _read(_fetch(str(source), revision))
     present = _holder(model)
     if present is None:
         tower = find_tower(model)
@@ -152,7 +148,7 @@ def _check_base(model: nn.Module, tower: Tower, base: dict[str, Any], source: st
 
 
 def _fetch(source: str, revision: str | None) -> Path:
-    """The folder of ``source``. A path looks like a repository's id, so the hub is asked where it is named alone."""
+    """The file of ``source``. A path looks like a repository's id, so the hub is asked where it is named alone."""
     repository = source.removeprefix(HUB)
     if repository == source:
         if not Path(source).is_dir():
@@ -160,35 +156,36 @@ def _fetch(source: str, revision: str | None) -> Path:
             raise UserError(f"adapters {source}: expected a folder, it {kind} (a hub repository is {HUB}OWNER/NAME)")
         if revision is not None:
             raise UserError(f"adapters {source}: a folder has no revision {revision!r}; only a hub repository has")
-        return Path(source)
+        return Path(source) / FILE
     if not _REPOSITORY.fullmatch(repository):
         raise UserError(f"adapters {source}: expected {HUB}OWNER/NAME")
     from huggingface_hub import hf_hub_download
 
     try:
-        paths = [Path(hf_hub_download(repository, name, revision=revision)) for name in (DESCRIPTION, WEIGHTS)]
+        return Path(hf_hub_download(repository, FILE, revision=revision))
     except Exception as error:  # whatever the hub client raises: no network, no such repository, no such file
         raise UserError(
             f"adapters {source} could not be had from the hub ({type(error).__name__}: {str(error)[:200]})", exit_code=1
         ) from error
-    return paths[0].parent
 
 
-def _digest(described: Mapping[str, Any]) -> str:
-    """Of a description, however its JSON is laid out."""
-    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=32).hexdigest()
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description of adapters, and tensors that are what it says.
 
-
-def _read(path: Path) -> dict[str, Any]:
+    Raises:
+        UserError: a file that is missing, damaged, or not of adapters; adapters of other sizes, or not finite.
+    """
     if not path.is_file():
         raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
+    state, metadata = sealed.read(path)
     try:
-        described = read_json(path)
-    except RecursionError:
-        described = {}
-    if not _is_description(described):
-        raise UserError(f"{path} is not a description of adapters that this version ({__version__}) can read")
-    return described
+        described = parse_json(metadata.get(DESCRIPTION, "").encode())
+    except ValueError:
+        described = None
+    if not isinstance(described, dict) or not _is_description(described):
+        raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read")
+    _check_tensors(path, described, state)
+    return described, state
 
 
 def _is_description(described: Mapping[str, Any]) -> bool:
@@ -218,22 +215,11 @@ def _is_sample(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
 
 
-def _weights(path: Path, described: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of adapters that are what ``described`` says.
-
-    Raises:
-        UserError: a file that is missing, damaged, or of another description; adapters of other sizes, or not finite.
-    """
-    if not path.is_file():
-        raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
-    state, metadata = sealed.read(path)
-    if metadata.get("description") != _digest(described):
-        raise UserError(f"{path.parent}: {DESCRIPTION} is not the one that {WEIGHTS} was saved with, or was changed")
-    # before anything of the rank that the description names is made
+def _check_tensors(path: Path, described: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Refuse sizes other than described, before anything of the rank that the description names is made; and NaN."""
     narrow = {f"{TUNERS[described['tuner']][1]}.{i}.down_proj.weight" for i in described["layers"]}
     sizes = {tuple(state[name].shape) for name in narrow & state.keys()}
     if narrow - state.keys() or sizes != {(described["rank"], described["base"]["width"])}:
         raise UserError(f"{path} does not fit its description: no adapters of rank {described['rank']} are in it")
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")
-    return state

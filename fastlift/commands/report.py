@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from fastlift.errors import UserError
 EXAMPLES = ("fastlift report RUN", "fastlift report runs/* --output comparison.html")
 
 
+PATIENCE_S = 5.0  # for an ``evaluate`` that adds its row; trainings take longer
+
+
 @dataclass(frozen=True)
 class Report:
     """One self-contained HTML page with plots and tables; several runs are shown side by side."""
@@ -20,7 +24,8 @@ class Report:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""
     output: Path | None = None
-    """The page (default: report.html in the run's folder, or here for several runs)."""
+    """The page (default: report.html in the run's folder, or here for several runs; beside a run that is still going, name
+    another place)."""
 
 
 def run(arguments: list[str]) -> int:
@@ -30,9 +35,17 @@ def run(arguments: list[str]) -> int:
         raise UserError("name at least one run folder: fastlift report RUN [RUN ...]")
     if command.output is not None and command.output.is_dir():
         raise UserError(f"--output {command.output} is a folder: name a file in it for the page")
-    from fastlift.reporting.console import show_line
+    from fastlift.claims import InUse, claimed
+    from fastlift.reporting.console import complain, show_line
     from fastlift.reporting.html import write_report
+    from fastlift.runs import open_run
 
     default = command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html")
-    show_line(str(write_report(list(command.runs), command.output or default)))
+    output = command.output or default
+    inside = next((run for run in command.runs if run.resolve() == output.parent.resolve()), None)
+    try:  # beside a process that writes there, the page of what was before might come last
+        with nullcontext() if inside is None else claimed(open_run(inside).path, complain, PATIENCE_S):
+            show_line(str(write_report(list(command.runs), output)))
+    except InUse as error:
+        raise UserError(f"{error}; or name another place for the page with --output") from None
     return 0

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import simplejpeg
 
-from fastlift.data.headers import MAX_PIXELS, read_header_bytes, refusal
+from fastlift.data.headers import MAX_PIXELS, is_shortage, read_header_bytes, refusal
 from fastlift.data.index import ImageIndex
 from fastlift.data.jpeg import read_frame
 from fastlift.data.pillow import open_image, plain_words
@@ -16,7 +16,12 @@ class DecodeError(Exception):
 
 
 def read_encoded(index: ImageIndex, i: int) -> bytes:
-    """The encoded bytes of sample ``i``."""
+    """The encoded bytes of sample ``i``.
+
+    Raises:
+        DecodeError: with the reason.
+        OSError: a shortage, of open files say: the picture is as good as before, and nothing may stand in for it.
+    """
     path = index.file(i)
     try:
         if index.spans is None:
@@ -30,6 +35,8 @@ def read_encoded(index: ImageIndex, i: int) -> bytes:
     except FileNotFoundError as error:
         raise DecodeError("is missing") from error
     except OSError as error:
+        if is_shortage(error):
+            raise
         raise DecodeError(f"cannot be read ({error.strerror})") from error
 
 

@@ -4,6 +4,7 @@ Reads a few KiB a file. What is accepted: JPEG, PNG, WebP, BMP, TIFF, whatever t
 (text, HTML, GIF, AVIF, ...) is refused by name, since not every executor can decode it.
 """
 
+import errno
 import os
 import stat
 import struct
@@ -15,7 +16,9 @@ from fastlift.data.pillow import open_image, plain_words
 
 # Pillow's own limit against decompression bombs; both executors keep to it.
 MAX_PIXELS = 178_956_970
+MAX_BYTES = 4 * MAX_PIXELS  # of a file: what the largest picture takes without any compression
 _HEAD_BYTES = 4096
+_STRAY_BYTES = 2**16  # between the segments of a JPEG; Pillow walks over them byte by byte, at 4 MB a second
 _Read = Callable[[int, int], bytes]  # (offset, count) -> bytes
 
 
@@ -31,14 +34,25 @@ def bad(reason: str) -> Header:
     return Header(0, 0, reason)
 
 
+def is_shortage(error: OSError) -> bool:
+    """Whether this process or machine has no more of something, open files or memory: no fault of the file."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def read_header(path: str) -> Header:
-    """Look at one file; never raises for a bad one."""
+    """Look at one file; never raises for a bad one.
+
+    Raises:
+        OSError: a shortage, of open files say.
+    """
     try:
         # Not blocking: to open a named pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return bad("missing")
     except OSError as error:
+        if is_shortage(error):
+            raise
         return bad(f"cannot be opened ({error.strerror})")
     except ValueError:
         return bad("cannot be opened (a null character in its path)")
@@ -48,6 +62,8 @@ def read_header(path: str) -> Header:
             return bad("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
         return _inspect(descriptor, status.st_size)
     except OSError as error:
+        if is_shortage(error):
+            raise
         return bad(f"cannot be read ({error.strerror})")
     finally:
         os.close(descriptor)
@@ -72,6 +88,8 @@ def _inspect(descriptor: int, size: int) -> Header:
 
 def _checked(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
     """``read(offset, count)`` fetches more bytes where the head is not enough."""
+    if size > MAX_BYTES:
+        return bad(f"is too large ({size:,} bytes)")
     header = _parse(head, tail, size, read)
     if header.reason == _LOOK_CLOSER:
         header = _decode(read(0, size))
@@ -85,6 +103,7 @@ def _checked(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
 
 
 _LOOK_CLOSER = "look closer"
+_NO_PICTURE = "is damaged (no picture in it)"
 
 
 def _parse(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
@@ -117,7 +136,7 @@ def _jpeg(head: bytes, size: int, read: _Read) -> Header:
     while position + 9 < size:
         segment = head[position : position + 10] if position + 10 <= len(head) else read(position, 10)
         if len(segment) < 10 or segment[0] != 0xFF:
-            return bad(_LOOK_CLOSER)
+            return bad(_LOOK_CLOSER if b"\xff" in read(position, _STRAY_BYTES) else _NO_PICTURE)
         marker = segment[1]
         if marker == 0xFF:  # fill byte
             position += 1
@@ -162,7 +181,7 @@ def _decode(data: bytes) -> Header:
                 image.load()
             return Header(image.width, image.height, "")
     except UnidentifiedImageError:
-        return bad("is damaged (no picture in it)")
+        return bad(_NO_PICTURE)
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
         return bad("is truncated" if "truncated" in str(error) else f"cannot be decoded ({plain_words(error)})")
 

@@ -11,6 +11,7 @@ from fastlift.data.index import PathTable
 from fastlift.data.lists import LARGEST_LABEL, Listing, is_file_name, is_unicode, leaves_root
 from fastlift.data.problems import Problems
 from fastlift.errors import UserError
+from fastlift.files import parse_json
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus")
 
@@ -29,10 +30,10 @@ def parse_annotations(text: str, source: str, num_classes: int | None, problems:
     Bad entries are added to ``problems`` and left out of the result.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         files = {image["id"]: str(image["file_name"]) for image in data["images"]}
-        pairs = [(files.get(entry["image_id"]), int(entry["category_id"])) for entry in data["annotations"]]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        pairs = [(files.get(entry["image_id"]), _category(entry)) for entry in data["annotations"]]
+    except (ValueError, KeyError, TypeError) as error:
         problems.add(f"{source}: not an annotation file of iNaturalist ({type(error).__name__}: {error})")
         return Listing(PathTable.from_strings([]), np.zeros(0, dtype=np.int64))
     paths, labels = [], []
@@ -41,7 +42,7 @@ def parse_annotations(text: str, source: str, num_classes: int | None, problems:
         if path is None:
             problems.add(f"{source} annotation {number}: no such image")
         elif not 0 <= label < limit:
-            problems.add(f"{source} annotation {number}: category {str(label)[:40]} is out of range: {path[:200]}")
+            problems.add(f"{source} annotation {number}: category {label} is out of range: {path[:200]}")
         elif not is_file_name(path):
             problems.add(f"{source} annotation {number}: no name that a file can have: {path[:200]!r}")
         elif leaves_root(path):
@@ -52,6 +53,14 @@ def parse_annotations(text: str, source: str, num_classes: int | None, problems:
     return Listing(PathTable.from_strings(paths), np.array(labels, dtype=np.int64))
 
 
+def _category(entry: Mapping[str, Any]) -> int:
+    """Raises ValueError for a category that is no whole number."""
+    value = entry["category_id"]
+    if type(value) is not int:
+        raise ValueError(f"category_id {value!r:.40} is no whole number")
+    return value
+
+
 def parse_categories(text: str, source: str) -> list[dict[str, Any]]:
     """The entries of ``categories.json`` in the order of their ids.
 
@@ -59,13 +68,13 @@ def parse_categories(text: str, source: str) -> list[dict[str, Any]]:
         UserError: something else, or ids that are not 0..C-1.
     """
     try:
-        entries = sorted(json.loads(text), key=lambda entry: entry["id"])
+        entries = sorted(parse_json(text), key=lambda entry: entry["id"])
         complete = [entry["id"] for entry in entries] == list(range(len(entries)))
         if not entries or not complete or not all(entry["name"] for entry in entries):
             raise ValueError("ids are not 0, 1, 2, ... with a name each")
         if not is_unicode(json.dumps(entries, ensure_ascii=False)):
             raise ValueError("a name is not Unicode")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{source} is not iNaturalist's categories.json ({error})") from error
     return entries
 

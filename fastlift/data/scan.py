@@ -18,6 +18,7 @@ from fastlift.data.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.lists import Listing
 from fastlift.data.problems import Problems
 from fastlift.errors import FastliftWarning
+from fastlift.files import parse_json
 from fastlift.machine import cpus
 
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -137,8 +138,8 @@ def _scan_of(columns: dict[str, np.ndarray], num_classes: int) -> Scan:
     if columns["labels"].max(initial=0) >= num_classes:
         raise ValueError("a label is out of range")
     try:
-        reasons = {int(i): str(reason) for i, reason in json.loads(columns["reasons"].tobytes()).items()}
-    except (RecursionError, AttributeError) as error:
+        reasons = {int(i): str(reason) for i, reason in parse_json(columns["reasons"].tobytes()).items()}
+    except AttributeError as error:
         raise ValueError("its reasons are none") from error
     if any(not 0 <= i < len(paths) for i in reasons):
         raise ValueError("its reasons are of other files")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import warnings
 from collections.abc import Callable
@@ -47,6 +48,9 @@ def export_model(
 ) -> Exported:
     """Write ``model`` as one file that serves without fastlift, and a JSON beside it that says how to prepare images.
 
+    The file holds the description too, as text under ``fastlift`` (ONNX) or ``fastlift.json`` (pt2), so that a kill between
+    the two files leaves a model that is known, and never a description beside another's model.
+
     The file computes normalised images [B, 3, S, S] -> logits [B, C] in fp32 for any B; with ``fivecrop``
     [B, 5, 3, S, S] -> the mean logits. LoRA, SSF and masks are merged into the weights, fused ops are replaced by
     PyTorch's. After writing it is read back and compared with the model on random images.
@@ -79,23 +83,22 @@ def export_model(
     serving = serving_model(model, views.views)
     images = _random_images(views, batch=2)
     program = _program(serving, images)
+    described = describe(model, views, path.name, format)
     write, read = (_write_onnx, _read_onnx) if format == "onnx" else (_write_pt2, _read_pt2)
     difference = math.nan
 
     def write_and_compare(part: Path) -> None:
         nonlocal difference
-        write(program, images, part)
+        write(program, images, part, json.dumps(described, ensure_ascii=False))
         difference = _difference(wanted, read(part), views)
-        description.unlink(
-            missing_ok=True
-        )  # of an old model: a kill between the two files must not leave it to the new one
+        description.unlink(missing_ok=True)  # of an old model, which must not be left to the new one
 
     write_atomically(path, write_and_compare)
-    write_json(description, describe(model, views, path.name, format, difference))
+    write_json(description, described | {"largest_difference": difference})
     return Exported(path, description, difference)
 
 
-def describe(model: LiftModel, views: EvalViews, file: str, format: str, difference: float) -> dict[str, Any]:
+def describe(model: LiftModel, views: EvalViews, file: str, format: str) -> dict[str, Any]:
     """All that a server needs to know beside the file: input, output, classes, and every step of the preprocessing."""
     size, crops = views.size, views.views
     corners = [["0", "0"], ["width - size", "0"], ["0", "height - size"], ["width - size", "height - size"]]
@@ -122,7 +125,6 @@ def describe(model: LiftModel, views: EvalViews, file: str, format: str, differe
             "mean": list(model.preprocessing.mean),
             "std": list(model.preprocessing.std),
         },
-        "largest_difference": difference,
     }
 
 
@@ -151,7 +153,7 @@ def _need_onnx() -> None:
         raise UserError(f"export to ONNX needs {', '.join(missing)}: pip install 'fastlift[onnx]'")
 
 
-def _write_onnx(program: torch.export.ExportedProgram, images: Tensor, path: Path) -> None:
+def _write_onnx(program: torch.export.ExportedProgram, images: Tensor, path: Path, description: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making
         exported = torch.onnx.export(
@@ -163,12 +165,13 @@ def _write_onnx(program: torch.export.ExportedProgram, images: Tensor, path: Pat
             verbose=False,
         )
     assert exported is not None
+    exported.model.metadata_props["fastlift"] = description
     exported.save(str(path), external_data=False)
 
 
-def _write_pt2(program: torch.export.ExportedProgram, images: Tensor, path: Path) -> None:
+def _write_pt2(program: torch.export.ExportedProgram, images: Tensor, path: Path, description: str) -> None:
     buffer = io.BytesIO()  # by name, PyTorch would insist on the suffix .pt2, which the temporary file has not
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={"fastlift.json": description})
     path.write_bytes(buffer.getvalue())
 
 

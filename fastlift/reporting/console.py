@@ -10,17 +10,19 @@ import datetime
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 
 from fastlift.naming import printable
 
 SECONDS_BETWEEN_LINES = 15.0
+LATE_S = 30.0  # the pace of late is that of so many seconds at least
 
 
 class PrintableConsole(Console):
@@ -106,21 +108,49 @@ class Terminal:
             yield _Lines(self, label, total, done)
             return
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
-        note = TextColumn("{task.fields[note]}", markup=False)
-        # The time left is that of the last ten minutes' pace: rich's own half minute is shorter than a step can be.
-        progress = Progress(*columns, TimeRemainingColumn(), note, console=self.console, speed_estimate_period=600)
+        beside = [TextColumn(f"{{task.fields[{field}]}}", markup=False) for field in ("left", "note")]
+        progress = Progress(*columns, *beside, console=self.console)
         with progress:
-            yield _RichBar(progress, progress.add_task(label, total=total, completed=done, note=""))
+            yield _RichBar(progress, progress.add_task(label, total=total, completed=done, left="", note=""), total)
+
+
+class Pace:
+    """How long the rest will take, by the pace of the later half of the time so far, and of half a minute at least.
+
+    The first steps of a run may compile and take minutes; steps may be longer than half a minute, too.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()  # (time, units done), a second apart or more
+        self._first = 0.0
+
+    def left(self, now: float, done: int, total: int) -> datetime.timedelta | None:
+        """After ``done`` of ``total`` units, at ``now`` (seconds); None before the second of them has ended."""
+        if not self._marks:
+            self._first = now
+        late = now - max(LATE_S, (now - self._first) / 2)
+        while len(self._marks) > 1 and self._marks[0][0] < late:
+            self._marks.popleft()
+        since, before = self._marks[0] if self._marks else (now, done)
+        if not self._marks or now - self._marks[-1][0] >= 1.0:
+            self._marks.append((now, done))
+        return (
+            datetime.timedelta(seconds=round((now - since) * (total - done) / (done - before)))
+            if done > before
+            else None
+        )
 
 
 class _RichBar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self.progress, self.task = progress, task
+    def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
+        self.progress, self.task, self.total, self.pace = progress, task, total, Pace()
 
     def update(self, done: int, note: str | None = None) -> None:
-        self.progress.update(self.task, completed=done)
-        if note is not None:
-            self.progress.update(self.task, note=note)
+        left = self.pace.left(time.monotonic(), done, self.total)
+        fields: dict[str, Any] = {"left": "" if left is None else f"{left} left"} | (
+            {} if note is None else {"note": note}
+        )
+        self.progress.update(self.task, completed=done, **fields)
 
 
 class _Lines:
@@ -128,15 +158,15 @@ class _Lines:
 
     def __init__(self, ui: Terminal, label: str, total: int, before: int) -> None:
         self.ui, self.label, self.total, self.before = ui, label, total, before
-        self.start = self.last = time.monotonic()
+        self.last, self.pace = time.monotonic(), Pace()
         self.note = ""
 
     def update(self, done: int, note: str | None = None) -> None:
         self.note = self.note if note is None else note
         now = time.monotonic()
+        left = self.pace.left(now, done, self.total)
         if now - self.last < SECONDS_BETWEEN_LINES or done <= self.before:
             return
         self.last = now
-        left = (now - self.start) * (self.total - done) / (done - self.before)
-        left_hms = datetime.timedelta(seconds=round(left))
-        self.ui.say(f"{self.label} {done}/{self.total}, {left_hms} left  {self.note}".rstrip())
+        told = "" if left is None else f", {left} left"
+        self.ui.say(f"{self.label} {done}/{self.total}{told}  {self.note}".rstrip())

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,28 @@ def test_what_the_system_refuses_is_no_traceback(
     monkeypatch.setattr("fastlift.commands.doctor.run", fail)
     assert call(["doctor"]) == 1
     assert str(error.strerror) in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_no_room_for_what_is_printed_is_told(buffered: bool) -> None:
+    """Python, which flushes at its end, had the last word: 'Exception ignored', and exit code 120."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "fastlift", "--version"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert (ended.returncode, ended.stderr) == (1, b"fastlift: No space left on device\n")
+
+
+def test_no_more_threads_is_no_traceback(capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading._start_new_thread", start)
+    monkeypatch.setattr("fastlift.commands.doctor.run", lambda arguments: threading.Thread().start())
+    assert call(["doctor"]) == 1
+    assert "no more threads may be started here; raise the limit" in capsys.readouterr().err
 
 
 def test_names_that_are_markup_or_no_text(flags: list[str], model: list[str], tiny_data: Path, tmp_path: Path) -> None:

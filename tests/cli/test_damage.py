@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastlift.claims import claimed
 from fastlift.cli import main
 
 Files = tuple[Path, Path]
@@ -120,3 +121,23 @@ def test_resuming_mends_what_can_be_made_again(
         assert main(readers(run, tiny_data)[command][0]) == 0
     if file == "data.json":
         assert json.loads((run / file).read_bytes()) == json.loads(whole)
+
+
+def test_a_page_is_not_written_beside_a_process_that_writes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Streams
+) -> None:
+    """It was read before, and would come last. Elsewhere it may lie."""
+    monkeypatch.setattr("fastlift.reporting.html.render_report", lambda runs: "a page")
+    monkeypatch.setattr("fastlift.commands.report.PATIENCE_S", 0.0)
+    (run / "report.html").write_text("its own")
+    with claimed(run, print):
+        for more in ([], ["--output", str(run / "report.html")]):
+            assert main(["report", str(run), *more]) == 2
+            assert "in use by process" in (told := capsys.readouterr().err)
+            assert "--output" in told
+        assert main(["report", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    assert (run / "report.html").read_text() == "its own"
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").read_text() == "a page"
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "nowhere").exists()

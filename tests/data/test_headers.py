@@ -1,7 +1,9 @@
 """The header scan agrees with Pillow about sizes and about what can be used; the reasons are told."""
 
+import contextlib
 import io
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 from PIL import Image
 
 from fastlift.data import headers
+from fastlift.data.decode import read_encoded
 from fastlift.data.headers import read_header, read_header_bytes
+from fastlift.prediction import index_pictures
 
 REFUSED = {
     "missing": "missing",
@@ -64,6 +68,27 @@ def test_folders_and_unreadable_files_are_told(tmp_path: Path) -> None:
     assert "folder" in read_header(str(tmp_path)).reason
 
 
+def test_no_more_open_files_is_no_fault_of_a_picture(make_picture: Callable, encode: Callable, tmp_path: Path) -> None:
+    """It counted as broken, so with --bad-images skip another one stood in for it: the run was another run."""
+    file = tmp_path / "good.jpg"
+    file.write_bytes(encode(make_picture(40, 36)))
+    index, _ = index_pictures([file])
+    before, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, before[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        for read in (lambda: read_header(str(file)), lambda: read_encoded(index, 0), lambda: index_pictures([file])):
+            with pytest.raises(OSError, match="Too many open files"):
+                read()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not read_header(str(file)).reason
+
+
 def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch, make_bad_file: Callable) -> None:
     monkeypatch.setattr(headers, "MAX_PIXELS", 10_000)
     assert read_header_bytes(make_bad_file("bytes_after_the_end")).reason == ""
@@ -90,3 +115,22 @@ def test_real_images(shared: Path) -> None:
     for file in files:
         header = read_header(str(file))
         assert (header.width, header.height, header.reason) == (*Image.open(file).size, "")
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sparse, so that it takes no room: bytes of a JPEG that end in zeros would be decoded to tell whether they are whole."""
+    file = tmp_path / "picture.jpg"
+    with file.open("wb") as raw:
+        raw.write(b"\xff\xd8\xff\xe0" + bytes(100))
+        raw.truncate(headers.MAX_BYTES + 1)
+    monkeypatch.setattr(headers, "_decode", lambda data: pytest.fail(f"{len(data):,} bytes were read"))
+    assert read_header(str(file)).reason == f"is too large ({headers.MAX_BYTES + 1:,} bytes)"
+
+
+def test_a_long_stretch_of_nothing_is_not_walked_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow takes five minutes for a gigabyte of zeros after a JPEG's first bytes."""
+    file = tmp_path / "picture.jpg"
+    file.write_bytes(b"\xff\xd8\xff\xfe\0\x02" + bytes(2**17) + b"\xff\xd9")
+    monkeypatch.setattr(headers, "_decode", lambda data: pytest.fail("Pillow was asked"))
+    assert read_header(str(file)).reason == "is damaged (no picture in it)"
+    assert headers.refusal(file.read_bytes()) == "is damaged (no picture in it)"

@@ -53,7 +53,10 @@ def test_bad_annotations_are_named() -> None:
     message = problems.message()
     for part in ("category 5 is out of range", "path leaves the data root", "annotation 4: no such image"):
         assert part in message
-    for text in ("{", "[]", '{"images": []}'):
+    digits, deep = "9" * 400, "[" * 200 + "]" * 200
+    of_category = '{{"images": [{{"id": 1, "file_name": "a"}}], "annotations": [{{"image_id": 1, "category_id": {}}}]}}'
+    odd = (of_category.format(value) for value in ("1.7", "true", '"1"', "null", "NaN", digits, deep))
+    for text in ("{", "[]", '{"images": []}', *odd):
         problems = Problems("x")
         parse_annotations(text, "x", 3, problems)
         assert "not an annotation file" in problems.message()

@@ -55,6 +55,18 @@ np.savez(sys.argv[4], images=images, logits=logits)
 """
 
 
+def inside(model: Path) -> dict[str, Any]:
+    """The description that an exported file holds itself."""
+    if model.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        return json.loads(session.get_modelmeta().custom_metadata_map["fastlift"])
+    texts = {"fastlift.json": ""}
+    torch.export.load(str(model), extra_files=texts)
+    return json.loads(texts["fastlift.json"])
+
+
 @pytest.mark.parametrize(
     ("format", "ensembling", "tuner"),
     [
@@ -85,6 +97,7 @@ def test_served_without_fastlift(
     ours = dict(zip(best.names, best.probabilities, strict=True))
     probabilities = torch.from_numpy(found["logits"]).softmax(0).tolist()
     described = json.loads(done.description.read_text())
+    assert described == inside(done.model) | {"largest_difference": done.difference}
     assert described["classes"] == list(model.class_names)
     assert described["preprocessing"]["interpolation"] == f"{interpolation}, antialiased"
     for name, probability in zip(described["classes"], probabilities, strict=True):
@@ -128,6 +141,21 @@ def test_a_file_that_computes_something_else_is_not_left(
     with pytest.raises(fastlift.UserError, match="other logits than the model"):
         export_model(model, tmp_path / "model.pt2", format="pt2", overwrite=True)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old", "old"]
+
+
+def test_a_kill_between_the_two_files_leaves_a_model_that_describes_itself(
+    tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "model.json").write_text("of an old model")
+    monkeypatch.setattr(export_files, "write_json", killed)
+    model = trained_model(tiny_clip, "none")
+    with pytest.raises(KeyboardInterrupt):
+        export_model(model, tmp_path / "model.pt2", format="pt2", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+    assert inside(tmp_path / "model.pt2")["classes"] == list(CLASS_NAMES)
 
 
 def test_models_and_files_with_nan_are_refused(

@@ -60,16 +60,27 @@ def class_names(data: bytes) -> None:
 
 
 def annotations(data: bytes) -> None:
-    """iNaturalist's JSON of images and categories."""
-    from fastlift.data.inaturalist import parse_annotations, parse_categories, ranks_of, species_names
+    """iNaturalist's JSON of images and their categories: every accepted path stays below the root, every label is in range."""
+    from fastlift.data.inaturalist import parse_annotations
     from fastlift.data.lines import read_text
+    from fastlift.data.lists import leaves_root
     from fastlift.data.problems import Problems
 
-    text, problems = read_text(_file("train2018.json", data)), Problems("fuzz")
-    categories = parse_categories(text, "categories")
-    species_names(categories), ranks_of(categories)
-    parse_annotations(text, "annotations", len(categories), problems)
+    problems = Problems("fuzz")
+    listing = parse_annotations(read_text(_file("train2018.json", data)), "annotations", 100, problems)
+    assert all(0 <= label < 100 for label in listing.labels.tolist())
+    assert not any(leaves_root(path) or "\0" in path for path in listing.paths)
     problems.raise_if_any()
+
+
+def categories(data: bytes) -> None:
+    """iNaturalist's JSON of species and the ranks above them."""
+    from fastlift.data.inaturalist import parse_categories, ranks_of, species_names
+    from fastlift.data.lines import read_text
+
+    found = parse_categories(read_text(_file("categories.json", data)), "categories")
+    assert all(species_names(found))
+    assert all(len(rank.of_class) == len(found) for rank in ranks_of(found).values())
 
 
 def config(data: bytes) -> None:
@@ -86,6 +97,19 @@ def checkpoint(data: bytes) -> None:
     from fastlift import checkpoints
 
     checkpoints.read(_file("epoch-001.safetensors", data))
+
+
+def sealed_checkpoint(data: bytes) -> None:
+    """The same with a digest that holds, as whoever can write the file can make it."""
+    from fastlift import checkpoints, sealed
+
+    path = _file("epoch-001.safetensors", data)
+    with contextlib.suppress(sealed.Damaged), path.open("r+b") as file:
+        place = sealed._place_of_digest(file, path)
+        digest = sealed._digest(file, place)
+        file.seek(place)
+        file.write(digest)
+    checkpoints.read(path)
 
 
 def lift_checkpoint(data: bytes) -> None:
@@ -184,7 +208,7 @@ def picture(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        image_list, class_names, annotations, config, checkpoint, lift_checkpoint, index_cache, text_cache, descriptors,
+        image_list, class_names, annotations, categories, config, checkpoint, sealed_checkpoint, lift_checkpoint, index_cache, text_cache, descriptors,
         pack_manifest, pack_index, tar_shard, picture,
     )
 }  # fmt: skip

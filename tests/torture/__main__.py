@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .cases import every_case, perform
 from .harness import REPOSITORY, Commands, build_faults
+from .limits import left_out
 from .scenarios import Scenarios
 
 
@@ -39,6 +40,8 @@ def main() -> int:
         left = [case for case in cases if case.name not in done]
         random.Random(options.seed).shuffle(left)
         print(f"{len(cases)} cases, {len(cases) - len(left)} of them done before", flush=True)
+        for reason in left_out(commands):
+            print(f"left out: {reason}", flush=True)
         for case in left:
             if time.monotonic() > until:
                 break

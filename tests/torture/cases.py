@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from .harness import FAIL, KILL, TEAR, Commands, Ended, Fault
+from .limits import on_limits, skipping_nothing
+from .outputs import Outputs
 from .scenarios import STOPPED_LACKS, Scenario, Scenarios, manners
 
 ERRORS = {"full": errno.ENOSPC, "quota": errno.EDQUOT, "read-only": errno.EROFS, "broken": errno.EIO}
@@ -50,7 +52,7 @@ class AtCall:
     def perform(self, commands: Commands, scenarios: Scenarios) -> str:
         self.scenario.prepare(commands)
         fault = replace(KINDS[self.kind], at=self.at)
-        ended = commands.run(*self.scenario.command, fault=fault)
+        ended = self.scenario.run(commands, fault=fault)
         if fault.action != FAIL and ended.code == 0:
             return ""  # threads do not write in the same order each time: this time the call was not made
         return manners(ended, fault.action != FAIL) or self.scenario.way_on(commands, ended)
@@ -70,7 +72,7 @@ class AtMoment:
 
     def perform(self, commands: Commands, scenarios: Scenarios) -> str:
         self.scenario.prepare(commands)
-        ended = commands.run(*self.scenario.command, after=self.after_s, signal=int(self.number))
+        ended = self.scenario.run(commands, after=self.after_s, signal=int(self.number))
         if ended.code == 0:  # it had ended before
             return self.scenario.way_on(commands, ended) if self.scenario.name != "train" else ""
         return manners(ended, self.number == signal.SIGKILL, self.number) or self.scenario.way_on(commands, ended)
@@ -137,7 +139,7 @@ class Vanishes:
         self.scenario.prepare(commands)
         run = commands.folder / "run"
         gone = f"import shutil; shutil.rmtree({str(run)!r}, ignore_errors=True)"
-        ended = commands.run(*self.scenario.command, after=str(run / self.after), then=gone)
+        ended = self.scenario.run(commands, after=str(run / self.after), then=gone)
         return manners(ended, False) or ("" if ended.code != 0 else "it ended well, with nothing to show")
 
 
@@ -145,14 +147,15 @@ def every_case(commands: Commands, scenarios: Scenarios, seed: int) -> Iterator[
     """All cases; what is random in them comes from the seed."""
     draw = random.Random(seed)
     everything = scenarios.all()
-    for scenario in everything:
-        scenario.prepare(commands)
+    for scenario in (*everything, *Outputs(commands, scenarios).all()):
         errors = itertools.cycle([kind for kind in KINDS if KINDS[kind].action == FAIL])
-        for at, call in enumerate(commands.calls(*scenario.command), 1):
+        for at, call in enumerate(scenario.calls(commands), 1):
             yield AtCall(scenario, at, call, "kill")
             if call.startswith("write"):
                 yield AtCall(scenario, at, call, "torn")
             yield AtCall(scenario, at, call, next(errors))
+        yield from on_limits(commands, scenario)
+    yield from skipping_nothing(scenarios)
     train, resume = everything[0], everything[1]
     for _ in range(100):
         yield AtMoment(draw.choice((train, resume)), draw.choice(SIGNALS), draw.uniform(0.0, 2.5))

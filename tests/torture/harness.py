@@ -54,19 +54,38 @@ def build_faults(folder: Path) -> Path:
     return library
 
 
+def own_mounts() -> list[str]:
+    """Words before a command that give it mounts of its own; none where this machine does not allow it."""
+    for words in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        try:
+            tried = subprocess.run([*words, "mount", "-t", "tmpfs", "fastlift", HERE], capture_output=True)
+        except OSError:
+            return []
+        if tried.returncode == 0:
+            return words
+    return []
+
+
 class Commands:
     """Runs ``fastlift`` commands in forked children, whose writes under ``folder`` can be hurt.
 
     Args:
         folder: where the commands write; also their working folder.
         cache: their cache folder, outside of ``folder`` unless faults shall reach it.
+
+    Attributes:
+        folder: the same as seen from here: what is mounted on it is seen by the children alone.
+        mounts: whether something can be mounted on it.
     """
 
     def __init__(self, folder: Path, cache: Path, library: Path) -> None:
-        self.folder, self._cache, self._said = folder, cache, folder.parent / "said.txt"
+        self._inside, self._cache, self._said = folder, cache, folder.parent / "said.txt"
         environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
+        environment.pop("PYTHONUNBUFFERED", None)  # users' output is buffered
+        apart = own_mounts()
+        self.mounts = bool(apart)
         self._worker = subprocess.Popen(
-            [sys.executable, HERE / "worker.py"],
+            [*apart, sys.executable, HERE / "worker.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -75,6 +94,8 @@ class Commands:
         assert self._worker.stdout is not None
         if self._worker.stdout.readline() != "ready\n":
             raise RuntimeError("the worker did not start")
+        # unshare becomes the program that it starts, so this is the worker's number
+        self.folder = Path(f"/proc/{self._worker.pid}/root{folder}") if apart else folder
 
     def __enter__(self) -> Commands:
         return self
@@ -94,13 +115,15 @@ class Commands:
             fault: what happens to its writes.
             trace: where to list them.
             more: ``after`` (seconds, or a path to wait for) with ``signal``, ``beside`` (another command's ``arguments`` and
-                ``said``) or ``then`` (Python source).
+                ``said``) or ``then`` (Python source); ``limits`` (names and values of RLIMITs), ``output`` (a file in
+                the folder for what goes to stdout), ``cache`` (a folder in the folder).
         """
+        cache = self._inside / more.pop("cache") if "cache" in more else self._cache
         request = {
             "arguments": list(arguments),
-            "folder": str(self.folder),
-            "working_folder": str(self.folder),
-            "environment": {"FASTLIFT_CACHE": str(self._cache)},
+            "folder": str(self._inside),
+            "working_folder": str(self._inside),
+            "environment": {"FASTLIFT_CACHE": str(cache)},
             "said": str(self._said),
             "at": fault.at,
             "action": fault.action,
@@ -110,25 +133,40 @@ class Commands:
             **({} if trace is None else {"trace": str(trace)}),
             **more,
         }
-        assert self._worker.stdin is not None
-        assert self._worker.stdout is not None
-        self._worker.stdin.write(json.dumps(request) + "\n")
-        self._worker.stdin.flush()
-        answer = json.loads(self._worker.stdout.readline())
+        answer = self._ask(request)
         beside = None
         if "beside" in more:
             beside = Ended(answer["beside"], Path(more["beside"]["said"]).read_text(errors="replace"))
         return Ended(answer["code"], self._said.read_text(errors="replace"), beside)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._worker.stdin is not None
+        assert self._worker.stdout is not None
+        self._worker.stdin.write(json.dumps(request) + "\n")
+        self._worker.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._worker.stdout.readline())
+        return answer
+
+    def administer(self, *words: str) -> str:
+        """Run a program where the children's mounts are, such as mount; gives what it said.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        answer = self._ask({"administer": [word.replace("FOLDER", str(self._inside)) for word in words]})
+        if answer["code"] != 0:
+            raise RuntimeError(f"{' '.join(words)} ended with {answer['code']}: {answer['said']}")
+        return str(answer["said"])
 
     def beside(self, first: tuple[str, ...], second: tuple[str, ...], after: Path) -> Ended:
         """Two commands at once: the second starts when ``after`` is there."""
         said = self._said.with_name("beside.txt")
         return self.run(*first, after=str(after), beside={"arguments": list(second), "said": str(said)})
 
-    def calls(self, *arguments: str) -> list[str]:
-        """Names and paths of the calls by which a command that is left alone changes files."""
+    def calls(self, *arguments: str, **more: Any) -> list[str]:
+        """Names and paths of the calls by which a command that is left alone changes files; ``more`` as ``run``."""
         trace = self._said.with_name("trace.txt")
-        ended = self.run(*arguments, trace=trace)
+        ended = self.run(*arguments, trace=trace, **more)
         if ended.code != 0:
             raise RuntimeError(f"{' '.join(arguments)} ended with {ended.code}: {ended.said}")
         return trace.read_text().splitlines()

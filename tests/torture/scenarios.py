@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,25 @@ STOPPED_LACKS = ("results.json", "report.html", "checkpoints/epoch-002.safetenso
 TIMES = ("seconds", "images_per_s", "time", "timing", "machine", "versions", "evaluate_s")
 
 
-def train_command(data: Path, *more: str) -> tuple[str, ...]:
-    """A run of two epochs in ten steps with checkpoints between, on the tiny set of ``tests/fixtures.py``."""
+def data_flags(data: Path) -> tuple[str, ...]:
+    """Which data set: the tiny one of ``tests/fixtures.py``."""
     lists = {"train-list": "train.txt", "test-list": "test.txt", "class-names": "class_names.txt"}
-    files = {"model": "tiny_clip.json", "pretrained": "tiny_clip.safetensors"}
-    named = [word for flag, name in (lists | files).items() for word in (f"--{flag}", str(data / name))]
+    named = [word for flag, name in lists.items() for word in (f"--{flag}", str(data / name))]
+    return ("--dataset", "list", "--data-root", str(data), *named)
+
+
+def model_flags(data: Path) -> tuple[str, ...]:
+    """Which backbone: the tiny CLIP of ``tests/fixtures.py``."""
+    return ("--model", str(data / "tiny_clip.json"), "--pretrained", str(data / "tiny_clip.safetensors"))
+
+
+def train_command(data: Path, *more: str) -> tuple[str, ...]:
+    """A run of two epochs in ten steps with checkpoints between."""
     settings = (
         "--epochs 2 --batch-size 8 --lr 0.05 --log-steps 2 --checkpoint-steps 2 --device cpu --amp fp32 --compile off"
     )
     loading = "--executor torchvision --workers 1 --output run"
-    return ("train", "--dataset", "list", "--data-root", str(data), *named, *settings.split(), *loading.split(), *more)
+    return ("train", *data_flags(data), *model_flags(data), *settings.split(), *loading.split(), *more)
 
 
 def contents(run: Path) -> dict[str, Any]:
@@ -73,12 +82,23 @@ class Scenario:
         prepare: bring the folder into the state.
         command: what is hurt.
         way_on: finish what the command began; returns what is wrong in the end, or "".
+        more: of ``Commands.run``.
     """
 
     name: str
     prepare: Callable[[Commands], None]
     command: tuple[str, ...]
     way_on: Callable[[Commands, Ended], str]
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, commands: Commands, **more: Any) -> Ended:
+        """The command in the state that is there."""
+        return commands.run(*self.command, **self.more, **more)
+
+    def calls(self, commands: Commands) -> list[str]:
+        """The calls by which the command changes files, from a state of its own."""
+        self.prepare(commands)
+        return commands.calls(*self.command, **self.more)
 
 
 class Scenarios:
@@ -87,11 +107,11 @@ class Scenarios:
     def __init__(self, commands: Commands, data: Path, kept: Path) -> None:
         self.data, self._kept = data, kept
         self.train = train_command(data)
-        _must(commands.run(*self.train))
+        must(commands.run(*self.train))
         self.reference = contents(commands.folder / "run")
         self._keep(commands, "ended")
         self.clear(commands)
-        _must(commands.run(*self.train, "--seed", "1"))
+        must(commands.run(*self.train, "--seed", "1"))
         self.other = contents(commands.folder / "run")
         self._keep(commands, "other")
         self.clear(commands)
@@ -144,18 +164,22 @@ class Scenarios:
         return "" if rows["center"] == self.reference["evaluations"]["center"] else "other figures"
 
     def _resumed(self, commands: Commands, ended: Ended) -> str:
+        return self.resumed(commands)
+
+    def resumed(self, commands: Commands, **more: Any) -> str:
+        """Train, or go on with the training that is there, to its end; what is wrong with that, or ""."""
         run = commands.folder / "run"
-        again = commands.run(*self.train, "--resume") if run.exists() else commands.run(*self.train)
+        again = commands.run(*self.train, *(["--resume"] if run.exists() else []), **more)
         if again.code == 2 and not (run / "config.json").exists():  # killed before anything was there to resume
-            again = commands.run(*self.train)
-        return _failed(again) or same(contents(run), self.reference)
+            again = commands.run(*self.train, **more)
+        return failed(again) or same(contents(run), self.reference)
 
     def _overwritten(self, commands: Commands, ended: Ended) -> str:
         run = commands.folder / "run"
         seed = json.loads((run / "config.json").read_text())["run"]["seed"] if run.exists() else None
         if seed == 1:  # the old run is still whole, once its owner has put in order what the kill left
             kept = commands.run(*self.train, "--seed", "1", "--resume")
-            return _failed(kept) or same(contents(run), self.other)
+            return failed(kept) or same(contents(run), self.other)
         return self._resumed(commands, ended)
 
     def _evaluated(self, commands: Commands, ended: Ended) -> str:
@@ -163,19 +187,21 @@ class Scenarios:
         found = contents(commands.folder / "run")
         rows = found["evaluations"]
         lost = [name for name, row in self.reference["evaluations"].items() if rows.get(name) != row]
-        return _failed(again) or (f"rows lost {lost}" if lost or len(rows) < 2 else "")
+        return failed(again) or (f"rows lost {lost}" if lost or len(rows) < 2 else "")
 
     def _reported(self, commands: Commands, ended: Ended) -> str:
         again = commands.run("report", "run")
-        return _failed(again) or same(contents(commands.folder / "run"), self.reference)
+        return failed(again) or same(contents(commands.folder / "run"), self.reference)
 
 
-def _must(ended: Ended) -> None:
+def must(ended: Ended) -> None:
+    """Raises RuntimeError where a command did not end well."""
     if ended.code != 0:
         raise RuntimeError(ended.said)
 
 
-def _failed(ended: Ended) -> str:
+def failed(ended: Ended) -> str:
+    """What is wrong with a way on that did not end well, or ""."""
     return "" if ended.code == 0 else f"the way on ended with {ended.code}: {ended.said[-400:]}"
 
 
@@ -194,4 +220,6 @@ def manners(ended: Ended, killed: bool, number: int = 0) -> str:
         return f"a traceback: {ended.said[-600:]}"
     if ended.code not in (0, 1, 2, 128 + number):
         return f"ended with {ended.code}: {ended.said[-300:]}"
+    if ended.code and not ended.said.strip():
+        return f"ended with {ended.code} without a word"
     return ""

@@ -1,5 +1,6 @@
 """A sample of the torture suite: commands hurt at chosen places, then finished, then compared bit for bit."""
 
+import os
 import random
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from fixtures import write_tiny_clip, write_tiny_data
 
 from .cases import AtCall, AtMoment, AtOnce, Case, Vanishes, flips
 from .harness import Commands, build_faults
+from .limits import OnFullDisk, UnderLimit, skipping
+from .outputs import Outputs
 from .scenarios import Scenarios
 
 Ready = tuple[Commands, Scenarios]
@@ -48,15 +51,34 @@ def perform(case: Case, ready: Ready) -> None:
         ("overwrite", "read-only from then on", 0.3),
         ("evaluate", "kill", 0.6),
         ("report", "broken once", 0.5),
+        ("predict", "full from then on", 0.5),
+        ("adapters", "kill", 0.8),  # the new file is in its place
     ],
 )
 def test_hurt_at_a_call_that_writes(ready: Ready, scenario: str, kind: str, share: float) -> None:
     commands, scenarios = ready
-    chosen = next(found for found in scenarios.all() if found.name == scenario)
-    chosen.prepare(commands)
-    calls = commands.calls(*chosen.command)
+    everything = (*scenarios.all(), *Outputs(commands, scenarios).all())
+    chosen = next(found for found in everything if found.name == scenario)
+    calls = chosen.calls(commands)
     at = 1 + int(share * len(calls))
     perform(AtCall(chosen, at, calls[at - 1], kind), ready)
+
+
+@pytest.mark.parametrize("pages", [2, 24])
+def test_a_disk_that_is_really_full(ready: Ready, pages: int) -> None:
+    commands, scenarios = ready
+    if not commands.mounts:
+        pytest.skip("nothing can be mounted here")
+    perform(OnFullDisk(scenarios.all()[0], "pages", pages), ready)
+
+
+def test_too_few_open_files(ready: Ready) -> None:
+    perform(UnderLimit(skipping(ready[1]), "NOFILE", 5), ready)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user who runs nothing else")
+def test_too_few_threads(ready: Ready) -> None:
+    perform(UnderLimit(ready[1].all()[0], "NPROC", 1), ready)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL])

@@ -250,9 +250,18 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ],
 )
 def test_places_that_are_not_in_the_run(changes: dict[str, Any], said: str) -> None:
-    position().check(Path("x"), epochs=3, steps_per_epoch=5, batch_size=8)
+    schedule = checkpoints.Schedule(epochs=3, steps_per_epoch=5, batch_size=8)
+    position().check(Path("x"), schedule)
     with pytest.raises(fastlift.UserError, match=said):
-        position(**changes).check(Path("x"), epochs=3, steps_per_epoch=5, batch_size=8)
+        position(**changes).check(Path("x"), schedule)
+
+
+def test_a_run_goes_on_from_the_place_before_one_that_is_not_in_it(run: Path, trained: Path, settings: Config) -> None:
+    rewrite(newest(run), lambda values: values.update(global_step=values["global_step"] + 1))
+    told = Told()
+    fastlift.train(settings, output=run, resume=True, ui=told)
+    assert any("no place in this run" in line and "epoch-001.safetensors is used" in line for line in told.lines)
+    assert same(newest(run), newest(trained))
 
 
 @pytest.mark.parametrize(
@@ -319,6 +328,14 @@ def test_another_format_is_refused(tiny_clip: Files, tmp_path: Path) -> None:
     rewrite(path, lambda values: values.update({"format": 99}))
     with pytest.raises(fastlift.UserError, match="layout 99"):
         checkpoints.read(path)
+
+
+def test_a_place_after_the_runs_end_is_not_loaded(run: Path) -> None:
+    beyond = newest(run).rename(run / "checkpoints" / "epoch-009.safetensors")
+    text = sealed.read_metadata(beyond)["position"].replace('"epoch": 2', '"epoch": 9')
+    sealed.write(beyond, sealed.read(beyond)[0], {"position": text})
+    with pytest.raises(fastlift.UserError, match="no place in this run: it was saved after epoch 9 of 2"):
+        fastlift.load_run(run)
 
 
 # Momentum

@@ -1,6 +1,7 @@
 """A run has one compute dtype: what ``auto`` was when it was made, kept by resuming, grading and predicting."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastlift.commands import evaluate, predict
 from fastlift.config import Config
 from fastlift.grading import grade_run
 from fastlift.models.lift import LiftModel
+from fastlift.reporting.console import Quiet
 
 Files = tuple[Path, Path]
 
@@ -58,8 +60,15 @@ def test_a_resumed_run_keeps_its_dtype(
     (run / "results.json").unlink()
     (run / "checkpoints" / "epoch-002.safetensors").unlink()
     auto_is(monkeypatch, "fp32")
+    (run / ".replaced").mkdir()  # as a killed --overwrite leaves it: what tells the dtype has to come back first
+    shutil.copy(run / "config.json", run / ".replaced")
+    for name in ("run.json", "checkpoints"):
+        (run / name).rename(run / ".replaced" / name)
+    told: list[str] = []
+    monkeypatch.setattr(Quiet, "say", lambda self, message: told.append(message))
     resumed = fastlift.train(settings, output=run, resume=True)
     assert resumed.model.vit.compute_dtype is torch.bfloat16
+    assert any("cpu in bf16 (as the run began)" in line for line in told)
     one, other = (load_file(folder / "checkpoints" / "epoch-002.safetensors") for folder in (run, trained))
     assert all(torch.equal(one[name], other[name]) for name in other)
 

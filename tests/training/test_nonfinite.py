@@ -17,6 +17,7 @@ import fastlift
 from fastlift import checkpoints, runs
 from fastlift.config import Config
 from fastlift.data.order import epoch_order
+from fastlift.finite import OnNonFinite
 from fastlift.learner import Learner
 
 Files = tuple[Path, Path]
@@ -117,6 +118,22 @@ def test_fp16_stops_at_a_loss_and_not_at_an_overflow(tiny_clip: Files) -> None:
     nan_images(some)
     some.step(images(some), LABELS)
     assert some.watch.first_step() == 2
+    assert equal(state(some), before)
+
+
+@pytest.mark.parametrize("mode", ["stop", "skip"])
+def test_fp16_that_no_scale_helps_is_not_finite(tiny_clip: Files, mode: OnNonFinite) -> None:
+    """The scaler halves its scale from 2^16 at each overflow: at 2^-13 the search is over."""
+    some = learner(tiny_clip, torch.float16, on_nonfinite=mode)
+    before = state(some)
+    for _ in range(16 + 13):
+        infinite_gradient(some)
+    assert some.watch.first_step() is None
+    assert int(some.watch.skipped) == 0
+    for _ in range(2):
+        infinite_gradient(some)
+    assert some.watch.first_step() == 16 + 13
+    assert int(some.watch.skipped) == 2
     assert equal(state(some), before)
 
 

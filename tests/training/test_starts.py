@@ -16,9 +16,10 @@ from several import together
 from torch import Tensor
 
 import fastlift
-from fastlift import building, company, launcher, starts, training
+from fastlift import building, company, compat, launcher, runs, starts, training
+from fastlift.compat import LiftState
 from fastlift.config import Config
-from fastlift.models.lift import IMAGE_STARTS
+from fastlift.models.lift import IMAGE_STARTS, LiftModel
 from fastlift.reporting.console import Quiet
 
 Files = tuple[Path, Path]
@@ -118,6 +119,81 @@ def test_training_goes_on_from_it(settings: Config, tmp_path: Path) -> None:
     run = fastlift.train(begun, output=tmp_path / "run")
     start = fastlift.train(settings.override(init="class_mean"), output=tmp_path / "start")
     assert torch.equal(run.model.trained()["head.weight"], start.model.trained()["head.weight"])
+
+
+class Cut(BaseException):
+    """Stands for a kill."""
+
+
+def cut_short_at(monkeypatch: pytest.MonkeyPatch, where: str, *arguments: Any, **options: Any) -> None:
+    """Train until ``where`` is called."""
+
+    def cut(*_: object, **__: object) -> Any:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, cut)
+        with pytest.raises(Cut):
+            fastlift.train(*arguments, **options)
+
+
+@pytest.fixture
+def given(tiny_clip: Files) -> LiftState:
+    """What a checkpoint of the authors' holds: values that no setting of a run tells."""
+    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=4, init="random")
+    state = compat.lift_state(model)
+    return {part: {name: torch.randn_like(tensor) for name, tensor in own.items()} for part, own in state.items()}
+
+
+def same(model: LiftModel, given: LiftState) -> bool:
+    held = compat.lift_state(model)
+    return all(torch.equal(held[part][name], tensor) for part, own in given.items() for name, tensor in own.items())
+
+
+@pytest.mark.parametrize("init", ["random", "class_mean"])
+def test_a_run_that_is_only_graded_goes_on_with_what_it_kept(
+    init: Any, settings: Config, given: LiftState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut short while it is graded, an import has the checkpoint's values still, and a start from images its own."""
+    settings, start = settings.override(init=init, rank=4), given if init == "random" else None
+    whole = fastlift.train(settings, output=tmp_path / "whole", start=start)
+    cut_short_at(monkeypatch, "fastlift.training._evaluate", settings, output=tmp_path / "run", start=start)
+    kept = (tmp_path / "run" / "checkpoints" / "epoch-000.safetensors").read_bytes()
+    resumed = fastlift.train(settings, output=tmp_path / "run", resume=True)
+    assert resumed.metrics == whole.metrics
+    assert compat.lift_state(resumed.model)["head"]["weight"].equal(compat.lift_state(whole.model)["head"]["weight"])
+    assert (tmp_path / "run" / "checkpoints" / "epoch-000.safetensors").read_bytes() == kept
+    assert start is None or same(fastlift.load_run(tmp_path / "run"), given)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_given_start_that_was_not_kept_is_asked_for_again(
+    epochs: int, settings: Config, given: LiftState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut short before its first checkpoint, a run does not go on from another start without a word."""
+    settings = settings.override(init="random", rank=4, epochs=epochs, lr=0.0)
+    run = tmp_path / "run"
+    cut_short_at(monkeypatch, "fastlift.checkpoints.write", settings, output=run, start=given)
+    assert runs.state(run) is runs.State.UNKEPT
+    with pytest.raises(fastlift.UserError, match=r"cut short before it kept that.*--overwrite"):
+        fastlift.train(settings, output=run, resume=True)
+    with pytest.raises(fastlift.UserError, match="no checkpoint"):
+        fastlift.load_run(run)
+    assert same(fastlift.train(settings, output=run, resume=True, start=given).model, given)
+    assert runs.state(run) is runs.State.ENDED
+    assert not list(run.glob(".given*"))
+
+
+def test_a_given_start_is_kept_before_the_first_step(
+    settings: Config, given: LiftState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings.override(init="random", rank=4, epochs=1)
+    whole = fastlift.train(settings, output=tmp_path / "whole", start=given)
+    cut_short_at(monkeypatch, "fastlift.learner.Learner.step", settings, output=tmp_path / "run", start=given)
+    resumed = fastlift.train(settings, output=tmp_path / "run", resume=True)
+    ours, theirs = (compat.lift_state(run.model) for run in (resumed, whole))
+    assert all(torch.equal(ours[part][name], tensor) for part, own in theirs.items() for name, tensor in own.items())
+    assert not same(whole.model, given)
 
 
 def start_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
