@@ -153,6 +153,19 @@ def test_a_kill_while_the_log_is_cut_back(tmp_path: Path, monkeypatch: pytest.Mo
     assert log.read_text().splitlines() == STEPS[:2]
 
 
+@pytest.mark.parametrize("loss", [1e20, float(torch.finfo(torch.float32).max)])
+def test_a_training_that_diverges_keeps_its_history(
+    loss: float, trained: Callable[[], runs.RunFolder], results: dict[str, Any]
+) -> None:
+    """A loss may be as large as fp32 holds: its lines are no damage."""
+    run = trained()
+    run.metrics.write_text("".join(line.replace('"loss": 1.0', f'"loss": {loss}') + "\n" for line in STEPS))
+    before = run.metrics.read_text()
+    end(run, results | {"metrics": {**results["metrics"], "log_loss": loss}}, Quiet())
+    assert run.metrics.read_text().startswith(before)
+    assert runs.state(run.path) is runs.State.ENDED
+
+
 def test_a_log_with_odd_bytes_goes_on(tmp_path: Path) -> None:
     """A byte that is no UTF-8 costs nothing but its character; lines that are no events go."""
     run = runs.RunFolder(tmp_path)
