@@ -29,8 +29,8 @@ def build_wheel(folder: Path, **environment: str) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With whatever compiler this machine has."""
-    return build_wheel(tmp_path_factory.mktemp("built"))
+    """With whatever compiler this machine has, and without optimisation, which would take most of a minute."""
+    return build_wheel(tmp_path_factory.mktemp("built"), CMAKE_BUILD_TYPE="Debug")
 
 
 def test_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
