@@ -107,6 +107,9 @@ class Fit:
             while self.epoch < training.epochs:
                 self._epoch(log, bar, stop, after_step)
         self._ended = time.perf_counter()
+        if self.world.is_main:  # where a kill or a power cut kept one, and no later save came
+            last = checkpoints.epoch_path(self.run.checkpoints, self.epoch)
+            checkpoints.remove_old_steps(self.run.checkpoints, keep=last)
 
     def _epoch(self, log: MetricsLog | NoLog, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
         training, learner = self.config.training, self.learner

@@ -26,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so long (default: %(default)s)")
     parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--scenarios", nargs="+", default=[], help="cases of these alone")
     parser.add_argument("--again", action="store_true", help="forget what is done")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the cases and of random moments")
     options = parser.parse_args()
@@ -36,7 +37,8 @@ def main() -> int:
     done = {json.loads(line)["case"] for line in record.read_text().splitlines()} if record.exists() else set()
     until, failed, count = time.monotonic() + options.seconds, 0, 0
     with prepared() as (commands, scenarios):
-        cases = [case for case in every_case(commands, scenarios, options.seed) if options.only in case.name]
+        every = every_case(commands, scenarios, options.seed, options.scenarios)
+        cases = [case for case in every if options.only in case.name]
         left = [case for case in cases if case.name not in done]
         random.Random(options.seed).shuffle(left)
         print(f"{len(cases)} cases, {len(cases) - len(left)} of them done before", flush=True)

@@ -7,11 +7,12 @@ import itertools
 import random
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from .failing import failing_disks
 from .harness import FAIL, KILL, TEAR, Commands, Ended, Fault
 from .limits import on_limits, skipping_nothing
 from .outputs import Outputs
@@ -143,20 +144,35 @@ class Vanishes:
         return manners(ended, False) or ("" if ended.code != 0 else "it ended well, with nothing to show")
 
 
-def every_case(commands: Commands, scenarios: Scenarios, seed: int) -> Iterator[Case]:
-    """All cases; what is random in them comes from the seed."""
+def every_case(commands: Commands, scenarios: Scenarios, seed: int, of: Collection[str] = ()) -> Iterator[Case]:
+    """All cases, or those of some scenarios by their names; what is random in them comes from the seed."""
     draw = random.Random(seed)
-    everything = scenarios.all()
-    for scenario in (*everything, *Outputs(commands, scenarios).all()):
-        errors = itertools.cycle([kind for kind in KINDS if KINDS[kind].action == FAIL])
-        for at, call in enumerate(scenario.calls(commands), 1):
-            yield AtCall(scenario, at, call, "kill")
-            if call.startswith("write"):
-                yield AtCall(scenario, at, call, "torn")
-            yield AtCall(scenario, at, call, next(errors))
-        yield from on_limits(commands, scenario)
-    yield from skipping_nothing(scenarios)
-    train, resume = everything[0], everything[1]
+    for scenario in (*scenarios.all(), *Outputs(commands, scenarios).all()):
+        if not of or scenario.name in of:
+            yield from at_calls(commands, scenario)
+            yield from on_limits(commands, scenario)
+            yield from failing_disks(commands, scenario, random.Random(f"{seed} {scenario.name}"))
+    if not of or "skip" in of:
+        yield from skipping_nothing(scenarios)
+    if not of:
+        yield from of_a_run(commands, scenarios, draw)
+
+
+def at_calls(commands: Commands, scenario: Scenario) -> Iterator[AtCall]:
+    """A kill, half a write and an error at each call by which the scenario's command changes files."""
+    errors = itertools.cycle([kind for kind in KINDS if KINDS[kind].action == FAIL])
+    for at, call in enumerate(scenario.calls(commands), 1):
+        if not call.partition(" ")[2].startswith(scenario.within):
+            continue
+        yield AtCall(scenario, at, call, "kill")
+        if call.startswith("write"):
+            yield AtCall(scenario, at, call, "torn")
+        yield AtCall(scenario, at, call, next(errors))
+
+
+def of_a_run(commands: Commands, scenarios: Scenarios, draw: random.Random) -> Iterator[Case]:
+    """Signals at random moments, two at once, a folder that vanishes, flipped bits."""
+    train, resume = scenarios.all()[:2]
     for _ in range(100):
         yield AtMoment(draw.choice((train, resume)), draw.choice(SIGNALS), draw.uniform(0.0, 2.5))
     for change in ("--resume", "--overwrite"):

@@ -147,16 +147,20 @@ class Commands:
         answer: dict[str, Any] = json.loads(self._worker.stdout.readline())
         return answer
 
-    def administer(self, *words: str) -> str:
-        """Run a program where the children's mounts are, such as mount; gives what it said.
+    def administer(self, *words: str, fine: tuple[int, ...] = (0,)) -> None:
+        """Run a program where the children's mounts are, such as mount; FOLDER and IMAGE among the words become paths.
 
         Raises:
-            RuntimeError: it failed.
+            RuntimeError: it ended with a code that is not fine.
         """
-        answer = self._ask({"administer": [word.replace("FOLDER", str(self._inside)) for word in words]})
-        if answer["code"] != 0:
+        answer = self._ask({"administer": self.named(*words)})
+        if answer["code"] not in fine:
             raise RuntimeError(f"{' '.join(words)} ended with {answer['code']}: {answer['said']}")
-        return str(answer["said"])
+
+    def named(self, *words: str) -> list[str]:
+        """The words with the paths of the folder and of a disk's image, as the children see them."""
+        image = str(self._said.with_name("disk.img"))
+        return [word.replace("FOLDER", str(self._inside)).replace("IMAGE", image) for word in words]
 
     def beside(self, first: tuple[str, ...], second: tuple[str, ...], after: Path) -> Ended:
         """Two commands at once: the second starts when ``after`` is there."""

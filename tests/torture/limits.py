@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .disks import tmpfs
+from .disks import no_ext4, tmpfs
 from .harness import Commands
 from .scenarios import Scenario, Scenarios, manners
 
@@ -98,6 +98,7 @@ def spread(needed: int) -> list[int]:
 def left_out(commands: Commands) -> list[str]:
     """What this machine does not allow, and why."""
     missing = [] if commands.mounts else ["full disks: neither unshare --mount nor unshare --user may mount here"]
+    missing += [f"failing disks and power cuts: {why}" for why in [no_ext4(commands)] if why]
     return missing + (
         [] if os.getuid() == 0 else ["limits of threads: only root can become a user who runs nothing else"]
     )

@@ -48,7 +48,7 @@ class Outputs:
             Scenario("predict", self._scenarios.ended, told, self._predicted, {"output": "predictions.jsonl"}),
             Scenario("pack", self._scenarios.clear, pack, self._packed),
             Scenario("check", self._scenarios.clear, check, self._checked, into),
-            Scenario("cold cache", self._scenarios.clear, self._scenarios.train, self._cached, into),
+            Scenario("cold cache", self._scenarios.clear, self._scenarios.train, self._cached, into, "/cache"),
             Scenario("adapters", self._old_adapters, adapters, self._saved),
             Scenario("import", self._scenarios.clear, self._import, self._imported),
             *(self._export(format) for format in formats),
@@ -118,7 +118,7 @@ class Outputs:
     def _predicted(self, commands: Commands, ended: Ended) -> str:
         """A part may be there where the command said that it failed; once more gives the whole."""
         (wanted,) = self._predictions.values()
-        written = (commands.folder / "predictions.jsonl").read_bytes()
+        written = b"".join(files(commands.folder / "predictions.jsonl").values())
         if not wanted.startswith(written) or (ended.code == 0 and written != wanted):
             return f"wrong predictions under code {ended.code}: {written[-100:]!r}"
         scenario = self._named("predict")

@@ -83,6 +83,7 @@ class Scenario:
         command: what is hurt.
         way_on: finish what the command began; returns what is wrong in the end, or "".
         more: of ``Commands.run``.
+        within: faults at calls on names that begin with this alone; limits hold everywhere.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Scenario:
     command: tuple[str, ...]
     way_on: Callable[[Commands, Ended], str]
     more: dict[str, Any] = field(default_factory=dict)
+    within: str = ""
 
     def run(self, commands: Commands, **more: Any) -> Ended:
         """The command in the state that is there."""

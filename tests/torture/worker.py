@@ -61,7 +61,10 @@ def main() -> None:
 def _administered(words: list[str]) -> dict[str, Any]:
     """A program to its end, in this process's place among the mounts; the faults are not preloaded."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+    try:
+        ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+    except OSError as error:
+        return {"code": 127, "said": str(error)}
     return {"code": ended.returncode, "said": ended.stdout + ended.stderr}
 
 
@@ -141,8 +144,8 @@ def _become(request: dict[str, Any], heard: int) -> None:
         if "trace" in request:
             faults.faults_trace(os.open(request["trace"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         faults.faults_arm(request["folder"].encode(), *(request[key] for key in ("at", "action", "error", "lasting")))
-        if "output" in request:  # as a shell's > FILE does
-            os.dup2(os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
+        if "output" in request and not _redirected(request["output"]):
+            os._exit(1)
         _limit(request.get("limits", {}))
         code = _run(request["arguments"])
     except BaseException:
@@ -156,6 +159,16 @@ def _become(request: dict[str, Any], heard: int) -> None:
         except (OSError, ValueError):
             code = 120  # as Python ends
     os._exit(code)
+
+
+def _redirected(output: str) -> bool:
+    """As a shell does for > FILE: where that cannot be opened, nothing is started."""
+    try:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
+    except OSError as error:
+        os.write(2, f"cannot create {output}: {error.strerror}\n".encode())
+        return False
+    return True
 
 
 def _run(arguments: list[str]) -> int:

@@ -166,6 +166,27 @@ def test_a_killed_run_goes_on(settings: Config, tmp_path: Path) -> None:
     assert strip_times(resumed.folder) == strip_times(whole.folder)
 
 
+def test_a_state_amid_the_last_epoch_does_not_outlive_the_run(
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the last epoch's checkpoint and the removal of the one before it, or a power cut that undoes that."""
+    settings = settings.override(epochs=1, checkpoint_steps=2)
+    remove = checkpoints.remove_old_steps
+
+    def killed(folder: Path, keep: Path) -> None:
+        if keep.name.startswith("epoch"):
+            raise KeyboardInterrupt
+        remove(folder, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "remove_old_steps", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fastlift.train(settings, output=tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    fastlift.train(settings, output=tmp_path / "run", resume=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-001.safetensors"]
+
+
 def test_folders_are_not_overwritten(settings: Config, tmp_path: Path) -> None:
     quick = settings.override(epochs=1)
     fastlift.train(quick, output=tmp_path / "run")
