@@ -320,6 +320,8 @@ def reopen(path: Path, config: Config) -> RunFolder:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{path} cannot be resumed with other settings ({listed}); start a new run instead")
     run.checkpoints.mkdir(exist_ok=True)  # ``create`` may have been cut short
+    if state(path) is State.TRAINED:
+        start_is_kept(run)  # which a kill after the first checkpoint left unsaid
     return run
 
 

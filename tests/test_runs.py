@@ -73,6 +73,13 @@ def test_a_run_that_was_cut_short_before_its_folder_of_checkpoints_has_one_when_
     assert runs.RunFolder(folder).checkpoints.is_dir()
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_note_of_a_given_start_goes_with_the_first_checkpoint(kept: bool, tmp_path: Path) -> None:
+    folder = make(tmp_path / "run", ["config.json", ".given-start", *["checkpoints/epoch-000.safetensors"] * kept])
+    runs.reopen(folder, Config())
+    assert (folder / ".given-start").exists() is not kept
+
+
 def test_the_documentation_lists_every_state() -> None:
     page = (Path(__file__).parents[1] / "docs" / "reading_a_run.md").read_text()
     for found in State:
