@@ -8,10 +8,11 @@ from typing import Any
 
 from fastlift.errors import UserError
 from fastlift.files import read_json
+from fastlift.ranges import MOST
 
 Record = dict[str, Any]
 Check = Callable[[Any, str], None]
-LARGEST_COUNT, LARGEST_NUMBER = 2**53, 1e15
+LARGEST_NUMBER = 1e15
 LARGEST_OF_FP32 = 1e39  # a training that diverges may come near the largest number of fp32, and that is what it did
 
 
@@ -68,7 +69,7 @@ def _of_fp32(value: Any, where: str) -> None:
 
 
 def _count(value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_COUNT:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
         _fail(where, "a whole number, 0 or more", value)
 
 

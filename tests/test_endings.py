@@ -166,6 +166,16 @@ def test_a_training_that_diverges_keeps_its_history(
     assert runs.state(run.path) is runs.State.ENDED
 
 
+def test_what_settings_may_be_can_be_read_back(trained: Callable[[], runs.RunFolder], results: dict[str, Any]) -> None:
+    """Results that their reader refused would be made again for ever."""
+    run = trained()
+    boundaries = list(Config().override(group_boundaries=(2, 2**63 - 1)).data.group_boundaries)
+    data = results["data"] | {"group_boundaries": boundaries}
+    end(run, results | {"data": data, "metrics": results["metrics"] | {"group_boundaries": boundaries}}, Quiet())
+    assert runs.state(run.path) is runs.State.ENDED
+    assert read_json(run.data) == data
+
+
 def test_a_log_with_odd_bytes_goes_on(tmp_path: Path) -> None:
     """A byte that is no UTF-8 costs nothing but its character; lines that are no events go."""
     run = runs.RunFolder(tmp_path)
