@@ -189,31 +189,9 @@ def _train(
     claim: Claim | None,
     ui: Ui,
 ) -> Run:
-    dtype = amp.dtype
     data = load_data(config, ui)
-    work = Work.of(config, len(data.train), len(data.test), world.size)
-    check_settings(config, len(data.class_names), work, device)
-    model = build_model(config, data.class_names, ui)
-    if start is not None:
-        load_lift_checkpoint(model, _in_our_order(start, config, data))
-    model.to(device).set_compute_dtype(dtype)
-    if config.run.frozen == "fp8":
-        quantise_frozen(model.vit)
-    _check_possible(config, model, world)
-    if isinstance(model.vit, VisionTransformer):
-        model.vit.recompute = config.run.recompute
-    if config.training.epochs:
-        _check_memory(config, model, work, ui)
-    agree(world, fingerprints_of(data.train, data.test, model))
-    take_first_start(world, model.trained())
-    run = RunFolder(path)
-    if claim is not None and not resume:  # only now, so that a mistake leaves no empty folder, and costs no old run
-        claim.take()
-        runs.create(path, config, overwrite=overwrite, given_start=start is not None)
-    if resume or world.is_main:
-        identity = runs.identify(run, config, dtype_name(dtype), is_main=world.is_main)
-    else:  # the folder may still hold a run that the first process replaces; it alone writes checkpoints
-        identity = Identity.new(config, dtype_name(dtype))
+    model = _ready_model(config, data, start, device, amp.dtype, world, ui)
+    run, identity = _ready_folder(config, path, resume, overwrite, start is not None, amp.dtype, world, claim)
     last = run.last_checkpoint(ui.say, _schedule(config, data)) if resume else None
     if resume and last is None:
         ui.say("no checkpoint yet: starting from the beginning")
@@ -245,6 +223,56 @@ def _train(
             results["skipped_steps"] = int(fit.learner.watch.skipped)
         end(run, results, ui)
     return Run(path, evaluation.metrics, results, model)
+
+
+def _ready_model(
+    config: Config,
+    data: DataSet,
+    start: str | Path | LiftState | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    world: World,
+    ui: Ui,
+) -> LiftModel:
+    """The model on its device, where it fits, and alike on all ranks; nothing is written yet."""
+    work = Work.of(config, len(data.train), len(data.test), world.size)
+    check_settings(config, len(data.class_names), work, device)
+    model = build_model(config, data.class_names, ui)
+    if start is not None:
+        load_lift_checkpoint(model, _in_our_order(start, config, data))
+    model.to(device).set_compute_dtype(dtype)
+    if config.run.frozen == "fp8":
+        quantise_frozen(model.vit)
+    _check_possible(config, model, world)
+    if isinstance(model.vit, VisionTransformer):
+        model.vit.recompute = config.run.recompute
+    if config.training.epochs:
+        _check_memory(config, model, work, ui)
+    agree(world, fingerprints_of(data.train, data.test, model))
+    take_first_start(world, model.trained())
+    return model
+
+
+def _ready_folder(
+    config: Config,
+    path: Path,
+    resume: bool,
+    overwrite: bool,
+    given_start: bool,
+    dtype: torch.dtype,
+    world: World,
+    claim: Claim | None,
+) -> tuple[RunFolder, Identity]:
+    """The run's folder, made where it is a new one, and which run it is."""
+    run = RunFolder(path)
+    if claim is not None and not resume:  # only now, so that a mistake leaves no empty folder, and costs no old run
+        claim.take()
+        runs.create(path, config, overwrite=overwrite, given_start=given_start)
+    if resume or world.is_main:
+        identity = runs.identify(run, config, dtype_name(dtype), is_main=world.is_main)
+    else:  # the folder may still hold a run that the first process replaces; it alone writes checkpoints
+        identity = Identity.new(config, dtype_name(dtype))
+    return run, identity
 
 
 def _go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) -> None:
