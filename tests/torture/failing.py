@@ -10,7 +10,7 @@ from .disks import ext4, no_ext4
 from .harness import KILL, Commands, Fault
 from .scenarios import Scenario, Scenarios, manners
 
-MOMENTS = 40
+MOMENTS = 12
 
 
 @dataclass(frozen=True)

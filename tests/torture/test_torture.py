@@ -53,6 +53,7 @@ def perform(case: Case, ready: Ready) -> None:
         ("report", "broken once", 0.5),
         ("predict", "full from then on", 0.5),
         ("adapters", "kill", 0.8),  # the new file is in its place
+        ("pack", "kill", 0.95),  # all is there but the manifest, which is written last
     ],
 )
 def test_hurt_at_a_call_that_writes(ready: Ready, scenario: str, kind: str, share: float) -> None:
