@@ -257,9 +257,11 @@ def test_torchrun_itself(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> N
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen([*started, *arguments], stderr=subprocess.PIPE, text=True, env=environment) as torchrun:
         try:
-            while not list(run.glob("checkpoints/epoch-*.safetensors")) and torchrun.poll() is None:
+            deadline = time.monotonic() + 300
+            while not (begun := list(run.glob("checkpoints/epoch-*.safetensors"))) and time.monotonic() < deadline:
+                assert torchrun.poll() is None, torchrun.communicate()[1]
                 time.sleep(0.05)
-            assert torchrun.poll() is None, torchrun.communicate()[1]
+            assert begun
             os.kill(ranks_of(torchrun.pid)["1"], signal.SIGKILL)
             told_last = torchrun.communicate(timeout=300)[1]
         finally:
