@@ -77,6 +77,11 @@ def _meet() -> World:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))
     except RuntimeError as error:
         raise UserError(f"the other processes of this run have not come within {MEETING_S:.0f} s: {error}") from None
+    except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing, or no number
+        raise UserError(
+            "the environment says that this is one of several processes (RANK, WORLD_SIZE), but not where they meet: use "
+            f"torchrun, or unset RANK to run alone ({error})"
+        ) from None
     store = dist.PrefixStore(
         f"fastlift/{next(_numbers)}", store
     )  # the next run of these processes has notes of its own

@@ -2,15 +2,17 @@
 
 import os
 
+from fastlift.errors import UserError
+
 
 def rank() -> int:
     """This process's number, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def processes() -> int:
     """How many processes were started together."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    return _number("WORLD_SIZE", 1) if "RANK" in os.environ else 1
 
 
 def keeps_notes() -> bool:
@@ -20,7 +22,7 @@ def keeps_notes() -> bool:
 
 def command() -> str:
     """What a user types for ``fastlift`` to start as many processes as there are now."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    here = _number("LOCAL_WORLD_SIZE", 0)
     if processes() == 1 or not here:
         return "fastlift"
     return f"torchrun {f'--nproc-per-node {here}' if here == processes() else '...'} -m fastlift"
@@ -28,4 +30,18 @@ def command() -> str:
 
 def local_rank() -> int:
     """This process's number among those on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(name: str, without: int) -> int:
+    """A variable of the environment; ``without`` where it is not set.
+
+    Raises:
+        UserError: it is no whole number of 0 or more.
+    """
+    text = os.environ.get(name, str(without))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UserError(
+            f"the environment has {name}={text[:40]!r}, which is no number of processes: unset it, or use torchrun"
+        )
+    return int(text)

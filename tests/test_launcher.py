@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastlift import launcher
+from fastlift import cli, launcher
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,23 @@ def test_the_command_that_starts_as_many(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launcher.command() == command
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE='two'"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK='-1'"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "not where they meet: use torchrun, or unset RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "not where they meet"),
+    ],
+)
+def test_an_environment_that_no_launcher_made(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train"]) == 2
+    assert said in capsys.readouterr().err
