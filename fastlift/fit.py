@@ -169,7 +169,7 @@ class Fit:
         log.write("epoch", self.global_step, values)
         bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
         if skipped := int(self.learner.watch.skipped):
-            self.ui.say(f"epoch {self.epoch + 1}: {skipped:,} steps of the run so far were not finite and left out")
+            self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")
         self.epoch, self.step = self.epoch + 1, 0
         self.learner.sums = Sums.zeros(self.learner.sums.loss.device)
         self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))

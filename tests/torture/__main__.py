@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from .cases import every_case, perform
-from .harness import REPOSITORY, Commands, build_faults
+from .harness import REPOSITORY, UNTRIED, Commands, build_faults
 from .limits import left_out
 from .scenarios import Scenarios
 
@@ -35,7 +35,7 @@ def main() -> int:
         record.unlink(missing_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
     done = {json.loads(line)["case"] for line in record.read_text().splitlines()} if record.exists() else set()
-    until, failed, count = time.monotonic() + options.seconds, 0, 0
+    until, failed, untried, count = time.monotonic() + options.seconds, 0, 0, 0
     with prepared() as (commands, scenarios):
         every = every_case(commands, scenarios, options.seed, options.scenarios)
         cases = [case for case in every if options.only in case.name]
@@ -49,12 +49,14 @@ def main() -> int:
                 break
             wrong = perform(case, commands, scenarios)
             count += 1
-            failed += bool(wrong)
+            untried += wrong == UNTRIED
+            failed += bool(wrong) and wrong != UNTRIED
             with record.open("a") as file:
                 file.write(json.dumps({"case": case.name, "wrong": wrong}) + "\n")
             print(f"{count}/{len(left)} {case.name}: {wrong or 'ok'}", flush=True)
     remain = len(left) - count
-    print(f"{count - failed} passed, {failed} failed" + (f", {remain} left for the next start" if remain else ""))
+    told = [f"{count - failed - untried} passed", f"{failed} failed", f"{untried} had ended before they could be hurt"]
+    print(", ".join(told) + (f", {remain} left for the next start" if remain else ""))
     return 1 if failed else 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .failing import failing_disks
-from .harness import FAIL, KILL, TEAR, Commands, Ended, Fault
+from .harness import FAIL, KILL, TEAR, UNTRIED, Commands, Ended, Fault
 from .limits import on_limits, skipping_nothing
 from .outputs import Outputs
 from .scenarios import STOPPED_LACKS, Scenario, Scenarios, manners
@@ -30,7 +30,7 @@ FLIPS_A_FILE = 24
 
 
 class Case(Protocol):
-    """One thing to do; ``perform`` returns what is wrong afterwards, or ""."""
+    """One thing to do; ``perform`` returns what is wrong afterwards, or "" or ``UNTRIED``."""
 
     @property
     def name(self) -> str: ...
@@ -55,7 +55,7 @@ class AtCall:
         fault = replace(KINDS[self.kind], at=self.at)
         ended = self.scenario.run(commands, fault=fault)
         if fault.action != FAIL and ended.code == 0:
-            return ""  # threads do not write in the same order each time: this time the call was not made
+            return UNTRIED  # threads do not write in the same order each time: this time the call was not made
         return manners(ended, fault.action != FAIL) or self.scenario.way_on(commands, ended)
 
 
@@ -74,8 +74,8 @@ class AtMoment:
     def perform(self, commands: Commands, scenarios: Scenarios) -> str:
         self.scenario.prepare(commands)
         ended = self.scenario.run(commands, after=self.after_s, signal=int(self.number))
-        if ended.code == 0:  # it had ended before
-            return self.scenario.way_on(commands, ended) if self.scenario.name != "train" else ""
+        if ended.code == 0:
+            return UNTRIED
         return manners(ended, self.number == signal.SIGKILL, self.number) or self.scenario.way_on(commands, ended)
 
 
@@ -207,4 +207,16 @@ def perform(case: Case, commands: Commands, scenarios: Scenarios) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-__all__ = ["AtCall", "AtMoment", "AtOnce", "Case", "Ended", "Flip", "Vanishes", "every_case", "flips", "perform"]
+__all__ = [
+    "UNTRIED",
+    "AtCall",
+    "AtMoment",
+    "AtOnce",
+    "Case",
+    "Ended",
+    "Flip",
+    "Vanishes",
+    "every_case",
+    "flips",
+    "perform",
+]

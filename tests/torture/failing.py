@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .disks import ext4, no_ext4
-from .harness import KILL, Commands, Fault
+from .harness import KILL, UNTRIED, Commands, Fault
 from .scenarios import Scenario, Scenarios, manners
 
 MOMENTS = 12
@@ -31,7 +31,7 @@ class PowerCut:
             disk.settle()
             ended = self.scenario.run(commands, fault=Fault(self.at, KILL))
             if ended.code == 0:
-                return ""  # threads do not write in the same order each time: this time the call was not made
+                return UNTRIED  # threads do not write in the same order each time: this time the call was not made
             commands.administer(*disk.failure("gone"))
             disk.repair()
             return manners(ended, True) or self.scenario.way_on(commands, ended)

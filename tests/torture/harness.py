@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 KILL, TEAR, FAIL = 0, 1, 2
+UNTRIED = "untried"  # what a case says whose command had ended before anything could be done to it
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 
