@@ -53,7 +53,7 @@ class DiskFails:
         with ext4(commands) as disk:
             self.scenario.prepare(commands)
             disk.settle()
-            then = f"import subprocess; subprocess.run({disk.failure(self.kind)!r})"
+            then = f"import subprocess; subprocess.run({disk.failure(self.kind)!r}, check=True)"
             ended = self.scenario.run(commands, after=self.after_s, then=then)
             disk.repair()
             return manners(ended, False) or self.scenario.way_on(commands, ended)

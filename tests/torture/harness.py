@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 KILL, TEAR, FAIL = 0, 1, 2
+UNMOUNTING_S = 20.0
 UNTRIED = "untried"  # what a case says whose command had ended before anything could be done to it
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -138,6 +140,8 @@ class Commands:
         beside = None
         if "beside" in more:
             beside = Ended(answer["beside"], Path(more["beside"]["said"]).read_text(errors="replace"))
+        if answer["then"]:
+            raise RuntimeError(f"what was to be done to it failed: {answer['then']}")
         return Ended(answer["code"], self._said.read_text(errors="replace"), beside)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +159,10 @@ class Commands:
             RuntimeError: it ended with a code that is not fine.
         """
         answer = self._ask({"administer": self.named(*words)})
+        deadline = time.monotonic() + UNMOUNTING_S  # what a command had started may end a moment after it
+        while words[0] == "umount" and answer["code"] not in fine and time.monotonic() < deadline:
+            time.sleep(0.1)
+            answer = self._ask({"administer": self.named(*words)})
         if answer["code"] not in fine:
             raise RuntimeError(f"{' '.join(words)} ended with {answer['code']}: {answer['said']}")
 

@@ -70,7 +70,7 @@ def _administered(words: list[str]) -> dict[str, Any]:
 
 def _forked(request: dict[str, Any]) -> dict[str, Any]:
     """Run a command; send it a signal, or run another beside it, where the request says so."""
-    child, beside = _Child(request), None
+    child, beside, failed = _Child(request), None, ""
     if "after" in request:
         child.wait_for(request["after"])
         if "signal" in request:
@@ -78,8 +78,11 @@ def _forked(request: dict[str, Any]) -> dict[str, Any]:
         if "beside" in request:
             beside = _Child(request | request["beside"]).end(request["timeout_s"])
         if "then" in request:  # in Python, on this side: the folder vanishes, say
-            exec(request["then"], {})
-    return {"code": child.end(request["timeout_s"]), "beside": beside}
+            try:
+                exec(request["then"], {})
+            except Exception as error:
+                failed = str(error)
+    return {"code": child.end(request["timeout_s"]), "beside": beside, "then": failed}
 
 
 class _Child:
