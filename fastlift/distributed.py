@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
+from fastlift.noise import native_stdout_shut
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def open_group(world: World, device: torch.device) -> torch.device:
     if not dist.is_initialized():
         assert world.store is not None
         backend = "nccl" if device.type == "cuda" else "gloo"
-        with _others_needed():
+        with _others_needed(), native_stdout_shut():
             dist.init_process_group(backend, store=world.store.clone(), rank=world.rank, world_size=world.size)
     return device
 

@@ -1,12 +1,13 @@
-"""What libraries say on stderr: at the command line their warnings are for fastlift's authors, not for its users.
+"""What libraries say: at the command line their warnings are for fastlift's authors, not for its users.
 
-Only the command uses this. ``import fastlift`` leaves Python's warnings as they are, and so does the command where ``-W`` or
+Of warnings, only the command uses this. ``import fastlift`` leaves Python's warnings as they are, and so does the command where ``-W`` or
 PYTHONWARNINGS says what is to be shown.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,29 @@ def own_warnings_alone() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = _show
         yield
+
+
+@contextmanager
+def native_stdout_shut() -> Iterator[None]:
+    """Meanwhile what native code prints on stdout goes nowhere: stdout is for results, which programs read.
+
+    gloo tells there how many processes it has connected (torch 2.9). Python's own ``sys.stdout`` is not to be used meanwhile.
+    """
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _show(

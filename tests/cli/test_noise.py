@@ -1,6 +1,7 @@
 """At the command line libraries' warnings do not reach the user; ours do, as sentences, and ``-W`` still has its way."""
 
 import logging
+import os
 import sys
 import warnings
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 
 from fastlift import cli
 from fastlift.errors import FastliftWarning
+from fastlift.noise import native_stdout_shut
 
 Streams = pytest.CaptureFixture[str]
 
@@ -59,3 +61,12 @@ def test_remarks_that_libraries_log_stay_away(capsys: Streams, monkeypatch: pyte
     finally:
         root.setLevel(level)
     assert capsys.readouterr().err == "open_clip: this matters\n"
+
+
+def test_native_code_has_no_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    """gloo of torch 2.9 tells there how many processes it has connected, before the JSON that a program reads."""
+    print("before")
+    with native_stdout_shut():
+        os.write(1, b"[Gloo] Rank 0 is connected\n")
+    print("after")
+    assert capfd.readouterr().out == "before\nafter\n"
