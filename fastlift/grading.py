@@ -10,6 +10,7 @@ import torch
 
 from fastlift import runs
 from fastlift.building import build_model, load_data, load_run
+from fastlift.checkpoints import epoch_path
 from fastlift.claims import InUse, claimed
 from fastlift.company import agree, company, first_amp, settings_of
 from fastlift.compiling import compile_backbone, plan_compile, training_tflop
@@ -89,7 +90,7 @@ def _grade_run(
     for wanted in checkpoints:  # a name that is none is told before the work too
         run.find_checkpoint(wanted)
     rows: dict[str, dict[str, Any]] = {}
-    for checkpoint in checkpoints or (None,):
+    for checkpoint in checkpoints or (_in_place_of_the_last(run, trained, told),):
         model = load_run(folder, checkpoint, told)
         name = ensembling_name(config)
         name += f"@{checkpoint}" if checkpoint is not None else ""
@@ -109,6 +110,16 @@ def _grade_run(
         except (InUse, OSError) as error:  # somebody else's run, perhaps: what was found is returned all the same
             told.say(f"not kept in {run.results}: {error.strerror if isinstance(error, OSError) else error}")
     return rows
+
+
+def _in_place_of_the_last(run: runs.RunFolder, config: Config, ui: Ui) -> str | None:
+    """The name of the checkpoint that is graded where the last is damaged, so that its row does not pass for the run's."""
+    passed_over: list[str] = []
+    path = run.find_checkpoint(None, passed_over.append)
+    for reason in passed_over:
+        ui.say(reason)
+    last = epoch_path(run.checkpoints, config.training.epochs)
+    return path.stem if passed_over and path is not None and path != last else None
 
 
 def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str, Any]], ui: Ui) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift import checkpoints, config, runs, sealed
 from fastlift.config import Config
+from fastlift.grading import grade_run
 from fastlift.identity import Identity, settings_digest
 from fastlift.learner import Learner
 from fastlift.models.lift import LiftModel
@@ -97,6 +98,17 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     fastlift.train(settings, output=run, resume=True, ui=told)
     assert any("epoch-002.safetensors is damaged" in line for line in told.lines)
     assert same(newest(run), newest(trained)), "what was lost is trained again, with the same bits"
+
+
+def test_figures_of_the_one_before_are_not_the_runs(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    before = json.loads((run / "results.json").read_text())["evaluations"]
+    flip(newest(run))
+    told = Told()
+    rows = grade_run(run, ui=told)
+    assert list(rows) == ["center@epoch-001"]
+    assert sum("epoch-002.safetensors is damaged" in line for line in told.lines) == 1
+    assert json.loads((run / "results.json").read_text())["evaluations"] == before | rows
 
 
 def test_with_none_left_the_message_tells_the_way_on(run: Path, settings: Config) -> None:
