@@ -271,10 +271,10 @@ def test_no_room_for_what_is_printed_is_told(buffered: bool) -> None:
 
 
 def test_no_more_threads_is_no_traceback(capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(*arguments: object) -> None:
+    def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("threading._start_new_thread", start)
+    monkeypatch.setattr(threading.Thread, "start", start)
     monkeypatch.setattr("fastlift.commands.doctor.run", lambda arguments: threading.Thread().start())
     assert call(["doctor"]) == 1
     assert "no more threads may be started here; raise the limit" in capsys.readouterr().err
