@@ -40,25 +40,15 @@ def sample() -> Sample:
 
 def cycle(base: Path, executor: str, number: int) -> None:
     """Train, interrupt nothing, grade with five crops, predict, write the page."""
+    from fixtures import tiny_recipe
+
     import fastlift
     from fastlift.grading import grade_run
     from fastlift.prediction import find_pictures, index_pictures, predict
 
-    settings = fastlift.recipes.lift(
-        "list",
-        data_root=base,
-        train_list=base / "train.txt",
-        test_list=base / "test.txt",
-        class_names=base / "class_names.txt",
-        model=str(base / "tiny_clip.json"),
-        pretrained=str(base / "tiny_clip.safetensors"),
-        epochs=2,
-        batch_size=8,
-        checkpoint_steps=3,
-        device="cpu",
-        amp="fp32",
-        executor=executor,
-        seed=number,
+    clip = (base / "tiny_clip.json", base / "tiny_clip.safetensors")
+    settings = tiny_recipe(
+        clip, base, epochs=2, batch_size=8, checkpoint_steps=3, amp="fp32", executor=executor, seed=number
     )
     run = fastlift.train(settings, output=base / "run", overwrite=True)
     grade_run(run.folder, settings={"tte": "fivecrop"})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures import tiny_recipe
 
 import fastlift
 from fastlift import evaluation
@@ -18,19 +19,13 @@ Files = tuple[Path, Path]
 
 @pytest.fixture(scope="module")
 def run(tiny_clip: Files, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = fastlift.recipes.lift(
-        "list",
-        data_root=tiny_data,
-        train_list=tiny_data / "train.txt",
-        test_list=tiny_data / "test.txt",
-        class_names=tiny_data / "class_names.txt",
-        model=str(tiny_clip[0]),
-        pretrained=str(tiny_clip[1]),
+    settings = tiny_recipe(
+        tiny_clip,
+        tiny_data,
         epochs=2,
         batch_size=8,
         lr=0.02,
         eval_batch=10,
-        device="cpu",
     )
     return fastlift.train(settings, output=tmp_path_factory.mktemp("ensembling") / "run").folder
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
 from PIL import Image
 from several import together
 from torch import Tensor
@@ -27,18 +27,12 @@ Files = tuple[Path, Path]
 
 @pytest.fixture
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return fastlift.recipes.lift(
-        "list",
-        data_root=tiny_data,
-        train_list=tiny_data / "train.txt",
-        test_list=tiny_data / "test.txt",
-        class_names=tiny_data / "class_names.txt",
-        model=str(tiny_clip[0]),
-        pretrained=str(tiny_clip[1]),
+    return tiny_recipe(
+        tiny_clip,
+        tiny_data,
         epochs=0,
         batch_size=8,
         eval_batch=16,
-        device="cpu",
     )
 
 
