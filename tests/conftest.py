@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fuzzing  # loads the profile of the property tests
+from devices import DEVICES
 from fixtures import SHARED
 
 
@@ -48,6 +49,12 @@ def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 def _one_thread_a_worker() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; a GPU is skipped, with the reason, where there is none."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")
