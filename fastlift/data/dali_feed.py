@@ -5,6 +5,7 @@ plain JPEGs of the indexed size alone (``jpeg.plain_jpeg``), without their metad
 tiny picture that nobody looks at, and we make those rows.
 """
 
+import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
 from fastlift.data.dali_graph import GraphSpec
 from fastlift.data.decode import DecodeError, load_picture, read_encoded
@@ -22,7 +22,14 @@ from fastlift.data.render import MAX_RESIZED_PIXELS
 from fastlift.data.stream import Step, Stream
 from fastlift.data.views import ResizedCrops, Windows
 
-_IN_PLACE = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), dtype=np.uint8)), dtype=np.uint8)
+
+def _black_jpeg() -> np.ndarray:
+    """A JPEG of 8 x 8 black pixels, encoded: uint8 [n]."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return np.frombuffer(file.getvalue(), dtype=np.uint8)
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Feed:
         self._stream, self._spec = stream, spec
         self._workers, self._ahead = workers, ahead
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastlift-read")
+        self._in_place = _black_jpeg()
         self._steps: Iterator[Step] = iter(())
         self._reading: deque[tuple[Fed, list[Future[None]]]] = deque()
         self.fed: deque[Fed] = deque()
@@ -85,7 +93,7 @@ class Feed:
 
     def _begin(self, step: Step) -> tuple[Fed, list[Future[None]]]:
         count = len(step.sources)
-        fed = Fed(step, [_IN_PLACE] * count)
+        fed = Fed(step, [self._in_place] * count)
         return fed, [self._pool.submit(self._read, fed, rows) for rows in chunks(count, self._workers)]
 
     def _read(self, fed: Fed, rows: range) -> None:

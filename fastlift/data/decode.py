@@ -1,14 +1,17 @@
 """Encoded bytes to RGB pixels, the same ones as ``PIL.Image.open(...).convert("RGB")`` gives (EXIF rotation ignored)."""
 
+import functools
 import os
+import warnings
+from typing import Any
 
 import numpy as np
-import simplejpeg
 
 from fastlift.data.headers import MAX_PIXELS, is_shortage, read_header_bytes, refusal
 from fastlift.data.index import ImageIndex
 from fastlift.data.jpeg import read_frame
 from fastlift.data.pillow import open_image, plain_words
+from fastlift.errors import FastliftWarning
 
 
 class DecodeError(Exception):
@@ -40,20 +43,33 @@ def read_encoded(index: ImageIndex, i: int) -> bytes:
         raise DecodeError(f"cannot be read ({error.strerror})") from error
 
 
+@functools.cache
+def jpeg_decoder() -> Any:
+    """The module ``simplejpeg``; None, with a warning, where it cannot be imported, as may be beside a checkout."""
+    try:
+        import simplejpeg
+    except Exception as error:  # it is not there, or was built for another NumPy
+        told = f"simplejpeg cannot be imported ({error}): Pillow decodes JPEGs, to the same pixels but slower"
+        warnings.warn(told, FastliftWarning, stacklevel=3)
+        return None
+    return simplejpeg
+
+
 def decode(data: bytes) -> np.ndarray:
     """Any accepted format: uint8 [H, W, 3].
 
     libjpeg-turbo decodes JPEG of one or three channels by itself, a fifth faster than under Pillow, to the same pixels. What
-    it warns of goes to Pillow, which has the last word on what is usable.
+    it warns of goes to Pillow, which has the last word on what is usable; so does everything where simplejpeg is missing.
 
     Raises:
         DecodeError: with the reason.
     """
     if data[:3] == b"\xff\xd8\xff":
         frame = read_frame(data)
-        if frame.channels in (1, 3) and frame.width * frame.height <= MAX_PIXELS:
+        fits = frame.channels in (1, 3) and frame.width * frame.height <= MAX_PIXELS
+        if fits and (decoder := jpeg_decoder()) is not None:
             try:
-                return simplejpeg.decode_jpeg(data, "RGB")
+                return decoder.decode_jpeg(data, "RGB")
             except ValueError:
                 pass
     return _decode_with_pillow(data)

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fastlift.data.decode import DecodeError, load_picture
+from fastlift.data.decode import DecodeError, jpeg_decoder, load_picture
 from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers
 from fastlift.data.loader import Batch
 from fastlift.data.render import render_views
@@ -40,6 +40,8 @@ class TorchLoader:
         self._stream, self._stand_ins = stream, stand_ins
         normalise = Normalise(mean, std, dtype, device)
         self._finisher = Finisher(stream, normalise, workers or default_workers(), device.type == "cuda")
+        if stream.index.arrays is None:
+            jpeg_decoder()  # here rather than in several threads: whether it is missing is said once
         self._keep = keep and stream.index.arrays is None
         self._kept: dict[int, np.ndarray] = {}
 
