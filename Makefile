@@ -9,7 +9,7 @@ TYPES  := build/types
 # What pyproject.toml builds with, quoted for the shell.
 BUILD  := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
 
-.PHONY: help install train test fuzz fuzz-files torture soak sanitize test-lowest test-newest check format results clean
+.PHONY: help install train test fuzz fuzz-files torture soak sanitize test-lowest test-newest check format results gpu clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -75,6 +75,12 @@ format: install  ## put code into shape
 
 results: install  ## the findings of the paper on the embedded data set, three seeds (about half an hour)
 	$(BIN)/python -m benchmarks.findings
+
+# Nothing is installed for it: a machine with a GPU may be offline, and what it has is enough (benchmarks/gpu/README.md).
+OUTPUT ?= build/gpu
+BUDGET ?= 300
+gpu:  ## everything that is meant for a GPU, checked and timed on this machine's: OUTPUT=build/gpu BUDGET=300 (seconds)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --output $(OUTPUT) --budget $(BUDGET)
 
 clean:  ## remove what was built, not the environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -173,7 +173,7 @@ def _files(index: ImageIndex | None, count: int, folder: Path, progress: Progres
     if index is None:
         count = min(count, 200)
         for i in range(count):
-            _draw(folder / f"{i}.jpg", i)
+            draw_picture(folder / f"{i}.jpg", i)
             if progress:
                 progress("draw pictures", i + 1, count)
         return [str(folder / f"{i}.jpg") for i in range(count)], f"{count} drawn JPEGs of ImageNet's sizes"
@@ -196,7 +196,7 @@ def _files(index: ImageIndex | None, count: int, folder: Path, progress: Progres
     return [str(file) for file in files], f"the first {len(files)} JPEGs of {index.name}{unpacked}"
 
 
-def _draw(file: Path, seed: int) -> None:
+def draw_picture(file: Path, seed: int) -> None:
     """A JPEG with a photograph's share of detail: 4.4 bits a pixel, as 100 real ones have."""
     from PIL import Image
 

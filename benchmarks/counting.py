@@ -1,0 +1,197 @@
+"""What one training step of LIFT does, kernel by kernel as the eager code launches it: FLOP, bytes of memory, bytes of L2.
+
+Each part reads its inputs and writes its outputs once, as separate kernels do, unless its comment says otherwise. The last
+block's second half runs for the class token alone; backward ends at the first block's adapter, whose MLP gets no gradient.
+
+Legend: L tokens of an image, D width, M MLP width, r rank, C classes, T bytes of [L, D], B images of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.ops.traffic import adapter_backward_triton, adapter_forward, classifier
+
+# Tokens of a program of the fused adapter's kernels, each of which reads both weights (kernels/adapter)
+FORWARD_TOKENS, BACKWARD_TOKENS = 32, 16
+MOST_FUSED_RANK = 64  # library products above it
+SPLITS = 16  # partial sums of the adapter's backward
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A ViT-B/16 at 224 pixels with LIFT's adapters and 1000 classes, in bf16, unless said otherwise."""
+
+    tokens: int = 197
+    width: int = 768
+    mlp: int = 3072
+    heads: int = 12
+    depth: int = 12
+    patch: int = 16
+    rank: int = 32
+    classes: int = 1000
+    bytes: int = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """A kind of kernel over all blocks that run it, an image.
+
+    Attributes:
+        group: the line of a profile that it belongs to.
+        flop: of products; a multiplication and an addition are two.
+        bytes: of memory.
+        cached: bytes that come from L2 alone.
+    """
+
+    name: str
+    group: str
+    flop: float
+    bytes: float
+    cached: float = 0.0
+
+
+PRODUCTS, ATTENTION, ATTENTION_BACKWARD = "products", "attention", "attention, backward"
+ACTIVATION, ACTIVATION_BACKWARD = "QuickGELU", "QuickGELU, backward"
+ADAPTER, JOIN, ADDS, REST = "adapter", "joining dq, dk, dv", "additions, LN_1", "classifier, loss, optimiser"
+
+
+def parts(s: Shape, batch: int) -> list[Part]:
+    """All parts of a step of ``batch`` images; weights are read once a batch."""
+    return [*_forward(s, batch), *_backward(s, batch), *_adapter(s, batch), *_rest(s, batch)]
+
+
+def step_flop(s: Shape) -> float:
+    """FLOP of products that a step without recomputing takes, an image."""
+    return sum(part.flop for part in parts(s, 1))
+
+
+def _sizes(s: Shape, batch: int) -> tuple[float, float, float, float]:
+    """(T, bytes of a [D, D] weight an image, FLOP of [L, D] x [D, D], M / D)."""
+    return (
+        s.tokens * s.width * s.bytes,
+        s.width * s.width * s.bytes / batch,
+        2.0 * s.tokens * s.width * s.width,
+        s.mlp / s.width,
+    )
+
+
+def _forward(s: Shape, batch: int) -> list[Part]:
+    token, weight, product, ratio = _sizes(s, batch)
+    whole = s.depth - 1  # blocks whose second half runs for all tokens
+    attention = 4.0 * s.tokens**2 * s.width
+    pixels = 3 * s.patch**2  # of a patch
+    patches = (s.tokens - 1) / s.tokens
+    # products of the last block for the class token: q, attention's output, both of the MLP
+    alone = (2 + 2 * ratio) * product / s.tokens
+    return [
+        Part("patches", PRODUCTS, patches * product * pixels / s.width, patches * token * (1 + pixels / s.width)),
+        # the class token beside the patches, positions, the norm before the first block
+        Part("embedding", ADDS, 0, 6 * token),
+        Part("LN_1", ADDS, 0, s.depth * 2 * token),
+        Part("qkv", PRODUCTS, (3 * whole + 2) * product, (4 * whole + 3) * token + (3 * whole + 2) * weight),
+        Part("attention", ATTENTION, whole * attention + attention / s.tokens, (4 * whole + 2) * token),
+        Part("attention output", PRODUCTS, whole * product, whole * (2 * token + weight)),
+        Part("residual after attention", ADDS, 0, whole * 3 * token),
+        Part("MLP in", PRODUCTS, whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight)),
+        Part("QuickGELU", ACTIVATION, 0, whole * 2 * ratio * token),
+        Part("MLP out", PRODUCTS, whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight)),
+        Part("residual after the MLP", ADDS, 0, whole * 3 * token),
+        Part("last block, class token", PRODUCTS, alone, (2 + 2 * ratio) * weight),
+    ]
+
+
+def _backward(s: Shape, batch: int) -> list[Part]:
+    token, weight, product, ratio = _sizes(s, batch)
+    whole = s.depth - 2  # blocks between the first, which ends at its adapter, and the last
+    attention = 4.0 * s.tokens**2 * s.width
+    mlp = Part("", PRODUCTS, whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight))
+    return [
+        Part("last block, class token, dx", PRODUCTS, (2 + 2 * ratio) * product / s.tokens, (2 + 2 * ratio) * weight),
+        Part("MLP out, dx", PRODUCTS, mlp.flop, mlp.bytes),
+        Part("QuickGELU, dx", ACTIVATION_BACKWARD, 0, whole * 3 * ratio * token),
+        Part("MLP in, dx", PRODUCTS, mlp.flop, mlp.bytes),
+        Part("attention output, dx", PRODUCTS, whole * product, whole * (2 * token + weight)),
+        # FlashAttention 2: a pass over out and its gradient that clears dq in fp32 (4 T); q, k, v and the gradient read, dk
+        # and dv written (6 T); dq added to, read and written (4 T); dq rounded (3 T). The last block reads k and v and
+        # writes their gradients.
+        Part("attention, dx", ATTENTION_BACKWARD, 2.5 * (whole + 1 / s.tokens) * attention, (17 * whole + 4) * token),
+        # chunk's backward makes one [L, 3D] of three, in the last block one [L, 2D] of two
+        Part("dq, dk, dv to one", JOIN, 0, (6 * whole + 4) * token),
+        Part("qkv, dx", PRODUCTS, (3 * whole + 2) * product, (4 * whole + 3) * token + (3 * whole + 2) * weight),
+        Part("LN_1, dx", ADDS, 0, (whole + 1) * 3 * token),
+        # into the residual's gradient; the last block's class token is padded with zeros twice, and added twice
+        Part("additions of gradients", ADDS, 0, (3 * whole + 8) * token),
+    ]
+
+
+def _adapter(s: Shape, batch: int) -> list[Part]:
+    """The op's passes over all tokens of the blocks but the last, which has one token."""
+    whole = s.depth - 1
+    product = 2.0 * s.tokens * s.width * s.rank
+    products = whole + 1 / s.tokens  # blocks, the last one's class token counted
+    # two products forward; four backward, of which the first block leaves out that of dx
+    flop = (2 * products * product, (4 * products - 1) * product)
+    if s.rank > MOST_FUSED_RANK:
+        return _wide_adapter(s, batch, flop)
+    calls = whole / batch
+    forward = adapter_forward(s.width, s.rank, s.bytes)
+    backward = adapter_backward_triton(s.width, s.rank, s.bytes, SPLITS)
+    weights = 2 * s.width * s.rank * 4  # bytes that a program reads
+    tokens = whole * s.tokens
+    return [
+        Part(
+            "adapter op (LN_2, LN_a, branch, residual)",
+            ADAPTER,
+            flop[0],
+            forward.token * tokens + forward.call * calls,
+            weights / FORWARD_TOKENS * tokens,
+        ),
+        Part(
+            "adapter op, dx and weights",
+            ADAPTER,
+            flop[1],
+            backward.token * tokens + backward.call * calls,
+            weights / BACKWARD_TOKENS * tokens,
+        ),
+    ]
+
+
+def _wide_adapter(s: Shape, batch: int, flop: tuple[float, float]) -> list[Part]:
+    """Above the fused ranks: one pass for the norms and products of the library, each way."""
+    wide, narrow = s.width * s.bytes, s.rank * s.bytes
+    tokens = (s.depth - 1) * s.tokens
+    weights = (
+        2 * s.width * s.rank * (4 + 2 * s.bytes) * s.depth / batch
+    )  # read in fp32, written and read as products want
+    forward = (
+        4 * wide  # norms: t in; LN_2(t), LN_a(t), residual out
+        + (wide + narrow)  # down, bias and relu inside
+        + (narrow + 2 * wide)  # up, into the residual
+    )
+    backward = (
+        (wide + narrow) + 3 * narrow  # through up; relu
+        + (narrow + wide)  # through down
+        + 6 * wide  # norms: t, both gradients and the residual's in; x and d_t out
+        + 2 * (narrow + wide) + narrow + wide  # sums over the tokens: two products, two of vectors
+    )  # fmt: skip
+    return [
+        Part("adapter op by library products", ADAPTER, flop[0], forward * tokens + weights),
+        Part("adapter op by library products, dx and weights", ADAPTER, flop[1], backward * tokens + 2 * weights),
+    ]
+
+
+def _rest(s: Shape, batch: int) -> list[Part]:
+    """Classifier with its loss both ways, and the optimiser with the look for gradients that are not finite."""
+    ways = classifier(batch, s.width, s.classes, s.bytes)["Triton"]
+    trained = s.depth * (2 * s.width * s.rank + 3 * s.width + s.rank + 1) + s.classes * s.width
+    return [
+        Part(
+            "classifier with its loss",
+            REST,
+            3 * 2.0 * s.width * s.classes,
+            sum(way.token + way.call / batch for way in ways),
+        ),
+        # weight and momentum read and written, the gradient read twice, in fp32
+        Part("optimiser", REST, 0, trained * 4 * 6 / batch),
+    ]

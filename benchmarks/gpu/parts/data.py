@@ -1,0 +1,66 @@
+"""The data path alone: training views of drawn JPEGs of ImageNet's sizes on the device, by each executor that is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+from benchmarks.gpu.bench import Bench, Skip
+from benchmarks.gpu.pictures import pictures
+from benchmarks.gpu.rows import Row
+from fastlift.data.catalogue import load_data_set
+from fastlift.data.loader import build_loader, without_dali
+from fastlift.data.views import TrainViews
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NEEDS_S = 15.0
+EPOCHS = 3  # the first one warms up
+
+
+def run(bench: Bench) -> None:
+    """DALI first, which is what ImageNet is trained with."""
+    for executor in ("dali", "torchvision"):
+        bench.attempt(executor, NEEDS_S, partial(rows_of, bench, executor))
+
+
+def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
+    """Epochs without a model behind them: what the path gives at most, and how long the training's thread is held."""
+    if executor == "dali" and (why := without_dali()):
+        raise Skip(why)
+    data = load_data_set("list", **pictures(bench).settings(), cache_dir=bench.scratch / "cache")
+    loader = build_loader(
+        data.train,
+        TrainViews(bench.sizes.image_size or 224),
+        batch_size=bench.sizes.batches[1],
+        mean=MEAN,
+        std=STD,
+        dtype=bench.dtype,
+        device=bench.device,
+        executor=executor,
+        cache_bytes=0,
+    )
+    try:
+        for epoch in range(EPOCHS):
+            row = _epoch(bench, loader.epoch(epoch), len(data.train))
+            if epoch:
+                yield {"name": f"{executor}, epoch {epoch + 1} of {EPOCHS}", "executor": loader.executor, **row}
+    finally:
+        loader.close()
+
+
+def _epoch(bench: Bench, batches: Iterator[object], images: int) -> Row:
+    """images/s to the last batch on the device; processor time an image of all threads, and of the one that asks."""
+    wall, cpu, thread = time.perf_counter(), time.process_time(), time.thread_time()
+    for _ in batches:
+        pass
+    bench.clock.wait()
+    seconds = time.perf_counter() - wall
+    cpu_ms = 1e3 * (time.process_time() - cpu) / images
+    thread_ms = 1e3 * (time.thread_time() - thread) / images
+    return {
+        "images_per_s": round(images / seconds, 1),
+        "cpu_ms_per_image": round(cpu_ms, 4),
+        "launching_thread_ms_per_image": round(thread_ms, 5),
+        "note": f"processor {cpu_ms:.2f} ms an image, {1e3 * thread_ms:.0f} us of them on the thread that launches steps",
+    }

@@ -1,0 +1,203 @@
+"""The training step in every way that a user can ask for, the most telling ones first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.counting import step_flop
+from benchmarks.gpu.bench import Bench, Skip, outcome_of
+from benchmarks.gpu.models import batch_of, learner_of, model_of
+from benchmarks.gpu.rounds import alternated
+from benchmarks.gpu.rows import Row
+from fastlift.compiling import compile_backbone
+from fastlift.errors import UserError
+from fastlift.learner import Learner
+from fastlift.models.fp8 import check_fp8, quantise_frozen
+
+MODES = {"default": "default", "max": "max-autotune"}  # --compile's words for those of torch.compile
+TIMED_IMAGES = 1024  # a round takes as many steps as make about so many images
+CompileMode = Literal["eager", "default", "max"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to take a step."""
+
+    batch: int
+    rank: int
+    mode: CompileMode = "eager"
+    frozen: Literal["compute", "fp8"] = "compute"
+    recompute: Literal["none", "mlp", "block"] = "none"
+    impl: Literal["reference"] | None = None
+    micro_batch: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``512 rank 32 eager`` and what is unlike the usual."""
+        words = [str(self.batch), f"rank {self.rank}", self.mode]
+        words += ["fp8"] if self.frozen == "fp8" else []
+        words += [f"recompute {self.recompute}"] if self.recompute != "none" else []
+        words += [f"adapter {self.impl}"] if self.impl else []
+        words += [f"micro-batch {self.micro_batch}"] if self.micro_batch else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ways that are timed in turn, and the seconds that it takes: most of them go to compiling."""
+
+    needs_s: float
+    ways: tuple[Way, ...]
+
+    @property
+    def name(self) -> str:
+        return " | ".join(way.name for way in self.ways)
+
+
+def groups(bench: Bench) -> list[Group]:
+    """What is measured, by worth: a budget that is cut keeps the beginning."""
+    (large, middle, small), (low, high) = bench.sizes.batches, bench.sizes.ranks
+    plain = Way(large, low)
+    compiled = replace(plain, mode="default")
+    return [
+        Group(15, (plain, replace(plain, impl="reference"))),
+        Group(40, (plain, compiled)),
+        Group(15, (Way(large, high), Way(large, high, impl="reference"))),
+        Group(15, (plain, replace(plain, frozen="fp8"))),
+        Group(70, (plain, replace(plain, mode="max"))),
+        Group(15, (Way(middle, low), Way(small, low))),
+        Group(15, (plain, replace(plain, recompute="mlp"), replace(plain, recompute="block"))),
+        Group(70, (Way(small, low), Way(small, low, "default"), Way(small, low, "max"))),
+        Group(70, (Way(middle, low), Way(middle, low, "default"), Way(middle, low, "max"))),
+        Group(40, (compiled, replace(compiled, frozen="fp8"))),
+        Group(70, (plain, replace(plain, mode="max", micro_batch=middle))),
+        Group(40, (compiled, replace(compiled, impl="reference"))),
+        Group(40, (Way(large, high), Way(large, high, "default"))),
+    ]
+
+
+def run(bench: Bench) -> None:
+    """All groups; a rehearsal compiles for one of them."""
+    compiles = 0
+    for group in groups(bench):
+        if any(way.mode != "eager" for way in group.ways):
+            compiles += 1
+            if bench.is_rehearsal and compiles > 1:
+                bench.add(group.name, {"name": group.name, "skipped": "a rehearsal compiles one graph"})
+                continue
+        bench.attempt(group.name, group.needs_s, partial(rows_of, bench, group.ways))
+
+
+def rows_of(bench: Bench, ways: tuple[Way, ...]) -> Iterator[Row]:
+    """Make the contenders ready, each with what is asked of it alone; then time them in turn."""
+    torch.compiler.reset()  # contenders share their code: past a limit of graphs a new one would be refused
+    steps: dict[str, Callable[[], Any]] = {}
+    about: dict[str, Row] = {}
+    for way in ways:
+        try:
+            steps[way.name], about[way.name] = make_ready(bench, way)
+        except Exception as error:
+            yield {"name": way.name, **outcome_of(error)}
+            bench.check_device()
+            bench.tidy()
+    calls = max(1, TIMED_IMAGES // ways[0].batch) if not bench.is_rehearsal else 1
+    times = alternated(bench.clock, steps, bench.sizes.rounds, warmup=1, calls=calls, until=bench.left)
+    for way in ways:
+        if way.name not in times:
+            continue
+        measured = times[way.name]
+        shape = replace(bench.sizes.vit, rank=way.rank, classes=bench.sizes.classes)
+        yield {
+            "name": way.name,
+            **_settings(way),
+            **measured.to_row(),
+            "images_per_s": round(1e3 * way.batch / measured.median, 1),
+            **bench.shares(measured.median, step_flop(shape) * way.batch),
+            **about[way.name],
+        }
+
+
+def _settings(way: Way) -> Row:
+    return {
+        "batch": way.batch,
+        "rank": way.rank,
+        "mode": way.mode,
+        "frozen": way.frozen,
+        "recompute": way.recompute,
+        "impl": way.impl,
+        "micro_batch": way.micro_batch,
+    }
+
+
+def make_ready(bench: Bench, way: Way) -> tuple[Callable[[], Any], Row]:
+    """A step that has been taken, and what was found meanwhile: its first time, peak memory, loss, host syncs."""
+    model = model_of(bench, way.rank)
+    vit: Any = model.vit
+    if way.frozen == "fp8":
+        _check_fp8(bench)
+        quantise_frozen(vit)
+    vit.recompute = way.recompute
+    for block in vit.blocks:
+        block.branch.adapter.impl = way.impl
+    if way.mode != "eager":
+        compile_backbone(model, MODES[way.mode], {way.micro_batch or way.batch})
+    learner = learner_of(bench, model, way.micro_batch)
+    images, labels = batch_of(bench, model, way.batch)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    learner.step(images, labels)
+    bench.clock.wait()
+    found: Row = {"first_step_s": round(time.perf_counter() - began, 2)}
+    for _ in range(2):  # the caches' and CUDA graphs' first steps are others than the rest
+        learner.step(images, labels)
+    bench.clock.wait()
+    if bench.device.type == "cuda":
+        found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    found["loss"] = round(learner.sums.read()[0], 4)
+    found["host_sync"] = sync = host_sync(bench, learner, images, labels)
+    if sync not in (None, "none"):
+        found["error"] = f"a step waits for the GPU: {sync}"
+    return partial(learner.step, images, labels), found
+
+
+def _check_fp8(bench: Bench) -> None:
+    """The products of ``--frozen fp8`` run here; newer PyTorch emulates them on a CPU, which is enough to try the code.
+
+    Raises:
+        Skip: they do not.
+    """
+    if bench.is_rehearsal:
+        model = model_of(bench, bench.sizes.ranks[0])
+        quantise_frozen(model.vit)
+        try:
+            model.features(batch_of(bench, model, 2)[0])
+        except RuntimeError as error:
+            raise Skip("this PyTorch does not multiply fp8 with a scale a row on a CPU") from error
+        return
+    try:
+        check_fp8(bench.device, bench.dtype)
+    except UserError as error:
+        raise Skip(str(error)) from error
+
+
+def host_sync(bench: Bench, learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> str | None:
+    """What in a step waits for the GPU, by PyTorch's own alarm; "none" where nothing does, None where there is no GPU."""
+    if bench.device.type != "cuda":
+        return None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.step(images, labels)
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        return str(error).splitlines()[0][:200]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "none"

@@ -1,0 +1,51 @@
+"""A data set of drawn JPEGs of ImageNet's sizes with its list files, made once a run."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.gpu.bench import Bench
+from fastlift.machine import cpus
+
+CLASSES = 8
+TEST_SHARE = 8  # one of so many lines is a test picture's
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Settings of ``--dataset list``."""
+
+    data_root: Path
+    train_list: Path
+    test_list: Path
+    class_names: Path
+
+    def settings(self) -> dict[str, Path]:
+        """By flag name."""
+        return {name: getattr(self, name) for name in ("data_root", "train_list", "test_list", "class_names")}
+
+
+def pictures(bench: Bench) -> Pictures:
+    """The run's pictures: drawn by the first part that asks; lists repeat them up to an epoch's length."""
+    from fastlift.data.bench import draw_picture
+
+    root = bench.scratch / "pictures"
+    found = Pictures(root, root / "train.txt", root / "test.txt", root / "names.txt")
+    if found.class_names.is_file():  # written last
+        return found
+    root.mkdir(exist_ok=True)
+    sizes = bench.sizes
+    files = [f"{index % CLASSES}/{index}.jpg" for index in range(sizes.pictures)]
+    for label in range(CLASSES):
+        (root / str(label)).mkdir(exist_ok=True)
+    with ThreadPoolExecutor(cpus()) as pool:
+        list(pool.map(lambda index: draw_picture(root / files[index], index), range(sizes.pictures)))
+    lines = [f"{files[i % sizes.pictures]} {i % sizes.pictures % CLASSES}" for i in range(sizes.images)]
+    found.train_list.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found.test_list.write_text("\n".join(lines[: max(CLASSES, len(lines) // TEST_SHARE)]) + "\n", encoding="utf-8")
+    found.class_names.write_text(
+        "\n".join(f"{label} kind {label}" for label in range(CLASSES)) + "\n", encoding="utf-8"
+    )
+    return found

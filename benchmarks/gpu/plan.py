@@ -1,0 +1,64 @@
+"""The parts of a run: their order, time limits and files, and the folder that they write to.
+
+No file of a run is in a folder, there are at most eight, and each is small: that is what can be carried away from a machine
+that is lent for minutes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part, which runs in a process of its own.
+
+    Attributes:
+        limit_s: seconds after which it is ended, at the most.
+        file: its rows go to ``FILE.json``.
+        about: what it finds out.
+    """
+
+    name: str
+    limit_s: float
+    file: str
+    about: str
+
+
+PARTS = (
+    Part("correctness", 180, "correctness", "pytest -m gpu: every test that runs on a GPU, one row a test"),
+    Part("ops", 120, "ops", "each op against eager PyTorch and torch.compile, forward and both ways"),
+    Part(
+        "step", 270, "step", "the training step: batches, compiled or not, fp8, recomputing, ranks, host syncs, memory"
+    ),
+    Part(
+        "attention", 40, "ops", "the backends of scaled_dot_product_attention at the ViT's shape, forward and backward"
+    ),
+    Part(
+        "evaluation", 60, "evaluation", "images/s of evaluation with one crop and with five, beside those of training"
+    ),
+    Part("data", 60, "data", "the data path on drawn JPEGs of ImageNet's sizes, by each executor that is there"),
+    Part("train", 90, "train", "`fastlift train` from JPEG files to results.json"),
+    Part("kernels", 60, "kernels", "the longest kernels of a step, eager and compiled, from torch.profiler"),
+)
+NAMES = tuple(part.name for part in PARTS)
+SUMMARY = "summary.json"
+PROBE_LIMIT_S = 60.0  # for the process that asks the card for its name and rates
+REHEARSAL_S = 600.0  # a rehearsal's budget where none is given
+
+
+def part_named(name: str) -> Part:
+    """The part called ``name``."""
+    return next(part for part in PARTS if part.name == name)
+
+
+def rows_file(folder: Path, part: Part) -> Path:
+    """Where a part's rows go; two parts may share a file."""
+    return folder / f"{part.file}.json"
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """What a run has left in ``folder``."""
+    names = [SUMMARY, *sorted({f"{part.file}.json" for part in PARTS})]
+    return [folder / name for name in names if (folder / name).is_file()]
