@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from fastlift import __version__, launcher
-from fastlift.errors import UserError
+from fastlift.errors import UserError, is_out_of_memory
 from fastlift.interrupts import Signalled, StopSignals
 from fastlift.machine.threads import prepare
 from fastlift.naming import one_of, printable
@@ -150,7 +150,7 @@ def _tell(error: BaseException) -> int:
             file=sys.stderr,
         )
         return 1
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
         return 1
     raise error
@@ -159,12 +159,6 @@ def _tell(error: BaseException) -> int:
 def _is_out_of_threads(error: BaseException) -> bool:
     """Python's own words, for which it has no kind."""
     return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU; in torch's allocator for CPUs, which has no kind of its own; or in NumPy or Python."""
-    is_torchs = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return is_torchs or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _quiet_about_files(error: threading.ExceptHookArgs) -> None:

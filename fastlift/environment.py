@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from fastlift.errors import UserError
-from fastlift.machine import cpu_quota, cpus, processor_name
+from fastlift import launcher
+from fastlift.errors import FastliftWarning, UserError
+from fastlift.gpus import trouble
+from fastlift.machine import cpu_quota, cpus, gpus_are_hidden, processor_name
 from fastlift.products import Shape, speeds
 from fastlift.ranges import MOST_THREADS, check_range
 
@@ -21,26 +24,51 @@ RECORDED_PACKAGES = ("fastlift", "torch", "torchvision", "triton", "open_clip_to
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is a CUDA GPU where there is one, else the CPU; anything else is PyTorch's own name.
+    """``auto`` is a CUDA GPU where PyTorch can use one, else the CPU, with a warning where one is there all the same.
+
+    Anything else is PyTorch's own name.
 
     Raises:
-        UserError: a name that is no device, or a device that is not here.
+        UserError: a name that is no device, or a device that is not here or cannot be used.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _automatic()
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"device {name}: PyTorch finds no CUDA GPU here ('fastlift doctor' says more); use --device cpu"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} GPU(s)")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name}: only cpu and cuda are supported")
+    if device.type == "cuda":
+        _check_gpu(name, device.index or 0)
     return device
+
+
+def _automatic() -> torch.device:
+    why = trouble()
+    if why is not None and launcher.rank() == 0:
+        warnings.warn(f"no GPU is used, but the CPU: {why}", FastliftWarning, stacklevel=3)
+    return torch.device("cuda" if why is None and torch.cuda.is_available() else "cpu")
+
+
+def _check_gpu(name: str, index: int) -> None:
+    """PyTorch can use a GPU that was asked for.
+
+    Raises:
+        UserError: it cannot.
+    """
+    why = trouble(index)
+    if why is not None:
+        raise UserError(f"device {name}: {why}; or use --device cpu")
+    if not torch.cuda.is_available():
+        hidden = " (CUDA_VISIBLE_DEVICES hides them all)" if gpus_are_hidden() else ""
+        raise UserError(
+            f"device {name}: PyTorch finds no CUDA GPU here{hidden} ('fastlift doctor' says more); use --device cpu"
+        )
+    count = torch.cuda.device_count()
+    if index >= count:
+        there = "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
+        raise UserError(f"device {name}: this machine has {there}")
 
 
 @dataclass(frozen=True)
@@ -72,13 +100,21 @@ def resolve_amp(name: str, device: torch.device, shape: Shape | None = None, *, 
         if name == "auto":
             return Amp(torch.bfloat16 if capability >= (8, 0) else torch.float16, why)
         if name == "bf16" and capability < (8, 0):
-            raise UserError("amp bf16: this GPU has no bf16 arithmetic; use --amp fp16")
+            raise UserError(
+                "amp bf16: this GPU (capability {}.{}) has no bf16 units, 8.0 and newer have; use --amp fp16, or auto, "
+                "which takes it here".format(*capability)
+            )
     return Amp(DTYPES[name], "asked for")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """The flag's name of a dtype."""
     return next(name for name, known in DTYPES.items() if known is dtype)
+
+
+def using_device(device: torch.device) -> AbstractContextManager[object]:
+    """Compute on this device meanwhile: what names none itself, such as pinned memory, then goes with its GPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake rather than a fault of the program, and the one warning."""
+"""The exception that stands for a user's mistake rather than a fault of the program, want of memory, and the one warning."""
 
 
 class FastliftWarning(UserWarning):
@@ -15,3 +15,16 @@ class UserError(ValueError):
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class OutOfMemory(UserError):
+    """Memory ran out in the work itself; the message says at which size, and which to try."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, exit_code=1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU; in torch's allocator for CPUs, which has no kind of its own; or in NumPy or Python."""
+    is_torchs = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return is_torchs or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

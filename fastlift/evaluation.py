@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastlift.distributed import World, total
 from fastlift.errors import UserError
 from fastlift.metrics import ClassificationTally, Metrics
 from fastlift.models.lift import LiftModel, Preprocessing
+from fastlift.out_of_memory import attempt, in_evaluation
 
 Ensembling = Literal["none", "fivecrop", "tencrop", "random"]
 _CROPS: dict[str, Literal["center", "five", "ten", "random"]] = {
@@ -86,11 +88,38 @@ def mean_logits(model: LiftModel, images: Tensor) -> Tensor:
     return model(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(dim=1)
 
 
-def group_logits(logits: Tensor, of_class: Tensor, groups: int) -> Tensor:
-    """Log-probabilities [B, G] of groups of classes, from logits [B, C] and the group of each class [C]."""
-    probabilities = logits.float().softmax(dim=1)
-    sums = probabilities.new_zeros(len(logits), groups).index_add_(1, of_class, probabilities)
-    return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Groups of classes: ``of_class`` [C] is the group of each, ``members`` [C, G] has a 1 where a class is in a group."""
+
+    of_class: Tensor
+    members: Tensor
+
+    @classmethod
+    def of(cls, of_class: np.ndarray, groups: int, device: torch.device) -> Groups:
+        numbers = torch.from_numpy(of_class).to(device)
+        return cls(numbers, torch.zeros(len(numbers), groups, device=device).scatter_(1, numbers[:, None], 1.0))
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Log-probabilities [B, G] from logits [B, C].
+
+        By a product, whose sums have the same order every time; an indexed sum on a GPU adds in the order in which threads
+        come by.
+        """
+        sums = logits.float().softmax(dim=1) @ self.members
+        return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
+
+
+def _count(
+    tally: ClassificationTally, model: LiftModel, images: Tensor, labels: Tensor, groups: Groups | None
+) -> ClassificationTally:
+    """Add a batch to a tally: of classes, or of groups of them."""
+    logits = mean_logits(model, images)
+    if groups is None:
+        tally.update(logits, labels)
+    else:
+        tally.update(groups.logits(logits), groups.of_class[labels])
+    return tally
 
 
 @torch.inference_mode()
@@ -119,6 +148,7 @@ def evaluate(
         on_progress: called with (images done, images in all), as if each process were as far as this one.
 
     Raises:
+        OutOfMemory: a batch is too large for it.
         UserError: logits that are all NaN or infinite. Where some are, the metrics say how many (``non_finite``).
     """
     world = world or World()
@@ -142,19 +172,16 @@ def evaluate(
         bad_images=config.data.bad_images,
         on_bad=on_bad,
     )
-    groups = None if rank is None else torch.from_numpy(rank.of_class).to(device)
     classes = len(model.class_names) if rank is None else len(rank.names)
+    groups = None if rank is None else Groups.of(rank.of_class, classes, device)
     if rank is not None:
         group_counts = np.bincount(rank.of_class, weights=group_counts, minlength=classes).astype(np.int64).tolist()
     tally = ClassificationTally(classes, device)
     start, done = time.perf_counter(), 0
     try:
         for images, labels, _ in loader.epoch(0):
-            logits = mean_logits(model, images)
-            if groups is None:
-                tally.update(logits, labels)
-            else:
-                tally.update(group_logits(logits, groups, classes), groups[labels])
+            if attempt(partial(_count, tally, model, images, labels, groups)) is None:
+                raise in_evaluation(model, len(labels) * views.views, views.views)
             done += len(labels)
             if on_progress is not None:
                 on_progress(min(done * world.size, len(index)), len(index))

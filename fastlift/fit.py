@@ -14,18 +14,20 @@ from typing import Any
 
 import torch
 
-from fastlift import checkpoints, launcher
+from fastlift import checkpoints, launcher, out_of_memory
 from fastlift.bad_step import BadStep, going_on, images_of, starting_again
 from fastlift.config import Config
 from fastlift.data.index import ImageIndex
-from fastlift.data.loader import Loader
+from fastlift.data.loader import Batch, Loader
 from fastlift.distributed import World, gather
 from fastlift.errors import UserError
 from fastlift.files import sync_file
-from fastlift.identity import Identity
+from fastlift.identity import Identity, may_change
 from fastlift.interrupts import Interrupted, StopRequest
 from fastlift.learner import Learner, Sums
+from fastlift.memory import estimate
 from fastlift.metrics_log import MetricsLog
+from fastlift.out_of_memory import attempt
 from fastlift.profiling import profiled
 from fastlift.reporting.console import Bar, Ui
 from fastlift.runs import RunFolder
@@ -90,6 +92,7 @@ class Fit:
 
         Raises:
             Interrupted: a signal asked to stop; the state after the current step is saved first.
+            OutOfMemory: there is not enough memory for a step; the state before it is saved first.
             UserError: a step is not finite, with ``on_nonfinite`` stop; the state before it is saved first. Or what trains
                 is not, or not one step of an epoch.
         """
@@ -117,7 +120,7 @@ class Fit:
         learner.set_lr(lr)
         pace, stopping = _Pace(self.images_seen), False
         for batch in self.loader.epoch(self.epoch, self.step):
-            stopping = learner.step(batch.images, batch.labels, batch.whole, lambda: stop.asked)
+            stopping = self._step(batch, log, stop)
             after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
             self.images_seen += len(batch.whole)
@@ -134,6 +137,26 @@ class Fit:
         self._end_epoch(log, bar)
         if stopping or (self.epoch == training.epochs and learner.vote.last()):
             self._interrupt(stop)
+
+    def _step(self, batch: Batch, log: MetricsLog | NoLog, stop: StopRequest) -> bool:
+        """One step of the learner.
+
+        Raises:
+            OutOfMemory: there is not enough memory for it; the state before it is saved.
+        """
+        learner = self.learner
+        asked = attempt(lambda: learner.step(batch.images, batch.labels, batch.whole, lambda: stop.asked))
+        if asked is not None:
+            return asked
+        learner.optimizer.zero_grad(set_to_none=True)
+        if self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
+            self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
+        whole, at_a_time = self.config.training.batch_size, len(batch.labels)
+        at_a_time = min(at_a_time, self.config.training.micro_batch or at_a_time)
+        can_cut = "micro_batch" in may_change(self.config)
+        found = attempt(lambda: estimate(learner.model, at_a_time, whole))
+        needed_at = None if found is None else found.needed_at
+        raise out_of_memory.in_training(learner.model, whole, at_a_time, needed_at, self.global_step + 1, can_cut)
 
     def _interrupt(self, stop: StopRequest) -> None:
         mine = torch.tensor(stop.number or 0, device=self.learner.sums.loss.device)

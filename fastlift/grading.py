@@ -19,10 +19,11 @@ from fastlift.data.catalogue import rank_at
 from fastlift.data.inaturalist import Rank
 from fastlift.data.index import BadImage, ImageIndex
 from fastlift.distributed import World, open_group
-from fastlift.environment import dtype_name, resolve_device, using_threads
+from fastlift.environment import dtype_name, resolve_device, using_device, using_threads
 from fastlift.errors import UserError
 from fastlift.evaluation import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
 from fastlift.files import write_json
+from fastlift.gpus import check_triton
 from fastlift.memory import Work, check_images
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
@@ -145,7 +146,9 @@ def join(world: World, config: Config, **given: Any) -> torch.device:
     """This rank's device, once all ranks are known to be asked for the same."""
     device = resolve_device(config.run.device)
     agree(world, settings_of(config, device) | given)
-    return open_group(world, device)
+    device = open_group(world, device)
+    check_triton(device)
+    return device
 
 
 def grade(
@@ -162,12 +165,12 @@ def grade(
 
     The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
     """
-    model = model.to(device)
     with using_threads(config.run.threads):
         amp = first_amp(world, config.run.amp, device, lambda: shape_of(model.vit, images_at_a_time(config)))
     if world.is_main:
         ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why})")
     model.set_compute_dtype(amp.dtype)
+    model.to(device)
     if config.run.frozen == "fp8":
         check_fp8(device, amp.dtype)
         quantise_frozen(model.vit)
@@ -187,7 +190,8 @@ def grade(
         ui.say(f"skipped {bad.path}: {bad.reason}")
 
     bar_of = ui if world.is_main else Quiet()
-    with bar_of.bar("evaluating", len(index)) as bar, using_threads(config.run.threads):
+    threads = using_threads(config.run.threads)
+    with bar_of.bar("evaluating", len(index)) as bar, threads, using_device(device):
         return evaluate(
             model,
             index,

@@ -19,7 +19,7 @@ from fastlift.errors import UserError
 from fastlift.files import read_json, write_json
 
 # Settings that a resumed run may change: none of them changes what is computed, but for rounding, and on_nonfinite where a
-# run would have stopped.
+# run would have stopped. Of the micro-batch see ``may_change``.
 OPERATIONAL = {
     "device",
     "workers",
@@ -39,6 +39,14 @@ OPERATIONAL = {
     "data_root",
     "bad_images",
 }
+
+
+def may_change(config: Config) -> set[str]:
+    """Settings that a run with these may be resumed with other values of.
+
+    Micro-batches cut a batch without changing its mean, but for LADE, which compares the images of a micro-batch.
+    """
+    return OPERATIONAL if config.training.loss == "LADE" else OPERATIONAL | {"micro_batch"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,9 @@ def settings_digest(config: Config) -> str:
     and may move.
     """
     named = {name: value for name, (value, _) in differences(absolute_paths(config), Config()).items()}
-    kept = {name: _without_folder(name, value) for name, value in named.items() if name not in OPERATIONAL | _LISTS}
+    kept = {
+        name: _without_folder(name, value) for name, value in named.items() if name not in may_change(config) | _LISTS
+    }
     return _digest({"recipe": config.recipe, **kept})
 
 

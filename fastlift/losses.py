@@ -157,9 +157,10 @@ class LADELoss(Loss):
         classes = logits.shape[1]
         prior = self.prior.to(logits)
         cross_entropy = F.cross_entropy(logits + prior.log(), labels)
-        own = logits.gather(1, labels[:, None])[:, 0]  # [B]
-        totals = logits.new_zeros(classes).index_add(0, labels, own)
-        counts = logits.new_zeros(classes).index_add(0, labels, torch.ones_like(own))
+        # Not by indexed sums, which on a GPU add in the order in which threads come by.
+        is_own = labels[:, None] == torch.arange(classes, device=labels.device)  # [B, C]
+        totals = torch.where(is_own, logits, 0.0).sum(dim=0)
+        counts = is_own.sum(dim=0).to(logits)
         spread = logits - torch.log(prior + 1e-9) + math.log(1 / classes + 1e-9)
         spreads, totals, counts = self._of_all(torch.stack([torch.logsumexp(spread, dim=0), totals, counts]))
         divergence = spreads - counts.sum().log()

@@ -15,19 +15,21 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from fastlift.bounds import (
     COPIES,
+    GIB,
     PROMPTED,
     check_room,
     forward_bytes,
-    free_bytes,
+    free_memory,
     kept_bytes,
     pixel_bytes,
+    smaller_parts,
     trained_bytes,
 )
 from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.evaluation import crops_of, images_at_a_time
 from fastlift.models import tuners
-from fastlift.models.backbones import outline
+from fastlift.models.backbones import Outline, outline
 from fastlift.models.lift import LiftModel
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
@@ -60,32 +62,49 @@ def storages(model: LiftModel) -> set[int]:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that training needs beyond what is there already, at a micro-batch size, and bytes that are free."""
+    """Bytes that training needs beyond what is there already, at a micro-batch size, and bytes that are free.
+
+    Attributes:
+        trained: gradients and momentum.
+        activations_per_image: kept for backward.
+        batch: images at a time.
+        free: None where nobody knows.
+        whole: images of a batch that micro-batches must divide; None: ``batch`` itself.
+    """
 
     trained: int
     activations_per_image: int
     batch: int
     free: int | None
+    whole: int | None = None
 
     @property
     def needed(self) -> int:
+        return self.needed_at(self.batch)
+
+    def needed_at(self, images: int) -> int:
         """Gradients and momentum, and activations with an eighth more for what is alive only within an op."""
-        return self.trained + self.batch * self.activations_per_image * 9 // 8
+        return self.trained + images * self.activations_per_image * 9 // 8
 
     @property
     def fits(self) -> bool | None:
         return None if self.free is None else self.needed <= self.free
 
+    @property
+    def fitting(self) -> int | None:
+        """The largest micro-batch below ``batch`` that divides the batch and fits, where there is one."""
+        free = self.free
+        sizes = smaller_parts(self.whole or self.batch, self.batch)
+        return next((size for size in sizes if free is not None and self.needed_at(size) <= free), None)
+
     def __str__(self) -> str:
-        text = f"needs about {self.needed / 2**30:.1f} GiB more at batch {self.batch}"
+        text = f"needs about {self.needed / GIB:.1f} GiB more at batch {self.batch}"
         if self.free is None:
             return text
         if self.fits:
-            return f"{text}; fits ({self.free / 2**30:.1f} GiB free)"
-        return (
-            f"{text}, but {self.free / 2**30:.1f} GiB are free: "
-            "a --micro-batch that divides the batch, or --recompute mlp or block, needs less"
-        )
+            return f"{text}; fits ({self.free / GIB:.1f} GiB free)"
+        micro_batch = f"--micro-batch {self.fitting} fits" if self.fitting else "not even a --micro-batch of 1 fits"
+        return f"{text}, but {self.free / GIB:.1f} GiB are free: {micro_batch}, and --recompute mlp or block needs less"
 
     def check(self) -> None:
         """It fits, as far as anybody can tell.
@@ -97,18 +116,13 @@ class MemoryEstimate:
             raise UserError(f"training {self} (--memory ignore tries it all the same)")
 
 
-def estimate(model: LiftModel, batch: int) -> MemoryEstimate:
+def estimate(model: LiftModel, batch: int, whole: int | None = None) -> MemoryEstimate:
     """Measure one forward pass of two images and scale it to ``batch`` images; the model is left as it was."""
     device, side = next(model.parameters()).device, model.preprocessing.image_size
     images = torch.zeros(PROBE_IMAGES, 3, side, side, device=device, dtype=model.vit.compute_dtype)
     kept = saved_bytes(lambda: model.vit.forward(images), storages(model))
     trained = 2 * sum(parameter.numel() * 4 for parameter in model.trained().values())  # gradients, momentum
-    return MemoryEstimate(trained, kept // PROBE_IMAGES, batch, _free(device))
-
-
-def _free(device: torch.device) -> int | None:
-    """Memory that could be used now, on the device or by this process; None where it cannot be told."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+    return MemoryEstimate(trained, kept // PROBE_IMAGES, batch, free_memory(device), whole)
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,7 @@ def check_settings(config: Config, classes: int, work: Work, device: torch.devic
     if shape is None or config.run.memory == "ignore":
         return
     values = config.flat() | {"model": model.model}
-    needs = {"model" if model.image_size is None else "image_size": shape.weights if device.type == "cpu" else 0}
+    needs = {"model" if model.image_size is None else "image_size": _weights(shape, config, device)}
     prompts, first = 0, shape.vit.depth
     if isinstance(shape.vit, VisionTransformer) and not set(model.tuner) <= {"none"}:
         settings = tuners.resolve(shape.vit, classes=classes, **_sizes(config))
@@ -154,6 +168,15 @@ def check_settings(config: Config, classes: int, work: Work, device: torch.devic
         prompts = settings.prompt_length if PROMPTED & set(model.tuner) else 0
         first = min(settings.layers)
     check_images(shape.vit, config, work, needs, values, device, prompts=prompts, first=first, hint=_OVERRULE)
+
+
+def _weights(shape: Outline, config: Config, device: torch.device) -> int:
+    """Bytes of the frozen weights: as they are loaded, or on a GPU as they lie there, of the image tower alone."""
+    if device.type == "cpu":
+        return shape.weights
+    is_wide = config.run.amp == "fp32" or isinstance(shape.vit, ResNet)  # whose weights stay as they are
+    itemsize = 4 if is_wide else 1 if config.run.frozen == "fp8" else 2
+    return itemsize * sum(parameter.numel() for parameter in shape.vit.parameters())
 
 
 def _sizes(config: Config) -> dict[str, Any]:
@@ -182,7 +205,7 @@ def check_images(
         UserError: one of them cannot fit.
     """
     pixels, itemsize = vit.image_size[0], 4 if config.run.amp == "fp32" else 2
-    free = _free(device)
+    free, where = free_memory(device), "this machine" if device.type == "cpu" else f"the GPU ({device})"
     sizes = {"image_size": pixels} | {name: value for name, value in values.items() if value is not None}
     patches = 0 if isinstance(vit, ResNet) else vit.sequence_length
     of_one = "prompt_length" if prompts > patches else "image_size"
@@ -195,10 +218,13 @@ def check_images(
         return forward_bytes(vit, images, prompts, itemsize) + pixel_bytes(pixels, images)
 
     one = max(training(min(work.batch, 1), min(work.micro_batch, 1)), evaluation(min(work.evaluated, 1)))
-    check_room(needs | {of_one: needs.get(of_one, 0) + one}, sizes, free, hint)
-    train_hint = f", or a --micro-batch that divides it{hint}"
-    check_room(needs | {"batch_size": training(work.batch, work.micro_batch)}, sizes, free, train_hint)
+    check_room(needs | {of_one: needs.get(of_one, 0) + one}, sizes, free, hint, where)
+    room = (free or 0) - sum(needs.values())
+    parts = smaller_parts(config.training.batch_size, work.micro_batch)
+    fitting = next((size for size in parts if training(work.batch, size) <= room), None)
+    part = "" if fitting is None else f", or --micro-batch {fitting}, which may fit"
+    check_room(needs | {"batch_size": training(work.batch, work.micro_batch)}, sizes, free, f"{part}{hint}", where)
     many = (
         "tte_crops" if crops_of(config) > config.run.eval_batch else "eval_batch"
     )  # all crops of a picture go together
-    check_room(needs | {many: evaluation(work.evaluated)}, sizes, free, hint)
+    check_room(needs | {many: evaluation(work.evaluated)}, sizes, free, hint, where)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastlift.data.folders import pictures_in
 from fastlift.data.index import BadImage, ImageIndex, PathTable, fingerprint
@@ -16,6 +18,7 @@ from fastlift.data.scan import scan_files
 from fastlift.errors import UserError
 from fastlift.evaluation import Ensembling, eval_views, mean_logits
 from fastlift.models.lift import LiftModel
+from fastlift.out_of_memory import attempt, in_evaluation
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,14 @@ def index_pictures(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
     return index, {paths[i]: reason for i, reason in reasons.items()}
 
 
+@torch.inference_mode()
+def _best(model: LiftModel, images: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether the logits are finite [B], and the largest probabilities [B, top] with their classes [B, top]."""
+    logits = mean_logits(model, images)
+    best = logits.softmax(dim=1).topk(top, dim=1)
+    return logits.isfinite().all(dim=1), best.values, best.indices
+
+
 def predict(
     model: LiftModel,
     paths: Sequence[Path],
@@ -89,6 +100,9 @@ def predict(
         crops: how many crops the ensembling ``random`` takes.
         on_bad: called with path and reason of a picture that breaks only when it is decoded, or that the model gives NaN or
             infinity for; it gets no prediction.
+
+    Raises:
+        OutOfMemory: a batch is too large for it.
     """
     if batch_size < 1:
         raise UserError(f"eval_batch: at least 1, got {batch_size}")
@@ -115,11 +129,10 @@ def predict(
     )
     try:
         for images, _, indices in loader.epoch(0):
-            with torch.inference_mode():
-                logits = mean_logits(model, images)
-                best = logits.softmax(dim=1).topk(min(top, len(model.class_names)), dim=1)
-                finite = logits.isfinite().all(dim=1)
-            rows = zip(indices.tolist(), finite.tolist(), best.values.tolist(), best.indices.tolist(), strict=True)
+            found = attempt(partial(_best, model, images, min(top, len(model.class_names))))
+            if found is None:
+                raise in_evaluation(model, len(images) * views.views, views.views, "prediction")
+            rows = zip(indices.tolist(), *(part.tolist() for part in found), strict=True)
             for row, is_finite, probabilities, classes in rows:
                 if row in broken:
                     continue

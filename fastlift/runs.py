@@ -21,7 +21,7 @@ from fastlift.checkpoints import Schedule
 from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
 from fastlift.files import PART, write_json
-from fastlift.identity import OPERATIONAL, Identity, load_identity, settings_digest, store_identity
+from fastlift.identity import Identity, load_identity, may_change, settings_digest, store_identity
 from fastlift.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.stored import read_data
 
@@ -312,7 +312,7 @@ def reopen(path: Path, config: Config) -> RunFolder:
     changed = {
         name: values
         for name, values in differences(absolute_paths(load(run.config)), config).items()
-        if name not in OPERATIONAL
+        if name not in may_change(config)
     }
     if (recipe := load(run.config).recipe) != config.recipe:
         changed["recipe"] = (recipe, config.recipe)

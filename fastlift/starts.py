@@ -23,6 +23,7 @@ from fastlift.data.loader import build_loader
 from fastlift.data.views import EvalViews
 from fastlift.errors import UserError
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
+from fastlift.out_of_memory import attempt, in_evaluation
 
 _ITERATIONS = 100
 
@@ -114,6 +115,9 @@ def frozen_features(
         model: with ``tuner="none"``, on its device.
         config: for the loader's settings.
         on_progress: called with the number of images done.
+
+    Raises:
+        OutOfMemory: a batch is too large for it.
     """
     loader = build_loader(
         index,
@@ -133,7 +137,10 @@ def frozen_features(
     labels: list[Tensor] = []
     try:
         for images, theirs, _ in loader.epoch(0):
-            features.append(model.features(images).float().cpu())
+            found = attempt(lambda: model.features(images).float().cpu())  # noqa: B023 - called at once
+            if found is None:
+                raise in_evaluation(model, len(images), 1, f"the start {config.model.init}")
+            features.append(found)
             labels.append(theirs.cpu())
             if on_progress is not None:
                 on_progress(sum(map(len, labels)))

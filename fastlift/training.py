@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+import fastlift_kernels
 from fastlift import checkpoints, runs
 from fastlift.bad_images import BadImages
 from fastlift.building import build_loss, build_model, load_data, load_run, prepare_backbone, training_loader
@@ -32,11 +33,12 @@ from fastlift.data.loader import choose_executor
 from fastlift.data.order import steps_in
 from fastlift.distributed import LostCompany, World, barrier, open_group, total
 from fastlift.endings import complete, describe_data, describe_model, end, results_of
-from fastlift.environment import Amp, dtype_name, resolve_device, using_threads
-from fastlift.errors import UserError
+from fastlift.environment import Amp, dtype_name, resolve_device, using_device, using_threads
+from fastlift.errors import OutOfMemory, UserError
 from fastlift.evaluation import Evaluation, evaluate, images_at_a_time
 from fastlift.files import write_json
 from fastlift.fit import Fit
+from fastlift.gpus import check_triton
 from fastlift.identity import Identity
 from fastlift.interrupts import Interrupted, Signalled, StopSignals
 from fastlift.learner import Learner
@@ -95,6 +97,7 @@ def train(
     Raises:
         UserError: settings, files or data that cannot be used; the message says what to do.
         InUse: another process writes in the run folder.
+        OutOfMemory: memory ran out; the message tells at which size, which to try, and how to go on.
         Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; what was done is saved, and the message tells how to go on.
     """
     if resume and overwrite:
@@ -108,11 +111,13 @@ def train(
             raise UserError("several processes need one folder: name it with --output")
         path = Path(output) if output is not None else runs.default_path(config)
         device = open_group(world, device)
+        check_triton(device)
         if resume and device.type == "cpu":
             config = config.merged(threads=_threads_to_go_on_with(config, path, told))
         try:
             with (
                 StopSignals(),
+                using_device(device),
                 using_threads(config.run.threads) as threads,
                 Claim(path, told.say) if world.is_main else nullcontext() as claim,
             ):
@@ -125,6 +130,8 @@ def train(
                 return _train(config, path, resume, overwrite, start, device, amp, world, claim, told)
         except Signalled as signalled:
             raise Interrupted(f"{signalled}: stopped; {runs.standing(path)}", signalled.number) from None
+        except OutOfMemory as error:
+            raise OutOfMemory(f"{error}. {runs.standing(path)}") from None
         except LostCompany as lost:
             raise LostCompany(f"{lost}. {runs.standing(path)}", exit_code=lost.exit_code) from lost
 
@@ -240,7 +247,8 @@ def _ready_model(
     model = build_model(config, data.class_names, ui)
     if start is not None:
         load_lift_checkpoint(model, _in_our_order(start, config, data))
-    model.to(device).set_compute_dtype(dtype)
+    model.set_compute_dtype(dtype)  # before it moves: what crosses the bus and is kept on a GPU is then half as much
+    model.to(device)
     if config.run.frozen == "fp8":
         quantise_frozen(model.vit)
     _check_possible(config, model, world)
@@ -308,7 +316,7 @@ def _check_possible(config: Config, model: LiftModel, world: World) -> None:
 
 def _check_memory(config: Config, model: LiftModel, work: Work, ui: Ui) -> None:
     """Training fits, by a measured forward pass; refused where it does not, before a run folder is made."""
-    needed = estimate(model, work.micro_batch)
+    needed = estimate(model, work.micro_batch, config.training.batch_size)
     if config.run.memory == "check":
         needed.check()
     ui.say(f"training {needed}")
@@ -323,8 +331,9 @@ def _start_from_images(config: Config, data: DataSet, model: LiftModel, world: W
 
     def make() -> None:
         changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}
-        frozen = build_model(config, data.class_names, **changes).to(device)
+        frozen = build_model(config, data.class_names, **changes)
         frozen.set_compute_dtype(model.vit.compute_dtype)
+        frozen.to(device)
         with ui.bar(f"start: {config.model.init}", len(data.train)) as bar:
             weight = image_start(frozen, data.train, config, on_progress=bar.update, on_bad=bad.of(data.train))
         classifier.set_weight(weight.to(device))
@@ -440,3 +449,5 @@ def _announce(config: Config, data: DataSet, model: LiftModel, device: torch.dev
     ui.say(
         f"{device} in {dtype_name(amp.dtype)} ({amp.why}), {torch.get_num_threads()} threads; images by {executor} ({why})"
     )
+    if device.type == "cuda" and (reason := fastlift_kernels.available()["triton_reason"]):
+        ui.say(f"the fused operations run as plain PyTorch on the GPU: {reason}")

@@ -118,7 +118,7 @@ def test_models_that_cannot_be(tiny_clip: Files, settings: dict[str, Any], blame
         ({"image_size": 50_000}, "image_size: 50000"),
         ({"rank": 10**6}, "rank: 1000000"),
         ({"tuner": "vpt_deep", "prompt_length": 10**6}, "prompt_length: 1000000"),
-        ({"batch_size": 10**6}, "batch_size: 1000000 .*--micro-batch.*--memory ignore"),
+        ({"batch_size": 10**6}, "batch_size: 1000000 .*Choose a smaller batch_size; --memory ignore"),
         ({"eval_batch": 10**6}, "eval_batch: 1000000"),
         ({"tte": "random", "tte_crops": 10**6}, "tte_crops: 1000000 .* smaller tte_crops"),
         ({"image_size": 2048, "batch_size": 1, "eval_batch": 1}, "image_size: 2048"),
@@ -148,7 +148,7 @@ def test_no_batch_is_larger_than_its_split(config: Config) -> None:
 
 def test_no_folder_is_made_for_it(config: Config, tmp_path: Path, tiny_data: Path, monkeypatch: Any) -> None:
     """By the measured forward pass, for what the bound does not tell; and as the command line says it."""
-    monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(bounds, "free_bytes", lambda: 1000)
     monkeypatch.setattr(training, "check_settings", lambda *_: None)
     lists = {
         name: tiny_data / f"{name.removesuffix('_list')}.txt" for name in ("train_list", "test_list", "class_names")

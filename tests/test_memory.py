@@ -61,7 +61,18 @@ def test_what_it_says() -> None:
     MemoryEstimate(gib, gib, 8, 16 * gib).check()
     MemoryEstimate(gib, gib, 8, None).check()
     assert str(MemoryEstimate(gib, gib, 8, None)).endswith("at batch 8")
-    with pytest.raises(
-        fastlift.UserError, match=r"10.0 GiB more .* 4.0 GiB are free: a --micro-batch .*--memory ignore"
-    ):
+    refusal = r"10.0 GiB more at batch 8, but 4.0 GiB are free: --micro-batch 2 fits, and --recompute .*--memory ignore"
+    with pytest.raises(fastlift.UserError, match=refusal):
         MemoryEstimate(gib, gib, 8, 4 * gib).check()
+    with pytest.raises(fastlift.UserError, match="not even a --micro-batch of 1 fits"):
+        MemoryEstimate(gib, gib, 8, 2 * gib).check()
+
+
+def test_the_micro_batch_that_fits_divides_the_batch() -> None:
+    """The batch of all processes, whatever this one has in memory at a time: of 9 images that fit, 9 or 8."""
+    unit = 9 * 2**20  # of which an eighth is alive only within an op
+    estimates = {
+        batch: MemoryEstimate(0, unit * 8 // 9, batch, 9 * unit, whole) for batch, whole in ((12, 36), (10, 40))
+    }
+    assert {batch: found.fitting for batch, found in estimates.items()} == {12: 9, 10: 8}
+    assert MemoryEstimate(0, unit, 12, None).fitting is None

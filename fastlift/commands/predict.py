@@ -53,7 +53,8 @@ def run(arguments: list[str]) -> int:
             "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
         )
     from fastlift.building import load_run
-    from fastlift.environment import resolve_amp, resolve_device, using_threads
+    from fastlift.environment import resolve_amp, resolve_device, using_device, using_threads
+    from fastlift.gpus import check_triton
     from fastlift.memory import Work, check_images
     from fastlift.prediction import Prediction, find_pictures, index_pictures, predict
     from fastlift.products import shape_of
@@ -82,11 +83,13 @@ def run(arguments: list[str]) -> int:
         on_bad(path, reason)
     if len(index):
         device = resolve_device(command.device)
-        model = load_run(command.run, command.checkpoint, Terminal()).to(device)
+        check_triton(device)
+        model = load_run(command.run, command.checkpoint, Terminal())
         check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
         with using_threads(command.threads):
             asked = amp_of(command.run, command.amp)
             model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, command.eval_batch)).dtype)
+        model.to(device)
         readable = [path for path in paths if path not in broken]
         predictions = predict(
             model,
@@ -99,7 +102,7 @@ def run(arguments: list[str]) -> int:
             workers=command.workers,
             on_bad=on_bad,
         )
-        with using_threads(command.threads):
+        with using_threads(command.threads), using_device(device):
             for prediction in predictions:
                 show(prediction)
     return 1 if failed else 0

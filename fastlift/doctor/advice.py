@@ -63,26 +63,21 @@ def _packages(facts: Mapping[str, Any]) -> Iterator[Advice]:
 
 
 def _gpu(facts: Mapping[str, Any]) -> Iterator[Advice]:
-    cuda = facts["cuda"]
-    if cuda["available"]:
-        yield from _old_gpus(facts["gpus"])
-        return
+    cuda, trouble = facts["cuda"], facts["cuda"]["trouble"]
     cost = "Training and evaluation run on the CPU: fine for shapes_lt, long for a ViT-B/16 on a large set."
-    if cuda["driver"] is None:
+    if trouble is not None:
+        yield Advice("slow", f"{_sentence(trouble['what'])}.", cost, trouble["fix"])
+    elif cuda["available"]:
+        yield from _old_gpus(facts["gpus"])
+    elif cuda["driver"] is None:
         yield Advice("note", "No NVIDIA driver is loaded, so there is no GPU to use.", cost, "")
-    elif cuda["built_for"] is None:
-        what = "There is an NVIDIA driver, but this PyTorch was built without CUDA."
-        fix = "pip install --force-reinstall torch torchvision   (Linux packages from PyPI have CUDA)"
-        yield Advice("slow", what, cost, fix)
-    elif cuda["visible_devices"] is not None and cuda["visible_devices"].strip() in ("", "-1"):
+    else:
         what = f"The GPUs are hidden: CUDA_VISIBLE_DEVICES is {cuda['visible_devices']!r}."
         yield Advice("slow", what, cost, "unset CUDA_VISIBLE_DEVICES")
-    else:
-        what = f"There is an NVIDIA driver ({cuda['driver']}), but PyTorch, built for CUDA {cuda['built_for']}, finds no GPU."
-        if cuda["warning"]:
-            what += f" It says: {cuda['warning']}"
-        fix = "nvidia-smi   (must list the GPU; if the driver is too old for this CUDA, update it or install an older PyTorch build)"
-        yield Advice("slow", what, cost, fix)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _old_gpus(gpus: list[Mapping[str, Any]]) -> Iterator[Advice]:
@@ -108,12 +103,15 @@ def _kernels(facts: Mapping[str, Any]) -> Iterator[Advice]:
         cost = "The fused operations run as plain PyTorch on the GPU: more memory traffic and launches a step."
         fix = "pip install triton" if not _version(facts, "triton") else ""
         yield Advice("slow", f"The Triton kernels cannot be used: {reason}.", cost, fix)
+    elif facts["cuda"]["available"] and (trouble := kernels.get("triton_trouble")) is not None:
+        cost = "Commands refuse to work on the GPU, unless Triton's cache holds what it would compile."
+        yield Advice("broken", f"{trouble['what']}.", cost, trouble["fix"])
     if not kernels.get("native"):
         reason = kernels.get("native_reason") or "no reason was given"
         cost = kernels.get("cost_without_native") or "The fused operations run as plain PyTorch on the CPU."
         fix = f"install a C++ compiler (apt-get install g++), then {REINSTALL}"
         severity = "note" if facts["cuda"]["available"] else "slow"
-        yield Advice(severity, f"The native CPU kernels are not there: {reason}.", cost[0].upper() + cost[1:], fix)
+        yield Advice(severity, f"The native CPU kernels are not there: {reason}.", _sentence(cost), fix)
     elif kernels.get("native_openmp") is False and facts["cpu"]["threads"] > 1:
         what = "The native CPU kernels were compiled without OpenMP."
         cost = f"They use one thread of {facts['cpu']['threads']}."

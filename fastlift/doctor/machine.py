@@ -6,12 +6,10 @@ import math
 import os
 import platform
 import sys
-import warnings
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from fastlift.machine import cores, cpu_quota, cpus, memory, processor_flags, processor_name
-from fastlift.machine.text import read
+from fastlift.machine import cores, cpu_quota, cpus, driver, memory, processor_flags, processor_name
 
 GIB = 2**30
 SHOWN_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
@@ -58,19 +56,18 @@ def _memory() -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
-    """Whether PyTorch can use a GPU, and its own words where it cannot."""
+    """Whether PyTorch can use a GPU, and what is amiss where there is one that it cannot use."""
     import torch
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        available = torch.cuda.is_available()
-    driver = read(Path("/proc/driver/nvidia/version")).splitlines()
+    from fastlift.gpus import trouble
+
+    amiss, found = trouble(), driver()  # first what silences torch's warning
     return {
-        "available": available,
+        "available": torch.cuda.is_available(),
         "built_for": torch.version.cuda,
-        "driver": driver[0].strip() if driver else None,
+        "driver": None if found is None else found.version,
         "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "warning": " ".join(str(entry.message) for entry in caught) or None,
+        "trouble": None if amiss is None else asdict(amiss),
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from fastlift.errors import FastliftWarning
 from fastlift.files import cache_folder
 from fastlift.machine import plan_threads
 
@@ -68,11 +71,14 @@ def installed(distribution: str) -> str | None:
 
 
 def _kernels() -> dict[str, Any]:
-    """`fastlift_kernels.available()`, or why the package does not load."""
+    """`fastlift_kernels.available()` and what Triton lacks, or why the package does not load."""
     try:
         import fastlift_kernels
+        from fastlift.gpus import triton_trouble
 
-        return {"importable": True, **fastlift_kernels.available()}
+        amiss = triton_trouble()
+        own = {"importable": True, "triton_trouble": None if amiss is None else asdict(amiss)}
+        return own | fastlift_kernels.available()
     except Exception as error:  # a broken build must not stop the one command that explains it
         return {"importable": False, "error": f"{type(error).__name__}: {error}"}
 
@@ -84,7 +90,9 @@ def _choices() -> dict[str, dict[str, str]]:
 
 def _outcome(choose: Callable[[], tuple[str, str]]) -> dict[str, str]:
     try:
-        value, why = choose()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FastliftWarning)  # the advice says the same
+            value, why = choose()
     except Exception as error:
         return {"value": "broken", "why": f"{type(error).__name__}: {error}"}
     return {"value": value, "why": why}
@@ -138,6 +146,8 @@ def _kernel() -> tuple[str, str]:
         faster, why = "triton", "fused GPU kernels"
     else:
         faster, why = "native", f"fused C++ kernels for {kernels.get('native_isa') or 'this CPU'}"
+    if faster == "triton" and kernels["triton_trouble"]:
+        return "none", kernels["triton_trouble"]["what"]
     if kernels.get(faster):
         return faster, why
     return "reference", f"plain PyTorch; no {faster} kernels: {kernels.get(f'{faster}_reason') or 'no reason given'}"

@@ -3,16 +3,20 @@
 The one place that asks. It loads neither torch nor NumPy, since the command line needs the answers before it does.
 """
 
+from fastlift.machine.gpus import Driver, driver, gpus_are_hidden
 from fastlift.machine.memory import Memory, memory
 from fastlift.machine.processor import cores, cpu_quota, cpus, processor_flags, processor_name
 from fastlift.machine.threads import Threads, plan_threads
 
 __all__ = [
+    "Driver",
     "Memory",
     "Threads",
     "cores",
     "cpu_quota",
     "cpus",
+    "driver",
+    "gpus_are_hidden",
     "memory",
     "plan_threads",
     "processor_flags",

@@ -274,7 +274,7 @@ class VisionTransformer(Tower):
     """images [B, 3, height, width], normalised -> features [B, D].
 
     Args:
-        patches: convolution that cuts the image into patches.
+        patches: convolution that cuts the image into patches, side by side: its stride is its size.
         prefix: tokens before the patches (class token, registers), [P, D], or None.
         positions: learned positions, [P + patches, D], or [patches, D] where the prefix has none; None where the
             blocks turn queries and keys instead.
@@ -319,10 +319,7 @@ class VisionTransformer(Tower):
     def embed(self, images: Tensor) -> Tensor:
         """images [B, 3, height, width] -> tokens [B, L, D] that enter the first block."""
         dtype = self.compute_dtype
-        bias = None if self.patches.bias is None else self.patches.bias.to(dtype)
-        weight = self.patches.weight.to(dtype)
-        grid = F.conv2d(images.to(dtype), weight, bias, stride=cast(tuple[int, int], self.patches.stride))
-        tokens = grid.flatten(2).transpose(1, 2)  # [B, patches, D]
+        tokens = self._patches(images.to(dtype))  # [B, patches, D]
         positions = None if self.positions is None else self.positions.to(dtype)
         prefix = None if self.prefix is None else self.prefix.to(dtype).expand(len(tokens), -1, -1)
         if positions is not None and (prefix is None or len(positions) == tokens.shape[1]):
@@ -330,6 +327,19 @@ class VisionTransformer(Tower):
         if prefix is not None:
             tokens = torch.cat([prefix, tokens], dim=1)
         return self.norm_pre(tokens if positions is None else tokens + positions)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """The convolution as a matrix product: PyTorch lets cuDNN round fp32 convolutions to TF32, and products not."""
+        weight = self.patches.weight.to(images.dtype)
+        bias = None if self.patches.bias is None else self.patches.bias.to(images.dtype)
+        height, width = self.patches.kernel_size
+        rows, columns = images.shape[-2] // height, images.shape[-1] // width
+        whole = images[..., : rows * height, : columns * width]  # what is left over makes no patch
+        cut = whole.unflatten(-1, (columns, width)).unflatten(
+            -3, (rows, height)
+        )  # [B, 3, rows, height, columns, width]
+        cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, patches, 3 * height * width]
+        return F.linear(cut, weight.flatten(1), bias)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)

@@ -21,7 +21,7 @@ HEALTHY: dict[str, Any] = {
     "gpus": [
         {"name": "H100", "capability": [9, 0], "memory_gib": 79.0, "multiprocessors": 132, "fp16": True, "bf16": True, "fp8": True}
     ],
-    "cuda": {"available": True, "built_for": "13.0", "driver": "580", "visible_devices": None, "warning": None},
+    "cuda": {"available": True, "built_for": "13.0", "driver": "580", "visible_devices": None, "trouble": None},
     "packages": [
         package("fastlift", "0.1"),
         package("torch", "2.14.1"),
@@ -69,11 +69,12 @@ def test_healthy_machine_needs_nothing() -> None:
         ({"packages": without("fastlift")}, "note", "not installed", "pip install -e ."),
         ({"packages": without(DALI)}, "slow", "DALI is not installed", f"pip install {DALI}"),
         ({"cuda": NO_GPU}, "note", "No NVIDIA driver", ""),
-        ({"cuda": {"available": False, "built_for": None}}, "slow", "built without CUDA", "--force-reinstall torch"),
+        ({"cuda": {"available": False, "trouble": {"what": "this is too old", "fix": "update it"}}}, "slow", "This is too old.", "update it"),
+        ({"cuda": {"trouble": {"what": "the GPU is too new", "fix": "a newer one"}}}, "slow", "The GPU is too new.", "a newer one"),
         ({"cuda": {"available": False, "visible_devices": ""}}, "slow", "hidden", "unset CUDA_VISIBLE_DEVICES"),
-        ({"cuda": {"available": False, "warning": "driver is too old"}}, "slow", "driver is too old", "nvidia-smi"),
         ({"kernels": {"importable": False, "error": "boom"}}, "broken", "does not load: boom", "--no-deps"),
         ({"kernels": {"triton": False, "triton_reason": "no ptxas"}}, "slow", "no ptxas", ""),
+        ({"kernels": {"triton_trouble": {"what": "no gcc", "fix": "install it"}}}, "broken", "no gcc.", "install it"),
         ({"kernels": {"native": False, "native_reason": "no compiler"}}, "note", "no compiler", "g++"),
         ({"kernels": {"native_openmp": False}}, "slow", "without OpenMP", "g++"),
         ({"cpu": {"threads": 32}}, "slow", "32 threads, but this process may use 16", "unset OMP_NUM_THREADS"),
