@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import fastlift
 from fastlift.config import Config
+from fastlift.learner import Learner
 
 # The reference data is optional: it lies beside a developer's checkout, never inside the repository.
 SHARED = Path(os.environ.get("FASTLIFT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -47,6 +48,28 @@ def write_tiny_clip(folder: Path, seed: int = 0) -> tuple[Path, Path]:
     return config, weights
 
 
+def tiny_learner(
+    clip: tuple[Path, Path],
+    device: str | torch.device = "cpu",
+    loss: str = "LA",
+    dtype: torch.dtype = torch.float32,
+    model: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Learner:
+    """A learner of the tiny CLIP with an AdaptFormer of rank 3, unless ``model`` says otherwise."""
+    made = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, **{"rank": 3} | (model or {}))
+    made.set_compute_dtype(dtype)
+    built = fastlift.losses.build(loss, CLASS_COUNTS).to(device)
+    return Learner(made.to(device), built, **{"lr": 0.05} | settings)
+
+
+def tiny_batch(some: Learner, number: int = 5, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [size, 3, 32, 32] and labels for a learner: the same for each number, whatever the device."""
+    images = torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(number))
+    labels = torch.arange(size) % len(CLASS_NAMES)
+    return images.to(some.sums.loss.device, some.model.vit.compute_dtype), labels.to(some.sums.loss.device)
+
+
 def write_tiny_data(folder: Path, tests_a_class: int = 4, seed: int = 0) -> Path:
     """Noisy colour patches as JPEG files with list files: train.txt, test.txt, class_names.txt."""
     rng = np.random.Generator(np.random.Philox(seed))
@@ -68,8 +91,8 @@ def write_tiny_data(folder: Path, tests_a_class: int = 4, seed: int = 0) -> Path
     return folder
 
 
-def tiny_recipe(clip: tuple[Path, Path], data: Path, **settings: Any) -> Config:
-    """LIFT's recipe on the tiny CLIP and the tiny data, on the CPU, with these settings in place of its own."""
+def tiny_recipe(clip: tuple[Path, Path], data: Path, device: str | torch.device = "cpu", **settings: Any) -> Config:
+    """LIFT's recipe on the tiny CLIP and the tiny data, with these settings in place of its own."""
     return fastlift.recipes.lift(
         "list",
         data_root=data,
@@ -78,6 +101,6 @@ def tiny_recipe(clip: tuple[Path, Path], data: Path, **settings: Any) -> Config:
         class_names=data / "class_names.txt",
         model=str(clip[0]),
         pretrained=str(clip[1]),
-        device="cpu",
+        device=str(device),
         **settings,
     )

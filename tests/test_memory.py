@@ -20,35 +20,36 @@ def build(tiny_clip: Files, **settings: Any) -> Any:
 def kept(model: Any, images: int = 2) -> float:
     """Bytes an image, in units of one token matrix [L, D] in fp32."""
     unit = model.vit.sequence_length * model.vit.width * 4
-    return saved_bytes(lambda: model.vit(torch.zeros(images, 3, 32, 32)), storages(model)) / images / unit
+    batch = torch.zeros(images, 3, 32, 32, device=next(model.parameters()).device)
+    return saved_bytes(lambda: model.vit(batch), storages(model)) / images / unit
 
 
-def test_a_block_keeps_ten_token_matrices(tiny_clip: Files) -> None:
+def test_a_block_keeps_ten_token_matrices(tiny_clip: Files, device: torch.device) -> None:
     """x, q, k, v, attention's output, t and the MLP's pre-activation (four of them), plus the adapter's bottleneck.
 
     The first block keeps t alone, since nothing below its adapter learns; the last keeps one token's second half.
     """
-    model = build(tiny_clip)
+    model = build(tiny_clip).to(device)
     assert model.vit.depth == 3
     bottleneck = 8 / model.vit.width  # the adapter's hidden activations
     first, middle, last = 1 + bottleneck, 10 + bottleneck, 1 + 3
     assert kept(model) == pytest.approx(first + middle + last, rel=0.1)
 
 
-def test_recomputing_keeps_less(tiny_clip: Files) -> None:
-    model, bytes_kept = build(tiny_clip), {}
+def test_recomputing_keeps_less(tiny_clip: Files, device: torch.device) -> None:
+    model, bytes_kept = build(tiny_clip).to(device), {}
     for recompute in ("none", "mlp", "block"):
         model.vit.recompute = recompute
         bytes_kept[recompute] = kept(model)
     assert bytes_kept["none"] > 1.3 * bytes_kept["mlp"] > 1.3**2 * bytes_kept["block"]
 
 
-def test_a_linear_probe_keeps_nothing_of_the_backbone(tiny_clip: Files) -> None:
-    assert kept(build(tiny_clip, tuner="none")) == 0
+def test_a_linear_probe_keeps_nothing_of_the_backbone(tiny_clip: Files, device: torch.device) -> None:
+    assert kept(build(tiny_clip, tuner="none").to(device)) == 0
 
 
-def test_estimates_grow_with_the_batch(tiny_clip: Files) -> None:
-    model = build(tiny_clip)
+def test_estimates_grow_with_the_batch(tiny_clip: Files, device: torch.device) -> None:
+    model = build(tiny_clip).to(device)
     one, ten = estimate(model, 1), estimate(model, 10)
     assert one.activations_per_image == ten.activations_per_image > 0
     assert ten.needed - one.needed == pytest.approx(9 * one.activations_per_image * 9 / 8, rel=1e-3)

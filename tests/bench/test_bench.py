@@ -19,12 +19,12 @@ from fastlift.memory import saved_bytes
 Files = tuple[Path, Path]
 
 
-def test_reference_path_takes_the_same_steps(tiny_clip: Files) -> None:
-    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=4)
+def test_reference_path_takes_the_same_steps(tiny_clip: Files, device: torch.device) -> None:
+    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=4).to(device)
     twin = copy.deepcopy(model)
-    images, labels = torch.randn(5, 3, 32, 32), torch.arange(5)
+    images, labels = torch.randn(5, 3, 32, 32).to(device), torch.arange(5, device=device)
     torch.testing.assert_close(reference_features(twin, images), model.features(images), rtol=1e-4, atol=1e-5)
-    loss = losses.build("LA", CLASS_COUNTS)
+    loss = losses.build("LA", CLASS_COUNTS).to(device)
     assert isinstance(loss, losses.SoftmaxLoss)
     fast, plain = Learner(model, loss, lr=0.05), ReferenceLearner(twin, loss, lr=0.05)
     for step in range(1, 6):

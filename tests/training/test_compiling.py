@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_batch, tiny_learner
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -38,20 +38,20 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
-def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, recompute: Any) -> None:
-    plain, model = build(tiny_clip), build(tiny_clip)
+def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, device: torch.device, recompute: Any) -> None:
+    plain, model = build(tiny_clip).to(device), build(tiny_clip).to(device)
     model.vit.recompute = recompute
     compile_backbone(model, "default", {4})
-    loss = fastlift.losses.build("LA", CLASS_COUNTS)
+    loss = fastlift.losses.build("LA", CLASS_COUNTS).to(device)
     expected, found = Learner(plain, loss, lr=0.05), Learner(model, loss, lr=0.05)
     for size in (4, 4, 3, 4, 1):
-        images, labels = torch.randn(size, 3, 32, 32), torch.arange(size)
+        images, labels = torch.randn(size, 3, 32, 32).to(device), torch.arange(size, device=device)
         expected.step(images, labels)
         found.step(images, labels)
     assert found.sums.read() == pytest.approx(expected.sums.read(), rel=1e-4)
     with torch.inference_mode():
         for size in (4, 2, 4):
-            images = torch.randn(size, 3, 32, 32)
+            images = torch.randn(size, 3, 32, 32).to(device)
             torch.testing.assert_close(model(images), plain(images), rtol=1e-3, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
@@ -59,10 +59,10 @@ def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, recompute: Any)
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("tuner", ["lora", "adapter", "ssf_attn", "vpt_deep", "mask", "bias"])
-def test_other_tuners_are_one_graph_too(tiny_clip: Files, tuner: str) -> None:
-    model = build(tiny_clip, tuner=tuner)
-    compile_backbone(model, "default", {4})
-    Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=0.05).step(torch.randn(4, 3, 32, 32), torch.arange(4))
+def test_other_tuners_are_one_graph_too(tiny_clip: Files, device: torch.device, tuner: str) -> None:
+    some = tiny_learner(tiny_clip, device, model={"tuner": tuner})
+    compile_backbone(some.model, "default", {4})
+    some.step(*tiny_batch(some, size=4))
     assert counters["stats"]["unique_graphs"] == 1
 
 

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fixtures import tiny_recipe
@@ -11,6 +13,8 @@ import fastlift
 from fastlift import evaluation
 from fastlift.building import load_data
 from fastlift.config import Config
+from fastlift.data.loader import build_loader
+from fastlift.environment import DTYPES
 from fastlift.grading import grade_run
 from fastlift.reporting.console import Quiet
 
@@ -46,7 +50,7 @@ def config(run: Path, **changes: object) -> Config:
     ],
 )
 def test_crops_share_the_memory_of_a_batch(
-    run: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], name: str, views: int
+    run: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, settings: dict[str, Any], name: str, views: int
 ) -> None:
     """The model never sees more pictures at a time than --eval-batch says (one picture's crops, if those are more)."""
     seen: list[torch.Size] = []
@@ -54,7 +58,7 @@ def test_crops_share_the_memory_of_a_batch(
     monkeypatch.setattr(
         evaluation, "mean_logits", lambda model, images: (seen.append(images.shape), plain(model, images))[1]
     )
-    rows = grade_run(run, settings=settings)
+    rows = grade_run(run, settings={**settings, "device": str(device)})
     assert list(rows) == [name]
     assert sum(shape[0] for shape in seen) == 24
     assert max(shape[:-3].numel() for shape in seen) <= max(10, views)
@@ -63,9 +67,9 @@ def test_crops_share_the_memory_of_a_batch(
     assert name in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_random_crops_are_fixed_by_the_seed(run: Path) -> None:
+def test_random_crops_are_fixed_by_the_seed(run: Path, device: torch.device) -> None:
     data = load_data(config(run), Quiet())
-    model = fastlift.load_run(run)
+    model = fastlift.load_run(run).to(device)
 
     def log_loss(**changes: object) -> float:
         settings = config(run, tte="random", tte_crops=2, **changes)
@@ -76,11 +80,50 @@ def test_random_crops_are_fixed_by_the_seed(run: Path) -> None:
     assert log_loss() != log_loss(seed=1)
 
 
-def test_mean_logits_are_those_of_the_crops(run: Path) -> None:
-    model, images = fastlift.load_run(run), torch.randn(3, 5, 3, 32, 32)
+@pytest.mark.parametrize("ensembling", ["none", "fivecrop"])
+@pytest.mark.parametrize("amp", ["fp32", "bf16", "fp16"])
+def test_figures_are_those_of_plain_logits(run: Path, device: torch.device, ensembling: Any, amp: str) -> None:
+    """On every device: of logits that NumPy takes the figures of, from the same crops on the CPU in fp32."""
+    settings = config(run, tte=ensembling, device=str(device), amp=amp)
+    data = load_data(settings, Quiet())
+    model = fastlift.load_run(run)
+    model.set_compute_dtype(DTYPES[amp])
+    found = evaluation.evaluate(model.to(device), data.test, data.group_counts.tolist(), settings).metrics
+    plain, logits, labels = fastlift.load_run(run), [], []
+    views = evaluation.eval_views(plain.preprocessing, ensembling)
+    size = plain.preprocessing
+    loader = build_loader(data.test, views, batch_size=5, shuffle=False, mean=size.mean, std=size.std)
+    with torch.no_grad():
+        for images, theirs, _ in loader.epoch(0):
+            logits.append(evaluation.mean_logits(plain, images).double().numpy())
+            labels.append(theirs.numpy())
+    loader.close()
+    z, y = np.concatenate(logits), np.concatenate(labels)
+    log_probabilities = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    exact = amp == "fp32"
+    assert found.log_loss == pytest.approx(-log_probabilities[np.arange(len(y)), y].mean(), rel=1e-4 if exact else 0.1)
+    assert found.accuracy == pytest.approx(100 * (z.argmax(axis=1) == y).mean(), abs=1e-9 if exact else 9.0)
+
+
+def test_mean_logits_are_those_of_the_crops(run: Path, device: torch.device) -> None:
+    model, images = fastlift.load_run(run).to(device), torch.randn(3, 5, 3, 32, 32).to(device)
     with torch.no_grad():
         expected = sum(model(images[:, view]) for view in range(5)) / 5
         torch.testing.assert_close(evaluation.mean_logits(model, images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_probabilities_of_groups(device: torch.device) -> None:
+    """Sums over each group's classes; a row that is not finite stays so."""
+    logits = torch.randn(5, 9)
+    logits[3, 4] = torch.nan
+    of_class = np.array([2, 0, 1, 1, 0, 2, 2, 0, 2])
+    found = evaluation.Groups.of(of_class, 4, device).logits(logits.to(device)).cpu()
+    probabilities = logits.double().softmax(dim=1)
+    for group in range(3):
+        expected = probabilities[:, of_class == group].sum(dim=1).log()
+        torch.testing.assert_close(found[:, group].double(), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert (found[[0, 1, 2, 4], 3] < -80).all(), "a group without a class has no probability"
+    assert found[3].isnan().all()
 
 
 def test_checkpoints_and_the_training_split(run: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
+from fixtures import tiny_batch, tiny_learner, tiny_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,19 +21,7 @@ from fastlift.finite import OnNonFinite
 from fastlift.learner import Learner
 
 Files = tuple[Path, Path]
-LABELS = torch.arange(8) % len(CLASS_NAMES)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def learner(tiny_clip: Files, dtype: torch.dtype = torch.float32, **settings: Any) -> Learner:
-    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=3)
-    model.set_compute_dtype(dtype)
-    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=0.05, **settings)
-
-
-def images(some: Learner, number: int = 5) -> Tensor:
-    batch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(number))
-    return batch.to(some.model.vit.compute_dtype)
 
 
 def state(some: Learner) -> dict[str, Tensor]:
@@ -46,9 +34,9 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def nan_images(some: Learner) -> None:
-    batch = images(some)
-    batch[6, 0, 0, 0] = torch.nan
-    some.step(batch, LABELS)
+    images, labels = tiny_batch(some)
+    images[6, 0, 0, 0] = torch.nan
+    some.step(images, labels)
 
 
 def infinite_loss(some: Learner) -> None:
@@ -60,24 +48,26 @@ def infinite_loss(some: Learner) -> None:
         return loss + torch.inf, predictions
 
     some.loss.on_features = spoilt  # type: ignore[method-assign]
-    some.step(images(some), LABELS)
+    some.step(*tiny_batch(some))
     some.loss.on_features = on_features  # type: ignore[method-assign]
 
 
 def infinite_gradient(some: Learner) -> None:
     """Of one parameter, with a finite loss."""
     hook = next(iter(some.parameters.values())).register_hook(lambda gradient: gradient + torch.inf)
-    some.step(images(some), LABELS)
+    some.step(*tiny_batch(some))
     hook.remove()
 
 
 @pytest.mark.parametrize("spoil", [nan_images, infinite_loss, infinite_gradient])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_bad_step_is_skipped(tiny_clip: Files, dtype: torch.dtype, spoil: Callable[[Learner], None]) -> None:
+def test_a_bad_step_is_skipped(
+    tiny_clip: Files, device: torch.device, dtype: torch.dtype, spoil: Callable[[Learner], None]
+) -> None:
     """With the bits of a training that never met it, sums included."""
-    some, other = (learner(tiny_clip, dtype, on_nonfinite="skip") for _ in range(2))
+    some, other = (tiny_learner(tiny_clip, device, dtype=dtype, on_nonfinite="skip") for _ in range(2))
     for one in (some, other):
-        one.step(images(one, 1), LABELS)
+        one.step(*tiny_batch(one, 1))
     before, sums = state(some), some.sums.read()
     spoil(some)
     assert equal(state(some), before)
@@ -89,42 +79,44 @@ def test_a_bad_step_is_skipped(tiny_clip: Files, dtype: torch.dtype, spoil: Call
     if dtype is torch.float16:
         some.scaler.load_state_dict(other.scaler.state_dict())  # which has backed off meanwhile
     for one in (some, other):
-        one.step(images(one, 2), LABELS)
+        one.step(*tiny_batch(one, 2))
     assert equal(state(some), state(other))
     assert some.sums.read() == other.sums.read()
 
 
 @pytest.mark.parametrize("spoil", [nan_images, infinite_loss, infinite_gradient])
-def test_nothing_moves_after_the_step_that_stops(tiny_clip: Files, spoil: Callable[[Learner], None]) -> None:
-    some = learner(tiny_clip)
+def test_nothing_moves_after_the_step_that_stops(
+    tiny_clip: Files, device: torch.device, spoil: Callable[[Learner], None]
+) -> None:
+    some = tiny_learner(tiny_clip, device)
     for number in range(3):
-        some.step(images(some, number), LABELS)
+        some.step(*tiny_batch(some, number))
     assert some.watch.first_step() is None
     before, sums = state(some), some.sums.read()
     spoil(some)
     for number in range(3):
-        some.step(images(some, number), LABELS)
+        some.step(*tiny_batch(some, number))
     assert equal(state(some), before)
     assert some.sums.read() == sums
     assert some.watch.first_step() == 3
 
 
-def test_fp16_stops_at_a_loss_and_not_at_an_overflow(tiny_clip: Files) -> None:
-    some = learner(tiny_clip, torch.float16)
+def test_fp16_stops_at_a_loss_and_not_at_an_overflow(tiny_clip: Files, device: torch.device) -> None:
+    some = tiny_learner(tiny_clip, device, dtype=torch.float16)
     infinite_gradient(some)
     assert some.watch.first_step() is None
-    some.step(images(some), LABELS)
+    some.step(*tiny_batch(some))
     before = state(some)
     nan_images(some)
-    some.step(images(some), LABELS)
+    some.step(*tiny_batch(some))
     assert some.watch.first_step() == 2
     assert equal(state(some), before)
 
 
 @pytest.mark.parametrize("mode", ["stop", "skip"])
-def test_fp16_that_no_scale_helps_is_not_finite(tiny_clip: Files, mode: OnNonFinite) -> None:
+def test_fp16_that_no_scale_helps_is_not_finite(tiny_clip: Files, device: torch.device, mode: OnNonFinite) -> None:
     """The scaler halves its scale from 2^16 at each overflow: at 2^-13 the search is over."""
-    some = learner(tiny_clip, torch.float16, on_nonfinite=mode)
+    some = tiny_learner(tiny_clip, device, dtype=torch.float16, on_nonfinite=mode)
     before = state(some)
     for _ in range(16 + 13):
         infinite_gradient(some)
@@ -137,8 +129,8 @@ def test_fp16_that_no_scale_helps_is_not_finite(tiny_clip: Files, mode: OnNonFin
     assert equal(state(some), before)
 
 
-def test_a_bad_part_of_a_batch_spoils_the_batch(tiny_clip: Files) -> None:
-    some = learner(tiny_clip, micro_batch=2, on_nonfinite="skip")
+def test_a_bad_part_of_a_batch_spoils_the_batch(tiny_clip: Files, device: torch.device) -> None:
+    some = tiny_learner(tiny_clip, device, micro_batch=2, on_nonfinite="skip")
     before = state(some)
     nan_images(some)
     assert equal(state(some), before)
@@ -146,13 +138,13 @@ def test_a_bad_part_of_a_batch_spoils_the_batch(tiny_clip: Files) -> None:
     assert some.sums.read() == (0.0, 0.0)
 
 
-def test_plain_sgd_skips_too(tiny_clip: Files) -> None:
-    some = learner(tiny_clip, momentum=0.0, on_nonfinite="skip")
+def test_plain_sgd_skips_too(tiny_clip: Files, device: torch.device) -> None:
+    some = tiny_learner(tiny_clip, device, momentum=0.0, on_nonfinite="skip")
     assert some.momentum_buffers() == {}
     before = state(some)
     nan_images(some)
     assert equal(state(some), before)
-    some.step(images(some), LABELS)
+    some.step(*tiny_batch(some))
     assert not equal(state(some), before)
 
 

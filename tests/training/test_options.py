@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
-from torch import Tensor
+from fixtures import CLASS_COUNTS, tiny_batch, tiny_learner
 
 import fastlift
 from fastlift import building, checkpoints
@@ -14,20 +13,8 @@ from fastlift.identity import Identity
 from fastlift.learner import Learner
 
 Files = tuple[Path, Path]
-LABELS = torch.arange(8) % len(CLASS_NAMES)
 CLASSIFIERS = ("cosine", "linear", "l2", "layernorm")
 LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
-
-
-def images() -> Tensor:
-    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-
-
-def learner(tiny_clip: Files, loss: str, lr: float, seed: int, **settings: Any) -> Learner:
-    model = fastlift.create_model(
-        tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init="random", seed=seed, **settings
-    )
-    return Learner(model, fastlift.losses.build(loss, CLASS_COUNTS), lr=lr)
 
 
 def train(some: Learner, steps: int) -> list[float]:
@@ -36,7 +23,7 @@ def train(some: Learner, steps: int) -> list[float]:
     for _ in range(steps):
         some.sums.loss.zero_()
         some.sums.images = 0
-        some.step(images(), LABELS)
+        some.step(*tiny_batch(some))
         values.append(some.sums.read()[0])
     return values
 
@@ -53,7 +40,8 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
     checkpoints.save(path, some, place)
     checkpoints.restore(path, other)
     with torch.no_grad():
-        assert torch.equal(other.model(images()), some.model(images()))
+        images, _ = tiny_batch(some)
+        assert torch.equal(other.model(images), some.model(images))
     assert train(other, 2) == train(some, 2)
 
 
@@ -66,15 +54,19 @@ def test_margins_have_the_scale_of_the_config(classifier: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_classifiers(tiny_clip: Files, tmp_path: Path, name: str) -> None:
+def test_classifiers(tiny_clip: Files, device: torch.device, tmp_path: Path, name: str) -> None:
     """Alone, on frozen features."""
-    some, other = (learner(tiny_clip, "CE", 0.02, seed, tuner="none", classifier=name) for seed in (0, 4))
+    alone: dict[str, Any] = {"init": "random", "tuner": "none", "classifier": name}
+    some, other = (tiny_learner(tiny_clip, device, "CE", model=alone | {"seed": seed}, lr=0.02) for seed in (0, 4))
     assert set(some.parameters) == {"head.weight"} | ({"head.bias"} if name == "linear" else set())
     expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses(tiny_clip: Files, tmp_path: Path, name: str) -> None:
+def test_losses(tiny_clip: Files, device: torch.device, tmp_path: Path, name: str) -> None:
     """With an AdaptFormer and the cosine classifier."""
-    some, other = (learner(tiny_clip, name, 0.002, seed, rank=4) for seed in (0, 4))
+    some, other = (
+        tiny_learner(tiny_clip, device, name, model={"init": "random", "rank": 4, "seed": seed}, lr=0.002)
+        for seed in (0, 4)
+    )
     expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")

@@ -93,17 +93,20 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
 
 
 @pytest.mark.parametrize("init", IMAGE_STARTS)
-def test_a_run_starts_from_images_and_keeps_it(settings: Config, tmp_path: Path, init: Any) -> None:
+def test_a_run_starts_from_images_and_keeps_it(
+    settings: Config, tmp_path: Path, device: torch.device, init: Any
+) -> None:
     """Without an epoch, evaluation sees the start itself: colours are told by it; and the run can be loaded again."""
+    settings = settings.override(device=str(device))
     run = fastlift.train(settings.override(init=init), output=tmp_path / "run")
     assert run.metrics.accuracy > 50  # chance is 17
-    weight = run.model.trained()["head.weight"].detach()
+    weight = run.model.trained()["head.weight"].detach().cpu()
     torch.testing.assert_close(weight.norm(dim=1), torch.ones(len(CLASS_NAMES)))
     again = fastlift.load_run(run.folder).trained()["head.weight"]
     assert torch.equal(again, weight)
     other = fastlift.train(settings.override(init=init, seed=5), output=tmp_path / "other")
     is_drawn = init in ("class_mean_1", "class_mean_10")  # other classes have fewer than 100 images
-    assert torch.equal(other.model.trained()["head.weight"], weight) != is_drawn
+    assert torch.equal(other.model.trained()["head.weight"].cpu(), weight) != is_drawn
     if init == "class_mean_1":
         assert min(CLASS_COUNTS) > 1
 
