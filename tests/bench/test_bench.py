@@ -35,6 +35,27 @@ def test_reference_path_takes_the_same_steps(tiny_clip: Files, device: torch.dev
         torch.testing.assert_close(plain.parameters[name], parameter, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_features_of_the_reference_path_in_half_precision(
+    tiny_clip: Files, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Frozen weights are cast once here, in every step there: both features are near those in fp32."""
+    model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=4)
+    with torch.no_grad():
+        for parameter in model.tuner_parameters.values():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model, plain = model.to(device), copy.deepcopy(model).to(device)
+    images = torch.randn(5, 3, 32, 32).to(device)
+    exact = reference_features(plain, images)
+    model.set_compute_dtype(dtype)
+    for vit in (model.vit, plain.vit):
+        vit.compute_dtype = dtype
+    ours = model.features(images.to(dtype))
+    assert ours.dtype is dtype
+    for found in (ours, reference_features(plain, images.to(dtype))):
+        assert (found.float() - exact).norm() < 0.03 * exact.norm()
+
+
 @pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
 def test_a_benchmark_of_training(tiny_clip: Files, recompute: str) -> None:
     bench = train.run(str(tiny_clip[0]), batch=4, rank=4, classes=12, rounds=2, recompute=recompute, loss_steps=3)

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from fixtures import TINY_CONFIG
 from open_clip.model import CLIP
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlift.errors import UserError
 from fastlift.models.conversion import from_open_clip, from_timm
@@ -160,6 +162,31 @@ def test_other_architectures_are_refused() -> None:
         from_open_clip(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("size", [32, 35])
+def test_patches_in_fp32_are_fp32(device: torch.device, size: int) -> None:
+    """As the convolution in float64 has them, where PyTorch lets cuDNN round fp32 to ten bits; a rest makes no patch."""
+    vit, _ = from_open_clip(clip().visual)
+    images = torch.randn(3, 3, size, size)
+    exact = F.conv2d(images.double(), vit.patches.weight.double(), stride=8).flatten(2).transpose(1, 2)
+    with Convolutions() as seen:
+        found = vit.to(device)._patches(images.to(device))
+    torch.testing.assert_close(found.cpu().double(), exact, rtol=1e-5, atol=1e-5)
+    assert not seen.ops
+
+
+class Convolutions(TorchDispatchMode):
+    """Which convolutions run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "conv" in str(function):
+            self.ops.append(str(function))
+        return function(*args, **kwargs or {})
+
+
 def test_last_block_for_the_class_token_alone_is_exact() -> None:
     vit, _ = from_open_clip(clip().visual)
     tokens = torch.randn(3, vit.sequence_length, vit.width, dtype=torch.float64)
@@ -169,10 +196,11 @@ def test_last_block_for_the_class_token_alone_is_exact() -> None:
 
 
 @pytest.mark.parametrize("recompute", ["mlp", "block"])
-def test_recomputing_changes_neither_features_nor_gradients(recompute: Any) -> None:
+def test_recomputing_changes_neither_features_nor_gradients(device: torch.device, recompute: Any) -> None:
     vit, _ = from_open_clip(clip().visual)
     trained = attach(vit, ["adaptformer"], resolve(vit, classes=10, layers=2))
-    images = torch.randn(2, 3, 32, 32)
+    vit.to(device)
+    images = torch.randn(2, 3, 32, 32).to(device)
 
     def run() -> tuple[torch.Tensor, ...]:
         features = vit(images)
