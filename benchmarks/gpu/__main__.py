@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks.gpu.plan import NAMES, PARTS, REHEARSAL_S, kept_files, part_named
+from benchmarks.gpu.plan import NAMES, PARTS, REHEARSAL_S, SUMMARY, kept_files, part_named
 from benchmarks.gpu.running import Runner
 from benchmarks.gpu.show import table
 from fastlift.errors import UserError
@@ -87,7 +87,7 @@ def _make_ready(folder: Path, replace: bool) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = kept_files(folder)
-    if kept and not replace:
+    if not replace and any(file.name != SUMMARY for file in kept):  # a summary alone is that of a run without a card
         raise UserError(
             f"{folder} holds the results of an earlier run: name another folder, or replace them with --replace"
         )

@@ -65,7 +65,7 @@ TOY = Sizes(
     model="timm:fastlift_toy_vit",
     trained_model="timm:test_vit",
     image_size=32,
-    vit=Shape(tokens=5, width=64, mlp=192, heads=2, depth=3, patch=16, rank=4, classes=10),
+    vit=Shape(tokens=5, width=64, mlp=192, heads=2, depth=2, patch=16, rank=4, classes=10),
     batches=(8, 4, 2),
     ranks=(4, 8),
     classes=10,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from benchmarks.documents import ROOT
@@ -18,14 +20,14 @@ REHEARSED = (
 ABSENT = ("tyro", "open_clip", "nvidia", "simplejpeg")  # packages that a GPU machine may lack
 
 
-def run(bench: Bench) -> None:
+def run(bench: Bench, tests: Path = ROOT / "tests") -> None:
     """All tests in this process."""
     if importlib.util.find_spec("pytest") is None:
         bench.add("pytest", {"name": "pytest", "skipped": "pytest is not installed"})
         return
     import pytest
 
-    options = ["-q", "--continue-on-collection-errors", "--rootdir", str(ROOT), str(ROOT / "tests")]
+    options = ["-q", "--continue-on-collection-errors", "--rootdir", str(tests.parent), str(tests)]
     watch = Watch(bench)
     status = pytest.main(options, plugins=[watch])
     if watch.broken is not None:
@@ -59,9 +61,9 @@ class Watch:
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed and not self.bench.is_done(report.nodeid):
-            told = str(report.longrepr).strip().splitlines()[-1][:300]
-            absent = [name for name in ABSENT if f"No module named '{name}" in told]
-            row: Row = {"skipped": f"needs {absent[0]}, which is not installed"} if absent else {"error": told}
+            told = _reason(report.longrepr)
+            absent = re.search(rf"No module named '({'|'.join(ABSENT)})['.]", told)
+            row: Row = {"skipped": f"needs {absent[1]}, which is not installed"} if absent else {"error": told}
             self.bench.add(report.nodeid, {"name": report.nodeid, **row})
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
@@ -72,7 +74,7 @@ class Watch:
         row = self._outcomes[report.nodeid]
         row["seconds"] = round(row["seconds"] + report.duration, 3)
         if report.failed:
-            row["error"] = str(report.longrepr).strip().splitlines()[-1][:300]
+            row["error"] = _reason(report.longrepr)
             print(report.longreprtext, file=sys.stderr)
         elif report.skipped:
             row["skipped"] = (
@@ -95,3 +97,10 @@ class Watch:
         """A row for what is no test's."""
         if not self.bench.is_done(group):
             self.bench.add(group, {"name": group, "error": told})
+
+
+def _reason(longrepr: Any) -> str:
+    """The first line of what failed, or the last one where pytest gives a text alone."""
+    crash = getattr(longrepr, "reprcrash", None)
+    told = crash.message.strip().splitlines()[:1] if crash else str(longrepr).strip().splitlines()[-1:]
+    return " ".join(told)[:300]
