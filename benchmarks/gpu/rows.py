@@ -29,11 +29,6 @@ class Rows:
         self.rows.append(row)
         self._write()
 
-    def drop(self, part: str) -> None:
-        """Take out the rows of a part."""
-        self.rows = [row for row in self.rows if row["part"] != part]
-        self._write()
-
     def of(self, part: str) -> list[Row]:
         """The rows of a part."""
         return [row for row in self.rows if row["part"] == part]

@@ -89,7 +89,6 @@ class Runner:
         began = time.monotonic()
         ends_at, note = began + limit, self.scratch / "running.json"
         rows = self._rows(part)
-        rows.drop(part.name)
         while True:
             note.unlink(missing_ok=True)
             before = len(rows.rows)
