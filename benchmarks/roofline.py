@@ -1,127 +1,194 @@
-"""A roofline on paper: FLOP and bytes of every part of LIFT's step, and the least time on four GPUs.
+"""Where a training step's time goes, predicted from rates that were measured on a card, beside what was measured.
 
-``python -m benchmarks.roofline`` writes ``docs/roofline.md``. Everything in it is computed, nothing measured: no GPU was
-available. Each part takes at least the larger of FLOP / peak rate and bytes / peak bandwidth; parts are added up.
+``python -m benchmarks.roofline`` writes ``docs/roofline.md``. What a step does is counted in ``counting.py``; each kind of
+kernel takes the longest of its FLOP, its bytes of memory and its bytes of L2 over the card's rates, and the kinds are added up.
+Measurements are read from ``benchmarks/results/gpu_step*.json``, which ``python -m benchmarks.gpu`` makes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "roofline.md"
+from benchmarks.counting import Part, Shape, parts
+from benchmarks.documents import RESULTS, ROOT, table
+
+DOCUMENT = ROOT / "docs" / "roofline.md"
+MEASUREMENTS = "gpu_step*.json"
+BATCH, RANKS = 512, (32, 256)
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """Peak rates of a data sheet: dense bf16 TFLOP/s, memory bandwidth in TB/s."""
+class Card:
+    """Rates that were measured on a card with PyTorch, and the one of L2 that was not.
+
+    Attributes:
+        tflops: of bf16 products of the ViT's shapes, in TFLOP/s.
+        tb_per_s: of a copy, bytes read and written, in TB/s.
+        cached_tb_per_s: of reads from L2, in TB/s: an assumption.
+    """
 
     name: str
     tflops: float
     tb_per_s: float
+    cached_tb_per_s: float = 5.5
+
+    def ms(self, part: Part, images: int) -> float:
+        """Predicted milliseconds of a part."""
+        seconds = max(
+            part.flop / self.tflops, part.bytes / self.tb_per_s, part.cached / self.cached_tb_per_s
+        ) / 1e12  # fmt: skip
+        return 1e3 * seconds * images
 
 
-GPUS = (Gpu("A100 80GB SXM", 312, 2.04), Gpu("H100 SXM", 989, 3.35), Gpu("H200", 989, 4.8), Gpu("B200", 2250, 8.0))
+# What PyTorch reached on an H100, and an H200's copy: no run of fastlift's. A square product of 8192 reached 798 TFLOP/s on
+# the H100. The H200 has its chip, so its rate of products is taken over; that is an assumption.
+CARDS = (Card("H100", 680, 3.0), Card("H200", 680, 4.3))
+
+# The same step as it was estimated by hand before (ms on an H100): group, milliseconds, and what is known of the difference.
+# {n(T)} stands for the milliseconds of n blocks that each move T times the tokens of a batch.
+BY_HAND: tuple[tuple[str, float, str], ...] = (
+    (
+        "products",
+        47.6,
+        "60.4 GFLOP by hand, the adapter's among them, are {products} ms at this rate; here {gflop} without it",
+    ),
+    (
+        "attention",
+        2.9,
+        "bytes alone here, of 11 blocks and the last one's keys and values; 12 whole blocks are {12(4)}",
+    ),
+    (
+        "attention, backward",
+        9.9,
+        "10 blocks and a part of the last here, since the first gets no gradient; 11 are {11(17)}",
+    ),
+    ("QuickGELU", 4.9, "11 blocks here, as the last one's MLP has one token; 12 are {12(8)}"),
+    ("QuickGELU, backward", 6.6, "10 blocks here, as the first one's MLP gets no gradient; 11 are {11(12)}"),
+    ("adapter", 9.0, "8 to 10 by hand, as tiles of 16 tokens will not reach the copy's rate; here they do"),
+    ("joining dq, dk, dv", 3.7, "10 blocks here, and two thirds of one; 12 are {12(6)}"),
+    ("additions, LN_1", 8.7, ""),
+    ("classifier, loss, optimiser", 0.6, "small kernels, bound by their launches, which are not counted here"),
+)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A ViT-B/16 with an adapter of rank r; L tokens, D width, M MLP width; b bytes a number (bf16)."""
-
-    tokens: int = 197
-    width: int = 768
-    mlp: int = 3072
-    heads: int = 12
-    depth: int = 12
-    rank: int = 32
-    bytes: int = 2
+def predicted_ms(card: Card, shape: Shape, batch: int) -> float:
+    """A step of eager code in bf16 without recomputing."""
+    return sum(card.ms(part, batch) for part in parts(shape, batch))
 
 
-@dataclass(frozen=True)
-class Part:
-    """One kernel or product: FLOP and bytes of an image, over all blocks that run it."""
-
-    name: str
-    flop: float
-    bytes: float
-
-    def us(self, gpu: Gpu) -> float:
-        """Least time of an image in microseconds."""
-        return max(self.flop / (gpu.tflops * 1e12), self.bytes / (gpu.tb_per_s * 1e12)) * 1e6
-
-
-def parts(s: Shape, batch: int) -> list[Part]:
-    """All parts of forward and backward. The last block's second half runs for one token and is left out with its
-    product's backward; the first block's backward ends at its adapter. Weights are read once a batch."""
-    full = s.depth - 1  # blocks whose second half runs for all tokens
-    below = s.depth - 1  # blocks with gradients through attention
-    token = s.tokens * s.width * s.bytes  # one [L, D]
-    weight = s.width * s.width * s.bytes / batch
-    flop = 2 * s.tokens * s.width * s.width  # one [L, D] x [D, D]
-    ratio = s.mlp / s.width
-    attention = 2 * 2 * s.tokens * s.tokens * s.width
-    adapter = 2 * 2 * s.tokens * s.width * s.rank
-    read_write = 2 * token
-    forward = [
-        Part("patches", flop, 3 * s.tokens * 256 * s.bytes + token + weight),
-        Part("LN_1", 0, s.depth * read_write),
-        Part("qkv", s.depth * 3 * flop, s.depth * (4 * token + 3 * weight)),
-        Part("attention", s.depth * attention, s.depth * 4 * token),
-        Part("attention output + residual", full * flop, full * (3 * token + weight)),
-        Part("adapter op (LN_2, LN_a, branch, residual)", full * adapter, full * 4680 / 1536 * token),
-        Part("MLP in", full * ratio * flop, full * ((1 + ratio) * token + ratio * weight)),
-        Part("QuickGELU", 0, full * 2 * ratio * token),
-        Part("MLP out + residual", full * ratio * flop, full * ((2 + ratio) * token + ratio * weight)),
+def parts_table(shape: Shape, batch: int) -> str:
+    """Every kind of kernel: what it needs an image, and its time on each card."""
+    found = parts(shape, batch)
+    head = ["kernels", "GFLOP/image", "MB/image", "MB/image from L2", *(f"{card.name} (ms)" for card in CARDS)]
+    rows = [
+        [part.name, f"{part.flop / 1e9:.2f}", f"{part.bytes / 1e6:.1f}", f"{part.cached / 1e6:.1f}"]
+        + [f"{card.ms(part, batch):.2f}" for card in CARDS]
+        for part in found
     ]
-    backward = [
-        Part("MLP out, dx", (full - 1) * ratio * flop, (full - 1) * ((1 + ratio) * token + ratio * weight)),
-        Part("QuickGELU, dx", 0, (full - 1) * 3 * ratio * token),
-        Part("MLP in, dx", (full - 1) * ratio * flop, (full - 1) * ((1 + ratio) * token + ratio * weight)),
-        Part("adapter op, dx and weights", full * 2.5 * adapter, full * 9830 / 1536 * token),
-        Part("attention output, dx", below * flop, below * (2 * token + weight)),
-        Part("attention, dx", below * 2.5 * attention, below * 8 * token),
-        Part("qkv, dx", below * 3 * flop, below * (4 * token + 3 * weight)),
-        Part("LN_1, dx + residual", 0, below * 4 * token),
-    ]
-    return [*forward, *(Part(f"backward: {part.name}", part.flop, part.bytes) for part in backward)]
+    totals = [sum(part.flop for part in found) / 1e9, sum(part.bytes for part in found) / 1e6]
+    whole = [predicted_ms(card, shape, batch) for card in CARDS]
+    cells = [f"{totals[0]:.1f}", f"{totals[1]:.0f}", "", *(f"{ms:.1f}" for ms in whole)]
+    rows.append([f"**{cell}**" if cell else "" for cell in ["all", *cells]])
+    rows.append(["images/s", "", "", "", *(f"{1e3 * batch / ms:,.0f}" for ms in whole)])
+    return table(head, rows)
 
 
-def table(batch: int = 128) -> str:
-    """The document."""
-    found = parts(Shape(), batch)
-    head = f"| part | GFLOP/image | MB/image | {' | '.join(f'{gpu.name} (us)' for gpu in GPUS)} |"
-    lines = [head, "|---|---|---|" + "---|" * len(GPUS)]
-    for part in found:
-        times = " | ".join(f"{part.us(gpu):.1f}" for gpu in GPUS)
-        lines.append(f"| {part.name} | {part.flop / 1e9:.2f} | {part.bytes / 1e6:.1f} | {times} |")
-    total = Part("all", sum(part.flop for part in found), sum(part.bytes for part in found))
-    least = [sum(part.us(gpu) for part in found) for gpu in GPUS]
-    lines.append(
-        f"| **all** | **{total.flop / 1e9:.1f}** | **{total.bytes / 1e6:.0f}** | "
-        + " | ".join(f"**{us:.0f}**" for us in least)
-        + " |"
-    )
-    lines.append("| images/s at most | | | " + " | ".join(f"{1e6 / us:,.0f}" for us in least) + " |")
-    return "\n".join(lines)
+def groups_table(shape: Shape, batch: int) -> str:
+    """The lines of a profile, beside the estimate by hand."""
+    found, card = parts(shape, batch), CARDS[0]
+    token = Part("", "", 0, shape.tokens * shape.width * shape.bytes)
+    gflop = sum(part.flop for part in found if part.group == "products") / 1e9
+    known = {"products": f"{60.4 * batch / card.tflops:.1f}", "gflop": f"{gflop:.1f}"}
+    known |= {
+        f"{n}({t})": f"{n * t * card.ms(token, batch):.1f}" for n, t in ((12, 4), (11, 17), (12, 8), (11, 12), (12, 6))
+    }
+    rows = []
+    for group, by_hand, why in BY_HAND:
+        ms = sum(card.ms(part, batch) for part in found if part.group == group)
+        rows.append([group, f"{ms:.1f}", f"{by_hand:.1f}", why.format_map(known)])
+    both = (predicted_ms(card, shape, batch), sum(by_hand for _, by_hand, _ in BY_HAND))
+    rows.append(["**all**", *(f"**{ms:.1f}**" for ms in both), ""])
+    return table(["", f"counted, {card.name} (ms)", "by hand (ms)", "what is known of the difference"], rows)
+
+
+def measured_table(results: Path) -> str:
+    """Predictions, from the rates of each run, beside the steps that it measured; a sentence where there is none."""
+    rows = []
+    for file in sorted(results.glob(MEASUREMENTS)):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        rows += [_beside(found, row) for row in _steps(found)]
+    if not rows:
+        return "**Nothing was measured**: no step of fastlift has been timed on a GPU yet."
+    head = ["card", "step", "predicted (ms)", "measured (ms)", "measured / predicted", "images/s", "of the matrix rate"]
+    return table(head, rows)
+
+
+def _steps(found: Row) -> list[Row]:
+    """The first timing of every way to take a step; a rehearsal's times are none."""
+    steps: dict[str, Row] = {}
+    for row in () if found["is_rehearsal"] else found["rows"]:
+        if row["part"] == "step" and "ms" in row:
+            steps.setdefault(row["name"], row)
+    return list(steps.values())
+
+
+def _beside(found: Row, row: Row) -> list[str]:
+    rates = found["rates"]
+    card = Card(found["card"], rates["vit_tflops"], rates["copy_tb_per_s"])
+    usual = {"mode": "eager", "frozen": "compute", "recompute": "none", "impl": None, "micro_batch": None}
+    ratio = predicted = "–"  # the count is of the eager code
+    if all(row[name] == value for name, value in usual.items()):
+        ms = predicted_ms(card, replace(Shape(), rank=row["rank"]), row["batch"])
+        predicted, ratio = f"{ms:.1f}", f"{row['ms'] / ms:.2f}"
+    share = f"{100 * row['share_of_matrix']:.0f} %"
+    return [card.name, row["name"], predicted, f"{row['ms']:.1f}", ratio, f"{row['images_per_s']:,.0f}", share]
+
+
+def document(results: Path) -> str:
+    """All of docs/roofline.md."""
+    shape = Shape()
+    high = replace(shape, rank=RANKS[1])
+    wide = sum(CARDS[0].ms(part, BATCH) for part in parts(high, BATCH) if part.group == "adapter")
+    cards = "; ".join(f"{card.name} {card.tflops:.0f} TFLOP/s, {card.tb_per_s:.1f} TB/s" for card in CARDS)
+    return f"""# Where a step's time goes
+
+A training step of LIFT on a ViT-B/16 at 224 pixels, counted kernel by kernel as the eager code launches it
+(`benchmarks/counting.py`), in bf16, batch {BATCH}, rank {RANKS[0]}, 1000 classes. A kind of kernel takes the longest of its FLOP, its
+bytes of memory and its bytes of L2 over the card's rates; kinds are added up. The rates are not a data sheet's: PyTorch reached
+them on such cards ({cards}; products of the ViT's shapes, and copies, bytes read and written;
+the H200's products are assumed to be the H100's, whose chip it has). That of L2, {CARDS[0].cached_tb_per_s} TB/s, is an assumption.
+Launches, gaps between kernels and the host are not in it.
+
+## Measured
+
+{measured_table(results)}
+
+## Counted
+
+{parts_table(shape, BATCH)}
+
+At rank {RANKS[1]} the adapter, by library products, takes {wide:.1f} ms on the {CARDS[0].name}, and the step {predicted_ms(CARDS[0], high, BATCH):.1f} ms.
+
+## Beside the estimate by hand
+
+{groups_table(shape, BATCH)}
+
+The large products are bound by arithmetic, all else by memory. What fusion could still take away: the joins, the activation
+(into the products around it), and the additions.
+
+Written by `python -m benchmarks.roofline`; measurements come from `{MEASUREMENTS}` ([how](../benchmarks/gpu/README.md)).
+"""
 
 
 def main() -> None:
     """Write the document."""
-    DOCUMENT.write_text(
-        "# A roofline on paper\n\n"
-        "**Computed, not measured**: no GPU was available. ViT-B/16 at 224 pixels, rank 32, bf16, batch 128; peak rates are "
-        "those of the makers' data sheets (dense bf16, memory bandwidth), which no kernel reaches. A part takes at least the "
-        "larger of its FLOP over the peak rate and its bytes over the bandwidth; the sum is a lower bound of the step, the "
-        "last line an upper bound of the rate. Bytes of the adapter op are those of `kernels/adapter/README.md`; where nothing "
-        "is fused, a part reads its inputs and writes its outputs once. (PyTorch's counter leaves attention out on CPUs and so "
-        "counts 4.7 GFLOP less.) The optimiser, the classifier's op and data loading "
-        "are not in it.\n\n"
-        f"{table()}\n\n"
-        "The large products are bound by arithmetic, everything else by memory: norms, activation, adapter and residual "
-        "additions move more than half of the bytes. Written by `python -m benchmarks.roofline`.\n",
-        encoding="utf-8",
-    )
-    print(table())
+    text = document(RESULTS)
+    DOCUMENT.write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
