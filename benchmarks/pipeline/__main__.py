@@ -1,7 +1,8 @@
 """``python -m benchmarks.pipeline [loaders|scan|index|memory|pack ...] --images FOLDER --output results.json``.
 
-``loaders`` is ``fastlift bench data``; the others measure the header scan, the loading of a large index from its cache,
-the growth of memory over epochs, and packs. Needs a folder of JPEGs (any depth); without one, pictures are drawn.
+``loaders`` is ``fastlift bench data``; the others measure the header scan, the reading of what DALI is given, the loading of a
+large index from its cache, the growth of memory over epochs, and packs. Needs a folder of JPEGs (any depth); without one,
+pictures are drawn.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,65 @@ def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
         "files_per_s": [len(names) / elapsed for elapsed, _ in rounds_s[1:]],
         "files_per_cpu_s": [len(names) / cpu for _, cpu in rounds_s[1:]],
     }
+
+
+def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
+    """What DALI is given of ``files`` pictures in the page cache, by two threads, in alternated rounds: CPU time a picture
+    where every file is looked at, and where all are known; and CPU time a batch of the thread that takes DALI's batches."""
+    from fastlift.data.dali_feed import Feed
+    from fastlift.data.dali_graph import GraphSpec
+    from fastlift.data.looks import SETTLED_NS, Looks
+    from fastlift.data.stream import StandIns, Step, Stream
+
+    pictures = _index(folder, files)
+    time.sleep(SETTLED_NS / 1e9)  # drawn pictures are of this moment, and would not be noted
+    stream, stand_ins = Stream(pictures, TrainViews(224), 512, seed=1), StandIns(pictures, "stop", None)
+    spec = GraphSpec(stream.views, (0.5,) * 3, (0.2,) * 3, "cpu", half=False, pixels_only=True)
+
+    def steps(epoch: int) -> Iterator[Step]:
+        order = stream.order(epoch)
+        return (stream.step(order, epoch, number, stand_ins) for number in range(stream.steps_per_epoch))
+
+    def read(source: Feed, epoch: int) -> float:
+        begun = time.process_time()
+        source.start(steps(epoch))
+        while (step := source.take()) is not None:
+            source.fed.append(step)
+            source.done()
+        return (time.process_time() - begun) / files * 1e6
+
+    known = Feed(stream, spec, Looks(pictures), workers=2, ahead=2)
+    found: dict[str, Any] = {"looked_at_cpu_us": [], "known_cpu_us": []}
+    for number in range(rounds + 1):
+        looked_at = Feed(stream, spec, Looks(pictures), workers=2, ahead=2)
+        for name, source in (("looked_at_cpu_us", looked_at), ("known_cpu_us", known)):
+            taken = read(source, number)
+            if number:
+                found[name].append(taken)
+        looked_at.close()
+    if not without_dali():
+        found["taking_a_batch_of_512_cpu_ms"] = _taking(known, spec, steps, stream.most_samples, rounds)
+    known.close()
+    return found
+
+
+def _taking(source: Any, spec: Any, steps: Callable[[int], Iterator[Any]], batch_size: int, rounds: int) -> list[float]:
+    """CPU ms of the thread that takes a batch, each batch of so many epochs."""
+    from fastlift.data.dali_graph import build_pipeline
+    from fastlift.data.dali_runner import Runner
+
+    pipeline = build_pipeline(spec, source, batch_size=batch_size, workers=2, device_id=None, prefetch=2)
+    pipeline.build()
+    runner, taken = Runner(source, pipeline, ahead=1), []
+    for number in range(rounds):
+        runner.start(steps(number))
+        begun = time.thread_time()
+        while runner.next() is not None:
+            taken.append((time.thread_time() - begun) * 1000)
+            begun = time.thread_time()
+        runner.stop()
+    runner.close()
+    return taken
 
 
 def index(folder: Path, rounds: int, files: int) -> dict[str, Any]:
@@ -183,6 +243,7 @@ def _resident_mib() -> float:
 MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "loaders": loaders,
     "scan": scan,
+    "feed": feed,
     "index": index,
     "starts": starts,
     "memory": memory,

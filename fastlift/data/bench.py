@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from fastlift.data.decode import DecodeError, decode, read_encoded
+from fastlift.data.decode import decode
 from fastlift.data.index import ImageIndex
-from fastlift.data.jpeg import plain_jpeg
+from fastlift.data.jpeg import plain_parts
+from fastlift.data.reading import DecodeError, read_encoded
 from fastlift.data.scan import Progress
 from fastlift.data.views import Interpolation, TrainViews
 from fastlift.errors import UserError
@@ -183,7 +184,7 @@ def _files(index: ImageIndex | None, count: int, folder: Path, progress: Progres
             encoded = read_encoded(index, i)
         except DecodeError:
             continue  # gone since the headers were read
-        if plain_jpeg(encoded, int(index.widths[i]), int(index.heights[i])) is None:
+        if plain_parts(encoded, int(index.widths[i]), int(index.heights[i])) is None:
             continue  # torchvision.io reads JPEG alone, and no way may stop the others
         files.append(folder / str(i) if index.spans is not None else index.file(i))
         if index.spans is not None:

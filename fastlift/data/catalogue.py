@@ -130,7 +130,9 @@ def load_data_set(
     _refuse_unused_lists(request)
     if request.data_root is not None and not request.data_root.is_dir():
         raise UserError(f"the data root {request.data_root} is not a folder.{_hint(name)}")
-    return at_taxon(_load(request), taxon)
+    data = at_taxon(_load(request), taxon)
+    train, test = (replace(index, cache=request.cache_dir) for index in (data.train, data.test))
+    return replace(data, train=train, test=test)
 
 
 def _load(request: _Request) -> DataSet:

@@ -1,48 +1,41 @@
-"""The DALI executor: native reading and region-of-interest decoding, and on GPUs the rest of the view as well.
+"""The DALI executor: region-of-interest decoding, and on GPUs the rest of the view as well.
 
-A pipeline is built once; each epoch feeds it the steps of the stream and takes the batches out in order. On CPUs it puts
-out decoded pixels, without a copy, and threads make the views of them as for the torchvision executor. What is no plain JPEG
-does not reach it (``dali_feed``) and is decoded as there. Where a batch fails, its pictures are made one by one, which names
-the broken ones, and stand-ins take their place.
+A pipeline is built once; each epoch feeds it the steps of the stream (``dali_feed``) and takes the batches out in order, in a
+thread of its own (``dali_runner``). On CPUs it puts out decoded pixels, without a copy, and threads make the views of them as
+for the torchvision executor. What is no plain JPEG does not reach it and is made as there. Where a batch fails, its pictures
+are made one by one, which names the broken ones, and stand-ins take their place.
 """
 
+import re
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from fastlift.data.dali_feed import Fed, Feed
+from fastlift.data.dali_feed import Feed
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
-from fastlift.data.decode import DecodeError, load_picture
-from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers, labelled
+from fastlift.data.dali_output import Handover
+from fastlift.data.dali_runner import Made, Runner
+from fastlift.data.decode import load_picture
+from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers, labelled, moved
 from fastlift.data.loader import Batch
+from fastlift.data.looks import Looks
+from fastlift.data.reading import DecodeError
 from fastlift.data.render import render_views
 from fastlift.data.stream import StandIns, Step, Stream
 from fastlift.data.views import Windows
-from fastlift.errors import FastliftWarning
+from fastlift.errors import FastliftWarning, UserError
 
-_PREFETCH = 3  # batches that DALI has in the making
+_PREFETCH = 3  # batches that DALI has in the making, or has made
 _READING = 2  # batches that are read before DALI asks for them
 _FINISHING = 2  # batches of decoded pixels whose views are in the making
+# What DALI says where it is not for the picture.
+_MACHINES_FAULT = re.compile(r"CUDA (runtime|driver) API error|CUDA allocation failed|out of memory|ALLOCATOR_FAILURE")
 _DECODED_BYTES = 2**30  # of decoded pixels at once, as far as fewer batches in the making can keep to it
-
-
-def _drain(feed: Feed, pipeline: Any) -> None:
-    """Take out what is still in the making, so that the next epoch starts clean."""
-    feed.start(iter(()))
-    while True:
-        try:
-            pipeline.run()
-        except StopIteration:
-            pipeline.reset()
-            break
-        except RuntimeError:  # a broken picture in a batch that nobody asked for
-            continue
-    feed.fed.clear()
 
 
 def _gist(message: str) -> str:
@@ -51,19 +44,34 @@ def _gist(message: str) -> str:
     return next((line for line in lines if line), message)
 
 
-def _depths(stream: Stream, spec: GraphSpec) -> tuple[int, int]:
-    """How many batches DALI makes ahead, and how many are then in the threads' hands.
+def _raise_if_machines_fault(error: RuntimeError) -> None:
+    """No picture is at fault where the GPU has no memory left, or fails: to decode them one by one would not help."""
+    if _MACHINES_FAULT.search(str(error)):
+        what = "Take a smaller batch, or --executor torchvision, which needs less memory of the GPU"
+        raise UserError(f"DALI failed on the GPU: {_gist(str(error))}. {what}", exit_code=1) from error
+
+
+def _spec_for(stream: Stream, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, gpu: bool) -> GraphSpec:
+    """On GPUs DALI makes the whole view, on CPUs it decodes."""
+    device: Literal["cpu", "gpu"] = "gpu" if gpu else "cpu"
+    return GraphSpec(stream.views, tuple(mean), tuple(std), device, half=dtype == torch.float16, pixels_only=not gpu)
+
+
+def _depths(stream: Stream, spec: GraphSpec) -> tuple[int, int, int]:
+    """How many batches DALI has in the making, how many that it has made wait, and how many are in the threads' hands.
 
     On GPUs DALI makes whole views. On CPUs batches are decoded pixels, whose size is that of the pictures: with photographs
     straight from a camera fewer are made ahead.
     """
-    if not spec.pixels_only:
-        return _PREFETCH, 1
-    pixels = float(np.mean(stream.index.widths.astype(np.float64) * stream.index.heights))
-    share = 0.5 if spec.decodes_windows else 1.0  # of a picture that is decoded, about
-    batches = int(_DECODED_BYTES / max(3 * share * pixels * stream.most_samples, 1.0))
-    finishing = 1 if batches < 4 else _FINISHING
-    return max(1, min(_PREFETCH, batches - finishing)), finishing
+    made, finishing = _PREFETCH, 1
+    if spec.pixels_only:
+        pixels = float(np.mean(stream.index.widths.astype(np.float64) * stream.index.heights))
+        share = 0.5 if spec.decodes_windows else 1.0  # of a picture that is decoded, about
+        batches = int(_DECODED_BYTES / max(3 * share * pixels * stream.most_samples, 1.0))
+        finishing = 1 if batches < 4 else _FINISHING
+        made = max(1, min(_PREFETCH, batches - finishing))
+    waiting = 1 if made > 1 else 0
+    return made - waiting, waiting, finishing
 
 
 class DaliLoader:
@@ -85,22 +93,19 @@ class DaliLoader:
         self._stream, self._stand_ins = stream, stand_ins
         self._dtype, self._device = dtype, device
         self._workers = workers or default_workers()
-        on_gpu = device.type == "cuda"
-        self._spec = GraphSpec(
-            views=stream.views,
-            mean=tuple(mean),
-            std=tuple(std),
-            device="gpu" if on_gpu else "cpu",
-            half=dtype == torch.float16,
-            pixels_only=not on_gpu,
-        )
-        self._normalise = Normalise(mean, std, dtype, torch.device("cpu"))
-        self._finisher = None if on_gpu else Finisher(stream, self._normalise, self._workers, pin_memory=False)
-        prefetch, self._finishing = _depths(stream, self._spec)
-        self._feed = Feed(stream, self._spec, self._workers, ahead=min(prefetch, _READING))
-        self._pipeline = self._build(self._feed, stream.most_samples, prefetch)
-        self._single: tuple[Feed, Any] | None = None  # a pipeline of one picture, built when a batch fails
-        self._iterating = False
+        self._spec = _spec_for(stream, mean, std, dtype, gpu=device.type == "cuda")
+        self._normalise = Normalise(mean, std, dtype, device)
+        self._finisher = None
+        if self._spec.pixels_only:
+            self._finisher = Finisher(stream, self._normalise, self._workers, pin_memory=False)
+        self._handover = Handover(dtype)
+        self._looks = Looks(stream.index)
+        prefetch, waiting, self._finishing = _depths(stream, self._spec)
+        feed = Feed(stream, self._spec, self._looks, self._workers, ahead=min(prefetch + waiting, _READING))
+        pipeline = self._build(feed, stream.most_samples, prefetch)
+        self._runner = Runner(feed, pipeline, waiting, self._looks)
+        self._single: Runner | None = None  # of one picture, built when a batch fails
+        self._iterating = self._closed = False
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on."""
@@ -110,11 +115,11 @@ class DaliLoader:
         order = self._stream.order(epoch)
         steps = range(start_step, self.steps_per_epoch)
         made_steps = (self._stream.step(order, epoch, number, self._stand_ins) for number in steps)
-        self._feed.start(step for step in made_steps if len(step.samples))  # DALI knows no empty batch
+        self._runner.start(step for step in made_steps if len(step.samples))  # DALI knows no empty batch
         begun: deque[Batch | Pending] = deque()
         try:
-            while (made := self._next(epoch)) is not None:
-                begun.append(made)
+            while (made := self._runner.next()) is not None:
+                begun.append(self._begun(made, epoch))
                 if len(begun) == self._finishing:
                     yield self._finished(begun.popleft(), epoch)
             while begun:
@@ -124,22 +129,26 @@ class DaliLoader:
             for batch in begun:
                 if isinstance(batch, Pending):
                     batch.cancel()
-            if self._pipeline is not None:
-                _drain(self._feed, self._pipeline)
+            if not self._closed:
+                self._runner.stop()
             self._iterating = False
 
     def _empty(self, order: np.ndarray, epoch: int, steps: range) -> Iterator[Batch]:
         """The last batch where other ranks have all of its samples."""
-        if steps and not len((last := self._stream.step(order, epoch, steps[-1], self._stand_ins)).samples):
+        if self._stream.world_size == 1 or not steps:
+            return
+        if not len((last := self._stream.step(order, epoch, steps[-1], self._stand_ins)).samples):
             size = self._stream.views.size
             yield labelled(self._stream, last, torch.empty((0, 3, size, size), dtype=self._dtype, device=self._device))
 
     def close(self) -> None:
+        self._closed = True
         if self._finisher is not None:
             self._finisher.close()
-        for feed in (self._feed, *(() if self._single is None else self._single[:1])):
-            feed.close()
-        self._pipeline = self._single = None
+        self._runner.close()
+        if self._single is not None:
+            self._single.close()
+        self._handover.close()
 
     def _build(self, feed: Feed, batch_size: int, prefetch: int) -> Any:
         device_id = None
@@ -151,24 +160,17 @@ class DaliLoader:
         pipeline.build()
         return pipeline
 
-    def _next(self, epoch: int) -> Batch | Pending | None:
-        """What the pipeline puts out next, repaired where it failed; None at the end."""
-        try:
-            made = self._run(self._pipeline)
-        except StopIteration:
-            return None
-        except RuntimeError:
-            return self._repaired(self._feed.fed.popleft().step, epoch)
-        fed = self._feed.fed.popleft()
+    def _begun(self, made: Made, epoch: int) -> Batch | Pending:
+        """A batch of what DALI has made, or in the making; repaired where that failed."""
+        if made.error is not None:
+            _raise_if_machines_fault(made.error)
+            return self._repaired(made.fed.step, epoch)
         if self._finisher is not None:
-            return self._finisher.start(fed.step, partial(self._draw, fed, made))
-        images = torch.from_dlpack(made.as_tensor())
+            return self._finisher.start(made.fed.step, partial(self._draw, made))
         try:
-            for row in fed.ours:
-                images[row] = self._views_of(fed.picture(self._stream, row), fed.step, row)
+            return labelled(self._stream, made.fed.step, self._images(made))
         except DecodeError:
-            return self._repaired(fed.step, epoch)
-        return labelled(self._stream, fed.step, images.to(self._dtype))
+            return self._repaired(made.fed.step, epoch)
 
     def _finished(self, made: Batch | Pending, epoch: int) -> Batch:
         if isinstance(made, Batch):
@@ -179,22 +181,29 @@ class DaliLoader:
         except DecodeError:
             return self._repaired(made.step, epoch)
 
-    def _run(self, pipeline: Any) -> Any:
-        """One batch: DALI's list of what it made."""
-        (made,) = pipeline.run(*([torch.cuda.current_stream(self._device)] if self._device.type == "cuda" else []))
-        return made
+    def _images(self, made: Made) -> torch.Tensor:
+        """The views that DALI has made, and in between those that it did not get: [B, 3, S, S] or [B, V, 3, S, S].
 
-    def _draw(self, fed: Fed, decoded: Any, row: int, out: np.ndarray) -> None:
+        Raises:
+            DecodeError: a picture that DALI did not get is broken.
+        """
+        images = self._handover.own(made.output)
+        if rows := list(made.fed.ours):
+            views = self._normalise.all_of(np.stack([made.fed.views(row) for row in rows]))
+            views = views if self._stream.views.stacked else views.squeeze(1)
+            images.index_copy_(0, moved(torch.tensor(rows), images.device), views)
+        return images
+
+    def _draw(self, made: Made, row: int, out: np.ndarray) -> None:
         """The views of one picture from its decoded pixels: uint8 [V, 3, S, S].
 
         Raises:
             DecodeError: it is one that DALI did not get, and it is broken.
         """
-        views = fed.step.views
-        if row in fed.ours:
-            render_views(fed.picture(self._stream, row), views, row, self._stream.views.interpolation, out)
+        if row in made.fed.ours:
+            out[...] = made.fed.views(row)
             return
-        pixels = np.asarray(decoded[row])
+        views, pixels = made.fed.step.views, np.asarray(made.output[row])
         if self._spec.decodes_windows and isinstance(views, Windows):  # the pixels are the window
             w, h, flip = (column[row : row + 1] for column in (views.w, views.h, views.flip))
             views, row = Windows(np.zeros_like(w), np.zeros_like(h), w, h, flip), 0
@@ -220,22 +229,20 @@ class DaliLoader:
             DecodeError: its picture is broken.
         """
         if self._single is None:
-            feed = Feed(self._stream, self._spec, workers=1, ahead=0)
-            self._single = feed, self._build(feed, 1, prefetch=1)
-        feed, pipeline = self._single
-        feed.start(iter([step]))
+            feed = Feed(self._stream, self._spec, self._looks, workers=1, ahead=0)
+            self._single = Runner(feed, self._build(feed, 1, prefetch=1), ahead=0)
+        self._single.start(iter([step]))
         try:
-            made = self._run(pipeline)
-            fed = feed.fed[0]
-        except RuntimeError as error:  # a plain JPEG that DALI cannot decode all the same
-            return self._in_place_of_dali(step, _gist(str(error)))
+            made = self._single.next()
         finally:
-            _drain(feed, pipeline)
+            self._single.stop()
+        assert made is not None
+        if made.error is not None:  # a plain JPEG that DALI cannot decode all the same
+            _raise_if_machines_fault(made.error)
+            return self._in_place_of_dali(step, _gist(str(made.error)))
         if self._finisher is not None:
-            return self._finisher.finish(self._finisher.start(step, partial(self._draw, fed, made))).images[0]
-        if fed.ours:
-            return self._views_of(fed.picture(self._stream, 0), step, 0)
-        return torch.from_dlpack(made.as_tensor())[0].to(self._dtype)
+            return self._finisher.finish(self._finisher.start(step, partial(self._draw, made))).images[0]
+        return self._images(made)[0]
 
     def _in_place_of_dali(self, step: Step, reason: str) -> torch.Tensor:
         """The views of a step of one sample whose picture DALI refuses, with a warning: [3, S, S] or [V, 3, S, S].
@@ -243,18 +250,12 @@ class DaliLoader:
         Raises:
             DecodeError: the picture is broken.
         """
-        source = int(step.sources[0])
+        source, views = int(step.sources[0]), self._stream.views
         picture = load_picture(self._stream.index, source)
         name = self._stream.index.label_of(source)
         what = f"DALI cannot decode {name}, libjpeg-turbo or Pillow does it instead: {reason}"
         warnings.warn(what, FastliftWarning, stacklevel=2)
-        return self._views_of(picture, step, 0)
-
-    def _views_of(self, picture: np.ndarray, step: Step, row: int) -> torch.Tensor:
-        """The views of a decoded picture, by the torchvision executor's means: [3, S, S] or [V, 3, S, S]."""
-        views = self._stream.views
         pixels = np.empty((views.views, 3, views.size, views.size), dtype=np.uint8)
-        render_views(picture, step.views, row, views.interpolation, pixels)
-        images = torch.empty(pixels.shape)
-        self._normalise.in_worker(pixels, images.numpy())
-        return self._normalise.finish(images if views.stacked else images[0]).to(self._device)
+        render_views(picture, step.views, 0, views.interpolation, pixels)
+        images = self._normalise.all_of(pixels)
+        return images if views.stacked else images[0]

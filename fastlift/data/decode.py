@@ -1,46 +1,17 @@
 """Encoded bytes to RGB pixels, the same ones as ``PIL.Image.open(...).convert("RGB")`` gives (EXIF rotation ignored)."""
 
 import functools
-import os
 import warnings
 from typing import Any
 
 import numpy as np
 
-from fastlift.data.headers import MAX_PIXELS, is_shortage, read_header_bytes, refusal
+from fastlift.data.headers import MAX_PIXELS, read_header_bytes, refusal
 from fastlift.data.index import ImageIndex
 from fastlift.data.jpeg import read_frame
 from fastlift.data.pillow import open_image, plain_words
+from fastlift.data.reading import DecodeError, read_encoded
 from fastlift.errors import FastliftWarning
-
-
-class DecodeError(Exception):
-    """A picture cannot be used; the message is the reason, to follow its path."""
-
-
-def read_encoded(index: ImageIndex, i: int) -> bytes:
-    """The encoded bytes of sample ``i``.
-
-    Raises:
-        DecodeError: with the reason.
-        OSError: a shortage, of open files say: the picture is as good as before, and nothing may stand in for it.
-    """
-    path = index.file(i)
-    try:
-        if index.spans is None:
-            return path.read_bytes()
-        offset, count = index.spans[i].tolist()
-        with path.open("rb") as shard:
-            data = os.pread(shard.fileno(), count, offset)
-        if len(data) < count:
-            raise DecodeError("is truncated")
-        return data
-    except FileNotFoundError as error:
-        raise DecodeError("is missing") from error
-    except OSError as error:
-        if is_shortage(error):
-            raise
-        raise DecodeError(f"cannot be read ({error.strerror})") from error
 
 
 @functools.cache

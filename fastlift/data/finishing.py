@@ -56,15 +56,31 @@ class Normalise:
         if self.in_workers:
             return batch.to(self._dtype)
         scale, shift = self._tensors
-        return (batch.to(self._device, non_blocking=True).to(torch.float32) * scale).add_(shift).to(self._dtype)
+        return (moved(batch, self._device).to(torch.float32) * scale).add_(shift).to(self._dtype)
+
+    def all_of(self, pixels: np.ndarray) -> torch.Tensor:
+        """uint8 [..., 3, S, S] that no worker has seen, to the compute dtype on the device."""
+        if not self.in_workers:
+            return self.finish(torch.from_numpy(pixels))
+        images = torch.empty(pixels.shape)
+        self.in_worker(pixels, images.numpy())
+        return self.finish(images)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A CPU tensor on the device. The host does not wait: torch keeps pinned memory until it is copied, and of any other CUDA
+    may wait for what is going on there."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def labelled(stream: Stream, step: Step, images: torch.Tensor) -> Batch:
     """The images of a step with the labels and rows of its samples."""
-    labels = torch.from_numpy(stream.index.labels[step.samples]).to(images.device, non_blocking=True)
+    labels = moved(torch.from_numpy(stream.index.labels[step.samples]), images.device)
     whole = labels
     if len(step.whole) > len(step.samples):
-        whole = torch.from_numpy(stream.index.labels[step.whole]).to(images.device, non_blocking=True)
+        whole = moved(torch.from_numpy(stream.index.labels[step.whole]), images.device)
     return Batch(images, labels, torch.from_numpy(step.samples.copy()), whole)
 
 

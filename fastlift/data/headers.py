@@ -17,6 +17,8 @@ from fastlift.data.pillow import open_image, plain_words
 # Pillow's own limit against decompression bombs; both executors keep to it.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 4 * MAX_PIXELS  # of a file: what the largest picture takes without any compression
+# Not blocking: to open a named pipe would wait for its writer.
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _HEAD_BYTES = 4096
 _STRAY_BYTES = 2**16  # between the segments of a JPEG; Pillow walks over them byte by byte, at 4 MB a second
 _Read = Callable[[int, int], bytes]  # (offset, count) -> bytes
@@ -46,8 +48,7 @@ def read_header(path: str) -> Header:
         OSError: a shortage, of open files say.
     """
     try:
-        # Not blocking: to open a named pipe would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, READ_FLAGS)
     except FileNotFoundError:
         return bad("missing")
     except OSError as error:

@@ -84,17 +84,23 @@ def is_whole(encoded: np.ndarray, frame: Frame) -> bool:
     return True
 
 
-def plain_jpeg(data: bytes, width: int, height: int) -> np.ndarray | None:
-    """A JPEG of this size that every decoder makes the same pixels of, without its metadata: uint8 [n].
+Ranges = tuple[tuple[int, int], ...]  # start and end of parts of a file, in order
+
+
+def plain_parts(data: bytes, width: int, height: int, *, whole: bool = False) -> Ranges | None:
+    """What a decoder needs of a JPEG of this size that every decoder makes the same pixels of: all but its metadata.
 
     None for everything that is not certain to be one: other formats, damage, a size that changed, four channels, RGB or
     unusual sampling, rare codes. What is left was checked segment by segment, so that a decoder which cannot be trusted with
     other bytes may have it; metadata (EXIF, thumbnails, profiles) is cut out because some decoders die of it when it is damaged.
+
+    Args:
+        whole: its scans are known to be whole, since somebody looked; then only what stands before them is walked over.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None
     frame = read_frame(data)
-    if frame.channels not in (1, 3) or (frame.width, frame.height) != (width, height):
+    if frame.channels not in (1, 3) or (frame.width, frame.height) != (width, height) or not frame.scan:
         return None
     markers = [marker for marker, _, _ in frame.segments]
     if not _NEEDED.issuperset(set(markers) - _NOT_NEEDED) or sum(marker in SOF for marker in markers) != 1:
@@ -103,13 +109,26 @@ def plain_jpeg(data: bytes, width: int, height: int) -> np.ndarray | None:
         _is_common(data[start:end], frame.channels) for _, start, end in frame.segments
     ):
         return None
-    encoded = np.frombuffer(data, dtype=np.uint8)
-    if not is_whole(encoded, frame):
+    if not whole and not is_whole(np.frombuffer(data, dtype=np.uint8), frame):
         return None
-    needed = [data[start:end] for marker, start, end in frame.segments if marker in _NEEDED]
-    if len(needed) == len(markers):
-        return encoded
-    return np.frombuffer(b"".join((data[:2], *needed, data[frame.scan :])), dtype=np.uint8)
+    needed = [(start, end) for marker, start, end in frame.segments if marker in _NEEDED]
+    return _without_gaps([(0, 2), *needed, (frame.scan, len(data))])
+
+
+def _without_gaps(parts: list[tuple[int, int]]) -> Ranges:
+    """Parts that follow one another as one."""
+    kept = [parts[0]]
+    for start, end in parts[1:]:
+        if start == kept[-1][1]:
+            kept[-1] = (kept[-1][0], end)
+        else:
+            kept.append((start, end))
+    return tuple(kept)
+
+
+def joined(data: bytes, parts: Ranges) -> bytes:
+    """Parts of a file in one; without a copy where that is the whole file."""
+    return data if parts == ((0, len(data)),) else b"".join(data[start:end] for start, end in parts)
 
 
 def _is_common(segment: bytes, channels: int) -> bool:

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastlift.data.catalogue import PACK_MANIFEST, load_data_set
-from fastlift.data.decode import DecodeError, decode, read_encoded
+from fastlift.data.decode import decode
 from fastlift.data.headers import read_header_bytes
 from fastlift.data.index import ImageIndex
 from fastlift.data.packed import PackedSplit, shard_name, write_manifest, write_split
+from fastlift.data.reading import DecodeError, read_encoded
 from fastlift.data.scan import Progress
 from fastlift.errors import UserError
 from fastlift.files import expand_user

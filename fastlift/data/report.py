@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.catalogue import DataSet, load_data_set
-from fastlift.data.decode import DecodeError, load_picture
+from fastlift.data.decode import load_picture
 from fastlift.data.index import ImageIndex
 from fastlift.data.problems import SHOWN, Problems, UnusableData
+from fastlift.data.reading import DecodeError
 from fastlift.data.scan import Progress
 from fastlift.machine import cpus
 from fastlift.metrics import GROUP_BOUNDARIES, group_masks

@@ -10,9 +10,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from fastlift.data.decode import DecodeError, jpeg_decoder, load_picture
+from fastlift.data.decode import jpeg_decoder, load_picture
 from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers
 from fastlift.data.loader import Batch
+from fastlift.data.reading import DecodeError
 from fastlift.data.render import render_views
 from fastlift.data.stream import StandIns, Step, Stream
 

@@ -16,6 +16,7 @@ from fastlift.data.dali_feed import Feed
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
 from fastlift.data.index import ImageIndex
 from fastlift.data.loader import build_loader, without_dali
+from fastlift.data.looks import Looks
 from fastlift.data.stream import StandIns, Stream
 from fastlift.data.views import EvalViews, TrainViews
 
@@ -77,7 +78,7 @@ def differences(index: ImageIndex, views: TrainViews | EvalViews, batch_size: in
     """Grey levels between the views of the whole graph, run on the CPU, and those of the torchvision executor."""
     stream, stand_ins = Stream(index, views, batch_size, seed=1), StandIns(index, "stop", None)
     spec = GraphSpec(views, MEAN, STD, "cpu", half=False)
-    feed = Feed(stream, spec, workers=1, ahead=1)
+    feed = Feed(stream, spec, Looks(index), workers=1, ahead=1)
     pipeline = build_pipeline(spec, feed, batch_size=batch_size, workers=1, device_id=None, prefetch=2)
     feed.start(stream.step(stream.order(2), 2, number, stand_ins) for number in range(stream.steps_per_epoch))
     theirs = build_loader(
@@ -86,7 +87,7 @@ def differences(index: ImageIndex, views: TrainViews | EvalViews, batch_size: in
     found = []
     for batch in theirs.epoch(2):
         (made,) = pipeline.run()
-        assert not feed.fed.popleft().ours
+        assert not feed.done().ours
         images = torch.from_dlpack(made.as_tensor())
         assert images.shape == batch.images.shape
         found.append(((images - batch.images) * 255 * torch.tensor(STD).view(3, 1, 1)).abs().numpy())

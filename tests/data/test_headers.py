@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from fastlift.data import headers
-from fastlift.data.decode import read_encoded
 from fastlift.data.headers import read_header, read_header_bytes
+from fastlift.data.reading import read_encoded
 from fastlift.prediction import index_pictures
 
 REFUSED = {

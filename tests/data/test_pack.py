@@ -13,11 +13,11 @@ import torch
 
 from fastlift.data.catalogue import load_data_set
 from fastlift.data.columns import write_columns
-from fastlift.data.decode import read_encoded
 from fastlift.data.loader import build_loader, without_dali
 from fastlift.data.pack import run
 from fastlift.data.packed import _digest
 from fastlift.data.problems import UnusableData
+from fastlift.data.reading import read_encoded
 from fastlift.data.report import check
 from fastlift.data.views import TrainViews
 from fastlift.errors import UserError

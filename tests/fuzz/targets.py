@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlift.data.decode import DecodeError
+from fastlift.data.reading import DecodeError
 from fastlift.errors import UserError
 
 Target = Callable[[bytes], None]
