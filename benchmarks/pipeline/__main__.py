@@ -265,7 +265,7 @@ def main() -> None:
         folder = flags.images or Path(drawn)
         if flags.images is None:
             for i in range(200):
-                bench._draw(folder / f"{i}.jpg", i)
+                bench.draw_picture(folder / f"{i}.jpg", i)
         for name in flags.measurements:
             begun = os.getloadavg()[0]
             result = MEASUREMENTS[name](folder, flags.rounds, flags.files)

@@ -70,10 +70,10 @@ def test_a_set_without_jpegs_is_refused(pictures: Any, make_bad_file: Callable) 
 def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
     from PIL import Image
 
-    from fastlift.data.bench import _draw
+    from fastlift.data.bench import draw_picture
 
     for seed in (0, 10, 18):
-        _draw(tmp_path / f"{seed}.jpg", seed)
+        draw_picture(tmp_path / f"{seed}.jpg", seed)
     sizes = [Image.open(tmp_path / f"{seed}.jpg").size for seed in (0, 10, 18)]
     assert sizes == [(500, 375), (375, 500), (1024, 768)]
     bits = (tmp_path / "0.jpg").stat().st_size * 8 / (500 * 375)
