@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -112,9 +112,32 @@ def dtype_name(dtype: torch.dtype) -> str:
     return next(name for name, known in DTYPES.items() if known is dtype)
 
 
-def using_device(device: torch.device) -> AbstractContextManager[object]:
-    """Compute on this device meanwhile: what names none itself, such as pinned memory, then goes with its GPU."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+@contextmanager
+def using_device(device: torch.device) -> Iterator[None]:
+    """Compute on this device meanwhile, in fp32 where that is asked for.
+
+    What names no GPU itself, such as pinned memory, goes with this one. Convolutions in fp32 (CLIP's ResNets) are not rounded
+    to TF32, which PyTorch lets cuDNN do unless it is told otherwise; products it leaves alone, and so do we.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    rounds = _cudnn_rounds()
+    with torch.cuda.device(device):
+        try:
+            if rounds:
+                torch.backends.cudnn.allow_tf32 = False
+            yield
+        finally:
+            if rounds:
+                torch.backends.cudnn.allow_tf32 = True
+
+
+def _cudnn_rounds() -> bool:
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # the caller has used torch's newer settings, and has his reasons
+        return False
 
 
 @contextmanager

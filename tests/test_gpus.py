@@ -4,6 +4,8 @@ import importlib.util
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from fastlift import gpus, grading, training
 from fastlift.config import Config
-from fastlift.environment import resolve_amp, resolve_device
+from fastlift.environment import resolve_amp, resolve_device, using_device
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.gpus import check_triton, triton_trouble, trouble
 from fastlift.machine import Driver
@@ -184,6 +186,40 @@ def test_dtypes_that_a_card_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, gpus_seen=1, capability=(8, 9))
     assert resolve_amp("auto", GPU).dtype is torch.bfloat16
     check_fp8(GPU, torch.bfloat16)
+
+
+def test_a_run_has_its_gpu_and_its_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile alone, and whatever ends it; settings of torch's newer kind are the caller's."""
+    entered: list[object] = []
+
+    @contextmanager
+    def device(chosen: object) -> Iterator[None]:
+        entered.append(chosen)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    second = torch.device("cuda", 1)
+    assert torch.backends.cudnn.allow_tf32, "torch's default"
+
+    def fail() -> None:
+        with using_device(second):
+            assert not torch.backends.cudnn.allow_tf32
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.backends.cudnn.allow_tf32
+    assert entered == [second]
+    with using_device(torch.device("cpu")):
+        assert torch.backends.cudnn.allow_tf32
+
+    def mixed() -> bool:
+        raise RuntimeError("You are using both the legacy and the new API")
+
+    monkeypatch.setattr(torch._C, "_get_cudnn_allow_tf32", mixed)
+    with using_device(second):
+        pass
+    assert entered == [second, second]
 
 
 # Triton, which needs a C compiler while it runs
