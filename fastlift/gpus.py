@@ -15,8 +15,8 @@ import torch
 from fastlift.errors import UserError
 from fastlift.machine import Driver, driver, gpus_are_hidden
 
-# The oldest driver that runs programs made with a CUDA of this major version (CUDA toolkit's release notes, table "CUDA
-# minor version compatibility").
+# The oldest driver that runs programs made with a CUDA of this major version (table 1 of
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
 _LEAST_DRIVER = {11: "450", 12: "525", 13: "580"}
 
 

@@ -1,6 +1,7 @@
 """What the doctor finds on this machine and on pretended ones, and how it tells."""
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastlift import doctor
+from fastlift import doctor, gpus
 from fastlift.doctor import machine, software
+from fastlift.errors import FastliftWarning
+from fastlift.machine import Driver
 
 
 def told(found: dict[str, Any], width: int = 100) -> str:
@@ -76,6 +79,35 @@ def test_pretended_gpus(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, 
     shown = f"Pretended GPU, capability {capability[0]}.{capability[1]}, 24.0 GiB, multiplies {dtypes}"
     assert f"gpu 0 {shown}" in lines
     assert f"gpu 1 {shown}" in lines
+
+
+def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found and told once, as training tells it, with what helps."""
+    old = Driver("470.57.02", (11, 4), ("Tesla V100",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for room in (gpus, machine):
+        monkeypatch.setattr(room, "driver", lambda: old)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FastliftWarning)
+        found = doctor.report()
+    text = " ".join(told(found, width=200).split())
+    assert (
+        text.count("The NVIDIA driver 470.57.02 (Tesla V100) runs CUDA up to 11.4 and is too old for this PyTorch") == 1
+    )
+    assert "needs driver 580 or newer." in text
+    assert "fix update the driver, or install a PyTorch built for CUDA 11" in text
+    assert "driver: 470.57.02)" in text
+    assert found["choices"]["device"]["value"] == "cpu"
+
+
+def test_a_triton_that_cannot_start_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, (9, 0))
+    monkeypatch.setattr(gpus, "triton_trouble", lambda: gpus.Trouble("Triton needs a C compiler", "install one"))
+    found = doctor.report()
+    assert found["choices"]["kernels"] == {"value": "none", "why": "Triton needs a C compiler"}
+    assert "broken Triton needs a C compiler." in " ".join(told(found).split())
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, device: torch.d
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("tuner", ["lora", "adapter", "ssf_attn", "vpt_deep", "mask", "bias"])
-def test_other_tuners_are_one_graph_too(tiny_clip: Files, device: torch.device, tuner: str) -> None:
-    some = tiny_learner(tiny_clip, device, model={"tuner": tuner})
+def test_other_tuners_are_one_graph_too(tiny_clip: Files, tuner: str) -> None:
+    some = tiny_learner(tiny_clip, model={"tuner": tuner})
     compile_backbone(some.model, "default", {4})
     some.step(*tiny_batch(some, size=4))
     assert counters["stats"]["unique_graphs"] == 1

@@ -50,7 +50,7 @@ def config(run: Path, **changes: object) -> Config:
     ],
 )
 def test_crops_share_the_memory_of_a_batch(
-    run: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, settings: dict[str, Any], name: str, views: int
+    run: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], name: str, views: int
 ) -> None:
     """The model never sees more pictures at a time than --eval-batch says (one picture's crops, if those are more)."""
     seen: list[torch.Size] = []
@@ -58,7 +58,7 @@ def test_crops_share_the_memory_of_a_batch(
     monkeypatch.setattr(
         evaluation, "mean_logits", lambda model, images: (seen.append(images.shape), plain(model, images))[1]
     )
-    rows = grade_run(run, settings={**settings, "device": str(device)})
+    rows = grade_run(run, settings=settings)
     assert list(rows) == [name]
     assert sum(shape[0] for shape in seen) == 24
     assert max(shape[:-3].numel() for shape in seen) <= max(10, views)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from devices import EVERY_DEVICE
+from devices import EVERY_DEVICE, on_gpu
 from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
 from safetensors.torch import load_file
 
@@ -87,15 +87,21 @@ def same_state(one: Path, other: Path, name: str) -> None:
         assert torch.equal(second[key], tensor), key
 
 
-@pytest.mark.parametrize(("stop_at", "amp"), [(3, "fp32"), (5, "fp32"), (9, "fp32"), (5, "bf16"), (9, "fp16")])
+@pytest.mark.parametrize(
+    ("stop_at", "amp", "place"),
+    [
+        *((stop_at, amp, "cpu") for stop_at, amp in ((3, "fp32"), (5, "fp32"), (9, "fp32"), (5, "bf16"), (9, "fp16"))),
+        *(pytest.param(stop_at, amp, "cuda", marks=on_gpu()) for stop_at, amp in ((5, "bf16"), (9, "fp16"))),
+    ],
+)
 def test_resuming_is_bit_identical(
-    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, stop_at: int, amp: str
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, stop_at: int, amp: str
 ) -> None:
     """Stopped in the middle of an epoch, at its end, and in the next one: the result has the same bits.
 
     On a GPU because the images are tiny: over long sequences the gradients of attention are summed in no fixed order.
     """
-    settings = settings.override(amp=amp, device=str(device))
+    settings = settings.override(amp=amp, device=place)
     whole = fastlift.train(settings, output=tmp_path / "whole")
 
     from fastlift.learner import Learner

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import on_gpu
 from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
 from PIL import Image
 from several import together
@@ -92,12 +93,13 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
         assert F.cosine_similarity(model.features(pictures), features[:8]).min() > 0.995
 
 
-@pytest.mark.parametrize("init", IMAGE_STARTS)
-def test_a_run_starts_from_images_and_keeps_it(
-    settings: Config, tmp_path: Path, device: torch.device, init: Any
-) -> None:
+@pytest.mark.parametrize(
+    ("init", "place"),
+    [*((init, "cpu") for init in IMAGE_STARTS), pytest.param("class_mean_10", "cuda", marks=on_gpu())],
+)
+def test_a_run_starts_from_images_and_keeps_it(settings: Config, tmp_path: Path, init: Any, place: str) -> None:
     """Without an epoch, evaluation sees the start itself: colours are told by it; and the run can be loaded again."""
-    settings = settings.override(device=str(device))
+    settings = settings.override(device=place)
     run = fastlift.train(settings.override(init=init), output=tmp_path / "run")
     assert run.metrics.accuracy > 50  # chance is 17
     weight = run.model.trained()["head.weight"].detach().cpu()
