@@ -435,7 +435,7 @@ def _evaluate(config: Config, data: DataSet, model: LiftModel, world: World, bad
 def _announce(config: Config, data: DataSet, model: LiftModel, device: torch.device, amp: Amp, ui: Ui) -> None:
     counts = data.train.class_counts()
     described = describe_model(config, model)
-    executor, why = choose_executor(data.train, config.data.executor)
+    executor, why = choose_executor(data.train, config.data.executor, device=device)
     ui.say(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {len(counts)} classes "
         f"of {counts.max()} to {counts.min()} images"

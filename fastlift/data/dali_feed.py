@@ -7,7 +7,6 @@ same condition as it was then, the same parts are read without another look. DAL
 them, and nothing is put there again before it has come to their end.
 """
 
-import io
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.dali_graph import GraphSpec
+from fastlift.data.dali_trial import black_jpeg
 from fastlift.data.decode import load_picture
 from fastlift.data.finishing import chunks
 from fastlift.data.jpeg import Ranges, joined, plain_parts
@@ -85,7 +85,7 @@ class Feed:
         self._stream, self._spec, self._looks = stream, spec, looks
         self._workers, self._ahead = workers, ahead
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastlift-read")
-        self._in_place = _black_jpeg()
+        self._in_place = np.frombuffer(black_jpeg(), dtype=np.uint8)
         self._steps: Iterator[Step] = iter(())
         self._reading: deque[tuple[Fed, list[Future[None]]]] = deque()
         self._free: list[Memory] = []
@@ -221,12 +221,3 @@ def _filled(out: np.ndarray, file: PictureFile, offset: int, parts: Ranges) -> b
 def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Two [B, V] columns to [B, 2 V], alternating."""
     return np.stack([first, second], axis=2).reshape(len(first), -1)
-
-
-def _black_jpeg() -> np.ndarray:
-    """A JPEG of 8 x 8 black pixels, encoded: uint8 [n]."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "JPEG")
-    return np.frombuffer(file.getvalue(), dtype=np.uint8)

@@ -6,7 +6,6 @@ for the torchvision executor. What is no plain JPEG does not reach it and is mad
 are made one by one, which names the broken ones, and stand-ins take their place.
 """
 
-import re
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from fastlift.data.dali_feed import Feed
 from fastlift.data.dali_graph import GraphSpec, build_pipeline
 from fastlift.data.dali_output import Handover
 from fastlift.data.dali_runner import Made, Runner
+from fastlift.data.dali_trial import device_id_of, gist, raise_if_machines_fault
 from fastlift.data.decode import load_picture
 from fastlift.data.finishing import Finisher, Normalise, Pending, default_workers, labelled, moved
 from fastlift.data.loader import Batch
@@ -28,27 +28,12 @@ from fastlift.data.reading import DecodeError
 from fastlift.data.render import render_views
 from fastlift.data.stream import StandIns, Step, Stream
 from fastlift.data.views import Windows
-from fastlift.errors import FastliftWarning, UserError
+from fastlift.errors import FastliftWarning
 
 _PREFETCH = 3  # batches that DALI has in the making, or has made
 _READING = 2  # batches that are read before DALI asks for them
 _FINISHING = 2  # batches of decoded pixels whose views are in the making
-# What DALI says where it is not for the picture.
-_MACHINES_FAULT = re.compile(r"CUDA (runtime|driver) API error|CUDA allocation failed|out of memory|ALLOCATOR_FAILURE")
 _DECODED_BYTES = 2**30  # of decoded pixels at once, as far as fewer batches in the making can keep to it
-
-
-def _gist(message: str) -> str:
-    """The line of a DALI error that says what happened, without the graph's traceback."""
-    lines = [line.strip() for line in message.split("encountered:")[-1].splitlines()]
-    return next((line for line in lines if line), message)
-
-
-def _raise_if_machines_fault(error: RuntimeError) -> None:
-    """No picture is at fault where the GPU has no memory left, or fails: to decode them one by one would not help."""
-    if _MACHINES_FAULT.search(str(error)):
-        what = "Take a smaller batch, or --executor torchvision, which needs less memory of the GPU"
-        raise UserError(f"DALI failed on the GPU: {_gist(str(error))}. {what}", exit_code=1) from error
 
 
 def _spec_for(stream: Stream, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, gpu: bool) -> GraphSpec:
@@ -151,11 +136,13 @@ class DaliLoader:
         self._handover.close()
 
     def _build(self, feed: Feed, batch_size: int, prefetch: int) -> Any:
-        device_id = None
-        if self._device.type == "cuda":
-            device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
         pipeline = build_pipeline(
-            self._spec, feed, batch_size=batch_size, workers=self._workers, device_id=device_id, prefetch=prefetch
+            self._spec,
+            feed,
+            batch_size=batch_size,
+            workers=self._workers,
+            device_id=device_id_of(self._device),
+            prefetch=prefetch,
         )
         pipeline.build()
         return pipeline
@@ -163,7 +150,7 @@ class DaliLoader:
     def _begun(self, made: Made, epoch: int) -> Batch | Pending:
         """A batch of what DALI has made, or in the making; repaired where that failed."""
         if made.error is not None:
-            _raise_if_machines_fault(made.error)
+            raise_if_machines_fault(made.error)
             return self._repaired(made.fed.step, epoch)
         if self._finisher is not None:
             return self._finisher.start(made.fed.step, partial(self._draw, made))
@@ -238,8 +225,8 @@ class DaliLoader:
             self._single.stop()
         assert made is not None
         if made.error is not None:  # a plain JPEG that DALI cannot decode all the same
-            _raise_if_machines_fault(made.error)
-            return self._in_place_of_dali(step, _gist(str(made.error)))
+            raise_if_machines_fault(made.error)
+            return self._in_place_of_dali(step, gist(str(made.error)))
         if self._finisher is not None:
             return self._finisher.finish(self._finisher.start(step, partial(self._draw, made))).images[0]
         return self._images(made)[0]

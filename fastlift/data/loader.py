@@ -45,8 +45,8 @@ class Loader(Protocol):
         ...
 
 
-def without_dali() -> str:
-    """Why DALI cannot be used; empty where it can. Imports it where it is installed."""
+def without_dali(device: str | torch.device = "cpu") -> str:
+    """Why DALI cannot be used for batches on a device; empty where it can. Imports it where it is installed, and tries it."""
     try:
         if importlib.util.find_spec("nvidia.dali") is None:
             return "DALI is not installed"
@@ -56,11 +56,18 @@ def without_dali() -> str:
         import nvidia.dali  # noqa: F401
     except Exception as error:  # a library of it that does not load, a NumPy that it does not know
         return f"DALI is installed but cannot be imported ({error})"
-    return ""
+    from fastlift.data.dali_trial import device_id_of, trial
+
+    return trial(device_id_of(torch.device(device)))
 
 
-def choose_executor(index: ImageIndex, executor: str = "auto", cache_bytes: int = MAX_CACHED_BYTES) -> tuple[str, str]:
-    """The executor that will be used, and why.
+def choose_executor(
+    index: ImageIndex,
+    executor: str = "auto",
+    cache_bytes: int = MAX_CACHED_BYTES,
+    device: str | torch.device = "cpu",
+) -> tuple[str, str]:
+    """The executor that will be used for batches on a device, and why.
 
     Raises:
         UserError: an unknown executor, or one that cannot be used for this set on this machine.
@@ -72,14 +79,15 @@ def choose_executor(index: ImageIndex, executor: str = "auto", cache_bytes: int 
     if executor == "dali":
         if index.arrays is not None:
             raise UserError(f"{index.name} comes as arrays, which DALI has nothing to decode of: use torchvision")
-        if why := without_dali():
-            raise UserError(f"{why} (pip install 'fastlift[dali]', Linux only): use torchvision")
+        if why := without_dali(device):
+            cure = "pip install 'fastlift[dali]' for drivers of CUDA 13, 'fastlift[dali-cuda12]' for CUDA 12, on Linux"
+            raise UserError(f"{why}: {cure}; or use torchvision")
         return "dali", "asked for"
     if index.arrays is not None:
         return "torchvision", "the set comes as arrays, nothing to decode"
     if index.decoded_bytes() <= cache_bytes:
         return "torchvision", f"decoded once and kept in memory ({index.decoded_bytes() / 2**20:.0f} MiB)"
-    if why := without_dali():
+    if why := without_dali(device):
         return "torchvision", why
     return "dali", "DALI is installed"
 
@@ -124,7 +132,7 @@ def build_loader(
     Raises:
         UserError: values out of range, an executor that cannot be used; while iterating, a broken picture.
     """
-    chosen, _ = choose_executor(index, executor, cache_bytes)
+    chosen, _ = choose_executor(index, executor, cache_bytes, device)
     stream = Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size)
     stand_ins = StandIns(index, bad_images, on_bad)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

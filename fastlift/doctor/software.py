@@ -126,12 +126,13 @@ def _executor() -> tuple[str, str]:
 
     from fastlift.data.index import ImageIndex, PathTable
     from fastlift.data.loader import choose_executor
+    from fastlift.environment import resolve_device
 
     side = np.array([100_000], dtype=np.int32)
     index = ImageIndex(
         "photographs", Path(), PathTable.from_strings(["x.jpg"]), np.zeros(1, np.int64), side, side, ("x",), ""
     )
-    executor, why = choose_executor(index, "auto")
+    executor, why = choose_executor(index, "auto", device=resolve_device("auto"))
     return executor, f"for JPEG files that do not fit in memory: {why}"
 
 

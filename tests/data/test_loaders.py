@@ -513,9 +513,9 @@ def test_the_executor_is_chosen_and_explained(pictures: Any, monkeypatch: pytest
     index = pictures.fill().load().train
     assert choose_executor(index)[0] == "torchvision"
     assert "kept in memory" in choose_executor(index)[1]
-    monkeypatch.setattr(loader_module, "without_dali", lambda: "")
+    monkeypatch.setattr(loader_module, "without_dali", lambda device: "")
     assert choose_executor(index, cache_bytes=0) == ("dali", "DALI is installed")
-    monkeypatch.setattr(loader_module, "without_dali", lambda: "DALI is not installed")
+    monkeypatch.setattr(loader_module, "without_dali", lambda device: "DALI is not installed")
     assert choose_executor(index, cache_bytes=0) == ("torchvision", "DALI is not installed")
     with pytest.raises(UserError, match="not installed"):
         choose_executor(index, "dali")
