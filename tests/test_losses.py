@@ -101,10 +101,32 @@ def test_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_on_every_device(name: str, device: torch.device) -> None:
+    """Value and gradient in fp32 as in float64 on the CPU, and the same bits again."""
+    z, y = batch(40)
+    loss = losses.build(name, COUNTS)
+    exact = z.clone().requires_grad_()
+    double(copy.deepcopy(loss))(exact, y).backward()
+    loss.to(device)
+    found = []
+    for _ in range(2):
+        ours = z.float().to(device).requires_grad_()
+        value = loss(ours, y.to(device))
+        value.backward()
+        found.append((value.detach().cpu(), ours.grad.cpu()))
+    expected = (double(copy.deepcopy(loss).cpu())(z, y), exact.grad)
+    for one, again, wanted in zip(*found, expected, strict=True):
+        torch.testing.assert_close(one.double(), wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(one, again)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("classifier", ["cosine", "linear", "l2", "layernorm"])
-def test_from_features_is_the_same_as_from_logits(name: str, classifier: classifiers.ClassifierName) -> None:
-    loss, head = losses.build(name, COUNTS), classifiers.build(classifier, 16, len(COUNTS))
-    features, (_, y) = torch.randn(9, 16, requires_grad=True), batch()
+def test_from_features_is_the_same_as_from_logits(
+    name: str, classifier: classifiers.ClassifierName, device: torch.device
+) -> None:
+    loss, head = losses.build(name, COUNTS).to(device), classifiers.build(classifier, 16, len(COUNTS)).to(device)
+    features, y = torch.randn(9, 16).to(device).requires_grad_(), batch()[1].to(device)
     plain = loss(head(features), y)
     expected = torch.autograd.grad(plain, [features, *head.parameters()])
     value, predictions = loss.on_features(head, features, y)

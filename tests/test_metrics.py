@@ -65,6 +65,24 @@ def test_hand_computed() -> None:
     assert full[0].confidence == pytest.approx(90.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_counts_are_those_of_the_cpu(device: torch.device, dtype: torch.dtype) -> None:
+    """To the last image; sums of confidences and losses to the rounding of fp32, and the same bits again."""
+    logits, labels = drawn(300, 7)
+    logits[5, 3], labels[9] = torch.nan, -1
+    here, again = ClassificationTally(7, device), ClassificationTally(7, device)
+    for tally in (here, again):
+        for part in torch.arange(300).split(64):
+            tally.update(logits[part].to(device, dtype), labels[part].to(device))
+    expected = tally_of(logits.to(dtype), labels).state()
+    for name, counted in here.state().items():
+        assert torch.equal(counted, again.state()[name])
+        if name in ("bin_confidence", "loss_sum"):
+            torch.testing.assert_close(counted.cpu().double(), expected[name].double(), rtol=1e-5, atol=2.0**12)
+        else:
+            assert torch.equal(counted.cpu(), expected[name]), name
+
+
 def test_group_boundaries_belong_to_medium() -> None:
     masks = group_masks([101, 100, 20, 19, 0])
     assert masks["many"].tolist() == [True, False, False, False, False]

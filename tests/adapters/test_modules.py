@@ -38,16 +38,16 @@ def test_logit_adjustment_is_the_formula() -> None:
     torch.testing.assert_close(LOSSES["LA"]()(logits, labels).double(), wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_the_fused_loss_is_the_formula() -> None:
-    features, labels = batch("fused")
-    module = LOSSES["fused"]()
+def test_the_fused_loss_is_the_formula(device: torch.device) -> None:
+    features, labels = (part.to(device) for part in batch("fused"))
+    module = LOSSES["fused"]().to(device)
     logits = 25 * F.normalize(features.double()) @ F.normalize(module.classifier.weight.double()).T
     loss, predictions = module.loss_and_predictions(features, labels)
-    wanted = F.cross_entropy(logits + PRIOR.log(), labels)
+    wanted = F.cross_entropy(logits + PRIOR.log().to(device), labels)
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=1e-6)
     assert torch.equal(predictions, logits.argmax(1))
     torch.testing.assert_close(module.logits(features).double(), logits, rtol=1e-5, atol=1e-5)
-    with_focal = fastlift.FusedCosineLoss(16, COUNTS, "Focal", gamma=1.0)
+    with_focal = fastlift.FusedCosineLoss(16, COUNTS, "Focal", gamma=1.0).to(device)
     unfused = losses.build("Focal", COUNTS, gamma=1.0)(with_focal.logits(features), labels)
     torch.testing.assert_close(with_focal(features, labels), unfused)
 

@@ -22,19 +22,21 @@ def test_the_start_is_the_frozen_model(name: str) -> None:
 
 @pytest.mark.parametrize("layers", [[0, 2], [1]])
 @pytest.mark.parametrize("name", NAMES)
-def test_outputs_and_gradients_equal_plain_modules(name: str, layers: list[int]) -> None:
-    ours, plain = build(name), build(name)
+def test_outputs_and_gradients_equal_plain_modules(name: str, layers: list[int], device: torch.device) -> None:
+    ours, plain = build(name).to(device), build(name)
     trained = fastlift.add_adapters(ours, rank=4, layers=layers)
     reference = add_plain(plain, name, 4, layers)
     assert sorted(trained) == sorted(reference)
     randomise(trained)
     randomise(reference)
-    got, wanted = output(ours, images()), output(plain, images())
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
-    weight = torch.randn(got.shape, generator=torch.Generator().manual_seed(3))
+    plain.to(device)
+    got, wanted = output(ours, images().to(device)), output(plain, images().to(device))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    weight = torch.randn(got.shape, generator=torch.Generator().manual_seed(3)).to(device)
     (got * weight).sum().backward()
     (wanted * weight).sum().backward()
     for key, parameter in reference.items():
+        assert trained[key].device.type == device.type
         largest = parameter.grad.abs().max().item()
         torch.testing.assert_close(trained[key].grad, parameter.grad, rtol=1e-4, atol=1e-5 * max(1.0, largest))
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fastlift
+from fastlift.environment import using_device
 from fastlift.learner import Learner
 from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
@@ -59,6 +60,19 @@ def test_features_are_open_clips_and_text_starts_need_no_projection(weights: Pat
     zero = build(weights, "none", classifier="zero_shot")(images())
     expected = F.normalize(expected, dim=1) @ start.T * backbone.logit_scale
     torch.testing.assert_close(zero, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_features_on_every_device(weights: Path, device: torch.device, dtype: torch.dtype, error: float) -> None:
+    """As in fp32 on the CPU; a run has fp32 convolutions in fp32 on a GPU too."""
+    model = build(weights, "none")
+    exact = model.features(images())
+    model.set_compute_dtype(dtype)
+    model.to(device)
+    with using_device(device):
+        found = model.features(images().to(device, dtype))
+    assert found.dtype is dtype
+    assert (found.cpu().float() - exact).norm() < error * exact.norm()
 
 
 @pytest.mark.parametrize("tuner", ["full", "bias", "batchnorm", "ssf", ("bias", "ssf"), ("batchnorm", "ssf")])

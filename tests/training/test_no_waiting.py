@@ -1,5 +1,6 @@
 """The host never waits for a GPU inside a step or a batch of evaluation, and nothing lies on another device."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import GPU, fake_gpu
-from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_batch, tiny_learner
+from fixtures import CLASS_COUNTS, CLASS_NAMES, TINY_CONFIG, tiny_batch, tiny_learner
 from syncs import no_host_sync, repeatable_sums
 from torch import Tensor
 
 import fastlift
+from fastlift.errors import FastliftWarning
 from fastlift.evaluation import Groups, _count
 from fastlift.finite import Watch
 from fastlift.learner import Learner, Sums
@@ -150,6 +152,36 @@ def test_everything_lies_on_the_gpu(
                 torch.empty(2, dtype=torch.int64, device=GPU),
                 None,
             )
+
+
+@pytest.mark.parametrize("tuner", ["full", "bias", "batchnorm", "ssf"])
+def test_of_a_resnet_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuner: str) -> None:
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FastliftWarning)
+        made = fastlift.create_model(
+            TINY_CONFIG | {"vision_cfg": vision}, class_names=CLASS_NAMES, tuner=tuner, init="random"
+        )
+    loss = fastlift.losses.build("LA", CLASS_COUNTS)
+    with fake_gpu(monkeypatch) as gpu:
+        some = Learner(gpu.module(made), gpu.module(loss), lr=0.1)
+        some.step(torch.empty(4, 3, 64, 64, device=GPU), torch.empty(4, dtype=torch.int64, device=GPU))
+        assert {parameter.grad.device for parameter in some.parameters.values() if parameter.grad is not None} == {GPU}
+
+
+@pytest.mark.parametrize("tuner", ["adaptformer", "adapter"])
+def test_of_other_libraries_models_too(monkeypatch: pytest.MonkeyPatch, tuner: Any) -> None:
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0)
+    fastlift.add_adapters(model, tuner, rank=4)
+    loss = fastlift.FusedCosineLoss(192, CLASS_COUNTS, "LADE")
+    with fake_gpu(monkeypatch) as gpu:
+        features = gpu.module(model)(torch.empty(4, 3, 32, 32, device=GPU))
+        value, predictions = gpu.module(loss).loss_and_predictions(
+            features, torch.empty(4, dtype=torch.int64, device=GPU)
+        )
+        assert (value.device, predictions.device, loss.logits(features).device) == (GPU, GPU, GPU)
 
 
 # What the helpers of this file see
