@@ -62,7 +62,7 @@ def test_features_are_open_clips_and_text_starts_need_no_projection(weights: Pat
     torch.testing.assert_close(zero, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05), (torch.float16, 0.01)])
 def test_features_on_every_device(weights: Path, device: torch.device, dtype: torch.dtype, error: float) -> None:
     """As in fp32 on the CPU; a run has fp32 convolutions in fp32 on a GPU too."""
     model = build(weights, "none")
