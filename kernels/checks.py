@@ -1,8 +1,45 @@
 """Checks of arguments that all ops share; every message names the argument and what was expected."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # classes whose operations nothing overrides
+MOST_SEEN = 4096  # kept; shapes that keep changing must not fill the memory
+
+_seen: dict[Any, bool] = {}
+
+
+def check_once(check: Callable[..., None], args: tuple[Any, ...]) -> bool:
+    """Run ``check(*args)``, unless it has passed arguments of the same classes, shapes, dtypes, devices and numbers before.
+
+    Returns:
+        whether all tensors among them are plain ones, of no subclass.
+
+    Raises:
+        what ``check`` raises.
+    """
+    # Written out and not a function, since this runs in every call.
+    key = (
+        check,
+        *[(x.__class__, x.shape, x.dtype, x.device, x.layout) if isinstance(x, torch.Tensor) else x for x in args],
+    )
+    try:
+        known = _seen.get(key)
+    except TypeError:  # something that cannot be hashed, and so no argument of an op
+        known, key = None, ()
+    if known is not None:
+        return known
+    check(*args)
+    plain = all(type(x) in PLAIN for x in args if isinstance(x, torch.Tensor))
+    if key:
+        if len(_seen) >= MOST_SEEN:
+            _seen.clear()
+        _seen[key] = plain
+    return plain
 
 
 def check_activations(name: str, tensor: object) -> None:

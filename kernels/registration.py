@@ -1,7 +1,8 @@
 """How the ops are registered with PyTorch: one library, one function for all devices, autograd by the dispatcher.
 
 ``torch.library.custom_op`` would do, but costs 9 to 15 us a call and ``register_autograd`` as much again; a kernel under
-the dispatcher's Autograd key that applies a ``torch.autograd.Function`` does the same for a third of it.
+the dispatcher's Autograd key that applies a ``torch.autograd.Function`` does the same for a third of it. And where nothing
+looks at what is dispatched (:func:`unwatched`), an op in eager mode needs no dispatcher at all.
 """
 
 from collections.abc import Callable
@@ -15,21 +16,81 @@ from .dispatch import choose
 NAMESPACE = "fastlift_kernels"
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _DIFFERENTIABLE = ("AutogradCPU", "AutogradCUDA")
+_AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
+# What a computation that nobody watches is kept from: a recording of its steps, and casts of its products.
+_BELOW_KEYS = (
+    _AUTOCAST_KEYS
+    | torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)
+    | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+)
+_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
+_traced = torch._C._get_tracing_state
 
 
-def register(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Define ``name`` with ``schema``; return the overload. ``kernel`` runs on every device, ``fake`` gives the shapes.
+class Op:
+    """A registered op. Called, it runs ``compute`` at once where nobody watches, else through the dispatcher.
+
+    Attributes:
+        overload: as ``torch.ops`` has it; checks its arguments.
+        compute: the same without checks.
+    """
+
+    def __init__(self, name: str, overload: Any, compute: Callable[..., Any]) -> None:
+        self.name, self.overload, self.compute = name, overload, compute
+        self.function: type[torch.autograd.Function] | None = None
+
+    def __call__(self, *args: Any, plain: bool, record: bool) -> Any:
+        """With checked arguments; ``plain``: they are all plain tensors; ``record``: a gradient of one is needed."""
+        if not (plain and unwatched()):
+            return self.overload(*args)
+        return self.function.apply(*args) if record and self.function is not None else self.now(*args)
+
+    def now(self, *args: Any) -> Any:
+        """``compute`` below autograd and autocast."""
+        with torch._C._ExcludeDispatchKeyGuard(_BELOW_KEYS):
+            return self.compute(*args)
+
+    def below_autograd(self, *args: Any) -> Any:
+        """For the op's own autograd function, whose arguments have been checked."""
+        if unwatched():
+            return self.now(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.overload(*args)
+
+
+def unwatched() -> bool:
+    """Whether no compiler, tracer, mode or transform looks at what is dispatched in this thread."""
+    return not (torch.compiler.is_compiling() or _modes() or _transforms() is not None or _traced() is not None)
+
+
+def needs_gradients(args: tuple[Any, ...]) -> bool:
+    """Whether autograd records a call with these arguments."""
+    return torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in args)
+
+
+def register(
+    name: str, schema: str, compute: Callable[..., Any], check: Callable[..., None], fake: Callable[..., Any]
+) -> Op:
+    """Define ``name`` with ``schema``. ``compute`` runs on every device after ``check``, ``fake`` gives the shapes.
 
     Inside the op autocast is off on every path: the op's dtypes are those of its arguments.
     """
+
+    def kernel(*args: Any) -> Any:
+        check(*args)
+        return compute(*args)
+
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
-    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    overload = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def under_autocast(*args: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
-            return op(*args)
+            return overload(*args)
 
     def under_vmap(*args: Any) -> Any:
         raise RuntimeError(_no_transforms(name))
@@ -37,24 +98,23 @@ def register(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[
     for key in ("AutocastCPU", "AutocastCUDA"):
         _LIBRARY.impl(name, under_autocast, key)
     _LIBRARY.impl(name, under_vmap, "FuncTorchBatched")
-    return op
+    return Op(name, overload, compute)
 
 
-def register_autograd(name: str, function: type[torch.autograd.Function]) -> None:
-    """Let ``function.apply`` (with the arguments of ``name``) handle calls that need gradients."""
-    op = getattr(getattr(torch.ops, NAMESPACE), name).default
-    peek = torch._C._functorch.peek_interpreter_stack
+def register_autograd(op: Op, function: type[torch.autograd.Function]) -> None:
+    """Let ``function.apply`` (with the arguments of ``op``) handle calls that need gradients."""
+    op.function = function
 
     def differentiable(*args: Any) -> Any:
-        if peek() is not None:
-            raise RuntimeError(_no_transforms(name))
-        if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+        if _transforms() is not None:
+            raise RuntimeError(_no_transforms(op.name))
+        if needs_gradients(args):
             return function.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
+            return op.overload(*args)
 
     for key in _DIFFERENTIABLE:
-        _LIBRARY.impl(name, differentiable, key)
+        _LIBRARY.impl(op.name, differentiable, key)
 
 
 def implementation(package: str, impl: Any, name: str, tensor: torch.Tensor) -> Any:
@@ -65,13 +125,17 @@ def implementation(package: str, impl: Any, name: str, tensor: torch.Tensor) -> 
     """
     if choose(impl, name, tensor) == "reference":
         raise ValueError(f'impl: expected "native" or "triton", got {impl!r}')
-    return import_module(".native" if impl == "native" else ".gpu", package)
+    return module_of(package, impl)
 
 
-def below_autograd(op: Any, *args: Any) -> Any:
-    """Call ``op`` from inside its own autograd function."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+def module_of(package: str, impl: Any) -> Any:
+    """The same for a choice that has been made."""
+    if (found := _modules.get((package, impl))) is None:
+        found = _modules[package, impl] = import_module(".native" if impl == "native" else ".gpu", package)
+    return found
+
+
+_modules: dict[tuple[str, str], Any] = {}
 
 
 def refuse_double_backward(name: str) -> None:
@@ -88,8 +152,3 @@ def _no_transforms(name: str) -> str:
         f"{NAMESPACE}::{name} works under autograd, torch.compile and checkpointing, but not inside torch.func transforms "
         '(grad, vmap, jvp, ...); pass impl="reference" there'
     )
-
-
-_AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
-    torch._C.DispatchKey.AutocastCUDA
-)

@@ -25,14 +25,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastlift_kernels.activation import gpu as activation
-from fastlift_kernels.adapter import gpu as adapter
-from fastlift_kernels.cosine_ce import gpu as cosine
+from fastlift_kernels.adapter import fused, wide
+from fastlift_kernels.cosine_ce import rows
+from fastlift_kernels.triton_launch import TRITON_TYPES
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 # Bytes of dynamic shared memory a block may use (CUDA programming guide, table of compute capabilities).
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
-RANKS = (4, 32, 33, 64, 128, 256, 512)  # 33: not a multiple of 16, so with unaligned rows
-QUICK_RANKS = (4, 32, 256)
+RANKS = (4, 32, 33, 64)  # up to fused.MOST_RANK; 33: not a multiple of 16, so with unaligned rows
+QUICK_RANKS = (4, 32)
+WIDTH = 768
+NORM_WIDTHS = (WIDTH, 1024, 4096)
+ANY_SIZE = "i32"  # a number that kernels are not compiled for: tokens, and where a chunk starts
 TABLE_HEAD = (
     "| kernel | warps/stages | sm | registers | spilled bytes | shared bytes | limit | matrix instructions | seconds |",
     "|---|---|---|---|---|---|---|---|---|",
@@ -78,121 +82,114 @@ def _case(name: str, kernel: Any, arguments: dict[str, Any], configuration: dict
     return Case(name, kernel, arguments, {**constants, **blocks}, warps, stages)
 
 
-def adapter_cases(dtype: torch.dtype, precision: str, rank: int, width: int = 768) -> Iterator[Case]:
-    """The kernels of the adapter with LN_2, a learned scale, float32 parameters and all gradients."""
-    kind = NAMES[dtype]
-    label = f"{kind}{'/' + precision if dtype == torch.float32 else ''} rank {rank}"
-    sizes = {"N": 3152, "D": width, "r": rank}
+def adapter_cases(dtype: torch.dtype, products: torch.dtype, precision: str, rank: int) -> Iterator[Case]:
+    """The fused kernels of the adapter with LN_2, a learned scale, float32 parameters and all gradients."""
+    kind, operand = NAMES[dtype], NAMES[products]
+    precise = precision if products == torch.float32 else operand
+    label = f"{kind}{'' if precise == kind else '/' + precise} rank {rank}"
+    sizes = {"N": ANY_SIZE, "D": WIDTH, "r": rank}
     floats = {"fixed_scale": "fp32", "eps": "fp32", "ln_eps": "fp32"}
+    parameters = "ln2_weight ln2_bias ln_weight ln_bias down_weight down_bias up_weight up_bias scale"
     yield _case(
-        f"adapter forward {label}", adapter.forward_kernel,
+        f"adapter forward {label}", fused.adapter_forward_kernel,
         {
-            "t": f"*{kind}",
-            **_pointers("ln2_weight ln2_bias ln_weight ln_bias down_weight down_bias up_weight up_bias scale", "fp32"),
-            **_pointers("ln2 residual", kind), **_pointers("mean_out variance_out", "fp32"),
-            "hidden_out": f"*{kind}", **sizes, **floats,
+            "t": f"*{kind}", **_pointers(parameters, "fp32"), **_pointers("ln2 residual", kind), "statistics": "*fp32",
+            "hidden_out": f"*{operand}", **sizes, **floats,
         },
-        adapter.configuration(adapter.FORWARD, rank, dtype), PRECISION=precision,
+        fused.configuration(fused.FORWARD, rank, dtype, products), KIND=TRITON_TYPES[products], PRECISION=precision,
     )  # fmt: skip
     yield _case(
-        f"adapter tokens backward {label}", adapter.tokens_backward_kernel,
+        f"adapter tokens backward {label}", fused.adapter_tokens_backward_kernel,
         {
-            **_pointers("t d_ln2 d_residual", kind), **_pointers("mean_in variance_in", "fp32"), "hidden": f"*{kind}",
+            **_pointers("t d_ln2 d_residual", kind), "statistics": "*fp32", "hidden": f"*{operand}",
             **_pointers("ln2_weight ln_weight down_weight up_weight scale row_sum base", "fp32"),
-            **_pointers("d_t d_pre", kind), **sizes, **floats,
+            "d_t": f"*{kind}", "d_pre": f"*{operand}", **sizes, **floats,
         },
-        adapter.configuration(adapter.TOKENS, rank, dtype), PRECISION=precision,
+        fused.configuration(fused.TOKENS, rank, dtype, products), PRECISION=precision,
     )  # fmt: skip
-    if rank <= 64:  # larger ranks run the configuration of 64
-        yield _case(
-            f"adapter width backward {label}", adapter.width_backward_kernel,
-            {
-                **_pointers("t d_residual", kind), **_pointers("mean_in variance_in", "fp32"),
-                **_pointers("hidden d_pre", kind),
-                **_pointers("hidden_residual pre_normed residual_sum pre_sum", "fp32"), **sizes, "span": 256, "ln_eps": "fp32",
-            },
-            adapter.configuration(adapter.WIDTH, rank, dtype), PRECISION=precision,
-        )  # fmt: skip
-
-
-def adapter_parameter_cases(rank: int, width: int = 768) -> Iterator[Case]:
-    """The two kernels of the adapter's backward without products."""
     yield _case(
-        f"adapter parameters backward rank {rank}", adapter.parameters_backward_kernel,
+        f"adapter width backward {label}", fused.adapter_width_backward_kernel,
         {
-            **_pointers("hidden_residual pre_normed residual_sum pre_sum", "fp32"),
-            **_pointers("ln_weight ln_bias down_weight up_weight up_bias scale", "fp32"),
-            **_pointers("d_ln_weight d_ln_bias d_down_weight d_down_bias d_up_weight d_up_bias d_scale", "fp32"),
-            "D": width, "r": rank, "S": 13, "fixed_scale": "fp32",
+            **_pointers("t d_residual", kind), "statistics": "*fp32", **_pointers("hidden d_pre", operand), "sums": "*fp32",
+            **sizes, "span": ANY_SIZE, "ln_eps": "fp32",
         },
-        adapter.PARAMETERS_BLOCKS,
+        fused.configuration(fused.WIDTH, rank, dtype, products), PRECISION=precision,
+    )  # fmt: skip
+
+
+def adapter_parameter_cases(rank: int) -> Iterator[Case]:
+    """The two fused kernels of the adapter's backward without products."""
+    parameters = "ln_weight ln_bias down_weight up_weight up_bias scale"
+    gradients = "d_ln_weight d_ln_bias d_down_weight d_down_bias d_up_weight d_up_bias d_scale"
+    yield _case(
+        f"adapter parameters backward rank {rank}", fused.adapter_parameters_backward_kernel,
+        {
+            **_pointers(f"sums {parameters} {gradients}", "fp32"), "D": WIDTH, "r": rank, "fixed_scale": "fp32",
+        },
+        fused.PARAMETERS_BLOCKS,
     )  # fmt: skip
     yield _case(
-        f"adapter bottleneck sums rank {rank}", adapter.bottleneck_sums_kernel,
-        {**_pointers("ln_weight ln_bias down_weight down_bias row_sum base", "fp32"), "D": width, "r": rank},
-        adapter.SUMS_BLOCKS,
+        f"adapter bottleneck sums rank {rank}", fused.adapter_bottleneck_sums_kernel,
+        {**_pointers("ln_weight ln_bias down_weight down_bias row_sum base", "fp32"), "D": WIDTH, "r": rank},
+        fused.SUMS_BLOCKS,
     )  # fmt: skip
 
 
-def cosine_cases(dtype: torch.dtype, precision: str, batch: int, smooth: bool) -> Iterator[Case]:
-    """The kernels with products of the classifier with its loss: prior, both norms; class weights where ``smooth``."""
+def adapter_norm_cases(dtype: torch.dtype, width: int) -> Iterator[Case]:
+    """The kernels beside the library products of the adapter's larger ranks."""
     kind = NAMES[dtype]
-    label = f"{kind}{'/' + precision if dtype == torch.float32 else ''} batch {batch}{' smoothed' if smooth else ''}"
-    configuration = cosine.configuration(batch, dtype)
-    weighted = "*fp32" if smooth else None
-    inputs = {
-        "features": f"*{kind}", "weight": "*fp32", "labels": "*i64", "log_prior": "*fp32", "bias": weighted,
-        "class_weight": weighted, "inverse_f": "*fp32", "inverse_w": "*fp32",
-    }  # fmt: skip
-    sizes = {"B": batch, "D": 768, "C": 8142}
-    constants = {"SMOOTH": smooth, "PRECISION": precision}
+    sizes = {"N": ANY_SIZE, "D": width}
     yield _case(
-        f"classifier forward {label}", cosine.forward_kernel,
+        f"adapter norms {kind} width {width}", wide.adapter_norms_kernel,
         {
-            **inputs, **_pointers("top_out sum_out own_out smooth_out best_out", "fp32"), "where_out": "*i32",
-            **sizes, "span": 128, "scale": "fp32", "tau": "fp32",
+            "t": f"*{kind}", **_pointers("ln2_weight ln2_bias ln_weight ln_bias up_bias scale", "fp32"),
+            **_pointers("ln2 normed residual", kind), "statistics": "*fp32", **sizes, "fixed_scale": "fp32", "eps": "fp32",
+            "ln_eps": "fp32",
         },
-        configuration, **constants,
-    )  # fmt: skip
-    shared = {**inputs, "weight_total": weighted, "lse_in": "*fp32", "counted": "*fp32", "d_loss": "*fp32"}
-    floats = {"scale": "fp32", "tau": "fp32", "smoothing": "fp32", "ignored": -100}
-    yield _case(
-        f"classifier weight backward {label}", cosine.weight_backward_kernel,
-        {**shared, "d_weight": "*fp32", "d_bias": weighted, **sizes, **floats}, configuration, **constants,
+        wide.configuration(width),
     )  # fmt: skip
     yield _case(
-        f"classifier features backward {label}", cosine.features_backward_kernel,
-        {**shared, "partial": "*fp32", "along_out": "*fp32", **sizes, "span": 256, **floats}, configuration, **constants,
+        f"adapter norms backward {kind} width {width}", wide.adapter_norms_backward_kernel,
+        {
+            "t": f"*{kind}", "statistics": "*fp32", **_pointers("d_residual d_normed d_ln2", kind),
+            **_pointers("ln_weight ln2_weight", "fp32"), **_pointers("normed d_t", kind), **sizes, "eps": "fp32",
+            "ln_eps": "fp32",
+        },
+        wide.configuration(width),
     )  # fmt: skip
 
 
 def small_cases() -> Iterator[Case]:
-    """The kernels without products of the classifier and the activations."""
+    """The kernels of the classifier, of the activations and of fp8."""
+    blocks = {"BD": 1024, "BLOCK": rows.BLOCK}
     yield _case(
-        "classifier inverse norms bf16", cosine.inverse_norms_kernel,
-        {"x": "*bf16", "inverse": "*fp32", "rows_total": 8142, "D": 768, "floor": "fp32"}, cosine.NORM_BLOCKS,
-    )  # fmt: skip
-    yield _case(
-        "classifier combine smoothed", cosine.combine_kernel,
+        "classifier prepare weighted", rows.classifier_prepare_kernel,
         {
-            **_pointers("top_in sum_in own_in smooth_in best_in", "fp32"), "where_in": "*i32", "labels": "*i64",
-            **_pointers("class_weight weight_total lse_out loss_out counted_out", "fp32"), "predictions": "*i64",
-            "B": 128, "C": 8142, "S": 64, "smoothing": "fp32", "ignored": -100,
+            "weight": "*fp32", "labels": "*i64", **_pointers("class_weight column_scale sums", "fp32"), "in_range": "*i1",
+            "B": ANY_SIZE, "D": WIDTH, "C": 8142, "scale": "fp32", "ignored": -100,
         },
-        cosine.COMBINE_BLOCKS, SMOOTH=True,
+        {"BC": rows.CLASSES_A_PROGRAM, **blocks, "num_warps": 4},
     )  # fmt: skip
+    for kind, smooth in (("bf16", False), ("bf16", True), ("fp32", False)):
+        weighted = "*fp32" if smooth else None
+        yield _case(
+            f"classifier rows {kind}{' smoothed' if smooth else ''}", rows.classifier_rows_kernel,
+            {
+                "logits": "*fp32", **_pointers("gradient features", kind), "d_logits": weighted, "labels": "*i64",
+                "column_scale": "*fp32", "bias": weighted, "log_prior": "*fp32", "class_weight": weighted,
+                **_pointers("sums losses", "fp32"), "predictions": "*i64", "first": ANY_SIZE, "stride": 8192, "D": WIDTH,
+                "C": 8142, "tau": "fp32", "smoothing": "fp32",
+            },
+            {**blocks, "num_warps": rows.WARPS}, SMOOTH=smooth,
+        )  # fmt: skip
     yield _case(
-        "classifier features combine bf16", cosine.features_combine_kernel,
-        {
-            "partial": "*fp32", "along_in": "*fp32", "features": "*bf16", "inverse_f": "*fp32", "d_features": "*fp32",
-            "B": 128, "D": 768, "S": 32,
-        },
-        cosine.FEATURES_COMBINE_BLOCKS,
+        "classifier finish bf16", rows.classifier_finish_kernel, {"d_x": "*fp32", "x": "*bf16", "D": WIDTH},
+        {"BD": 1024, "num_warps": 4},
     )  # fmt: skip
     for quick, name in ((True, "QuickGELU"), (False, "GELU")):
         for direction, kernel, pointers in (
-            ("forward", activation.forward_kernel, "x y"),
-            ("backward", activation.backward_kernel, "d_y x d_x"),
+            ("forward", activation.activation_forward_kernel, "x y"),
+            ("backward", activation.activation_backward_kernel, "d_y x d_x"),
         ):
             yield _case(
                 f"{name} {direction} bf16", kernel, {**_pointers(pointers, "bf16"), "count": 9_682_944},
@@ -202,22 +199,17 @@ def small_cases() -> Iterator[Case]:
 
 def cases(quick: bool = False) -> list[Case]:
     """All shipped configurations; with ``quick`` the usual ones in bf16."""
+    half, single = torch.bfloat16, torch.float32
     if quick:
-        found = [case for rank in QUICK_RANKS for case in adapter_cases(torch.bfloat16, "ieee", rank)]
-        return [*found, *adapter_parameter_cases(32), *cosine_cases(torch.bfloat16, "ieee", 128, False), *small_cases()]
-    kinds = ((torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee"))
+        found = [case for rank in QUICK_RANKS for case in adapter_cases(half, half, "ieee", rank)]
+        return [*found, *adapter_parameter_cases(32), *adapter_norm_cases(half, WIDTH), *small_cases()]
+    kinds = ((half, half, "ieee"), (single, single, "tf32"), (single, single, "ieee"), (single, half, "ieee"))
     found = [
-        case
-        for kind in kinds
-        for rank in RANKS
-        if rank != 33 or kind[0] == torch.bfloat16
-        for case in adapter_cases(*kind, rank)
+        case for kind in kinds for rank in RANKS if rank != 33 or kind[0] == half for case in adapter_cases(*kind, rank)
     ]
-    found += adapter_cases(torch.float16, "ieee", 32)  # the configurations and instruction shapes of bf16
-    found += [case for rank in (4, 32, 512) for case in adapter_parameter_cases(rank)]
-    for kind in kinds:
-        found += [case for batch in (16, 128) for case in cosine_cases(*kind, batch, False)]
-        found += cosine_cases(*kind, 128, True)
+    found += adapter_cases(torch.float16, torch.float16, "ieee", 32)  # the instruction shapes of bf16
+    found += [case for rank in (4, 32, 64) for case in adapter_parameter_cases(rank)]
+    found += [case for dtype in (half, single) for width in NORM_WIDTHS for case in adapter_norm_cases(dtype, width)]
     return [*found, *small_cases()]
 
 
@@ -269,7 +261,7 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 def sources() -> str:
     """A fingerprint of the kernels' source files: rows of a table with another one are stale."""
     digest = hashlib.sha256()
-    for module in (adapter, cosine, activation):
+    for module in (fused, wide, rows, activation):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -3,11 +3,13 @@
 # Triton kernels are a language of their own:
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
-from ..triton_launch import device_of
+from ..triton_launch import ALIGNMENT, device_of, kinds, launch
 
 BLOCK = 1024
 
@@ -18,7 +20,7 @@ def _phi(x):
 
 
 @triton.jit
-def forward_kernel(x, y, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
+def activation_forward_kernel(x, y, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
     """y = x sigmoid(1.702 x), or x Phi(x)."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < count
@@ -28,7 +30,7 @@ def forward_kernel(x, y, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def backward_kernel(d_y, x, d_x, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
+def activation_backward_kernel(d_y, x, d_x, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
     """d_x from d_y and the pre-activation."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < count
@@ -45,18 +47,22 @@ def backward_kernel(d_y, x, d_x, count, QUICK: tl.constexpr, BLOCK: tl.constexpr
 def forward(x: torch.Tensor, kind: str) -> torch.Tensor:
     """y of contiguous ``x``."""
     y = torch.empty_like(x)
-    if x.numel():
-        with device_of(x):
-            forward_kernel[(triton.cdiv(x.numel(), BLOCK),)](x, y, x.numel(), QUICK=kind == "quick_gelu", BLOCK=BLOCK)
+    _run(activation_forward_kernel, (x, y), kind)
     return y
 
 
 def backward(d_y: torch.Tensor, x: torch.Tensor, kind: str) -> torch.Tensor:
     """d_x from contiguous ``d_y`` and the pre-activation ``x``."""
     d_x = torch.empty_like(x)
-    if x.numel():
-        with device_of(x):
-            backward_kernel[(triton.cdiv(x.numel(), BLOCK),)](
-                d_y, x, d_x, x.numel(), QUICK=kind == "quick_gelu", BLOCK=BLOCK
-            )
+    _run(activation_backward_kernel, (d_y, x, d_x), kind)
     return d_x
+
+
+def _run(kernel: Any, tensors: tuple[torch.Tensor, ...], kind: str) -> None:
+    count = tensors[0].numel()
+    if count:
+        # the binder's own reasons to compile anew
+        key = kinds(tensors, kind, count % ALIGNMENT == 0, count == 1, count < 2**31)
+        with device_of(tensors[0]):
+            grid = (triton.cdiv(count, BLOCK), 1, 1)
+            launch(kernel, grid, key, (*tensors, count), QUICK=kind == "quick_gelu", BLOCK=BLOCK)

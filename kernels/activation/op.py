@@ -2,14 +2,18 @@
 
 import torch
 
-from ..checks import check_activations
+from ..checks import check_activations, check_once
 from ..dispatch import Impl, choose
+from ..registration import needs_gradients
 from .reference import gelu_reference, quick_gelu_reference
 from .registered import activation_forward
 
 
 def quick_gelu(x: torch.Tensor, *, impl: Impl | None = None) -> torch.Tensor:
     """x * sigmoid(1.702 x) in one pass, and its backward in one pass from x alone.
+
+    While ``torch.compile`` traces for a GPU it is plain PyTorch, unless ``impl`` says otherwise: inductor then puts it
+    into the pass or product beside it.
 
     Args:
         x: any shape; float32, bfloat16, float16 or float64.
@@ -18,16 +22,33 @@ def quick_gelu(x: torch.Tensor, *, impl: Impl | None = None) -> torch.Tensor:
     Raises: TypeError for other dtypes, RuntimeError where ``impl`` is not available.
     Source: OpenAI's CLIP (Radford et al. 2021).
     """
-    check_activations("x", x)
-    chosen = choose(impl, "x", x)
-    return quick_gelu_reference(x) if chosen == "reference" else activation_forward(x, "quick_gelu", chosen)
+    return _run(x, "quick_gelu", impl)
 
 
 def gelu(x: torch.Tensor, *, impl: Impl | None = None) -> torch.Tensor:
     """x * Phi(x) (the exact form, with erf) in one pass, and its backward in one pass from x alone.
 
-    Arguments and errors as in :func:`quick_gelu`. Source: Hendrycks and Gimpel 2016.
+    Compilation, arguments and errors as in :func:`quick_gelu`. Source: Hendrycks and Gimpel 2016.
     """
-    check_activations("x", x)
+    return _run(x, "gelu", impl)
+
+
+_REFERENCES = {"quick_gelu": quick_gelu_reference, "gelu": gelu_reference}
+
+
+def _run(x: torch.Tensor, kind: str, impl: Impl | None) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        check_activations("x", x)
+        plain = False
+        if impl is None and x.device.type == "cuda":
+            return _REFERENCES[kind](x)
+    else:
+        plain = check_once(_check, (x,))
     chosen = choose(impl, "x", x)
-    return gelu_reference(x) if chosen == "reference" else activation_forward(x, "gelu", chosen)
+    if chosen == "reference":
+        return _REFERENCES[kind](x)
+    return activation_forward(x, kind, chosen, plain=plain, record=needs_gradients((x,)))
+
+
+def _check(x: object) -> None:
+    check_activations("x", x)

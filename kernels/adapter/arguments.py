@@ -62,6 +62,13 @@ def check_rank(down_weight: torch.Tensor, impl: str) -> None:
         raise ValueError(f'down_weight: impl="{impl}" takes a rank (rows) up to {MAX_RANK}, got {down_weight.shape[0]}')
 
 
+def check_products(products: object, t: torch.Tensor) -> None:
+    """Raise ValueError unless products may be taken in this dtype: that of ``t``, or a shorter one on a GPU."""
+    if products == t.dtype or (t.dtype == torch.float32 and products in (torch.bfloat16, torch.float16)):
+        return
+    raise ValueError(f"products: expected {t.dtype}, or a shorter float for float32 activations, got {products}")
+
+
 def check_backward(
     d_ln2: torch.Tensor | None,  # as t
     d_residual: torch.Tensor,  # as t

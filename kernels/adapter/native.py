@@ -25,6 +25,7 @@ def forward(
     fixed_scale: float,
     eps: float,
     ln_eps: float,
+    products: torch.dtype,  # not looked at: the library multiplies in float32
     keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ln2 as t or empty, residual as t, statistics [2, N], hidden [N, r]); the last two empty without ``keep``."""
@@ -62,6 +63,7 @@ def backward(
     fixed_scale: float,
     eps: float,
     ln_eps: float,
+    products: torch.dtype,
     need_t: bool,
 ) -> tuple[torch.Tensor, ...]:
     """d_t (empty unless ``need_t``), then the float32 gradients of LN_a, down, up and scale in that order."""

@@ -3,7 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from ..checks import check_once
 from ..dispatch import Impl, choose
+from ..registration import needs_gradients
 from .arguments import MAX_RANK, check, check_rank
 from .reference import adapter_reference
 from .registered import adapter_forward
@@ -44,8 +46,9 @@ def adapter(
         ln_eps: epsilon of LN_a.
         impl: None (by device and dtype), "reference", "native" (CPU) or "triton" (GPU).
 
-    All parameters may be float32 or in the dtype of ``t``. Autocast changes nothing: outputs have the dtype of
-    ``t``, sums are taken in float32, gradients have the dtype of their parameter.
+    All parameters may be float32 or in the dtype of ``t``. Outputs have the dtype of ``t``, sums are taken in float32,
+    gradients have the dtype of their parameter. Under autocast a float32 ``t`` on a GPU is multiplied in autocast's
+    dtype, as PyTorch would; otherwise autocast changes nothing.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device; the message names it.
@@ -54,28 +57,38 @@ def adapter(
     Source: AdaptFormer (Chen et al. 2022) as LIFT (Shi et al., ICML 2024) uses it.
     """
     ln_eps = eps if ln_eps is None else ln_eps
-    check(t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps)
+    parameters = (ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias)
+    plain = False
+    if torch.compiler.is_compiling():
+        check(t, *parameters, scale, eps, ln_eps)
+    else:
+        plain = check_once(check, (t, *parameters, scale, eps, ln_eps))
     rank = down_weight.shape[0]
-    if impl not in (None, "reference"):
+    if impl is not None and impl != "reference":
         check_rank(down_weight, impl)
     chosen = choose("reference" if rank > MAX_RANK else impl, "t", t)
+    products = _products(t)
     if chosen == "reference":
-        return adapter_reference(
-            t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale, eps, ln_eps
-        )
+        return adapter_reference(t, *parameters, scale, eps, ln_eps, products)
     learned = scale if isinstance(scale, torch.Tensor) else None
     fixed = 1.0 if isinstance(scale, torch.Tensor) else float(scale)
     ln2_outside = None
     if ln2_weight is not None and (ln2_weight.requires_grad or ln2_bias.requires_grad) and torch.is_grad_enabled():  # type: ignore[union-attr]
         ln2_outside = _trainable_ln2(t, ln2_weight, ln2_bias, eps)
         ln2_weight = ln2_bias = None
-    inputs = (t, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, learned)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    tensors = (t, ln2_weight, ln2_bias, *parameters[2:], learned)
+    keep = needs_gradients(tensors)
     ln2, residual, _, _ = adapter_forward(
-        t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias,
-        learned, fixed, eps, ln_eps, keep, chosen,
-    )  # fmt: skip
+        *tensors, fixed, float(eps), float(ln_eps), products, keep, chosen, plain=plain, record=keep
+    )
     return (ln2_outside if ln2_weight is None else ln2), residual
+
+
+def _products(t: torch.Tensor) -> torch.dtype:
+    """The dtype that products are taken in: that of ``t``, unless autocast has another for float32 on this GPU."""
+    if t.dtype == torch.float32 and t.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        return torch.get_autocast_dtype("cuda")
+    return t.dtype
 
 
 def _trainable_ln2(t: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:

@@ -19,15 +19,17 @@ def adapter_reference(
     scale: torch.Tensor | float,
     eps: float,
     ln_eps: float,
+    products: torch.dtype | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """(LN_2(t), t + scale * (W_up relu(W_down LN_a(t) + b_down) + b_up)), every product in the dtype of ``t``."""
+    """(LN_2(t), t + scale * (W_up relu(W_down LN_a(t) + b_down) + b_up)), products in ``products`` or the dtype of ``t``."""
     dtype, width = t.dtype, t.shape[-1]
+    products = dtype if products is None else products
     with torch.autocast(t.device.type, enabled=False):
         ln2 = None
         if ln2_weight is not None and ln2_bias is not None:
             ln2 = F.layer_norm(t, (width,), ln2_weight.to(dtype), ln2_bias.to(dtype), eps)
         normed = F.layer_norm(t, (width,), ln_weight.to(dtype), ln_bias.to(dtype), ln_eps)
-        hidden = F.relu(F.linear(normed, down_weight.to(dtype), down_bias.to(dtype)))  # [.., r]
-        branch = F.linear(hidden, up_weight.to(dtype), up_bias.to(dtype))  # [.., D]
+        hidden = F.relu(F.linear(normed.to(products), down_weight.to(products), down_bias.to(products)))  # [.., r]
+        branch = F.linear(hidden, up_weight.to(products), up_bias.to(products)).to(dtype)  # [.., D]
         factor = scale.to(dtype) if isinstance(scale, torch.Tensor) else scale
         return ln2, t + factor * branch

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..registration import below_autograd, implementation, refuse_double_backward, register, register_autograd
-from .arguments import check, check_backward, check_rank
+from ..registration import implementation, module_of, refuse_double_backward, register, register_autograd
+from .arguments import check, check_backward, check_products, check_rank
 
 _PACKAGE = str(__package__)
 
@@ -14,7 +14,7 @@ _PACKAGE = str(__package__)
 
 _PARAMETERS = (
     "Tensor ln_weight, Tensor ln_bias, Tensor down_weight, Tensor down_bias, Tensor up_weight, Tensor up_bias, "
-    "Tensor? scale, float fixed_scale, float eps, float ln_eps"
+    "Tensor? scale, float fixed_scale, float eps, float ln_eps, ScalarType products"
 )
 _FORWARD = (
     f"(Tensor t, Tensor? ln2_weight, Tensor? ln2_bias, {_PARAMETERS}, bool keep, str impl)"
@@ -28,43 +28,50 @@ _BACKWARD = (
 )
 
 
-def _hidden_dtype(t: torch.Tensor, impl: str) -> torch.dtype:
-    return torch.float32 if impl == "native" else t.dtype
+def _hidden_dtype(products: torch.dtype, impl: str) -> torch.dtype:
+    return torch.float32 if impl == "native" else products
 
 
 def _forward(t: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    *rest, keep, impl = args
-    _check(t, *rest, impl=impl)
-    return implementation(_PACKAGE, impl, "t", t).forward(t.contiguous(), *rest, keep)
+    return module_of(_PACKAGE, args[-1]).forward(t.contiguous(), *args[:-1])
 
 
-def _check(t: torch.Tensor, *args: Any, impl: str) -> None:
-    """Of all arguments from t to ln_eps."""
-    *tensors, scale, fixed_scale, eps, ln_eps = args
+def _check(t: torch.Tensor, *args: Any) -> None:
+    """Of all arguments from t to ln_eps, then products and the implementation."""
+    *tensors, scale, fixed_scale, eps, ln_eps, products, impl = args
     every: list[Any] = [t, *tensors, fixed_scale if scale is None else scale, eps, ln_eps]
     check(*every)
     check_rank(args[4], impl)
+    check_products(products, t)
+    implementation(_PACKAGE, impl, "t", t)
+
+
+def _check_forward(*args: Any) -> None:
+    *rest, _keep, impl = args
+    _check(*rest, impl)
 
 
 def _forward_fake(t: torch.Tensor, ln2_weight: torch.Tensor | None, *args: Any) -> tuple[torch.Tensor, ...]:
-    keep, impl = args[-2:]
+    products, keep, impl = args[-3:]
     rank, tokens = args[3].shape[0], t.numel() // t.shape[-1]
     residual = torch.empty_like(t, memory_format=torch.contiguous_format)
     ln2 = torch.empty_like(residual) if ln2_weight is not None else t.new_empty(0)
     statistics = t.new_empty((2, tokens if keep else 0), dtype=torch.float32)
-    hidden = t.new_empty((tokens if keep else 0, rank), dtype=_hidden_dtype(t, impl))
+    hidden = t.new_empty((tokens if keep else 0, rank), dtype=_hidden_dtype(products, impl))
     return ln2, residual, statistics, hidden
 
 
-def _backward(
-    d_ln2: torch.Tensor | None, d_residual: torch.Tensor, t: torch.Tensor, *args: Any
-) -> tuple[torch.Tensor, ...]:
-    statistics, hidden, ln2_weight, *parameters, need_t, impl = args
-    _check(t, ln2_weight, ln2_weight, *parameters, impl=impl)  # backward needs no bias of LN_2
+def _backward(*args: Any) -> tuple[torch.Tensor, ...]:
+    kept, rest, impl = args[:5], args[5:-1], args[-1]
+    contiguous = [None if x is None else x.contiguous() for x in kept]
+    return module_of(_PACKAGE, impl).backward(*contiguous, *rest)
+
+
+def _check_backward(d_ln2: torch.Tensor | None, d_residual: torch.Tensor, t: torch.Tensor, *args: Any) -> None:
+    statistics, hidden, ln2_weight, *parameters, products, _need_t, impl = args
+    _check(t, ln2_weight, ln2_weight, *parameters, products, impl)  # backward needs no bias of LN_2
     rank = parameters[2].shape[0]
-    check_backward(d_ln2, d_residual, t, statistics, hidden, ln2_weight, _hidden_dtype(t, impl), rank)
-    kept = [None if x is None else x.contiguous() for x in (d_ln2, d_residual, t, statistics, hidden)]
-    return implementation(_PACKAGE, impl, "t", t).backward(*kept, ln2_weight, *parameters, need_t)
+    check_backward(d_ln2, d_residual, t, statistics, hidden, ln2_weight, _hidden_dtype(products, impl), rank)
 
 
 def _backward_fake(
@@ -76,22 +83,21 @@ def _backward_fake(
     return (d_t, *[t.new_empty(shape, dtype=torch.float32) for shape in shapes])
 
 
-adapter_forward = register("adapter_forward", _FORWARD, _forward, _forward_fake)
-adapter_backward = register("adapter_backward", _BACKWARD, _backward, _backward_fake)
+adapter_forward = register("adapter_forward", _FORWARD, _forward, _check_forward, _forward_fake)
+adapter_backward = register("adapter_backward", _BACKWARD, _backward, _check_backward, _backward_fake)
 
 
 class _Adapter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
-        t, ln2_weight = args[:2]
-        out = below_autograd(adapter_forward, *args)
+        out = adapter_forward.below_autograd(*args)
         ln2, _, statistics, hidden = out
         ctx.set_materialize_grads(False)
         # Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient.
         constant = (statistics, hidden) if ctx.needs_input_grad[0] else (ln2, statistics, hidden)
         ctx.mark_non_differentiable(*constant)
-        ctx.save_for_backward(t, statistics, hidden, ln2_weight, *args[3:10])
-        ctx.constants, ctx.kept, ctx.impl = args[10:13], args[13], args[14]
+        ctx.save_for_backward(args[0], statistics, hidden, args[1], *args[3:10])
+        ctx.constants, ctx.kept, ctx.impl = args[10:14], args[14], args[15]
         return out
 
     @staticmethod
@@ -99,7 +105,7 @@ class _Adapter(torch.autograd.Function):
         refuse_double_backward("adapter_forward")
         d_ln2, d_residual = grads[:2]
         if d_ln2 is None and d_residual is None:
-            return (None,) * 15
+            return (None,) * 16
         t, statistics, hidden, ln2_weight, *parameters = ctx.saved_tensors
         if not ctx.kept:
             raise RuntimeError("adapter_forward: called with keep=False, but a gradient is asked for")
@@ -108,17 +114,21 @@ class _Adapter(torch.autograd.Function):
         if d_residual is None:
             d_residual = torch.zeros_like(t)
         need_t, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:10]
-        d_t, *d_parameters = adapter_backward(
+        d_t, *d_parameters = adapter_backward.below_autograd(
             d_ln2, d_residual, t, statistics, hidden, ln2_weight, *parameters, *ctx.constants, need_t, ctx.impl
         )
-        outputs = [
-            d.to(p.dtype).view(p.shape) if need else None
-            for d, p, need in zip(d_parameters, parameters, needs, strict=True)
-        ]
-        return (d_t if need_t else None, None, None, *outputs, None, None, None, None, None)
+        outputs = [_as(d, p) if need else None for d, p, need in zip(d_parameters, parameters, needs, strict=True)]
+        return (d_t if need_t else None, None, None, *outputs, *[None] * 6)
 
 
-register_autograd("adapter_forward", _Adapter)
+def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A float32 gradient in the dtype and shape of its parameter."""
+    if gradient.dtype != parameter.dtype:
+        gradient = gradient.to(parameter.dtype)
+    return gradient if gradient.shape == parameter.shape else gradient.view(parameter.shape)
+
+
+register_autograd(adapter_forward, _Adapter)
 
 
 @register_flop_formula(torch.ops.fastlift_kernels.adapter_forward)

@@ -34,8 +34,6 @@ def check(
     for name, tensor in (("log_prior", log_prior), ("bias", bias), ("class_weight", class_weight)):
         if tensor is not None:
             check_parameter(name, tensor, (classes,), "features", features)
-            if name != "bias" and tensor.requires_grad:
-                raise ValueError(f"{name}: expected a constant, got a tensor that requires gradients")
     if not isinstance(labels, torch.Tensor):
         raise TypeError(f"labels: expected a tensor of int64 of shape [{batch}], got {type(labels).__name__}")
     if labels.dtype != torch.int64 or tuple(labels.shape) != (batch,):
@@ -49,6 +47,13 @@ def check(
         raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing}")
     if normalize not in ("both", "weight", "none"):
         raise ValueError(f"normalize: expected 'both', 'weight' or 'none', got {normalize!r}")
+
+
+def check_constants(**tensors: torch.Tensor | None) -> None:
+    """Raise ValueError where one requires gradients."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.requires_grad:
+            raise ValueError(f"{name}: expected a constant, got a tensor that requires gradients")
 
 
 def check_labels(labels: torch.Tensor, classes: int) -> None:

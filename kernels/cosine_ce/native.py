@@ -31,7 +31,7 @@ def forward(
     need_weight: bool,
     need_bias: bool,
 ) -> tuple[torch.Tensor, ...]:
-    """(loss, predictions, d_features, d_weight, d_bias, empty) for a loss gradient of 1; those not needed are empty."""
+    """(loss, predictions, d_features, d_weight, d_bias) for a loss gradient of 1; those not needed are empty."""
     batch, classes = features.shape[0], weight.shape[0]
     check_labels(labels, classes)
     counted = labels != IGNORE_INDEX
@@ -78,12 +78,12 @@ def forward(
         _off_direction(d_f, f, None)
     if need_weight and inverse_w is not None:
         _off_direction(d_w, w, inverse_w * inverse_w)  # the column scale has put 1 / |w| into it already
-    return loss, predictions, d_f, d_w, d_b, f.new_empty(0)
+    return loss, predictions, d_f, d_w, d_b
 
 
 def backward(d_loss: torch.Tensor, saved: list[torch.Tensor], *_: object) -> tuple[torch.Tensor, ...]:
     """The gradients of the forward pass times that of the loss."""
-    d_features, d_weight, d_bias = saved[:3]
+    d_features, d_weight, d_bias = saved
     return d_features * d_loss, d_weight * d_loss, d_bias * d_loss
 
 

@@ -2,8 +2,10 @@
 
 import torch
 
+from ..checks import check_once
 from ..dispatch import Impl, choose
-from .arguments import check, check_labels
+from ..registration import needs_gradients
+from .arguments import check, check_constants, check_labels
 from .reference import Normalize, cosine_cross_entropy_reference
 from .registered import cosine_cross_entropy_forward
 
@@ -51,29 +53,30 @@ def cosine_cross_entropy(
 
     Source: logit adjustment (Menon et al. 2021) on the cosine classifier, as LIFT (Shi et al., ICML 2024) uses it.
     """
-    check(features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize)
+    arguments = (
+        features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize
+    )  # fmt: skip
+    plain = False
+    if torch.compiler.is_compiling():
+        check(*arguments)
+    else:
+        plain = check_once(check, arguments)
+    check_constants(log_prior=log_prior, class_weight=class_weight)
     chosen = choose(impl, "features", features)
     if chosen != "reference":
-        learned = (features, weight, bias)
-        grad = torch.is_grad_enabled()
-        need = [grad and x is not None and x.requires_grad for x in learned]
+        need = [needs_gradients((x,)) for x in (features, weight, bias)]
         loss, predictions, *_ = cosine_cross_entropy_forward(
-            features,
-            weight,
-            labels,
-            log_prior,
-            bias,
-            class_weight,
-            scale,
-            tau,
-            label_smoothing,
+            *arguments[:6],
+            float(scale),
+            float(tau),
+            float(label_smoothing),
             normalize,
             *need,
             chosen,
+            plain=plain,
+            record=any(need),
         )
         return loss, predictions
     if features.device.type == "cpu" and not torch.compiler.is_compiling():
         check_labels(labels, weight.shape[0])
-    return cosine_cross_entropy_reference(
-        features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize
-    )
+    return cosine_cross_entropy_reference(*arguments)

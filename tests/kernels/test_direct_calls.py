@@ -18,7 +18,7 @@ def forward(**change: Any) -> Any:
         "t": torch.randn(N, D), "ln2_weight": torch.randn(D), "ln2_bias": torch.randn(D), "ln_weight": torch.randn(D),
         "ln_bias": torch.randn(D), "down_weight": torch.randn(R, D), "down_bias": torch.randn(R),
         "up_weight": torch.randn(D, R), "up_bias": torch.randn(D), "scale": torch.ones(1), "fixed_scale": 1.0,
-        "eps": 1e-5, "ln_eps": 1e-5, "keep": True, "impl": "native",
+        "eps": 1e-5, "ln_eps": 1e-5, "products": torch.float32, "keep": True, "impl": "native",
     }  # fmt: skip
     return OPS.adapter_forward(**{**arguments, **change})
 
@@ -29,7 +29,7 @@ def backward(**change: Any) -> Any:
         "statistics": torch.rand(2, N), "hidden": torch.rand(N, R), "ln2_weight": torch.randn(D),
         "ln_weight": torch.randn(D), "ln_bias": torch.randn(D), "down_weight": torch.randn(R, D),
         "down_bias": torch.randn(R), "up_weight": torch.randn(D, R), "up_bias": torch.randn(D), "scale": torch.ones(1),
-        "fixed_scale": 1.0, "eps": 1e-5, "ln_eps": 1e-5, "need_t": True, "impl": "native",
+        "fixed_scale": 1.0, "eps": 1e-5, "ln_eps": 1e-5, "products": torch.float32, "need_t": True, "impl": "native",
     }  # fmt: skip
     return OPS.adapter_backward(**{**arguments, **change})
 
@@ -46,7 +46,7 @@ def classifier(**change: Any) -> Any:
 def classifier_backward(**change: Any) -> Any:
     arguments = {
         "d_loss": torch.tensor(1.0), "saved_0": torch.randn(B, D), "saved_1": torch.randn(C, D),
-        "saved_2": torch.randn(C), "saved_3": torch.empty(0), "features": torch.randn(B, D),
+        "saved_2": torch.randn(C), "features": torch.randn(B, D),
         "weight": torch.randn(C, D), "labels": torch.zeros(B, dtype=torch.int64), "log_prior": None, "bias": None,
         "class_weight": None, "scale": 25.0, "tau": 1.0, "label_smoothing": 0.0, "normalize": "both",
         "need_features": True, "need_weight": True, "need_bias": True, "impl": "native",
@@ -71,13 +71,14 @@ def long(*values: int) -> torch.Tensor:
 HUGE = 10**12
 BAD: list[tuple[Any, dict[str, Any], str]] = [
     (forward, {"t": torch.randn(N, 12)}, "t: expected .* multiple of 8"),
-    (forward, {"t": torch.randn(N, D).half()}, 't: impl="native" knows'),
+    (forward, {"t": torch.randn(N, D).half(), "products": torch.float16}, 't: impl="native" knows'),
     (forward, {"up_weight": torch.randn(R)}, r"up_weight: expected shape \[64, 4\], got \[4\]"),
     (forward, {"down_bias": torch.randn(1)}, "down_bias: expected shape"),
     (forward, {"ln2_bias": None}, "ln2_weight, ln2_bias: expected both or neither"),
     (forward, {"ln_weight": torch.randn(D).double()}, "ln_weight: expected float32"),
     (forward, {"scale": torch.ones(2)}, "scale: expected one element"),
     (forward, {"eps": 0.0}, "eps: expected a finite number above 0"),
+    (forward, {"products": torch.float64}, "products: expected torch.float32, or a shorter float"),
     (forward, {"impl": "reference"}, 'impl: expected "native" or "triton"'),
     (forward, {"impl": "cuda"}, 'impl: expected None, "reference", "native" or "triton"'),
     (

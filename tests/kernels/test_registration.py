@@ -17,7 +17,8 @@ CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_
 
 
 def adapter_arguments(case: Any) -> tuple[Any, ...]:
-    return (*case.leaves().values(), 1.0, 1e-5, 1e-5, True, "native")
+    leaves = case.leaves()
+    return (*leaves.values(), 1.0, 1e-5, 1e-5, leaves["t"].dtype, True, "native")
 
 
 def test_opcheck_adapter(native: Any) -> None:
@@ -30,9 +31,23 @@ def test_opcheck_adapter(native: Any) -> None:
 def test_opcheck_adapter_backward(native: Any) -> None:
     leaves = adapter_case(7, 64, rank=4).leaves()
     with torch.no_grad():
-        _, _, statistics, hidden = OPS.adapter_forward(*leaves.values(), 1.0, 1e-5, 1e-5, True, "native")
+        _, _, statistics, hidden = OPS.adapter_forward(*leaves.values(), 1.0, 1e-5, 1e-5, torch.float32, True, "native")
         t, ln2_weight, _, *parameters = (x.detach() for x in leaves.values())
-        arguments = (t, t, t, statistics, hidden, ln2_weight, *parameters, 1.0, 1e-5, 1e-5, True, "native")
+        arguments = (
+            t,
+            t,
+            t,
+            statistics,
+            hidden,
+            ln2_weight,
+            *parameters,
+            1.0,
+            1e-5,
+            1e-5,
+            torch.float32,
+            True,
+            "native",
+        )
         torch.library.opcheck(OPS.adapter_backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
 

@@ -16,8 +16,7 @@ COMPILED_HERE = (
     "adapter forward bf16 rank 32",
     "adapter tokens backward bf16 rank 32",
     "adapter width backward bf16 rank 64",
-    "adapter forward bf16 rank 256",
-    "classifier weight backward bf16 batch 128",
+    "adapter width backward fp32/bf16 rank 64",
 )
 
 
@@ -67,4 +66,4 @@ def test_bytes_by_count() -> None:
         sys.path.pop(0)
     tokens = 128 * 197
     assert adapter_forward(768, 32, 2).per_token(tokens) <= 4700
-    assert adapter_backward_triton(768, 32, 2, splits=16).per_token(tokens) <= 10_000
+    assert adapter_backward_triton(768, 32, 2, splits=22).per_token(tokens) <= 10_000

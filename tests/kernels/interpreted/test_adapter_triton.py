@@ -8,7 +8,7 @@ import fastlift_kernels
 
 pytest.importorskip("triton")
 
-from fastlift_kernels.adapter import gpu
+from fastlift_kernels.adapter import fused
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_fixed_scale() -> None:
 
 def test_sums_in_several_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 256 tokens as shipped, which the interpreter takes long over; the last is not full. They repeat bit by bit."""
-    monkeypatch.setattr(gpu, "SPLIT_TOKENS", 64)
+    monkeypatch.setattr(fused, "SPLIT_TOKENS", 64)
     case = adapter_case(150, 40, rank=4)
-    assert gpu.splits_of(150) == (3, 64)
+    assert fused.splits_of(150, programs=2, multiprocessors=4) == (3, 64)
     assert_within_bounds(case, "triton")
     first, second = (case.run("triton") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -74,6 +74,6 @@ def test_empty_and_nan() -> None:
 
 
 def test_opcheck() -> None:
-    arguments = (*adapter_case(3, 16, rank=2).leaves().values(), 1.0, 1e-5, 1e-5, True, "triton")
+    arguments = (*adapter_case(3, 16, rank=2).leaves().values(), 1.0, 1e-5, 1e-5, torch.float32, True, "triton")
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.fastlift_kernels.adapter_forward.default, arguments, test_utils=checks)

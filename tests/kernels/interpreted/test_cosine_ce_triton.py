@@ -32,12 +32,16 @@ def test_shapes(batch: int, width: int, classes: int) -> None:
     assert_within_bounds(cosine_case(batch, width, classes), "triton")
 
 
-def test_several_blocks_of_classes_a_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from 2049 classes on as shipped, which the interpreter takes long over; the last split is not full."""
-    monkeypatch.setattr(gpu, "FORWARD_SPLITS", 3)
-    monkeypatch.setattr(gpu, "FEATURES_SPLITS", 2)
-    assert gpu._splits(203, 32, 3) == (3, 96)
-    assert_within_bounds(cosine_case(17, 24, 203, bias=True), "triton")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_several_chunks_and_parts(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """As beyond 4 million logits and 2048 classes as shipped, which the interpreter takes long over; the last are not full."""
+    monkeypatch.setattr(gpu, "CHUNK_FLOATS", 64 * 203)
+    monkeypatch.setattr(gpu, "LEAST_PART", 128)
+    monkeypatch.setattr(gpu, "BLOCK", 64)
+    case = cosine_case(150, 24, 203, bias=True, dtype=dtype)
+    assert_within_bounds(case, "triton")
+    first, second = (case.run("triton") for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
