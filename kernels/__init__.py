@@ -11,5 +11,6 @@ if __name__ != "kernels":
     from .adapter.op import adapter
     from .cosine_ce.op import cosine_cross_entropy
     from .dispatch import Impl, available
+    from .quantise.op import quantise_rows
 
-    __all__ = ["Impl", "adapter", "available", "cosine_cross_entropy", "gelu", "quick_gelu"]
+    __all__ = ["Impl", "adapter", "available", "cosine_cross_entropy", "gelu", "quantise_rows", "quick_gelu"]

@@ -26,13 +26,14 @@ HERE = Path(__file__).parent
 CALLS, ROUNDS = 300, 15
 
 
-def pretend_a_gpu(folder: Path, capability: tuple[int, int] = (9, 0)) -> None:
-    """Give Triton a driver of the given capability that launches nothing; ``folder`` takes the library."""
+def pretend_a_gpu(folder: Path, capability: tuple[int, int] = (9, 0)) -> ctypes.CDLL:
+    """Give Triton a driver of the given capability that launches nothing; ``folder`` takes the library, which is returned."""
     os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
     library = folder / "libcuda.so.1"
     source = ["cc", "-shared", "-fPIC", "-O1", "-w", "-Wl,-soname,libcuda.so.1", str(HERE / "libcuda.c")]
     subprocess.run([*source, "-o", str(library)], check=True)
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    torch.cuda.is_available()  # torch looks once; later it would ask the pretended driver, and complain
+    loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     from triton.backends.nvidia.driver import CudaDriver
     from triton.runtime import driver
 
@@ -44,6 +45,7 @@ def pretend_a_gpu(folder: Path, capability: tuple[int, int] = (9, 0)) -> None:
     pretended.get_current_stream = lambda device: 0
     driver.set_active(pretended)
     dispatch._triton_reason = lambda device: ""
+    return loaded
 
 
 def microseconds(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:

@@ -27,9 +27,11 @@ from triton.compiler import ASTSource
 from fastlift_kernels.activation import gpu as activation
 from fastlift_kernels.adapter import fused, wide
 from fastlift_kernels.cosine_ce import rows
+from fastlift_kernels.quantise import gpu as quantise
 from fastlift_kernels.triton_launch import TRITON_TYPES
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+FIRST_WITH_FP8 = 89
 # Bytes of dynamic shared memory a block may use (CUDA programming guide, table of compute capabilities).
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 RANKS = (4, 32, 33, 64)  # up to fused.MOST_RANK; 33: not a multiple of 16, so with unaligned rows
@@ -186,6 +188,11 @@ def small_cases() -> Iterator[Case]:
         "classifier finish bf16", rows.classifier_finish_kernel, {"d_x": "*fp32", "x": "*bf16", "D": WIDTH},
         {"BD": 1024, "num_warps": 4},
     )  # fmt: skip
+    for width in (WIDTH, 4 * WIDTH):
+        yield _case(
+            f"quantise rows bf16 width {width}", quantise.quantise_rows_kernel,
+            {"x": "*bf16", "rounded": "*fp8e4nv", "scales": "*fp32", "D": width}, quantise.configuration(width),
+        )  # fmt: skip
     for quick, name in ((True, "QuickGELU"), (False, "GELU")):
         for direction, kernel, pointers in (
             ("forward", activation.activation_forward_kernel, "x y"),
@@ -211,6 +218,12 @@ def cases(quick: bool = False) -> list[Case]:
     found += [case for rank in (4, 32, 64) for case in adapter_parameter_cases(rank)]
     found += [case for dtype in (half, single) for width in NORM_WIDTHS for case in adapter_norm_cases(dtype, width)]
     return [*found, *small_cases()]
+
+
+def architectures_of(case: Case) -> list[int]:
+    """Those that can run it."""
+    least = FIRST_WITH_FP8 if any("fp8" in str(kind) for kind in case.arguments.values()) else 0
+    return [architecture for architecture in ARCHITECTURES if architecture >= least]
 
 
 def compile_case(case: Case, architecture: int) -> Resources:
@@ -261,7 +274,7 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 def sources() -> str:
     """A fingerprint of the kernels' source files: rows of a table with another one are stale."""
     digest = hashlib.sha256()
-    for module in (fused, wide, rows, activation):
+    for module in (fused, wide, rows, activation, quantise):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -305,7 +318,7 @@ def main() -> int:
     for case in cases(arguments.quick):
         if arguments.match not in case.name:
             continue
-        for architecture in arguments.arch:
+        for architecture in [one for one in architectures_of(case) if one in arguments.arch]:
             lines.append(known.get((case.name, architecture)) or row_of(case, architecture))
             print(lines[-1], flush=True)
     failed = sum(line.endswith("**over**") for line in lines)

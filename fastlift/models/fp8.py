@@ -1,9 +1,9 @@
-"""Frozen products with 8-bit weights: half the bytes of bf16 and, on GPUs with fp8 units, twice the products a second.
+"""Frozen products in 8-bit floats: on GPUs with fp8 units, twice the products a second that bf16 has.
 
 y = (x / s_x) (W / s_W)^T * s_x s_W^T + b with x / s_x and W / s_W rounded to e4m3 (4 exponent, 3 mantissa bits, largest
 448), one scale a token (from the token, in every step) and one an output channel (once). The forward pass multiplies in
-fp8 through torch's own scaled product. Backward multiplies the gradient by the same rounded weight in the compute dtype, and
-treats the rounding of x as the identity: gradients of the features need more range than e4m3 has.
+fp8 through torch's own scaled product. Backward multiplies the gradient by the same rounded weight in bf16, which is kept
+beside, and treats the rounding of x as the identity: gradients of the features need more range than e4m3 has.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.models.vit import QKV, Linear, VisionTransformer
 
-LARGEST = 448.0  # of e4m3
 MULTIPLE = 16  # sizes that the scaled product takes
 CAPABILITY = (8, 9)  # Ada; Hopper and Blackwell are above
+ADA_SINCE = (2, 12)  # of torch: before, its row-wise product for Ada ran beside the current stream (pytorch#177651)
+READ_AHEAD = 256  # scales that the product may read together, whether they are there or not (pytorch#133334)
 
 
 def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
@@ -33,51 +36,60 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
     if capability < CAPABILITY:
         major, minor = capability
         raise UserError(f"frozen fp8: this GPU (capability {major}.{minor}) has no fp8 units; 8.9 or more has")
+    if capability == CAPABILITY and torch.torch_version.TorchVersion(torch.__version__) < ADA_SINCE:
+        needed = ".".join(map(str, ADA_SINCE))
+        raise UserError(
+            f"frozen fp8: on this GPU (capability 8.9) torch {torch.__version__} may hang in its scaled product; "
+            f"torch {needed} or newer does not, or leave the frozen weights in bf16 (--frozen compute)"
+        )
     if dtype != torch.bfloat16:
         raise UserError("frozen fp8: torch's scaled product gives bf16; use --amp bf16")
 
 
-def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of x [N, D] as e4m3 [N, D] and their scales [N, 1] in fp32: x is about e4m3 * scale."""
-    wide = x.float()
-    scale = wide.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / LARGEST
-    return (wide / scale).to(torch.float8_e4m3fn), scale
-
-
 class _ScaledProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, scale)
-        rows, row_scale = to_fp8(x)
-        # one scale a row of each operand, so the second operand's are a row vector
-        return torch._scaled_mm(rows, weight.t(), row_scale, scale.t(), out_dtype=torch.bfloat16).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, unscaled: Tensor) -> Tensor:
+        ctx.save_for_backward(unscaled)
+        rows, row_scale = kernels.quantise_rows(x)
+        # One scale a row of each operand, so the second operand's are a row vector. Sums of 8-bit products in the tensor
+        # cores' own registers, as in every fp8 inference: half of the rate would go to moving them out in between.
+        return torch._scaled_mm(
+            rows, weight.t(), row_scale, scale.t(), bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True
+        ).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        weight, scale = ctx.saved_tensors
-        return grads[0] @ (weight.float() * scale).to(grads[0].dtype), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (unscaled,) = ctx.saved_tensors
+        return grads[0] @ unscaled.to(grads[0].dtype), None, None, None, None
 
 
 class Fp8Linear(nn.Module):
-    """A frozen ``Linear`` [out, in] with its weight in e4m3; x [.., in] -> [.., out] in the dtype of x."""
+    """A frozen ``Linear`` [out, in] with its weight in e4m3; x [.., in] -> [.., out] in the dtype of x.
+
+    ``unscaled`` is the same rounded weight in bf16 for backward, made once: in every step it would cost more than the product
+    gains.
+    """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    unscaled: Tensor
 
     def __init__(self, linear: Linear) -> None:
         super().__init__()
-        weight, scale = to_fp8(linear.weight.detach())
+        weight, scale = kernels.quantise_rows(linear.weight.detach())
+        self.outputs = len(weight)
         self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        self.register_buffer("scale", F.pad(scale, (0, 0, 0, -self.outputs % READ_AHEAD), value=1.0))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().to(torch.bfloat16))
+        self.register_buffer("unscaled", (weight.float() * scale).to(torch.bfloat16))
 
     def product(self, x: Tensor, outputs: slice = slice(None)) -> Tensor:
         """The product with some of the output channels."""
+        bias = None if self.bias is None else self.bias[outputs]
         flat = x.flatten(0, -2)
-        y = cast(Tensor, _ScaledProduct.apply(flat, self.weight[outputs], self.scale[outputs]))
-        if self.bias is not None:
-            y = y + self.bias[outputs].to(x.dtype)
+        scale = self.scale[: self.outputs][outputs]
+        y = cast(Tensor, _ScaledProduct.apply(flat, self.weight[outputs], scale, bias, self.unscaled[outputs]))
         return y.unflatten(0, x.shape[:-1])
 
     def forward(self, x: Tensor) -> Tensor:

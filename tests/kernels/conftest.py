@@ -3,10 +3,14 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from devices import CUDA, SECOND_CUDA
 
 from fastlift_kernels.native import library
 
@@ -15,6 +19,46 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # The interpreter must be chosen before Triton is imported: test_interpreted.py runs that folder in a process of its own.
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """An implementation on a device."""
+
+    impl: str
+    device: str
+
+    def check(self, case: Any) -> None:
+        """Every result lies where rounding can have put it."""
+        from kernel_cases import assert_within_bounds
+
+        assert_within_bounds(case.on(self.device), self.impl)
+
+    def run(self, case: Any) -> dict[str, torch.Tensor]:
+        """Results, on the CPU."""
+        return {name: x.cpu() for name, x in case.on(self.device).run(self.impl).items()}
+
+
+ON_GPUS = [CUDA, SECOND_CUDA]
+
+
+@pytest.fixture(params=["native", *ON_GPUS])
+def fused(request: pytest.FixtureRequest) -> Way:
+    """Each fused implementation on its devices: the native library, Triton on one GPU and on a second."""
+    if request.param == "native":
+        request.getfixturevalue("native")
+        return Way("native", "cpu")
+    return Way("triton", request.param)
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512", CUDA])
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """The same, the native library in each instruction set that this processor has."""
+    if request.param == "cuda":
+        yield Way("triton", "cuda")
+        return
+    with _instruction_set(request.getfixturevalue("native"), request.param):
+        yield Way("native", "cpu")
 
 
 @pytest.fixture
@@ -30,8 +74,14 @@ def native() -> Iterator[Any]:
 @pytest.fixture(params=["portable", "avx2", "avx512"])
 def isa(request: pytest.FixtureRequest, native: Any) -> Iterator[str]:
     """Each instruction set in turn; skipped where this processor lacks it."""
+    with _instruction_set(native, request.param):
+        yield request.param
+
+
+@contextmanager
+def _instruction_set(native: Any, name: str) -> Iterator[None]:
     before = library.isa()
-    if native.fastlift_select_isa(request.param.encode()) != 0:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
+    if native.fastlift_select_isa(name.encode()) != 0:
+        pytest.skip(f"this processor has no {name}")
+    yield
     native.fastlift_select_isa(before.encode())

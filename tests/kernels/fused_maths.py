@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rounding import Bounded
+from rounding import Bounded, unit_roundoff
 
 # N tokens, D width, r rank; B batch, C classes. `operands`: the dtype to which a product's operands are rounded.
 
@@ -59,6 +59,25 @@ class Dtypes:
     store: torch.dtype  # activations and their gradients
     operands: torch.dtype  # of the products, and hidden as kept for backward
     parameters: torch.dtype
+    by_products: bool = (
+        False  # the adapter by library products: what lies between two of them is stored as operands are
+    )
+
+    @property
+    def stream(self) -> torch.dtype:
+        """In which the residual is stored before the last product is added to it, where that is a step of its own."""
+        return self.store if self.by_products else torch.float32
+
+
+def between(dtypes: Dtypes, x: Any, a: Any, b: Any) -> Any:
+    """The product x = a @ b as the next step reads it: as it is, or as a library leaves it.
+
+    That may add the parts of a long sum in the dtype of the result (torch's allow_bf16_reduced_precision_reduction).
+    """
+    if not dtypes.by_products or not isinstance(x, Bounded) or dtypes.operands == torch.float32:
+        return x
+    parts = unit_roundoff(dtypes.operands) * (a.most @ b.most)
+    return Bounded(x.value, x.error + parts).rounded(dtypes.operands)
 
 
 def adapter(n: dict[str, Any], dtypes: Dtypes, eps: float, ln_eps: float, steps: Steps) -> dict[str, Any]:
@@ -77,19 +96,25 @@ def adapter(n: dict[str, Any], dtypes: Dtypes, eps: float, ln_eps: float, steps:
     variance = (centred * centred).sum(1, keepdim=True) / width
     rstd = 1 / (variance + ln_eps).sqrt()
     x = centred * rstd
-    base = beta.reshape(1, width).rounded(operands) @ down_operand.T + down_bias
-    pre = steps.product("down", (x * gamma).rounded(operands), down_operand.T) + base
+    base = beta.reshape(1, width).rounded(operands) @ down_operand.T
+    base = base + (down_bias.rounded(operands) if dtypes.by_products else down_bias)
+    normed_operand = (x * gamma).rounded(operands)
+    pre = between(dtypes, steps.product("down", normed_operand, down_operand.T), normed_operand, down_operand.T) + base
     hidden = pre.relu().rounded(operands)
-    residual = steps.product("up", hidden, up_operand.T) * s + up_bias * s + t
+    residual = steps.product("up", hidden, up_operand.T) * s + (up_bias * s + t).rounded(dtypes.stream)
     out = {"residual": residual.rounded(store)}
 
-    d_hidden = steps.product("d_hidden", g, up_operand) * s
+    g_operand = g.rounded(operands)
+    d_hidden = between(dtypes, steps.product("d_hidden", g_operand, up_operand), g_operand, up_operand) * s
     d_pre = hidden.where_positive(d_hidden)
     pre_operand = d_pre.rounded(operands)
-    e = steps.product("d_x", pre_operand, down_operand) * gamma
-    # x W + base is hidden wherever d_pre is not zero: the means over D of the bottleneck's share need no pass over D.
-    mean_e = d_pre @ (down * gamma).sum(1).reshape(rank, 1)
-    mean_ex = (d_pre * (hidden - (beta.reshape(1, width) @ down.T + down_bias))).sum(1, keepdim=True)
+    e = between(dtypes, steps.product("d_x", pre_operand, down_operand), pre_operand, down_operand) * gamma
+    if dtypes.by_products:
+        mean_e, mean_ex = e.sum(1, keepdim=True), (e * x).sum(1, keepdim=True)
+    else:
+        # x W + base is hidden wherever d_pre is not zero: the means over D of the bottleneck's share need no pass over D.
+        mean_e = d_pre @ (down * gamma).sum(1).reshape(rank, 1)
+        mean_ex = (d_pre * (hidden - (beta.reshape(1, width) @ down.T + down_bias))).sum(1, keepdim=True)
     if "d_ln2" in n:
         rstd2 = 1 / (variance + eps).sqrt()
         x2 = centred * rstd2
@@ -104,7 +129,7 @@ def adapter(n: dict[str, Any], dtypes: Dtypes, eps: float, ln_eps: float, steps:
     out["d_t"] = (g + rstd * (e - mean_e - x * mean_ex)).rounded(store)
 
     normed_sum = steps.product("d_down_weight sum", pre_operand.T, x.rounded(operands))  # [r, D]
-    hidden_sum = steps.product("d_up_weight sum", hidden.T, g)  # [r, D]
+    hidden_sum = steps.product("d_up_weight sum", hidden.T, g_operand)  # [r, D]
     pre_sum, g_sum = steps.total("d_down_bias", pre_operand), steps.total("d_up_bias", g)
     gradients = {
         "d_ln_weight": (normed_sum * down).sum(0),
@@ -141,13 +166,25 @@ def cosine_cross_entropy(
     operands, classes = dtypes.operands, w.shape[0]
     counts = number((labels != -100).float().reshape(-1, 1))  # [B, 1]
     label = labels.clamp_min(0).reshape(-1, 1)
-    own_class = number(torch.zeros(len(labels), classes).scatter_(1, label, 1.0)) * counts
-    each = n["class_weight"].reshape(1, classes) if "class_weight" in n else number(torch.ones(1, classes))
+    own_class = number(torch.zeros(len(labels), classes, device=labels.device).scatter_(1, label, 1.0)) * counts
+    each = (
+        n["class_weight"].reshape(1, classes)
+        if "class_weight" in n
+        else number(torch.ones(1, classes, device=labels.device))
+    )
     row_weight = each.reshape(classes)[label] * counts  # [B, 1]
     total_weight = row_weight.sum(0, keepdim=True)
 
-    f_scale = 1 / (f * f).sum(1, keepdim=True).sqrt() if normalize == "both" else number(torch.ones(len(labels), 1))
-    w_scale = 1 / (w * w).sum(1, keepdim=True).sqrt() if normalize != "none" else number(torch.ones(classes, 1))
+    f_scale = (
+        1 / (f * f).sum(1, keepdim=True).sqrt()
+        if normalize == "both"
+        else number(torch.ones(len(labels), 1, device=labels.device))
+    )
+    w_scale = (
+        1 / (w * w).sum(1, keepdim=True).sqrt()
+        if normalize != "none"
+        else number(torch.ones(classes, 1, device=labels.device))
+    )
     column = w_scale.T * scale
     raw = steps.product("logits", f, w.rounded(operands).T)
     z = raw * f_scale * column

@@ -9,7 +9,7 @@ small beside the worst case.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ ADAPTER_NAMES = (
     "ln2_weight", "ln2_bias", "ln_weight", "ln_bias", "down_weight", "down_bias", "up_weight", "up_bias", "scale",
 )  # fmt: skip
 DRAWS = 30
+MOST_FUSED_RANK = 64  # of the Triton kernels; library products above it
 OF_EAGER = 5.0  # programs that round alike are well within this, whatever library multiplies; a fault is far beyond it
 Results = dict[str, torch.Tensor]
 
@@ -51,6 +52,14 @@ class Case:
     def written_out(self, number: Callable[[torch.Tensor], Any], dtypes: Dtypes, steps: Steps) -> dict[str, Any]:
         """The results, and what else :mod:`fused_maths` tells, over another kind of number; tokens in one dimension."""
         raise NotImplementedError
+
+    def on(self, device: str | torch.device) -> Any:
+        """The same call on another device."""
+        tensors = {
+            n: None if x is None else x.detach().to(device).requires_grad_(x.requires_grad)
+            for n, x in self.tensors.items()
+        }
+        return replace(self, tensors=tensors, gradients=[g.to(device) for g in self.gradients])
 
     def dtypes(self, impl: str) -> Dtypes:
         """Where ``impl`` rounds: the native library multiplies in float32, Triton what is stored."""
@@ -92,6 +101,14 @@ class AdapterCase(Case):
     outputs: tuple[str, ...] = ("ln2", "residual")
     _activations: str = "t"
     _parameter: str = "down_weight"
+    products: torch.dtype | None = None  # where they are not taken in the dtype of t: under autocast on a GPU
+
+    def dtypes(self, impl: str) -> Dtypes:
+        found = super().dtypes(impl)
+        rank = self.tensors["down_weight"].shape[0]  # type: ignore[union-attr]
+        by_products = impl == "triton" and rank > MOST_FUSED_RANK
+        operands = found.operands if impl == "native" or self.products is None else self.products
+        return replace(found, operands=operands, by_products=by_products)
 
     def run(self, impl: str | None, dtype: torch.dtype | None = None) -> Results:
         leaves = self.leaves(dtype)

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlift
-from fastlift.models.fp8 import Fp8Linear, Fp8QKV, check_fp8, quantise_frozen, to_fp8
+import fastlift_kernels as kernels
+from fastlift.models.fp8 import Fp8Linear, Fp8QKV, check_fp8, quantise_frozen
 from fastlift.models.lift import create_model
 from fastlift.models.vit import Linear
 
@@ -24,7 +26,7 @@ needs_product = pytest.mark.skipif(not emulated(), reason="this torch has no sca
 
 def test_rows_keep_three_bits_and_their_own_scale() -> None:
     x = torch.randn(50, 64) * torch.logspace(-6, 6, 50)[:, None]
-    rounded, scale = to_fp8(x)
+    rounded, scale = kernels.quantise_rows(x)
     largest = x.abs().amax(dim=1, keepdim=True)
     error = (rounded.float() * scale - x).abs()
     assert (error <= torch.maximum(x.abs() / 16, largest * 2.0**-18)).all()  # half a unit of 2^-3; below, subnormals
@@ -32,7 +34,7 @@ def test_rows_keep_three_bits_and_their_own_scale() -> None:
 
 
 def test_rows_of_zeros_stay() -> None:
-    rounded, scale = to_fp8(torch.zeros(2, 16))
+    rounded, scale = kernels.quantise_rows(torch.zeros(2, 16))
     assert torch.equal(rounded.float() * scale, torch.zeros(2, 16))
 
 
@@ -48,7 +50,7 @@ def test_product_and_its_gradient() -> None:
     assert (y.float() - exact).norm() < 0.05 * exact.norm()
     gradient = torch.randn_like(y)
     (d_x,) = torch.autograd.grad(y, x, gradient)
-    weight = (fp8.weight.float() * fp8.scale).to(torch.bfloat16)
+    weight = (fp8.weight.float() * fp8.scale[:48]).to(torch.bfloat16)
     torch.testing.assert_close(d_x, gradient @ weight)
 
 
@@ -77,6 +79,76 @@ def test_what_trains_stays() -> None:
     model = create_model("shapes-clip", class_names=["a", "b"], tuner="full")
     with pytest.raises(fastlift.UserError, match="no frozen product"):
         quantise_frozen(model.vit)
+
+
+@needs_product
+def test_one_product_forward_with_its_bias_and_one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass of its own for the bias, fast accumulation, and no weight made anew in every backward."""
+    linear = Linear(64, 48)
+    torch.nn.init.normal_(linear.bias)
+    product, calls = torch._scaled_mm, []
+    monkeypatch.setattr(
+        torch, "_scaled_mm", lambda *args, **options: calls.append(options) or product(*args, **options)
+    )
+    fp8 = Fp8Linear(linear.requires_grad_(False))
+    x = torch.randn(5, 64, dtype=torch.bfloat16, requires_grad=True)
+    with Ops() as forward:
+        y = fp8(x)
+    with Ops() as backward:
+        y.sum().backward()
+    assert [(c["bias"] is fp8.bias or torch.equal(c["bias"], fp8.bias), c["use_fast_accum"]) for c in calls] == [
+        (True, True)
+    ]
+    assert not {"add", "add_"} & set(forward.names)
+    assert backward.names.count("mm") == 1
+    assert not {"_to_copy", "mul"} & set(backward.names)
+
+
+@needs_product
+@pytest.mark.parametrize("outputs", [48, 256])
+def test_scales_are_there_as_far_as_the_product_reads(outputs: int) -> None:
+    """Up to 256 of them together (pytorch#133334), after a move to another device too."""
+    fp8 = Fp8Linear(Linear(64, outputs).requires_grad_(False))
+    copied = fp8.to("meta")
+    assert copied.scale.untyped_storage().nbytes() >= 4 * 256
+    _, scale = kernels.quantise_rows(torch.randn(197, 64))
+    assert scale.shape == (197, 1)
+    assert scale.untyped_storage().nbytes() >= 4 * 256
+    assert torch.equal(scale.as_strided((59, 1), (1, 1), 197), torch.ones(59, 1))
+
+
+class Ops(TorchDispatchMode):
+    """Names of what is dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("capability", "torch_version", "dtype", "message"),
+    [
+        ((9, 0), "2.11.0+cu130", torch.bfloat16, ""),
+        ((8, 9), "2.12.0+cu130", torch.bfloat16, ""),
+        ((8, 9), "2.11.0+cu130", torch.bfloat16, "may hang in its scaled product; torch 2.12 or newer does not"),
+        ((8, 6), "2.12.0", torch.bfloat16, "capability 8.6. has no fp8 units; 8.9 or more has"),
+        ((9, 0), "2.12.0", torch.float16, "use --amp bf16"),
+    ],
+)
+def test_which_gpus_may(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], torch_version: str, dtype: torch.dtype, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    if not message:
+        check_fp8(torch.device("cuda"), dtype)
+        return
+    with pytest.raises(fastlift.UserError, match=message):
+        check_fp8(torch.device("cuda"), dtype)
 
 
 @needs_product

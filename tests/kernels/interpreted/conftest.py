@@ -1,4 +1,5 @@
-"""Triton's interpreter, mended for bfloat16: it multiplies the bit patterns in dots, and truncates where GPUs round.
+"""Triton's interpreter, mended for short floats: it multiplies bfloat16's bit patterns in dots, truncates where GPUs round,
+and loses the carry of a rounding to 8 bits.
 
 Upcasting the operands of a dot and rounding to nearest even is what the tensor cores and converters do.
 """
@@ -22,10 +23,14 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
+def _to_float8(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+
 @pytest.fixture(autouse=True)
-def _bfloat16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_floats_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
-    dot, cast = builder.create_dot, builder.cast_impl
+    dot, cast, convert = builder.create_dot, builder.cast_impl, builder.create_fp_to_fp
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
         upcast = [handle(_to_float32(x.data), tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)]
@@ -38,7 +43,13 @@ def _bfloat16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             return handle(_to_bfloat16(source.data), tl.bfloat16)
         return cast(self, source, target)
 
+    def create_fp_to_fp(self: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if source.dtype.scalar == tl.float32 and target.scalar == tl.float8e4nv:
+            return handle(_to_float8(source.data), tl.float8e4nv)
+        return convert(self, source, target, rounding)
+
     monkeypatch.setattr(builder, "create_dot", create_dot)
+    monkeypatch.setattr(builder, "create_fp_to_fp", create_fp_to_fp)
     monkeypatch.setattr(builder, "cast_impl", cast_impl)
     for name in ("create_fp_ext", "create_fp_trunc"):
         monkeypatch.setattr(builder, name, lambda self, source, target: cast_impl(self, source, target))

@@ -8,12 +8,12 @@ import fastlift_kernels
 
 pytest.importorskip("triton")
 
-from fastlift_kernels.adapter import fused
+from fastlift_kernels.adapter import fused, op
 
 
 @pytest.mark.parametrize(
     ("tokens", "width", "rank"),
-    [(67, 64, 4), (1, 136, 1), (1, 200, 32), (35, 200, 33), (5, 64, 256), (35, 40, 1)],
+    [(67, 64, 4), (1, 136, 1), (1, 200, 32), (35, 200, 33), (5, 64, 256), (35, 40, 1), (37, 200, 65)],
 )
 def test_float32(tokens: int, width: int, rank: int) -> None:
     assert_within_bounds(adapter_case(tokens, width, rank=rank), "triton")
@@ -28,6 +28,19 @@ def test_half(dtype: torch.dtype, tokens: int, width: int, rank: int) -> None:
 
 def test_outlier_channel() -> None:
     assert_within_bounds(adapter_case(35, 128, rank=16, outlier=300.0), "triton")
+
+
+@pytest.mark.parametrize("rank", [8, 80])
+@pytest.mark.parametrize("need_t", [True, False])
+def test_float32_tokens_multiplied_in_a_shorter_dtype(monkeypatch: pytest.MonkeyPatch, rank: int, need_t: bool) -> None:
+    """As under autocast on a GPU: the norms, the sums and the residual stay in float32."""
+    case = adapter_case(23, 72, rank=rank, need_t=need_t)
+    case.products = torch.bfloat16
+    monkeypatch.setattr(op, "_products", lambda t: torch.bfloat16 if t.dtype == torch.float32 else t.dtype)
+    assert_within_bounds(case, "triton")
+    exact, cast = case.run("reference", torch.float64), case.run("triton")
+    branch = exact["residual"] - case.tensors["t"]
+    assert (cast["residual"] - exact["residual"]).norm() > 1e-4 * branch.norm()  # float32 products would be far closer
 
 
 @pytest.mark.parametrize("ln2", [True, False])

@@ -1,0 +1,1 @@
+"""Rows in 8-bit floats with a scale each, in one pass; see ../README.md."""

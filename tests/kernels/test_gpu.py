@@ -1,0 +1,250 @@
+"""The ops on a GPU: large and odd calls against float64, and everything around a call that a CPU has not.
+
+Variants and small shapes are in the ops' own tests, which run there too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from devices import EVERY_DEVICE, on_gpu
+from kernel_cases import Case, Results, activation_case, adapter_case, assert_within_bounds, cosine_case
+
+import fastlift_kernels
+
+GPUS = EVERY_DEVICE[1:]
+HALF, SINGLE = torch.bfloat16, torch.float32
+
+
+def calls() -> list[Any]:
+    """One small call of each op, of the adapter by kernels and by library products."""
+    return [
+        pytest.param(lambda: adapter_case(3, 41, 96, rank=8, dtype=HALF), id="adapter"),
+        pytest.param(lambda: adapter_case(3, 41, 96, rank=80, dtype=HALF), id="adapter by products"),
+        pytest.param(lambda: cosine_case(33, 64, 203, dtype=HALF, weighted=True, label_smoothing=0.1), id="classifier"),
+        pytest.param(lambda: activation_case("quick_gelu", 4099, dtype=HALF), id="quick_gelu"),
+        pytest.param(lambda: activation_case("gelu", 4099, dtype=HALF), id="gelu"),
+    ]
+
+
+each_call = pytest.mark.parametrize("make", calls())
+each_gpu = pytest.mark.parametrize("gpu", GPUS)
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@pytest.mark.parametrize("dtype", [HALF, torch.float16, SINGLE])
+@pytest.mark.parametrize(
+    ("tokens", "width", "rank"),
+    [
+        (25_216, 768, 32),
+        (1, 768, 32),
+        (6 * 197, 768, 32),
+        (5000, 1024, 256),
+        (2999, 768, 512),
+        (1001, 768, 1),
+        (300, 768, 65),
+    ],
+)
+def test_adapter_of_many_tokens(gpu: str, tokens: int, width: int, rank: int, dtype: torch.dtype) -> None:
+    assert_within_bounds(adapter_case(tokens, width, rank=rank, dtype=dtype).on(gpu), "triton")
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@pytest.mark.parametrize("dtype", [HALF, SINGLE])
+@pytest.mark.parametrize(("batch", "classes"), [(512, 1000), (512, 8142), (700, 8142), (128, 100_000), (1, 8142)])
+def test_classifier_of_many_classes(gpu: str, batch: int, classes: int, dtype: torch.dtype) -> None:
+    assert_within_bounds(cosine_case(batch, 768, classes, dtype=dtype).on(gpu), "triton")
+
+
+@each_gpu
+@each_call
+def test_repeats_bit_by_bit(gpu: str, make: Callable[[], Case]) -> None:
+    case = make().on(gpu)
+    first = case.run("triton")
+    for _ in range(5):
+        assert same(first, case.run("triton"))
+
+
+@each_gpu
+@each_call
+def test_on_another_stream(gpu: str, make: Callable[[], Case]) -> None:
+    """Kernels go to the caller's stream: work that is queued there before and after them is in order."""
+    case = make().on(gpu)
+    expected = case.run("triton")
+    stream = torch.cuda.Stream(gpu)
+    stream.wait_stream(torch.cuda.current_stream(gpu))
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10_000_000)
+        results = case.run("triton")
+        results = {name: x.clone() for name, x in results.items()}
+    stream.synchronize()
+    assert same(expected, results)
+
+
+@each_gpu
+@each_call
+def test_from_another_current_device(gpu: str, make: Callable[[], Case]) -> None:
+    """A tensor's device decides, not the current one."""
+    case = make().on(gpu)
+    expected = case.run("triton")
+    with torch.cuda.device(torch.cuda.device_count() - 1):
+        assert same(expected, case.run("triton"))
+
+
+@each_gpu
+@each_call
+def test_in_a_cuda_graph(gpu: str, make: Callable[[], Case]) -> None:
+    case = make().on(gpu)
+    expected = case.run("triton")  # compiles, which a capture must not
+    with torch.cuda.device(gpu):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            case.run("triton")
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = case.run("triton")
+        for x in results.values():
+            x.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+    assert same(expected, results)
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@each_call
+def test_never_waits_for_the_gpu(gpu: str, make: Callable[[], Case]) -> None:
+    case = make().on(gpu)
+    case.run("triton")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        case.run("triton")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@each_call
+def test_compiled_without_a_graph_break(gpu: str, make: Callable[[], Case]) -> None:
+    """The activations become inductor's own code there, so their results may differ within the bounds."""
+    case = make().on(gpu)
+    torch._dynamo.reset()
+    compiled = Compiled(case)
+    assert_within_bounds(compiled, "triton")
+
+
+class Compiled(Case):
+    """A case whose op is compiled: what ``triton`` gives is the compiled one's."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.tensors, self.options, self.gradients = case, case.tensors, case.options, case.gradients
+
+    def run(self, impl: str | None, dtype: torch.dtype | None = None) -> Results:
+        if impl != "triton":
+            return self.case.run(impl, dtype)
+        names = ("adapter", "cosine_cross_entropy", "quick_gelu", "gelu")
+        plain = {name: getattr(fastlift_kernels, name) for name in names}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, op in plain.items():
+                patch.setattr(fastlift_kernels, name, torch.compile(op, fullgraph=True))
+            return self.case.run(None)
+
+    def bounds(self, impl: str) -> Any:
+        return self.case.bounds(impl)
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@pytest.mark.parametrize("rank", [8, 80])
+def test_float32_tokens_are_multiplied_as_autocast_says(gpu: str, rank: int) -> None:
+    case = adapter_case(131, 96, rank=rank).on(gpu)
+    case.products = HALF
+
+    class UnderAutocast(Compiled):
+        def run(self, impl: str | None, dtype: torch.dtype | None = None) -> Results:
+            with torch.autocast("cuda", HALF, enabled=impl == "triton"):
+                return self.case.run(impl, dtype)
+
+    cast = UnderAutocast(case)
+    assert_within_bounds(cast, "triton")
+    exact, results = case.run("reference", torch.float64), cast.run("triton")
+    error = (results["residual"] - exact["residual"]).norm() / (exact["residual"] - case.tensors["t"]).norm()
+    assert error > 1e-4  # float32 products would be far closer
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@each_call
+def test_autocast_changes_nothing_else(gpu: str, make: Callable[[], Case]) -> None:
+    case = make().on(gpu)
+    expected = case.run("triton")
+    with torch.autocast("cuda", torch.float16):
+        assert same(expected, case.run("triton"))
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+def test_strided_arguments(gpu: str) -> None:
+    for case in (adapter_case(9, 6, 64, rank=8), cosine_case(9, 16, 7, bias=True, weighted=True)):
+        case = case.on(gpu)
+        expected = case.run("triton")
+        for name, x in case.tensors.items():
+            if x is not None and x.dim():
+                strided = torch.stack([x.detach(), x.detach()], dim=-1)[..., 0]
+                case.tensors[name] = strided.requires_grad_(x.requires_grad)
+        case.gradients = [torch.stack([g, g], dim=-1)[..., 0] for g in case.gradients]
+        for name, got in case.run("triton").items():
+            torch.testing.assert_close(got, expected[name])
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+def test_unaligned_arguments(gpu: str) -> None:
+    """A call that finds code compiled for aligned pointers must not run it on others."""
+    case = adapter_case(33, 64, rank=8, dtype=HALF).on(gpu)
+    expected = case.run("triton")
+    for name in ("t", "down_weight", "up_weight"):
+        x = case.tensors[name]
+        memory = torch.empty(x.numel() + 1, device=gpu, dtype=x.dtype)
+        moved = memory[1:].view(x.shape).copy_(x.detach()).requires_grad_(x.requires_grad)
+        assert moved.data_ptr() % 16
+        case.tensors[name] = moved
+    assert_within_bounds(case, "triton")
+    for name, got in case.run("triton").items():
+        torch.testing.assert_close(got, expected[name], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+def test_memory_of_the_classifier(gpu: str) -> None:
+    """No more than the native path's: a chunk of logits beside the gradients, not the logits of the batch."""
+    case = cosine_case(4096, 768, 8142, dtype=HALF).on(gpu)
+    leaves = case.leaves()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats(gpu)
+    before = torch.cuda.memory_allocated(gpu)
+    loss, _ = fastlift_kernels.cosine_cross_entropy(**leaves)
+    loss.backward()
+    assert torch.cuda.max_memory_allocated(gpu) - before <= 100 * 2**20  # the logits alone would be 127 MiB
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+def test_quantised_rows(gpu: str) -> None:
+    if torch.cuda.get_device_capability(gpu) < (8, 9):
+        pytest.skip("this GPU has no 8-bit floats")
+    for width in (16, 768, 3072):
+        x = torch.randn(197, width, device=gpu, dtype=HALF) * torch.logspace(-6, 6, 197, device=gpu)[:, None]
+        for one, other in zip(
+            fastlift_kernels.quantise_rows(x), fastlift_kernels.quantise_rows(x, impl="reference"), strict=True
+        ):
+            assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def same(one: Results, other: Results) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_marks_say_why(request: pytest.FixtureRequest) -> None:
+    """Here these tests are collected, and skipped with a reason."""
+    marks = on_gpu("cuda:99")
+    assert [mark.name for mark in marks] == ["gpu", "skipif"]
+    assert marks[1].args == (True,)
+    assert "GPU" in marks[1].kwargs["reason"]
