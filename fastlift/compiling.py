@@ -25,6 +25,7 @@ CompileChoice = Literal["auto", "off", "default", "max"]
 # (docs/results.md). On GPUs nothing could be measured; so many steps are an assumption.
 CPU_TFLOP_TO_EARN = 100.0
 GPU_STEPS_TO_EARN = 500
+GRAPHS = "max-autotune"  # the mode that also records CUDA graphs, on GPUs
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ def plan_compile(choice: CompileChoice, device: torch.device, steps: int, step_t
     if choice == "off":
         return CompilePlan(None, "asked for")
     if choice != "auto":
-        # on GPUs, max-autotune records CUDA graphs too
-        return CompilePlan("default" if choice == "default" else "max-autotune", "asked for")
+        return CompilePlan("default" if choice == "default" else GRAPHS, "asked for")
     if device.type == "cpu" and not has_cpp_compiler():
         return CompilePlan(None, "torch.compile needs a C++ compiler on CPUs, and there is none")
     needed = GPU_STEPS_TO_EARN if device.type == "cuda" else math.ceil(CPU_TFLOP_TO_EARN / max(step_tflop, 1e-9))
@@ -69,3 +69,4 @@ def compile_backbone(model: LiftModel, mode: str, sizes: Iterable[int]) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     model.vit.compile(fullgraph=True, dynamic=False, mode=mode)
     model.compiled_sizes = frozenset(sizes)
+    model.replays_graphs = mode == GRAPHS and next(model.parameters()).device.type == "cuda"

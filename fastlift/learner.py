@@ -129,13 +129,15 @@ class Learner:
         whole = labels if whole is None else whole
         share = -(-len(whole) // self.world.size)  # the largest: all processes have as many parts
         part = self.micro_batch or max(share, 1)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients()
         loss_sum, correct = torch.zeros_like(self.sums.loss), torch.zeros_like(self.sums.correct)
         for start in range(0, share, part):
             some, theirs = images[start : start + part], labels[start : start + part]
             if not len(some):
                 self.loss.without_images()
                 continue
+            if self.model.replays_graphs:
+                torch.compiler.cudagraph_mark_step_begin()  # what the part before left in the graphs' memory is used up
             loss, predictions = self.loss.on_features(self.classifier, self.model.features(some), theirs)
             if len(theirs) < len(whole):
                 loss = loss * self.loss.share(theirs, whole)
@@ -159,6 +161,20 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return asked
+
+    def _clear_gradients(self) -> None:
+        """Before the first part: none, or zeros in memory of our own.
+
+        Autograd takes a first gradient as it is. Where that lies in a CUDA graph's memory, the next part's would overwrite
+        it instead of being added.
+        """
+        if not self.model.replays_graphs:
+            self.optimizer.zero_grad(set_to_none=True)
+            return
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.zero_grad(set_to_none=False)
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""
