@@ -9,6 +9,8 @@ read comes from the caches and is not counted. Weights are read once a call and 
 import argparse
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -28,14 +30,43 @@ def adapter_forward(width: int, rank: int, size: int, parameter: int = 4, hidden
     return Traffic(3 * width * size + rank * hidden + 8, (2 * width * rank + 5 * width + rank + 1) * parameter)
 
 
-def adapter_backward_triton(width: int, rank: int, size: int, splits: int, parameter: int = 4) -> Traffic:
-    """Tokens kernel: t, d_ln2, d_residual, hidden in, d_t, d_pre out. Width kernel: t, d_residual, hidden, d_pre in."""
+def adapter_backward_fused(width: int, rank: int, size: int, splits: int, parameter: int = 4) -> Traffic:
+    """Tokens kernel: t, d_ln2, d_residual, hidden in, d_t, d_pre out. Width kernel: t, d_residual, hidden, d_pre in.
+
+    Partial sums are written by split, read and added up, and read once more where the parameters' gradients are made.
+    """
     tokens_kernel = 4 * width * size + 2 * rank * size + 8
-    width_kernel = 2 * width * size * -(-rank // 64) + 2 * rank * size + 8
-    partial = splits * (2 * rank * width + width + rank) * 4
+    width_kernel = 2 * width * size + 2 * rank * size + 8
+    partial = (2 * rank * width + width + rank) * 4
     weights = 2 * width * rank * parameter
     gradients = (2 * width * rank + 3 * width + rank) * 4
-    return Traffic(tokens_kernel + width_kernel, 2 * partial + 3 * weights + gradients)
+    return Traffic(tokens_kernel + width_kernel, 2 * (splits + 1) * partial + 3 * weights + gradients)
+
+
+def adapter_by_products(width: int, rank: int, size: int) -> tuple[Traffic, Traffic]:
+    """Above rank 64 on a GPU: passes over the tokens for both norms, and library products."""
+    wide, narrow, weights = width * size, rank * size, 2 * width * rank
+    forward = (
+        4 * wide + 8  # norms: t in; ln2, LN_a's output and t + s b_up out
+        + (wide + narrow) + (narrow + 2 * wide)  # hidden; added to the residual
+    )  # fmt: skip
+    backward = (
+        (wide + narrow) + 3 * narrow + (narrow + wide)  # d_hidden; relu; d_normed
+        + 6 * wide + 8  # norms: t, d_residual, d_normed, d_ln2 in; x, d_t out
+        + 2 * (narrow + wide) + narrow + wide  # both weights' gradients; the sums of d_pre and d_residual
+    )  # fmt: skip
+    return Traffic(forward, weights * (4 + 2 * size)), Traffic(backward, weights * (8 + 4 * size) + 3 * weights * 4)
+
+
+def adapter_on_a_gpu(width: int, rank: int, size: int, tokens: int, multiprocessors: int) -> tuple[Traffic, Traffic]:
+    """(forward, backward) of the way that is taken for this rank."""
+    from fastlift_kernels.adapter import fused
+
+    if rank > fused.MOST_RANK:
+        return adapter_by_products(width, rank, size)
+    blocks = fused.configuration(fused.WIDTH, rank, torch.bfloat16, torch.bfloat16)
+    splits, _ = fused.splits_of(tokens, -(-width // blocks["BD"]), multiprocessors)
+    return adapter_forward(width, rank, size), adapter_backward_fused(width, rank, size, splits)
 
 
 def adapter_backward_native(width: int, rank: int, size: int) -> Traffic:
@@ -76,17 +107,20 @@ def classifier(
         Traffic(3 * features + 2 * 4 + logits * 3 + classes * 4 * (2 + 2 + 1), 4 * weights),
         Traffic(classes * 4 * (3 + 2) + logits * (2 + 2 + 1 + 1) + 8 * features, 7 * weights),
     )
-    splits = min(32, -(-classes // 64))
+    # On a GPU: products written in float32 and read twice by the row kernel, which writes what is multiplied twice more.
     triton = (
-        Traffic(2 * features + 6 * 4 * 2 * min(64, -(-classes // 64)), 2 * weights),
-        Traffic(3 * features + splits * width * 4 * 2 + width * 4, 2 * weights + classes * width * 4),
+        Traffic(
+            5 * features + 3 * width * 4 + classes * (3 * 4 + 3 * size),
+            (4 if size == parameter else 6) * weights + 3 * classes * width * 4,
+        ),
+        Traffic(2 * width * 4, 2 * classes * width * 4),
     )
     # The native path takes its gradients forward: blocks of logits (written, read and written, read twice), then scales.
     native = (
         Traffic(6 * width * 4 + classes * 4 * 5, 5 * weights + -(-batch * classes // 2**21) * 2 * weights),
         Traffic(2 * width * 4, 2 * weights),
     )
-    return {"eager PyTorch (by op)": eager, "Triton": triton, "native": native}
+    return {"eager PyTorch (by op)": eager, "GPU": triton, "native": native}
 
 
 def _print_classifier(batch: int, width: int, classes: int, size: int) -> None:
@@ -107,16 +141,12 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--bytes", type=int, default=2, help="of an activation element")
     parser.add_argument("--tokens", type=int, default=128 * 197, help="of a call, which share the weights")
+    parser.add_argument("--multiprocessors", type=int, default=132, help="of the GPU; an H100 has 132")
     a = parser.parse_args()
-    splits = min(16, max(1, -(-a.tokens // 256)))
     eager = adapter_eager(a.width, a.rank, a.bytes)
     rows = [
         ("eager PyTorch (by op)", *eager),
-        (
-            "Triton",
-            adapter_forward(a.width, a.rank, a.bytes),
-            adapter_backward_triton(a.width, a.rank, a.bytes, splits),
-        ),
+        ("GPU", *adapter_on_a_gpu(a.width, a.rank, a.bytes, a.tokens, a.multiprocessors)),
         (
             "native",
             adapter_forward(a.width, a.rank, a.bytes, hidden=4),

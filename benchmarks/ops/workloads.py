@@ -61,7 +61,7 @@ class Workload:
 
 def adapter(tokens: int, width: int, rank: int) -> Workload:
     """The adapter beside the MLP, everything that can learn learning."""
-    from traffic import adapter_backward_native, adapter_backward_triton, adapter_forward
+    from traffic import adapter_backward_native, adapter_forward, adapter_on_a_gpu
 
     size = DTYPE.itemsize
 
@@ -74,13 +74,10 @@ def adapter(tokens: int, width: int, rank: int) -> Workload:
         parameter(width, around=1.0), parameter(width), parameter(rank, width, by=0.03), parameter(rank),
         parameter(width, rank, by=0.03), parameter(width), parameter(1, around=1.0),
     ]  # fmt: skip
-    forward = adapter_forward(width, rank, size, hidden=size if DEVICE == "cuda" else 4)
-    splits = min(16, max(1, -(-tokens // 256)))
-    backward = (
-        adapter_backward_triton(width, rank, size, splits)
-        if DEVICE == "cuda"
-        else adapter_backward_native(width, rank, size)
-    )
+    forward, backward = adapter_forward(width, rank, size, hidden=4), adapter_backward_native(width, rank, size)
+    if DEVICE == "cuda":
+        multiprocessors = torch.cuda.get_device_properties(t.device).multi_processor_count
+        forward, backward = adapter_on_a_gpu(width, rank, size, tokens, multiprocessors)
     product = 2.0 * tokens * width * rank
     return Workload(
         f"adapter {tokens}x{width} rank {rank}",
@@ -107,7 +104,7 @@ def classifier(batch: int, width: int, classes: int) -> Workload:
     weight = torch.randn(classes, width, device=DEVICE, requires_grad=True)
     labels = torch.randint(0, classes, (batch,), device=DEVICE)
     prior = torch.rand(classes, device=DEVICE).log()
-    moved = traffic(batch, width, classes, DTYPE.itemsize)["Triton" if DEVICE == "cuda" else "native"]
+    moved = traffic(batch, width, classes, DTYPE.itemsize)["GPU" if DEVICE == "cuda" else "native"]
     product = 2.0 * batch * width * classes
     return Workload(
         f"classifier {batch}x{width}x{classes}",

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from packaging.version import Version
 from torch import Tensor, nn
 
 import fastlift_kernels as kernels
@@ -20,7 +21,7 @@ from fastlift.models.vit import QKV, Linear, VisionTransformer
 
 MULTIPLE = 16  # sizes that the scaled product takes
 CAPABILITY = (8, 9)  # Ada; Hopper and Blackwell are above
-ADA_SINCE = (2, 12)  # of torch: before, its row-wise product for Ada ran beside the current stream (pytorch#177651)
+ADA_SINCE = "2.12"  # of torch: before, its row-wise product for Ada ran beside the current stream (pytorch#177651)
 READ_AHEAD = 256  # scales that the product may read together, whether they are there or not (pytorch#133334)
 
 
@@ -36,11 +37,10 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
     if capability < CAPABILITY:
         major, minor = capability
         raise UserError(f"frozen fp8: this GPU (capability {major}.{minor}) has no fp8 units; 8.9 or more has")
-    if capability == CAPABILITY and torch.torch_version.TorchVersion(torch.__version__) < ADA_SINCE:
-        needed = ".".join(map(str, ADA_SINCE))
+    if capability == CAPABILITY and Version(torch.__version__) < Version(ADA_SINCE):
         raise UserError(
             f"frozen fp8: on this GPU (capability 8.9) torch {torch.__version__} may hang in its scaled product; "
-            f"torch {needed} or newer does not, or leave the frozen weights in bf16 (--frozen compute)"
+            f"torch {ADA_SINCE} or newer does not, or leave the frozen weights in bf16 (--frozen compute)"
         )
     if dtype != torch.bfloat16:
         raise UserError("frozen fp8: torch's scaled product gives bf16; use --amp bf16")

@@ -4,6 +4,8 @@ The gradients are taken in the forward pass, while a chunk's logits are at hand,
 and no more than a chunk of logits is stored. Sums have one order, so results repeat bit by bit.
 """
 
+from typing import Any
+
 import torch
 
 from ..products import product
@@ -58,7 +60,9 @@ def forward(
         for start in range(0, B, rows):
             f = features[start : start + rows]
             logits = product(f, w.T)  # [R, C]
-            gradient = _gradient_of(logits, f, need_bias) if need_features or need_weight else None
+            gradient: Any = None
+            if need_features or need_weight:
+                gradient = _gradient_of(logits, f, need_bias)
             stride = 0 if gradient is None else gradient.stride(0)
             launch(
                 classifier_rows_kernel, (len(f), 1, 1), key and (*key, stride, label_smoothing > 0.0),

@@ -120,7 +120,7 @@ def classifier_rows_kernel(
         share += even * every
         loss += even * (every * lse - smooth)
     tl.store(losses + sample, tl.where(inside, loss, 0.0))
-    tl.store(predictions + sample, where.to(tl.int64))
+    tl.store(predictions + sample, where)
     if gradient is not None or d_logits is not None:
         tl.debug_barrier()  # the label's logit, which all threads have read, is about to be overwritten
         mean = 1.0 / tl.load(sums)

@@ -63,9 +63,11 @@ def test_kept_table_is_complete_and_of_these_sources(resources: Any) -> None:
 def test_bytes_by_count() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks" / "ops"))
     try:
-        from traffic import adapter_backward_triton, adapter_forward
+        from traffic import adapter_by_products, adapter_on_a_gpu
     finally:
         sys.path.pop(0)
     tokens = 128 * 197
-    assert adapter_forward(768, 32, 2).per_token(tokens) <= 4700
-    assert adapter_backward_triton(768, 32, 2, splits=22).per_token(tokens) <= 10_000
+    forward, backward = adapter_on_a_gpu(768, 32, 2, tokens, multiprocessors=132)
+    assert forward.per_token(tokens) <= 4700
+    assert backward.per_token(tokens) <= 10_000
+    assert adapter_on_a_gpu(768, 256, 2, tokens, multiprocessors=132) == adapter_by_products(768, 256, 2)
