@@ -12,14 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import tiny_recipe
 
+import fastlift_kernels
 from fastlift import gpus, grading, training
+from fastlift.building import build_model, load_data
 from fastlift.config import Config
-from fastlift.environment import resolve_amp, resolve_device, using_device
+from fastlift.environment import Amp, resolve_amp, resolve_device, using_device
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.gpus import check_triton, triton_trouble, trouble
 from fastlift.machine import Driver
 from fastlift.models.fp8 import check_fp8
+from fastlift.noise import own_warnings_alone
+from fastlift.reporting.console import Quiet
 
 GPU = torch.device("cuda")
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -115,6 +120,14 @@ def test_a_gpu_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, machine: dic
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert resolve_device("auto").type == "cpu", "the first process tells it for all"
+
+
+def test_the_command_line_says_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend(monkeypatch, driver=OLD)
+    with own_warnings_alone():
+        resolve_device("auto")
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastlift: no GPU is used, but the CPU: the NVIDIA driver 470.57.02 (Tesla V100) runs CUDA")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +288,21 @@ def test_without_triton_plain_pytorch_does_the_work(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert triton_trouble() is None
     check_triton(GPU)
+
+
+@pytest.mark.parametrize("reason", ["", "triton is not installed"])
+def test_a_run_on_a_gpu_tells_what_computes(
+    monkeypatch: pytest.MonkeyPatch, tiny_clip: tuple[Path, Path], tiny_data: Path, reason: str
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Quiet, "say", lambda self, message: told.append(message))
+    monkeypatch.setattr(fastlift_kernels, "available", lambda: {"triton_reason": reason})
+    config = tiny_recipe(tiny_clip, tiny_data)
+    data = load_data(config, Quiet())
+    training._announce(config, data, build_model(config, data.class_names), GPU, Amp(torch.bfloat16, "why"), Quiet())
+    assert any(line.startswith("cuda in bf16 (why)") for line in told)
+    expected = ["the fused operations run as plain PyTorch on the GPU: triton is not installed"] if reason else []
+    assert [line for line in told if "fused" in line] == expected
 
 
 def test_it_is_asked_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_compiled_run(settings: Config, tmp_path: Path, compile: str) -> None:
 
     ``max`` records CUDA graphs, whose memory is written again by the next part.
     """
-    settings = settings.override(micro_batch=4)
+    settings = settings.override(micro_batch=4, eval_batch=8)
     eager = fastlift.train(settings.override(compile="off"), output=tmp_path / "eager")
     compiled = fastlift.train(settings.override(compile=compile), output=tmp_path / "compiled")
     assert train_losses(compiled.folder) == pytest.approx(train_losses(eager.folder), rel=2e-3)
