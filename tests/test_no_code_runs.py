@@ -25,6 +25,8 @@ import fastlift
 from fastlift import checkpoints, compat, config, runs
 from fastlift.data import pack
 from fastlift.data.catalogue import load_data_set
+from fastlift.data.looks import Looks
+from fastlift.data.reading import Condition
 from fastlift.errors import UserError
 from fastlift.identity import load_identity
 from fastlift.models import backbones
@@ -155,6 +157,17 @@ def _index_cache(scene: Scene) -> None:
     assert load_data_set("list", **scene.options()).train.fingerprint == before.train.fingerprint
 
 
+def _looks_cache(scene: Scene) -> None:
+    train = load_data_set("list", **scene.options()).train
+    condition = Condition(1000, 10**18, 10**18, 7)
+    known = Looks(train)
+    known.note(0, condition, 2 * 10**18, None)
+    known.save()
+    (file,) = (scene.folder / "cache" / "looks").iterdir()
+    file.write_bytes(scene.data)
+    assert not Looks(train).known(0, condition)
+
+
 def _pack(name: str) -> Callable[[Scene], None]:
     def place(scene: Scene) -> None:
         pack.run("list", scene.folder / "pack", **scene.options())
@@ -234,6 +247,7 @@ PLACES: dict[str, Callable[[Scene], object]] = {
     "adapters.safetensors": _adapters,
     "the cache of text features": _text_cache,
     "the cache of indices": _index_cache,
+    "the cache of what is known of JPEGs": _looks_cache,
     "a pack's manifest": _pack("fastlift-pack.json"),
     "a pack's index": _pack("train.npz"),
     "a pack's shard": _pack("train-000000.tar"),
@@ -247,6 +261,7 @@ NO_ERROR = {
     "a run's run.json",
     "the cache of text features",
     "the cache of indices",
+    "the cache of what is known of JPEGs",
     "a picture",
 }
 

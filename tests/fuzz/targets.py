@@ -126,6 +126,23 @@ def index_cache(data: bytes) -> None:
     scan._load(_file("index.npz", data), 100)
 
 
+def looks_cache(data: bytes) -> None:
+    """The cache of what is known of JPEGs: damaged is absent, and what is known lies within the picture."""
+    from fastlift.data import looks
+    from fastlift.data.index import ImageIndex, PathTable
+
+    size, paths = np.ones(4, dtype=np.int32), PathTable.from_strings(["x.jpg"] * 4)
+    index = ImageIndex("x", _folder(), paths, np.zeros(4, np.int64), size, size, ("x",), "0" * 32, cache=_folder())
+    file = looks._file_of(index)
+    assert file is not None
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    known = looks.Looks(index)
+    for i in range(4):
+        parts = known.parts(i, 1000) or ()
+        assert all(0 <= start <= end <= 1000 for start, end in parts)
+
+
 def text_cache(data: bytes) -> None:
     """The cache of text features: damaged is absent."""
     from fastlift.models import text
@@ -208,8 +225,8 @@ def picture(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        image_list, class_names, annotations, categories, config, checkpoint, sealed_checkpoint, lift_checkpoint, index_cache, text_cache, descriptors,
-        pack_manifest, pack_index, tar_shard, picture,
+        image_list, class_names, annotations, categories, config, checkpoint, sealed_checkpoint, lift_checkpoint, index_cache, looks_cache, text_cache,
+        descriptors, pack_manifest, pack_index, tar_shard, picture,
     )
 }  # fmt: skip
 
