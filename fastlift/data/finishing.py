@@ -56,7 +56,7 @@ class Normalise:
         if self.in_workers:
             return batch.to(self._dtype)
         scale, shift = self._tensors
-        return (moved(batch, self._device).to(torch.float32) * scale).add_(shift).to(self._dtype)
+        return (moved(batch, self._device) * scale).add_(shift).to(self._dtype)  # uint8 times fp32 is fp32
 
     def all_of(self, pixels: np.ndarray) -> torch.Tensor:
         """uint8 [..., 3, S, S] that no worker has seen, to the compute dtype on the device."""

@@ -218,6 +218,22 @@ def test_what_crosses_the_bus_is_pinned(
     assert {pinned for pinned, dtype in sizes if dtype == torch.uint8} == {executor == "torchvision"}
 
 
+@by_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bytes_are_normalised_on_the_device_as_in_the_workers(name: str, dtype: torch.dtype) -> None:
+    """Every byte in every channel: the same numbers to a rounding of fp32, cast once."""
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 3, 16, 16)
+    workers = finishing.Normalise(MEAN, STD, dtype, torch.device("cpu"))
+    expected = torch.empty(pixels.shape)
+    workers.in_worker(pixels.numpy(), expected.numpy())
+    theirs = finishing.Normalise(MEAN, STD, dtype, torch.device(name))
+    theirs.in_workers = False
+    found = theirs.finish(pixels)
+    assert (found.dtype, found.device.type) == (dtype, torch.device(name).type)
+    torch.testing.assert_close(found.cpu(), expected.to(dtype), atol=1e-6, rtol=torch.finfo(dtype).eps)
+    assert torch.equal(workers.all_of(pixels.numpy()), expected.to(dtype))
+
+
 class FakeTensor:
     """Notes how it is sent to a device."""
 
