@@ -1,7 +1,8 @@
 """Ops that make the host wait for a GPU, or that add floats on one in the order in which threads come by: told on a CPU.
 
 The dispatcher sees the same ops on every device, so what is forbidden here would wait, or not repeat, there. What kernels
-of one device alone do inside is not seen: on a GPU, ``torch.cuda.set_sync_debug_mode`` is asked too.
+of one device alone do inside is not seen, nor is what on a CPU is no op (``tolist``, ``cpu``): on a GPU,
+``torch.cuda.set_sync_debug_mode`` is asked too.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-# Values or shapes that only the device knows, read back.
+# Values or shapes that only the device knows, read back. In inference mode some arrive under the names that users call.
 _READ_BACK = {
-    aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero, aten.nonzero_static, aten.masked_select, aten.unique_dim,
+    aten.item, aten.argwhere, aten.nonzero_numpy, aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero, aten.nonzero_static, aten.masked_select, aten.unique_dim,
     aten._unique, aten._unique2, aten.unique_consecutive, aten.bincount, aten.allclose,
 }  # fmt: skip
 # ``torch.tensor(...)`` of numbers: on a GPU they are copied from memory that is not pinned, and waited for.
@@ -64,6 +65,8 @@ def _waits(op: Any, args: Any) -> str:
         return "copies numbers from the host, and waits"
     if op in _BY_INDEX and any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
         return "counts a mask on the device to know its shape"
+    if op is aten.where and len(args) == 1:
+        return "reads back from the device where a mask is set"
     if op is aten.repeat_interleave:
         return "asks the device for the length of its result"
     return ""

