@@ -5,7 +5,7 @@
   python -m benchmarks.gpu --output FOLDER --part step kernels     two parts
   python -m benchmarks.gpu --rehearse                              every part at toy size on the CPU: no GPU is needed
 
-Each part runs in a process of its own with its own time limit, so a failure or a hang costs only itself, and every row is
+Each part runs in a process of its own with its own time limit (--list), and leaves later ones their least, so a failure or a hang costs only itself, and every row is
 in FOLDER/PART.json as soon as it is known. FOLDER/summary.json holds the card, its clocks, driver and own rates, versions,
 and what became of each part; it says what was skipped and why. Nothing is downloaded, and nothing need be installed beside
 torch, torchvision, timm, safetensors, numpy and Pillow: DALI, tyro, pytest are used where they are there.
@@ -40,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parse(arguments)
     if options.list:
-        print("\n".join(f"{part.name:<12} {part.limit_s:4.0f} s   {part.about}" for part in PARTS))
+        print(
+            "\n".join(
+                f"{part.name:<12} at most {part.limit_s:3.0f} s, least {part.least_s:2.0f} s   {part.about}"
+                for part in PARTS
+            )
+        )
         return 0
     signal.signal(signal.SIGTERM, _stop)
     with TemporaryDirectory(prefix="fastlift-gpu-") as scratch:

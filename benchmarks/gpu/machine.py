@@ -95,17 +95,18 @@ def describe(sizes: Sizes, is_rehearsal: bool) -> dict[str, Any]:
         }
     else:
         card = {"name": f"none: a rehearsal on {processor_name()}"}
+    rates = measure_rates(clock_of(device), sizes)
     return {
         "card": card["name"],
         "is_rehearsal": is_rehearsal,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "device": card,
-        "nvidia_smi": nvidia_smi(),
+        "nvidia_smi": nvidia_smi(),  # right after work: an idle card's clocks say nothing
         "host": {"processor": processor_name(), "cores": cpus(), "system": platform.platform()},
         "versions": versions(),
         "commit": commit(),
         "sources": sources(),
-        "rates": measure_rates(clock_of(device), sizes).to_dict(),
+        "rates": rates.to_dict(),
     }
 
 

@@ -16,31 +16,27 @@ class Part:
 
     Attributes:
         limit_s: seconds after which it is ended, at the most.
+        least_s: seconds that earlier parts leave it, as far as the budget has them.
         file: its rows go to ``FILE.json``.
         about: what it finds out.
     """
 
     name: str
     limit_s: float
+    least_s: float
     file: str
     about: str
 
 
 PARTS = (
-    Part("correctness", 180, "correctness", "pytest -m gpu: every test that runs on a GPU, one row a test"),
-    Part("ops", 120, "ops", "each op against eager PyTorch and torch.compile, forward and both ways"),
-    Part(
-        "step", 270, "step", "the training step: batches, compiled or not, fp8, recomputing, ranks, host syncs, memory"
-    ),
-    Part(
-        "attention", 40, "ops", "the backends of scaled_dot_product_attention at the ViT's shape, forward and backward"
-    ),
-    Part(
-        "evaluation", 60, "evaluation", "images/s of evaluation with one crop and with five, beside those of training"
-    ),
-    Part("data", 60, "data", "the data path on drawn JPEGs of ImageNet's sizes, by each executor that is there"),
-    Part("train", 90, "train", "`fastlift train` from JPEG files to results.json"),
-    Part("kernels", 60, "kernels", "the longest kernels of a step, eager and compiled, from torch.profiler"),
+    Part("correctness", 180, 80, "correctness", "pytest -m gpu: every test that runs on a GPU, one row a test"),
+    Part("ops", 120, 40, "ops", "each op against eager PyTorch and torch.compile, forward and both ways"),
+    Part("step", 330, 70, "step", "the training step: batches, compiled or not, fp8, recomputing, ranks, host syncs"),
+    Part("attention", 40, 12, "ops", "the backends of scaled_dot_product_attention, forward and backward"),
+    Part("evaluation", 60, 18, "evaluation", "images/s with one crop and with five, beside those of training"),
+    Part("data", 60, 20, "data", "training views of drawn JPEGs of ImageNet's sizes, by each executor that is there"),
+    Part("train", 90, 30, "train", "`fastlift train` from JPEG files to results.json"),
+    Part("kernels", 60, 20, "kernels", "the longest kernels of a step, eager and compiled, from torch.profiler"),
 )
 NAMES = tuple(part.name for part in PARTS)
 SUMMARY = "summary.json"

@@ -25,17 +25,22 @@ class Rows:
         self.rows: list[Row] = read_rows(path)
 
     def add(self, row: Row) -> None:
-        """Append a row and write the file anew, atomically."""
-        self.rows.append(row)
-        self._write()
+        """Append a row and write the file anew, atomically.
+
+        Raises:
+            ValueError: a number in it is not finite, which JSON has no word for; nothing is changed then.
+        """
+        rows = [*self.rows, row]
+        self._write(rows)
+        self.rows = rows
 
     def of(self, part: str) -> list[Row]:
         """The rows of a part."""
         return [row for row in self.rows if row["part"] == part]
 
-    def _write(self) -> None:
+    def _write(self, rows: list[Row]) -> None:
         head = json.dumps(self.head, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-        lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in self.rows)
+        lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
         write_text(self.path, f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
 
 

@@ -56,8 +56,10 @@ class Runner:
         self.summary |= {"budget_s": self.budget_s, "is_rehearsal": self.is_rehearsal}
         self._write()
         self._probe()
-        for part in parts:
-            limit = min(part.limit_s, self.left())
+        waiting = list(parts)
+        while waiting:
+            part = waiting.pop(0)
+            limit = share(part, waiting, self.left())
             if limit < LEAST_S:
                 why = f"the budget of {self.budget_s:.0f} s was used up before it"
                 self.summary["parts"][part.name] = _told("not run", why, 0.0, [])
@@ -119,7 +121,7 @@ class Runner:
             return _row_over(note)
 
         command = self.command or self._child
-        return run(command(what, seconds), self.scratch, must_end)
+        return run(command(what, seconds), self.scratch, self.is_rehearsal, must_end)
 
     def _child(self, what: str, seconds: float) -> list[str]:
         words = [what, str(self.folder), str(self.scratch), f"{seconds:.1f}"]
@@ -127,6 +129,11 @@ class Runner:
 
     def _rows(self, part: Part) -> Rows:
         return Rows(rows_file(self.folder, part), self.summary["head"])
+
+
+def share(part: Part, later: list[Part], left: float) -> float:
+    """Seconds for a part: its limit, but no more than leaves each later part its least; its own least if there is so much."""
+    return min(part.limit_s, max(left - sum(other.least_s for other in later), min(left, part.least_s)))
 
 
 def _row_over(note: Path) -> str:

@@ -200,4 +200,22 @@ def test_results_are_not_overwritten(tmp_path: Path) -> None:
 def test_list_tells_every_part_with_its_limit() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--list"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split()[:2] for line in told] == [[part.name, f"{part.limit_s:.0f}"] for part in PARTS]
+    assert [line.split()[0::3][:2] for line in told] == [[part.name, f"{part.limit_s:.0f}"] for part in PARTS]
+
+
+def test_a_budget_is_shared_out() -> None:
+    """With enough of it every part gets its limit; with less, later ones keep their least; with little, the first gets it."""
+
+    def shares(left: float) -> list[float]:
+        found = []
+        for index, part in enumerate(PARTS):
+            found.append(running.share(part, list(PARTS[index + 1 :]), left))
+            left -= found[-1]
+        return found
+
+    assert shares(5000.0) == [part.limit_s for part in PARTS]
+    least = [part.least_s for part in PARTS]
+    assert shares(sum(least)) == least
+    assert all(share >= part.least_s for share, part in zip(shares(300.0), PARTS, strict=True))
+    assert sum(shares(300.0)) == 300.0
+    assert shares(20.0) == [20.0] + [0.0] * (len(PARTS) - 1)

@@ -14,7 +14,7 @@ from fastlift.data.loader import build_loader, without_dali
 from fastlift.data.views import TrainViews
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-NEEDS_S = 15.0
+NEEDS_S = 12.0
 EPOCHS = 3  # the first one warms up
 
 

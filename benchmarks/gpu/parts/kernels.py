@@ -35,7 +35,7 @@ def rows_of(bench: Bench, way: Way) -> Iterator[Row]:
     step, _ = make_ready(bench, way)
     step_ms = alternated(bench.clock, {way.name: step}, 10, until=bench.left)[way.name].median
     is_gpu = bench.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if is_gpu else ProfilerActivity.CPU]) as recorded:
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * is_gpu) as recorded:
         for _ in range(STEPS):
             step()
         bench.clock.wait()
@@ -62,8 +62,8 @@ def _spent(events: Any, is_gpu: bool) -> list[tuple[str, float, float]]:
     """(name, milliseconds, launches) a step of each kernel, or of each op where there is no GPU."""
     found = []
     for event in events:
-        if is_gpu and event.device_type != DeviceType.CUDA:
-            continue
+        if event.is_user_annotation or (is_gpu and event.device_type != DeviceType.CUDA):
+            continue  # annotations span kernels that have lines of their own
         us = event.self_device_time_total if is_gpu else event.self_cpu_time_total
         if us > 0:
             found.append((event.key, us / 1e3 / STEPS, event.count / STEPS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -136,7 +138,7 @@ def _settings(way: Way) -> Row:
 
 
 def make_ready(bench: Bench, way: Way) -> tuple[Callable[[], Any], Row]:
-    """A step that has been taken, and what was found meanwhile: its first time, peak memory, loss, host syncs."""
+    """A step that has been taken, and what is found of it alone: its first time, peak memory, loss, host syncs, host time."""
     model = model_of(bench, way.rank)
     vit: Any = model.vit
     if way.frozen == "fp8":
@@ -160,11 +162,17 @@ def make_ready(bench: Bench, way: Way) -> tuple[Callable[[], Any], Row]:
     bench.clock.wait()
     if bench.device.type == "cuda":
         found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    found["loss"] = round(learner.sums.read()[0], 4)
+    loss = learner.sums.read()[0]
+    found["loss"] = round(loss, 4) if math.isfinite(loss) else str(loss)
     found["host_sync"] = sync = host_sync(bench, learner, images, labels)
     if sync not in (None, "none"):
         found["error"] = f"a step waits for the GPU: {sync}"
-    return partial(learner.step, images, labels), found
+    if not math.isfinite(loss) or int(learner.watch.skipped):
+        found["error"] = f"the loss is {loss}, and {int(learner.watch.skipped)} steps were not finite"
+    # Of one step with nothing before it in the queue, which holds about so many launches: behind a full one the host waits.
+    step = partial(learner.step, images, labels)
+    found["host_ms"] = round(statistics.median(bench.clock.time(step, 1, ahead=False)[1] for _ in range(5)), 4)
+    return step, found
 
 
 def _check_fp8(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from benchmarks.gpu.rows import Row
 from fastlift.data.loader import without_dali
 from fastlift.files import read_json
 
-NEEDS_S = 30.0
+NEEDS_S = 20.0
 LAST_WORDS = 300
 
 
