@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.ops.traffic import adapter_backward_triton, adapter_forward, classifier
+import torch
 
-# Tokens of a program of the fused adapter's kernels, each of which reads both weights (kernels/adapter)
-FORWARD_TOKENS, BACKWARD_TOKENS = 32, 16
-MOST_FUSED_RANK = 64  # library products above it
-SPLITS = 16  # partial sums of the adapter's backward
+from benchmarks.ops.traffic import adapter_on_a_gpu, classifier
+
+MULTIPROCESSORS = 132  # of the GPU; an H100 has so many, and partial sums of the adapter's backward follow them
 
 
 @dataclass(frozen=True)
@@ -128,62 +127,36 @@ def _backward(s: Shape, batch: int) -> list[Part]:
 def _adapter(s: Shape, batch: int) -> list[Part]:
     """The op's passes over all tokens of the blocks but the last, which has one token."""
     whole = s.depth - 1
+    tokens = whole * s.tokens
     product = 2.0 * s.tokens * s.width * s.rank
     products = whole + 1 / s.tokens  # blocks, the last one's class token counted
     # two products forward; four backward, of which the first block leaves out that of dx
     flop = (2 * products * product, (4 * products - 1) * product)
-    if s.rank > MOST_FUSED_RANK:
-        return _wide_adapter(s, batch, flop)
-    calls = whole / batch
-    forward = adapter_forward(s.width, s.rank, s.bytes)
-    backward = adapter_backward_triton(s.width, s.rank, s.bytes, SPLITS)
-    weights = 2 * s.width * s.rank * 4  # bytes that a program reads
-    tokens = whole * s.tokens
+    traffic = adapter_on_a_gpu(s.width, s.rank, s.bytes, batch * s.tokens, MULTIPROCESSORS)
+    names = ("adapter op (LN_2, LN_a, branch, residual)", "adapter op, dx and weights")
     return [
-        Part(
-            "adapter op (LN_2, LN_a, branch, residual)",
-            ADAPTER,
-            flop[0],
-            forward.token * tokens + forward.call * calls,
-            weights / FORWARD_TOKENS * tokens,
-        ),
-        Part(
-            "adapter op, dx and weights",
-            ADAPTER,
-            flop[1],
-            backward.token * tokens + backward.call * calls,
-            weights / BACKWARD_TOKENS * tokens,
-        ),
+        Part(name, ADAPTER, count, way.token * tokens + way.call * whole / batch, cached * tokens)
+        for name, count, way, cached in zip(names, flop, traffic, _weights_again(s), strict=True)
     ]
 
 
-def _wide_adapter(s: Shape, batch: int, flop: tuple[float, float]) -> list[Part]:
-    """Above the fused ranks: one pass for the norms and products of the library, each way."""
-    wide, narrow = s.width * s.bytes, s.rank * s.bytes
-    tokens = (s.depth - 1) * s.tokens
-    weights = (
-        2 * s.width * s.rank * (4 + 2 * s.bytes) * s.depth / batch
-    )  # read in fp32, written and read as products want
-    forward = (
-        4 * wide  # norms: t in; LN_2(t), LN_a(t), residual out
-        + (wide + narrow)  # down, bias and relu inside
-        + (narrow + 2 * wide)  # up, into the residual
+def _weights_again(s: Shape) -> tuple[float, float]:
+    """(forward, backward) bytes a token that come from L2: each program of the fused kernels reads both weights in fp32."""
+    from fastlift_kernels.adapter import fused
+
+    if s.rank > fused.MOST_RANK:
+        return 0.0, 0.0
+    weights = 2 * s.width * s.rank * 4
+    blocks = (
+        fused.configuration(kernel, s.rank, torch.bfloat16, torch.bfloat16) for kernel in (fused.FORWARD, fused.TOKENS)
     )
-    backward = (
-        (wide + narrow) + 3 * narrow  # through up; relu
-        + (narrow + wide)  # through down
-        + 6 * wide  # norms: t, both gradients and the residual's in; x and d_t out
-        + 2 * (narrow + wide) + narrow + wide  # sums over the tokens: two products, two of vectors
-    )  # fmt: skip
-    return [
-        Part("adapter op by library products", ADAPTER, flop[0], forward * tokens + weights),
-        Part("adapter op by library products, dx and weights", ADAPTER, flop[1], backward * tokens + 2 * weights),
-    ]
+    forward, backward = (weights / block["BN"] for block in blocks)
+    return forward, backward
 
 
 def _rest(s: Shape, batch: int) -> list[Part]:
     """Classifier with its loss both ways, and the optimiser with the look for gradients that are not finite."""
-    ways = classifier(batch, s.width, s.classes, s.bytes)["Triton"]
+    ways = classifier(batch, s.width, s.classes, s.bytes)["GPU"]
     trained = s.depth * (2 * s.width * s.rank + 3 * s.width + s.rank + 1) + s.classes * s.width
     return [
         Part(

@@ -10,11 +10,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks.gpu.toy  # noqa: F401 - timm knows the model from then on
-from benchmarks.counting import ATTENTION_BACKWARD, MOST_FUSED_RANK, Shape, parts, step_flop
+from benchmarks.counting import ATTENTION_BACKWARD, Shape, parts, step_flop
 from benchmarks.gpu.sizes import TOY
 from fastlift import losses
 from fastlift.learner import Learner
 from fastlift.models.lift import create_model
+from fastlift_kernels.adapter.fused import MOST_RANK
 
 
 @pytest.mark.parametrize("rank", [4, 8])
@@ -47,4 +48,4 @@ def test_wide_adapters_read_no_weights_again() -> None:
         return sum(part.cached for part in parts(replace(Shape(), rank=rank), 128))
 
     assert cached(2 * 32) == 2 * cached(32) > 0
-    assert cached(MOST_FUSED_RANK + 1) == 0
+    assert cached(MOST_RANK + 1) == 0
