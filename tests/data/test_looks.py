@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,29 @@ def test_processes_add_to_what_others_have_kept(pictures: Any) -> None:
     ranks[0].save()
     assert Looks(index).known(1, LONG_AGO._replace(inode=8))
     assert ranks[0].known(2, LONG_AGO)  # learnt from the others
+
+
+@pytest.mark.filterwarnings("error::fastlift.errors.FastliftWarning")
+def test_many_write_at_once(pictures: Any) -> None:
+    """Whoever reads meanwhile finds a whole file; what one of them lost of another comes back with its next save."""
+    index = pictures.fill(classes=1, each=8).load(classes=1).train
+
+    def work(rank: int) -> Looks:
+        known = Looks(index)
+        for _ in range(20):
+            known.note(rank, LONG_AGO, NOW_NS, ((0, 20), (30 + rank, 1000)))
+            known.save()
+            Looks(index)
+        return known
+
+    with ThreadPoolExecutor(8) as pool:
+        ranks = list(pool.map(work, range(8)))
+    for rank, known in enumerate(ranks):
+        known.note(rank, LONG_AGO, NOW_NS, ((0, 20), (30 + rank, 1000)))
+        known.save()
+    found = Looks(index)
+    assert [found.known(i, LONG_AGO) for i in range(8)] == [True] * 8
+    assert [found.parts(i, 1000)[1][0] for i in range(8)] == [30 + i for i in range(8)]
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
