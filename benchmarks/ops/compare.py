@@ -3,7 +3,8 @@
     python benchmarks/ops/compare.py                                   # the usual shapes
     python benchmarks/ops/compare.py --large --output benchmarks/results/ops_cpu.json
 
-Each round runs the three ways one after another, so that they share whatever else the machine does.
+Each round runs the three ways one after another, so that they share whatever else the machine does. For CPUs: a GPU's time
+takes events, which ``python -m benchmarks.gpu --part ops`` has.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import describe
-from workloads import DEVICE, DIRECTIONS, WAYS, Workload, synchronize, workloads
+from workloads import DEVICE, DIRECTIONS, WAYS, Workload, workloads
 
 
 def alternated(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -29,7 +30,6 @@ def alternated(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, lis
         for way, run in runs.items():
             started = time.perf_counter()
             run()
-            synchronize()
             if index >= 2:
                 times[way].append((time.perf_counter() - started) * 1e3)
     return times
@@ -91,6 +91,10 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="also 4096 x 8142 and 256 x 100,000 classes")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if DEVICE != "cpu":
+        parser.error(
+            "this machine has a GPU: python -m benchmarks.gpu --part ops (or CUDA_VISIBLE_DEVICES= for its CPU)"
+        )
     machine = describe()
     print(machine)
     chosen = [w for w in workloads(arguments.large) if arguments.match in w.name]

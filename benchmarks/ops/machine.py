@@ -1,4 +1,4 @@
-"""What this machine is and can do: names, versions, measured copy and matmul rates."""
+"""What this machine's processor is and can do: names, versions, measured copy and matmul rates."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from workloads import DEVICE, DTYPE, synchronize
+from workloads import DTYPE
 
 import fastlift_kernels
 from fastlift.machine import processor_name
@@ -20,7 +20,6 @@ def median_seconds(run: Callable[[], Any], rounds: int = 15) -> float:
     for index in range(rounds + 2):
         started = time.perf_counter()
         run()
-        synchronize()
         if index >= 2:
             times.append(time.perf_counter() - started)
     return statistics.median(times)
@@ -29,9 +28,9 @@ def median_seconds(run: Callable[[], Any], rounds: int = 15) -> float:
 @functools.cache
 def rates() -> dict[str, float]:
     """copy_gb_per_s (read plus write, 256 MB) and matmul_gflop_per_s (2048 x 2048, the benchmarks' dtype)."""
-    source = torch.randn(2**26, device=DEVICE)
+    source = torch.randn(2**26)
     target = torch.empty_like(source)
-    a, b = (torch.randn(2048, 2048, device=DEVICE, dtype=DTYPE) for _ in range(2))
+    a, b = (torch.randn(2048, 2048, dtype=DTYPE) for _ in range(2))
     copy, matmul = median_seconds(lambda: target.copy_(source)), median_seconds(lambda: a @ b)
     return {"copy_gb_per_s": 2 * source.numel() * 4 / copy / 1e9, "matmul_gflop_per_s": 2 * 2048**3 / matmul / 1e9}
 
@@ -41,7 +40,7 @@ def describe() -> dict[str, Any]:
     report = fastlift_kernels.available()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else processor_name(),
+        "device": processor_name(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
         "dtype": str(DTYPE).removeprefix("torch."),
