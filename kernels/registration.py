@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .checks import check_once
 from .dispatch import choose
 
 NAMESPACE = "fastlift_kernels"
@@ -80,7 +81,7 @@ def register(
     """
 
     def kernel(*args: Any) -> Any:
-        check(*args)
+        check_once(check, args)
         return compute(*args)
 
     _LIBRARY.define(name + schema)

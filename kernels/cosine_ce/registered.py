@@ -26,12 +26,12 @@ _BACKWARD = (
 
 def _forward(*args: Any) -> tuple[torch.Tensor, ...]:
     *constants, impl = args[6:]
+    check_constants(log_prior=args[3], class_weight=args[5])  # whether they require gradients is no part of their kind
     return module_of(_PACKAGE, impl).forward(*_contiguous(args[:6]), *constants)
 
 
 def _check(*args: Any) -> None:
     check(*args[:10])
-    check_constants(log_prior=args[3], class_weight=args[5])
     implementation(_PACKAGE, args[-1], "features", args[0])
 
 
