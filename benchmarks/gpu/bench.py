@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import time
 import traceback
@@ -18,7 +19,6 @@ from benchmarks.gpu.machine import Rates
 from benchmarks.gpu.rows import Row, Rows
 from benchmarks.gpu.show import line
 from benchmarks.gpu.sizes import Sizes
-from fastlift.files import write_json
 
 SLACK = 4.0  # a group of rows may take so many times what it should before it is ended
 LEAST_LIMIT_S = 60.0
@@ -130,7 +130,7 @@ class Bench:
     def at_work(self, group: str, limit_s: float) -> Iterator[None]:
         """Tell the parent what is being done, so that a process that dies or hangs over it is known to."""
         note = running_note(self.scratch)
-        write_json(note, {"group": group, "limit_s": limit_s, "since": time.monotonic()})
+        note.write_text(json.dumps({"group": group, "limit_s": limit_s, "since": time.monotonic()}), encoding="utf-8")
         try:
             yield
         finally:

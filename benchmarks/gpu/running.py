@@ -13,10 +13,10 @@ from benchmarks.gpu.child import BROKEN, CARD, card_file
 from benchmarks.gpu.nvidia import nvidia_smi
 from benchmarks.gpu.plan import PROBE_LIMIT_S, SUMMARY, Part, rows_file
 from benchmarks.gpu.process import Ended, python, run
-from benchmarks.gpu.rows import Row, Rows, failed
+from benchmarks.gpu.rows import Row, Rows, failed, sweep
 from benchmarks.gpu.show import line
 from fastlift.errors import UserError
-from fastlift.files import read_json, sweep, write_json
+from fastlift.files import read_json, write_json
 
 LEAST_S = 5.0  # below it no part is begun
 
@@ -97,8 +97,13 @@ class Runner:
             ended = self._start(part.name, ends_at, note)
             sweep(self.folder)
             rows = self._rows(part)
-            if ended.status and note.is_file():
-                row = {"part": part.name, "group": read_json(note)["group"], **_row_of(read_json(note)["group"], ended)}
+            if ended.status and (at := _noted(note)):
+                row = {
+                    "part": part.name,
+                    "group": at["group"],
+                    "name": at["group"],
+                    "error": ended.why or _status(ended),
+                }
                 rows.add(row)
                 print(line(row), flush=True)
             over = time.monotonic() > ends_at - LEAST_S
@@ -136,19 +141,20 @@ def share(part: Part, later: list[Part], left: float) -> float:
     return min(part.limit_s, max(left - sum(other.least_s for other in later), min(left, part.least_s)))
 
 
+def _noted(note: Path) -> dict[str, Any] | None:
+    """What a part's process is at, as it noted; None where it has not, or died while it wrote."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _row_over(note: Path) -> str:
     """Why the process must end for the sake of the row that it is at; empty where it need not."""
-    try:
-        at = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    if time.monotonic() - at["since"] > at["limit_s"]:
+    at = _noted(note)
+    if at and time.monotonic() - at["since"] > at["limit_s"]:
         return f"{at['group']} took more than its {at['limit_s']:.0f} s"
     return ""
-
-
-def _row_of(group: str, ended: Ended) -> Row:
-    return {"name": group, "error": ended.why or _status(ended)}
 
 
 def _status(ended: Ended) -> str:

@@ -86,6 +86,14 @@ def test_rows_are_kept_while_their_group_still_runs(bench: Make, tmp_path: Path)
     assert [row["name"] for row in kept(tmp_path)] == ["first", "second"]
 
 
+def test_a_number_that_is_not_finite_is_an_error_and_the_file_stays_whole(bench: Make, tmp_path: Path) -> None:
+    at_work = bench()
+    at_work.attempt("group", 1.0, lambda: [{"name": "first", "ms": 1.0}, {"name": "second", "ms": float("nan")}])
+    at_work.attempt("next", 1.0, lambda: [{"name": "after"}])
+    assert [row["name"] for row in kept(tmp_path)] == ["first", "group", "after"]
+    assert "ValueError" in kept(tmp_path)[1]["error"]
+
+
 def test_a_device_that_answers_no_more_ends_the_process_behind_its_row(bench: Make, tmp_path: Path) -> None:
     at_work = bench()
 
