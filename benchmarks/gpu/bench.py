@@ -15,14 +15,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.clock import Clock
-from benchmarks.gpu.machine import Rates
+from benchmarks.gpu.machine import CAPABILITY_BF16, Rates
 from benchmarks.gpu.rows import Row, Rows
 from benchmarks.gpu.show import line
 from benchmarks.gpu.sizes import Sizes
 
 SLACK = 4.0  # a group of rows may take so many times what it should before it is ended
 LEAST_LIMIT_S = 60.0
-CAPABILITY_BF16 = (8, 0)
 
 
 class Skip(Exception):

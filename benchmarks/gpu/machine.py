@@ -30,6 +30,7 @@ PACKAGES = (
     "nvidia-dali-cuda130",
     "nvidia-dali-cuda120",
 )
+CAPABILITY_BF16 = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,16 @@ class Rates:
     """The card's own rates: medians.
 
     Attributes:
-        products_tflops: of bf16 products by name: "square", and the ViT's "qkv", "mlp_in", "mlp_out" at the largest batch.
+        products_tflops: of products by name: "square", and the ViT's "qkv", "mlp_in", "mlp_out" at the largest batch.
         vit_tflops: of the ViT's three together.
         copy_tb_per_s: of a copy, bytes read and written.
+        products_in: the products' dtype: bf16, but fp16 on cards without it.
     """
 
     products_tflops: dict[str, float]
     vit_tflops: float
     copy_tb_per_s: float
+    products_in: str = "bfloat16"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,10 +62,12 @@ def measure_rates(clock: Clock, sizes: Sizes) -> Rates:
         "mlp_in": (rows, vit.width, vit.mlp),
         "mlp_out": (rows, vit.mlp, vit.width),
     }
+    has_bf16 = clock.device.type == "cpu" or torch.cuda.get_device_capability(clock.device) >= CAPABILITY_BF16
+    dtype = torch.bfloat16 if has_bf16 else torch.float16
     products = {}
     for name, (m, k, n) in shapes.items():
-        x = torch.randn(m, k, device=clock.device, dtype=torch.bfloat16)
-        weight = torch.randn(n, k, device=clock.device, dtype=torch.bfloat16)
+        x = torch.randn(m, k, device=clock.device, dtype=dtype)
+        weight = torch.randn(n, k, device=clock.device, dtype=dtype)
         times = alternated(clock, {name: lambda x=x, w=weight: torch.nn.functional.linear(x, w)}, 10, calls=5)
         products[name] = (2.0 * m * k * n, times[name].median)
     source = torch.zeros(sizes.copied // 4, device=clock.device)
@@ -73,6 +78,7 @@ def measure_rates(clock: Clock, sizes: Sizes) -> Rates:
         products_tflops={name: round(flop / ms / 1e9, 4) for name, (flop, ms) in products.items()},
         vit_tflops=round(sum(flop for flop, _ in of_vit) / sum(ms for _, ms in of_vit) / 1e9, 4),
         copy_tb_per_s=round(2 * sizes.copied / copied / 1e9, 5),
+        products_in=str(dtype).removeprefix("torch."),
     )
 
 

@@ -18,6 +18,7 @@ from benchmarks.gpu.show import line
 from fastlift.errors import UserError
 from fastlift.files import read_json, write_json
 
+NAMED = 100  # skipped and failed rows in the summary; the parts' files hold all of them
 LEAST_S = 5.0  # below it no part is begun
 
 
@@ -169,6 +170,8 @@ def _told(state: str, why: str, seconds: float, rows: list[Row]) -> dict[str, An
         "why": why,
         "seconds": round(seconds, 1),
         "rows": len(rows),
-        "skipped": [f"{row['name']}: {row['skipped']}" for row in rows if "skipped" in row][:100],
-        "failed": [f"{row['name']}: {row['error']}" for row in failed(rows)][:100],
+        "rows_skipped": sum("skipped" in row for row in rows),
+        "rows_failed": len(failed(rows)),
+        "skipped": [f"{row['name']}: {row['skipped']}" for row in rows if "skipped" in row][:NAMED],
+        "failed": [f"{row['name']}: {row['error']}" for row in failed(rows)][:NAMED],
     }

@@ -44,9 +44,11 @@ def table(summary: dict[str, Any]) -> str:
     lines = [f"\n{head.get('card', 'the card could not be asked')}, commit {head.get('commit', 'unknown')[:12]}"]
     if rates:
         products = ", ".join(f"{name} {rate:,.1f}" for name, rate in rates["products_tflops"].items())
-        lines.append(f"products in TFLOP/s: {products}; copy {rates['copy_tb_per_s']:.3f} TB/s read and written")
+        lines.append(
+            f"{rates['products_in']} products in TFLOP/s: {products}; copy {rates['copy_tb_per_s']:.3f} TB/s read and written"
+        )
     lines.append(f"{'part':<12} {'state':<10} {'seconds':>8} {'rows':>5} {'skipped':>8} {'failed':>7}")
     for name, part in summary["parts"].items():
-        numbers = f"{part['seconds']:>8.1f} {part['rows']:>5} {len(part['skipped']):>8} {len(part['failed']):>7}"
+        numbers = f"{part['seconds']:>8.1f} {part['rows']:>5} {part['rows_skipped']:>8} {part['rows_failed']:>7}"
         lines.append(f"{name:<12} {part['state']:<10} {numbers}  {part['why']}".rstrip())
     return "\n".join(lines)

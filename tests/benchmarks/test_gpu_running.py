@@ -96,7 +96,8 @@ def test_a_part_that_fails_at_once_leaves_the_others(run: Any, tmp_path: Path) -
     assert told["parts"]["ops"]["state"] == "failed"
     assert "no such thing" in told["parts"]["ops"]["stderr"]
     assert told["parts"]["data"] | {"seconds": 0} == {
-        "state": "done", "why": "", "seconds": 0, "rows": 1, "skipped": [], "failed": [], "nvidia_smi": {},
+        "state": "done", "why": "", "seconds": 0, "rows": 1, "rows_skipped": 0, "rows_failed": 0, "skipped": [],
+        "failed": [], "nvidia_smi": {},
     }  # fmt: skip
 
 
