@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def measure_rates(clock: Clock, sizes: Sizes) -> Rates:
     for name, (m, k, n) in shapes.items():
         x = torch.randn(m, k, device=clock.device, dtype=dtype)
         weight = torch.randn(n, k, device=clock.device, dtype=dtype)
-        times = alternated(clock, {name: lambda x=x, w=weight: torch.nn.functional.linear(x, w)}, 10, calls=5)
+        times = alternated(clock, {name: partial(torch.nn.functional.linear, x, weight)}, 10, calls=5)
         products[name] = (2.0 * m * k * n, times[name].median)
     source = torch.zeros(sizes.copied // 4, device=clock.device)
     target = torch.empty_like(source)

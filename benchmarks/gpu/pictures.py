@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.bench import Bench
 from fastlift.machine import cpus
@@ -22,7 +23,7 @@ class Pictures:
     test_list: Path
     class_names: Path
 
-    def settings(self) -> dict[str, Path]:
+    def settings(self) -> dict[str, Any]:
         """By flag name."""
         return {name: getattr(self, name) for name in ("data_root", "train_list", "test_list", "class_names")}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,7 @@ def rows_of(bench: Bench, name: str, batch: int) -> Iterator[Row]:
     yield from _timed(bench, f"{name} backward", backward, 2.5 * flop, 8 * token)
 
 
-def _timed(bench: Bench, name: str, runs: dict[str, Callable[[], Any]], flop: float, moved: float) -> Iterator[Row]:
+def _timed(bench: Bench, name: str, runs: Mapping[str, Callable[[], Any]], flop: float, moved: float) -> Iterator[Row]:
     times = alternated(bench.clock, runs, bench.sizes.rounds, warmup=1, ahead=True, until=bench.left)
     for backend, measured in times.items():
         yield {"name": f"{name} {backend}", **measured.to_row(), **bench.shares(measured.median, flop, moved)}
@@ -76,7 +76,8 @@ def _views(packed: Tensor, heads: int) -> list[Tensor]:
     return [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in packed.chunk(3, dim=-1)]  # [B, H, L, D/H]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+def _attend(inputs: list[Tensor], backend: str) -> Tensor:
+    q, k, v = inputs
     if backend == CHOSEN:
         return F.scaled_dot_product_attention(q, k, v)
     with sdpa_kernel(BACKENDS[backend]):
@@ -85,13 +86,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
 
 def _forward(packed: Tensor, heads: int, backend: str) -> Tensor:
     with torch.no_grad():
-        return _attend(*_views(packed, heads), backend)
+        return _attend(_views(packed, heads), backend)
 
 
 def _with_graph(packed: Tensor, heads: int, backend: str) -> tuple[Tensor, list[Tensor], Tensor]:
     """(output, the inputs that get gradients, the output's gradient)."""
     inputs = _views(packed, heads)
-    out = _attend(*inputs, backend)
+    out = _attend(inputs, backend)
     seed = torch.randn(out.shape, device=out.device, dtype=out.dtype)
     torch.autograd.grad([out], inputs, [seed], retain_graph=True)
     return out, inputs, seed
