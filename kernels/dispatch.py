@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -17,14 +18,16 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def choose(impl: Impl | None, name: str, tensor: torch.Tensor) -> Impl:
     """The implementation for ``tensor`` (called ``name`` in messages).
 
-    None: native on a CPU and triton on a GPU where they exist and know the dtype, else the reference.
+    None: native on a CPU and triton on a GPU where they exist, work and know the dtype, else the reference.
     By name: that one, or RuntimeError (not available here) or TypeError (dtype).
     """
     device, dtype = tensor.device.type, tensor.dtype
     if impl is None:
         if device == "cpu" and library.LOADED is not None and dtype in library.DTYPES:
             return "native"
-        return "triton" if device == "cuda" and TRITON_FOUND and dtype in TRITON_DTYPES else "reference"
+        if device == "cuda" and TRITON_FOUND and dtype in TRITON_DTYPES:
+            return "triton" if torch.compiler.is_compiling() or not _triton_fault() else "reference"
+        return "reference"
     if impl == "reference":
         return impl
     if impl not in ("native", "triton"):
@@ -79,9 +82,36 @@ def _native_reason(device: str) -> str:
 def _triton_reason(device: str) -> str:
     if not TRITON_FOUND:
         return "triton is not installed"
-    if device == "cuda" or (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+    if device == "cuda":
+        return _triton_fault()
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return ""
     return "no GPU is visible" if device == "" else f"Triton kernels need a GPU, got a tensor on {device!r}"
+
+
+_fault: str | None = None
+
+
+def _triton_fault() -> str:
+    """Why Triton starts no kernels on the GPU that is here, "" where it does; tried once, with a warning where it fails.
+
+    Triton compiles what launches its kernels when it is first used, and needs a C compiler and Python's headers for that.
+    """
+    global _fault
+    if _fault is None:
+        _fault = ""
+        if torch.cuda.is_available():
+            try:
+                from triton.runtime import driver
+
+                getattr(driver.active, "utils", None)  # compiles, or finds in its cache, what every launch needs
+            except (
+                Exception
+            ) as error:  # whatever stands in the way, from a library that is missing to a compiler's exit
+                said = (str(error).splitlines() or [""])[0]
+                _fault = f"Triton starts no kernels here ({type(error).__name__}: {said}); it needs a C compiler and Python.h"
+                warnings.warn(f"{_fault}. The ops run as plain PyTorch.", RuntimeWarning, stacklevel=4)
+    return _fault
 
 
 def _triton_version() -> str:

@@ -32,6 +32,7 @@ def pretend_a_gpu(folder: Path, capability: tuple[int, int] = (9, 0)) -> ctypes.
     library = folder / "libcuda.so.1"
     source = ["cc", "-shared", "-fPIC", "-O1", "-w", "-Wl,-soname,libcuda.so.1", str(HERE / "libcuda.c")]
     subprocess.run([*source, "-o", str(library)], check=True)
+    (folder / "libcuda.so").symlink_to(library.name)  # by which older Tritons link their launchers
     torch.cuda.is_available()  # torch looks once; later it would ask the pretended driver, and complain
     loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     from triton.backends.nvidia.driver import CudaDriver

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import adapter_case, cosine_case
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastlift_kernels
+from fastlift_kernels import dispatch
 from fastlift_kernels.native import library
 
 OPS = torch.ops.fastlift_kernels
@@ -171,3 +173,29 @@ def test_dtypes_without_a_fused_path() -> None:
     if library.LOADED is not None:
         with pytest.raises(TypeError, match=r'x: impl="native" knows torch.float32, torch.bfloat16, got torch.float64'):
             fastlift_kernels.gelu(x, impl="native")
+
+
+def test_a_triton_that_starts_nothing_is_said_once_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU whose machine has no C compiler: a sentence, and plain PyTorch, in place of a traceback in the first step."""
+    pytest.importorskip("triton")
+    from triton.runtime import driver
+
+    class Broken:
+        @property
+        def active(self) -> Any:
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
+
+    monkeypatch.setattr("triton.runtime.driver", Broken())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(dispatch, "_fault", None)
+    with FakeTensorMode():
+        x = torch.empty(4, 8, device="cuda")
+    said = r"Triton starts no kernels here \(RuntimeError: Failed to find C compiler.*\); it needs a C compiler and Python.h"
+    with pytest.warns(RuntimeWarning, match=said) as warned:
+        assert [dispatch.choose(None, "x", x) for _ in range(3)] == ["reference"] * 3
+    assert len(warned) == 1
+    with pytest.raises(RuntimeError, match=f'impl="triton" is not available: {said}'):
+        dispatch.choose("triton", "x", x)
+    monkeypatch.setattr("triton.runtime.driver", driver)
+    monkeypatch.setattr(dispatch, "_fault", "")
+    assert dispatch.choose(None, "x", x) == "triton"
