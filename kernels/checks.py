@@ -10,6 +10,7 @@ COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # classes whose operations nothing overrides
 MOST_SEEN = 4096  # kept; shapes that keep changing must not fill the memory
 
+_Tensor = torch.Tensor
 _seen: dict[Any, bool] = {}
 
 
@@ -23,19 +24,17 @@ def check_once(check: Callable[..., None], args: tuple[Any, ...]) -> bool:
         what ``check`` raises.
     """
     # Written out and not a function, since this runs in every call.
-    key = (
-        check,
-        *[(x.__class__, x.shape, x.dtype, x.device, x.layout) if isinstance(x, torch.Tensor) else x for x in args],
-    )
+    kinds = [(x.__class__, x.shape, x.dtype, x.device, x.layout) if isinstance(x, _Tensor) else x for x in args]
+    key: Any = (check, tuple(kinds))
     try:
         known = _seen.get(key)
     except TypeError:  # something that cannot be hashed, and so no argument of an op
-        known, key = None, ()
+        known = key = None
     if known is not None:
         return known
     check(*args)
     plain = all(type(x) in PLAIN for x in args if isinstance(x, torch.Tensor))
-    if key:
+    if key is not None:
         if len(_seen) >= MOST_SEEN:
             _seen.clear()
         _seen[key] = plain

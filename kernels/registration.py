@@ -20,19 +20,14 @@ _DIFFERENTIABLE = ("AutogradCPU", "AutogradCUDA")
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
     torch._C.DispatchKey.AutocastCUDA
 )
-# What a computation that nobody watches is kept from: a recording of its steps, and casts of its products.
-_BELOW_KEYS = (
-    _AUTOCAST_KEYS
-    | torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)
-    | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
-)
 _modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _traced = torch._C._get_tracing_state
+_autocasts = torch._C._is_any_autocast_enabled
 
 
 class Op:
-    """A registered op. Called, it runs ``compute`` at once where nobody watches, else through the dispatcher.
+    """A registered op, which runs ``compute`` at once where nobody watches, else through the dispatcher.
 
     Attributes:
         overload: as ``torch.ops`` has it; checks its arguments.
@@ -41,23 +36,25 @@ class Op:
 
     def __init__(self, name: str, overload: Any, compute: Callable[..., Any]) -> None:
         self.name, self.overload, self.compute = name, overload, compute
-        self.function: type[torch.autograd.Function] | None = None
+        self.record: Callable[..., Any] = overload  # with a gradient, where nobody watches
 
-    def __call__(self, *args: Any, plain: bool, record: bool) -> Any:
+    def call(self, args: tuple[Any, ...], plain: bool, record: bool) -> Any:
         """With checked arguments; ``plain``: they are all plain tensors; ``record``: a gradient of one is needed."""
         if not (plain and unwatched()):
             return self.overload(*args)
-        return self.function.apply(*args) if record and self.function is not None else self.now(*args)
+        return self.record(*args) if record else self.now(args)
 
-    def now(self, *args: Any) -> Any:
-        """``compute`` below autograd and autocast."""
-        with torch._C._ExcludeDispatchKeyGuard(_BELOW_KEYS):
+    def now(self, args: tuple[Any, ...]) -> Any:
+        """``compute`` where autograd does not record, out of autocast's sight."""
+        if not _autocasts():
+            return self.compute(*args)
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
             return self.compute(*args)
 
     def below_autograd(self, *args: Any) -> Any:
         """For the op's own autograd function, whose arguments have been checked."""
         if unwatched():
-            return self.now(*args)
+            return self.now(args)
         with torch._C._AutoDispatchBelowAutograd():
             return self.overload(*args)
 
@@ -69,7 +66,12 @@ def unwatched() -> bool:
 
 def needs_gradients(args: tuple[Any, ...]) -> bool:
     """Whether autograd records a call with these arguments."""
-    return torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in args)
+    if not torch.is_grad_enabled():
+        return False
+    for a in args:  # noqa: SIM110 - a generator takes as long as what it asks
+        if isinstance(a, torch.Tensor) and a.requires_grad:
+            return True
+    return False
 
 
 def register(
@@ -102,9 +104,14 @@ def register(
     return Op(name, overload, compute)
 
 
-def register_autograd(op: Op, function: type[torch.autograd.Function]) -> None:
-    """Let ``function.apply`` (with the arguments of ``op``) handle calls that need gradients."""
-    op.function = function
+def register_autograd(
+    op: Op, function: type[torch.autograd.Function], direct: type[torch.autograd.Function] | None = None
+) -> None:
+    """Let ``function.apply`` (with the arguments of ``op``) handle calls that need gradients.
+
+    ``direct`` is for calls past the dispatcher, whose outputs need not be all of the schema's.
+    """
+    op.record = (direct or function).apply
 
     def differentiable(*args: Any) -> Any:
         if _transforms() is not None:

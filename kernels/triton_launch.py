@@ -1,7 +1,6 @@
 """What the launches of all Triton kernels share: the device, its size, and a way past the binder for calls already seen."""
 
 import contextlib
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -32,29 +31,39 @@ def launch(kernel: Any, grid: tuple[int, int, int], key: Any, arguments: tuple[A
     if key is None:
         kernel[grid](*arguments, **constants)
         return
-    place = (kernel, key, torch.cuda.current_device() if torch.cuda.is_initialized() else None)
+    place = (id(kernel), grid, key)
     if (known := _compiled.get(place)) is not None:
-        compiled, blocks = known
-        compiled[grid](*arguments, *blocks)
+        run, blocks = known
+        run(*arguments, *blocks)
         return
     compiled = kernel[grid](*arguments, **constants)
     if compiled is not None:  # None in the interpreter
         if len(_compiled) >= MOST_COMPILED:
             _compiled.clear()
-        _compiled[place] = compiled, [value for name, value in constants.items() if name not in _OPTIONS]
+        _compiled[place] = compiled[grid], [value for name, value in constants.items() if name not in _OPTIONS]
 
 
-def kinds(tensors: Iterable[torch.Tensor | None], *others: Any) -> tuple[Any, ...] | None:
-    """A key for :func:`launch`: dtypes of ``tensors``, and ``others``; None unless all start where compiled code may expect it."""
+def kinds(tensors: tuple[torch.Tensor | None, ...], *others: Any) -> tuple[Any, ...] | None:
+    """A key for :func:`launch`: the device, dtypes of ``tensors`` (the first is none of None), and ``others``.
+
+    None unless all start where compiled code may expect it.
+    """
+    first = tensors[0]
+    assert first is not None
     together = 0
-    found: list[Any] = []
+    found: list[Any] = [first.get_device(), *others]
     for x in tensors:
         if x is None:
             found.append(None)
         else:
             together |= x.data_ptr()
             found.append(x.dtype)
-    return None if together % ALIGNMENT else (*found, *others)
+    return None if together % ALIGNMENT else tuple(found)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up. (Triton's own costs microseconds on the host.)"""
+    return -(-a // b)
 
 
 def next_power_of_two(n: int) -> int:

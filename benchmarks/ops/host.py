@@ -5,7 +5,8 @@
 
 The Triton paths run whole, Triton's binder and launcher included, on a CUDA driver that does nothing (``libcuda.c``); what
 library products and allocations cost on the host is that of tiny CPU tensors. A real launch adds 2 to 3 microseconds of
-the driver's own. The native paths run as they are. A call is forward (keeping what backward needs) or backward.
+the driver's own. The native paths run as they are. A call is forward (keeping what backward needs) or backward; of backward
+"autograd alone" is what ``torch.autograd.grad`` takes through a function of as many tensors that does nothing.
 """
 
 import argparse
@@ -65,16 +66,25 @@ def microseconds(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
 
 
 def calls(impl: str) -> dict[str, Callable[[], Any]]:
-    """Forward and backward of each op at a size that costs next to nothing."""
+    """Forward and backward of each op at a size that costs next to nothing, in bf16 but for the classifier.
+
+    Its products in bf16 would be other ones on a CPU.
+    """
     import fastlift_kernels as kernels
 
-    t, down, up = torch.randn(1, 8, requires_grad=True), torch.randn(1, 8), torch.randn(8, 1)
+    dtype = torch.bfloat16
+    t = torch.randn(1, 8, dtype=dtype, requires_grad=True)
+    down, up = torch.randn(1, 8), torch.randn(8, 1)
     vectors = [torch.randn(8) for _ in range(5)]
     learned = [vectors[2], vectors[3], down, torch.randn(1), up, vectors[4], torch.ones(1)]
     for x in learned:
         x.requires_grad_()
     features, weight = torch.randn(2, 8, requires_grad=True), torch.randn(3, 8, requires_grad=True)
-    labels, prior, x = torch.zeros(2, dtype=torch.int64), torch.zeros(3), torch.randn(8, requires_grad=True)
+    labels, prior, x = (
+        torch.zeros(2, dtype=torch.int64),
+        torch.zeros(3),
+        torch.randn(8, dtype=dtype, requires_grad=True),
+    )
     ops: dict[str, tuple[Callable[[], tuple[Any, ...]], list[Any]]] = {
         "adapter": (lambda: kernels.adapter(t, *vectors[:2], *learned, impl=impl), [t, *learned]),
         "cosine_cross_entropy": (
@@ -92,6 +102,26 @@ def calls(impl: str) -> dict[str, Callable[[], Any]]:
     return found
 
 
+class Nothing(torch.autograd.Function):
+    """As many tensors in, out and kept as the adapter has."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        ctx.save_for_backward(*args)
+        return args[0].detach(), args[0].detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx.saved_tensors
+
+
+def autograd_alone() -> Callable[[], Any]:
+    """Backward of :class:`Nothing`."""
+    inputs = [torch.randn(8, requires_grad=True) for _ in range(8)]
+    outputs = list(Nothing.apply(*inputs))
+    return _backward(outputs, inputs, [torch.ones_like(y) for y in outputs])
+
+
 def _backward(outputs: list[Any], inputs: list[Any], seeds: list[Any]) -> Callable[[], Any]:
     return lambda: torch.autograd.grad(outputs, inputs, seeds, retain_graph=True)
 
@@ -106,6 +136,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pretend_a_gpu(Path(folder))
         runs = {f"{impl} {name}": run for impl in arguments.impl for name, run in calls(impl).items()}
+        runs["autograd alone"] = autograd_alone()
         found = microseconds(runs)
     medians = {name: round(statistics.median(times), 1) for name, times in found.items()}
     for name, median in medians.items():

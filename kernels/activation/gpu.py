@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..triton_launch import ALIGNMENT, device_of, kinds, launch
+from ..triton_launch import ALIGNMENT, ceil_div, device_of, kinds, launch
 
 BLOCK = 1024
 
@@ -64,5 +64,5 @@ def _run(kernel: Any, tensors: tuple[torch.Tensor, ...], kind: str) -> None:
         # the binder's own reasons to compile anew
         key = kinds(tensors, kind, count % ALIGNMENT == 0, count == 1, count < 2**31)
         with device_of(tensors[0]):
-            grid = (triton.cdiv(count, BLOCK), 1, 1)
+            grid = (ceil_div(count, BLOCK), 1, 1)
             launch(kernel, grid, key, (*tensors, count), QUICK=kind == "quick_gelu", BLOCK=BLOCK)

@@ -47,7 +47,7 @@ def _run(x: torch.Tensor, kind: str, impl: Impl | None) -> torch.Tensor:
     chosen = choose(impl, "x", x)
     if chosen == "reference":
         return _REFERENCES[kind](x)
-    return activation_forward(x, kind, chosen, plain=plain, record=needs_gradients((x,)))
+    return activation_forward.call((x, kind, chosen), plain, needs_gradients((x,)))
 
 
 def _check(x: object) -> None:

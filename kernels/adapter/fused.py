@@ -8,13 +8,14 @@ gradients of the sums. No kernel is compiled for a number of tokens: a partial b
 # Triton kernels are a language of their own:
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from ..triton_launch import TRITON_TYPES, dot_precision, kinds, launch, multiprocessors, next_power_of_two
+from ..triton_launch import TRITON_TYPES, ceil_div, dot_precision, kinds, launch, multiprocessors, next_power_of_two
 
 # N tokens, D width, r rank; BN, BD, BR their blocks (BR covers the whole rank), S splits of the tokens
 
@@ -304,6 +305,7 @@ SPLIT_TOKENS = 256  # at least; fewer are not worth a partial sum
 PROGRAMS_A_MULTIPROCESSOR = 2
 
 
+@cache
 def configuration(kernel: str, rank: int, dtype: torch.dtype, products: torch.dtype) -> dict[str, int]:
     """Blocks, warps and stages of a kernel, by the dtypes of t and of the products' operands.
 
@@ -352,7 +354,7 @@ def forward(
     precision = dot_precision(products)
     key = kinds((t, *parameters), products, outputs[2] is None, D, r, precision)  # outputs are of our own making
     launch(
-        adapter_forward_kernel, (triton.cdiv(N, blocks["BN"]), 1, 1), key,
+        adapter_forward_kernel, (ceil_div(N, blocks["BN"]), 1, 1), key,
         (t, *parameters, *outputs, N, D, r, fixed_scale, eps, ln_eps),
         KIND=TRITON_TYPES[products], PRECISION=precision, **blocks,
     )  # fmt: skip
@@ -379,28 +381,28 @@ def backward(
     d_pre = torch.empty_like(hidden)
     row_sum = base = None
     if d_t is not None:
-        row_sum, base = torch.empty((2, r), device=t.device, dtype=torch.float32)
+        row_sum, base = (t.new_empty(r, dtype=torch.float32) for _ in range(2))
         launch(
-            adapter_bottleneck_sums_kernel, (triton.cdiv(r, SUMS_BLOCKS["BR"]), 1, 1), key,
+            adapter_bottleneck_sums_kernel, (ceil_div(r, SUMS_BLOCKS["BR"]), 1, 1), key,
             (ln_weight, ln_bias, down_weight, down_bias, row_sum, base, D, r), **SUMS_BLOCKS,
         )  # fmt: skip
     blocks = configuration(TOKENS, r, t.dtype, hidden.dtype)
     launch(
-        adapter_tokens_backward_kernel, (triton.cdiv(N, blocks["BN"]), 1, 1), key,
+        adapter_tokens_backward_kernel, (ceil_div(N, blocks["BN"]), 1, 1), key,
         (t, d_ln2, d_residual, statistics, hidden, ln2_weight, ln_weight, down_weight, up_weight, scale, row_sum, base,
          d_t, d_pre, N, D, r, fixed_scale, eps, ln_eps),
         PRECISION=precision, **blocks,
     )  # fmt: skip
     blocks = configuration(WIDTH, r, t.dtype, hidden.dtype)
-    columns, units = triton.cdiv(D, blocks["BD"]), triton.cdiv(r, blocks["BR"])
+    columns, units = ceil_div(D, blocks["BD"]), ceil_div(r, blocks["BR"])
     splits, span = splits_of(N, columns * units, multiprocessors(t))
-    sums = torch.empty((splits, 2 * r * D + D + r), device=t.device, dtype=torch.float32)
+    sums = t.new_empty((splits, 2 * r * D + D + r), dtype=torch.float32)
     launch(
         adapter_width_backward_kernel, (columns, units, splits), key,
         (t, d_residual, statistics, hidden, d_pre, sums, N, D, r, span, ln_eps), PRECISION=precision, **blocks,
     )  # fmt: skip
     total = sums if splits == 1 else sums.sum(0)
-    along = torch.empty((triton.cdiv(D, PARAMETERS_BLOCKS["BD"]),), device=t.device, dtype=torch.float32)
+    along = t.new_empty(ceil_div(D, PARAMETERS_BLOCKS["BD"]), dtype=torch.float32)
     launch(
         adapter_parameters_backward_kernel, (along.numel(), 1, 1), key,
         (total, ln_weight, ln_bias, down_weight, up_weight, up_bias, scale, *gradients, along, D, r, fixed_scale),

@@ -33,8 +33,8 @@ def forward(
     ln2 = torch.empty_like(t) if ln2_weight is not None else None
     residual = torch.empty_like(t)
     kept = N if keep else 0
-    statistics = torch.empty((2, kept), device=t.device, dtype=torch.float32)
-    hidden = torch.empty((kept, r), device=t.device, dtype=products)
+    statistics = t.new_empty((2, kept), dtype=torch.float32)
+    hidden = t.new_empty((kept, r)) if products == t.dtype else t.new_empty((kept, r), dtype=products)
     if N:
         parameters = _contiguous(
             ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale
@@ -67,11 +67,10 @@ def backward(
     need_t: bool,
 ) -> tuple[torch.Tensor, ...]:
     """d_t (empty unless ``need_t``), then the float32 gradients of LN_a, down, up and scale in that order."""
-    (N, r), D = hidden.shape, t.shape[-1]
+    N, r = hidden.shape
     d_t = torch.empty_like(t) if need_t else None
-    shapes = ((D,), (D,), (r, D), (r,), (D, r), (D,))
-    make = torch.empty if N else torch.zeros
-    gradients = tuple([make(shape, device=t.device, dtype=torch.float32) for shape in shapes])
+    learned = (ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias)
+    gradients = tuple([p.new_empty(p.shape, dtype=torch.float32) for p in learned])
     if N:
         parameters = _contiguous(ln2_weight, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale)
         way = fused if r <= fused.MOST_RANK else wide
@@ -80,7 +79,8 @@ def backward(
                 d_ln2, d_residual, t, statistics, hidden, parameters, fixed_scale, eps, ln_eps, d_t, gradients
             )
     else:
-        d_scale = make((1,), device=t.device, dtype=torch.float32)
+        gradients = tuple([gradient.zero_() for gradient in gradients])
+        d_scale = gradients[0].new_zeros(1)
     return (t.new_empty(0) if d_t is None else d_t, *gradients, d_scale)
 
 

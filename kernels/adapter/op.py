@@ -78,9 +78,8 @@ def adapter(
         ln2_weight = ln2_bias = None
     tensors = (t, ln2_weight, ln2_bias, *parameters[2:], learned)
     keep = needs_gradients(tensors)
-    ln2, residual, _, _ = adapter_forward(
-        *tensors, fixed, float(eps), float(ln_eps), products, keep, chosen, plain=plain, record=keep
-    )
+    arguments = (*tensors, fixed, float(eps), float(ln_eps), products, keep, chosen)
+    ln2, residual = adapter_forward.call(arguments, plain, keep)[:2]
     return (ln2_outside if ln2_weight is None else ln2), residual
 
 

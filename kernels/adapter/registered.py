@@ -91,13 +91,7 @@ class _Adapter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
         out = adapter_forward.below_autograd(*args)
-        ln2, _, statistics, hidden = out
-        ctx.set_materialize_grads(False)
-        # Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient.
-        constant = (statistics, hidden) if ctx.needs_input_grad[0] else (ln2, statistics, hidden)
-        ctx.mark_non_differentiable(*constant)
-        ctx.save_for_backward(args[0], statistics, hidden, args[1], *args[3:10])
-        ctx.constants, ctx.kept, ctx.impl = args[10:14], args[14], args[15]
+        ctx.mark_non_differentiable(*out[2:], *_keep(ctx, args, out))
         return out
 
     @staticmethod
@@ -121,6 +115,27 @@ class _Adapter(torch.autograd.Function):
         return (d_t if need_t else None, None, None, *outputs, *[None] * 6)
 
 
+class _Direct(_Adapter):
+    """The same where nobody watches, with the two outputs that are the caller's."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
+        out = adapter_forward.now(args)
+        ctx.mark_non_differentiable(*_keep(ctx, args, out))
+        return out[:2]
+
+
+def _keep(ctx: Any, args: tuple[Any, ...], out: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Note what backward needs; returns what of LN_2 has no gradient.
+
+    Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient.
+    """
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(args[0], *out[2:], args[1], *args[3:10])
+    ctx.constants, ctx.kept, ctx.impl = args[10:14], args[14], args[15]
+    return () if ctx.needs_input_grad[0] else out[:1]
+
+
 def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A float32 gradient in the dtype and shape of its parameter."""
     if gradient.dtype != parameter.dtype:
@@ -128,7 +143,7 @@ def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return gradient if gradient.shape == parameter.shape else gradient.view(parameter.shape)
 
 
-register_autograd(adapter_forward, _Adapter)
+register_autograd(adapter_forward, _Adapter, _Direct)
 
 
 @register_flop_formula(torch.ops.fastlift_kernels.adapter_forward)

@@ -7,6 +7,7 @@ way (a Triton kernel), the bottleneck is four products, and as much is kept for 
 # Triton kernels are a language of their own:
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ..products import product
-from ..triton_launch import kinds, launch, next_power_of_two
+from ..triton_launch import ceil_div, kinds, launch, next_power_of_two
 
 # N tokens, D width, r rank; BN rows of a program, BD at least D
 
@@ -93,6 +94,7 @@ def adapter_norms_backward_kernel(
 PROGRAM_FLOATS = 2048  # of one tensor: four of them fit into the registers of four warps
 
 
+@cache
 def configuration(width: int) -> dict[str, int]:
     """Blocks and warps for rows of ``width``."""
     columns = next_power_of_two(width)
@@ -120,7 +122,7 @@ def forward(
     normed = torch.empty((N, D), device=t.device, dtype=products)
     blocks = configuration(D)
     launch(
-        adapter_norms_kernel, (triton.cdiv(N, blocks["BN"]), 1, 1),
+        adapter_norms_kernel, (ceil_div(N, blocks["BN"]), 1, 1),
         kinds((t, *norms, up_bias, scale), products, statistics is None, D),
         (t, *norms, up_bias, scale, ln2, normed, residual, statistics, N, D, fixed_scale, eps, ln_eps), **blocks,
     )  # fmt: skip
@@ -159,7 +161,7 @@ def backward(
     normed = torch.empty((N, D), device=t.device, dtype=products)
     blocks = configuration(D)
     launch(
-        adapter_norms_backward_kernel, (triton.cdiv(N, blocks["BN"]), 1, 1),
+        adapter_norms_backward_kernel, (ceil_div(N, blocks["BN"]), 1, 1),
         kinds((t, statistics, d_residual, d_ln2, ln_weight, ln2_weight), products, d_t is None, D),
         (t, statistics, d_residual, d_normed, d_ln2, ln_weight, ln2_weight, normed, d_t, N, D, eps, ln_eps), **blocks,
     )  # fmt: skip

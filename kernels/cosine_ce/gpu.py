@@ -55,7 +55,7 @@ def forward(
         column_scale, sums = _prepare(weight if normalize != "none" else None, labels, class_weight, D, C, scale)
         losses = nothing.new_empty(B)
         normalised = features if normalize == "both" else None
-        key = kinds((normalised, labels, column_scale, bias, log_prior, class_weight), need_bias, features.dtype, C, D)
+        key = kinds((labels, normalised, column_scale, bias, log_prior, class_weight), need_bias, features.dtype, C, D)
         rows = max(64, CHUNK_FLOATS // C)
         for start in range(0, B, rows):
             f = features[start : start + rows]
@@ -98,7 +98,7 @@ def _prepare(
     column_scale = torch.empty(C, device=labels.device, dtype=torch.float32)
     sums, in_range = column_scale.new_empty(2), torch.empty((), device=labels.device, dtype=torch.bool)
     launch(
-        classifier_prepare_kernel, (-(-C // CLASSES_A_PROGRAM), 1, 1), kinds((weight, labels, class_weight), D, C),
+        classifier_prepare_kernel, (-(-C // CLASSES_A_PROGRAM), 1, 1), kinds((labels, weight, class_weight), D, C),
         (weight, labels, class_weight, column_scale, sums, in_range, len(labels), D, C, scale, IGNORE_INDEX),
         BC=CLASSES_A_PROGRAM, BD=next_power_of_two(D), BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip

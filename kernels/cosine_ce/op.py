@@ -65,17 +65,8 @@ def cosine_cross_entropy(
     chosen = choose(impl, "features", features)
     if chosen != "reference":
         need = [needs_gradients((x,)) for x in (features, weight, bias)]
-        loss, predictions, *_ = cosine_cross_entropy_forward(
-            *arguments[:6],
-            float(scale),
-            float(tau),
-            float(label_smoothing),
-            normalize,
-            *need,
-            chosen,
-            plain=plain,
-            record=any(need),
-        )
+        constants = (float(scale), float(tau), float(label_smoothing), normalize, *need, chosen)
+        loss, predictions, *_ = cosine_cross_entropy_forward.call((*arguments[:6], *constants), plain, any(need))
         return loss, predictions
     if features.device.type == "cpu" and not torch.compiler.is_compiling():
         check_labels(labels, weight.shape[0])

@@ -48,7 +48,7 @@ def test_the_short_way_passes_the_same(launched: dict[str, Any]) -> None:
 
 def test_tensors_that_are_not_aligned_have_no_key() -> None:
     x = torch.zeros(64)
-    assert kinds((x, None, x.bfloat16()), 3) == (torch.float32, None, torch.bfloat16, 3)
+    assert kinds((x, None, x.bfloat16()), 3) == (-1, 3, torch.float32, None, torch.bfloat16)
     assert kinds((x, x[1:]), 3) is None
     assert kinds((x, x[4:]), 3) is not None
 
