@@ -13,6 +13,7 @@ import torch
 # The package of test helpers is not installed; importlib mode does not put it on the path by itself.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import absent
 import fuzzing  # loads the profile of the property tests
 from devices import DEVICES
 from fixtures import SHARED
@@ -20,6 +21,7 @@ from fixtures import SHARED
 
 def pytest_configure(config: pytest.Config) -> None:
     _as_started_in_the_foreground()
+    config.pluginmanager.register(absent)
     if fuzzing.SECONDS:
         config.pluginmanager.register(fuzzing.Fuzzing())
 
