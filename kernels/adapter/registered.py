@@ -87,7 +87,7 @@ adapter_forward = register("adapter_forward", _FORWARD, _forward, _check_forward
 adapter_backward = register("adapter_backward", _BACKWARD, _backward, _check_backward, _backward_fake)
 
 
-class _Adapter(torch.autograd.Function):
+class _AdapterOp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
         out = adapter_forward.below_autograd(*args)
@@ -115,7 +115,7 @@ class _Adapter(torch.autograd.Function):
         return (d_t if need_t else None, None, None, *outputs, *[None] * 6)
 
 
-class _Direct(_Adapter):
+class _Adapter(_AdapterOp):
     """The same where nobody watches, with the two outputs that are the caller's."""
 
     @staticmethod
@@ -143,7 +143,7 @@ def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return gradient if gradient.shape == parameter.shape else gradient.view(parameter.shape)
 
 
-register_autograd(adapter_forward, _Adapter, _Direct)
+register_autograd(adapter_forward, _AdapterOp, _Adapter)
 
 
 @register_flop_formula(torch.ops.fastlift_kernels.adapter_forward)
