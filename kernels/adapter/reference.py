@@ -31,5 +31,5 @@ def adapter_reference(
         normed = F.layer_norm(t, (width,), ln_weight.to(dtype), ln_bias.to(dtype), ln_eps)
         hidden = F.relu(F.linear(normed.to(products), down_weight.to(products), down_bias.to(products)))  # [.., r]
         branch = F.linear(hidden, up_weight.to(products), up_bias.to(products)).to(dtype)  # [.., D]
-        factor = scale.to(dtype) if isinstance(scale, torch.Tensor) else scale
+        factor = scale.to(dtype).reshape(()) if isinstance(scale, torch.Tensor) else scale
         return ln2, t + factor * branch

@@ -129,7 +129,7 @@ def forward(
     # the bias and relu are in the epilogue of the product
     hidden = torch.empty((N, len(down_bias)), device=t.device, dtype=products) if hidden_out is None else hidden_out
     torch._addmm_activation(down_bias.to(products), normed, down_weight.to(products).T, out=hidden)
-    up = (up_weight.float() * (fixed_scale if scale is None else scale.float())).to(products)
+    up = (up_weight.float() * (fixed_scale if scale is None else scale.float().view(1))).to(products)
     if products == residual.dtype:
         residual.view(N, D).addmm_(hidden, up.T)
     else:
@@ -153,7 +153,7 @@ def backward(
     ln2_weight, ln_weight, ln_bias, down_weight, _, up_weight, up_bias, scale = parameters
     d_ln_weight, d_ln_bias, d_down_weight, d_down_bias, d_up_weight, d_up_bias = gradients
     (N, D), products = (hidden.shape[0], t.shape[-1]), hidden.dtype
-    s = t.new_full((1,), fixed_scale, dtype=torch.float32) if scale is None else scale.float()
+    s = t.new_full((1,), fixed_scale, dtype=torch.float32) if scale is None else scale.float().view(1)
     down, up = down_weight.float(), up_weight.float()
     g = d_residual.view(N, D).to(products)
     d_pre = torch.ops.aten.threshold_backward(g @ (up * s).to(products), hidden, 0.0)  # a NaN passes

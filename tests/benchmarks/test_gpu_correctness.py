@@ -34,6 +34,18 @@ correctness.run(bench, root / "tests")
 """
 
 
+def test_the_kernels_come_first(tmp_path: Path) -> None:
+    """A budget that is cut keeps the beginning."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: runs on a GPU\n")
+    passing = "import pytest\n@pytest.mark.gpu\ndef test_it(): pass\n"
+    for folder in ("data", "kernels", "models"):
+        (tmp_path / "tests" / folder).mkdir(parents=True)
+        (tmp_path / "tests" / folder / f"test_{folder}.py").write_text(passing)
+    assert run(tmp_path) == 0
+    found = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["name"].split("/")[1] for row in found] == ["kernels", "data", "models"]
+
+
 def run(root: Path) -> int:
     return subprocess.run([sys.executable, "-c", RUN, str(root)], cwd=ROOT, capture_output=True, check=False).returncode
 

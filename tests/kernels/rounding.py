@@ -4,7 +4,8 @@ A :class:`Bounded` holds exact values (float64) and, element by element, how far
 the same expression in float32 (or rounds to a shorter dtype on its way). The bound follows from the standard model of
 floating point, fl(a op b) = (a op b)(1 + d) with \\|d\\| <= u, u the unit roundoff (2^-24 for float32):
 
-- an operation adds u times the size of its result to what the errors of its operands make of it;
+- an operation adds u times the size of its result to what the errors of its operands make of it; the instructions by which
+  a GPU divides, takes roots and exponentials, a few times that (PTX ISA, floating-point instructions);
 - a sum of n terms, in whatever order and with whatever partial sums, adds gamma(n) = n u / (1 - n u) times the sum of the
   sizes of its terms (Higham, Accuracy and Stability of Numerical Algorithms, chapters 3 and 4);
 - errors never cancel. So a bound is many times what rounding does on average; what it is too wide to see in large
@@ -22,7 +23,12 @@ import torch
 
 U = 2.0**-24
 FOLDED = 4  # factors may be multiplied in before a sum or after it, addends brought in early: a few roundings a term
+DIVISION = (
+    4  # roundings: a GPU's quick division (div.full) and square root are good to two and one units in the last place
+)
+ROOT = 2
 EXP_ULPS = 4  # the native exponential is good to 1.5 units in the last place, libraries' to 1 or 2; two roundings each
+EXP_RANGE = 1.5  # a GPU's is 2^(x log2 e), that product and log2 e rounded to float32: relative to the size of x
 PHI_ERROR = 1e-7  # absolute; the native fit of erf is good to 1.3e-7, and Phi is half of it
 
 
@@ -92,7 +98,8 @@ class Bounded:
     def __truediv__(self, other: Any) -> Bounded:
         b = Bounded.exact(other)
         quotient = self.value / b.value
-        return _result(quotient, (self.error + quotient.abs() * b.error) / (b.value.abs() - b.error).clamp_min(0.0))
+        error = (self.error + quotient.abs() * b.error) / (b.value.abs() - b.error).clamp_min(0.0)
+        return _result(quotient, error, DIVISION)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -114,11 +121,12 @@ class Bounded:
 
     def sqrt(self) -> Bounded:
         root = self.value.sqrt()
-        return _result(root, self.error / (root + (self.value - self.error).clamp_min(0.0).sqrt()).clamp_min(1e-300))
+        error = self.error / (root + (self.value - self.error).clamp_min(0.0).sqrt()).clamp_min(1e-300)
+        return _result(root, error, ROOT)
 
     def exp(self) -> Bounded:
         e = self.value.exp()
-        error = e * torch.expm1(self.error)
+        error = e * torch.expm1(self.error + EXP_RANGE * U * self.most)
         # The exponentials stop at e^-87, or go on into the subnormal numbers: an error without a size of its own.
         return Bounded(e, error + EXP_ULPS * U * (e + error) + 2.0**-125)
 
@@ -153,6 +161,6 @@ class Bounded:
         return Bounded(self.value, torch.maximum(self.error, other.error))
 
 
-def _result(value: torch.Tensor, error: torch.Tensor) -> Bounded:
+def _result(value: torch.Tensor, error: torch.Tensor, roundings: int = 1) -> Bounded:
     """Of one operation, whose operands' errors make ``error`` of the result: rounding comes on top."""
-    return Bounded(value, error + U * (value.abs() + error))
+    return Bounded(value, error + roundings * U * (value.abs() + error))

@@ -52,7 +52,7 @@ def test_two_epsilons(way: Any, ln2: bool) -> None:
 
 def test_nothing_below_learns(fused: Any) -> None:
     case = adapter_case(50, 64, rank=8, need_t=False)
-    ln2, residual = fastlift_kernels.adapter(**case.leaves(), impl="native")
+    ln2, residual = fastlift_kernels.adapter(**case.on(fused.device).leaves(), impl=fused.impl)
     assert not ln2.requires_grad  # or the frozen MLP behind it would save its input
     assert residual.requires_grad
     fused.check(case)

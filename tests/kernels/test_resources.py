@@ -44,6 +44,19 @@ def test_compiles_without_a_spill(resources: Any, name: str, architecture: int) 
     assert re.search(r"\d+ (mma|wgmma)", got.matrix)
 
 
+def test_rows_are_quantised_by_exact_division(resources: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's own is two units in the last place off on a GPU, and a number between two 8-bit ones would fall elsewhere."""
+    compiled, build = [], resources.triton.compile
+
+    def kept(*args: Any, **options: Any) -> Any:
+        compiled.append(build(*args, **options))
+        return compiled[-1]
+
+    monkeypatch.setattr(resources.triton, "compile", kept)
+    resources.compile_case(next(case for case in resources.cases() if case.name.startswith("quantise rows")), 90)
+    assert set(re.findall(r"div\.\w+", compiled[0].asm["ptx"])) == {"div.rn"}
+
+
 def test_kept_table_is_complete_and_of_these_sources(resources: Any) -> None:
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     assert resources.sources() in lines[0], "the kernels changed: run benchmarks/ops/resources.py --output " + str(

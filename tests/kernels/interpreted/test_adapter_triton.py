@@ -54,8 +54,19 @@ def test_nothing_below_learns() -> None:
     assert_within_bounds(case, "triton")
 
 
-def test_fixed_scale() -> None:
-    leaves = adapter_case(9, 64, rank=4, ln2=False).leaves()
+@pytest.mark.parametrize("rank", [4, 80])
+@pytest.mark.parametrize("shape", [(), (1, 1, 1)])
+def test_scale_of_any_shape(rank: int, shape: tuple[int, ...]) -> None:
+    case = adapter_case(9, 64, rank=rank)
+    case.tensors["scale"] = case.tensors["scale"].detach().view(shape).requires_grad_()
+    results, expected = case.run("triton"), case.run("reference")
+    for name, x in results.items():
+        torch.testing.assert_close(x, expected[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [4, 80])
+def test_fixed_scale(rank: int) -> None:
+    leaves = adapter_case(9, 64, rank=rank, ln2=False).leaves()
     leaves["scale"] = 0.25
     results = []
     for impl in ("reference", "triton"):
