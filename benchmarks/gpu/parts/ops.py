@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -25,16 +26,18 @@ NEEDS_S = 12.0  # a workload, most of it torch.compile's
 
 
 def run(bench: Bench) -> None:
-    """All ops: the largest shapes first."""
+    """One shape of each op after another, the largest first: a budget that is cut leaves no op out."""
     sizes = bench.sizes
-    makers: list[tuple[str, Callable[[], workloads.Workload]]] = []
-    makers += [(f"adapter {n}x{d} rank {r}", partial(workloads.adapter, n, d, r)) for n, d, r in sizes.adapters]
-    makers += [
+    adapters = [(f"adapter {n}x{d} rank {r}", partial(workloads.adapter, n, d, r)) for n, d, r in sizes.adapters]
+    activations = [
         (f"{kind} {n}x{d}", partial(workloads.activation, n, d, kind))
         for n, d in sizes.activations
         for kind in ("quick_gelu", "gelu")
     ]
-    makers += [(f"classifier {b}x{d}x{c}", partial(workloads.classifier, b, d, c)) for b, d, c in sizes.classifiers]
+    classifiers = [(f"classifier {b}x{d}x{c}", partial(workloads.classifier, b, d, c)) for b, d, c in sizes.classifiers]
+    makers: list[tuple[str, Callable[[], workloads.Workload]]] = [
+        maker for turn in zip_longest(adapters, activations, classifiers) for maker in turn if maker is not None
+    ]
     for name, make in makers:
         # A rehearsal compiles the smallest graph alone: it is the code around it that is tried.
         is_compiled = not bench.is_rehearsal or name.startswith("quick_gelu")
