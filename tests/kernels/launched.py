@@ -80,6 +80,20 @@ def parameters(library: ctypes.CDLL) -> list[str]:
     return different
 
 
+def logits_alive() -> float:
+    """Peak memory of the classifier's both ways, as a share of what the logits of the batch would take in float32."""
+    from compare import peak_extra_mib
+
+    batch, classes = 2048, 8142
+    case = cosine_case(batch, 16, classes, dtype=torch.bfloat16)
+
+    class Workload:
+        def runner(self, way: str, direction: str) -> Any:
+            return lambda: case.run("triton")
+
+    return peak_extra_mib(Workload(), "fused") / (batch * classes * 4 / 2**20)  # type: ignore[arg-type]
+
+
 def _is_passed(x: Any) -> bool:
     """None and 1 become part of the code."""
     return x is not None and not (isinstance(x, int) and x == 1)
@@ -87,4 +101,4 @@ def _is_passed(x: Any) -> bool:
 
 if __name__ == "__main__":
     loaded = pretend_a_gpu(Path(sys.argv[1]))
-    print(json.dumps({"compiled": sizes(), "different": parameters(loaded)}))
+    print(json.dumps({"compiled": sizes(), "logits_alive": logits_alive(), "different": parameters(loaded)}))

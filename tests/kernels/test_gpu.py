@@ -233,7 +233,7 @@ def test_memory_of_the_classifier(gpu: str) -> None:
     before = torch.cuda.memory_allocated(gpu)
     loss, _ = fastlift_kernels.cosine_cross_entropy(**leaves)
     loss.backward()
-    assert torch.cuda.max_memory_allocated(gpu) - before <= 100 * 2**20  # the logits alone would be 127 MiB
+    assert torch.cuda.max_memory_allocated(gpu) - before <= 80 * 2**20  # the logits alone would be 127 MiB
 
 
 @pytest.mark.parametrize("gpu", GPUS[:1])

@@ -46,6 +46,11 @@ def test_the_short_way_passes_the_same(launched: dict[str, Any]) -> None:
     assert launched["different"] == []
 
 
+def test_no_more_than_a_chunk_of_logits_is_alive(launched: dict[str, Any]) -> None:
+    """A quarter of these in float32, and an eighth as their gradient in bf16: not the batch's, which grow with it."""
+    assert 0.25 < launched["logits_alive"] < 0.5
+
+
 def test_tensors_that_are_not_aligned_have_no_key() -> None:
     x = torch.zeros(64)
     assert kinds((x, None, x.bfloat16()), 3) == (-1, 3, torch.float32, None, torch.bfloat16)
