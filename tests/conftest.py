@@ -40,6 +40,14 @@ def _fixed_seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _triton_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether Triton starts kernels is asked once in a process: a test that pretends a GPU must not answer for the next."""
+    from fastlift_kernels import dispatch
+
+    monkeypatch.setattr(dispatch, "_fault", None)
+
+
+@pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``--amp auto`` means on a CPU must not depend on how busy the machine is: fp32 is the faster one here."""
     from fastlift import products

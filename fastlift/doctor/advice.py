@@ -98,14 +98,14 @@ def _kernels(facts: Mapping[str, Any]) -> Iterator[Advice]:
         what = f"fastlift_kernels does not load: {kernels['error']}"
         yield Advice("broken", what, "Nothing trains without it.", REINSTALL)
         return
-    if facts["cuda"]["available"] and not kernels.get("triton"):
+    if facts["cuda"]["available"] and (trouble := kernels.get("triton_trouble")) is not None:
+        cost = "Commands refuse to work on the GPU, unless Triton's cache holds what it would compile."
+        yield Advice("broken", f"{trouble['what']}.", cost, trouble["fix"])
+    elif facts["cuda"]["available"] and not kernels.get("triton"):
         reason = kernels.get("triton_reason") or "no reason was given"
         cost = "The fused operations run as plain PyTorch on the GPU: more memory traffic and launches a step."
         fix = "pip install triton" if not _version(facts, "triton") else ""
         yield Advice("slow", f"The Triton kernels cannot be used: {reason}.", cost, fix)
-    elif facts["cuda"]["available"] and (trouble := kernels.get("triton_trouble")) is not None:
-        cost = "Commands refuse to work on the GPU, unless Triton's cache holds what it would compile."
-        yield Advice("broken", f"{trouble['what']}.", cost, trouble["fix"])
     if not kernels.get("native"):
         reason = kernels.get("native_reason") or "no reason was given"
         cost = kernels.get("cost_without_native") or "The fused operations run as plain PyTorch on the CPU."
