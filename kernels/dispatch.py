@@ -26,7 +26,7 @@ def choose(impl: Impl | None, name: str, tensor: torch.Tensor) -> Impl:
         if device == "cpu" and library.LOADED is not None and dtype in library.DTYPES:
             return "native"
         if device == "cuda" and TRITON_FOUND and dtype in TRITON_DTYPES:
-            return "triton" if torch.compiler.is_compiling() or not _triton_fault() else "reference"
+            return "triton" if torch.compiler.is_compiling() or not _told_fault() else "reference"
         return "reference"
     if impl == "reference":
         return impl
@@ -90,10 +90,11 @@ def _triton_reason(device: str) -> str:
 
 
 _fault: str | None = None
+_is_told = False
 
 
 def _triton_fault() -> str:
-    """Why Triton starts no kernels on the GPU that is here, "" where it does; tried once, with a warning where it fails.
+    """Why Triton starts no kernels on the GPU that is here, "" where it does; tried once.
 
     Triton compiles what launches its kernels when it is first used, and needs a C compiler and Python's headers for that.
     """
@@ -110,8 +111,17 @@ def _triton_fault() -> str:
             ) as error:  # whatever stands in the way, from a library that is missing to a compiler's exit
                 said = (str(error).splitlines() or [""])[0]
                 _fault = f"Triton starts no kernels here ({type(error).__name__}: {said}); it needs a C compiler and Python.h"
-                warnings.warn(f"{_fault}. The ops run as plain PyTorch.", RuntimeWarning, stacklevel=4)
     return _fault
+
+
+def _told_fault() -> str:
+    """The same for a call that would take Triton, with a warning at the first one that cannot."""
+    global _is_told
+    fault = _triton_fault()
+    if fault and not _is_told:
+        _is_told = True
+        warnings.warn(f"{fault}. The ops run as plain PyTorch.", RuntimeWarning, stacklevel=4)
+    return fault
 
 
 def _triton_version() -> str:

@@ -45,6 +45,7 @@ def _triton_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastlift_kernels import dispatch
 
     monkeypatch.setattr(dispatch, "_fault", None)
+    monkeypatch.setattr(dispatch, "_is_told", False)
 
 
 @pytest.fixture(autouse=True)
