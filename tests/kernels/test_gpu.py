@@ -233,7 +233,9 @@ def test_memory_of_the_classifier(gpu: str) -> None:
     before = torch.cuda.memory_allocated(gpu)
     loss, _ = fastlift_kernels.cosine_cross_entropy(**leaves)
     loss.backward()
-    assert torch.cuda.max_memory_allocated(gpu) - before <= 80 * 2**20  # the logits alone would be 127 MiB
+    # 77.7 MiB by count, in five large blocks of which torch's allocator leaves up to 1 MiB unused each; another copy of the
+    # smallest gradient would be 12 more, and the logits alone are 127.
+    assert torch.cuda.max_memory_allocated(gpu) - before <= 84 * 2**20
 
 
 @pytest.mark.parametrize("gpu", GPUS[:1])
