@@ -250,6 +250,17 @@ def test_quantised_rows(gpu: str) -> None:
             assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@pytest.mark.parametrize("rank", [8, 80])
+def test_a_weight_that_is_no_number_is_not_hidden(gpu: str, rank: int) -> None:
+    """Neither by relu in a kernel nor in a library's epilogue: every token would look well, and be wrong."""
+    leaves = adapter_case(9, 64, rank=rank, dtype=HALF).on(gpu).leaves()
+    with torch.no_grad():
+        leaves["down_weight"][1, 2] = float("nan")  # type: ignore[index]
+        _, residual = fastlift_kernels.adapter(**leaves, impl="triton")  # type: ignore[arg-type]
+    assert residual.isnan().all()
+
+
 def same(one: Results, other: Results) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
