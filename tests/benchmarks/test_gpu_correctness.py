@@ -12,7 +12,7 @@ TESTS = """
 import os, pytest
 pytestmark = pytest.mark.gpu
 def test_passes(): pass
-def test_fails(): assert 1 == 2, "planted"
+def test_fails(): raise ValueError("planted")
 @pytest.mark.skip(reason="nothing to do")
 def test_skips(): pass
 def test_ends_the_process(): os._exit(7)
