@@ -106,9 +106,8 @@ def _triton_fault() -> str:
                 from triton.runtime import driver
 
                 getattr(driver.active, "utils", None)  # compiles, or finds in its cache, what every launch needs
-            except (
-                Exception
-            ) as error:  # whatever stands in the way, from a library that is missing to a compiler's exit
+            except Exception as error:
+                # Whatever stands in the way, from a library that is missing to a compiler's exit.
                 said = (str(error).splitlines() or [""])[0]
                 _fault = f"Triton starts no kernels here ({type(error).__name__}: {said}); it needs a C compiler and Python.h"
     return _fault

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.bench import Bench, Skip
+from benchmarks.gpu.rows import Row
+from fastlift.data.loader import without_dali
 from fastlift.machine import cpus
 
 CLASSES = 8
@@ -50,3 +54,15 @@ def pictures(bench: Bench) -> Pictures:
         "\n".join(f"{label} kind {label}" for label in range(CLASSES)) + "\n", encoding="utf-8"
     )
     return found
+
+
+def with_each_executor(bench: Bench, needs_s: float, rows_of: Callable[[Bench, str], Iterator[Row]]) -> None:
+    """Attempt ``rows_of(bench, executor)`` with each: DALI first, which is what ImageNet is trained with."""
+    for executor in ("dali", "torchvision"):
+        bench.attempt(executor, needs_s, partial(_rows, bench, executor, rows_of))
+
+
+def _rows(bench: Bench, executor: str, rows_of: Callable[[Bench, str], Iterator[Row]]) -> Iterator[Row]:
+    if executor == "dali" and (why := without_dali(bench.device)):
+        raise Skip(why)
+    yield from rows_of(bench, executor)

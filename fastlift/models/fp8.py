@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.models.vit import QKV, Linear, VisionTransformer
+from fastlift_kernels.quantise.reference import READ_AHEAD
 
 MULTIPLE = 16  # sizes that the scaled product takes
 CAPABILITY = (8, 9)  # Ada; Hopper and Blackwell are above
 ADA_SINCE = "2.12"  # of torch: before, its row-wise product for Ada ran beside the current stream (pytorch#177651)
-READ_AHEAD = 256  # scales that the product may read together, whether they are there or not (pytorch#133334)
 
 
 def check_fp8(device: torch.device, dtype: torch.dtype) -> None:

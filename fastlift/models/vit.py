@@ -335,9 +335,8 @@ class VisionTransformer(Tower):
         height, width = self.patches.kernel_size
         rows, columns = images.shape[-2] // height, images.shape[-1] // width
         whole = images[..., : rows * height, : columns * width]  # what is left over makes no patch
-        cut = whole.unflatten(-1, (columns, width)).unflatten(
-            -3, (rows, height)
-        )  # [B, 3, rows, height, columns, width]
+        cut = whole.unflatten(-1, (columns, width)).unflatten(-3, (rows, height))
+        # [B, 3, rows, height, columns, width]
         cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, patches, 3 * height * width]
         return F.linear(cut, weight.flatten(1), bias)
 

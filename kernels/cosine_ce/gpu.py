@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..products import product
-from ..triton_launch import device_of, kinds, launch, next_power_of_two
+from ..triton_launch import ceil_div, device_of, kinds, launch, next_power_of_two
 from .reference import IGNORE_INDEX, Normalize
 from .rows import (
     BLOCK,
@@ -98,7 +98,7 @@ def _prepare(
     column_scale = torch.empty(C, device=labels.device, dtype=torch.float32)
     sums, in_range = column_scale.new_empty(2), torch.empty((), device=labels.device, dtype=torch.bool)
     launch(
-        classifier_prepare_kernel, (-(-C // CLASSES_A_PROGRAM), 1, 1), kinds((labels, weight, class_weight), D, C),
+        classifier_prepare_kernel, (ceil_div(C, CLASSES_A_PROGRAM), 1, 1), kinds((labels, weight, class_weight), D, C),
         (weight, labels, class_weight, column_scale, sums, in_range, len(labels), D, C, scale, IGNORE_INDEX),
         BC=CLASSES_A_PROGRAM, BD=next_power_of_two(D), BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
@@ -111,13 +111,13 @@ def _gradient_of(logits: torch.Tensor, f: torch.Tensor, need_bias: bool) -> torc
     """Where the gradient of the products goes, in the dtype in which it is multiplied: over the logits where it can."""
     if f.dtype == torch.float32 and not need_bias:
         return logits
-    (R, C), aligned = logits.shape, -(-logits.shape[1] // 64) * 64  # rows start where the fast products want them
+    (R, C), aligned = logits.shape, ceil_div(logits.shape[1], 64) * 64  # rows start where the fast products want them
     return f.new_empty((R, aligned))[:, :C]
 
 
 def _added(total: torch.Tensor, gradient: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
     """``total`` [C, D] plus gradient^T [C, R] f [R, D], by parts of the classes: no second tensor of its size."""
-    size = max(LEAST_PART, -(-len(total) // 512) * 64)
+    size = max(LEAST_PART, ceil_div(len(total), 512) * 64)
     for c in range(0, len(total), size):
         total[c : c + size] += product(gradient[:, c : c + size].T, f)
     return total

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 LARGEST = 448.0  # of e4m3
 SMALLEST = 1e-12  # a row of zeros must not be divided by zero
-READ_AHEAD = 256  # rows whose scales the scaled product may read together, whether they are there or not
+READ_AHEAD = 256  # rows whose scales the scaled product may read together, there or not (pytorch#133334)
 
 
 def quantise_rows_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

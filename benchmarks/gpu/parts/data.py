@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import partial
 
-from benchmarks.gpu.bench import Bench, Skip
-from benchmarks.gpu.pictures import pictures
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.pictures import pictures, with_each_executor
 from benchmarks.gpu.rows import Row
 from fastlift.data.catalogue import load_data_set
-from fastlift.data.loader import build_loader, without_dali
+from fastlift.data.loader import build_loader
 from fastlift.data.views import TrainViews
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -19,15 +18,12 @@ EPOCHS = 3  # the first one warms up
 
 
 def run(bench: Bench) -> None:
-    """DALI first, which is what ImageNet is trained with."""
-    for executor in ("dali", "torchvision"):
-        bench.attempt(executor, NEEDS_S, partial(rows_of, bench, executor))
+    """With each executor."""
+    with_each_executor(bench, NEEDS_S, rows_of)
 
 
 def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
     """Epochs without a model behind them: what the path gives at most, and how long the training's thread is held."""
-    if executor == "dali" and (why := without_dali()):
-        raise Skip(why)
     data = load_data_set("list", **pictures(bench).settings(), cache_dir=bench.scratch / "cache")
     loader = build_loader(
         data.train,

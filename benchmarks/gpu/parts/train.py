@@ -8,15 +8,13 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.bench import Bench, Skip
-from benchmarks.gpu.pictures import pictures
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.pictures import pictures, with_each_executor
 from benchmarks.gpu.process import python
 from benchmarks.gpu.rows import Row
-from fastlift.data.loader import without_dali
 from fastlift.files import read_json
 
 NEEDS_S = 20.0
@@ -25,14 +23,11 @@ LAST_WORDS = 300
 
 def run(bench: Bench) -> None:
     """With each executor."""
-    for executor in ("dali", "torchvision"):
-        bench.attempt(executor, NEEDS_S, partial(rows_of, bench, executor))
+    with_each_executor(bench, NEEDS_S, rows_of)
 
 
 def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
     """One run of two epochs, and what its own records say."""
-    if executor == "dali" and (why := without_dali()):
-        raise Skip(why)
     settings = settings_of(bench, executor)
     output = bench.scratch / f"run-{executor}"
     has_tyro = importlib.util.find_spec("tyro") is not None
