@@ -17,11 +17,11 @@ from typing import Any
 from benchmarks.documents import RESULTS, ROOT, fill
 from fastlift import recipes
 from fastlift.config import Config
-from fastlift.environment import describe_machine, resolve_device, versions
-from fastlift.files import write_json
-from fastlift.grading import grade_run
+from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.train import train
 from fastlift.reporting.console import Terminal, Ui
-from fastlift.training import train
+from fastlift.system.device import describe_machine, resolve_device, versions
+from fastlift.system.files import write_json
 
 COLUMNS = ("accuracy", "many", "medium", "few")
 

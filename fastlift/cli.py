@@ -10,12 +10,13 @@ import traceback
 from contextlib import suppress
 from importlib import import_module
 
-from fastlift import __version__, launcher
+from fastlift import __version__
 from fastlift.errors import UserError, is_out_of_memory
-from fastlift.interrupts import Signalled, StopSignals
-from fastlift.machine.threads import prepare
-from fastlift.naming import one_of, printable
-from fastlift.noise import own_warnings_alone
+from fastlift.settings.names import one_of, printable
+from fastlift.system import launcher
+from fastlift.system.machine.threads import prepare
+from fastlift.system.noise import own_warnings_alone
+from fastlift.system.signals import Signalled, StopSignals
 
 COMMANDS = {
     "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
@@ -104,7 +105,7 @@ def _run_among_others(arguments: list[str]) -> int:
     if arguments[0] not in SHARED:
         return _run(arguments) if launcher.rank() == 0 else 0
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that others have gone is told below, without torch's frames
-    from fastlift.company import company, end_together
+    from fastlift.engine.processes import company, end_together
 
     if launcher.rank() != 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process

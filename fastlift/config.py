@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
-from fastlift.files import expand_user, read_json
-from fastlift.naming import one_of
-from fastlift.ranges import MOST, MOST_THREADS, check_range
-from fastlift.uses import check_uses
+from fastlift.settings.names import one_of
+from fastlift.settings.ranges import MOST, MOST_THREADS, check_range
+from fastlift.settings.uses import check_uses
+from fastlift.system.files import expand_user, read_json
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
 Interpolation = Literal["bilinear", "bicubic"]

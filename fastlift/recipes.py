@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlift.config import Config
-from fastlift.naming import one_of
-from fastlift.uses import check_uses
+from fastlift.settings.names import one_of
+from fastlift.settings.uses import check_uses
 
 CLIP_MODEL, CLIP_TAG = "ViT-B-16-quickgelu", "openai"
 

@@ -2,7 +2,7 @@
 
     python scripts/pretrain_clip.py --work FOLDER [--steps 2600] [--seed 0]
 
-It draws every kind of ``fastlift.data.shapes`` equally often (scene ``PRETRAIN``), pairs each picture with a caption
+It draws every kind of ``fastlift.data.datasets.shapes`` equally often (scene ``PRETRAIN``), pairs each picture with a caption
 ("a photo of a striped red star." and other templates), and learns CLIP's symmetric contrastive loss. A batch holds a kind
 at most once, so every other caption in it is truly wrong. ``FOLDER`` receives ``checkpoint.pt`` (to go on after an
 interruption: the same command again), ``log.jsonl`` and ``shapes_clip.safetensors``, the file that is shipped.
@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fastlift.data import shapes
-from fastlift.machine import cpus
+from fastlift.data.datasets import shapes
+from fastlift.system.machine import cpus
 
 CONFIG = Path(__file__).resolve().parents[1] / "fastlift" / "assets" / "shapes_clip.json"
 TEMPLATES = (

@@ -51,7 +51,7 @@ def _triton_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``--amp auto`` means on a CPU must not depend on how busy the machine is: fp32 is the faster one here."""
-    from fastlift import products
+    from fastlift.models import precision as products
 
     monkeypatch.setattr(products, "measure", lambda shape: products.Speeds(fp32=200.0, bf16=100.0, ratio=0.5))
 

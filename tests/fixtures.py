@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import fastlift
 from fastlift.config import Config
-from fastlift.learner import Learner
+from fastlift.training.step import Learner
 
 # The reference data is optional: it lies beside a developer's checkout, never inside the repository.
 SHARED = Path(os.environ.get("FASTLIFT_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -22,17 +22,20 @@ from fixtures import CLASS_NAMES
 from PIL import Image
 
 import fastlift
-from fastlift import checkpoints, compat, config, runs
-from fastlift.data import pack
-from fastlift.data.catalogue import load_data_set
-from fastlift.data.looks import Looks
-from fastlift.data.reading import Condition
+from fastlift import config
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.loading.looks import Looks
+from fastlift.data.loading.reading import Condition
+from fastlift.data.shards import pack
 from fastlift.errors import UserError
-from fastlift.identity import load_identity
+from fastlift.evaluation.predict import index_pictures
+from fastlift.interop import lift_checkpoints as compat
 from fastlift.models import backbones
-from fastlift.models.text import TextTower, prompts_for, text_features
-from fastlift.prediction import index_pictures
+from fastlift.models.text.features import TextTower, prompts_for, text_features
 from fastlift.reporting.record import read_run
+from fastlift.runs import checkpoints
+from fastlift.runs import folder as runs
+from fastlift.runs.identity import load_identity
 
 
 class Evil:

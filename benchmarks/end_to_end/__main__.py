@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks.end_to_end import commands, evaluation, fp8, loop
 from fastlift.bench import text, train
-from fastlift.environment import describe_machine, versions
-from fastlift.files import write_json
+from fastlift.system.device import describe_machine, versions
+from fastlift.system.files import write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "end_to_end.json"
 

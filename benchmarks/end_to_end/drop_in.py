@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastlift
-from fastlift.adapters.towers import find_tower
-from fastlift.environment import describe_machine, versions
+from fastlift.interop.adapters.towers import find_tower
+from fastlift.system.device import describe_machine, versions
 
 CLASSES, RANK = 1000, 32
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fastlift import recipes
-from fastlift.bench.measure import Step, alternate
 from fastlift.bench.reference import features
+from fastlift.bench.rounds import Step, alternate
 from fastlift.bench.train import twins
-from fastlift.building import load_data
-from fastlift.compiling import compile_backbone
-from fastlift.evaluation import evaluate
+from fastlift.engine.build import load_data
+from fastlift.evaluation.evaluate import evaluate
+from fastlift.models.compile import compile_backbone
 from fastlift.models.lift import LiftModel, create_model
 from fastlift.reporting.console import Quiet
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from fastlift import recipes
 from fastlift.bench.train import twins
-from fastlift.building import load_data
-from fastlift.data.loader import build_loader
-from fastlift.evaluation import eval_views
+from fastlift.data.loading.loader import build_loader
+from fastlift.engine.build import load_data
+from fastlift.engine.train import train
+from fastlift.evaluation.evaluate import eval_views
 from fastlift.models.fp8 import quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet
-from fastlift.training import train
 
 
 def effect_on_a_trained_model() -> dict[str, Any]:

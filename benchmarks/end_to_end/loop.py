@@ -11,14 +11,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fastlift import losses, recipes
+from fastlift import recipes
 from fastlift.bench.train import twins
-from fastlift.data.loader import Batch, Loader
-from fastlift.distributed import World
-from fastlift.fit import Fit
-from fastlift.learner import Learner
+from fastlift.data.loading.loader import Batch, Loader
+from fastlift.engine.loop import Fit
 from fastlift.reporting.console import Terminal
-from fastlift.runs import create
+from fastlift.runs.folder import create
+from fastlift.training import losses
+from fastlift.training.distributed import World
+from fastlift.training.step import Learner
 
 
 class _Batches:

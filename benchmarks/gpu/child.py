@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.gpu.plan import part_named, rows_file
-from fastlift.files import read_json, write_json
+from fastlift.system.files import read_json, write_json
 
 BROKEN = 75  # exit status: another process may go on where this one stopped
 CARD = "card"

@@ -19,7 +19,7 @@ from benchmarks.gpu.clock import Clock, clock_of
 from benchmarks.gpu.nvidia import nvidia_smi
 from benchmarks.gpu.rounds import alternated
 from benchmarks.gpu.sizes import Sizes
-from fastlift.machine import cpus, processor_name
+from fastlift.system.machine import cpus, processor_name
 
 PACKAGES = (
     "torch",

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.sizes import TOY, Sizes
-from fastlift import losses
-from fastlift.learner import Learner
 from fastlift.models.lift import LiftModel, create_model
+from fastlift.training import losses
+from fastlift.training.step import Learner
 
 
 @functools.cache

@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.gpu.bench import Bench, Skip
 from benchmarks.gpu.rows import Row
-from fastlift.data.loader import without_dali
-from fastlift.machine import cpus
+from fastlift.data.loading.loader import without_dali
+from fastlift.system.machine import cpus
 
 CLASSES = 8
 TEST_SHARE = 8  # one of so many lines is a test picture's
@@ -34,7 +34,7 @@ class Pictures:
 
 def pictures(bench: Bench) -> Pictures:
     """The run's pictures: drawn by the first part that asks; lists repeat them up to an epoch's length."""
-    from fastlift.data.bench import draw_picture
+    from fastlift.bench.data import draw_picture
 
     root = bench.scratch / "pictures"
     found = Pictures(root, root / "train.txt", root / "test.txt", root / "names.txt")

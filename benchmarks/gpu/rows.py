@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastlift.files import read_json
+from fastlift.system.files import read_json
 
 Row = dict[str, Any]
 PART = ".part"

@@ -16,7 +16,7 @@ from benchmarks.gpu.process import Ended, python, run
 from benchmarks.gpu.rows import Row, Rows, failed, sweep
 from benchmarks.gpu.show import line
 from fastlift.errors import UserError
-from fastlift.files import read_json, write_json
+from fastlift.system.files import read_json, write_json
 
 NAMED = 100  # skipped and failed rows in the summary; the parts' files hold all of them
 LEAST_S = 5.0  # below it no part is begun

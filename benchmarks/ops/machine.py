@@ -11,7 +11,7 @@ import torch
 from workloads import DTYPE
 
 import fastlift_kernels
-from fastlift.machine import processor_name
+from fastlift.system.machine import processor_name
 
 
 def median_seconds(run: Callable[[], Any], rounds: int = 15) -> float:

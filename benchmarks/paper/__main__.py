@@ -16,8 +16,8 @@ from typing import Any
 from benchmarks.paper import sweep
 from benchmarks.paper.tables import NAMES, Cell, Table, table
 from fastlift.errors import UserError
-from fastlift.files import write_json
 from fastlift.reporting.console import Terminal
+from fastlift.system.files import write_json
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,15 +14,15 @@ from typing import Any
 from benchmarks.paper.tables import Cell, Table, paper_accuracy
 from fastlift import recipes
 from fastlift.config import Config, to_dict
+from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.train import train
 from fastlift.errors import UserError
-from fastlift.evaluation import ensembling_name
-from fastlift.files import write_json
-from fastlift.grading import grade_run
-from fastlift.identity import OPERATIONAL
+from fastlift.evaluation.evaluate import ensembling_name
 from fastlift.reporting.console import Ui
-from fastlift.runs import RunFolder
-from fastlift.training import train
-from fastlift.uses import check_uses
+from fastlift.runs.folder import RunFolder
+from fastlift.runs.identity import OPERATIONAL
+from fastlift.settings.uses import check_uses
+from fastlift.system.files import write_json
 
 _TELLING = {"data_root", "bad_images", "group_boundaries"}  # a run may go on with others; a table may not mix them
 FIGURES = ("accuracy", "many", "medium", "few", "macro_f1", "expected_calibration_error", "log_loss", "samples")

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from fastlift.data import bench
-from fastlift.data.folders import pictures_in
-from fastlift.data.index import ImageIndex
-from fastlift.data.loader import build_loader, without_dali
-from fastlift.data.views import TrainViews
+from fastlift.bench import data as bench
+from fastlift.data.datasets.folders import pictures_in
+from fastlift.data.index.index import ImageIndex
+from fastlift.data.loading.loader import build_loader, without_dali
+from fastlift.data.sampling.crops import TrainViews
 
 INATURALIST_LINES = 437_513
 LARGEST_SET = (2_000_000, 20_000)  # files and classes
@@ -43,8 +43,8 @@ def loaders(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """Header scan of 20,000 files (copies of the pictures), warm: files/s of each round, by the clock and by CPU time."""
-    from fastlift.data.index import PathTable
-    from fastlift.data.scan import scan_files
+    from fastlift.data.index.index import PathTable
+    from fastlift.data.index.scan import scan_files
 
     pictures = sorted(pictures_in(folder))
     with tempfile.TemporaryDirectory() as copies:
@@ -66,10 +66,10 @@ def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """What DALI is given of ``files`` pictures in the page cache, by two threads, in alternated rounds: CPU time a picture
     where every file is looked at, and where all are known; and CPU time a batch of the thread that takes DALI's batches."""
-    from fastlift.data.dali_feed import Feed
-    from fastlift.data.dali_graph import GraphSpec
-    from fastlift.data.looks import SETTLED_NS, Looks
-    from fastlift.data.stream import StandIns, Step, Stream
+    from fastlift.data.loading.dali.feed import Feed
+    from fastlift.data.loading.dali.graph import GraphSpec
+    from fastlift.data.loading.looks import SETTLED_NS, Looks
+    from fastlift.data.sampling.stream import StandIns, Step, Stream
 
     pictures = _index(folder, files)
     time.sleep(SETTLED_NS / 1e9)  # drawn pictures are of this moment, and would not be noted
@@ -105,8 +105,8 @@ def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 def _taking(source: Any, spec: Any, steps: Callable[[int], Iterator[Any]], batch_size: int, rounds: int) -> list[float]:
     """CPU ms of the thread that takes a batch, each batch of so many epochs."""
-    from fastlift.data.dali_graph import build_pipeline
-    from fastlift.data.dali_runner import Runner
+    from fastlift.data.loading.dali.graph import build_pipeline
+    from fastlift.data.loading.dali.runner import Runner
 
     pipeline = build_pipeline(spec, source, batch_size=batch_size, workers=2, device_id=None, prefetch=2)
     pipeline.build()
@@ -177,8 +177,8 @@ def memory(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """The pictures as files, as a pack, and as a pack of short side 256: bytes, and images/s of both executors."""
-    from fastlift.data import pack as packing
-    from fastlift.data.catalogue import load_data_set
+    from fastlift.data.datasets.catalogue import load_data_set
+    from fastlift.data.shards import pack as packing
 
     pictures = [os.path.relpath(path, folder) for path in sorted(pictures_in(folder))]
     found: dict[str, Any] = {}

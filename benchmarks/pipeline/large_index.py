@@ -47,7 +47,7 @@ def make(folder: Path, files: int, classes: int) -> None:
 
 def load(folder: Path) -> dict[str, Any]:
     """Seconds and memory of loading the data set; the index is cached in the folder."""
-    from fastlift.data.catalogue import load_data_set
+    from fastlift.data.datasets.catalogue import load_data_set
 
     before = _memory_mib()[0]
     clock = _Clock()
@@ -68,7 +68,7 @@ def train(folder: Path) -> dict[str, Any]:
     os.environ["FASTLIFT_CACHE"] = str(folder / "cache")
     clock, found = _Clock(), dict[str, Any]()
     from fastlift import cli
-    from fastlift.learner import Learner
+    from fastlift.training.step import Learner
 
     step = Learner.step
 

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlift.losses import SoftmaxLoss
 from fastlift.models.classifiers import CosineClassifier
 from fastlift.models.lift import LiftModel
 from fastlift.models.tuners.adaptformer import AdaptFormerBranch
 from fastlift.models.vit import Block
+from fastlift.training.losses import SoftmaxLoss
 
 
 def linear(x: Tensor, layer: Any) -> Tensor:
@@ -59,7 +59,7 @@ def features(model: LiftModel, images: Tensor) -> Tensor:
 
 
 class ReferenceLearner:
-    """The plain counterpart of ``fastlift.learner.Learner``: the same update, the plain way."""
+    """The plain counterpart of ``fastlift.training.step.Learner``: the same update, the plain way."""
 
     def __init__(
         self, model: LiftModel, loss: SoftmaxLoss, *, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlift.bench.measure import alternate
-from fastlift.environment import describe_machine, versions
+from fastlift.bench.rounds import alternate
 from fastlift.models import backbones
-from fastlift.models.text import PROMPTS_A_BATCH, TextTower, encode_prompts, prompts_for, text_features
+from fastlift.models.text.features import PROMPTS_A_BATCH, TextTower, encode_prompts, prompts_for, text_features
+from fastlift.system.device import describe_machine, versions
 
 
 @dataclass(frozen=True)

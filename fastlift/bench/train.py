@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlift import losses
-from fastlift.bench.measure import Step, Timing, alternate, count_flop, count_ops, matmul_gflops
 from fastlift.bench.reference import ReferenceLearner
 from fastlift.bench.reference import features as reference_features
-from fastlift.compiling import compile_backbone
-from fastlift.environment import DTYPES, describe_machine, versions
-from fastlift.learner import Learner
-from fastlift.memory import saved_bytes, storages
+from fastlift.bench.rounds import Step, Timing, alternate, count_flop, count_ops, matmul_gflops
+from fastlift.engine.memory import saved_bytes, storages
+from fastlift.models.compile import compile_backbone
 from fastlift.models.lift import LiftModel, create_model
+from fastlift.system.device import DTYPES, describe_machine, versions
+from fastlift.training import losses
+from fastlift.training.step import Learner
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastlift.commands.data import Source, progress_lines
 from fastlift.commands.parsing import parse
 from fastlift.config import Interpolation
-from fastlift.naming import one_of
+from fastlift.settings.names import one_of
 
 ACTIONS = {
     "data": "images/s, CPU time and memory of every way to make training views, and what limits them",
@@ -105,8 +105,8 @@ def run(arguments: list[str]) -> int:
 
 def _data(arguments: list[str]) -> int:
     command = parse(BenchData, arguments, "bench data", examples=EXAMPLES["data"])
-    from fastlift.data import bench
-    from fastlift.data.catalogue import load_data_set
+    from fastlift.bench import data as bench
+    from fastlift.data.datasets.catalogue import load_data_set
     from fastlift.reporting.console import show_found
 
     index: Any = None
@@ -123,8 +123,8 @@ def _data(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> int:
     command = parse(BenchTrain, arguments, "bench train", examples=EXAMPLES["train"])
     from fastlift.bench import train
-    from fastlift.environment import using_threads
     from fastlift.reporting.console import show_found
+    from fastlift.system.device import using_threads
 
     options = {name: value for name, value in vars(command).items() if name not in ("json", "threads")}
     with using_threads(command.threads):
@@ -135,8 +135,8 @@ def _train(arguments: list[str]) -> int:
 def _text(arguments: list[str]) -> int:
     command = parse(BenchText, arguments, "bench text", examples=EXAMPLES["text"])
     from fastlift.bench import text
-    from fastlift.environment import using_threads
     from fastlift.reporting.console import show_found
+    from fastlift.system.device import using_threads
 
     with using_threads(command.threads):
         show_found(text.run(command.model, rounds=command.rounds), command.json)

@@ -12,7 +12,7 @@ import tyro
 
 from fastlift.commands.parsing import parse
 from fastlift.config import Taxon
-from fastlift.naming import one_of
+from fastlift.settings.names import one_of
 
 ACTIONS = {
     "prepare": "tell step by step what a set needs and what of it is there; check it and write its index",
@@ -113,7 +113,7 @@ class Pack:
 
 def usage() -> str:
     """The text of ``fastlift data --help``."""
-    from fastlift.data.catalogue import names
+    from fastlift.data.datasets.catalogue import names
 
     listed = "\n".join(f"  {name:<7} {what}" for name, what in ACTIONS.items())
     return (
@@ -134,7 +134,7 @@ def run(arguments: list[str]) -> int:
 
 def _prepare(arguments: list[str]) -> int:
     command = parse(Prepare, arguments, "data prepare", examples=EXAMPLES["prepare"])
-    from fastlift.data.prepare import prepare
+    from fastlift.data.inspection.prepare import prepare
     from fastlift.reporting.console import show_found
 
     found = prepare(
@@ -151,7 +151,7 @@ def _prepare(arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     command = parse(Check, arguments, "data check", examples=EXAMPLES["check"])
-    from fastlift.data.report import check
+    from fastlift.data.inspection.report import check
     from fastlift.reporting.console import show_found
 
     found = check(decode=command.decode, progress=progress_lines(), **_options(command.source))
@@ -161,7 +161,7 @@ def _check(arguments: list[str]) -> int:
 
 def _stats(arguments: list[str]) -> int:
     command = parse(Stats, arguments, "data stats", examples=EXAMPLES["stats"])
-    from fastlift.data.report import stats
+    from fastlift.data.inspection.report import stats
     from fastlift.reporting.console import show_found
 
     options = _options(command.source) | {"taxon": command.taxon, "boundaries": command.group_boundaries}
@@ -171,7 +171,7 @@ def _stats(arguments: list[str]) -> int:
 
 def _pack(arguments: list[str]) -> int:
     command = parse(Pack, arguments, "data pack", examples=EXAMPLES["pack"])
-    from fastlift.data import pack
+    from fastlift.data.shards import pack
     from fastlift.reporting.console import show_json, show_line
 
     options = _options(command.source)

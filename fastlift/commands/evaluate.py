@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     """Evaluate by flags."""
     command = parse(Evaluate, arguments, "evaluate", examples=EXAMPLES)
 
-    from fastlift.grading import grade_run
+    from fastlift.engine.evaluate_run import grade_run
     from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.reporting.table import comparison_table, metrics_table
 

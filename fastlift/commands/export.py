@@ -42,10 +42,10 @@ def run(arguments: list[str]) -> int:
     """Export by flags."""
     command = parse(Export, arguments, "export", examples=EXAMPLES)
     Config().override(tte=command.tte, expand=command.expand)  # refuses an expand that nothing is cropped from
-    from fastlift.building import load_run
-    from fastlift.environment import using_threads
-    from fastlift.export import export_model
+    from fastlift.engine.build import load_run
+    from fastlift.interop.export import export_model
     from fastlift.reporting.console import Terminal, show_json, show_line
+    from fastlift.system.device import using_threads
 
     model = load_run(command.run, command.checkpoint, Terminal())
     stem = "model" if command.tte == "none" else f"model-{command.tte}"

@@ -10,7 +10,7 @@ import tyro
 from fastlift.commands.parsing import base_config, parse
 from fastlift.config import Config, differences
 from fastlift.errors import UserError
-from fastlift.uses import check_uses
+from fastlift.settings.uses import check_uses
 
 EXAMPLES = (
     "fastlift import-lift checkpoint.pth.tar --dataset imagenet_lt --data-root /data/imagenet",
@@ -46,9 +46,9 @@ def run(arguments: list[str]) -> int:
     command = parse(ImportLift, arguments, "import-lift", ImportLift(checkpoint=Path(), settings=base), EXAMPLES)
     if command.checkpoint == Path():
         raise UserError("name the checkpoint: fastlift import-lift CHECKPOINT --dataset ... --output RUN")
-    from fastlift.compat import as_lift_state, is_lift_plus, read_checkpoint, settings_of
+    from fastlift.engine.train import train
+    from fastlift.interop.lift_checkpoints import as_lift_state, is_lift_plus, read_checkpoint, settings_of
     from fastlift.reporting.console import Terminal, show, show_json
-    from fastlift.training import train
 
     content = read_checkpoint(command.checkpoint)
     state = as_lift_state(content)

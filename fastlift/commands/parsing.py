@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import tyro
 
-from fastlift import config, launcher, recipes
+from fastlift import config, recipes
 from fastlift.config import Config
 from fastlift.errors import UserError
+from fastlift.system import launcher
 
 Command = TypeVar("Command")
 

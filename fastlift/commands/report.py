@@ -35,10 +35,10 @@ def run(arguments: list[str]) -> int:
         raise UserError("name at least one run folder: fastlift report RUN [RUN ...]")
     if command.output is not None and command.output.is_dir():
         raise UserError(f"--output {command.output} is a folder: name a file in it for the page")
-    from fastlift.claims import InUse, claimed
     from fastlift.reporting.console import complain, show_line
     from fastlift.reporting.html import write_report
-    from fastlift.runs import open_run
+    from fastlift.runs.claims import InUse, claimed
+    from fastlift.runs.folder import open_run
 
     default = command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html")
     output = command.output or default

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastlift.commands.parsing import base_config, parse
 from fastlift.config import Config, differences
-from fastlift.uses import check_uses
+from fastlift.settings.uses import check_uses
 
 EXAMPLES = (
     "fastlift train",
@@ -46,8 +46,8 @@ def run(arguments: list[str]) -> int:
     base = base_config(arguments)
     command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES)
     check_uses(command.settings, differences(base, command.settings))
+    from fastlift.engine.train import train
     from fastlift.reporting.console import Terminal, show, show_json
-    from fastlift.training import train
 
     finished = train(
         command.settings,

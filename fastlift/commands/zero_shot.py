@@ -57,10 +57,10 @@ def run(arguments: list[str]) -> int:
     command = parse(ZeroShot, arguments, "zero-shot", examples=EXAMPLES)
 
     from fastlift import recipes
-    from fastlift.grading import zero_shot
+    from fastlift.engine.evaluate_run import zero_shot
+    from fastlift.engine.train import train
     from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.reporting.table import metrics_table
-    from fastlift.training import train
 
     names = ("prompt", "image_size", "tte", "tte_crops", "expand", "device", "amp", "eval_batch", "seed", "threads")
     settings = {name: getattr(command, name) for name in names} | vars(command.data)

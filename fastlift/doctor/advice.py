@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlift.doctor.software import DALI
-from fastlift.machine.threads import BY_USER
+from fastlift.system.machine.threads import BY_USER
 
 SEVERITIES = ("broken", "slow", "note")
 """broken: something does not work; slow: it works, but time or memory is lost; note: good to know."""

@@ -1,4 +1,4 @@
-"""Facts about the machine for people: what ``fastlift.machine`` finds, and GPUs."""
+"""Facts about the machine for people: what ``fastlift.system.machine`` finds, and GPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from fastlift.machine import cores, cpu_quota, cpus, driver, memory, processor_flags, processor_name
+from fastlift.system.machine import cores, cpu_quota, cpus, driver, memory, processor_flags, processor_name
 
 GIB = 2**30
 SHOWN_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
@@ -59,7 +59,7 @@ def _cuda() -> dict[str, Any]:
     """Whether PyTorch can use a GPU, and what is amiss where there is one that it cannot use."""
     import torch
 
-    from fastlift.gpus import trouble
+    from fastlift.system.cuda import trouble
 
     amiss, found = trouble(), driver()  # first what silences torch's warning
     return {

@@ -15,8 +15,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from fastlift.errors import FastliftWarning
-from fastlift.files import cache_folder
-from fastlift.machine import plan_threads
+from fastlift.system.files import cache_folder
+from fastlift.system.machine import plan_threads
 
 # What is looked for where fastlift runs from a checkout that was never installed, and so has no metadata.
 WITHOUT_METADATA = ("torch", "torchvision", "open_clip_torch", "timm")
@@ -74,7 +74,7 @@ def _kernels() -> dict[str, Any]:
     """`fastlift_kernels.available()` and what Triton lacks, or why the package does not load."""
     try:
         import fastlift_kernels
-        from fastlift.gpus import triton_trouble
+        from fastlift.system.cuda import triton_trouble
 
         amiss = triton_trouble()
         own = {"importable": True, "triton_trouble": None if amiss is None else asdict(amiss)}
@@ -101,7 +101,7 @@ def _outcome(choose: Callable[[], tuple[str, str]]) -> dict[str, str]:
 def _device() -> tuple[str, str]:
     import torch
 
-    from fastlift.environment import resolve_device
+    from fastlift.system.device import resolve_device
 
     device = resolve_device("auto")
     if device.type == "cuda":
@@ -111,8 +111,8 @@ def _device() -> tuple[str, str]:
 
 def _amp() -> tuple[str, str]:
     """On CPUs for a ViT-B/16, from the cache or measured anew in about half a second."""
-    from fastlift.environment import dtype_name, resolve_amp, resolve_device
-    from fastlift.products import VIT_B_16
+    from fastlift.models.precision import VIT_B_16
+    from fastlift.system.device import dtype_name, resolve_amp, resolve_device
 
     device = resolve_device("auto")
     chosen = resolve_amp("auto", device, VIT_B_16, keep=False)
@@ -124,9 +124,9 @@ def _executor() -> tuple[str, str]:
     """For a set of ordinary photographs that does not fit in memory: what comes as arrays or is small needs no decoder."""
     import numpy as np
 
-    from fastlift.data.index import ImageIndex, PathTable
-    from fastlift.data.loader import choose_executor
-    from fastlift.environment import resolve_device
+    from fastlift.data.index.index import ImageIndex, PathTable
+    from fastlift.data.loading.loader import choose_executor
+    from fastlift.system.device import resolve_device
 
     side = np.array([100_000], dtype=np.int32)
     index = ImageIndex(
@@ -138,7 +138,7 @@ def _executor() -> tuple[str, str]:
 
 def _kernel() -> tuple[str, str]:
     """By the rule of the ops: Triton on GPUs, the native library on CPUs, each where it is there."""
-    from fastlift.environment import resolve_device
+    from fastlift.system.device import resolve_device
 
     kernels = _kernels()
     if not kernels["importable"]:
@@ -155,8 +155,8 @@ def _kernel() -> tuple[str, str]:
 
 
 def _compile() -> tuple[str, str]:
-    from fastlift.compiling import CPU_TFLOP_TO_EARN, GPU_STEPS_TO_EARN, has_cpp_compiler
-    from fastlift.environment import resolve_device
+    from fastlift.models.compile import CPU_TFLOP_TO_EARN, GPU_STEPS_TO_EARN, has_cpp_compiler
+    from fastlift.system.device import resolve_device
 
     if resolve_device("auto").type == "cuda":
         return f"from {GPU_STEPS_TO_EARN:,} steps on", "shorter runs would not earn the time to compile back"

@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlift.bounds import check_room, free_bytes, trained_bytes
-from fastlift.data.views import Interpolation
+from fastlift.data.sampling.crops import Interpolation
 from fastlift.errors import UserError
 from fastlift.models import backbones, classifiers, tuners
 from fastlift.models.fingerprint import weights_fingerprint
+from fastlift.models.footprint import check_room, free_bytes, trained_bytes
 from fastlift.models.resnet import ResNet
-from fastlift.models.text import Progress, text_features
-from fastlift.models.text_head import CoopInit, TextSide, build_text_head, check_text_tuners
-from fastlift.models.text_tower import CoopPosition
+from fastlift.models.text.features import Progress, text_features
+from fastlift.models.text.head import CoopInit, TextSide, build_text_head, check_text_tuners
+from fastlift.models.text.tower import CoopPosition
 from fastlift.models.tuners.mask import Scatter
 from fastlift.models.vit import VisionTransformer
-from fastlift.naming import one_of
-from fastlift.ranges import check_range
+from fastlift.settings.names import one_of
+from fastlift.settings.ranges import check_range
 
 HeadName = Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"]
 InitName = Literal["text", "random"]

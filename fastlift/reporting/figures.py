@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastlift.metrics import GROUP_BOUNDARIES
+from fastlift.evaluation.metrics import GROUP_BOUNDARIES
 
 ABSENT = "–"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """How one entry of `fastlift.metrics.Metrics` is shown.
+    """How one entry of `fastlift.evaluation.metrics.Metrics` is shown.
 
     label: full name, in which ``{lower}`` and ``{upper}`` are the groups' boundaries; short: column heading; unit: "%" or "nats"; higher_is_better: which end is marked as best.
     """

@@ -13,11 +13,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fastlift.files import write_atomically
-from fastlift.naming import printable
 from fastlift.reporting import plots
 from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text
 from fastlift.reporting.record import Record, RunRecord, read_runs
+from fastlift.settings.names import printable
+from fastlift.system.files import write_atomically
 
 WORST_CLASSES = 12
 CONFUSED_PAIRS = 12

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.errors import UserError
-from fastlift.files import read_json
-from fastlift.metrics_log import read_events
-from fastlift.stored import read_data, read_results
+from fastlift.runs.metrics_log import read_events
+from fastlift.runs.stored import read_data, read_results
+from fastlift.system.files import read_json
 
 Record = dict[str, Any]
 

@@ -8,13 +8,13 @@ import torch
 from fixtures import CLASS_COUNTS, CLASS_NAMES
 
 import fastlift
-from fastlift import losses
 from fastlift.bench import text, train
-from fastlift.bench.measure import alternate, count_flop, count_ops
 from fastlift.bench.reference import ReferenceLearner
 from fastlift.bench.reference import features as reference_features
-from fastlift.learner import Learner
-from fastlift.memory import saved_bytes
+from fastlift.bench.rounds import alternate, count_flop, count_ops
+from fastlift.engine.memory import saved_bytes
+from fastlift.training import losses
+from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
 

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import benchmarks.gpu.toy  # noqa: F401 - timm knows the model from then on
 from benchmarks.counting import ATTENTION_BACKWARD, Shape, parts, step_flop
 from benchmarks.gpu.sizes import TOY
-from fastlift import losses
-from fastlift.learner import Learner
 from fastlift.models.lift import create_model
+from fastlift.training import losses
+from fastlift.training.step import Learner
 from fastlift_kernels.adapter.fused import MOST_RANK
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastlift.data.catalogue import DataSet, load_data_set
-from fastlift.data.index import ImageIndex
+from fastlift.data.datasets.catalogue import DataSet, load_data_set
+from fastlift.data.index.index import ImageIndex
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastlift import doctor, gpus
+from fastlift import doctor
 from fastlift.doctor import machine, software
 from fastlift.errors import FastliftWarning
-from fastlift.machine import Driver
+from fastlift.system import cuda as gpus
+from fastlift.system.machine import Driver
 
 
 def told(found: dict[str, Any], width: int = 100) -> str:

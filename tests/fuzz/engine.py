@@ -10,16 +10,16 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 with atheris.instrument_imports(include=["fastlift", "json", "gzip", "zipfile", "PIL", "numpy.lib"]):
-    import fastlift.compat
     import fastlift.config
-    import fastlift.data.decode
-    import fastlift.data.headers
-    import fastlift.data.inaturalist
-    import fastlift.data.lists
-    import fastlift.data.pack
-    import fastlift.data.packed
-    import fastlift.data.scan
-    import fastlift.models.text  # noqa: F401
+    import fastlift.data.datasets.inaturalist
+    import fastlift.data.index.headers
+    import fastlift.data.index.lists
+    import fastlift.data.index.scan
+    import fastlift.data.loading.decode
+    import fastlift.data.shards.pack
+    import fastlift.data.shards.packed
+    import fastlift.interop.lift_checkpoints
+    import fastlift.models.text.features  # noqa: F401
 
 from tests.fuzz.targets import TARGETS, survives
 

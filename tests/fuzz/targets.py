@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlift.data.reading import DecodeError
+from fastlift.data.loading.reading import DecodeError
 from fastlift.errors import UserError
 
 Target = Callable[[bytes], None]
@@ -37,9 +37,9 @@ def _file(name: str, data: bytes) -> Path:
 
 def image_list(data: bytes) -> None:
     """Lines of ``path label``: every accepted path stays below the root, every label is in range."""
-    from fastlift.data.lines import line_blocks
-    from fastlift.data.lists import leaves_root, parse_list
-    from fastlift.data.problems import Problems
+    from fastlift.data.index.lines import line_blocks
+    from fastlift.data.index.lists import leaves_root, parse_list
+    from fastlift.data.index.problems import Problems
 
     problems = Problems("fuzz")
     listing = parse_list(line_blocks(_file("list.txt", data)), "list", 100, problems)
@@ -51,8 +51,8 @@ def image_list(data: bytes) -> None:
 
 def class_names(data: bytes) -> None:
     """Lines of ``folder name``: no name is empty."""
-    from fastlift.data.lines import read_lines
-    from fastlift.data.lists import parse_class_names
+    from fastlift.data.index.lines import read_lines
+    from fastlift.data.index.lists import parse_class_names
 
     names = parse_class_names(read_lines(_file("names.txt", data)), "names")
     assert names
@@ -61,10 +61,10 @@ def class_names(data: bytes) -> None:
 
 def annotations(data: bytes) -> None:
     """iNaturalist's JSON of images and their categories: every accepted path stays below the root, every label is in range."""
-    from fastlift.data.inaturalist import parse_annotations
-    from fastlift.data.lines import read_text
-    from fastlift.data.lists import leaves_root
-    from fastlift.data.problems import Problems
+    from fastlift.data.datasets.inaturalist import parse_annotations
+    from fastlift.data.index.lines import read_text
+    from fastlift.data.index.lists import leaves_root
+    from fastlift.data.index.problems import Problems
 
     problems = Problems("fuzz")
     listing = parse_annotations(read_text(_file("train2018.json", data)), "annotations", 100, problems)
@@ -75,8 +75,8 @@ def annotations(data: bytes) -> None:
 
 def categories(data: bytes) -> None:
     """iNaturalist's JSON of species and the ranks above them."""
-    from fastlift.data.inaturalist import parse_categories, ranks_of, species_names
-    from fastlift.data.lines import read_text
+    from fastlift.data.datasets.inaturalist import parse_categories, ranks_of, species_names
+    from fastlift.data.index.lines import read_text
 
     found = parse_categories(read_text(_file("categories.json", data)), "categories")
     assert all(species_names(found))
@@ -94,14 +94,15 @@ def config(data: bytes) -> None:
 
 def checkpoint(data: bytes) -> None:
     """A checkpoint of a run."""
-    from fastlift import checkpoints
+    from fastlift.runs import checkpoints
 
     checkpoints.read(_file("epoch-001.safetensors", data))
 
 
 def sealed_checkpoint(data: bytes) -> None:
     """The same with a digest that holds, as whoever can write the file can make it."""
-    from fastlift import checkpoints, sealed
+    from fastlift.runs import checkpoints
+    from fastlift.system import sealed
 
     path = _file("epoch-001.safetensors", data)
     with contextlib.suppress(sealed.Damaged), path.open("r+b") as file:
@@ -114,22 +115,22 @@ def sealed_checkpoint(data: bytes) -> None:
 
 def lift_checkpoint(data: bytes) -> None:
     """The authors' torch files, read with weights_only."""
-    from fastlift.compat import as_lift_state, settings_of
+    from fastlift.interop.lift_checkpoints import as_lift_state, settings_of
 
     settings_of(as_lift_state(_file("checkpoint.pth.tar", data)))
 
 
 def index_cache(data: bytes) -> None:
     """The cache of a header scan: damaged is absent."""
-    from fastlift.data import scan
+    from fastlift.data.index import scan
 
     scan._load(_file("index.npz", data), 100)
 
 
 def looks_cache(data: bytes) -> None:
     """The cache of what is known of JPEGs: damaged is absent, and what is known lies within the picture."""
-    from fastlift.data import looks
-    from fastlift.data.index import ImageIndex, PathTable
+    from fastlift.data.index.index import ImageIndex, PathTable
+    from fastlift.data.loading import looks
 
     size, paths = np.ones(4, dtype=np.int32), PathTable.from_strings(["x.jpg"] * 4)
     index = ImageIndex("x", _folder(), paths, np.zeros(4, np.int64), size, size, ("x",), "0" * 32, cache=_folder())
@@ -145,14 +146,14 @@ def looks_cache(data: bytes) -> None:
 
 def text_cache(data: bytes) -> None:
     """The cache of text features: damaged is absent."""
-    from fastlift.models import text
+    from fastlift.models.text import features as text
 
     text._cached(_file("features.safetensors", data), "0" * 32, 2)
 
 
 def descriptors(data: bytes) -> None:
     """JSON of class names and sentences."""
-    from fastlift.models.text import prompts_for
+    from fastlift.models.text.features import prompts_for
 
     prompts_for(("red brick", "green leaf"), f"descriptor:{_file('sentences.json', data)}")
 
@@ -162,7 +163,7 @@ def _pack() -> Path:
     """A small pack, to be damaged in one file at a time."""
     from fixtures import write_tiny_data
 
-    from fastlift.data import pack
+    from fastlift.data.shards import pack
 
     data, root = write_tiny_data(_folder() / "data", tests_a_class=1), _folder() / "pack"
     lists = {"train_list": data / "train.txt", "test_list": data / "test.txt", "class_names": data / "class_names.txt"}
@@ -171,7 +172,7 @@ def _pack() -> Path:
 
 
 def _damaged_pack(name: str, data: bytes) -> None:
-    from fastlift.data.packed import load_pack
+    from fastlift.data.shards.packed import load_pack
 
     file = _pack() / name
     good = file.read_bytes()
@@ -199,8 +200,8 @@ def tar_shard(data: bytes) -> None:
     """A shard that holds something else than its index says: each picture is decoded, or refused with a reason."""
     from dataclasses import replace
 
-    from fastlift.data.decode import load_picture
-    from fastlift.data.packed import load_pack
+    from fastlift.data.loading.decode import load_picture
+    from fastlift.data.shards.packed import load_pack
 
     index = load_pack(_pack(), "list").test
     name = index.paths[0]
@@ -211,8 +212,8 @@ def tar_shard(data: bytes) -> None:
 
 def picture(data: bytes) -> None:
     """A picture: where header and decoder both accept it, they agree on its size."""
-    from fastlift.data.decode import decode
-    from fastlift.data.headers import read_header_bytes
+    from fastlift.data.index.headers import read_header_bytes
+    from fastlift.data.loading.decode import decode
 
     header = read_header_bytes(data)
     if header.reason or header.width * header.height > 2**22:

@@ -13,7 +13,7 @@ from fixtures import CLASS_NAMES
 import fastlift
 from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
-from fastlift.models.text import text_features
+from fastlift.models.text.features import text_features
 from fastlift.models.tuners import adaptive_rank
 
 Files = tuple[Path, Path]

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fastlift
-from fastlift.environment import using_device
-from fastlift.learner import Learner
 from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
-from fastlift.models.text import text_features
+from fastlift.models.text.features import text_features
+from fastlift.system.device import using_device
+from fastlift.training.step import Learner
 
 CONFIG: dict[str, Any] = TINY_CONFIG | {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}

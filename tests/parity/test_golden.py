@@ -119,7 +119,7 @@ def expect_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("micro_batch", [None, 4, 3])
 def test_the_learner_takes_the_same_steps(golden: Path, micro_batch: int | None) -> None:
     """The trainer's fused way from features to the loss gives the golden losses too, however the batch is cut."""
-    from fastlift.learner import Learner
+    from fastlift.training.step import Learner
 
     tensors, case = load(golden / "adaptformer.safetensors")
     model = build(golden, case, rank=4)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fastlift
-from fastlift import cli, compat
+from fastlift import cli
+from fastlift.interop import lift_checkpoints as compat
 from fastlift.models.lift import LiftModel
 
 Files = tuple[Path, Path]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlift import losses
+from fastlift.training import losses
 
 NUMBERS = json.loads(Path(__file__).with_name("losses.json").read_text())
 

@@ -229,7 +229,9 @@ def test_a_figure_is_drawn_and_a_plane_of_settings_is_a_grid(name: str, few: flo
 
 def test_the_paper_s_accuracy_stands_beside_lift_on_its_data_sets() -> None:
     lift = next(cell for cell in tables.table("table5").cells if cell.is_lift)
-    assert tables.PAPER_LIFT.keys() <= set(fastlift.data.catalogue.names()) | {f"cifar100_ir{r}" for r in (10, 50, 100)}
+    assert tables.PAPER_LIFT.keys() <= set(fastlift.data.datasets.catalogue.names()) | {
+        f"cifar100_ir{r}" for r in (10, 50, 100)
+    }
     assert tables.paper_accuracy(lift, "inaturalist2018", tables.PAPER_MODEL) == 80.4
     assert tables.paper_accuracy(lift, "inaturalist2018", "shapes-clip") is None
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastlift.metrics import ClassificationTally, Metrics
+from fastlift.evaluation.metrics import ClassificationTally, Metrics
 
 MakeRun = Callable[..., Path]
 

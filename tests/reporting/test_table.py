@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from fastlift.metrics import Metrics
+from fastlift.evaluation.metrics import Metrics
 from fastlift.reporting.figures import FIGURES, best, duration_text
 from fastlift.reporting.table import comparison_table, metrics_table
 

@@ -89,7 +89,7 @@ class Outputs:
         import torch
 
         import fastlift
-        from fastlift.compat import lift_state
+        from fastlift.interop.lift_checkpoints import lift_state
 
         self._scenarios.ended(self._commands)
         checkpoint = self._data / "checkpoint.pth.tar"

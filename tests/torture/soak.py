@@ -43,8 +43,8 @@ def cycle(base: Path, executor: str, number: int) -> None:
     from fixtures import tiny_recipe
 
     import fastlift
-    from fastlift.grading import grade_run
-    from fastlift.prediction import find_pictures, index_pictures, predict
+    from fastlift.engine.evaluate_run import grade_run
+    from fastlift.evaluation.predict import find_pictures, index_pictures, predict
 
     clip = (base / "tiny_clip.json", base / "tiny_clip.safetensors")
     settings = tiny_recipe(
@@ -66,7 +66,7 @@ def main() -> int:
     sys.path.insert(0, str(REPOSITORY / "tests"))
     from fixtures import write_tiny_clip, write_tiny_data
 
-    from fastlift.data.loader import without_dali
+    from fastlift.data.loading.loader import without_dali
 
     executors = ["torchvision"] if without_dali() else ["torchvision", "dali"]
     base = Path(tempfile.mkdtemp(prefix="fastlift-soak-"))

@@ -22,9 +22,9 @@ EVERYTHING = (
     "jinja2",
     "matplotlib.pyplot",
     "open_clip",
-    "fastlift.training",
-    "fastlift.grading",
-    "fastlift.prediction",
+    "fastlift.engine.train",
+    "fastlift.engine.evaluate_run",
+    "fastlift.evaluation.predict",
     "fastlift.reporting.html",
     "fastlift.reporting.plots",
     "fastlift.commands.train",
@@ -34,8 +34,8 @@ EVERYTHING = (
     "fastlift.commands.data",
     "fastlift.commands.export",
     "fastlift.commands.import_lift",
-    "fastlift.export",
-    "fastlift.adapters",
+    "fastlift.interop.export",
+    "fastlift.interop.adapters",
 )
 WHERE_INSTALLED = ("onnxscript", "onnxruntime", "timm")
 

@@ -12,12 +12,12 @@ from several import together
 from torch import Tensor
 
 import fastlift
-from fastlift.company import agree, company, first_says
-from fastlift.data.catalogue import load_data_set
-from fastlift.data.loader import build_loader
-from fastlift.data.views import TrainViews
-from fastlift.distributed import Vote, World, open_group
-from fastlift.learner import Learner
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainViews
+from fastlift.engine.processes import agree, company, first_says
+from fastlift.training.distributed import Vote, World, open_group
+from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
 BATCH = 12  # of 38 images: three batches and two images, which leaves ranks of four without any

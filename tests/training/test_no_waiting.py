@@ -16,11 +16,11 @@ from torch import Tensor
 
 import fastlift
 from fastlift.errors import FastliftWarning
-from fastlift.evaluation import Groups, _count
-from fastlift.finite import Watch
-from fastlift.learner import Learner, Sums
-from fastlift.metrics import ClassificationTally
+from fastlift.evaluation.evaluate import Groups, _count
+from fastlift.evaluation.metrics import ClassificationTally
 from fastlift.models.tuners import TUNERS
+from fastlift.training.finite import Watch
+from fastlift.training.step import Learner, Sums
 
 Files = tuple[Path, Path]
 LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")

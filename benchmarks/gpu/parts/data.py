@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.pictures import pictures, with_each_executor
 from benchmarks.gpu.rows import Row
-from fastlift.data.catalogue import load_data_set
-from fastlift.data.loader import build_loader
-from fastlift.data.views import TrainViews
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainViews
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 NEEDS_S = 12.0

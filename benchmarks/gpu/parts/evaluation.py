@@ -12,8 +12,8 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.models import batch_of, learner_of, model_of
 from benchmarks.gpu.rounds import alternated
 from benchmarks.gpu.rows import Row
-from fastlift.compiling import compile_backbone
-from fastlift.evaluation import mean_logits
+from fastlift.evaluation.evaluate import mean_logits
+from fastlift.models.compile import compile_backbone
 
 CROPS = 5
 MODES = ("eager", "default")

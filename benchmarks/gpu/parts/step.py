@@ -17,10 +17,10 @@ from benchmarks.gpu.bench import Bench, Skip, outcome_of
 from benchmarks.gpu.models import batch_of, learner_of, model_of
 from benchmarks.gpu.rounds import alternated
 from benchmarks.gpu.rows import Row
-from fastlift.compiling import compile_backbone
 from fastlift.errors import UserError
-from fastlift.learner import Learner
+from fastlift.models.compile import compile_backbone
 from fastlift.models.fp8 import check_fp8, quantise_frozen
+from fastlift.training.step import Learner
 
 MODES = {"default": "default", "max": "max-autotune"}  # --compile's words for those of torch.compile
 TIMED_IMAGES = 1024  # a round takes as many steps as make about so many images

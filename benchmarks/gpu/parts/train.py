@@ -15,7 +15,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.pictures import pictures, with_each_executor
 from benchmarks.gpu.process import python
 from benchmarks.gpu.rows import Row
-from fastlift.files import read_json
+from fastlift.system.files import read_json
 
 NEEDS_S = 20.0
 LAST_WORDS = 300

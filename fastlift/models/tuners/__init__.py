@@ -34,8 +34,8 @@ from fastlift.models.tuners.settings import (
 )
 from fastlift.models.tuners.ssf import attach_ssf_attn, attach_ssf_ln, attach_ssf_mlp
 from fastlift.models.vit import Tower
-from fastlift.naming import one_of
-from fastlift.ranges import MOST_SIZE, check_range
+from fastlift.settings.names import one_of
+from fastlift.settings.ranges import MOST_SIZE, check_range
 
 Attach = Callable[[Tower, TunerSettings], dict[str, nn.Parameter]]
 

@@ -1,6 +1,0 @@
-"""Adapters in place, inside other libraries' vision transformers: open_clip, timm and transformers."""
-
-from fastlift.adapters.attach import add_adapters, remove_adapters, tuner_parameters
-from fastlift.adapters.store import load_adapters, save_adapters
-
-__all__ = ["add_adapters", "load_adapters", "remove_adapters", "save_adapters", "tuner_parameters"]

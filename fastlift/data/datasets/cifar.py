@@ -1,0 +1,95 @@
+"""CIFAR-10-LT and CIFAR-100-LT at any ratio, drawn as the papers draw them, from torchvision's files or class folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.data.datasets.folders import class_folder_names, list_split
+from fastlift.data.index.lists import Listing
+from fastlift.data.index.problems import Problems
+from fastlift.errors import UserError
+
+_FOLDERS = {10: "cifar-10-batches-py", 100: "cifar-100-python"}
+_ARCHIVES = {10: "cifar-10-python.tar.gz", 100: "cifar-100-python.tar.gz"}
+
+
+@dataclass(frozen=True)
+class CifarArrays:
+    """One split: images uint8 [N, 32, 32, 3], labels int64 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def long_tail_counts(num_classes: int, largest: int, ratio: float) -> np.ndarray:
+    """n_i = int(largest * (1 / ratio) ** (i / (C - 1))): int64 [C]."""
+    counts = [int(largest * (1.0 / ratio) ** (i / (num_classes - 1.0))) for i in range(num_classes)]
+    return np.array(counts, dtype=np.int64)
+
+
+def draw_long_tail(labels: np.ndarray, ratio: float) -> np.ndarray:
+    """Which samples of the balanced training split stay: int64 indices, class after class.
+
+    One ``RandomState(0)`` shuffles the samples of each class in order; the first n_i stay.
+    """
+    random = np.random.RandomState(0)  # the papers' programs draw from the legacy generator
+    num_classes = int(labels.max()) + 1
+    counts = long_tail_counts(num_classes, len(labels) // num_classes, ratio)
+    kept = []
+    for label in range(num_classes):
+        indices = np.flatnonzero(labels == label)
+        random.shuffle(indices)
+        kept.append(indices[: counts[label]])
+    return np.concatenate(kept)
+
+
+def has_folders(root: Path, num_classes: int) -> bool:
+    """Whether ``root`` holds train/CLASS and test/CLASS with as many classes as this CIFAR has."""
+    return all((root / s).is_dir() and len(class_folder_names(root / s)) == num_classes for s in ("train", "test"))
+
+
+def list_folders(root: Path, num_classes: int, ratio: float, problems: Problems) -> tuple[Listing, Listing, list[str]]:
+    """Long-tailed training listing, test listing and class names of a class-folder copy."""
+    classes = class_folder_names(root / "train")
+    train = list_split(root, "train", classes, problems)
+    test = list_split(root, "test", classes, problems)
+    for split, listing, each in (("train", train, 50_000 // num_classes), ("test", test, 10_000 // num_classes)):
+        counts = np.bincount(listing.labels, minlength=num_classes)
+        for label in np.flatnonzero(counts != each):
+            problems.add(f"{root / split / classes[label]}: {counts[label]} pictures, expected {each}")
+    if problems.total:
+        return train, test, classes
+    kept = draw_long_tail(train.labels, ratio)
+    return Listing(train.paths.take(kept), train.labels[kept]), test, classes
+
+
+def load_arrays(num_classes: int, root: Path, *, download: bool) -> tuple[CifarArrays, CifarArrays, Sequence[str]]:
+    """Both splits through torchvision, which checks the files' hashes and downloads them where it is allowed.
+
+    Raises:
+        UserError: nothing there and no way to get it.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = {10: CIFAR10, 100: CIFAR100}[num_classes]
+    if root.name == _FOLDERS[num_classes]:
+        root = root.parent
+    local = (root / _FOLDERS[num_classes]).is_dir()
+    fetch = not local and (download or (root / _ARCHIVES[num_classes]).is_file())
+    try:
+        splits = [kind(str(root), train=train, download=fetch) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"CIFAR-{num_classes} is not usable in {root} ({error}).\n{how_to_get(num_classes)}") from error
+    train, test = (CifarArrays(np.ascontiguousarray(s.data), np.array(s.targets, dtype=np.int64)) for s in splits)
+    return train, test, splits[0].classes
+
+
+def how_to_get(num_classes: int) -> str:
+    """Where CIFAR lies, and in which layouts it may be given."""
+    return (
+        f"Get https://www.cs.toronto.edu/~kriz/{_ARCHIVES[num_classes]} and give the folder that holds it as "
+        f"--data-root. Accepted there: {_ARCHIVES[num_classes]}; the unpacked {_FOLDERS[num_classes]}/; or class "
+        f"folders train/CLASS/*.jpg and test/CLASS/*.jpg (or PNG) with all {num_classes} classes."
+    )

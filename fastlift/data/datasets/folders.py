@@ -1,0 +1,70 @@
+"""Class folders: ``root/train/CLASS/picture.jpg`` and ``root/test/CLASS/picture.jpg`` (or ``val``)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.data.index.index import PathTable
+from fastlift.data.index.lists import Listing
+from fastlift.data.index.problems import Problems
+from fastlift.errors import UserError
+
+# The last four cannot be used, but are listed, so that they are refused by name instead of vanishing.
+_EXTENSIONS = tuple(
+    f".{ending}"
+    for ending in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic", "heif"]
+)
+
+
+def class_folder_names(split: Path) -> list[str]:
+    """The class folders of one split in alphabetical order."""
+    return sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def find_split(root: Path, names: Sequence[str], layout: str) -> str:
+    """The first of ``names`` that is a folder with class folders in it.
+
+    Raises:
+        UserError: none is; says what was looked for and the expected layout.
+    """
+    for name in names:
+        if (root / name).is_dir() and class_folder_names(root / name):
+            return name
+    wanted = " or ".join(str(root / name) for name in names)
+    raise UserError(f"no class folders in {wanted}. Expected layout:\n{layout}")
+
+
+def list_split(root: Path, split: str, classes: Sequence[str], problems: Problems) -> Listing:
+    """All pictures of a split, class by class, by name; labels are positions in ``classes``."""
+    tables: list[PathTable] = []
+    for extra in sorted(set(class_folder_names(root / split)) - set(classes)):
+        problems.add(f"{root / split / extra}: a class that the training split does not have")
+    for name in classes:
+        folder = root / split / name
+        inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in sorted(pictures_in(folder))]
+        tables.append(PathTable.from_strings(f"{split}/{name}{path}" for path in inside))
+    labels = np.repeat(np.arange(len(classes)), [len(table) for table in tables])
+    return Listing(PathTable.joined(tables), labels.astype(np.int64))
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """All pictures below a folder, by their endings; hidden files and folders are passed over.
+
+    Links to folders are followed, each folder once, and never to one that the link lies in.
+    """
+    found: list[str] = []
+    seen = {os.path.realpath(parent) for parent in (folder, *folder.resolve().parents)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        found += [os.path.join(parent, n) for n in names if n.lower().endswith(_EXTENSIONS) and not n.startswith(".")]
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _first_time(parent, name, seen)]
+    return found
+
+
+def _first_time(parent: str, name: str, seen: set[str]) -> bool:
+    place = os.path.realpath(os.path.join(parent, name))
+    if place in seen:
+        return False
+    seen.add(place)
+    return True

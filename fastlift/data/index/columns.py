@@ -1,0 +1,65 @@
+"""Arrays by name in one file, with a digest of all of them: what is read is what was written.
+
+The file is NumPy's ``.npz``, without pickles and not packed, so that it takes no more memory than its bytes say. The digest
+finds damage, not forgery: who can write the file can write its digest, so readers check what numbers they take.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.system.files import write_atomically
+
+Columns = Mapping[str, np.ndarray]
+_DIGEST = "digest"
+
+
+def write_columns(path: Path, columns: Columns) -> None:
+    """Write atomically; raises OSError as ``write_atomically``."""
+    digest = np.frombuffer(digest_of(columns), dtype=np.uint8)
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez(file, **columns, **{_DIGEST: digest})  # type: ignore[arg-type]
+
+    write_atomically(path, write)
+
+
+def read_columns(path: Path, kinds: Mapping[str, type[np.generic]]) -> dict[str, np.ndarray]:
+    """The columns of a file, each of its kind.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
+    try:
+        with path.open("rb") as raw:
+            _refuse_packed(raw.name)
+            with np.load(raw, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+        digest = columns.pop(_DIGEST).tobytes()
+    except Exception as error:  # reading a damaged one raises nearly everything
+        raise ValueError(str(error) or type(error).__name__) from None
+    if digest != digest_of(columns):
+        raise ValueError("its digest differs")
+    if {name: column.dtype for name, column in columns.items()} != {name: np.dtype(kinds[name]) for name in kinds}:
+        raise ValueError(f"it does not hold just {', '.join(kinds)}")
+    return columns
+
+
+def digest_of(columns: Columns) -> bytes:
+    """SHA-256 of the columns' names, kinds, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        digest.update(f"{name} {columns[name].dtype} {columns[name].shape}|".encode())
+        digest.update(np.ascontiguousarray(columns[name]).data)
+    return digest.digest()
+
+
+def _refuse_packed(name: str) -> None:
+    """A few packed KiB may stand for more than the memory."""
+    with zipfile.ZipFile(name) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("its columns are packed")

@@ -1,0 +1,51 @@
+"""One message for all that is wrong with the input: the first ten and the total."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fastlift.errors import UserError
+from fastlift.settings.names import printable
+
+SHOWN = 10
+
+
+class UnusableData(UserError):
+    """Data with problems; the message shows the first ten, ``problems`` holds all of them."""
+
+    def __init__(self, problems: "Problems") -> None:
+        super().__init__(problems.message())
+        self.problems = problems
+
+
+@dataclass
+class Problems:
+    """Collects problems of one input, to be raised together: those of its lists, then those of single files."""
+
+    subject: str
+    hint: str = ""
+    of_lists: list[str] = field(default_factory=list)
+    of_files: list[str] = field(default_factory=list)
+
+    @property
+    def entries(self) -> list[str]:
+        return self.of_lists + self.of_files
+
+    @property
+    def total(self) -> int:
+        return len(self.of_lists) + len(self.of_files)
+
+    def add(self, entry: str) -> None:
+        self.of_lists.append(entry)
+
+    def add_files(self, entries: Iterable[str]) -> None:
+        self.of_files.extend(entries)
+
+    def message(self) -> str:
+        count = f"{self.total:,} problem" + ("s" if self.total != 1 else "")
+        shown = f", the first {SHOWN}" if self.total > SHOWN else ""
+        lines = [f"{self.subject}: {count}{shown}:", *(f"  {printable(entry)}" for entry in self.entries[:SHOWN])]
+        return "\n".join([*lines, self.hint] if self.hint else lines)
+
+    def raise_if_any(self) -> None:
+        if self.total:
+            raise UnusableData(self)

@@ -1,0 +1,207 @@
+"""The header scan: sizes of all files, what is missing or unreadable, cached by the list's content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fastlift.data.index.columns import read_columns, write_columns
+from fastlift.data.index.headers import read_header
+from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
+from fastlift.data.index.lists import Listing
+from fastlift.data.index.problems import Problems
+from fastlift.errors import FastliftWarning
+from fastlift.system.files import parse_json
+from fastlift.system.machine import cpus
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+_FORMAT = "fastlift-index-2"
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A listing with the sizes of its files; unusable files have size 0 and a reason."""
+
+    paths: PathTable
+    labels: np.ndarray  # int64 [N]
+    widths: np.ndarray  # int32 [N]
+    heights: np.ndarray  # int32 [N]
+    reasons: dict[int, str]
+
+
+def scan_files(
+    root: Path, paths: PathTable, indices: np.ndarray, what: str = "", progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Read the headers of ``paths[indices]`` with threads: widths, heights (int32, as ``indices``) and reasons."""
+    widths, heights = np.zeros(len(indices), dtype=np.int32), np.zeros(len(indices), dtype=np.int32)
+    reasons: dict[int, str] = {}
+    prefix = os.fspath(root) + os.sep
+
+    def chunk(start: int) -> int:
+        stop = min(start + _CHUNK, len(indices))
+        for k in range(start, stop):
+            i = int(indices[k])
+            header = read_header(prefix + paths[i])
+            widths[k], heights[k] = header.width, header.height
+            if header.reason:
+                reasons[i] = header.reason
+        return stop - start
+
+    done = 0
+    # Threads hide the latency of disks and network shares; the parsing itself holds the interpreter lock.
+    with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
+        for count in pool.map(chunk, range(0, len(indices), _CHUNK)):
+            done += count
+            if progress:
+                progress(what, done, len(indices))
+    return widths, heights, reasons
+
+
+def cache_file_of(root: Path, key: bytes, cache_dir: Path) -> Path:
+    """Where the scan of a listing at a place is kept."""
+    digest = hashlib.sha256(b"\0".join([_FORMAT.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
+    return cache_dir / "index" / f"{digest}.npz"
+
+
+def cached_scan(
+    root: Path,
+    key: bytes,
+    make_listing: Callable[[], Listing],
+    cache_dir: Path,
+    num_classes: int,
+    *,
+    rescan: bool = False,
+    what: str = "",
+    progress: Progress | None = None,
+) -> Scan:
+    """Scan the files of a listing, or load what an earlier scan of the same listing at the same place found.
+
+    Args:
+        key: the content that determines the listing. A cached scan is used only for the same key and root.
+        make_listing: called where nothing is cached.
+        num_classes: labels of a cached scan are below it.
+        rescan: look at all files again. Files found bad earlier are looked at again in any case.
+    """
+    cache_file = cache_file_of(root, key, cache_dir)
+    scan = None if rescan else _load(cache_file, num_classes)
+    if scan is None:
+        listing = make_listing()
+        every = np.arange(len(listing.paths))
+        scan = Scan(listing.paths, listing.labels, *scan_files(root, listing.paths, every, what, progress))
+        store_scan(cache_file, scan)
+    elif scan.reasons:
+        again = np.array(sorted(scan.reasons))
+        widths, heights, reasons = scan_files(root, scan.paths, again, what, progress)
+        if reasons != scan.reasons:
+            scan.widths[again], scan.heights[again] = widths, heights
+            scan = replace(scan, reasons=reasons)
+            store_scan(cache_file, scan)
+    return scan
+
+
+def _load(path: Path, num_classes: int) -> Scan | None:
+    """The scan that is kept here; None where there is none, or one that is not as it was written, which is told."""
+    if not path.is_file():
+        return None
+    try:
+        return _scan_of(read_columns(path, _KINDS), num_classes)
+    except ValueError as error:
+        told = f"the index {path} is damaged ({error}): all files are looked at again"
+        warnings.warn(told, FastliftWarning, stacklevel=4)
+        return None
+
+
+_KINDS: dict[str, type[np.generic]] = {
+    "data": np.uint8,
+    "offsets": np.int64,
+    "labels": np.int64,
+    "widths": np.int32,
+    "heights": np.int32,
+    "reasons": np.uint8,  # JSON: row -> reason
+}
+
+
+def _scan_of(columns: dict[str, np.ndarray], num_classes: int) -> Scan:
+    """Raises ValueError where columns do not belong together."""
+    paths, whole = PathTable.checked(columns["data"], columns["offsets"]), ("labels", "widths", "heights")
+    if any(columns[name].shape != (len(paths),) or columns[name].min(initial=0) < 0 for name in whole):
+        raise ValueError("its columns do not belong together")
+    if columns["labels"].max(initial=0) >= num_classes:
+        raise ValueError("a label is out of range")
+    try:
+        reasons = {int(i): str(reason) for i, reason in parse_json(columns["reasons"].tobytes()).items()}
+    except AttributeError as error:
+        raise ValueError("its reasons are none") from error
+    if any(not 0 <= i < len(paths) for i in reasons):
+        raise ValueError("its reasons are of other files")
+    return Scan(paths, columns["labels"], columns["widths"], columns["heights"], reasons)
+
+
+def store_scan(path: Path, scan: Scan) -> None:
+    """Write atomically; a cache that cannot be written costs the next start a scan, nothing else."""
+    columns = {
+        "data": scan.paths.data,
+        "offsets": scan.paths.offsets,
+        "labels": scan.labels,
+        "widths": scan.widths,
+        "heights": scan.heights,
+        "reasons": np.frombuffer(json.dumps(scan.reasons).encode(), dtype=np.uint8),
+    }
+    with contextlib.suppress(OSError):
+        write_columns(path, columns)
+
+
+def finish_index(
+    name: str, root: Path, scan: Scan, class_names: tuple[str, ...], bad_images: str, problems: Problems
+) -> ImageIndex:
+    """Make the index of a scan and deal with unusable files.
+
+    With ``bad_images="stop"`` each of them is a problem. With ``"skip"`` its sample shows the next good file of its
+    class (in the list's order, round the end); a class without any good file is a problem.
+    """
+    paths, widths, heights = scan.paths, scan.widths, scan.heights
+    bad: list[BadImage] = []
+    if scan.reasons and bad_images == "stop":
+        problems.add_files(f"{root / paths[i]}: {scan.reasons[i]}" for i in sorted(scan.reasons))
+    elif scan.reasons:
+        source = _replaced(scan)
+        for i in sorted(scan.reasons):
+            bad.append(BadImage(i, paths[i], scan.reasons[i], int(source[i])))
+            if source[i] < 0:
+                problems.add(f"{root / paths[i]}: {scan.reasons[i]}, and its class has no good image to stand in")
+        paths, widths, heights = paths.take(source), widths[source], heights[source]
+    hashed = fingerprint(paths, scan.labels, widths, heights, class_names)
+    return ImageIndex(name, root, paths, scan.labels, widths, heights, class_names, hashed, bad=tuple(bad))
+
+
+def _replaced(scan: Scan) -> np.ndarray:
+    """The sample whose file each sample shows: its own, or where that is bad the next good one; -1 where there is none."""
+    rows = np.arange(len(scan.labels))
+    is_bad = np.zeros(len(rows), dtype=bool)
+    is_bad[list(scan.reasons)] = True
+    by_class = np.argsort(scan.labels, kind="stable")
+    ends = np.cumsum(np.bincount(scan.labels))
+    for label in np.unique(scan.labels[is_bad]):
+        same = by_class[ends[label - 1] if label else 0 : ends[label]]
+        rows[same[is_bad[same]]] = _next_in_class(same, is_bad, same[is_bad[same]])
+    return rows
+
+
+def next_good(labels: np.ndarray, is_bad: np.ndarray, i: int) -> int:
+    """The next sample of i's class that is not bad, round the end of the list; -1 where there is none."""
+    return int(_next_in_class(np.flatnonzero(labels == labels[i]), is_bad, np.array([i]))[0])
+
+
+def _next_in_class(same: np.ndarray, is_bad: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """``next_good`` for several samples of one class, all of whose samples are ``same`` (rising)."""
+    good = same[~is_bad[same]]
+    return good[np.searchsorted(good, wanted) % len(good)] if len(good) else np.full(len(wanted), -1)

@@ -1,0 +1,127 @@
+"""``fastlift data prepare NAME``: step by step what a data set needs, what of it is there, and the index written."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastlift.data.datasets.catalogue import DEFAULT, check_name, load_data_set
+from fastlift.data.datasets.published import PUBLISHED, find_file
+from fastlift.data.index.scan import Progress
+from fastlift.errors import UserError
+from fastlift.system.files import expand_user
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that the set needs."""
+
+    title: str
+    done: bool
+    detail: str  # where it is, or what is wrong
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """How far a data set has got."""
+
+    dataset: str
+    steps: tuple[Step, ...]
+    hint: str  # how to go on; empty when ready
+
+    @property
+    def ready(self) -> bool:
+        return all(step.done for step in self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "ready": self.ready}
+
+    def render(self) -> Any:
+        """A rich renderable: a line a step, then how to go on."""
+        from rich.text import Text
+
+        text = Text()
+        for number, step in enumerate(self.steps):
+            text.append("\n" if number else "")
+            text.append("done     " if step.done else "missing  ", style="green" if step.done else "red")
+            text.append(f"{step.title}: {step.detail}")
+        return text.append(f"\n{self.hint}" if self.hint else "")
+
+
+def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> PrepareResult:
+    """Look step by step for what a set needs (downloading CIFAR, drawing shapes), then check it and write its index.
+
+    Args:
+        name: of the set; ``options`` as for ``load_data_set``.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    check_name(name)
+    steps: list[Step] = []
+    for title, attempt in _plan(name, options, progress):
+        try:
+            steps.append(Step(title, True, attempt()))
+        except UserError as error:
+            message = str(error).split("\nHow to get")[0]
+            steps.append(Step(title, False, message))
+    hint = ""
+    if name in PUBLISHED and not all(step.done for step in steps):
+        hint = f"How to get {PUBLISHED[name].title}:\n{PUBLISHED[name].how_to_get}"
+    return PrepareResult(name, tuple(steps), hint)
+
+
+def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list[tuple[str, Callable[[], str]]]:
+    """Titles, and functions that give the detail of a done step or raise UserError."""
+
+    def index() -> str:
+        data = load_data_set(name, rescan=True, progress=progress, **options)
+        known = ", counts as published" if name in PUBLISHED else ""
+        train, test = f"{len(data.train):,} training", f"{len(data.test):,} test images"
+        return f"{train} and {test} of {len(data.class_names):,} classes, all headers read{known}"
+
+    if name not in PUBLISHED:
+        titles = {DEFAULT: "pictures drawn, index", "list": "lists and images, index", "folder": "class folders, index"}
+        return [(titles.get(name, "files found or downloaded, index"), index)]
+    known = PUBLISHED[name]
+
+    def root() -> Path:
+        given = options.get("data_root")
+        if given is None:
+            raise UserError("not given (--data-root)")
+        if not expand_user(Path(given)).is_dir():
+            raise UserError(f"{given} is not a folder")
+        return expand_user(Path(given))
+
+    def images() -> str:
+        missing = [folder for folder in known.image_folders if not (root() / folder).is_dir()]
+        if missing:
+            raise UserError(f"no folder {' and '.join(missing)} in {root()}")
+        return ", ".join(str(root() / folder) for folder in known.image_folders)
+
+    def file(flag: str, files: tuple[str, ...]) -> Callable[[], str]:
+        def attempt() -> str:
+            given = options.get(flag)
+            if given is not None and not expand_user(Path(given)).is_file():
+                raise UserError(f"{given} does not exist")
+            return str(given or find_file(root(), files, name))
+
+        return attempt
+
+    def class_names() -> str:
+        try:
+            return file("class_names", known.names_files)()
+        except UserError:
+            if name == "imagenet_lt" and options.get("class_names") is None:
+                return "CLIP's own"
+            raise
+
+    return [
+        ("data root", lambda: str(root())),
+        ("image folders", images),
+        ("training list", file("train_list", known.train_files)),
+        ("test list", file("test_list", known.test_files)),
+        ("class names", class_names),
+        ("index", index),
+    ]

@@ -1,0 +1,223 @@
+"""What DALI is given: the encoded pictures of each step, read and looked at by threads before it comes to them.
+
+DALI's decoders end the process on bytes that they do not recognise, and show some pictures otherwise than Pillow. So it gets
+plain JPEGs of the indexed size alone (``jpeg.plain_parts``), without their metadata; in place of everything else it gets a
+tiny picture that nobody looks at, and we make those rows. What a look has found is kept (``looks.py``): of a file that is in the
+same condition as it was then, the same parts are read without another look. DALI decodes them where the threads have put
+them, and nothing is put there again before it has come to their end.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastlift.data.index.jpeg import Ranges, joined, plain_parts
+from fastlift.data.loading.collate import chunks
+from fastlift.data.loading.dali.graph import GraphSpec
+from fastlift.data.loading.dali.trial import black_jpeg
+from fastlift.data.loading.decode import load_picture
+from fastlift.data.loading.looks import Looks
+from fastlift.data.loading.reading import DecodeError, PictureFile
+from fastlift.data.loading.render import MAX_RESIZED_PIXELS, render_views
+from fastlift.data.sampling.crops import ResizedCrops, Windows
+from fastlift.data.sampling.stream import Step, Stream
+
+
+class Memory:
+    """Room for the encoded pictures of a batch, used for one batch after another: the system takes longer to find new pages
+    than to fill them from a file."""
+
+    def __init__(self) -> None:
+        self._room = np.empty(0, dtype=np.uint8)
+        self._used = self._wanted = 0
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> np.ndarray:
+        """Room for so many bytes, uint8 [count], until ``clear``."""
+        with self._lock:
+            self._wanted += count
+            if self._used + count > len(self._room):
+                return np.empty(count, dtype=np.uint8)
+            self._used += count
+            return self._room[self._used - count : self._used]
+
+    def clear(self) -> None:
+        """All of it is free again, as much as was wanted this time."""
+        if not len(self._room) // 4 <= self._wanted <= len(self._room):
+            self._room = np.empty(self._wanted + self._wanted // 8, dtype=np.uint8)
+        self._used = self._wanted = 0
+
+
+@dataclass
+class Fed:
+    """A step as DALI got it."""
+
+    step: Step
+    pictures: list[np.ndarray]  # uint8 [n] each, what DALI decodes
+    memory: Memory  # where they lie
+    # Rows that DALI does not make: their views, uint8 [V, 3, S, S], or why there are none. Written by the threads that read.
+    ours: dict[int, np.ndarray | DecodeError] = field(default_factory=dict)
+    given: tuple[Any, ...] = ()  # DALI's own lists of pictures and columns
+
+    def views(self, row: int) -> np.ndarray:
+        """Those of a row that DALI does not make: uint8 [V, 3, S, S].
+
+        Raises:
+            DecodeError: its picture is broken.
+        """
+        made = self.ours[row]
+        if isinstance(made, DecodeError):
+            raise made
+        return made
+
+
+class Feed:
+    """DALI's source: hands out the steps that it was given, and remembers them in order."""
+
+    def __init__(self, stream: Stream, spec: GraphSpec, looks: Looks, workers: int, ahead: int) -> None:
+        """``ahead``: so many steps are read before DALI asks for them."""
+        self._stream, self._spec, self._looks = stream, spec, looks
+        self._workers, self._ahead = workers, ahead
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastlift-read")
+        self._in_place = np.frombuffer(black_jpeg(), dtype=np.uint8)
+        self._steps: Iterator[Step] = iter(())
+        self._reading: deque[tuple[Fed, list[Future[None]]]] = deque()
+        self._free: list[Memory] = []
+        self.fed: deque[Fed] = deque()
+
+    def start(self, steps: Iterator[Step]) -> None:
+        """Hand out these from now on."""
+        for _, tasks in self._reading:  # their memory is not used again: some tasks may have begun
+            for task in tasks:
+                task.cancel()
+        self._reading.clear()
+        self._steps = steps
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def take(self) -> Fed | None:
+        """The next step, read; None at the end."""
+        while len(self._reading) <= self._ahead and (step := next(self._steps, None)) is not None:
+            self._reading.append(self._begin(step))
+        if not self._reading:
+            return None
+        fed, tasks = self._reading.popleft()
+        for task in tasks:
+            task.result()
+        return fed
+
+    def __call__(self, info: Any) -> tuple[Any, ...]:
+        """What DALI asks for: the pictures and columns of the next step."""
+        from nvidia.dali import tensors
+
+        if (fed := self.take()) is None:
+            raise StopIteration  # tells DALI that the epoch is over
+        # Made into its own lists here: arrays one by one would take it several times as long.
+        columns = [np.ascontiguousarray(column, dtype=np.int32) for column in self.columns(fed)]
+        make_list: Any = tensors.TensorListCPU  # its stub lags behind
+        pictures = make_list([tensors.TensorCPU(picture) for picture in fed.pictures], contiguous=False)
+        fed.given = (pictures, *map(make_list, columns))
+        self.fed.append(fed)
+        return fed.given
+
+    def done(self) -> Fed:
+        """The step whose output DALI has put out: it needs that step's pictures no longer."""
+        fed = self.fed.popleft()
+        fed.pictures, fed.given = [], ()
+        fed.memory.clear()
+        self._free.append(fed.memory)
+        return fed
+
+    def failed(self) -> Fed:
+        """The step whose output DALI could not make; its memory is not used again."""
+        return self.fed.popleft()
+
+    def columns(self, fed: Fed) -> list[np.ndarray]:
+        """The numbers beside the pictures; where another picture is in the place of a row's, such that it has them all."""
+        views, others = fed.step.views, list(fed.ours)
+        if isinstance(views, Windows):
+            corners, sizes = _pairs(views.x, views.y), _pairs(views.w, views.h)
+            corners[others], sizes[others] = 0, 1
+            return [corners, sizes, views.flip][: self._spec.columns]
+        size, corners = np.stack([views.height, views.width], axis=1), _pairs(views.x, views.y)
+        size[others], corners[others] = self._stream.views.size, 0
+        return [size, corners, views.flip][: self._spec.columns]
+
+    def _begin(self, step: Step) -> tuple[Fed, list[Future[None]]]:
+        count = len(step.sources)
+        fed = Fed(step, [self._in_place] * count, self._free.pop() if self._free else Memory())
+        return fed, [self._pool.submit(self._read, fed, rows) for rows in chunks(count, self._workers)]
+
+    def _read(self, fed: Fed, rows: range) -> None:
+        too_long = self._too_long(fed.step.views)
+        for row in rows:
+            try:
+                picture = self._plain(int(fed.step.sources[row]), fed.memory)
+                if isinstance(picture, bytes) or too_long[row]:
+                    fed.ours[row] = self._views_of(fed.step, row, bytes(picture))
+                else:
+                    fed.pictures[row] = picture
+            except DecodeError as error:
+                fed.ours[row] = error
+
+    def _plain(self, source: int, memory: Memory) -> np.ndarray | bytes:
+        """What DALI decodes of a picture, uint8 [n]; or all of its bytes, where it decodes nothing of it."""
+        began_ns = time.time_ns()
+        index = self._stream.index
+        with PictureFile(index, source) as file:
+            before = file.condition()
+            known = self._looks.known(source, before)
+            offset, count = file.place(before)
+            parts = self._looks.parts(source, count) if known else None
+            if parts:
+                encoded = memory.take(sum(end - start for start, end in parts))
+                if _filled(encoded, file, offset, parts) and file.condition() == before:
+                    return encoded
+                known = False  # it is changing under our hands
+            data = file.read()
+            after = file.condition()
+        if known and after == before:
+            if parts is None:
+                return data
+            parts = plain_parts(data, int(index.widths[source]), int(index.heights[source]), whole=True)
+        else:
+            parts = plain_parts(data, int(index.widths[source]), int(index.heights[source]))
+            self._looks.note(source, after, began_ns, parts)
+        return data if parts is None else np.frombuffer(joined(data, parts), dtype=np.uint8)
+
+    def _views_of(self, step: Step, row: int, data: bytes) -> np.ndarray:
+        """The views of a row that DALI does not make, from its bytes: uint8 [V, 3, S, S]; raises DecodeError."""
+        views = self._stream.views
+        picture = load_picture(self._stream.index, int(step.sources[row]), data)
+        made = np.empty((views.views, 3, views.size, views.size), dtype=np.uint8)
+        render_views(picture, step.views, row, views.interpolation, made)
+        return made
+
+    def _too_long(self, views: Windows | ResizedCrops) -> np.ndarray:
+        """Rows whose resized picture would take gigabytes, where the graph resizes: bool [B]."""
+        if self._spec.pixels_only or isinstance(views, Windows):
+            return np.zeros(len(views.x), dtype=bool)
+        return views.width * views.height > MAX_RESIZED_PIXELS
+
+
+def _filled(out: np.ndarray, file: PictureFile, offset: int, parts: Ranges) -> bool:
+    """Fill uint8 [n] with parts of a picture that lies at ``offset``; whether they were all there."""
+    room, filled = out.data, 0
+    for start, end in parts:
+        if not file.read_into(offset + start, room[filled : filled + end - start]):
+            return False
+        filled += end - start
+    return True
+
+
+def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two [B, V] columns to [B, 2 V], alternating."""
+    return np.stack([first, second], axis=2).reshape(len(first), -1)

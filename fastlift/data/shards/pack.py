@@ -1,0 +1,205 @@
+"""``fastlift data pack``: a data set of many files as a few tar shards, optionally with smaller pictures.
+
+Many small files are slow on network shares and spinning disks; shards are read in large pieces. Shrinking to a short
+side makes decoding faster too, but changes pixels (resized once more, and encoded anew), so it is off by default.
+"""
+
+import io
+import tarfile
+from array import array
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastlift.data.datasets.catalogue import PACK_MANIFEST, load_data_set
+from fastlift.data.index.headers import read_header_bytes
+from fastlift.data.index.index import ImageIndex
+from fastlift.data.index.scan import Progress
+from fastlift.data.loading.decode import decode
+from fastlift.data.loading.reading import DecodeError, read_encoded
+from fastlift.data.shards.packed import PackedSplit, shard_name, write_manifest, write_split
+from fastlift.errors import UserError
+from fastlift.system.files import expand_user
+from fastlift.system.machine import cpus
+
+SHARD_BYTES = 2**30
+_QUALITY = 95
+_ROW = 5  # numbers kept of a picture
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """What was written."""
+
+    folder: str
+    train_images: int
+    test_images: int
+    shards: int
+    bytes: int  # of all shards
+    source_bytes: int  # of the pictures' files before
+    shrunk: int  # pictures that were resized
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class _Picture(NamedTuple):
+    data: bytes
+    extension: str
+    width: int
+    height: int
+    source_bytes: int
+    shrunk: bool
+
+
+def run(
+    name: str,
+    output: str | Path,
+    *,
+    short_side: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+    **options: Any,
+) -> PackResult:
+    """Pack a data set into ``output``, a new folder; use it by giving that folder as the set's data root.
+
+    Args:
+        name: of the set; ``options`` as for ``load_data_set``.
+        short_side: shrink pictures with a longer short side to this many pixels (bicubic, JPEG of quality 95).
+        shard_bytes: about how large a shard grows.
+
+    Raises:
+        UserError: the folder holds a pack already, the set has no files, or a picture cannot be decoded.
+    """
+    folder = expand_user(Path(output))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a new folder for the pack")
+    if (folder / PACK_MANIFEST).exists():
+        raise UserError(f"{folder} holds a pack already: choose another folder, or delete that one")
+    if short_side is not None and short_side < 1:
+        raise UserError(f"short side must be at least 1, got {short_side}")
+    data = load_data_set(name, progress=progress, **options)
+    if data.train.arrays is not None:
+        raise UserError(f"{name} comes as arrays: there are no files to pack")
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes: dict[str, int] = {}
+    source_bytes = shrunk = 0
+    for split, index in (("train", data.train), ("test", data.test)):
+        writer = _ShardWriter(folder, split, shard_bytes)
+        for i, picture in enumerate(_pictures(index, short_side)):
+            writer.add(picture, int(index.labels[i]))
+            source_bytes += picture.source_bytes
+            shrunk += picture.shrunk
+            if progress and ((i + 1) % 100 == 0 or i + 1 == len(index)):
+                progress(f"pack {index.name}", i + 1, len(index))
+        sizes.update(writer.close())
+        write_split(folder, split, writer.index_of(index))
+    write_manifest(folder, data, sizes, short_side)
+    return PackResult(
+        str(folder), len(data.train), len(data.test), len(sizes), sum(sizes.values()), source_bytes, shrunk
+    )
+
+
+def _pictures(index: ImageIndex, short_side: int | None) -> Iterator[_Picture]:
+    """All pictures in order, prepared by threads a few ahead."""
+    with ThreadPoolExecutor(cpus()) as pool:
+        numbers = iter(range(len(index)))
+        ahead: list[Future[_Picture]] = []
+        for i in islice(numbers, 64):
+            ahead.append(pool.submit(_prepare, index, i, short_side))
+        while ahead:
+            yield ahead.pop(0).result()
+            for i in islice(numbers, 1):
+                ahead.append(pool.submit(_prepare, index, i, short_side))
+
+
+def _prepare(index: ImageIndex, i: int, short_side: int | None) -> _Picture:
+    try:
+        data = read_encoded(index, i)
+        header = read_header_bytes(data)
+        if header.reason:
+            raise DecodeError(header.reason)
+        if short_side is None or min(header.width, header.height) <= short_side:
+            return _Picture(data, _extension(data), header.width, header.height, len(data), False)
+        small, width, height = _shrink(decode(data), short_side)
+    except DecodeError as error:
+        raise UserError(f"{index.label_of(i)} {error}", exit_code=1) from error
+    return _Picture(small, "jpg", width, height, len(data), True)
+
+
+def _shrink(pixels: np.ndarray, short_side: int) -> tuple[bytes, int, int]:
+    """Resized and encoded picture, its width and height."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    short = min(width, height)
+    new_width, new_height = width * short_side // short, height * short_side // short
+    buffer = io.BytesIO()
+    resized = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    resized.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue(), new_width, new_height
+
+
+def _extension(data: bytes) -> str:
+    starts = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp"}
+    return starts.get(data[:2], "tif")
+
+
+class _ShardWriter:
+    """Writes one split's tars and notes where everything lies."""
+
+    def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
+        self._folder, self._split, self._limit = folder, split, shard_bytes
+        self._tar: tarfile.TarFile | None = None
+        self._sizes: dict[str, int] = {}
+        self._rows = array("q")  # of each picture: shard, offset, bytes, width, height
+
+    def add(self, picture: _Picture, label: int) -> None:
+        if self._tar is None or self._tar.offset >= self._limit:
+            self._close_shard()
+            name = shard_name(self._split, len(self._sizes))
+            self._sizes[name] = 0
+            self._tar = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed when full
+        key = f"{len(self._rows) // _ROW:09d}"
+        offset = self._member(f"{key}.{picture.extension}", picture.data)
+        self._member(f"{key}.cls", str(label).encode())
+        self._rows.extend((len(self._sizes) - 1, offset, len(picture.data), picture.width, picture.height))
+
+    def _member(self, name: str, data: bytes) -> int:
+        """Append a file; gives the offset of its content."""
+        assert self._tar is not None
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        offset = self._tar.offset + len(header)
+        self._tar.addfile(info, io.BytesIO(data))
+        return offset
+
+    def _close_shard(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            name = shard_name(self._split, len(self._sizes) - 1)
+            self._sizes[name] = (self._folder / name).stat().st_size
+            self._tar = None
+
+    def close(self) -> dict[str, int]:
+        """Finish; the size of each shard."""
+        self._close_shard()
+        return self._sizes
+
+    def index_of(self, index: ImageIndex) -> PackedSplit:
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, _ROW)
+        return PackedSplit(
+            index.paths,
+            index.labels,
+            rows[:, 3].astype(np.int32),
+            rows[:, 4].astype(np.int32),
+            rows[:, 0].astype(np.int32),
+            np.ascontiguousarray(rows[:, 1:3]),
+        )

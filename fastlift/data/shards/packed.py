@@ -1,0 +1,224 @@
+"""WebDataset tar shards with an index: the format that ``fastlift data pack`` writes, and how it is read.
+
+A pack is a folder of ``train-000000.tar``, ..., ``test-000000.tar``, ... (members ``KEY.jpg`` and ``KEY.cls``, so that
+WebDataset programs read them too), ``train.npz`` and ``test.npz`` (where each picture lies, its label, size and original
+path) and ``fastlift-pack.json`` (the set's name, class names, group counts, and what was done to the pictures). Index and
+manifest carry digests.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastlift.data.datasets.catalogue import PACK_MANIFEST, DataSet
+from fastlift.data.datasets.inaturalist import RANKS, Rank
+from fastlift.data.index.columns import read_columns, write_columns
+from fastlift.data.index.headers import MAX_PIXELS
+from fastlift.data.index.index import ImageIndex, PathTable, fingerprint
+from fastlift.data.index.lists import LARGEST_LABEL, is_file_name
+from fastlift.data.index.problems import Problems
+from fastlift.errors import UserError
+from fastlift.system.files import read_json, write_json
+
+_FORMAT = 2
+_STATED = ("dataset", "class_names", "group_counts", "ranks", "shard_bytes", "digest")
+_SHARD = re.compile(r"(train|test)-[0-9]{6,9}\.tar")
+_KINDS: dict[str, type[np.generic]] = {
+    "data": np.uint8,
+    "offsets": np.int64,
+    "labels": np.int64,
+    "widths": np.int32,
+    "heights": np.int32,
+    "shards": np.int32,
+    "spans": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """The index of one packed split, as it is stored."""
+
+    originals: PathTable  # relative paths before packing
+    labels: np.ndarray  # int64 [N]
+    widths: np.ndarray  # int32 [N], of the packed picture
+    heights: np.ndarray  # int32 [N]
+    shards: np.ndarray  # int32 [N], which tar
+    spans: np.ndarray  # int64 [N, 2], offset and bytes of the encoded picture in it
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:06d}.tar"
+
+
+def write_split(root: Path, split: str, packed: PackedSplit) -> None:
+    """Store the index of one split."""
+    columns = {name: getattr(packed, name) for name in ("labels", "widths", "heights", "shards", "spans")}
+    write_columns(
+        root / f"{split}.npz", {"data": packed.originals.data, "offsets": packed.originals.offsets, **columns}
+    )
+
+
+def write_manifest(root: Path, data: DataSet, shard_bytes: dict[str, int], short_side: int | None) -> None:
+    """Store what is true of the whole pack; written last, so that a pack without it is unfinished."""
+    manifest = {
+        "format": _FORMAT,
+        "dataset": data.name,
+        "class_names": list(data.class_names),
+        "group_counts": data.group_counts.tolist(),
+        "ranks": {name: {"names": rank.names, "of_class": rank.of_class.tolist()} for name, rank in data.ranks.items()},
+        "short_side": short_side,
+        "shard_bytes": shard_bytes,
+    }
+    write_json(root / PACK_MANIFEST, {**manifest, "digest": _digest(manifest)})
+
+
+def load_pack(root: Path, name: str) -> DataSet:
+    """Read a pack of the data set ``name``.
+
+    Nothing in it is trusted: its numbers are checked before anything is read by them, and headers inside of shards, which
+    may name links, devices or places outside, are never looked at.
+
+    Raises:
+        UserError: another set's pack, another format, a damaged manifest or index, missing or cut shards, numbers that
+            do not fit each other.
+    """
+    manifest = _manifest(root)
+    if manifest["dataset"] != name:
+        raise UserError(f"{root} is a pack of {manifest['dataset']}, not of {name}")
+    problems = Problems(f"pack {root}", hint="Make it again with `fastlift data pack`.")
+    for shard, size in manifest["shard_bytes"].items():
+        file = root / shard
+        if not file.is_file():
+            problems.add(f"{file}: missing")
+        elif file.stat().st_size != size:
+            problems.add(f"{file}: {file.stat().st_size:,} bytes instead of {size:,}")
+    class_names = tuple(manifest["class_names"])
+    splits = [_split(root, split, len(class_names), manifest["shard_bytes"], problems) for split in ("train", "test")]
+    problems.raise_if_any()
+    train, test = (
+        _index(root, name, split, packed, class_names)
+        for split, packed in zip(("train", "test"), splits, strict=True)
+        if packed is not None
+    )
+    ranks = {
+        rank: Rank(tuple(stored["names"]), np.array(stored["of_class"], dtype=np.int64))
+        for rank, stored in manifest["ranks"].items()
+    }
+    return DataSet(name, train, test, class_names, np.array(manifest["group_counts"], dtype=np.int64), ranks)
+
+
+def _manifest(root: Path) -> dict[str, Any]:
+    """The manifest, whose every entry is of the kind and size that it should be."""
+    path = root / PACK_MANIFEST
+    manifest = read_json(path)
+    if manifest.get("format") != _FORMAT:
+        raise UserError(f"{path} is of another format than this version of fastlift reads ({_FORMAT})")
+    if missing := [name for name in _STATED if name not in manifest]:
+        raise UserError(f"{path} does not state {', '.join(missing)}. Make the pack again.")
+    if manifest.pop("digest") != _digest(manifest):
+        raise UserError(f"{path} is damaged: its digest differs. Make the pack again.")
+    if wrong := _wrong_entry(manifest):
+        raise UserError(f"{path} is not the manifest of a pack: {wrong}. Make the pack again.")
+    return manifest
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _wrong_entry(manifest: dict[str, Any]) -> str:
+    """What is wrong with a manifest that states everything; empty where nothing is."""
+    names, counts, ranks, sizes = (manifest[key] for key in ("class_names", "group_counts", "ranks", "shard_bytes"))
+    if not isinstance(manifest["dataset"], str):
+        return "dataset is no name"
+    if not _are_names(names):
+        return "class_names is no list of names"
+    if not _are_counts(counts, len(names), LARGEST_LABEL):
+        return f"group_counts is no list of {len(names)} counts"
+    if not isinstance(sizes, dict) or not all(map(_SHARD.fullmatch, sizes)) or not _are_counts(list(sizes.values())):
+        return "shard_bytes does not hold bytes of shards by name"
+    if not isinstance(ranks, dict) or not all(_is_rank(*entry, len(names)) for entry in ranks.items()):
+        return "ranks does not hold groups of the classes"
+    return ""
+
+
+def _are_names(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(name, str) and is_file_name(name) for name in value)
+    )
+
+
+def _are_counts(value: Any, length: int | None = None, limit: int = 2**62) -> bool:
+    of_length = isinstance(value, list) and (length is None or len(value) == length)
+    return of_length and all(type(count) is int and 0 <= count < limit for count in value)
+
+
+def _is_rank(name: str, stored: Any, classes: int) -> bool:
+    if name not in RANKS or not isinstance(stored, dict) or not _are_names(stored.get("names")):
+        return False
+    return _are_counts(stored.get("of_class"), classes, len(stored["names"]))
+
+
+def _split(root: Path, split: str, classes: int, shard_bytes: dict[str, int], problems: Problems) -> PackedSplit | None:
+    """The index of one split whose numbers fit the manifest; None where they do not, which is added to the problems."""
+    file = root / f"{split}.npz"
+    try:
+        columns = read_columns(file, _KINDS)
+        packed = PackedSplit(PathTable.checked(columns.pop("data"), columns.pop("offsets")), **columns)
+    except ValueError as error:
+        problems.add(f"{file} cannot be read: {error}")
+        return None
+    count, before = len(packed.originals), problems.total
+    flat = (packed.labels, packed.widths, packed.heights, packed.shards)
+    if any(column.shape != (count,) for column in flat) or packed.spans.shape != (count, 2):
+        problems.add(f"{file}: columns of different lengths")
+        return None
+    if not count:
+        problems.add(f"{file}: no pictures")
+    shards = len(shard_bytes)
+    sizes = np.array([*(shard_bytes.get(shard_name(split, k), -1) for k in range(shards)), -1], dtype=np.int64)
+    size = sizes[np.where((packed.shards < 0) | (packed.shards > shards), shards, packed.shards)]
+    offset, length = packed.spans[:, 0], packed.spans[:, 1]
+    area = packed.widths.astype(np.int64) * packed.heights
+    _add_rows(problems, f"{file}: a label out of range (0..{classes - 1})", packed.labels, 0, classes - 1)
+    _add_rows(problems, f"{file}: a picture in a shard that is not listed", size, 0, None)
+    _add_rows(problems, f"{file}: a place before or after the shard", np.minimum(offset, size - offset), 0, None)
+    _add_rows(
+        problems,
+        f"{file}: a picture that ends after the shard",
+        np.minimum(length - 1, size - offset - length),
+        0,
+        None,
+    )
+    sides = np.minimum(packed.widths, packed.heights)
+    _add_rows(problems, f"{file}: a picture of impossible size", np.where(sides < 1, 0, area), 1, MAX_PIXELS)
+    return packed if problems.total == before else None
+
+
+def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high: int | None) -> None:
+    """One problem for all rows whose value is not in low..high."""
+    wrong = np.flatnonzero((values < low) | (False if high is None else values > high))
+    if len(wrong):
+        problems.add(f"{what}: picture {wrong[0]}" + (f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""))
+
+
+def _index(root: Path, name: str, split: str, packed: PackedSplit, class_names: tuple[str, ...]) -> ImageIndex:
+    paths = PathTable.from_strings(shard_name(split, int(shard)) for shard in packed.shards)
+    # Hashed over the original paths: a pack of unchanged pictures can go on with a run on the files, and the reverse.
+    hashed = fingerprint(packed.originals, packed.labels, packed.widths, packed.heights, class_names)
+    return ImageIndex(
+        f"{name}/{split}",
+        root,
+        paths,
+        packed.labels,
+        packed.widths,
+        packed.heights,
+        class_names,
+        hashed,
+        spans=packed.spans,
+    )

@@ -1,0 +1,63 @@
+"""What a run says when a step is not finite: which one, with which images, and how to go on."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastlift.data.index.index import ImageIndex
+from fastlift.data.sampling.order import epoch_order
+from fastlift.system import launcher
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """A step whose loss or gradients were not finite.
+
+    Attributes:
+        number: steps taken before it.
+        epoch: from 0.
+        learning_rate: of its epoch.
+        images: the names of all images of its batch, of all processes.
+    """
+
+    number: int
+    epoch: int
+    learning_rate: float
+    images: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.images[:_SHOWN])
+        more = f" and {len(self.images) - _SHOWN} more (metrics.jsonl names them)" if len(self.images) > _SHOWN else ""
+        return (
+            f"loss or gradients are not finite at step {self.number + 1} (epoch {self.epoch + 1}, learning rate "
+            f"{self.learning_rate:g}). Its images: {shown}{more}"
+        )
+
+
+def images_of(index: ImageIndex, seed: int, epoch: int, step: int, batch_size: int) -> tuple[str, ...]:
+    """Names of the images of one training step; ``batch_size`` is that of all processes."""
+    rows = epoch_order(len(index), seed, epoch)[step * batch_size : (step + 1) * batch_size]
+    return tuple(index.label_of(int(row)) for row in rows)
+
+
+def going_on(run: Path, saved: Path | None) -> str:
+    """How to go on from the state before a bad step, which is saved."""
+    skip = f"{launcher.command()} train --resume --output {shlex.quote(str(run))} --on-nonfinite skip"
+    state = "Nothing was trained before it" if saved is None else f"The state before it is {saved.name}"
+    return (
+        f"{state}; to leave such steps out, go on with: {skip}. Often a lower --lr, --amp fp32 or other images "
+        "help better, in a new run"
+    )
+
+
+def starting_again(tensor: str, last: Path | None) -> str:
+    """What to do where an update before has spoilt what trains, so that no step can be finite any more."""
+    kept = "there is no checkpoint before that" if last is None else f"the last good checkpoint is {last}"
+    return (
+        f"What trains is not finite ({tensor}), since the updates before grew too large, and is not saved; {kept}, and its "
+        "steps would be taken again: start a new run with a lower --lr, or with --amp fp32"
+    )

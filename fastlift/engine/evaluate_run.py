@@ -1,0 +1,228 @@
+"""Grading what is there: a run at its checkpoints, or CLIP as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fastlift.config import Config, load
+from fastlift.data.datasets.catalogue import rank_at
+from fastlift.data.datasets.inaturalist import Rank
+from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.engine.build import build_model, load_data, load_run
+from fastlift.engine.memory import Work, check_images
+from fastlift.engine.processes import agree, company, first_amp, settings_of
+from fastlift.errors import UserError
+from fastlift.evaluation.evaluate import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
+from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
+from fastlift.models.fingerprint import weights_fingerprint
+from fastlift.models.fp8 import check_fp8, quantise_frozen
+from fastlift.models.lift import LiftModel
+from fastlift.models.precision import shape_of
+from fastlift.reporting.console import Quiet, Ui
+from fastlift.runs import folder as runs
+from fastlift.runs.checkpoints import epoch_path
+from fastlift.runs.claims import InUse, claimed
+from fastlift.runs.stored import read_data, read_results
+from fastlift.system.cuda import check_triton
+from fastlift.system.device import dtype_name, resolve_device, using_device, using_threads
+from fastlift.system.files import write_json
+from fastlift.training.distributed import World, open_group
+
+PATIENCE_S = 60.0
+
+
+def grade_run(
+    folder: str | Path,
+    checkpoints: Sequence[str] = (),
+    split: Literal["test", "train"] = "test",
+    settings: dict[str, Any] | None = None,
+    *,
+    ui: Ui | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json`` and its page.
+
+    Args:
+        folder: the run.
+        checkpoints: names such as ``epoch-003``; none for the last one.
+        split: which split to grade.
+        settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
+            ``taxon`` grades a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
+
+    Returns:
+        metrics by a name that says the crops; checkpoint and split where they are not the usual ones; the fingerprint of
+        the images where they are not those of the training's own evaluation; and the dtype where it is not the training's.
+
+    Raises:
+        UserError: no such run or checkpoint, or data with other classes.
+    """
+    with company() as world:
+        return _grade_run(Path(folder), checkpoints, split, settings or {}, world, ui or Quiet())
+
+
+def _grade_run(
+    folder: Path,
+    checkpoints: Sequence[str],
+    split: Literal["test", "train"],
+    settings: dict[str, Any],
+    world: World,
+    ui: Ui,
+) -> dict[str, dict[str, Any]]:
+    told, run = ui if world.is_main else Quiet(), runs.open_run(folder)
+    trained, config = load(run.config), load(run.config).override(**settings)
+    identity = run.identity()
+    config = config.merged(amp=runs.amp_of(run.path, config.run.amp))
+    if trained.data.taxon not in ("species", config.data.taxon):
+        raise UserError(
+            f"taxon {config.data.taxon}: this run learned each {trained.data.taxon}, and only species are grouped"
+        )
+    device = join(world, config, split=split, checkpoints=checkpoints)
+    data = load_data(config.override(taxon=trained.data.taxon), told)
+    rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
+    index = data.test if split == "test" else data.train
+    _check_same_classes(run, data.class_names)
+    known = read_data(run.data).get("fingerprints", {}).get(split, index.fingerprint)
+    if known != index.fingerprint:
+        told.say(f"these are not the {split} images of the training: the list, sizes or names changed")
+    results = read_results(run.results) if run.has_ended() else None  # a damaged file is told before the work
+    for wanted in checkpoints:  # a name that is none is told before the work too
+        run.find_checkpoint(wanted)
+    rows: dict[str, dict[str, Any]] = {}
+    for checkpoint in checkpoints or (_in_place_of_the_last(run, trained, told),):
+        model = load_run(folder, checkpoint, told)
+        name = ensembling_name(config)
+        name += f"@{checkpoint}" if checkpoint is not None else ""
+        name += " (train)" if split == "train" else ""
+        name += "" if index.fingerprint == known else f" (images {index.fingerprint[:8]})"
+        name += f" ({config.data.taxon})" if rank is not None else ""
+        if config.data.group_boundaries != trained.data.group_boundaries:
+            name += " (groups at {}, {})".format(*config.data.group_boundaries)
+        name += f" ({config.run.amp})" if identity is not None and config.run.amp != identity.dtype else ""
+        if config.run.frozen != trained.run.frozen:
+            name += " (fp8)" if config.run.frozen == "fp8" else " (without fp8)"
+        told.say(f"{name}: {len(index):,} images")
+        rows[name] = grade(model, index, data.group_counts.tolist(), config, device, world, ui, rank).metrics.to_dict()
+    if results is not None and world.is_main:
+        try:
+            _keep(run, results, rows, told)
+        except (InUse, OSError) as error:  # somebody else's run, perhaps: what was found is returned all the same
+            told.say(f"not kept in {run.results}: {error.strerror if isinstance(error, OSError) else error}")
+    return rows
+
+
+def _in_place_of_the_last(run: runs.RunFolder, config: Config, ui: Ui) -> str | None:
+    """The name of the checkpoint that is graded where the last is damaged, so that its row does not pass for the run's."""
+    passed_over: list[str] = []
+    path = run.find_checkpoint(None, passed_over.append)
+    for reason in passed_over:
+        ui.say(reason)
+    last = epoch_path(run.checkpoints, config.training.epochs)
+    return path.stem if passed_over and path is not None and path != last else None
+
+
+def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str, Any]], ui: Ui) -> None:
+    """Add rows to the results as they are now: another ``evaluate`` may have added its own, or a new run taken their place.
+
+    Raises:
+        InUse: another process has been writing in the folder for a minute.
+        OSError: the folder cannot be written.
+    """
+    from fastlift.reporting.html import write_report
+
+    with claimed(run.path, ui.say, wait=PATIENCE_S):
+        results = read_results(run.results) if run.has_ended() else {}
+        if {**results, "evaluations": None} != {**before, "evaluations": None}:
+            ui.say(f"not kept in {run.results}: another run has taken its place meanwhile")
+            return
+        results["evaluations"] = results.get("evaluations", {}) | rows
+        write_json(run.results, results, parents=False)
+        write_report([run.path], run.report)  # the page shows every way of testing
+
+
+def join(world: World, config: Config, **given: Any) -> torch.device:
+    """This rank's device, once all ranks are known to be asked for the same."""
+    device = resolve_device(config.run.device)
+    agree(world, settings_of(config, device) | given)
+    device = open_group(world, device)
+    check_triton(device)
+    return device
+
+
+def grade(
+    model: LiftModel,
+    index: ImageIndex,
+    group_counts: list[int],
+    config: Config,
+    device: torch.device,
+    world: World,
+    ui: Ui,
+    rank: Rank | None = None,
+) -> Evaluation:
+    """Evaluate a model on a device, in the dtype of a config, with a bar; at a rank above its classes, if given.
+
+    The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
+    """
+    with using_threads(config.run.threads):
+        amp = first_amp(world, config.run.amp, device, lambda: shape_of(model.vit, images_at_a_time(config)))
+    if world.is_main:
+        ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why})")
+    model.set_compute_dtype(amp.dtype)
+    model.to(device)
+    if config.run.frozen == "fp8":
+        check_fp8(device, amp.dtype)
+        quantise_frozen(model.vit)
+    if config.run.memory == "check":
+        check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
+    agree(
+        world,
+        {
+            "the data": index.fingerprint,
+            "the backbone's weights": model.backbone_fingerprint,
+            "the checkpoint": weights_fingerprint(model.state().items()),
+        },
+    )
+    _compile_if_it_pays(model, len(index), config, device)
+
+    def on_bad(bad: BadImage) -> None:
+        ui.say(f"skipped {bad.path}: {bad.reason}")
+
+    bar_of = ui if world.is_main else Quiet()
+    threads = using_threads(config.run.threads)
+    with bar_of.bar("evaluating", len(index)) as bar, threads, using_device(device):
+        return evaluate(
+            model,
+            index,
+            group_counts,
+            config,
+            rank=rank,
+            world=world,
+            on_progress=lambda done, total: bar.update(done),
+            on_bad=on_bad,
+        )
+
+
+def _compile_if_it_pays(model: LiftModel, images: int, config: Config, device: torch.device) -> None:
+    size, crops = images_at_a_time(config), crops_of(config)
+    work = training_tflop(model, size) / 2  # a step forward is half of one in training
+    plan = plan_compile(config.run.compile, device, images * crops // size, work)
+    if plan.mode is not None:
+        compile_backbone(model, plan.mode, {size})
+
+
+def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
+    """CLIP's own accuracy on a data set's test split; writes nothing."""
+    with company() as world:
+        told = ui if ui is not None and world.is_main else Quiet()
+        device = join(world, config)
+        data = load_data(config, told)
+        model = build_model(config, data.class_names, told)
+        told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
+        return grade(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())
+
+
+def _check_same_classes(run: runs.RunFolder, names: tuple[str, ...]) -> None:
+    if run.class_names() != names:
+        raise UserError(f"the data set has other classes than {run.path} was trained on")

@@ -1,0 +1,292 @@
+"""The training loop: epochs and steps, logging, checkpoints. What a step does is ``learner.py``'s."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastlift.config import Config
+from fastlift.data.index.index import ImageIndex
+from fastlift.data.loading.loader import Batch, Loader
+from fastlift.engine.bad_step import BadStep, going_on, images_of, starting_again
+from fastlift.engine.memory import estimate
+from fastlift.errors import UserError
+from fastlift.models import out_of_memory
+from fastlift.models.out_of_memory import attempt
+from fastlift.reporting.console import Bar, Ui
+from fastlift.runs import checkpoints
+from fastlift.runs.folder import RunFolder
+from fastlift.runs.identity import Identity, may_change
+from fastlift.runs.metrics_log import MetricsLog
+from fastlift.system import launcher
+from fastlift.system.files import sync_file
+from fastlift.system.profiling import profiled
+from fastlift.system.signals import Interrupted, StopRequest
+from fastlift.training.distributed import World, gather
+from fastlift.training.step import Learner, Sums
+
+
+def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
+    """Learning rate of an epoch: lr (1 + cos(pi epoch / epochs)) / 2, the same through the epoch."""
+    return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@dataclass
+class Fit:
+    """A training in progress.
+
+    Attributes:
+        data: the training data.
+        identity: of the run.
+        position: epoch, step and steps taken, kept current.
+        seconds: training time of earlier processes of this run.
+    """
+
+    config: Config
+    run: RunFolder
+    learner: Learner
+    loader: Loader
+    ui: Ui
+    world: World
+    data: ImageIndex
+    identity: Identity
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    seconds: float = 0.0
+    images_seen: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+    _ended: float | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Training time in seconds, over all processes of the run one after another."""
+        return self.seconds + (self._ended or time.perf_counter()) - self._started
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it is damaged, or another run's; or the data or the backbone are not its own.
+        """
+        position = checkpoints.read_position(path)
+        position.check_origin(path, self.data.fingerprint, self.learner.model.backbone_fingerprint)
+        checkpoints.restore(path, self.learner, self.identity)
+        self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
+        self.seconds = position.seconds
+        self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
+
+    def keep_start(self) -> None:
+        """Save the state before the first step, where nothing but the caller could give it again."""
+        self._write(checkpoints.epoch_path(self.run.checkpoints, 0))
+
+    def __call__(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: a signal asked to stop; the state after the current step is saved first.
+            OutOfMemory: there is not enough memory for a step; the state before it is saved first.
+            UserError: a step is not finite, with ``on_nonfinite`` stop; the state before it is saved first. Or what trains
+                is not, or not one step of an epoch.
+        """
+        training = self.config.training
+        total = training.epochs * self.loader.steps_per_epoch
+        self._started = time.perf_counter()
+        log = MetricsLog(self.run, self.global_step) if self.world.is_main else NoLog()
+        trace = self.run.profile if self.config.run.profile and self.world.is_main else None
+        with (
+            log,
+            self.ui.bar("training", total, self.global_step) as bar,
+            StopRequest() as stop,
+            profiled(trace) as after_step,
+        ):
+            while self.epoch < training.epochs:
+                self._epoch(log, bar, stop, after_step)
+        self._ended = time.perf_counter()
+        if self.world.is_main:  # where a kill or a power cut kept one, and no later save came
+            last = checkpoints.epoch_path(self.run.checkpoints, self.epoch)
+            checkpoints.remove_old_steps(self.run.checkpoints, keep=last)
+
+    def _epoch(self, log: MetricsLog | NoLog, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
+        training, learner = self.config.training, self.learner
+        lr = cosine_lr(training.lr, self.epoch, training.epochs)
+        learner.set_lr(lr)
+        pace, stopping = _Pace(self.images_seen), False
+        for batch in self.loader.epoch(self.epoch, self.step):
+            stopping = self._step(batch, log, stop)
+            after_step()
+            self.step, self.global_step = self.step + 1, self.global_step + 1
+            self.images_seen += len(batch.whole)
+            bar.update(self.global_step)
+            if self.global_step % self.config.run.log_steps == 0:
+                self._log(log, bar, lr, pace.rate(self.images_seen))
+            in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
+            if stopping and in_the_middle:
+                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
+                self._interrupt(stop)
+            every = self.config.run.checkpoint_steps
+            if every and self.global_step % every == 0 and in_the_middle:
+                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
+        self._end_epoch(log, bar)
+        if stopping or (self.epoch == training.epochs and learner.vote.last()):
+            self._interrupt(stop)
+
+    def _step(self, batch: Batch, log: MetricsLog | NoLog, stop: StopRequest) -> bool:
+        """One step of the learner.
+
+        Raises:
+            OutOfMemory: there is not enough memory for it; the state before it is saved.
+        """
+        learner = self.learner
+        asked = attempt(lambda: learner.step(batch.images, batch.labels, batch.whole, lambda: stop.asked))
+        if asked is not None:
+            return asked
+        learner.optimizer.zero_grad(set_to_none=True)
+        if self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
+            self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
+        whole, at_a_time = self.config.training.batch_size, len(batch.labels)
+        at_a_time = min(at_a_time, self.config.training.micro_batch or at_a_time)
+        can_cut = "micro_batch" in may_change(self.config)
+        found = attempt(lambda: estimate(learner.model, at_a_time, whole))
+        needed_at = None if found is None else found.needed_at
+        raise out_of_memory.in_training(learner.model, whole, at_a_time, needed_at, self.global_step + 1, can_cut)
+
+    def _interrupt(self, stop: StopRequest) -> None:
+        mine = torch.tensor(stop.number or 0, device=self.learner.sums.loss.device)
+        number = int(gather(mine, self.world).max())  # waits for the first process, which saves
+        saved = self.run.last_checkpoint()
+        where = f"saved as {saved.name}" if saved else "not saved"
+        resume = f"{launcher.command()} train --resume --output {shlex.quote(str(self.run.path))}"
+        name = signal.Signals(number).name
+        raise Interrupted(f"{name}: stopped at step {self.global_step}, {where}; go on with: {resume}", number)
+
+    def _log(self, log: MetricsLog | NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
+        self._check_steps(log)
+        if not self.learner.sums.counted():  # all steps of this epoch were left out so far: there is no figure yet
+            return
+        loss, accuracy = self.learner.sums.read()
+        values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
+        log.write("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
+        place = f"epoch {self.epoch + 1}/{self.config.training.epochs}"
+        bar.update(
+            self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
+        )
+
+    def _end_epoch(self, log: MetricsLog | NoLog, bar: Bar) -> None:
+        self._check_steps(log)
+        if not self.learner.sums.counted():
+            raise UserError(
+                f"not one step of epoch {self.epoch + 1} was finite, so nothing was learned from it: start a new run with a "
+                "lower --lr, or with --amp fp32",
+                exit_code=1,
+            )
+        loss, accuracy = self.learner.sums.read()
+        values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
+        log.write("epoch", self.global_step, values)
+        bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
+        if skipped := int(self.learner.watch.skipped):
+            self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")
+        self.epoch, self.step = self.epoch + 1, 0
+        self.learner.sums = Sums.zeros(self.learner.sums.loss.device)
+        self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
+
+    def _save(self, path: Path, log: MetricsLog | NoLog) -> None:
+        """Save the state in the middle of an epoch."""
+        self._check_steps(log)
+        self._write(path)
+
+    def _check_steps(self, log: MetricsLog | NoLog) -> None:
+        """All steps so far were finite, or may be left out; reads the device. The same on all ranks.
+
+        Raises:
+            UserError: one was not, with ``on_nonfinite`` stop; nothing was updated since, and that state is saved.
+        """
+        first = self.learner.watch.first_step()
+        if first is None or self.config.run.on_nonfinite == "skip":
+            return
+        training, seed = self.config.training, self.config.run.seed
+        self.epoch, self.step = divmod(first, self.loader.steps_per_epoch)
+        self.global_step = first
+        images = images_of(self.data, seed, self.epoch, self.step, training.batch_size)
+        bad = BadStep(first, self.epoch, cosine_lr(training.lr, self.epoch, training.epochs), images)
+        log.write("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": bad.learning_rate, "images": images})
+        self._check_state(f"{bad}. ")
+        saved = checkpoints.step_path(self.run.checkpoints, first) if self.step else None
+        if saved is not None:
+            self._write(saved)
+        elif self.epoch:
+            saved = checkpoints.epoch_path(self.run.checkpoints, self.epoch)  # the end of the epoch before
+        raise UserError(f"{bad}. {going_on(self.run.path, saved)}", exit_code=1)
+
+    def _check_state(self, said: str = "") -> None:
+        """Everything that a checkpoint would hold is finite.
+
+        Raises:
+            UserError: it is not; the message begins with ``said``.
+        """
+        learner = self.learner
+        momentum = {f"momentum of {name}": buffer for name, buffer in learner.momentum_buffers().items()}
+        wrong = checkpoints.first_not_finite({**learner.parameters, **momentum})
+        if wrong is not None:
+            raise UserError(f"{said}{starting_again(wrong, self.run.last_checkpoint())}", exit_code=1)
+
+    def _write(self, path: Path) -> None:
+        """Save a state that is finite; older ones in the middle of an epoch go only then."""
+        self._check_state(f"after step {self.global_step}: ")
+        if not self.world.is_main:
+            return
+        learner, sums = self.learner, self.learner.sums
+        position = checkpoints.Position(
+            epoch=self.epoch,
+            step=self.step,
+            global_step=self.global_step,
+            images=sums.counted(),
+            loss_sum=float(sums.loss),
+            correct=int(sums.correct),
+            seconds=self.elapsed,
+            data=self.data.fingerprint,
+            classes=checkpoints.names_digest(learner.model.class_names),
+            backbone=learner.model.backbone_fingerprint,
+            scaler=learner.scaler.state_dict(),
+            identity=self.identity,
+            skipped=int(learner.watch.skipped) if learner.watch.mode == "skip" else 0,
+        )
+        with suppress(OSError):  # a log that is in trouble must not keep the state from being saved
+            sync_file(self.run.metrics)  # after a power cut the log reaches as far as the checkpoint
+        checkpoints.save(path, learner, position)
+        checkpoints.remove_old_steps(self.run.checkpoints, keep=path)
+
+
+class _Pace:
+    """Images per second since the last question."""
+
+    def __init__(self, images: int) -> None:
+        self.time, self.images = time.perf_counter(), images
+
+    def rate(self, images: int) -> float:
+        now = time.perf_counter()
+        rate = (images - self.images) / max(now - self.time, 1e-9)
+        self.time, self.images = now, images
+        return rate
+
+
+class NoLog:
+    """Ranks other than the first write nothing."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
+        return None

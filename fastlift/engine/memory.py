@@ -1,0 +1,230 @@
+"""How much memory a run needs: at least, by its settings, before anything is made; and by one measured forward pass.
+
+What does not fit is refused, since the kernel's way out is to kill the process without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from fastlift.config import Config
+from fastlift.errors import UserError
+from fastlift.evaluation.evaluate import crops_of, images_at_a_time
+from fastlift.models import tuners
+from fastlift.models.backbones import Outline, outline
+from fastlift.models.footprint import (
+    COPIES,
+    GIB,
+    PROMPTED,
+    check_room,
+    forward_bytes,
+    free_memory,
+    kept_bytes,
+    pixel_bytes,
+    smaller_parts,
+    trained_bytes,
+)
+from fastlift.models.lift import LiftModel
+from fastlift.models.resnet import ResNet
+from fastlift.models.vit import VisionTransformer
+
+PROBE_IMAGES = 2
+_OVERRULE = "; --memory ignore tries it"  # of the commands that train; others have no such flag
+
+
+def saved_bytes(forward: Callable[[], Tensor], exclude: set[int]) -> int:
+    """Bytes that a forward pass keeps for backward, each storage once, apart from ``exclude`` (weights' storages)."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in exclude:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()
+    total = sum(seen.values())
+    del output
+    return total
+
+
+def storages(model: LiftModel) -> set[int]:
+    """Where the model's weights lie: what refers to them costs nothing more."""
+    return {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that training needs beyond what is there already, at a micro-batch size, and bytes that are free.
+
+    Attributes:
+        trained: gradients and momentum.
+        activations_per_image: kept for backward.
+        batch: images at a time.
+        free: None where nobody knows.
+        whole: images of a batch that micro-batches must divide; None: ``batch`` itself.
+    """
+
+    trained: int
+    activations_per_image: int
+    batch: int
+    free: int | None
+    whole: int | None = None
+
+    @property
+    def needed(self) -> int:
+        return self.needed_at(self.batch)
+
+    def needed_at(self, images: int) -> int:
+        """Gradients and momentum, and activations with an eighth more for what is alive only within an op."""
+        return self.trained + images * self.activations_per_image * 9 // 8
+
+    @property
+    def fits(self) -> bool | None:
+        return None if self.free is None else self.needed <= self.free
+
+    @property
+    def fitting(self) -> int | None:
+        """The largest micro-batch below ``batch`` that divides the batch and fits, where there is one."""
+        free = self.free
+        sizes = smaller_parts(self.whole or self.batch, self.batch)
+        return next((size for size in sizes if free is not None and self.needed_at(size) <= free), None)
+
+    def __str__(self) -> str:
+        text = f"needs about {self.needed / GIB:.1f} GiB more at batch {self.batch}"
+        if self.free is None:
+            return text
+        if self.fits:
+            return f"{text}; fits ({self.free / GIB:.1f} GiB free)"
+        micro_batch = f"--micro-batch {self.fitting} fits" if self.fitting else "not even a --micro-batch of 1 fits"
+        return f"{text}, but {self.free / GIB:.1f} GiB are free: {micro_batch}, and --recompute mlp or block needs less"
+
+    def check(self) -> None:
+        """It fits, as far as anybody can tell.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self.fits is False:
+            raise UserError(f"training {self} (--memory ignore tries it all the same)")
+
+
+def estimate(model: LiftModel, batch: int, whole: int | None = None) -> MemoryEstimate:
+    """Measure one forward pass of two images and scale it to ``batch`` images; the model is left as it was."""
+    device, side = next(model.parameters()).device, model.preprocessing.image_size
+    images = torch.zeros(PROBE_IMAGES, 3, side, side, device=device, dtype=model.vit.compute_dtype)
+    kept = saved_bytes(lambda: model.vit.forward(images), storages(model))
+    trained = 2 * sum(parameter.numel() * 4 for parameter in model.trained().values())  # gradients, momentum
+    return MemoryEstimate(trained, kept // PROBE_IMAGES, batch, free_memory(device), whole)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once."""
+
+    micro_batch: int
+    batch: int
+    evaluated: int
+
+    @classmethod
+    def of(cls, config: Config, train_images: int, test_images: int, processes: int = 1) -> Work:
+        """No batch is larger than its split; of one process."""
+        training = config.training
+        batch = min(-(-training.batch_size // processes), train_images) if training.epochs else 0
+        evaluated = min(images_at_a_time(config), test_images * crops_of(config))
+        return cls(min(training.micro_batch or batch, batch), batch, evaluated)
+
+    @classmethod
+    def of_evaluation(cls, config: Config, images: int) -> Work:
+        """Without training."""
+        return cls(0, 0, min(images_at_a_time(config), images * crops_of(config)))
+
+
+def check_settings(config: Config, classes: int, work: Work, device: torch.device) -> None:
+    """Settings that have a chance to fit, asked before the model is made; quick, and nothing large is allocated.
+
+    Raises:
+        UserError: they have none; the message names the setting that needs most.
+    """
+    model = config.model
+    shape = outline(model.model, model.image_size)
+    if shape is None or config.run.memory == "ignore":
+        return
+    values = config.flat() | {"model": model.model}
+    needs = {"model" if model.image_size is None else "image_size": _weights(shape, config, device)}
+    prompts, first = 0, shape.vit.depth
+    if isinstance(shape.vit, VisionTransformer) and not set(model.tuner) <= {"none"}:
+        settings = tuners.resolve(shape.vit, classes=classes, **_sizes(config))
+        values |= {name: getattr(settings, name) for name in ("rank", "lora_rank", "prompt_length")}
+        copies = COPIES if config.training.epochs else 1
+        needs |= {name: copies * size for name, size in trained_bytes(shape.vit, model.tuner, settings).items()}
+        prompts = settings.prompt_length if PROMPTED & set(model.tuner) else 0
+        first = min(settings.layers)
+    check_images(shape.vit, config, work, needs, values, device, prompts=prompts, first=first, hint=_OVERRULE)
+
+
+def _weights(shape: Outline, config: Config, device: torch.device) -> int:
+    """Bytes of the frozen weights: as they are loaded, or on a GPU as they lie there, of the image tower alone."""
+    if device.type == "cpu":
+        return shape.weights
+    is_wide = config.run.amp == "fp32" or isinstance(shape.vit, ResNet)  # whose weights stay as they are
+    itemsize = 4 if is_wide else 1 if config.run.frozen == "fp8" else 2
+    return itemsize * sum(parameter.numel() for parameter in shape.vit.parameters())
+
+
+def _sizes(config: Config) -> dict[str, Any]:
+    names = ("rank", "lora_rank", "layers", "prompt_length", "mask_ratio", "sizes")
+    return {name: getattr(config.model, name) for name in names}
+
+
+def check_images(
+    vit: VisionTransformer | ResNet,
+    config: Config,
+    work: Work,
+    needs: dict[str, int],
+    values: dict[str, Any],
+    device: torch.device,
+    *,
+    prompts: int = 0,
+    first: int = 0,
+    hint: str = "",
+) -> None:
+    """Training and evaluation at their batch sizes, each with ``needs`` of other settings beside it.
+
+    Args:
+        hint: what else may be done, for the message.
+
+    Raises:
+        UserError: one of them cannot fit.
+    """
+    pixels, itemsize = vit.image_size[0], 4 if config.run.amp == "fp32" else 2
+    free, where = free_memory(device), "this machine" if device.type == "cpu" else f"the GPU ({device})"
+    sizes = {"image_size": pixels} | {name: value for name, value in values.items() if value is not None}
+    patches = 0 if isinstance(vit, ResNet) else vit.sequence_length
+    of_one = "prompt_length" if prompts > patches else "image_size"
+
+    def training(batch: int, micro_batch: int) -> int:
+        kept = kept_bytes(vit, micro_batch, prompts, itemsize, first, config.run.recompute)
+        return kept + pixel_bytes(pixels, batch)
+
+    def evaluation(images: int) -> int:
+        return forward_bytes(vit, images, prompts, itemsize) + pixel_bytes(pixels, images)
+
+    one = max(training(min(work.batch, 1), min(work.micro_batch, 1)), evaluation(min(work.evaluated, 1)))
+    check_room(needs | {of_one: needs.get(of_one, 0) + one}, sizes, free, hint, where)
+    room = (free or 0) - sum(needs.values())
+    parts = smaller_parts(config.training.batch_size, work.micro_batch)
+    fitting = next((size for size in parts if training(work.batch, size) <= room), None)
+    part = "" if fitting is None else f", or --micro-batch {fitting}, which may fit"
+    check_room(needs | {"batch_size": training(work.batch, work.micro_batch)}, sizes, free, f"{part}{hint}", where)
+    many = (
+        "tte_crops" if crops_of(config) > config.run.eval_batch else "eval_batch"
+    )  # all crops of a picture go together
+    check_room(needs | {many: evaluation(work.evaluated)}, sizes, free, hint, where)

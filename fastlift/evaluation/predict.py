@@ -1,0 +1,144 @@
+"""Prediction: photographs -> the most probable classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastlift.data.datasets.folders import pictures_in
+from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
+from fastlift.data.index.scan import scan_files
+from fastlift.data.loading.loader import build_loader
+from fastlift.errors import UserError
+from fastlift.evaluation.evaluate import Ensembling, eval_views, mean_logits
+from fastlift.models.lift import LiftModel
+from fastlift.models.out_of_memory import attempt, in_evaluation
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one picture: names and softmax probabilities in 0..1, best first."""
+
+    path: Path
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def find_pictures(places: Sequence[Path]) -> list[Path]:
+    """Files as they are named, and all pictures below the folders, in order.
+
+    Raises:
+        UserError: a place that does not exist, or no picture at all.
+    """
+    missing = [str(place) for place in places if not place.exists()]
+    if missing:
+        raise UserError(f"no such file or folder: {', '.join(missing[:10])}")
+    found = [path for place in places for path in (_below(place) if place.is_dir() else [place])]
+    if not found:
+        raise UserError(f"no pictures in {', '.join(map(str, places))}")
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    return [Path(path) for path in sorted(pictures_in(folder))]
+
+
+def index_pictures(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
+    """An index of the readable files, and what is wrong with each of the others."""
+    resolved = [path.resolve() for path in paths]
+    root = Path(resolved[0].anchor)
+    table = PathTable.from_strings(str(path.relative_to(root)) for path in resolved)
+    widths, heights, reasons = scan_files(root, table, np.arange(len(paths)))
+    good = np.array([i for i in range(len(paths)) if i not in reasons], dtype=np.int64)
+    labels = np.zeros(len(good), dtype=np.int64)
+    kept, sizes = table.take(good), (widths[good], heights[good])
+    index = ImageIndex(
+        name="pictures",
+        root=root,
+        paths=kept,
+        labels=labels,
+        widths=sizes[0],
+        heights=sizes[1],
+        class_names=("any",),
+        fingerprint=fingerprint(kept, labels, *sizes, ("any",)),
+    )
+    return index, {paths[i]: reason for i, reason in reasons.items()}
+
+
+@torch.inference_mode()
+def _best(model: LiftModel, images: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether the logits are finite [B], and the largest probabilities [B, top] with their classes [B, top]."""
+    logits = mean_logits(model, images)
+    best = logits.softmax(dim=1).topk(top, dim=1)
+    return logits.isfinite().all(dim=1), best.values, best.indices
+
+
+def predict(
+    model: LiftModel,
+    paths: Sequence[Path],
+    index: ImageIndex,
+    *,
+    top: int = 5,
+    ensembling: Ensembling = "none",
+    crops: int = 10,
+    batch_size: int = 64,
+    workers: int | None = None,
+    on_bad: Callable[[Path, str], None] | None = None,
+) -> Iterator[Prediction]:
+    """Predictions of the pictures of an index, in its order, as they are made.
+
+    Args:
+        model: on its device.
+        paths: what to call the pictures, one for each row of ``index``.
+        top: how many classes.
+        crops: how many crops the ensembling ``random`` takes.
+        on_bad: called with path and reason of a picture that breaks only when it is decoded, or that the model gives NaN or
+            infinity for; it gets no prediction.
+
+    Raises:
+        OutOfMemory: a batch is too large for it.
+    """
+    if batch_size < 1:
+        raise UserError(f"eval_batch: at least 1, got {batch_size}")
+    broken: set[int] = set()
+
+    def note(bad: BadImage) -> None:
+        broken.add(bad.index)
+        if on_bad is not None:
+            on_bad(paths[bad.index], bad.reason)
+
+    views = eval_views(model.preprocessing, ensembling, crops=crops)
+    loader = build_loader(
+        index,
+        views,
+        batch_size=max(1, batch_size // views.views),
+        shuffle=False,
+        mean=model.preprocessing.mean,
+        std=model.preprocessing.std,
+        dtype=model.vit.compute_dtype,
+        device=next(model.parameters()).device,
+        workers=workers,
+        bad_images="skip",  # a stand-in keeps the batch whole; what is predicted for it is dropped below
+        on_bad=note,
+    )
+    try:
+        for images, _, indices in loader.epoch(0):
+            found = attempt(partial(_best, model, images, min(top, len(model.class_names))))
+            if found is None:
+                raise in_evaluation(model, len(images) * views.views, views.views, "prediction")
+            rows = zip(indices.tolist(), *(part.tolist() for part in found), strict=True)
+            for row, is_finite, probabilities, classes in rows:
+                if row in broken:
+                    continue
+                if not is_finite:
+                    note(BadImage(row, index.file_name(row), "the model gives NaN or infinity for it", row))
+                else:
+                    yield Prediction(paths[row], tuple(model.class_names[i] for i in classes), tuple(probabilities))
+    finally:
+        loader.close()

@@ -1,0 +1,226 @@
+"""Adapters as a folder with one file, ``adapters.safetensors``: the tensors, and a description of the base model in its metadata.
+
+One file, so that it is replaced in one step: a kill leaves the old adapters or the new ones. Its digest covers both parts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlift import __version__
+from fastlift.errors import UserError
+from fastlift.interop.adapters.attach import TUNERS, _holder, add_adapters, attached, remove_adapters, tuner_parameters
+from fastlift.interop.adapters.towers import Tower, find_tower
+from fastlift.models.backbones import check_fit
+from fastlift.system import sealed
+from fastlift.system.files import parse_json
+
+FILE, DESCRIPTION = "adapters.safetensors", "description"
+FORMAT = 3
+SAMPLES = 8
+HUB = "hub:"
+_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def save_adapters(model: nn.Module, folder: str | Path) -> Path:
+    """Write the adapters of ``model`` to ``folder``: a few MB, without the base model and without its classifier.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: a model without adapters, adapters that are not finite, a place that is not a folder.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder")
+    holder, record, tower = attached(model)
+    state = {name: p.detach().cpu().contiguous() for name, p in tuner_parameters(holder).items()}
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, nothing is saved of it")
+    described = {
+        "format": FORMAT,
+        "fastlift": __version__,
+        "tuner": record.tuner,
+        "rank": record.rank,
+        "layers": list(record.layers),
+        "base": _describe(holder, tower),
+    }
+    sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(described, allow_nan=False)})
+    return folder
+
+
+def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None = None) -> dict[str, nn.Parameter]:
+    """Put saved adapters into ``model``, adding them where they are not there yet.
+
+    Args:
+        model: the base model that they were trained on, with the same adapters or without any.
+        source: a folder, or a Hugging Face hub repository as ``hub:OWNER/NAME`` (downloaded and cached).
+        revision: branch, tag or commit of the repository.
+
+    Returns:
+        what trains, as ``tuner_parameters``.
+
+    Raises:
+        UserError: no such folder or repository, a damaged one, or adapters of another model: other shapes, or the same
+            shapes with other weights. The model is then as it was.
+    """
+    described, state = _read(_fetch(str(source), revision))
+    present = _holder(model)
+    if present is None:
+        tower = find_tower(model)
+        _check_base(model, tower, described["base"], source)
+        add_adapters(model, described["tuner"], rank=described["rank"], layers=described["layers"])
+    else:
+        _, record, tower = attached(model)
+        _check_base(present, tower, described["base"], source)
+        mine = (record.tuner, record.rank, list(record.layers))
+        theirs = (described["tuner"], described["rank"], described["layers"])
+        if mine != theirs:
+            raise UserError(
+                f"{source} holds {theirs[0]} of rank {theirs[1]} in the blocks {theirs[2]}; this model has {mine[0]} "
+                f"of rank {mine[1]} in the blocks {mine[2]}: remove_adapters first"
+            )
+    trained = tuner_parameters(model)
+    try:
+        check_fit(state, {name: p.data for name, p in trained.items()}, f"{source} does not fit this model")
+    except UserError:
+        if present is None:
+            remove_adapters(model)
+        raise
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(state[name])
+    return trained
+
+
+def _describe(model: nn.Module, tower: Tower) -> dict[str, Any]:
+    """The base model in a few words and numbers: enough to notice another one, in whatever dtype."""
+    return {
+        "name": _name(model),
+        "class": f"{type(model).__module__.split('.')[0]}.{type(model).__name__}",
+        "width": tower.width,
+        "depth": len(tower.blocks),
+        "mlp_samples": [_samples(tower, i).tolist() for i in range(len(tower.blocks))],
+    }
+
+
+def _name(model: Any) -> str:
+    """What its library calls a model, or "" (open_clip keeps no name on it)."""
+    config = getattr(model, "config", None)
+    for value in (getattr(config, "_name_or_path", ""), (getattr(model, "pretrained_cfg", None) or {})):
+        if isinstance(value, dict):
+            value = ".".join(filter(None, (value.get("architecture"), value.get("tag"))))
+        if value:
+            return str(value)
+    return ""
+
+
+def _samples(tower: Tower, i: int) -> Tensor:
+    """An even sample of the largest weight of block i's MLP, in fp32."""
+    weights = [p for p in tower.blocks[i].get_submodule("mlp").parameters() if p.dim() == 2]
+    flat = weights[0].detach().flatten()
+    return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].float().cpu()
+
+
+def _check_base(model: nn.Module, tower: Tower, base: dict[str, Any], source: str | Path) -> None:
+    called = base["name"] or base["class"]
+    if (tower.width, len(tower.blocks)) != (base["width"], base["depth"]):
+        raise UserError(
+            f"{source} was trained on {called}, a vision transformer of {base['depth']} blocks of width {base['width']}; "
+            f"this {type(model).__name__} has {len(tower.blocks)} blocks of width {tower.width}"
+        )
+    for i, wanted in enumerate(base["mlp_samples"]):
+        mine = _samples(tower, i)
+        if mine.is_meta or len(mine) != len(wanted):
+            continue
+        if not torch.allclose(mine, torch.tensor(wanted), rtol=2e-2, atol=1e-4):  # room for bf16, not for other weights
+            raise UserError(
+                f"{source} was trained on {called}; this {type(model).__name__} has the same shape but other weights "
+                f"(block {i} differs), so the adapters mean nothing here"
+            )
+
+
+def _fetch(source: str, revision: str | None) -> Path:
+    """The file of ``source``. A path looks like a repository's id, so the hub is asked where it is named alone."""
+    repository = source.removeprefix(HUB)
+    if repository == source:
+        if not Path(source).is_dir():
+            kind = "is a file" if Path(source).exists() else "does not exist"
+            raise UserError(f"adapters {source}: expected a folder, it {kind} (a hub repository is {HUB}OWNER/NAME)")
+        if revision is not None:
+            raise UserError(f"adapters {source}: a folder has no revision {revision!r}; only a hub repository has")
+        return Path(source) / FILE
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(f"adapters {source}: expected {HUB}OWNER/NAME")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, FILE, revision=revision))
+    except Exception as error:  # whatever the hub client raises: no network, no such repository, no such file
+        raise UserError(
+            f"adapters {source} could not be had from the hub ({type(error).__name__}: {str(error)[:200]})", exit_code=1
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description of adapters, and tensors that are what it says.
+
+    Raises:
+        UserError: a file that is missing, damaged, or not of adapters; adapters of other sizes, or not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
+    state, metadata = sealed.read(path)
+    try:
+        described = parse_json(metadata.get(DESCRIPTION, "").encode())
+    except ValueError:
+        described = None
+    if not isinstance(described, dict) or not _is_description(described):
+        raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read")
+    _check_tensors(path, described, state)
+    return described, state
+
+
+def _is_description(described: Mapping[str, Any]) -> bool:
+    base = described.get("base")
+    if described.get("format") != FORMAT or not isinstance(base, dict):
+        return False
+    samples = base.get("mlp_samples")
+    return (
+        isinstance(described.get("tuner"), str)
+        and described["tuner"] in TUNERS
+        and _are_counts([described.get("rank"), base.get("width"), base.get("depth")])
+        and isinstance(described.get("layers"), list)
+        and _are_counts(described["layers"])
+        and isinstance(base.get("name"), str)
+        and isinstance(base.get("class"), str)
+        and isinstance(samples, list)
+        and len(samples) == base["depth"]
+        and all(isinstance(values, list) and all(map(_is_sample, values)) for values in samples)
+    )
+
+
+def _are_counts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 for value in values)
+
+
+def _is_sample(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _check_tensors(path: Path, described: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Refuse sizes other than described, before anything of the rank that the description names is made; and NaN."""
+    narrow = {f"{TUNERS[described['tuner']][1]}.{i}.down_proj.weight" for i in described["layers"]}
+    sizes = {tuple(state[name].shape) for name in narrow & state.keys()}
+    if narrow - state.keys() or sizes != {(described["rank"], described["base"]["width"])}:
+        raise UserError(f"{path} does not fit its description: no adapters of rank {described['rank']} are in it")
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")

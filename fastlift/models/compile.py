@@ -1,0 +1,72 @@
+"""``torch.compile`` over the frozen backbone: when it pays, and how partial batches stay out of it.
+
+The whole backbone is one graph (``fullgraph``: a graph break is an error, not a slowdown), compiled for the sizes of full
+batches. Batches of another size, such as the last one of an epoch, run eagerly: the same maths, and no recompilation. What
+was compiled is kept in the cache folder and serves the next run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastlift.models.lift import LiftModel
+from fastlift.system.files import cache_folder
+
+CompileChoice = Literal["auto", "off", "default", "max"]
+# Work whose savings earn the warm-up back on a CPU: for a ViT-B/16 it took 22 s, and saved 7 % of a step at 220 GFLOP/s
+# (docs/results.md). On GPUs nothing could be measured; so many steps are an assumption.
+CPU_TFLOP_TO_EARN = 100.0
+GPU_STEPS_TO_EARN = 500
+GRAPHS = "max-autotune"  # the mode that also records CUDA graphs, on GPUs
+
+
+@dataclass(frozen=True)
+class CompilePlan:
+    """``mode`` of torch.compile, or None for eager; and why."""
+
+    mode: str | None
+    reason: str
+
+
+def plan_compile(choice: CompileChoice, device: torch.device, steps: int, step_tflop: float) -> CompilePlan:
+    """What a choice means for a run of ``steps`` steps of ``step_tflop`` each."""
+    if choice == "off":
+        return CompilePlan(None, "asked for")
+    if choice != "auto":
+        return CompilePlan("default" if choice == "default" else GRAPHS, "asked for")
+    if device.type == "cpu" and not has_cpp_compiler():
+        return CompilePlan(None, "torch.compile needs a C++ compiler on CPUs, and there is none")
+    needed = GPU_STEPS_TO_EARN if device.type == "cuda" else math.ceil(CPU_TFLOP_TO_EARN / max(step_tflop, 1e-9))
+    if steps >= needed:
+        return CompilePlan("default", f"{steps:,} steps earn the warm-up back ({needed:,} would)")
+    return CompilePlan(None, f"{steps:,} steps would not earn the warm-up back ({needed:,} would)")
+
+
+def has_cpp_compiler() -> bool:
+    """Whether there is a compiler that torch.compile would call for CPU code."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def training_tflop(model: LiftModel, batch: int) -> float:
+    """TFLOP of a step: forward, counted on one image, and as much again for the gradients of the tokens."""
+    side, parameter = model.preprocessing.image_size, next(model.parameters())
+    image = torch.zeros(1, 3, side, side, device=parameter.device, dtype=model.vit.compute_dtype)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.vit.forward(image)
+    return 2 * batch * counter.get_total_flops() / 1e12
+
+
+def compile_backbone(model: LiftModel, mode: str, sizes: Iterable[int]) -> None:
+    """Compile ``model.vit`` in place for batches of the given sizes; the first of each kind takes the warm-up."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    model.vit.compile(fullgraph=True, dynamic=False, mode=mode)
+    model.compiled_sizes = frozenset(sizes)
+    model.replays_graphs = mode == GRAPHS and next(model.parameters()).device.type == "cuda"

@@ -1,0 +1,191 @@
+"""Starts of the classifier that are made from training images: class means, and a logistic regression.
+
+Images are seen as the authors see them here: short side resized to the model's size, centre crop. Features are those of
+the frozen backbone, without any tuner.
+
+Source: LIFT (Shi et al., ICML 2024), table 7.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastlift.config import Config
+from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import EvalViews
+from fastlift.errors import UserError
+from fastlift.models.lift import IMAGE_STARTS, LiftModel
+from fastlift.models.out_of_memory import attempt, in_evaluation
+
+_ITERATIONS = 100
+
+
+@dataclass(frozen=True)
+class PlainViews(EvalViews):
+    """The short side resized to ``size`` itself, and the middle of the picture."""
+
+    @property
+    def short_side(self) -> int:
+        return self.size
+
+
+def choose_shots(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
+    """Rows of at most ``shots`` samples of each class, drawn without replacement; all rows for None.
+
+    Args:
+        labels: int64 [N].
+
+    Returns:
+        int64, ascending.
+    """
+    if shots is None:
+        return np.arange(len(labels))
+    order = np.random.Generator(np.random.Philox(seed & (2**64 - 1))).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]  # each class's rows together, shuffled
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # place within the class
+    return np.sort(by_class[rank < shots])
+
+
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """w_c = mean of the features of class c, L2-normed: [C, D].
+
+    Args:
+        features: [N, D].
+        labels: int64 [N].
+
+    Raises:
+        UserError: a class without an image.
+    """
+    counts = _counts(labels, classes)
+    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64).index_add(0, labels, features.double())
+    return F.normalize(sums / counts[:, None], dim=1).float()
+
+
+def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Coefficients of a multinomial logistic regression, L2-normed: [C, D].
+
+    L-BFGS, at most 100 iterations, L2 penalty of strength 1, classes weighted by n / (C n_c), features as they are.
+
+    Raises:
+        UserError: a class without an image.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    _counts(labels, classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the papers stop after 100 iterations, converged or not
+        probe = LogisticRegression(solver="lbfgs", max_iter=_ITERATIONS, class_weight="balanced")
+        probe.fit(features.numpy(), labels.numpy())
+    weight = torch.from_numpy(probe.coef_)
+    if classes == 2:  # scikit-learn keeps one row for two classes
+        weight = torch.cat([-weight, weight])
+    return F.normalize(weight, dim=1).float()
+
+
+def _counts(labels: Tensor, classes: int) -> Tensor:
+    counts = torch.bincount(labels, minlength=classes)
+    empty = (counts == 0).nonzero()[:, 0].tolist()
+    if empty:
+        raise UserError(f"no image to start {len(empty)} of {classes} classes from (first: {empty[:10]})")
+    return counts
+
+
+@torch.inference_mode()
+def frozen_features(
+    model: LiftModel,
+    index: ImageIndex,
+    config: Config,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+    on_bad: Callable[[BadImage], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Features [N, D] (fp32) and labels [N] of an index, on the CPU.
+
+    Args:
+        model: with ``tuner="none"``, on its device.
+        config: for the loader's settings.
+        on_progress: called with the number of images done.
+
+    Raises:
+        OutOfMemory: a batch is too large for it.
+    """
+    loader = build_loader(
+        index,
+        PlainViews(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation),
+        batch_size=config.run.eval_batch,
+        shuffle=False,
+        mean=model.preprocessing.mean,
+        std=model.preprocessing.std,
+        dtype=model.vit.compute_dtype,
+        device=next(model.parameters()).device,
+        executor=config.data.executor,
+        workers=config.data.workers,
+        bad_images=config.data.bad_images,
+        on_bad=on_bad,
+    )
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+    try:
+        for images, theirs, _ in loader.epoch(0):
+            found = attempt(lambda: model.features(images).float().cpu())  # noqa: B023 - called at once
+            if found is None:
+                raise in_evaluation(model, len(images), 1, f"the start {config.model.init}")
+            features.append(found)
+            labels.append(theirs.cpu())
+            if on_progress is not None:
+                on_progress(sum(map(len, labels)))
+    finally:
+        loader.close()
+    return torch.cat(features), torch.cat(labels)
+
+
+def image_start(
+    model: LiftModel,
+    index: ImageIndex,
+    config: Config,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+    on_bad: Callable[[BadImage], None] | None = None,
+) -> Tensor:
+    """The classifier weight [C, D] that ``config.model.init`` names, from the training split.
+
+    Args:
+        model: the frozen backbone (``tuner="none"``), on its device.
+        index: the training split.
+
+    Raises:
+        UserError: a start that does not come from images, or a class without an image.
+    """
+    init = config.model.init
+    if init not in IMAGE_STARTS:
+        raise UserError(f"init {init!r} is not made from images: {', '.join(IMAGE_STARTS)} are")
+    shots = int(init.rpartition("_")[2]) if init.startswith("class_mean_") else None
+    rows = choose_shots(index.labels, shots, config.run.seed)
+    chosen = index if shots is None else subset(index, rows)
+    features, labels = frozen_features(model, chosen, config, on_progress=on_progress, on_bad=on_bad)
+    make = linear_probe if init == "linear_probe" else class_means
+    return make(features, labels, len(model.class_names))
+
+
+def subset(index: ImageIndex, rows: np.ndarray) -> ImageIndex:
+    """Some rows of an index, for looking at them once: not a data set of its own."""
+    return replace(
+        index,
+        paths=index.paths if index.arrays is not None else index.paths.take(rows),
+        labels=index.labels[rows],
+        widths=index.widths[rows],
+        heights=index.heights[rows],
+        arrays=None if index.arrays is None else index.arrays[rows],
+        spans=None if index.spans is None else index.spans[rows],
+        bad=(),
+    )

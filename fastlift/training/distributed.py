@@ -1,0 +1,161 @@
+"""Several processes, one run: every rank takes its part of each batch, and gradients are added up.
+
+What trains is small (about a million parameters), so one all-reduce of one flat buffer a step is all that is needed;
+no wrapper around the model, no buckets, no hooks. What else ranks must know of each other in a step travels in the same
+buffer: loss and right predictions for the log, and whether one of them was asked to stop. How ranks meet and part is
+``company.py``'s.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastlift.errors import UserError
+from fastlift.system.noise import native_stdout_shut
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run: this one's rank, how many there are, its index on its machine, and where they leave notes."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    store: dist.Store | None = field(default=None, compare=False, repr=False)
+    notes: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)  # numbers those left there
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+class LostCompany(UserError):
+    """A collective broke off because another process of the run has ended."""
+
+
+def open_group(world: World, device: torch.device) -> torch.device:
+    """Let the ranks compute together, all on devices of the same kind; gives this rank's own device.
+
+    Raises:
+        UserError: more processes on this machine than GPUs.
+    """
+    if world.size == 1:
+        return device
+    if device.type == "cuda":
+        if world.local_rank >= torch.cuda.device_count():
+            raise UserError(f"local rank {world.local_rank}: this machine has {torch.cuda.device_count()} GPU(s)")
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        assert world.store is not None
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        with _others_needed(), native_stdout_shut():
+            dist.init_process_group(backend, store=world.store.clone(), rank=world.rank, world_size=world.size)
+    return device
+
+
+@contextmanager
+def _others_needed() -> Iterator[None]:
+    """What torch raises where another rank has gone is no fault of this one.
+
+    Raises:
+        LostCompany: instead of torch's own error, which says which socket was closed.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _GONE):
+            raise LostCompany(
+                "another process of this run has ended without a word (killed, or out of memory?)", exit_code=1
+            ) from error
+        raise
+
+
+_GONE = ("connection", "gloo", "nccl", "socket", "timed out")
+
+
+def barrier(world: World) -> None:
+    """Wait for all ranks."""
+    if world.size > 1:
+        with _others_needed():
+            dist.barrier()
+
+
+def add_up(parameters: Sequence[nn.Parameter], beside: Tensor, world: World) -> Tensor:
+    """Replace each gradient by its sum over the ranks, in one all-reduce, and give the sum of ``beside`` [K] with it.
+
+    A rank that had no share of the batch has no gradients and adds zeros. All ranks get the same bits.
+    """
+    if world.size == 1:
+        return beside
+    sizes = [parameter.numel() for parameter in parameters]
+    parts = [
+        parameter.new_zeros(size) if parameter.grad is None else parameter.grad.reshape(-1)
+        for parameter, size in zip(parameters, sizes, strict=True)
+    ]
+    flat = torch.cat([*parts, beside.to(parts[0])])
+    with _others_needed():
+        dist.all_reduce(flat)
+    *sums, beside = flat.split([*sizes, len(beside)])
+    for parameter, gradient in zip(parameters, sums, strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return beside
+
+
+class Vote:
+    """Whether any rank said yes in a step: the same answer on all of them after the same step.
+
+    On a GPU the answer of a step is read after the next one: by then it has crossed the bus, so that the host never waits
+    for the step that it has just queued. On a CPU there is nothing to wait for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._late = device.type == "cuda"
+        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def count(self, votes: Tensor) -> bool:
+        """Note a step's number of votes, a scalar on the device; gives the answer of the newest step that can be read."""
+        if not self._late:
+            return bool(votes > 0)
+        host = torch.empty((), dtype=votes.dtype, pin_memory=True)
+        host.copy_(votes, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        before, self._pending = self.last(), (host, event)
+        return before
+
+    def last(self) -> bool:
+        """The answer of the last step, as far as ``count`` has not given it: waits for that step."""
+        if self._pending is None:
+            return False
+        (host, event), self._pending = self._pending, None
+        event.synchronize()
+        return bool(host > 0)
+
+
+def gather(tensor: Tensor, world: World) -> Tensor:
+    """The tensors of all ranks, which have one shape: [N, ...]."""
+    if world.size == 1:
+        return tensor[None]
+    each = tensor.new_empty(world.size * tensor.numel())
+    with _others_needed():
+        dist.all_gather_into_tensor(each, tensor.reshape(-1).contiguous())
+    return each.view(world.size, *tensor.shape)
+
+
+def total(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Each tensor summed over the ranks."""
+    if world.size > 1:
+        with _others_needed():
+            for tensor in tensors.values():
+                dist.all_reduce(tensor)
+    return tensors

@@ -1,0 +1,207 @@
+"""One optimiser step, and nothing else: forward, loss, backward, update, with sums that stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastlift.errors import UserError
+from fastlift.models.backbones import check_fit
+from fastlift.models.classifiers import Classifier
+from fastlift.models.lift import LiftModel
+from fastlift.training.distributed import Vote, World, add_up
+from fastlift.training.finite import OnNonFinite, Watch
+from fastlift.training.losses import Loss
+
+
+@dataclass
+class Sums:
+    """Running sums of an epoch over all processes, on the device: loss times images, right predictions, images.
+
+    Steps that are not finite count in none of them: ``left_out`` are their images among ``images``.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    left_out: Tensor
+    images: int = 0
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> Sums:
+        count = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(torch.zeros((), dtype=torch.float64, device=device), count, count.clone())
+
+    def add(self, loss: Tensor, correct: Tensor, images: int, good: Tensor) -> None:
+        """A batch: its mean loss, its right predictions, its images, and whether it counts (a bool on the device)."""
+        self.loss += torch.where(good, loss.double() * images, 0.0)
+        self.correct += torch.where(good, correct.to(self.correct), 0)
+        self.left_out += torch.where(good, 0, images)
+        self.images += images
+
+    def counted(self) -> int:
+        """Images of the steps that were finite: waits for the device."""
+        return self.images - int(self.left_out)
+
+    def read(self) -> tuple[float, float]:
+        """(mean loss, accuracy in %), zeros before the first image: waits for the device."""
+        images = max(self.counted(), 1)
+        return float(self.loss) / images, 100.0 * float(self.correct) / images
+
+
+class Learner:
+    """A model, its loss and its optimiser: SGD with momentum on what trains.
+
+    Args:
+        model: on its device, its compute dtype set.
+        loss: of ``fastlift.losses``, on the same device.
+        lr, momentum, weight_decay: SGD's.
+        micro_batch: images at a time in memory; None for the whole batch. The gradient of a batch is the mean over its
+            images, or the weighted mean of class-weighted losses, however micro-batches cut it and processes share it. LADE
+            alone, which compares the images of a batch, compares those that are in memory at a time, of all processes.
+        world: the processes that share each batch.
+        on_nonfinite: what becomes of a step whose loss or gradients are not finite (see ``fastlift.training.finite``).
+
+    Raises:
+        ValueError: nothing in the model trains.
+    """
+
+    def __init__(
+        self,
+        model: LiftModel,
+        loss: Loss,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        micro_batch: int | None = None,
+        world: World | None = None,
+        on_nonfinite: OnNonFinite = "stop",
+    ) -> None:
+        self.model, self.loss = model, loss
+        self.parameters = model.trained()
+        if not self.parameters or not isinstance(model.classifier, Classifier):
+            raise ValueError("nothing in this model trains")
+        self.classifier = model.classifier
+        self.micro_batch = micro_batch
+        self.world = world or World()
+        device = next(iter(self.parameters.values())).device
+        is_fp16 = model.vit.compute_dtype is torch.float16
+        # fp16 gradients underflow without a scale; other dtypes have fp32's range
+        self.scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
+        self.optimizer = torch.optim.SGD(
+            self.parameters.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
+        )
+        if momentum:
+            # Zeros are where SGD's recurrence starts. Left to itself it starts at its first update, and where that one is
+            # skipped the fused kernel (torch 2.14) goes on from garbage.
+            for parameter in self.parameters.values():
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.sums = Sums.zeros(device)
+        self.vote = Vote(device)
+        loss.join(self.world)
+        self.watch = Watch(device, on_nonfinite)
+
+    def set_lr(self, lr: float) -> None:
+        """Learning rate of the steps to come."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def step(
+        self, images: Tensor, labels: Tensor, whole: Tensor | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """One update, and what it adds to ``sums``; never waits for a GPU.
+
+        A step that is not finite changes nothing: the fused optimiser reads on the device whether to update.
+
+        Args:
+            images: [B, 3, S, S] in the compute dtype, this process's share of the batch; B may be 0 where others have some.
+            labels: int64 [B].
+            whole: int64 [W], the labels of the batch over all processes; default: ``labels``.
+            stop: asked once a step whether this process shall stop.
+
+        Returns:
+            whether any process shall stop: all get the same answer after the same step, with one process or on CPUs after
+            this one, otherwise of the step before.
+        """
+        whole = labels if whole is None else whole
+        share = -(-len(whole) // self.world.size)  # the largest: all processes have as many parts
+        part = self.micro_batch or max(share, 1)
+        self._clear_gradients()
+        loss_sum, correct = torch.zeros_like(self.sums.loss), torch.zeros_like(self.sums.correct)
+        for start in range(0, share, part):
+            some, theirs = images[start : start + part], labels[start : start + part]
+            if not len(some):
+                self.loss.without_images()
+                continue
+            if self.model.replays_graphs:
+                torch.compiler.cudagraph_mark_step_begin()  # what the part before left in the graphs' memory is used up
+            loss, predictions = self.loss.on_features(self.classifier, self.model.features(some), theirs)
+            if len(theirs) < len(whole):
+                loss = loss * self.loss.share(theirs, whole)
+            self.scaler.scale(self.watch.guard(loss)).backward()
+            loss_sum += loss.detach()
+            correct += (predictions == theirs).sum()
+        asked = stop()
+        if self.world.size > 1:
+            votes = torch.full_like(loss_sum, float(asked))
+            beside = torch.stack([loss_sum, correct.to(loss_sum), votes])
+            loss_sum, correct, votes = add_up(list(self.parameters.values()), beside, self.world)
+            asked = self.vote.count(votes)
+        # Gradients are added up before they are unscaled: where one is not finite, no process takes the step. In fp16 they
+        # overflow while the scaler looks for its scale, and it leaves those steps out by itself.
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        scale = self.scaler.scale(torch.ones_like(loss_sum)) if self.scaler.is_enabled() else None
+        good = self.watch.look(loss_sum, gradients, scale)
+        self.sums.add(loss_sum, correct, len(whole), good)
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # as torch's own scaler hands it over
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return asked
+
+    def _clear_gradients(self) -> None:
+        """Before the first part: none, or zeros in memory of our own.
+
+        Autograd takes a first gradient as it is. Where that lies in a CUDA graph's memory, the next part's would overwrite
+        it instead of being added.
+        """
+        if not self.model.replays_graphs:
+            self.optimizer.zero_grad(set_to_none=True)
+            return
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def momentum_buffers(self) -> dict[str, Tensor]:
+        """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""
+        state = self.optimizer.state
+        buffers = {name: state[parameter].get("momentum_buffer") for name, parameter in self.parameters.items()}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+    def check_momentum(self, buffers: Mapping[str, Tensor], what: str = "momentum") -> None:
+        """``buffers`` can be this optimiser's: a wrong shape would have its fused kernel write past their end.
+
+        Raises:
+            UserError: buffers that are missing, too many, of another shape or dtype, or not finite; the first ten named.
+        """
+        mine = self.momentum_buffers()
+        check_fit(dict(buffers), mine, f"the momentum of {what} does not fit what trains")
+        wrong = [f"{name} is {buffers[name].dtype}" for name in mine if buffers[name].dtype != mine[name].dtype]
+        wrong += [f"{name} is not finite" for name in mine if not buffers[name].isfinite().all()]
+        if wrong:
+            shown = ", ".join(wrong[:10])
+            raise UserError(f"the momentum of {what} is not what SGD keeps ({len(wrong)} tensors): {shown}")
+
+    def set_momentum_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Go on from stored momentum, on any device.
+
+        Raises:
+            UserError: as ``check_momentum``; nothing is changed then.
+        """
+        self.check_momentum(buffers)
+        for name, buffer in self.momentum_buffers().items():
+            buffer.copy_(buffers[name])

@@ -1,0 +1,90 @@
+"""``fastlift bench data`` measures every way it is asked for; its numbers are not tested, only that they are measured."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastlift.bench.data import WAYS, _files, run
+from fastlift.errors import UserError
+
+
+def test_it_measures_and_names_the_bottleneck(pictures: Any) -> None:
+    index = pictures.fill(each=3).load().train
+    found = run(
+        index, image_size=32, images=64, rounds=2, workers=[1], ways=["torchvision-pil", "fastlift-torchvision"]
+    )
+    assert [(row.way, row.workers) for row in found.rows] == [("torchvision-pil", 1), ("fastlift-torchvision", 1)]
+    for row in found.rows:
+        assert len(row.rounds_images_per_s) == 2
+        assert min(row.rounds_images_per_s) > 0
+        assert row.cpu_ms_per_image > 0
+    assert found.images == 64
+    assert found.bottleneck in found.stages_ms
+    assert min(found.stages_ms.values()) >= 0
+    json.dumps(found.to_dict())
+    console = Console(file=io.StringIO(), width=120)
+    console.print(found.render())
+    assert "Bottleneck" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_only_jpegs_are_compared(pictures: Any, make_bad_file: Callable, tmp_path: Path) -> None:
+    """torchvision.io reads nothing else; a picture of another kind must not end the measuring."""
+    for k, kind in enumerate(("alpha", "grey", "cmyk", "progressive", "tiff")):
+        pictures.add(f"c0/{k}.x", 0, make_bad_file(kind))
+    files, source = _files(pictures.load(classes=1).train, 10, tmp_path, None)
+    assert [Path(file).name for file in files] == ["1.x", "3.x"]
+    assert source == "the first 2 JPEGs of list/train"
+
+
+def test_files_that_vanished_since_the_scan_are_left_out(pictures: Any) -> None:
+    index = pictures.fill(classes=1, each=3).load(classes=1).train
+    (pictures.root / "c0" / "0.jpg").unlink()
+    found = run(index, image_size=32, images=2, rounds=1, workers=[1], ways=["fastlift-torchvision"])
+    assert found.source == "the first 2 JPEGs of list/train"
+    for k in (1, 2):
+        (pictures.root / "c0" / f"{k}.jpg").unlink()
+    with pytest.raises(UserError, match="no JPEG files"):
+        run(index, images=1, rounds=1)
+
+
+def test_a_way_that_fails_is_told_in_a_line(tmp_path: Path) -> None:
+    from fastlift.bench.data import _alternate
+    from fastlift.data.sampling.crops import TrainViews
+
+    with pytest.raises(UserError, match=r"fastlift-torchvision failed: .*missing") as caught:
+        _alternate([("fastlift-torchvision", 1)], [str(tmp_path / "gone.jpg")], TrainViews(32), 1, None)
+    assert caught.value.exit_code == 1
+
+
+def test_a_set_without_jpegs_is_refused(pictures: Any, make_bad_file: Callable) -> None:
+    pictures.add("c0/0.png", 0, make_bad_file("alpha"))
+    with pytest.raises(UserError, match="no JPEG files"):
+        run(pictures.load(classes=1).train)
+
+
+def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from fastlift.bench.data import draw_picture
+
+    for seed in (0, 10, 18):
+        draw_picture(tmp_path / f"{seed}.jpg", seed)
+    sizes = [Image.open(tmp_path / f"{seed}.jpg").size for seed in (0, 10, 18)]
+    assert sizes == [(500, 375), (375, 500), (1024, 768)]
+    bits = (tmp_path / "0.jpg").stat().st_size * 8 / (500 * 375)
+    assert 3.5 < bits < 5.5  # 100 real ones: 4.4
+
+
+def test_nonsense_is_refused(pictures: Any) -> None:
+    index = pictures.fill(each=1).load().train
+    for numbers in ({"images": 0}, {"rounds": -1}, {"workers": [0]}, {"image_size": 0}):
+        with pytest.raises(UserError, match="at least 1"):
+            run(index, **numbers)
+    with pytest.raises(UserError, match="unknown ways"):
+        run(index, ways=["faster"])
+    assert len(WAYS) == 4

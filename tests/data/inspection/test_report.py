@@ -1,0 +1,165 @@
+"""``data check`` finds everything, ``data stats`` counts right."""
+
+import json
+import re
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastlift.data.inspection.report import check, describe, long_tail_picture, stats
+from fastlift.errors import UserError
+
+
+def text_of(renderable: Any) -> str:
+    console = Console(file=StringIO(), width=120)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_fine_set(pictures: Any) -> None:
+    pictures.fill().load()
+    found = check("list", decode=True, **pictures.options())
+    assert found.ok
+    assert found.looked_at == "pictures"
+    assert (found.train_images, found.test_images, found.classes) == (15, 15, 3)
+    assert "fine. 15 training" in text_of(found.render())
+    assert json.loads(json.dumps(found.to_dict()))["ok"] is True
+
+
+def test_all_problems_are_in_the_result_and_ten_on_the_screen(pictures: Any) -> None:
+    pictures.fill().load()
+    for k in range(5):
+        (pictures.root / "c1" / f"{k}.jpg").write_bytes(b"")
+        (pictures.root / "c2" / f"{k}.jpg").unlink()
+    (pictures.root / "c0" / "0.jpg").write_bytes(b"no picture")
+    found = check("list", **pictures.options())
+    assert not found.ok
+    assert len(found.problems) == 11  # the test split lists the same files, which are told once
+    shown = text_of(found.render())
+    assert "11 problems, the first 10" in shown
+    assert shown.count(".jpg: ") == 10
+
+
+def test_decoding_finds_what_headers_hide(pictures: Any, make_bad_file: Callable) -> None:
+    """A file whose middle is cut out keeps its header and its end marker."""
+    pictures.fill()
+    png = make_bad_file("alpha")
+    pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
+    pictures.load()
+    assert check("list", **pictures.options()).ok
+    found = check("list", decode=True, **pictures.options())
+    assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems] == ["holed.png"]
+
+
+def test_a_picture_is_told_once_though_both_splits_list_it(
+    pictures: Any, encode: Callable, make_picture: Callable
+) -> None:
+    """Pillow names what it cannot identify by its place in memory, another one each time."""
+    data = bytearray(encode(make_picture(60, 40)))
+    data[data.index(b"\xff\xc0") + 9] = 2  # components, of which no decoder makes a picture
+    pictures.fill().add("c0/odd.jpg", 0, bytes(data))
+    pictures.load()
+    found = check("list", decode=True, **pictures.options())
+    assert list(found.problems) == [f"{pictures.root}/c0/odd.jpg: cannot be decoded (cannot identify image file)"]
+
+
+def test_decoding_goes_on_beside_bad_headers(pictures: Any, make_bad_file: Callable) -> None:
+    pictures.fill()
+    png = make_bad_file("alpha")
+    pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
+    pictures.load()
+    (pictures.root / "c1" / "2.jpg").write_bytes(b"")
+    found = check("list", decode=True, **pictures.options())
+    assert found.looked_at == "pictures"
+    assert sorted(problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems) == ["2.jpg", "holed.png"]
+    (pictures.root.parent / "train.txt").write_text("c0/0.jpg\n")
+    assert "No picture was decoded" in check("list", decode=True, **pictures.options()).hint
+
+
+def test_stats_count_images_and_groups(pictures: Any) -> None:
+    pictures.fill()
+    for k in range(5, 25):
+        pictures.add(f"c2/{k}.jpg", 2, (pictures.root / "c2" / "0.jpg").read_bytes())
+    data = pictures.load()
+    found = stats("list", **pictures.options())
+    assert found == describe(data)
+    assert found.train_counts == (5, 5, 25)
+    assert (found.train.largest_class, found.train.smallest_class, found.train.images) == (25, 5, 35)
+    assert found.groups["few"] == {"classes": 2, "train_images": 10, "test_images": 10}
+    assert found.groups["medium"] == {"classes": 1, "train_images": 25, "test_images": 25}
+    assert found.groups["many"]["classes"] == 0
+    moved = stats("list", boundaries=(5, 24), **pictures.options()).groups
+    assert {name: row["classes"] for name, row in moved.items()} == {"many": 1, "medium": 2, "few": 0}
+    assert found.train.width_quantiles["min"] == 80
+    assert found.train.width_quantiles["max"] == 80 + 7 * 4
+    json.dumps(found.to_dict())
+    shown = text_of(found.render())
+    assert "medium" in shown
+    assert "█" in shown
+
+
+@pytest.mark.parametrize("counts", [[5000, 50], [1], [0, 0], list(range(1000, 0, -1))])
+def test_the_picture_slopes_down(counts: list[int]) -> None:
+    rows = long_tail_picture(counts, width=20, height=4).splitlines()
+    assert len(rows) == 5
+    assert f"{max(counts):,} down to {min(counts):,}" in rows[-1]
+    heights = [
+        sum(" ▁▂▃▄▅▆▇█".index(row[k]) if k < len(row) else 0 for row in rows[:-1]) for k in range(min(20, len(counts)))
+    ]
+    assert heights == sorted(heights, reverse=True)
+    assert heights[0] == (32 if max(counts) > 1 else heights[0])
+
+
+GOOD_LIST, GOOD_NAMES = b"c0/0.jpg 0\nc1/0.jpg 1\nc2/0.jpg 2\n", b"thing a\nthing b\nthing c\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("train", b"", "no lines"),
+        ("train", b"c0/0.jpg -1\n" + GOOD_LIST, "line 1: label -1 is out of range"),
+        ("train", GOOD_LIST + b"c0/0.jpg 9223372036854775808\n", "line 4: label 9223372036854775808 is out of range"),
+        ("train", GOOD_LIST + b"c0/0.jpg " + b"9" * 400 + b"\n", "line 4: label 9{40} is out of range"),
+        ("train", b"c0/0.jpg 0\nc2/0.jpg 2\n", "class 1 .* has no image"),
+        ("train", GOOD_LIST + b"c0/\x000.jpg 0\n", "line 4: a null character"),
+        ("train", bytes(2**23), "line 1 is longer than"),
+        ("train", GOOD_LIST.decode().encode("utf-16"), "is UTF-16"),
+        ("train", GOOD_LIST.decode().encode("utf-16-le"), "line 1: no label"),
+        ("train", GOOD_LIST + b"../c0/0.jpg 0\n", "line 4: path leaves the data root"),
+        ("train", GOOD_LIST + b"\x1b[2J.jpg\n", r"line 4: no label: '\\x1b\[2J"),
+        ("train", GOOD_LIST + b"n" * 5000 + b".jpg 0\n", "cannot be opened"),
+        ("train", b"\x1f\x8b" + GOOD_LIST, "cannot be read"),
+        ("names", b"", "the file is empty"),
+        ("names", b"a\n\nb\n", "line 2 is empty"),
+        ("names", b"a\nb\xff\nc\n", "line 2 is not UTF-8"),
+        ("names", GOOD_NAMES.decode().encode("utf-16"), "is UTF-16"),
+        ("names", b"x" * 2**23, "line 1 is longer than"),
+        ("names", b"a\nb\n", r"label 2 is out of range \(0\.\.1\)"),
+        ("names", b"a\nb\nc\nd\n", "class 3 .* has no image"),
+        ("train", GOOD_LIST.replace(b"\n", b"\r\n"), ""),
+        ("train", b"\xef\xbb\xbf" + GOOD_LIST, ""),
+        ("names", b"\xef\xbb\xbf" + GOOD_NAMES.replace(b"\n", b"\r"), ""),
+    ],
+)
+def test_lists_of_strangers(file: str, content: bytes, message: str, pictures: Any, tmp_path: Path) -> None:
+    """Each is told, in the check's list or as the one reason why there is nothing to check; or is fine."""
+    pictures.fill()
+    files = {"train": GOOD_LIST, "names": GOOD_NAMES, file: content}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "test").write_bytes(GOOD_LIST)
+    lists = {f"{name}_list": tmp_path / name for name in ("train", "test")}
+    try:
+        found = check(
+            "list", data_root=pictures.root, class_names=tmp_path / "names", cache_dir=pictures.cache, **lists
+        )
+    except UserError as error:
+        told = str(error)
+    else:
+        told = "\n".join(found.problems)
+    assert bool(told) == bool(message)
+    assert re.search(message, told)

@@ -1,0 +1,161 @@
+"""A run has one compute dtype: what ``auto`` was when it was made, kept by resuming, grading and predicting."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import tiny_recipe
+from safetensors.torch import load_file
+
+import fastlift
+from fastlift.commands import evaluate, predict
+from fastlift.config import Config
+from fastlift.engine import evaluate_run as grading
+from fastlift.engine import processes as company
+from fastlift.engine.evaluate_run import grade_run
+from fastlift.models.lift import LiftModel
+from fastlift.reporting.console import Quiet
+from fastlift.system import device as environment
+
+Files = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_clip: Files, tiny_data: Path) -> Config:
+    return tiny_recipe(
+        tiny_clip,
+        tiny_data,
+        tuner="none",
+        epochs=2,
+        batch_size=8,
+        lr=0.05,
+    )
+
+
+def auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What this machine would choose."""
+    resolve = environment.resolve_amp
+
+    def chosen(amp: str, *more: Any, **options: Any) -> environment.Amp:
+        return resolve(name if amp == "auto" else amp, *more, **options)
+
+    monkeypatch.setattr(company, "resolve_amp", chosen)
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose ``auto`` was bf16."""
+    with pytest.MonkeyPatch.context() as patch:
+        auto_is(patch, "bf16")
+        return fastlift.train(settings, output=tmp_path_factory.mktemp("dtypes") / "run").folder
+
+
+def test_a_resumed_run_keeps_its_dtype(
+    settings: Config, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine, or after another measurement, ``auto`` may be something else."""
+    auto_is(monkeypatch, "bf16")
+    run = fastlift.train(settings.override(epochs=2), output=tmp_path / "run").folder
+    (run / "results.json").unlink()
+    (run / "checkpoints" / "epoch-002.safetensors").unlink()
+    auto_is(monkeypatch, "fp32")
+    (run / ".replaced").mkdir()  # as a killed --overwrite leaves it: what tells the dtype has to come back first
+    shutil.copy(run / "config.json", run / ".replaced")
+    for name in ("run.json", "checkpoints"):
+        (run / name).rename(run / ".replaced" / name)
+    told: list[str] = []
+    monkeypatch.setattr(Quiet, "say", lambda self, message: told.append(message))
+    resumed = fastlift.train(settings, output=run, resume=True)
+    assert resumed.model.vit.compute_dtype is torch.bfloat16
+    assert any("cpu in bf16 (as the run began)" in line for line in told)
+    one, other = (load_file(folder / "checkpoints" / "epoch-002.safetensors") for folder in (run, trained))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_run_is_graded_in_its_dtype(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto_is(monkeypatch, "fp32")
+    assert json.loads((trained / "run.json").read_text())["dtype"] == "bf16"
+    own = json.loads((trained / "results.json").read_text())["evaluations"]["center"]
+    rows = grade_run(trained)
+    assert rows == {"center": own}, "the same figures in the same row"
+    for amp in ("bf16", "auto"):
+        assert grade_run(trained, settings={"amp": amp}) == rows
+    assert list(grade_run(trained, settings={"amp": "fp32"})) == ["center (fp32)"]
+    kept = json.loads((trained / "results.json").read_text())["evaluations"]
+    assert kept["center"] == own
+    assert sorted(kept) == ["center", "center (fp32)"]
+
+
+def test_fp8_has_a_row_of_its_own(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grading, "check_fp8", lambda *_: None)
+    monkeypatch.setattr(grading, "quantise_frozen", lambda *_: None)
+    assert list(grade_run(trained, settings={"frozen": "fp8"})) == ["center (fp8)"]
+
+
+def test_commands_take_the_runs_dtype(
+    trained: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[torch.dtype] = []
+    change = LiftModel.set_compute_dtype
+    monkeypatch.setattr(LiftModel, "set_compute_dtype", lambda self, dtype: (asked.append(dtype), change(self, dtype)))
+    picture = str(tiny_data / "test" / "class0" / "0.jpg")
+    assert predict.run([str(trained), picture]) == 0
+    assert evaluate.run([str(trained), "--json"]) == 0
+    assert predict.run([str(trained), picture, "--amp", "fp32"]) == 0
+    assert asked == [torch.bfloat16, torch.bfloat16, torch.float32]
+    capsys.readouterr()
+
+
+# Numbers that are not finite, where a model is used
+
+
+def spoilt(model: LiftModel, row: int | None = None) -> LiftModel:
+    with torch.no_grad():
+        weight = model.classifier.weight
+        (weight if row is None else weight[row]).fill_(torch.nan)  # type: ignore[operator, index]
+    return model
+
+
+@pytest.mark.parametrize("row", [None, 2])
+def test_a_model_without_finite_logits_is_not_graded(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, row: int | None
+) -> None:
+    load = grading.load_run
+    monkeypatch.setattr(grading, "load_run", lambda *arguments: spoilt(load(*arguments), row))
+    before = (trained / "results.json").read_bytes()
+    with pytest.raises(fastlift.UserError, match="NaN or infinity for all 24 images") as caught:
+        grade_run(trained)
+    assert caught.value.exit_code == 1
+    assert (trained / "results.json").read_bytes() == before
+
+
+def test_zero_shot_without_finite_logits_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = grading.build_model
+
+    def broken(*arguments: Any) -> LiftModel:
+        model = build(*arguments)
+        with torch.no_grad():
+            next(model.vit.parameters()).fill_(torch.nan)
+        return model
+
+    monkeypatch.setattr(grading, "build_model", broken)
+    zero = settings.override(classifier="zero_shot", epochs=0)
+    with pytest.raises(fastlift.UserError, match="NaN or infinity for all"):
+        grading.zero_shot(zero)
+
+
+def test_pictures_without_finite_logits_get_no_prediction(
+    trained: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastlift.engine import build as building
+
+    load = building.load_run
+    monkeypatch.setattr(building, "load_run", lambda *arguments: spoilt(load(*arguments), 1))
+    picture = tiny_data / "test" / "class0" / "0.jpg"
+    assert predict.run([str(trained), str(picture), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"{picture}: the model gives NaN or infinity for it" in printed.err

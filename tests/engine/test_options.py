@@ -1,0 +1,73 @@
+"""Every classifier and every loss: it learns, only what it should moves, and training goes on from a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, tiny_batch, tiny_learner
+
+import fastlift
+from fastlift.engine import build as building
+from fastlift.runs import checkpoints
+from fastlift.runs.identity import Identity
+from fastlift.training.step import Learner
+
+Files = tuple[Path, Path]
+CLASSIFIERS = ("cosine", "linear", "l2", "layernorm")
+LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
+
+
+def train(some: Learner, steps: int) -> list[float]:
+    """Losses of some steps on one batch."""
+    values = []
+    for _ in range(steps):
+        some.sums.loss.zero_()
+        some.sums.images = 0
+        some.step(*tiny_batch(some))
+        values.append(some.sums.read()[0])
+    return values
+
+
+def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> None:
+    before = {key: tensor.clone() for key, tensor in some.model.state_dict().items()}
+    values = train(some, 6)
+    assert values[-1] < values[0] - 1e-3
+    intended = {id(parameter) for parameter in some.model.trained().values()}
+    for key, parameter in some.model.named_parameters():
+        assert torch.equal(parameter, before[key]) == (id(parameter) not in intended), key
+
+    place = checkpoints.Position(0, 6, 6, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
+    checkpoints.save(path, some, place)
+    checkpoints.restore(path, other)
+    with torch.no_grad():
+        images, _ = tiny_batch(some)
+        assert torch.equal(other.model(images), some.model(images))
+    assert train(other, 2) == train(some, 2)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_margins_have_the_scale_of_the_config(classifier: str) -> None:
+    config = fastlift.recipes.lift(loss="LDAM", scale=7.0, classifier=classifier)
+    loss = building.build_loss(config, CLASS_COUNTS)
+    assert isinstance(loss, fastlift.losses.LDAMLoss)
+    assert loss.scale == 7.0
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers(tiny_clip: Files, device: torch.device, tmp_path: Path, name: str) -> None:
+    """Alone, on frozen features."""
+    alone: dict[str, Any] = {"init": "random", "tuner": "none", "classifier": name}
+    some, other = (tiny_learner(tiny_clip, device, "CE", model=alone | {"seed": seed}, lr=0.02) for seed in (0, 4))
+    assert set(some.parameters) == {"head.weight"} | ({"head.bias"} if name == "linear" else set())
+    expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(tiny_clip: Files, device: torch.device, tmp_path: Path, name: str) -> None:
+    """With an AdaptFormer and the cosine classifier."""
+    some, other = (
+        tiny_learner(tiny_clip, device, name, model={"init": "random", "rank": 4, "seed": seed}, lr=0.002)
+        for seed in (0, 4)
+    )
+    expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")

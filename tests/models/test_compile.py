@@ -1,0 +1,154 @@
+"""Compilation: one graph without breaks for training and one for evaluation, whatever the last batch's size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_batch, tiny_learner
+from torch import nn
+from torch._dynamo.utils import counters
+
+import fastlift
+from fastlift.engine import evaluate_run as grading
+from fastlift.models import compile as compiling
+from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
+from fastlift.models.lift import LiftModel
+from fastlift.training.step import Learner
+
+Files = tuple[Path, Path]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def build(tiny_clip: Files, **settings: Any) -> LiftModel:
+    return fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, **settings)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are captured and differentiated as always, then run op by op: inductor's minutes prove nothing here."""
+    compile_module = nn.Module.compile
+
+    def quick(self: nn.Module, *, mode: str, **options: Any) -> None:
+        compile_module(self, backend="aot_eager", **options)
+
+    monkeypatch.setattr(nn.Module, "compile", quick)
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
+def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, device: torch.device, recompute: Any) -> None:
+    plain, model = build(tiny_clip).to(device), build(tiny_clip).to(device)
+    model.vit.recompute = recompute
+    compile_backbone(model, "default", {4})
+    loss = fastlift.losses.build("LA", CLASS_COUNTS).to(device)
+    expected, found = Learner(plain, loss, lr=0.05), Learner(model, loss, lr=0.05)
+    for size in (4, 4, 3, 4, 1):
+        images, labels = torch.randn(size, 3, 32, 32).to(device), torch.arange(size, device=device)
+        expected.step(images, labels)
+        found.step(images, labels)
+    assert found.sums.read() == pytest.approx(expected.sums.read(), rel=1e-4)
+    with torch.inference_mode():
+        for size in (4, 2, 4):
+            images = torch.randn(size, 3, 32, 32).to(device)
+            torch.testing.assert_close(model(images), plain(images), rtol=1e-3, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("tuner", ["lora", "adapter", "ssf_attn", "vpt_deep", "mask", "bias"])
+def test_other_tuners_are_one_graph_too(tiny_clip: Files, tuner: str) -> None:
+    some = tiny_learner(tiny_clip, model={"tuner": tuner})
+    compile_backbone(some.model, "default", {4})
+    some.step(*tiny_batch(some, size=4))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_auto_waits_for_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: True)
+    assert plan_compile("auto", CPU, 99, 1.0).mode is None
+    assert plan_compile("auto", CPU, 100, 1.0).mode == "default"
+    assert plan_compile("auto", CPU, 100, 0.02).mode is None
+    assert plan_compile("auto", GPU, 1000, 0.0).mode == "default"
+    assert plan_compile("off", GPU, 10**6, 1.0).mode is None
+    assert plan_compile("max", CPU, 1, 1.0).mode == "max-autotune"
+    assert "would not earn" in plan_compile("auto", CPU, 20, 1.0).reason
+    monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: False)
+    without = plan_compile("auto", CPU, 10**6, 1.0)
+    assert without.mode is None
+    assert "C++ compiler" in without.reason
+
+
+def test_work_of_a_step(tiny_clip: Files) -> None:
+    """Twice the frozen products forward: 2 FLOP a weight of the blocks and a token, and attention."""
+    model = build(tiny_clip, rank=4)
+    vit: Any = model.vit
+    weights = sum(p.numel() for p in vit.blocks.parameters() if p.dim() == 2)
+    rough = 2 * 2 * 8 * weights * vit.sequence_length / 1e12
+    assert 0.5 * rough < training_tflop(model, 8) < 1.5 * rough
+
+
+def test_grading_compiles_for_its_own_batches(
+    tiny_clip: Files, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: None
+) -> None:
+    """Five crops of 3 images make full batches of 15; the last batch and another ensembling stay eager."""
+    lists = {"train_list": tiny_data / "train.txt", "test_list": tiny_data / "test.txt"}
+    names = {"class_names": tiny_data / "class_names.txt", "data_root": tiny_data}
+    files = {"model": str(tiny_clip[0]), "pretrained": str(tiny_clip[1])}
+    config = fastlift.recipes.lift("list", **lists, **names, **files, epochs=0, device="cpu", amp="fp32", eval_batch=17)
+    run = fastlift.train(config, output=tmp_path / "run")
+    sizes: list[set[int]] = []
+    compiled = grading.compile_backbone
+    monkeypatch.setattr(grading, "compile_backbone", lambda m, mode, s: (sizes.append(s), compiled(m, mode, s))[1])
+    eager = grading.grade_run(run.folder, settings={"tte": "fivecrop", "compile": "off"})
+    fast = grading.grade_run(run.folder, settings={"tte": "fivecrop", "compile": "default"})
+    assert sizes == [{15}]
+    figures = {name: value for name, value in eager["fivecrop"].items() if isinstance(value, float)}
+    assert {name: fast["fivecrop"][name] for name in figures} == pytest.approx(figures, rel=1e-4)
+
+
+class _Replayed(torch.autograd.Function):
+    """A backbone whose features and gradients lie in the same memory in every call, as those of a CUDA graph do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, backbone: Any, memory: dict[str, torch.Tensor], images: torch.Tensor, *parameters: Any
+    ) -> Any:
+        with torch.enable_grad():
+            ctx.features = backbone(images)
+        ctx.parameters, ctx.memory = parameters, memory
+        return _replay(memory, "features", ctx.features.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        made = torch.autograd.grad(ctx.features, ctx.parameters, grads[0])
+        return (None, None, None, *[_replay(ctx.memory, str(i), g) for i, g in enumerate(made)])
+
+
+def _replay(memory: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> torch.Tensor:
+    """A new tensor each time, in memory that is kept."""
+    kept = memory.setdefault(name, torch.empty_like(value)).copy_(value)
+    return torch.empty(0).set_(kept.untyped_storage(), 0, kept.shape, kept.stride())  # type: ignore[call-overload]
+
+
+def test_micro_batches_add_up_where_graphs_own_the_gradients(tiny_clip: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, replayed = build(tiny_clip), build(tiny_clip)
+    loss = fastlift.losses.build("LA", CLASS_COUNTS)
+    backbone, memory, tuner = replayed.vit.forward, {}, list(replayed.tuner_parameters.values())
+    monkeypatch.setattr(
+        replayed.vit, "forward", lambda images: _Replayed.apply(backbone, memory, images, *tuner), raising=False
+    )
+    replayed.replays_graphs = True
+    begun: list[int] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+    expected, found = Learner(plain, loss, lr=0.05, micro_batch=2), Learner(replayed, loss, lr=0.05, micro_batch=2)
+    for _ in range(3):
+        images, labels = torch.randn(6, 3, 32, 32), torch.arange(6) % len(CLASS_NAMES)
+        expected.step(images, labels)
+        found.step(images, labels)
+    assert len(begun) == 9
+    for name, parameter in plain.trained().items():
+        assert torch.equal(replayed.trained()[name], parameter), name

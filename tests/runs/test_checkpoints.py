@@ -1,0 +1,404 @@
+"""Checkpoints that are damaged, another run's, or of no place in this run: none is gone on from, graded or exported."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
+from safetensors.torch import load_file
+
+import fastlift
+from fastlift.runs import (checkpoints, folder as runs)
+from fastlift import config
+from fastlift.system import sealed
+from fastlift.config import Config
+from fastlift.engine.evaluate_run import grade_run
+from fastlift.runs.identity import (Identity, settings_digest)
+from fastlift.training.step import Learner
+from fastlift.models.lift import LiftModel
+from fastlift.reporting.console import Quiet
+from fastlift.system.sealed import Damaged
+
+Files = tuple[Path, Path]
+OURS = Identity("ours", "settings", "fp32")
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_clip: Files, tiny_data: Path) -> Config:
+    return tiny_recipe(
+        tiny_clip,
+        tiny_data,
+        tuner="none",
+        epochs=2,
+        batch_size=8,
+        lr=0.05,
+        log_steps=1,
+        amp="fp32",
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs, with its results."""
+    return fastlift.train(settings, output=tmp_path_factory.mktemp("trained") / "run").folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that has not ended yet."""
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    (folder / "results.json").unlink()
+    return folder
+
+
+def newest(folder: Path) -> Path:
+    return folder / "checkpoints" / "epoch-002.safetensors"
+
+
+def flip(path: Path, place: int = -5) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x40
+    path.write_bytes(content)
+
+
+class Told(Quiet):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
+    run: Path, trained: Path, settings: Config
+) -> None:
+    flip(newest(run))
+    told = Told()
+    model = fastlift.load_run(run, ui=told)
+    assert "epoch-002.safetensors is damaged" in told.lines[0]
+    assert "epoch-001.safetensors is used instead" in told.lines[0]
+    one = checkpoints.read(run / "checkpoints" / "epoch-001.safetensors")[0]
+    assert all(torch.equal(parameter, one[name]) for name, parameter in model.trained().items())
+    with pytest.raises(Damaged, match=r"epoch-002.safetensors is damaged"):
+        fastlift.load_run(run, "epoch-002")  # by its name
+    fastlift.load_run(run, "epoch-001")
+
+    told = Told()
+    fastlift.train(settings, output=run, resume=True, ui=told)
+    assert any("epoch-002.safetensors is damaged" in line for line in told.lines)
+    assert same(newest(run), newest(trained)), "what was lost is trained again, with the same bits"
+
+
+def test_figures_of_the_one_before_are_not_the_runs(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    before = json.loads((run / "results.json").read_text())["evaluations"]
+    flip(newest(run))
+    told = Told()
+    rows = grade_run(run, ui=told)
+    assert list(rows) == ["center@epoch-001"]
+    assert sum("epoch-002.safetensors is damaged" in line for line in told.lines) == 1
+    assert json.loads((run / "results.json").read_text())["evaluations"] == before | rows
+
+
+def test_with_none_left_the_message_tells_the_way_on(run: Path, settings: Config) -> None:
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    for use in (lambda: fastlift.load_run(run), lambda: fastlift.train(settings, output=run, resume=True)):
+        with pytest.raises(
+            fastlift.UserError, match=r"epoch-002.*epoch-001.*start again with: fastlift train --config"
+        ):
+            use()
+    assert len(checkpoints.saved(run / "checkpoints")) == 2, "a list of what is there reads none of it"
+    with pytest.raises(fastlift.UserError, match="there are: epoch-001, epoch-002"):
+        runs.open_run(run).find_checkpoint("epoch-009")
+
+
+def test_no_flipped_bit_is_ever_used(run: Path) -> None:
+    """At places over the whole file, the header among them: the file is refused, and the one before is taken."""
+    path, folder = newest(run), run / "checkpoints"
+    identity, whole = runs.open_run(run).identity(), path.read_bytes()
+    rng = np.random.Generator(np.random.Philox(3))
+    header = 8 + int.from_bytes(whole[:8], "little")
+    bits = np.concatenate([rng.integers(0, 8 * header, 150), rng.integers(8 * header, 8 * len(whole), 150)])
+    for bit in bits.tolist():
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(Damaged):
+            checkpoints.read(path, identity)
+        chosen, reasons = checkpoints.newest(folder, identity)
+        assert chosen == folder / "epoch-001.safetensors"
+        assert any("epoch-002" in reason for reason in reasons), "it is named wherever the bit is"
+
+
+@pytest.fixture(scope="module")
+def others(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same settings with another seed."""
+    return fastlift.train(settings.override(seed=1), output=tmp_path_factory.mktemp("others") / "run").folder
+
+
+def test_another_runs_checkpoint_is_refused(run: Path, others: Path) -> None:
+    shutil.copy(newest(others), newest(run))
+    told = Told()
+    fastlift.load_run(run, ui=told)
+    assert "epoch-002.safetensors belongs to another run" in told.lines[0]
+    for named in ("epoch-002", str(newest(others))):
+        with pytest.raises(fastlift.UserError, match="belongs to another run"):
+            fastlift.load_run(run, named)
+
+
+def test_identities_differ_in_run_settings_or_dtype() -> None:
+    OURS.check(replace(OURS), "it")
+    for changes, said in (
+        ({"run": "theirs"}, "it belongs to another run"),
+        ({"settings": "theirs"}, "it was written with another seed or other settings"),
+        ({"dtype": "bf16"}, "it was trained in bf16, this run in fp32"),
+    ):
+        with pytest.raises(fastlift.UserError, match=said):
+            OURS.check(replace(OURS, **changes), "it")
+
+
+def test_checkpoints_under_other_names_are_refused(run: Path) -> None:
+    shutil.copy(run / "checkpoints" / "epoch-001.safetensors", newest(run))
+    with pytest.raises(Damaged, match="not what its name says"):
+        fastlift.load_run(run, "epoch-002")
+
+
+def test_settings_that_were_changed_in_the_folder_are_noticed(run: Path, settings: Config) -> None:
+    changed = settings.override(scale=35.0)
+    (run / "config.json").write_text(json.dumps(config.to_dict(changed)))
+    for use in (lambda: fastlift.load_run(run), lambda: fastlift.train(changed, output=run, resume=True)):
+        with pytest.raises(fastlift.UserError, match="changed or damaged since the run was made"):
+            use()
+    operational = settings.override(eval_batch=3)  # which changes nothing that is computed
+    (run / "config.json").write_text(json.dumps(config.to_dict(operational)))
+    fastlift.load_run(run)
+
+
+def test_class_names_that_were_changed_are_noticed(run: Path) -> None:
+    data = json.loads((run / "data.json").read_text())
+    data["class_names"][0] = "red bricj"
+    (run / "data.json").write_text(json.dumps(data))
+    with pytest.raises(fastlift.UserError, match="class names are not those"):
+        fastlift.load_run(run)
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_lost_identity_is_taken_from_the_checkpoints(run: Path, trained: Path, settings: Config, damage: str) -> None:
+    file = run / "run.json"
+    if damage == "missing":
+        file.unlink()
+    else:
+        values = json.loads(file.read_text())
+        file.write_text(json.dumps(values | {"run": values["run"].replace("a", "b").replace("1", "2")}))
+    fastlift.load_run(run)
+    flip(newest(run))
+    fastlift.train(settings, output=run, resume=True)
+    assert json.loads(file.read_text()) == json.loads((trained / "run.json").read_text())
+
+
+def test_a_lost_identity_among_checkpoints_of_two_runs(run: Path, others: Path) -> None:
+    shutil.copy(newest(others), newest(run))
+    (run / "run.json").unlink()
+    with pytest.raises(fastlift.UserError, match=r"of 2 runs.*epoch-001.*epoch-002"):
+        fastlift.load_run(run)
+
+
+def test_the_digest_of_settings(settings: Config, tmp_path: Path) -> None:
+    digest = settings_digest(settings)
+    moved = {
+        "data_root": tmp_path,
+        "train_list": tmp_path / "l.txt",
+        "pretrained": str(tmp_path / "tiny_clip.safetensors"),
+    }
+    assert settings_digest(settings.override(device="cuda", eval_batch=1, **moved)) == digest
+    assert settings_digest(settings.override(seed=1)) != digest
+    assert settings_digest(settings.override(lr=0.06)) != digest
+    assert settings_digest(fastlift.recipes.lift_plus()) != settings_digest(fastlift.recipes.lift())
+
+
+# Positions
+
+
+def learner(tiny_clip: Files, **settings: Any) -> Learner:
+    options = {"tuner": "none"} | settings
+    model: LiftModel = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, **options)
+    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=0.05)
+
+
+def position(**changes: Any) -> checkpoints.Position:
+    place = checkpoints.Position(1, 2, 7, 16, 12.5, 9, 3.0, "data", "classes", "weights", {}, OURS)
+    return replace(place, **changes)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """The same tensors with another position, and a digest that holds."""
+    tensors, texts = sealed.read(path)
+    values = json.loads(texts["position"])
+    text = change(values)
+    sealed.write(path, tensors, {"position": text if isinstance(text, str) else json.dumps(values)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epoch": 99}, "epoch 99 of 3"),
+        ({"step": 5}, "step 5 of 5"),
+        ({"epoch": 3, "step": 1, "global_step": 16}, "step 1 of 5"),
+        ({"global_step": 8}, "8 steps taken, where there should be 7"),
+        ({"images": 17}, "17 images in 2 steps"),
+        ({"correct": 17}, "17 of 16 images right"),
+    ],
+)
+def test_places_that_are_not_in_the_run(changes: dict[str, Any], said: str) -> None:
+    schedule = checkpoints.Schedule(epochs=3, steps_per_epoch=5, batch_size=8)
+    position().check(Path("x"), schedule)
+    with pytest.raises(fastlift.UserError, match=said):
+        position(**changes).check(Path("x"), schedule)
+
+
+def test_a_run_goes_on_from_the_place_before_one_that_is_not_in_it(run: Path, trained: Path, settings: Config) -> None:
+    rewrite(newest(run), lambda values: values.update(global_step=values["global_step"] + 1))
+    told = Told()
+    fastlift.train(settings, output=run, resume=True, ui=told)
+    assert any("no place in this run" in line and "epoch-001.safetensors is used" in line for line in told.lines)
+    assert same(newest(run), newest(trained))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epoch", "1"),
+        ("epoch", -1),
+        ("epoch", 1.0),
+        ("epoch", True),
+        ("epoch", None),
+        ("step", [0]),
+        ("global_step", 10**400),
+        ("images", {"a": 1}),
+        ("loss_sum", float("nan")),
+        ("loss_sum", float("inf")),
+        ("loss_sum", "12"),
+        ("seconds", None),
+        ("data", 3),
+        ("scaler", []),
+        ("scaler", {"scale": "large"}),
+        ("scaler", {"scale": float("nan")}),
+        ("identity", None),
+        ("identity", {"run": "a"}),
+        ("identity", {"run": 1, "settings": "b", "dtype": "fp32"}),
+        ("identity", {"run": "a", "settings": "b", "dtype": "int8"}),
+    ],
+)
+def test_values_of_another_type(tiny_clip: Files, tmp_path: Path, name: str, value: Any) -> None:
+    path = tmp_path / "some.safetensors"
+    checkpoints.save(path, learner(tiny_clip), position())
+    checkpoints.read(path)
+    rewrite(path, lambda values: values.update({name: value}))
+    for read in (checkpoints.read, checkpoints.read_position):
+        with pytest.raises(Damaged, match=f"holds {name}|no JSON object"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        "{" + '"a":{' * 200_000,
+        '{"epoch": ' + "1" * 5000 + "}",
+        '{"epoch": 1}',
+        "[]",
+        "",
+        "null",
+        "{",
+        '"x"',
+    ],
+    ids=["nested", "nested objects", "digits", "parts", "list", "empty", "null", "cut", "text"],
+)
+def test_positions_that_are_none(tiny_clip: Files, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "some.safetensors"
+    checkpoints.save(path, learner(tiny_clip), position())
+    rewrite(path, lambda values: text)
+    with pytest.raises(fastlift.UserError, match=r"position|layout"):
+        checkpoints.read(path)
+
+
+def test_another_format_is_refused(tiny_clip: Files, tmp_path: Path) -> None:
+    path = tmp_path / "some.safetensors"
+    checkpoints.save(path, learner(tiny_clip), position())
+    rewrite(path, lambda values: values.update({"format": 99}))
+    with pytest.raises(fastlift.UserError, match="layout 99"):
+        checkpoints.read(path)
+
+
+def test_a_place_after_the_runs_end_is_not_loaded(run: Path) -> None:
+    beyond = newest(run).rename(run / "checkpoints" / "epoch-009.safetensors")
+    text = sealed.read_metadata(beyond)["position"].replace('"epoch": 2', '"epoch": 9')
+    sealed.write(beyond, sealed.read(beyond)[0], {"position": text})
+    with pytest.raises(fastlift.UserError, match="no place in this run: it was saved after epoch 9 of 2"):
+        fastlift.load_run(run)
+
+
+# Momentum
+
+
+def expect_refusal(path: Path, momentum: dict[str, torch.Tensor], some: Learner, said: str) -> None:
+    before = {name: tensor.clone() for name, tensor in some.model.state_dict().items()}
+    checkpoints.write(path, some.model.state(), momentum, position())
+    with pytest.raises(fastlift.UserError, match=said):
+        checkpoints.restore(path, some)
+    with pytest.raises(fastlift.UserError, match=said):
+        some.set_momentum_buffers(momentum)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in some.model.state_dict().items())
+    assert not any(buffer.any() for buffer in some.momentum_buffers().values()), "nothing was taken over"
+
+
+def test_momentum_that_does_not_fit_is_refused(tiny_clip: Files, tmp_path: Path) -> None:
+    """A wrong shape had the fused kernel write past the buffer's end; a wrong dtype ended with a traceback."""
+    some, path = learner(tiny_clip, tuner="adaptformer", rank=2), tmp_path / "some.safetensors"
+    good = {name: buffer.clone() for name, buffer in some.momentum_buffers().items()}
+    name = "head.weight"
+    one = good[name]
+    expect_refusal(path, {}, some, f"{len(good)} tensors differ")
+    expect_refusal(path, good | {name: one[:1]}, some, "head.weight: ")
+    expect_refusal(path, good | {name: one.flatten()}, some, "head.weight: ")
+    expect_refusal(path, good | {name: torch.zeros(0)}, some, "head.weight: ")
+    expect_refusal(path, good | {"head.other": one.clone()}, some, "not in the model: head.other")
+    expect_refusal(path, {key: value for key, value in good.items() if key != name}, some, "missing head.weight")
+    for dtype in (torch.float64, torch.bfloat16, torch.int64):
+        expect_refusal(path, good | {name: one.to(dtype)}, some, "head.weight is torch")
+    checkpoints.write(path, some.model.state(), good | {name: torch.full_like(one, torch.nan)}, position())
+    with pytest.raises(Damaged, match=r"momentum.head.weight holds numbers that are not finite"):
+        checkpoints.restore(path, some)
+    with pytest.raises(fastlift.UserError, match=r"head.weight is not finite"):
+        some.set_momentum_buffers(good | {name: torch.full_like(one, torch.inf)})
+
+
+def test_momentum_keeps_the_layout_of_what_it_belongs_to(tiny_clip: Files) -> None:
+    """The fused kernel walks both memories alike, so a transposed buffer would be added to the wrong weights."""
+    some = learner(tiny_clip)
+    wanted = torch.randn_like(some.parameters["head.weight"])
+    some.set_momentum_buffers({"head.weight": wanted.T.contiguous().T})
+    kept = some.momentum_buffers()["head.weight"]
+    assert torch.equal(kept, wanted)
+    assert kept.stride() == some.parameters["head.weight"].stride()
+
+
+def test_gradient_scalers_that_do_not_fit_are_refused(tiny_clip: Files, tmp_path: Path) -> None:
+    some, path = learner(tiny_clip), tmp_path / "some.safetensors"
+    checkpoints.save(path, some, position(scaler={"scale": 2.0}))
+    with pytest.raises(fastlift.UserError, match="gradient scaler"):
+        checkpoints.restore(path, some)

@@ -1,0 +1,106 @@
+"""Settings without an effect are refused with the reason; beside what they go with they pass."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastlift
+from fastlift import recipes
+from fastlift.commands import export, predict
+from fastlift.commands.train import run
+from fastlift.config import SECTION_OF, Config
+from fastlift.errors import UserError
+from fastlift.models.text.head import JOINT_TUNERS
+from fastlift.models.tuners import TUNERS
+from fastlift.settings.uses import NOT_IN_TOWER, PROMPTS, RANKED, USES
+
+# Setting and value -> where it would change nothing, and where it acts.
+CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "schedule": ("linear", {}, {"augmentation": "minimalist"}),
+    "rank": (8, {"tuner": ("bias", "ssf_ln")}, {"tuner": ("bias", "lora")}),
+    "lora_rank": (2, {"tuner": "adapter"}, {"tuner": ("adapter", "lora")}),
+    "layers": (2, {"tuner": "none"}, {"tuner": "layernorm"}),
+    "prompt_length": (3, {}, {"tuner": "vpt_deep"}),
+    "mask_ratio": (0.1, {"tuner": "full"}, {"tuner": "mask"}),
+    "mask_seed": (1, {}, {"classifier": "text", "text_tuner": "mask"}),
+    "scale": (30.0, {"classifier": "linear"}, {"classifier": "linear", "loss": "LDAM"}),
+    "init": ("random", {"classifier": "text"}, {"classifier": "l2"}),
+    "prompt": ("a {}", {"init": "class_mean"}, {"classifier": "text"}),
+    "text_rank": (2, {"classifier": "text", "text_tuner": "coop"}, {"classifier": "text", "text_tuner": "lora"}),
+    "text_layers": (
+        1,
+        {"classifier": "text", "text_tuner": "projection"},
+        {"classifier": "text", "text_tuner": "bias"},
+    ),
+    "text_prompt_length": (3, {}, {"classifier": "text", "text_tuner": "vpt_shallow"}),
+    "coop_length": (8, {}, {"classifier": "text", "text_tuner": "coop"}),
+    "coop_position": ("front", {}, {"classifier": "text", "text_tuner": "coop"}),
+    "coop_init": ("prompt", {}, {"classifier": "text", "text_tuner": "coop"}),
+    "clip_adapter_rank": (2, {}, {"classifier": "text", "text_tuner": "clip_adapter"}),
+    "tte_crops": (5, {"tte": "tencrop"}, {"tte": "random"}),
+    "on_nonfinite": ("skip", {"epochs": 0}, {"epochs": 1}),
+    "expand": (8, {"tte": "random"}, {"tte": "fivecrop"}),
+}
+
+
+def test_the_cases_are_all_there_is() -> None:
+    assert CASES.keys() == USES.keys()
+    assert USES.keys() <= SECTION_OF.keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_setting_acts_or_is_refused(name: str) -> None:
+    value, idle, acting = CASES[name]
+    with pytest.raises(UserError, match=rf"^{name} .* would change nothing here"):
+        Config().override(**idle, **{name: value})
+    with pytest.raises(UserError, match="would change nothing"):
+        recipes.lift(**idle, **{name: value})
+    changed = Config().override(**acting, **{name: value})
+    assert changed.flat()[name] == value
+    assert Config().merged(**idle, **{name: value}).flat()[name] == value
+    Config().override(**idle, **{name: Config().flat()[name]})  # the default says nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "idle"),
+    [
+        ("coop_length", 8, {"classifier": "text", "text_tuner": "coop", "coop_init": "prompt"}),
+        ("prompt", "a {}", {"classifier": "text", "text_tuner": "coop"}),
+        ("layers", 2, {"tuner": "vpt_shallow"}),
+    ],
+)
+def test_what_another_choice_makes_idle(name: str, value: Any, idle: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="would change nothing"):
+        Config().override(**idle, **{name: value})
+
+
+def test_the_groups_are_those_of_the_tuners(tiny_clip: tuple[Path, Path]) -> None:
+    """A tuner is counted as ranked, or as prompts, exactly where that size changes how much it trains."""
+    assert {"none", *JOINT_TUNERS} == NOT_IN_TOWER
+
+    def trained(name: str, **sizes: int) -> int:
+        model = fastlift.create_model(
+            tiny_clip[0], pretrained=tiny_clip[1], class_names=("a", "b"), init="random", tuner=name, **sizes
+        )
+        return sum(parameter.numel() for parameter in model.tuner_parameters.values())
+
+    assert {name for name in TUNERS if trained(name, rank=1) != trained(name, rank=2)} == RANKED
+    assert {name for name in TUNERS if trained(name, prompt_length=1) != trained(name, prompt_length=2)} == PROMPTS
+
+
+@pytest.mark.parametrize("command", [predict.run, export.run])
+def test_commands_that_only_read_a_run_ask_too(command: Any, tmp_path: Path) -> None:
+    flag = "--tte-crops" if command is predict.run else "--expand"
+    with pytest.raises(UserError, match="would change nothing"):
+        command([str(tmp_path), *([str(tmp_path)] if command is predict.run else []), flag, "7"])
+
+
+def test_defaults_of_a_recipe_may_become_idle() -> None:
+    assert recipes.arbitrary_finetune(tuner="full").model.mask_ratio == 0.01
+    assert recipes.coop(classifier="cosine", text_tuner="none").model.classifier == "cosine"
+
+
+def test_flags_are_asked_too() -> None:
+    with pytest.raises(UserError, match="coop_length 8 would change nothing here: it is CoOp's"):
+        run(["--coop-length", "8"])

@@ -1,0 +1,94 @@
+"""One step: what it changes, and that it does not depend on how the batch is cut."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from devices import EVERY_DEVICE
+from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_batch, tiny_learner
+
+import fastlift
+from fastlift.engine.loop import cosine_lr
+from fastlift.training.step import Learner
+
+Files = tuple[Path, Path]
+
+
+@pytest.mark.parametrize("loss", ["LA", "Focal"])
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_micro_batches_take_the_same_step(tiny_clip: Files, device: torch.device, loss: str, micro_batch: int) -> None:
+    whole, parts = (tiny_learner(tiny_clip, device, loss, micro_batch=size) for size in (None, micro_batch))
+    for _ in range(2):
+        whole.step(*tiny_batch(whole))
+        parts.step(*tiny_batch(parts))
+    assert whole.sums.read() == pytest.approx(parts.sums.read(), rel=1e-5)
+    for name, parameter in whole.parameters.items():
+        torch.testing.assert_close(parts.parameters[name], parameter, rtol=1e-3, atol=1e-5)
+
+
+def test_frozen_weights_stay(tiny_clip: Files, device: torch.device) -> None:
+    some = tiny_learner(tiny_clip, device)
+    before = {name: tensor.clone() for name, tensor in some.model.state_dict().items()}
+    some.step(*tiny_batch(some))
+    trained = {id(parameter) for parameter in some.parameters.values()}
+    for name, parameter in some.model.named_parameters():
+        # the first step moves the bottleneck's upper half and scale's product is still zero: gradients of the lower half are 0
+        moved = not torch.equal(parameter, before[name])
+        assert not moved or id(parameter) in trained
+    assert not torch.equal(some.parameters["head.weight"], before["classifier.weight"])
+    assert some.parameters["tuner.adaptformer_list.0.up_proj.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("place", EVERY_DEVICE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_loss_falls_in_every_dtype(tiny_clip: Files, place: str, dtype: torch.dtype) -> None:
+    some = tiny_learner(tiny_clip, place, dtype=dtype)
+    losses = []
+    for _ in range(40):  # of which fp16 spends some on finding its gradient scale
+        some.sums.loss.zero_()
+        some.sums.images = 0
+        some.step(*tiny_batch(some))
+        losses.append(some.sums.read()[0])
+    assert losses[-1] < 0.5 * losses[0]
+    assert {parameter.dtype for parameter in some.parameters.values()} == {torch.float32}
+
+
+def test_steps_repeat_bit_by_bit(tiny_clip: Files, device: torch.device) -> None:
+    """On a GPU too: our ops and losses add in a fixed order, and so does attention over so few tokens."""
+    one, other = (tiny_learner(tiny_clip, device, loss="LADE", dtype=torch.bfloat16) for _ in range(2))
+    for number in range(3):
+        for some in (one, other):
+            some.step(*tiny_batch(some, number))
+    assert one.sums.read() == other.sums.read()
+    for name, parameter in one.parameters.items():
+        assert torch.equal(other.parameters[name], parameter)
+
+
+def test_momentum_travels(tiny_clip: Files, device: torch.device) -> None:
+    one, other = tiny_learner(tiny_clip, device), tiny_learner(tiny_clip, device)
+    one.step(*tiny_batch(one))
+    other.model.load_trained({name: parameter.detach() for name, parameter in one.parameters.items()})
+    other.set_momentum_buffers(one.momentum_buffers())
+    for some in (one, other):
+        some.step(*tiny_batch(some))
+    for name, parameter in one.parameters.items():
+        assert torch.equal(other.parameters[name], parameter)
+
+
+def test_models_in_which_nothing_trains_are_refused(tiny_clip: Files) -> None:
+    model = fastlift.create_model(
+        tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, tuner="none", classifier="zero_shot"
+    )
+    with pytest.raises(ValueError, match="nothing in this model trains"):
+        Learner(model, fastlift.losses.build("CE", CLASS_COUNTS), lr=0.1)
+
+
+def test_schedule_is_the_papers() -> None:
+    """torch's CosineAnnealingLR, stepped once an epoch."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
+    for epoch in range(5):
+        assert cosine_lr(0.02, epoch, 5) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
