@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
 
-if TYPE_CHECKING:  # what type checkers and editors read; at run time the table below gives the same, when it is asked for
+if (
+    TYPE_CHECKING
+):  # what type checkers and editors read; at run time the table below gives the same, when it is asked for
     from fastlift import data as data
     from fastlift import recipes as recipes
     from fastlift.config import Config as Config

@@ -12,10 +12,11 @@ from importlib import import_module
 
 from fastlift import __version__
 from fastlift.errors import UserError, is_out_of_memory
-from fastlift.settings.names import one_of, printable
+from fastlift.settings.names import one_of
 from fastlift.system import launcher
 from fastlift.system.machine.threads import prepare
 from fastlift.system.noise import own_warnings_alone
+from fastlift.system.printing import printable
 from fastlift.system.signals import Signalled, StopSignals
 
 COMMANDS = {

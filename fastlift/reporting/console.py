@@ -19,7 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 
-from fastlift.settings.names import printable
+from fastlift.system.printing import printable
 
 SECONDS_BETWEEN_LINES = 15.0
 LATE_S = 30.0  # the pace of late is that of so many seconds at least

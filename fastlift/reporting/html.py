@@ -16,8 +16,8 @@ from markupsafe import Markup
 from fastlift.reporting import plots
 from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text
 from fastlift.reporting.record import Record, RunRecord, read_runs
-from fastlift.settings.names import printable
 from fastlift.system.files import write_atomically
+from fastlift.system.printing import printable
 
 WORST_CLASSES = 12
 CONFUSED_PAIRS = 12

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fastlift.data.datasets.catalogue import DataSet
 from fastlift.data.index.index import (BadImage, ImageIndex)
 from fastlift.system.files import append_line
-from fastlift.settings.names import printable
+from fastlift.system.printing import printable
 from fastlift.runs.folder import RunFolder
 
 

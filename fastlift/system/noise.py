@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from fastlift.errors import FastliftWarning
-from fastlift.settings.names import printable
+from fastlift.system.printing import printable
 
 
 @contextmanager

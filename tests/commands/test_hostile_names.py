@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fastlift.cli import main
 from fastlift.reporting.console import PrintableConsole, Terminal
-from fastlift.settings.names import printable
+from fastlift.system.printing import printable
 
 Streams = pytest.CaptureFixture[str]
 HOSTILE = (

@@ -15,9 +15,7 @@ from benchmarks.gpu.rows import Row
 
 TEST_LIMIT_S = 120.0
 FIRST = "tests/kernels/"  # what no machine without a GPU can run: a budget that is cut keeps the beginning
-REHEARSED = (
-    "tests/evaluation/test_metrics.py"  # runs on the CPU in a rehearsal; the GPU's tests are skipped there, with the reason
-)
+REHEARSED = "tests/evaluation/test_metrics.py"  # runs on the CPU in a rehearsal; the GPU's tests are skipped there, with the reason
 ABSENT = ("tyro", "open_clip", "nvidia", "simplejpeg")  # packages that a GPU machine may lack
 
 

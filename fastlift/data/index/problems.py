@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fastlift.errors import UserError
-from fastlift.settings.names import printable
+from fastlift.system.printing import printable
 
 SHOWN = 10
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from interop.export.test_serving import trained_model
 from fixtures import CLASS_NAMES
+from interop.export.test_serving import trained_model
 
 import fastlift
 from fastlift.commands import export as command

@@ -1,0 +1,83 @@
+"""The one validator: choices, ranges, contradictions and settings without effect, all from the declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from inspect import signature
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from fastlift.errors import UserError
+from fastlift.settings.declare import Acts, Between
+from fastlift.settings.names import one_of
+
+Marker = TypeVar("Marker")
+Rule = Callable[..., "str | None"]
+
+
+@cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """Setting -> its type, with what ``Annotated`` adds."""
+    return {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name != "RULES"}
+
+
+def marker(kind: type, name: str, wanted: type[Marker]) -> Marker | None:
+    """What a declaration says of one subject: a ``Between`` or an ``Acts``."""
+    found = getattr(hints_of(kind)[name], "__metadata__", ())
+    return next((one for one in found if isinstance(one, wanted)), None)
+
+
+def plain(hint: Any) -> Any:
+    """A type without what ``Annotated`` adds."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def check_value(kind: type, name: str, value: Any) -> None:
+    """A setting of ``kind`` may have this value.
+
+    Raises:
+        UserError: it is not one of the choices, or out of the range; the message names the setting.
+    """
+    hint = plain(hints_of(kind)[name])
+    if get_origin(hint) is Literal:
+        one_of(f"value of {name}", value, get_args(hint))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        refusal = (marker(kind, name, Between) or Between()).refusal(value)
+        if refusal is not None:
+            raise UserError(f"{name}: {refusal}, got {f'{value!r:.40}'}")
+
+
+def check_rules(kind: type, values: Mapping[str, Any]) -> None:
+    """The values contradict no rule of ``kind`` or of the classes that it derives from, as far as all that a rule names is known.
+
+    Raises:
+        UserError: they do; the message is the rule's.
+    """
+    for rule in dict.fromkeys(rule for base in kind.__mro__ for rule in vars(base).get("RULES", ())):
+        message = rule(**_named(rule, values)) if _names(rule) <= values.keys() else None
+        if message is not None:
+            raise UserError(message)
+
+
+def check_effects(
+    kinds: Iterable[type], values: Mapping[str, Any], defaults: Mapping[str, Any], given: Iterable[str]
+) -> None:
+    """Every setting that was given acts beside the others, or has its default value.
+
+    Raises:
+        UserError: one without effect; the message says what it goes with.
+    """
+    home = {name: kind for kind in kinds for name in hints_of(kind)}
+    for name in given:
+        acts = marker(home[name], name, Acts) if name in home else None
+        if acts is not None and values[name] != defaults[name] and not acts.when(**_named(acts.when, values)):
+            raise UserError(f"{name} {values[name]} would change nothing here: it is {acts.meaning}")
+
+
+@cache
+def _names(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(signature(function).parameters)
+
+
+def _named(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in _names(function)}

@@ -1,0 +1,30 @@
+"""Names that others gave, made printable: what a terminal or a page would carry out, or hide, is shown as its escape."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+# Controls (escape sequences, line ends), formats (other directions of writing, no width), halves of characters or bytes
+# that are no text, and Unicode's own line ends: what a terminal or a page would carry out, or hide, instead of showing it.
+_NOT_SHOWN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""``text`` as people can read it, whoever named it: what would not be shown stands there as its escape, ``\u001b``.
+
+    The escapes are JSON's, so JSON that went through here still holds what it held. Everything that leaves fastlift for a
+    reader's eyes passes here where it leaves: terminals, pages, lists for people. What programs read keeps its bytes.
+
+    Args:
+        lines: leave line ends, for messages of several lines.
+    """
+    if lines:
+        return "\n".join(map(printable, text.split("\n")))
+    if text.isprintable():
+        return text
+    return "".join(_escape(letter) if unicodedata.category(letter) in _NOT_SHOWN else letter for letter in text)
+
+
+def _escape(letter: str) -> str:
+    return json.dumps(letter)[1:-1]
