@@ -91,7 +91,9 @@ def test_a_rule_is_asked_only_where_all_that_it_names_is_known() -> None:
 
 def test_what_would_change_nothing_is_refused() -> None:
     values, defaults = Both(growth=2.0).values(), Both().values()
-    with pytest.raises(UserError, match=r"growth 2.0 would change nothing here: it is how squares grow \(kind square\)"):
+    with pytest.raises(
+        UserError, match=r"growth 2.0 would change nothing here: it is how squares grow \(kind square\)"
+    ):
         check_effects([Both], values, defaults, ["growth"])
     check_effects([Both], values, defaults, ["side"])  # not given
     check_effects([Both], values | {"kind": "square"}, defaults, ["growth"])
