@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 
 from fastlift.data.datasets.catalogue import DataSet
-from fastlift.data.index.index import (BadImage, ImageIndex)
+from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.runs.folder import RunFolder
 from fastlift.system.files import append_line
 from fastlift.system.printing import printable
-from fastlift.runs.folder import RunFolder
 
 
 class BadImages:

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlift.system import sealed
 from fastlift.errors import UserError
-from fastlift.system.files import parse_json
-from fastlift.runs.identity import Identity
-from fastlift.training.step import Learner
 from fastlift.models.lift import LiftModel
+from fastlift.runs.identity import Identity
+from fastlift.system import sealed
+from fastlift.system.files import parse_json
 from fastlift.system.sealed import Damaged
+from fastlift.training.step import Learner
 
 FORMAT = 2
 _NAME = re.compile(r"(epoch|step)-(\d+)\.safetensors")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.errors import UserError
-from fastlift.system.files import (parse_json, sweep, try_lock)
-from fastlift.runs.replacing import (LOCK, recover)
+from fastlift.runs.replacing import LOCK, recover
+from fastlift.system.files import parse_json, sweep, try_lock
 
 
 class InUse(UserError):

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from fastlift.runs import checkpoints
-from fastlift.system import launcher
-from fastlift.runs.checkpoints import Schedule
-from fastlift.config import (Config, absolute_paths, differences, load, to_dict)
+from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
-from fastlift.system.files import (PART, write_json)
-from fastlift.runs.identity import (Identity, load_identity, may_change, settings_digest, store_identity)
-from fastlift.runs.replacing import (ASIDE, DISCARDED, GIVEN, LOCK, replace_contents)
+from fastlift.runs import checkpoints
+from fastlift.runs.checkpoints import Schedule
+from fastlift.runs.identity import Identity, load_identity, may_change, settings_digest, store_identity
+from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
+from fastlift.system import launcher
+from fastlift.system.files import PART, write_json
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastlift.config import (Config, absolute_paths, differences)
+from fastlift.config import Config, absolute_paths, differences
 from fastlift.errors import UserError
-from fastlift.system.files import (read_json, write_json)
+from fastlift.system.files import read_json, write_json
 
 # Settings that a resumed run may change: none of them changes what is computed, but for rounding, and on_nonfinite where a
 # run would have stopped. Of the micro-batch see ``may_change``.

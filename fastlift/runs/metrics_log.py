@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fastlift.system.files import (append, parse_json, write_atomically)
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.stored import is_event
+from fastlift.system.files import append, parse_json, write_atomically
 
 Event = dict[str, Any]
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fastlift.system.files import (sweep, sync_folder, write_atomically)
+from fastlift.system.files import sweep, sync_folder, write_atomically
 
 LOCK, DECIDES = ".lock", "config.json"
 ASIDE, DISCARDED = ".replaced", ".deleted"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.errors import UserError
-from fastlift.system.files import read_json
 from fastlift.settings.ranges import MOST
+from fastlift.system.files import read_json
 
 Record = dict[str, Any]
 Check = Callable[[Any, str], None]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.index.index import BadImage, ImageIndex, PathTable
 from fastlift.runs.bad_images import BadImages
-from fastlift.data.index.index import (BadImage, ImageIndex, PathTable)
 from fastlift.runs.folder import RunFolder
 
 

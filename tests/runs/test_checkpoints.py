@@ -14,16 +14,17 @@ from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
 from safetensors.torch import load_file
 
 import fastlift
-from fastlift.runs import (checkpoints, folder as runs)
 from fastlift import config
-from fastlift.system import sealed
 from fastlift.config import Config
 from fastlift.engine.evaluate_run import grade_run
-from fastlift.runs.identity import (Identity, settings_digest)
-from fastlift.training.step import Learner
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet
+from fastlift.runs import checkpoints
+from fastlift.runs import folder as runs
+from fastlift.runs.identity import Identity, settings_digest
+from fastlift.system import sealed
 from fastlift.system.sealed import Damaged
+from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
 OURS = Identity("ours", "settings", "fp32")

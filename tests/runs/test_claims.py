@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from faults import refuses
 
-from fastlift.runs.claims import (Claim, InUse, claimed)
+from fastlift.runs.claims import Claim, InUse, claimed
 
 
 def silent(message: str) -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from fastlift.config import Config, to_dict
+from fastlift.errors import UserError
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import claimed
-from fastlift.config import (Config, to_dict)
-from fastlift.errors import UserError
+from fastlift.runs.folder import State, check_free, create, state, way_on
 from fastlift.system.files import write_json
-from fastlift.runs.folder import (State, check_free, create, state, way_on)
 
 STATES: dict[State, list[list[str]]] = {
     State.FREE: [[], [".lock"], [".lock", ".given-start"], [".lock", ".config.json.abcd1234.part/config.json"]],

@@ -7,8 +7,8 @@ import pytest
 from faults import contents, kills, refuses
 
 from fastlift.runs.claims import claimed
+from fastlift.runs.replacing import GIVEN, recover, replace_contents
 from fastlift.system.files import write_json
-from fastlift.runs.replacing import (GIVEN, recover, replace_contents)
 
 OLD = {
     "config.json": b'{"seed": 0}',
