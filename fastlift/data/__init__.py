@@ -8,10 +8,10 @@ from typing import Any
 
 # name -> module that defines it; loaded on first use, as in ``fastlift``
 _HOMES = {
-    "EvalViews": "views",
-    "TrainViews": "views",
-    "build_loader": "loader",
-    "load_data_set": "catalogue",
+    "EvalViews": "sampling.crops",
+    "TrainViews": "sampling.crops",
+    "build_loader": "loading.loader",
+    "load_data_set": "datasets.catalogue",
 }
 
 __all__ = sorted(_HOMES)

@@ -18,10 +18,10 @@ import json, sys, warnings
 from pathlib import Path
 sys.modules["simplejpeg"] = None
 import torch
-from fastlift.data.catalogue import load_data_set
-from fastlift.data.decode import decode
-from fastlift.data.loader import build_loader
-from fastlift.data.views import TrainViews
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.loading.decode import decode
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainViews
 executor, output, options = json.loads(sys.argv[1])
 index = load_data_set("list", **{key: Path(path) for key, path in options.items()}).train
 with warnings.catch_warnings(record=True) as told:

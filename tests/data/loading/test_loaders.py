@@ -396,9 +396,9 @@ def test_dali_never_sees_what_it_would_die_of(pictures: Any, make_bad_file: Call
 ITERATE = """
 import json, sys
 from pathlib import Path
-from fastlift.data.catalogue import load_data_set
-from fastlift.data.loader import build_loader
-from fastlift.data.views import TrainViews
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainViews
 found = []
 for place in json.loads(sys.argv[1]):
     index, bad = load_data_set("list", **{key: Path(path) for key, path in place.items()}).train, set()

@@ -453,10 +453,11 @@ def test_a_later_process_does_not_look_again(pictures: Any) -> None:
 COUNT = """
 import json, sys
 from pathlib import Path
-from fastlift.data import dali_feed, looks
-from fastlift.data.catalogue import load_data_set
-from fastlift.data.loader import build_loader
-from fastlift.data.views import TrainViews
+from fastlift.data.loading import looks
+from fastlift.data.loading.dali import feed as dali_feed
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainViews
 looks.SETTLED_NS, seen, look = -10**18, [], dali_feed.plain_parts
 dali_feed.plain_parts = lambda *a, **k: seen.append(1) or look(*a, **k)
 index = load_data_set("list", **{key: Path(path) for key, path in json.loads(sys.argv[1]).items()}).train

@@ -101,9 +101,9 @@ def test_an_epoch_that_is_left_to_the_collector_ends(pictures: Any) -> None:
 LEAVE = """
 import gc, json, sys, time
 from pathlib import Path
-from fastlift.data.catalogue import load_data_set
-from fastlift.data.loader import build_loader
-from fastlift.data.views import TrainViews
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainViews
 index = load_data_set("list", **{key: Path(path) for key, path in json.loads(sys.argv[1]).items()}).train
 def begin():
     loader = build_loader(index, TrainViews(32), batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), executor="dali", cache_bytes=0)
