@@ -16,7 +16,8 @@ from fastlift.bench.rounds import Step, Timing, alternate, count_flop, count_ops
 from fastlift.engine.memory import saved_bytes, storages
 from fastlift.models.compile import compile_backbone
 from fastlift.models.lift import LiftModel, create_model
-from fastlift.system.device import DTYPES, describe_machine, versions
+from fastlift.models.precision import DTYPES
+from fastlift.system.device import describe_machine, versions
 from fastlift.training import losses
 from fastlift.training.step import Learner
 

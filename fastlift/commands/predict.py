@@ -55,11 +55,11 @@ def run(arguments: list[str]) -> int:
     from fastlift.engine.build import load_run
     from fastlift.engine.memory import Work, check_images
     from fastlift.evaluation.predict import Prediction, find_pictures, index_pictures, predict
-    from fastlift.models.precision import shape_of
+    from fastlift.models.precision import resolve_amp, shape_of
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
     from fastlift.runs.folder import amp_of
     from fastlift.system.cuda import check_triton
-    from fastlift.system.device import resolve_amp, resolve_device, using_device, using_threads
+    from fastlift.system.device import resolve_device, using_device, using_threads
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))

@@ -111,8 +111,8 @@ def _device() -> tuple[str, str]:
 
 def _amp() -> tuple[str, str]:
     """On CPUs for a ViT-B/16, from the cache or measured anew in about half a second."""
-    from fastlift.models.precision import VIT_B_16
-    from fastlift.system.device import dtype_name, resolve_amp, resolve_device
+    from fastlift.models.precision import VIT_B_16, dtype_name, resolve_amp
+    from fastlift.system.device import resolve_device
 
     device = resolve_device("auto")
     chosen = resolve_amp("auto", device, VIT_B_16, keep=False)

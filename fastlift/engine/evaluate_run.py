@@ -21,14 +21,14 @@ from fastlift.models.compile import compile_backbone, plan_compile, training_tfl
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
-from fastlift.models.precision import shape_of
+from fastlift.models.precision import dtype_name, shape_of
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import folder as runs
 from fastlift.runs.checkpoints import epoch_path
 from fastlift.runs.claims import InUse, claimed
 from fastlift.runs.stored import read_data, read_results
 from fastlift.system.cuda import check_triton
-from fastlift.system.device import dtype_name, resolve_device, using_device, using_threads
+from fastlift.system.device import resolve_device, using_device, using_threads
 from fastlift.system.files import write_json
 from fastlift.training.distributed import World, open_group
 

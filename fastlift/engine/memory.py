@@ -18,21 +18,11 @@ from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import crops_of, images_at_a_time
 from fastlift.models import tuners
 from fastlift.models.backbones import Outline, outline
-from fastlift.models.footprint import (
-    COPIES,
-    GIB,
-    PROMPTED,
-    check_room,
-    forward_bytes,
-    free_memory,
-    kept_bytes,
-    pixel_bytes,
-    smaller_parts,
-    trained_bytes,
-)
+from fastlift.models.footprint import COPIES, PROMPTED, forward_bytes, kept_bytes, pixel_bytes, trained_bytes
 from fastlift.models.lift import LiftModel
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
+from fastlift.system.memory import GIB, check_room, free_memory, smaller_parts
 
 PROBE_IMAGES = 2
 _OVERRULE = "; --memory ignore tries it"  # of the commands that train; others have no such flag

@@ -26,9 +26,9 @@ from fastlift.config import Config
 from fastlift.data.index.index import ImageIndex
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
-from fastlift.models.precision import Shape
+from fastlift.models.precision import Amp, Shape, dtype_name, resolve_amp
 from fastlift.system import launcher
-from fastlift.system.device import Amp, dtype_name, resolve_amp, versions
+from fastlift.system.device import versions
 from fastlift.system.signals import Outlasting
 from fastlift.training.distributed import LostCompany, World, total
 

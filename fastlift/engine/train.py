@@ -39,7 +39,7 @@ from fastlift.models.classifiers import Classifier
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
-from fastlift.models.precision import Shape, shape_of
+from fastlift.models.precision import Amp, Shape, dtype_name, shape_of
 from fastlift.models.vit import VisionTransformer
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import checkpoints
@@ -50,7 +50,7 @@ from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.stored import read_results
 from fastlift.system.cuda import check_triton
-from fastlift.system.device import Amp, dtype_name, resolve_device, using_device, using_threads
+from fastlift.system.device import resolve_device, using_device, using_threads
 from fastlift.system.files import write_json
 from fastlift.system.machine import cpus
 from fastlift.system.signals import Interrupted, Signalled, StopSignals

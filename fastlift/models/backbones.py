@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models import conversion
-from fastlift.models.footprint import check_room, free_bytes
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.features import TextTower
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings.names import one_of
 from fastlift.settings.ranges import MOST_PIXELS, check_range
 from fastlift.system.files import read_json
+from fastlift.system.memory import check_room, free_bytes
 
 SHIPPED = "shapes-clip"
 RANDOM = "random"  # in place of a tag or a file: untrained weights, asked for by name

@@ -15,7 +15,7 @@ from fastlift.data.sampling.crops import Interpolation
 from fastlift.errors import UserError
 from fastlift.models import backbones, classifiers, tuners
 from fastlift.models.fingerprint import weights_fingerprint
-from fastlift.models.footprint import check_room, free_bytes, trained_bytes
+from fastlift.models.footprint import trained_bytes
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.features import Progress, text_features
 from fastlift.models.text.head import CoopInit, TextSide, build_text_head, check_text_tuners
@@ -24,6 +24,7 @@ from fastlift.models.tuners.mask import Scatter
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings.names import one_of
 from fastlift.settings.ranges import check_range
+from fastlift.system.memory import check_room, free_bytes
 
 HeadName = Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"]
 InitName = Literal["text", "random"]

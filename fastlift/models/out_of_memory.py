@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 
 from fastlift.errors import OutOfMemory, is_out_of_memory
-from fastlift.models.footprint import GIB, free_memory, smaller_parts
 from fastlift.models.lift import LiftModel
 from fastlift.models.vit import VisionTransformer
+from fastlift.system.memory import GIB, free_memory, smaller_parts
 
 Result = TypeVar("Result")
 

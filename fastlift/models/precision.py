@@ -1,6 +1,6 @@
-"""Which of fp32 and bf16 this processor is faster in, measured at a model's shapes.
+"""The dtype that a backbone computes in; on a CPU the faster of fp32 and bf16, as measured at the model's shapes.
 
-Flags do not tell: with AVX-512 BF16 alone bf16 products can be slower than fp32 ones, with AMX several times as fast. A
+A processor's flags do not tell which is faster: with AVX-512 BF16 alone bf16 products can be slower than fp32 ones, with AMX several times as fast. A
 block of the model's widths runs forward and backward in both, in turn, so that attention, norms and casts count too. What
 is found is kept in the cache folder, and so the same for every later run on the same processor, with the same threads.
 """
@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +24,25 @@ from torch import Tensor
 from fastlift.errors import UserError
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import QKV, Block, LayerNorm, Linear, VisionTransformer
+from fastlift.settings import Settings
 from fastlift.system.files import cache_folder, read_json, write_json
 from fastlift.system.machine import processor_name
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MARGIN = 1.1  # bf16 has to be so many times as fast: at less, its rounding buys nothing, and noise would decide
 WORK = 4e9  # FLOP of one timed step: tens of milliseconds
 ROUNDS = 7
 MOST_SIDE = 32  # of the grid that is measured: more tokens change no rate, and this runs before memory is checked
 SECONDS = 0.5  # after which three rounds are enough
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Amp:
+    """A compute dtype, and why it is the one."""
+
+    dtype: torch.dtype
+    why: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,52 @@ class Speeds:
 
     def __str__(self) -> str:
         return f"a block runs at {self.fp32:,.0f} GFLOP/s in fp32, {self.bf16:,.0f} in bf16"
+
+
+@dataclass(frozen=True)
+class PrecisionSettings(Settings):
+    """The compute dtype."""
+
+    amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
+    as measured at the model's shapes."""
+
+    def build(self, device: torch.device, shape: Shape | None = None) -> Amp:
+        """The dtype on this device; see ``resolve_amp``."""
+        return resolve_amp(self.amp, device, shape)
+
+
+def resolve_amp(name: str, device: torch.device, shape: Shape | None = None, *, keep: bool = True) -> Amp:
+    """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones; on CPUs bf16 where it is measured to be faster.
+
+    Args:
+        shape: what the model multiplies; on a CPU ``auto`` is fp32 without it.
+        keep: what is measured goes to the cache folder.
+
+    Raises:
+        UserError: bf16 on a GPU without it.
+    """
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        why = "GPU of capability {}.{}; bf16 from 8.0 on, fp16 below".format(*capability)
+        if name == "auto":
+            return Amp(torch.bfloat16 if capability >= (8, 0) else torch.float16, why)
+        if name == "bf16" and capability < (8, 0):
+            raise UserError(
+                "amp bf16: this GPU (capability {}.{}) has no bf16 units, 8.0 and newer have; use --amp fp16, or auto, "
+                "which takes it here".format(*capability)
+            )
+    elif name == "auto":
+        if shape is None:
+            return Amp(torch.float32, "nothing is known of what is multiplied")
+        found = speeds(shape, keep)
+        return Amp(found.faster, str(found))
+    return Amp(DTYPES[name], "asked for")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The flag's name of a dtype."""
+    return next(name for name, known in DTYPES.items() if known is dtype)
 
 
 def shape_of(vit: VisionTransformer | ResNet, images: int) -> Shape:

@@ -1,4 +1,4 @@
-"""Which device and which dtype a run uses, and what the machine was, for the record."""
+"""Which device a run uses, and what the machine was, for the record."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from fastlift.errors import FastliftWarning, UserError
-from fastlift.models.precision import Shape, speeds
 from fastlift.settings.ranges import MOST_THREADS, check_range
 from fastlift.system import launcher
 from fastlift.system.cuda import trouble
 from fastlift.system.machine import cpu_quota, cpus, gpus_are_hidden, processor_name
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 RECORDED_PACKAGES = ("fastlift", "torch", "torchvision", "triton", "open_clip_torch", "timm", "safetensors", "numpy")
 
 
@@ -69,47 +66,6 @@ def _check_gpu(name: str, index: int) -> None:
     if index >= count:
         there = "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
         raise UserError(f"device {name}: this machine has {there}")
-
-
-@dataclass(frozen=True)
-class Amp:
-    """A compute dtype, and why it is the one."""
-
-    dtype: torch.dtype
-    why: str
-
-
-def resolve_amp(name: str, device: torch.device, shape: Shape | None = None, *, keep: bool = True) -> Amp:
-    """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones; on CPUs bf16 where it is measured to be faster.
-
-    Args:
-        shape: what the model multiplies; on a CPU ``auto`` is fp32 without it.
-        keep: what is measured goes to the cache folder.
-
-    Raises:
-        UserError: bf16 on a GPU without it.
-    """
-    if name == "auto" and device.type == "cpu":
-        if shape is None:
-            return Amp(torch.float32, "nothing is known of what is multiplied")
-        found = speeds(shape, keep)
-        return Amp(found.faster, str(found))
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        why = "GPU of capability {}.{}; bf16 from 8.0 on, fp16 below".format(*capability)
-        if name == "auto":
-            return Amp(torch.bfloat16 if capability >= (8, 0) else torch.float16, why)
-        if name == "bf16" and capability < (8, 0):
-            raise UserError(
-                "amp bf16: this GPU (capability {}.{}) has no bf16 units, 8.0 and newer have; use --amp fp16, or auto, "
-                "which takes it here".format(*capability)
-            )
-    return Amp(DTYPES[name], "asked for")
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The flag's name of a dtype."""
-    return next(name for name, known in DTYPES.items() if known is dtype)
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from fastlift.config import Config
 from fastlift.engine import evaluate_run as grading
 from fastlift.engine import processes as company
 from fastlift.engine.evaluate_run import grade_run
+from fastlift.models import precision
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet
-from fastlift.system import device as environment
 
 Files = tuple[Path, Path]
 
@@ -37,9 +37,9 @@ def settings(tiny_clip: Files, tiny_data: Path) -> Config:
 
 def auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """What this machine would choose."""
-    resolve = environment.resolve_amp
+    resolve = precision.resolve_amp
 
-    def chosen(amp: str, *more: Any, **options: Any) -> environment.Amp:
+    def chosen(amp: str, *more: Any, **options: Any) -> precision.Amp:
         return resolve(name if amp == "auto" else amp, *more, **options)
 
     monkeypatch.setattr(company, "resolve_amp", chosen)

@@ -15,11 +15,12 @@ import fastlift
 from fastlift.config import Config
 from fastlift.engine.memory import estimate
 from fastlift.errors import FastliftWarning
-from fastlift.models.footprint import free_memory
 from fastlift.models.out_of_memory import attempt
+from fastlift.models.precision import resolve_amp
 from fastlift.system.cuda import check_triton, trouble
-from fastlift.system.device import resolve_amp, resolve_device
+from fastlift.system.device import resolve_device
 from fastlift.system.machine import driver
+from fastlift.system.memory import free_memory
 from fastlift.training import losses
 from fastlift.training.step import Learner
 

@@ -19,11 +19,11 @@ from fastlift.engine.memory import MemoryEstimate, Work, check_settings
 from fastlift.errors import OutOfMemory
 from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.evaluate import evaluate
-from fastlift.models import footprint as bounds
 from fastlift.models import out_of_memory
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt
 from fastlift.runs import folder as runs
+from fastlift.system import memory as bounds
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]

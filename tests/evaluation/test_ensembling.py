@@ -15,8 +15,8 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.evaluation import evaluate as evaluation
+from fastlift.models.precision import DTYPES
 from fastlift.reporting.console import Quiet
-from fastlift.system.device import DTYPES
 
 Files = tuple[Path, Path]
 

@@ -16,6 +16,7 @@ from fastlift.engine.memory import Work, check_settings, saved_bytes, storages
 from fastlift.models import backbones
 from fastlift.models import footprint as bounds
 from fastlift.models.tuners import TUNERS
+from fastlift.system import memory as free
 
 Files = tuple[Path, Path]
 MIB = 2**20
@@ -37,13 +38,13 @@ def config(tiny_clip: Files) -> Config:
 @pytest.fixture
 def only_100_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the size is ever allocated by these tests, on a machine of any size."""
-    monkeypatch.setattr(bounds, "memory", lambda: memory_of(100 * MIB))
+    monkeypatch.setattr(free, "memory", lambda: memory_of(100 * MIB))
 
 
-def memory_of(free: int) -> Any:
+def memory_of(size: int) -> Any:
     from fastlift.system.machine import Memory
 
-    return Memory(free, free)
+    return Memory(size, size)
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
@@ -150,7 +151,7 @@ def test_no_batch_is_larger_than_its_split(config: Config) -> None:
 
 def test_no_folder_is_made_for_it(config: Config, tmp_path: Path, tiny_data: Path, monkeypatch: Any) -> None:
     """By the measured forward pass, for what the bound does not tell; and as the command line says it."""
-    monkeypatch.setattr(bounds, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(free, "free_bytes", lambda: 1000)
     monkeypatch.setattr(training, "check_settings", lambda *_: None)
     lists = {
         name: tiny_data / f"{name.removesuffix('_list')}.txt" for name in ("train_list", "test_list", "class_names")
@@ -162,9 +163,9 @@ def test_no_folder_is_made_for_it(config: Config, tmp_path: Path, tiny_data: Pat
 
 
 def test_processes_of_a_run_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "memory", lambda: memory_of(80 * MIB))
+    monkeypatch.setattr(free, "memory", lambda: memory_of(80 * MIB))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert bounds.free_bytes() == 20 * MIB
+    assert free.free_bytes() == 20 * MIB
 
 
 @pytest.mark.usefixtures("only_100_mib")

@@ -12,11 +12,9 @@ from fastlift.config import Config
 from fastlift.engine import evaluate_run as grading
 from fastlift.models import backbones
 from fastlift.models import precision as products
-from fastlift.models.precision import Shape, Speeds, measure, shape_of, speeds, summarise
+from fastlift.models.precision import Shape, Speeds, measure, resolve_amp, shape_of, speeds, summarise
 from fastlift.reporting.console import Quiet
 from fastlift.runs import folder as runs
-from fastlift.system import device as environment
-from fastlift.system.device import resolve_amp
 
 Files = tuple[Path, Path]
 TINY = Shape(images=2, tokens=17, width=48, hidden=192, heads=3)
@@ -118,7 +116,7 @@ def test_resolving(measured: list[Shape]) -> None:
     chosen = resolve_amp("auto", CPU, TINY)
     assert (chosen.dtype, chosen.why) == (torch.bfloat16, "a block runs at 100 GFLOP/s in fp32, 300 in bf16")
     assert resolve_amp("auto", CPU).dtype is torch.float32
-    for name, dtype in environment.DTYPES.items():
+    for name, dtype in products.DTYPES.items():
         assert resolve_amp(name, CPU, TINY).dtype is dtype
     assert measured == [TINY], "only where it decides"
 

@@ -21,10 +21,11 @@ from fastlift.engine import train as training
 from fastlift.engine.build import build_model, load_data
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models.fp8 import check_fp8
+from fastlift.models.precision import Amp, resolve_amp
 from fastlift.reporting.console import Quiet
 from fastlift.system import cuda as gpus
 from fastlift.system.cuda import check_triton, triton_trouble, trouble
-from fastlift.system.device import Amp, resolve_amp, resolve_device, using_device
+from fastlift.system.device import resolve_device, using_device
 from fastlift.system.machine import Driver
 from fastlift.system.noise import own_warnings_alone
 

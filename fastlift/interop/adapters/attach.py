@@ -21,12 +21,12 @@ from fastlift.interop.adapters.blocks import (
     restore_activation,
 )
 from fastlift.interop.adapters.towers import Tower, find_tower
-from fastlift.models.footprint import check_room, free_bytes
 from fastlift.models.tuners import resolve_layers
 from fastlift.models.tuners.adapter import Adapter
 from fastlift.models.tuners.adaptformer import AdaptFormer
 from fastlift.settings.names import one_of
 from fastlift.settings.ranges import MOST_SIZE, check_range
+from fastlift.system.memory import check_room, free_bytes
 
 TunerName = Literal["adaptformer", "adapter"]
 # name -> (module of a block, prefix of its parameters in the authors' checkpoints)

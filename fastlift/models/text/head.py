@@ -11,7 +11,7 @@ from torch import nn
 from fastlift.errors import UserError
 from fastlift.models import tuners
 from fastlift.models.backbones import Backbone
-from fastlift.models.footprint import check_room, free_bytes, trained_bytes
+from fastlift.models.footprint import trained_bytes
 from fastlift.models.text.classifier import Projections, TextClassifier
 from fastlift.models.text.features import TextTower, prompts_for
 from fastlift.models.text.tower import (
@@ -24,6 +24,7 @@ from fastlift.models.text.tower import (
 )
 from fastlift.settings.names import one_of
 from fastlift.settings.ranges import MOST_SIZE, check_range
+from fastlift.system.memory import check_room, free_bytes
 
 CoopInit = Literal["random", "prompt"]
 MOST_WORDS = 1024  # no text tower reads as many tokens
