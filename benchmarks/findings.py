@@ -39,11 +39,11 @@ class Row:
 
 ROWS = (
     Row("zero-shot", "zero_shot", "zero_shot", {}),
-    Row("linear probe (LA, text start)", "linear_probe", "linear_probe", {}),
+    Row("linear probe (LA, text init)", "linear_probe", "linear_probe", {}),
     Row("full fine-tuning, lr 0.01", "full", "full_finetune", {}),
     Row("full fine-tuning, lr 0.001", "full_low", "full_finetune", {"lr": 0.001}),
     Row("LIFT with CE", "lift_ce", "lift", {"loss": "CE"}),
-    Row("LIFT with LA from a random start", "lift_random", "lift", {"init": "random"}),
+    Row("LIFT with LA, random init", "lift_random", "lift", {"init": "random"}),
     Row("LIFT", "lift", "lift", {}),
     Row("LIFT with five crops", "lift", "lift", {}, ensembling="fivecrop"),
     Row("LIFT+", "lift_plus", "lift_plus", {}),

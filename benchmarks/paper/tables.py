@@ -54,10 +54,10 @@ class Table:
 def _ablation() -> tuple[Cell, ...]:
     bare: dict[str, Any] = {"loss": "CE", "init": "random"}
     return (
-        Cell("classifier alone, CE, random start", "linear_probe", bare),
+        Cell("classifier alone, CE, random init", "linear_probe", bare),
         Cell("+ AdaptFormer", "lift", bare),
         Cell("+ logit adjustment", "lift", {"init": "random"}),
-        Cell("+ text start", "lift"),
+        Cell("+ text init", "lift"),
         Cell("+ five crops (LIFT)", "lift", testing=FIVE, is_lift=True),
     )
 
@@ -65,9 +65,9 @@ def _ablation() -> tuple[Cell, ...]:
 def _ablation_plus() -> tuple[Cell, ...]:
     flips: dict[str, Any] = {"augmentation": "random_resized_crop"}
     return (
-        Cell("classifier alone, random start", "lift_plus", flips | {"tuner": "none", "init": "random"}),
+        Cell("classifier alone, random init", "lift_plus", flips | {"tuner": "none", "init": "random"}),
         Cell("+ AdaptFormer", "lift_plus", flips | {"init": "random"}),
-        Cell("+ text start", "lift_plus", flips),
+        Cell("+ text init", "lift_plus", flips),
         Cell("+ minimalist augmentation", "lift_plus"),
         Cell("+ five crops (LIFT+)", "lift_plus", testing=FIVE),
     )
@@ -117,7 +117,7 @@ def _ensembling() -> tuple[Cell, ...]:
 
 def _prompts() -> tuple[Cell, ...]:
     return (
-        Cell("no text: random start", "lift", {"init": "random"}, FIVE),
+        Cell("no text: random init", "lift", {"init": "random"}, FIVE),
         Cell("class name", "lift", {"prompt": "classname"}, FIVE),
         Cell("default (LIFT)", "lift", testing=FIVE, is_lift=True),
         Cell("ensemble of 80 templates", "lift", {"prompt": "ensemble"}, FIVE),
@@ -188,9 +188,9 @@ _AXES = {"figure4": "share of the weights", "figure6": "rank", "figure11": "expa
 _MAKERS: dict[str, tuple[str, str, Callable[[], tuple[Cell, ...]]]] = {
     "table5": ("ablation", _LIFT, _ablation),
     "table6": ("tuners", _LIFT, _tuners),
-    "table7": ("starts of the classifier", _LIFT, _starts),
+    "table7": ("classifier init", _LIFT, _starts),
     "table12": ("test-time ensembling", _LIFT, _ensembling),
-    "table13": ("prompts of the text start", _LIFT, _prompts),
+    "table13": ("prompts of the text init", _LIFT, _prompts),
     "table14": ("epochs", _LIFT, _epochs),
     "table15": ("classifiers", _LIFT, _classifiers),
     "table16": ("losses", _LIFT, _losses),

@@ -1,0 +1,175 @@
+"""What the documents name is there: files, anchors, commands, flags, make targets, Python names; their snippets run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fastlift import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(
+    path
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/*/README.md", "kernels/**/README.md")
+    for path in ROOT.glob(pattern)
+    if path.name != "architecture.md"
+)
+IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+ROOMS = ("fastlift", "tests", "kernels", "benchmarks", "docs", "examples", "scripts")
+# Files that a machine with a GPU will add.
+MADE_LATER = re.compile(r"benchmarks/results/gpu_|gpu_step\*\.json")
+# Flags of other programs that the documents name: torchrun, pytest, uv, unshare, and the scripts of benchmarks/ and tests/.
+OTHERS_FLAGS = {
+    "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--shutdown-timeout", "--signals-to-handle",
+    "--only", "--scenarios", "--set", "--descriptors", "--output", "--rehearse", "--user", "--resolution", "--part",
+}  # fmt: skip
+
+document = pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+
+
+def code_blocks(path: Path) -> list[tuple[str, str]]:
+    """(language, text) of every fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def inline_code(path: Path) -> list[str]:
+    """What stands between single backticks, outside fenced blocks."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"`([^`]+)`", text)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub makes of a document's headings."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
+def tracked() -> list[str]:
+    """All files of the repository, where it is one."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+@document
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), f"{target}: no such file"
+        assert not anchor or anchor in anchors(file), f"{target}: no such heading"
+
+
+@document
+def test_named_files_exist(path: Path) -> None:
+    """A path from the root, or the end of one; in code blocks, paths from the root."""
+    blocks = "\n".join(text for _, text in code_blocks(path))
+    from_root = re.compile(rf"(?<![\w/.$-])(?:{'|'.join(ROOMS)})/[\w./*-]*\w")
+    named = {name for text in (*inline_code(path), blocks) for name in from_root.findall(text)}
+    for name in sorted(name for name in named if not MADE_LATER.search(name)):
+        assert list(ROOT.glob(name)), f"{name}: no such file"
+    ends = {code for code in inline_code(path) if re.fullmatch(r"[\w./-]+\.(py|cpp|c|h|md|toml)", code)}
+    for name in sorted(ends):
+        found = [file for file in tracked() if file == name or file.endswith("/" + name.removeprefix("../"))]
+        assert found, f"{name}: no file of the repository ends like this"
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """The words of every call of ``fastlift`` in code blocks and between backticks, from the command's name on."""
+    blocks = "\n".join(text for language, text in code_blocks(path) if language != "python")
+    lines = [*blocks.replace("\\\n", " ").splitlines(), *inline_code(path)]
+    for line in lines:
+        found = re.match(r"\s*(?:torchrun .*?-m )?fastlift (\w[\w-]*\b.*|)", line)
+        if found and found[1]:
+            yield shlex.split(found[1], comments=True)
+
+
+@cache
+def flags(*command: str) -> frozenset[str]:
+    """The flags in a command's help. A command with commands of its own has those of all of them."""
+    output = subprocess.run(
+        [sys.executable, "-m", "fastlift", *command, "--help"], capture_output=True, text=True, check=True
+    )
+    return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", output.stdout))
+
+
+@document
+def test_commands_and_flags_are_known(path: Path) -> None:
+    for words in commands(path):
+        name, *rest = words
+        for choice in name.split("|"):
+            assert choice in cli.COMMANDS, f"fastlift {choice}: no such command"
+        for flag in (word.split("=")[0] for word in rest if re.match(r"--[a-z]", word)):
+            assert flag in known(name, rest), f"fastlift {' '.join(words)}: {flag} is no flag of it"
+
+
+def known(command: str, rest: list[str]) -> frozenset[str]:
+    """All flags that a command takes behind the words that follow it."""
+    if command in ("data", "bench") and rest and not rest[0].startswith("--"):
+        return frozenset().union(*(flags(command, part) for part in rest[0].split("|")))
+    return flags(command)
+
+
+@document
+def test_flags_between_backticks_are_known(path: Path) -> None:
+    everywhere = OTHERS_FLAGS.union(*(flags(*name.split()) for name in ALL))
+    for code in inline_code(path):
+        if flag := re.match(r"--[a-z][a-z0-9-]*", code):
+            assert flag[0] in everywhere, f"{code}: no command has this flag"
+
+
+ALL = (
+    *(name for name in cli.COMMANDS if name not in ("data", "bench")),
+    *(f"data {name}" for name in ("check", "prepare", "stats", "pack")),
+    *(f"bench {name}" for name in ("kernels", "data", "train", "text")),
+)
+
+
+@document
+def test_make_targets_and_modules_exist(path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = "\n".join([*(text for _, text in code_blocks(path)), *inline_code(path)])
+    for target in re.findall(r"(?<![\w-])make ([a-z][\w-]*)", text):
+        assert re.search(rf"^[^\n#=]*\b{target}\b[^\n=]*:", makefile, re.MULTILINE), f"make {target}: no such target"
+    for module in re.findall(r"python -m ((?:benchmarks|tests)[\w.]*\w)", text):
+        file = ROOT / module.replace(".", "/")
+        assert file.with_suffix(".py").is_file() or (file / "__main__.py").is_file(), f"python -m {module}: not there"
+
+
+@document
+def test_python_names_exist_and_snippets_parse(path: Path) -> None:
+    blocks = [text for language, text in code_blocks(path) if language == "python"]
+    for block in blocks:
+        compile(block, str(path), "exec")
+    named = re.findall(
+        r"(?<![\w./-])(fastlift(?:_kernels)?(?:\.[A-Za-z_]\w*)+)", "\n".join([*blocks, *inline_code(path)])
+    )
+    for name in sorted({name for name in named if not name.endswith((".json", ".NAME"))}):
+        assert resolve(name) is not None, f"{name}: no such attribute"
+
+
+def resolve(name: str) -> object:
+    """An attribute by its dotted name; modules are imported on the way."""
+    first, *rest = name.split(".")
+    found: object = importlib.import_module(first)
+    done = first
+    for part in rest:
+        done += f".{part}"
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            found = importlib.import_module(done)
+    return found
