@@ -14,7 +14,7 @@ if (
     from fastlift import data as data
     from fastlift import recipes as recipes
     from fastlift.config import Config as Config
-    from fastlift.engine.build import load_run as load_run
+    from fastlift.engine.load_run import load_run as load_run
     from fastlift.engine.train import train as train
     from fastlift.errors import UserError as UserError
     from fastlift.interop import lift_checkpoints as compat
@@ -40,7 +40,7 @@ if (
 # Module -> the public names that it defines; "." stands for the module itself.
 _HOMES = {
     "config": ("Config",),
-    "engine.build": ("load_run",),
+    "engine.load_run": ("load_run",),
     "engine.train": ("train",),
     "errors": ("UserError",),
     "interop.adapters": ("add_adapters", "load_adapters", "remove_adapters", "save_adapters", "tuner_parameters"),

@@ -17,7 +17,15 @@ from typing import Any
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command does, which here comes after torch
 _CONTEXT = multiprocessing.get_context("forkserver")
 _LIBRARIES = ("torchvision", "open_clip", "timm", "tyro", "torch.utils.tensorboard", "fastlift_kernels.adapter.native")
-_OURS = ("training", "grading", "cli", "commands.train", "commands.evaluate", "data.torch_loader", "reporting.html")
+_OURS = (
+    "engine.train",
+    "engine.evaluate_run",
+    "cli",
+    "commands.train",
+    "commands.evaluate",
+    "data.loading.torch_loader",
+    "reporting.html",
+)
 _CONTEXT.set_forkserver_preload([*_LIBRARIES, *(f"fastlift.{name}" for name in (*_OURS, "reporting.plots"))])
 
 

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
         )
-    from fastlift.engine.build import load_run
+    from fastlift.engine.load_run import load_run
     from fastlift.engine.memory import Work, check_images
     from fastlift.evaluation.predict import Prediction, find_pictures, index_pictures, predict
     from fastlift.models.precision import resolve_amp, shape_of

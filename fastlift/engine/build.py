@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from fastlift.config import Config, load
+from fastlift.config import Config
 from fastlift.data.datasets.catalogue import DataSet, load_data_set
 from fastlift.data.loading.loader import Loader, build_loader
 from fastlift.data.sampling.crops import TrainViews
 from fastlift.data.sampling.order import share
-from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import images_at_a_time
 from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
-from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
-from fastlift.reporting.console import Quiet, Ui
-from fastlift.runs import checkpoints
-from fastlift.runs import folder as runs
+from fastlift.models.lift import LiftModel
+from fastlift.reporting.console import Ui
 from fastlift.runs.bad_images import BadImages
 from fastlift.training import losses
 from fastlift.training.distributed import World
@@ -49,21 +45,6 @@ def load_data(config: Config, ui: Ui) -> DataSet:
             first = f"the first: {index.bad[0].path} {index.bad[0].reason}"
             ui.say(f"{index.name}: {len(index.bad):,} unusable files, others of their classes in their place; {first}")
     return found
-
-
-def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
-    """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
-    settings, told = config.model, ui or Quiet()
-
-    def progress(done: int, total: int) -> None:
-        if total > 20_000:
-            told.say(f"text features: {done} of {total} prompts")
-
-    others = {"interpolation": config.data.interpolation, "seed": config.run.seed, "progress": progress}
-    arguments: dict[str, Any] = vars(settings) | others | changes
-    if arguments["init"] in IMAGE_STARTS:  # set once the model and the images are there
-        arguments["init"] = "random"
-    return create_model(arguments.pop("model"), class_names=class_names, **arguments)
 
 
 def training_views(config: Config, image_size: int) -> TrainViews:
@@ -120,40 +101,3 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
         at_a_time = {config.training.micro_batch} if config.training.micro_batch else shares
         compile_backbone(model, plan.mode, at_a_time | {images_at_a_time(config)})
     ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
-
-
-def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = None) -> LiftModel:
-    """The trained model of a run, on the CPU in fp32, ready to predict.
-
-    Args:
-        folder: a run folder.
-        checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one that is whole.
-        ui: told which newer checkpoints were passed over, and why.
-
-    Raises:
-        UserError: no run; no checkpoint; a damaged one, or another run's; settings, class names or backbone weights other
-            than those that the run trained on.
-    """
-    run = runs.open_run(Path(folder))
-    config = load(run.config)
-    identity = run.identity()
-    runs.check_settings(run, identity, config)
-    names = run.class_names()
-    path = run.find_checkpoint(checkpoint, (ui or Quiet()).say)
-    if path is None:
-        untrained = None if config.training.epochs else build_model(config, names)
-        if untrained is None or untrained.trained():
-            raise UserError(f"{folder} has no checkpoint yet; {runs.way_on(run.path)}")
-        return untrained
-    trained, _, position = checkpoints.read(path, identity)
-    if position.epoch > config.training.epochs:
-        raise UserError(
-            f"{path} is no place in this run: it was saved after epoch {position.epoch} of {config.training.epochs}"
-        )
-    if position.classes != checkpoints.names_digest(names):
-        raise UserError(f"{run.data} was changed or damaged: its class names are not those that {path} was trained on")
-    model = build_model(config, names, init="random")
-    if position.backbone != model.backbone_fingerprint:
-        raise UserError(f"the backbone weights are not those that {folder} was trained on; restore them first")
-    model.load_trained(trained, f"checkpoint {path}")
-    return model

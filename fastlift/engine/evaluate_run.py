@@ -12,8 +12,10 @@ from fastlift.config import Config, load
 from fastlift.data.datasets.catalogue import rank_at
 from fastlift.data.datasets.inaturalist import Rank
 from fastlift.data.index.index import BadImage, ImageIndex
-from fastlift.engine.build import build_model, load_data, load_run
+from fastlift.engine.build import load_data
+from fastlift.engine.load_run import load_run
 from fastlift.engine.memory import Work, check_images
+from fastlift.engine.model import build_model
 from fastlift.engine.processes import agree, company, first_amp, settings_of
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from fastlift.config import Config
-from fastlift.data.datasets.catalogue import DataSet
-from fastlift.engine.loop import Fit
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import Evaluation, ensembling_name
 from fastlift.evaluation.metrics import Metrics
-from fastlift.models.lift import LiftModel
-from fastlift.models.tuners import tuner_size
 from fastlift.reporting.console import Ui
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.metrics_log import MetricsLog, has_event, keep_events
 from fastlift.runs.stored import read_results
-from fastlift.system.device import describe_machine, versions
 from fastlift.system.files import write_json
 
 
@@ -58,59 +49,3 @@ def complete(run: RunFolder, ui: Ui) -> dict[str, Any]:
         write_report([run.path], run.report)
         ui.say(f"run folder {run.path}; open {run.report} for plots")
     return results
-
-
-def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
-    """What ``data.json`` holds of a data set."""
-    return {
-        "name": data.name,
-        "classes": len(data.class_names),
-        "train_images": len(data.train),
-        "test_images": len(data.test),
-        "class_names": list(data.class_names),
-        "class_counts": data.train.class_counts().tolist(),
-        "group_counts": data.group_counts.tolist(),
-        "group_boundaries": list(config.data.group_boundaries),
-        "fingerprints": {"train": data.train.fingerprint, "test": data.test.fingerprint},
-    }
-
-
-def describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
-    size = tuner_size(model.towers, model.tuner_parameters)
-    head = sum(parameter.numel() for parameter in model.head_parameters.values())
-    return {
-        "name": config.model.model,
-        "tuner": list(config.model.tuner),
-        "rank": model.tuner_settings.rank,
-        "layers": list(model.tuner_settings.layers),
-        "tuner_parameters": size.parameters,
-        "tuner_share": size.share,
-        "head_parameters": head,
-        "tuned_parameters": size.parameters + head,
-        "image_size": model.preprocessing.image_size,
-        "backbone_fingerprint": model.backbone_fingerprint,
-    }
-
-
-def results_of(
-    config: Config, data: DataSet, model: LiftModel, fit: Fit | None, evaluation: Evaluation, device: torch.device
-) -> dict[str, Any]:
-    metrics = evaluation.metrics.to_dict()
-    timing: dict[str, float] = {"evaluate_s": evaluation.seconds}
-    if fit is not None:
-        timing["train_s"] = fit.elapsed
-        if fit.images_seen:  # none where a run that was trained already is only evaluated
-            timing["images_per_s"] = fit.images_seen / max(fit.elapsed - fit.seconds, 1e-9)
-    name = ensembling_name(config)
-    return {
-        "recipe": config.recipe,
-        "epochs": config.training.epochs,
-        "steps": fit.global_step if fit else 0,
-        "model": describe_model(config, model),
-        "data": describe_data(data, config),
-        "metrics": metrics,
-        "evaluations": {name: metrics},
-        "timing": timing,
-        "machine": describe_machine(device),
-        "versions": versions(),
-    }

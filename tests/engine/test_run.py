@@ -131,26 +131,27 @@ def test_resuming_is_bit_identical(
     assert logged[0] == logged[1]
 
 
-@pytest.mark.parametrize("stage", ["load_data", "build_model", "_fit", "_evaluate", "end"])
+@pytest.mark.parametrize(
+    "stage", ["train.load_data", "model.build_model", "train.training_loader", "train.evaluate", "train.end"]
+)
 def test_a_signal_outside_the_loop_stops_cleanly(
     settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """The message tells the way on from what is there, and that way holds."""
-    from fastlift.engine import train as training
 
     def signalled(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
 
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(training, stage, signalled)
+        patch.setattr(f"fastlift.engine.{stage}", signalled)
         with pytest.raises(
             Interrupted, match=r"^SIGUSR1: stopped; .* holds .*run.*fastlift train .*--output"
         ) as caught:
             fastlift.train(settings.override(epochs=1), output=path)
     assert caught.value.exit_code == 128 + signal.SIGUSR1
     resume = "--resume" in str(caught.value)
-    assert resume == path.exists() == (stage not in ("load_data", "build_model"))
+    assert resume == path.exists() == (stage not in ("train.load_data", "model.build_model"))
     run = fastlift.train(settings.override(epochs=1), output=path, resume=resume)
     assert runs.state(run.folder) is runs.State.ENDED
 
@@ -381,13 +382,13 @@ def test_a_run_that_a_test_picture_stopped_goes_on_with_skip(
 
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
-    evaluate = training._evaluate
+    evaluate = training.evaluate
 
-    def damage_then_evaluate(*arguments: Any) -> Any:
+    def damage_then_evaluate(*arguments: Any, **options: Any) -> Any:
         (root / "test" / "class1" / "2.jpg").write_bytes(b"")
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(training, "_evaluate", damage_then_evaluate)
+    monkeypatch.setattr(training, "evaluate", damage_then_evaluate)
     stopping = settings.override(data_root=root, epochs=1)
     with pytest.raises(fastlift.UserError, match=r"class1/2\.jpg is empty.*--bad-images skip"):
         fastlift.train(stopping, output=tmp_path / "run")

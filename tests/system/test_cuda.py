@@ -18,7 +18,8 @@ import fastlift_kernels
 from fastlift.config import Config
 from fastlift.engine import evaluate_run as grading
 from fastlift.engine import train as training
-from fastlift.engine.build import build_model, load_data
+from fastlift.engine.build import load_data
+from fastlift.engine.model import build_model
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models.fp8 import check_fp8
 from fastlift.models.precision import Amp, resolve_amp

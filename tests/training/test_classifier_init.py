@@ -19,8 +19,8 @@ from torch import Tensor
 import fastlift
 from fastlift.config import Config
 from fastlift.engine import build as building
+from fastlift.engine import model as models
 from fastlift.engine import processes as company
-from fastlift.engine import train as training
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
@@ -82,7 +82,7 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
 
     settings = settings.override(interpolation=interpolation)
     data = building.load_data(settings, Quiet())
-    model = building.build_model(settings, data.class_names, tuner="none")
+    model = models.build_model(settings, data.class_names, tuner="none")
     features, labels = starts.frozen_features(model, data.train, settings)
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     view = v2.Compose(
@@ -162,7 +162,7 @@ def test_a_run_that_is_only_graded_goes_on_with_what_it_kept(
     """Cut short while it is graded, an import has the checkpoint's values still, and a start from images its own."""
     settings, start = settings.override(init=init, rank=4), given if init == "random" else None
     whole = fastlift.train(settings, output=tmp_path / "whole", start=start)
-    cut_short_at(monkeypatch, "fastlift.engine.train._evaluate", settings, output=tmp_path / "run", start=start)
+    cut_short_at(monkeypatch, "fastlift.engine.train.evaluate", settings, output=tmp_path / "run", start=start)
     kept = (tmp_path / "run" / "checkpoints" / "epoch-000.safetensors").read_bytes()
     resumed = fastlift.train(settings, output=tmp_path / "run", resume=True)
     assert resumed.metrics == whole.metrics
@@ -203,7 +203,7 @@ def test_a_given_start_is_kept_before_the_first_step(
 
 def start_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
     """How often this rank makes the start, and the weight it has then. Each look at the clock of one that waits is an hour."""
-    make, does, made, hours = training.image_start, training.first_does, [0], itertools.count()
+    make, does, made, hours = models.image_start, models.first_does, [0], itertools.count()
 
     def counted(*given: Any, **named: Any) -> Tensor:
         made[0] += 1
@@ -216,7 +216,7 @@ def start_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
         does(*given)
         company.time = time
 
-    training.image_start, training.first_does = counted, for_hours  # type: ignore[attr-defined]
+    models.image_start, models.first_does = counted, for_hours  # type: ignore[attr-defined]
     run = fastlift.train(settings, output=output)
     return made[0], run.model.trained()["head.weight"].detach()
 

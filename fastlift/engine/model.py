@@ -1,0 +1,137 @@
+"""The model of a run: built by its config, moved to its device, and started as the run asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from fastlift.config import Config
+from fastlift.data.datasets.catalogue import DataSet
+from fastlift.engine.memory import Work, check_settings, estimate
+from fastlift.engine.opening import Asked, Place
+from fastlift.engine.processes import agree, fingerprints_of, first_amp, first_does, take_first_start
+from fastlift.errors import UserError
+from fastlift.evaluation.evaluate import images_at_a_time
+from fastlift.interop.lift_checkpoints import as_lift_state, in_order_of, load_lift_checkpoint
+from fastlift.models.backbones import outline
+from fastlift.models.classifiers import Classifier
+from fastlift.models.fp8 import check_fp8, quantise_frozen
+from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
+from fastlift.models.precision import Amp, Shape, shape_of
+from fastlift.models.vit import VisionTransformer
+from fastlift.reporting.console import Quiet, Ui
+from fastlift.runs import checkpoints
+from fastlift.runs import folder as runs
+from fastlift.runs.bad_images import BadImages
+from fastlift.runs.identity import Identity
+from fastlift.training.classifier_init import image_start
+from fastlift.training.distributed import World, total
+
+
+def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
+    """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
+    settings, told = config.model, ui or Quiet()
+
+    def progress(done: int, total: int) -> None:
+        if total > 20_000:
+            told.say(f"text features: {done} of {total} prompts")
+
+    others = {"interpolation": config.data.interpolation, "seed": config.run.seed, "progress": progress}
+    arguments: dict[str, Any] = vars(settings) | others | changes
+    if arguments["init"] in IMAGE_STARTS:  # set once the model and the images are there
+        arguments["init"] = "random"
+    return create_model(arguments.pop("model"), class_names=class_names, **arguments)
+
+
+def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -> LiftModel:
+    """The model on its device, where it fits, and alike on all ranks; nothing is written yet."""
+    config, world, ui = asked.config, place.world, place.ui
+    work = Work.of(config, len(data.train), len(data.test), world.size)
+    check_settings(config, len(data.class_names), work, place.device)
+    model = build_model(config, data.class_names, ui)
+    if asked.start is not None:
+        state = as_lift_state(asked.start)
+        by_name = config.data.dataset == "inaturalist2018" and config.data.taxon == "species"
+        load_lift_checkpoint(model, in_order_of(data.class_names, state) if by_name else state)
+    model.set_compute_dtype(dtype)  # before it moves: what crosses the bus and is kept on a GPU is then half as much
+    model.to(place.device)
+    if config.run.frozen == "fp8":
+        quantise_frozen(model.vit)
+    _check_possible(config, model, world)
+    if isinstance(model.vit, VisionTransformer):
+        model.vit.recompute = config.run.recompute
+    if config.training.epochs:
+        _check_memory(config, model, work, ui)
+    agree(world, fingerprints_of(data.train, data.test, model))
+    take_first_start(world, model.trained())
+    return model
+
+
+def _check_possible(config: Config, model: LiftModel, world: World) -> None:
+    """What only the model and the processes tell, asked before a run folder is made or an old one replaced."""
+    if config.run.recompute != "none" and not isinstance(model.vit, VisionTransformer):
+        raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
+    if config.training.batch_size < world.size:
+        raise UserError(
+            f"batch_size: {config.training.batch_size} images cannot be shared by {world.size} processes; start fewer"
+        )
+    if config.training.epochs and not model.trained():
+        raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to grade it as it is")
+
+
+def _check_memory(config: Config, model: LiftModel, work: Work, ui: Ui) -> None:
+    """Training fits, by a measured forward pass; refused where it does not, before a run folder is made."""
+    needed = estimate(model, work.micro_batch, config.training.batch_size)
+    if config.run.memory == "check":
+        needed.check()
+    ui.say(f"training {needed}")
+
+
+def go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) -> None:
+    """Give a model that is only graded what the run kept of its start."""
+    trained, _, position = checkpoints.read(path, identity)
+    position.check_origin(path, data.train.fingerprint, model.backbone_fingerprint)
+    model.load_trained(trained, f"checkpoint {path}")
+
+
+def start_from_images(config: Config, place: Place, data: DataSet, model: LiftModel, bad: BadImages) -> None:
+    """Start the classifier from features that the frozen backbone, without its tuner, has of training images.
+
+    The first process makes the start for all: on GPUs features need not have the same bits.
+    """
+    world, classifier = place.world, cast(Classifier, model.classifier)
+
+    def make() -> None:
+        changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}
+        frozen = build_model(config, data.class_names, **changes)
+        frozen.set_compute_dtype(model.vit.compute_dtype)
+        frozen.to(place.device)
+        with place.ui.bar(f"start: {config.model.init}", len(data.train)) as bar:
+            weight = image_start(frozen, data.train, config, on_progress=bar.update, on_bad=bad.of(data.train))
+        classifier.set_weight(weight.to(place.device))
+
+    first_does(world, make)
+    if world.size > 1:
+        mine = classifier.weight.detach().clone() if world.is_main else torch.zeros_like(classifier.weight)
+        classifier.set_weight(total({"weight": mine}, world)["weight"])
+
+
+def choose_amp(asked: Asked, place: Place) -> Amp:
+    """As asked for, or as the run was before, or as the first process measures it."""
+    config, world = asked.config, place.world
+
+    def shape() -> Shape | None:
+        training, known = config.training, outline(config.model.model, config.model.image_size)
+        batch = training.micro_batch or training.batch_size // world.size
+        images = batch if training.epochs else images_at_a_time(config)
+        return None if known is None else shape_of(known.vit, max(1, images))
+
+    named = runs.amp_of(asked.path, config.run.amp) if asked.resume else config.run.amp
+    amp = first_amp(world, named, place.device, shape)
+    if named != config.run.amp:
+        amp = Amp(amp.dtype, "as the run began")
+    if config.run.frozen == "fp8":
+        check_fp8(place.device, amp.dtype)
+    return amp
