@@ -2,15 +2,15 @@
 
 Each part of fastlift declares its own settings beside what they build: a frozen dataclass that derives from ``Settings``, with
 a default and a docstring (the text of ``--help``) for each, its choices (``Literal``), its range (``Between``), what it depends
-on (``Acts``), and what contradicts what (``RULES``). This room holds the words of these declarations and the one validator that
+on (``Acts``), what contradicts what (``RULES``), and what may differ where (``May``). This room holds the words of these declarations and the one validator that
 reads them. It imports ``errors`` alone; every other room may import it.
 """
 
 from fastlift.settings.base import Settings
 from fastlift.settings.convert import converted
-from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_SIZE, MOST_THREADS, Acts, Between
+from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_SIZE, MOST_THREADS, Acts, Between, May, NamesFile
 from fastlift.settings.names import one_of
-from fastlift.settings.validate import check_effects, check_rules, check_value
+from fastlift.settings.validate import check_effects, check_rules, check_value, hints_of, marker
 
 __all__ = [
     "MOST",
@@ -19,10 +19,14 @@ __all__ = [
     "MOST_THREADS",
     "Acts",
     "Between",
+    "May",
+    "NamesFile",
     "Settings",
     "check_effects",
     "check_rules",
     "check_value",
     "converted",
+    "hints_of",
+    "marker",
     "one_of",
 ]

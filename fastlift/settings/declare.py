@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Flag, auto
 
 MOST = 2**63 - 1  # what torch, NumPy and DALI hold in 64 bits with a sign
 MOST_THREADS = 1024
@@ -63,3 +64,30 @@ class Acts:
 
     meaning: str
     when: Callable[..., bool]
+
+
+class May(Flag):
+    """What a setting may do beyond one process of one run: ``threads: Annotated[int | None, May.CHANGE | May.DIFFER]``.
+
+    Such settings change nothing that is computed, but for rounding, so that a run's identity is without them.
+    """
+
+    CHANGE = auto()  # have another value in a resumed run
+    DIFFER = auto()  # have another value in another process of the run, perhaps on another machine
+
+
+@dataclass(frozen=True)
+class NamesFile:
+    """A text that may name a file: what stands between ``prefix`` and the end, where it ends with ``suffix``.
+
+    Such files are named from the root in a run's ``config.json``, and count without their folders in its identity.
+    """
+
+    prefix: str = ""
+    suffix: str = ""
+
+    def apply(self, value: str, change: Callable[[str], str]) -> str:
+        """``value`` with its file's name changed; as it is where it names none."""
+        if not value.startswith(self.prefix) or not value.endswith(self.suffix):
+            return value
+        return self.prefix + change(value[len(self.prefix) :])
