@@ -12,18 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny_recipe
 
-import fastlift_kernels
 from fastlift.config import Config
 from fastlift.engine import evaluate_run as grading
 from fastlift.engine import train as training
-from fastlift.engine.build import load_data
-from fastlift.engine.model import build_model
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models.fp8 import check_fp8
-from fastlift.models.precision import Amp, resolve_amp
-from fastlift.reporting.console import Quiet
+from fastlift.models.precision import resolve_amp
 from fastlift.system import cuda as gpus
 from fastlift.system.cuda import check_triton, triton_trouble, trouble
 from fastlift.system.device import resolve_device, using_device
@@ -292,21 +287,6 @@ def test_without_triton_plain_pytorch_does_the_work(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert triton_trouble() is None
     check_triton(GPU)
-
-
-@pytest.mark.parametrize("reason", ["", "triton is not installed"])
-def test_a_run_on_a_gpu_tells_what_computes(
-    monkeypatch: pytest.MonkeyPatch, tiny_clip: tuple[Path, Path], tiny_data: Path, reason: str
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(Quiet, "say", lambda self, message: told.append(message))
-    monkeypatch.setattr(fastlift_kernels, "available", lambda: {"triton_reason": reason})
-    config = tiny_recipe(tiny_clip, tiny_data)
-    data = load_data(config, Quiet())
-    training._announce(config, data, build_model(config, data.class_names), GPU, Amp(torch.bfloat16, "why"), Quiet())
-    assert any(line.startswith("cuda in bf16 (why)") for line in told)
-    expected = ["the fused operations run as plain PyTorch on the GPU: triton is not installed"] if reason else []
-    assert [line for line in told if "fused" in line] == expected
 
 
 def test_it_is_asked_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
