@@ -15,7 +15,7 @@ from fastlift.engine.model import build_model
 from fastlift.models.precision import Amp
 from fastlift.reporting.console import Quiet
 
-GPU = torch.device("cuda", 0)
+GPU = torch.device("cuda")
 
 
 @pytest.mark.parametrize("reason", ["", "triton is not installed"])
