@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
+from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings
+from fastlift.settings import check_effects
+from fastlift.settings.base import Part
 from fastlift.settings.names import one_of
 from fastlift.settings.ranges import MOST, MOST_THREADS, check_range
 from fastlift.settings.uses import check_uses
@@ -139,7 +142,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(EnsemblingSettings, EvalSettings):
     """Where and how it runs; apart from the seed, nothing here changes what is computed but rounding."""
 
     seed: int = 0
@@ -158,14 +161,6 @@ class RunConfig:
     """torch.compile of the backbone. 'auto': when the run is long enough to earn the warm-up back; 'max' tunes longer."""
     recompute: Literal["none", "mlp", "block"] = "none"
     """What backward computes again instead of keeping it: less memory, more time."""
-    eval_batch: int = 128
-    """Images at a time in evaluation; several crops of an image count one each."""
-    tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
-    """Test-time ensembling of the last evaluation: mean logits of five, ten, or --tte-crops random crops."""
-    tte_crops: int = 10
-    """How many crops 'random' takes."""
-    expand: int | None = None
-    """Pixels that ensembling adds to the short side before it crops (default: 24; less in proportion below size 224)."""
     checkpoint_steps: int | None = None
     """Save the state every N steps too, so that a killed run loses less than an epoch."""
     log_steps: int = 10
@@ -183,12 +178,10 @@ SECTION_OF = {f.name: section for section, kind in SECTIONS.items() for f in fie
 POSITIVE = {
     "batch_size",
     "micro_batch",
-    "eval_batch",
     "log_steps",
     "checkpoint_steps",
     "image_size",
     "scale",
-    "tte_crops",
     "coop_length",
     "clip_adapter_rank",
 }
@@ -213,7 +206,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        training, run, model = self.training, self.run, self.model
+        training, model = self.training, self.model
         for name, value in self.flat().items():
             if isinstance(value, int) and not isinstance(value, bool):
                 check_range(name, value, *RANGES.get(name, (-MOST,)))
@@ -221,8 +214,6 @@ class Config:
                 raise UserError(f"{name}: expected more than 0, got {value}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name}: expected a finite number, got {value}")
-        if run.expand is not None and run.expand < 0:
-            raise UserError(f"expand: expected 0 or more pixels (the crop would leave the image), got {run.expand}")
         for name in ("epochs", "lr", "weight_decay"):
             if (value := getattr(training, name)) < 0:
                 raise UserError(f"{name}: must not be negative, got {value}")
@@ -258,6 +249,7 @@ class Config:
         """
         changed = self.merged(**settings)
         check_uses(changed, settings)
+        check_effects([RunConfig], changed.flat(), type(self)().flat(), settings)
         return changed
 
     def merged(self, **settings: Any) -> Config:
@@ -278,6 +270,10 @@ class Config:
         for section, values in by_section.items():
             data[section].update(_jsonable(values))
         return from_dict(data)
+
+    def part(self, kind: type[Part]) -> Part:
+        """The settings of one part, from whatever sections they stand in."""
+        return kind.of(self.flat())
 
     def flat(self) -> dict[str, Any]:
         """All settings by flag name."""
@@ -341,7 +337,7 @@ def from_dict(data: dict[str, Any]) -> Config:
 def _build(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise UserError(f"settings{where and f' {where}'}: expected an object, got {type(data).__name__}")
-    hints = get_type_hints(kind)
+    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
     values = {}
     for name, value in data.items():
         one_of(f"setting{where and f' in {where}'}", name, hints)

@@ -28,7 +28,7 @@ from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import Condition
 from fastlift.data.shards import pack
 from fastlift.errors import UserError
-from fastlift.evaluation.predict import index_pictures
+from fastlift.evaluation.predict import index_images
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.models import backbones
 from fastlift.models.text.features import TextTower, prompts_for, text_features
@@ -204,7 +204,7 @@ def _cifar_archive(scene: Scene) -> None:
 
 def _picture(scene: Scene) -> None:
     path = scene.file("picture.jpg")
-    _, broken = index_pictures([path])
+    _, broken = index_images([path])
     assert path in broken
 
 

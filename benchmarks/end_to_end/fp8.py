@@ -15,7 +15,7 @@ from fastlift.bench.train import twins
 from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
 from fastlift.engine.train import train
-from fastlift.evaluation.evaluate import eval_views
+from fastlift.evaluation.settings import EnsemblingSettings
 from fastlift.models.fp8 import quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet
@@ -28,7 +28,7 @@ def effect_on_a_trained_model() -> dict[str, Any]:
         model = train(config, output=Path(folder) / "run").model
     loader = build_loader(
         load_data(config, Quiet()).test,
-        eval_views(model.preprocessing, "none"),
+        EnsemblingSettings().build(model.preprocessing),
         batch_size=128,
         shuffle=False,
         mean=model.preprocessing.mean,

@@ -17,7 +17,6 @@ from fastlift.config import Config, to_dict
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.engine.train import train
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import ensembling_name
 from fastlift.reporting.console import Ui
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import OPERATIONAL
@@ -155,13 +154,13 @@ def measure(cell: Cell, dataset: str, common: dict[str, Any], folder: Path, ui: 
     key = training_key(config)
     run = RunFolder(folder / "runs" / key)
     tested = config.override(**cell.testing)
-    kept = folder / "cells" / f"{key}-{ensembling_name(tested)}.json"
+    kept = folder / "cells" / f"{key}-{tested.run.ensembling_name}.json"
     if not kept.is_file():
         if not run.has_ended():
             goes_on = run.config.is_file() and run.last_checkpoint() is not None
             train(config, output=run.path, resume=goes_on, overwrite=not goes_on, ui=ui)
         results = json.loads(run.results.read_text(encoding="utf-8"))
-        name = ensembling_name(tested)
+        name = tested.run.ensembling_name
         metrics = results["evaluations"].get(name)
         if metrics is None:
             flat = tested.flat()

@@ -54,7 +54,8 @@ def run(arguments: list[str]) -> int:
         )
     from fastlift.engine.load_run import load_run
     from fastlift.engine.memory import Work, check_images
-    from fastlift.evaluation.predict import Prediction, find_pictures, index_pictures, predict
+    from fastlift.evaluation.predict import Prediction, find_images, index_images, predict
+    from fastlift.evaluation.settings import InferenceSettings
     from fastlift.models.precision import resolve_amp, shape_of
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
     from fastlift.runs.folder import amp_of
@@ -71,8 +72,8 @@ def run(arguments: list[str]) -> int:
 
     names = ("tte", "tte_crops", "threads", "workers", "eval_batch", "amp")
     config = Config().override(**{name: getattr(command, name) for name in names})  # refuses what has no effect
-    paths = find_pictures(command.pictures)
-    index, broken = index_pictures(paths)
+    paths = find_images(command.pictures)
+    index, broken = index_images(paths)
     failed: list[Path] = []
 
     def on_bad(path: Path, reason: str) -> None:
@@ -95,10 +96,8 @@ def run(arguments: list[str]) -> int:
             model,
             readable,
             index,
+            config.part(InferenceSettings),
             top=command.top,
-            ensembling=command.tte,
-            crops=command.tte_crops,
-            batch_size=command.eval_batch,
             workers=command.workers,
             on_bad=on_bad,
         )

@@ -10,7 +10,7 @@ from fastlift.data.datasets.catalogue import DataSet, load_data_set
 from fastlift.data.loading.loader import Loader, build_loader
 from fastlift.data.sampling.crops import TrainViews
 from fastlift.data.sampling.order import share
-from fastlift.evaluation.evaluate import images_at_a_time
+from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Ui
@@ -99,5 +99,5 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
     plan = plan_compile(config.run.compile, device, steps, training_tflop(model, batch))
     if plan.mode is not None:
         at_a_time = {config.training.micro_batch} if config.training.micro_batch else shares
-        compile_backbone(model, plan.mode, at_a_time | {images_at_a_time(config)})
+        compile_backbone(model, plan.mode, at_a_time | {config.part(InferenceSettings).crops_at_a_time})
     ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")

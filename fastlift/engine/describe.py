@@ -11,7 +11,7 @@ from fastlift.config import Config
 from fastlift.data.datasets.catalogue import DataSet
 from fastlift.data.loading.loader import choose_executor
 from fastlift.engine.loop import Fit
-from fastlift.evaluation.evaluate import Evaluation, ensembling_name
+from fastlift.evaluation.evaluate import Evaluation
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, dtype_name
 from fastlift.models.tuners import tuner_size
@@ -82,7 +82,7 @@ def results_of(
         timing["train_s"] = fit.elapsed
         if fit.images_seen:  # none where a run that was trained already is only evaluated
             timing["images_per_s"] = fit.images_seen / max(fit.elapsed - fit.seconds, 1e-9)
-    name = ensembling_name(config)
+    name = config.run.ensembling_name
     return {
         "recipe": config.recipe,
         "epochs": config.training.epochs,

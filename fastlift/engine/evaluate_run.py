@@ -18,7 +18,8 @@ from fastlift.engine.memory import Work, check_images
 from fastlift.engine.model import build_model
 from fastlift.engine.processes import agree, company, first_amp, settings_of
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import Evaluation, crops_of, ensembling_name, evaluate, images_at_a_time
+from fastlift.evaluation.evaluate import Evaluation, evaluate
+from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
@@ -95,7 +96,7 @@ def _grade_run(
     rows: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints or (_in_place_of_the_last(run, trained, told),):
         model = load_run(folder, checkpoint, told)
-        name = ensembling_name(config)
+        name = config.run.ensembling_name
         name += f"@{checkpoint}" if checkpoint is not None else ""
         name += " (train)" if split == "train" else ""
         name += "" if index.fingerprint == known else f" (images {index.fingerprint[:8]})"
@@ -167,8 +168,9 @@ def grade(
 
     The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
     """
+    passes = config.part(InferenceSettings)
     with using_threads(config.run.threads):
-        amp = first_amp(world, config.run.amp, device, lambda: shape_of(model.vit, images_at_a_time(config)))
+        amp = first_amp(world, config.run.amp, device, lambda: shape_of(model.vit, passes.crops_at_a_time))
     if world.is_main:
         ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why})")
     model.set_compute_dtype(amp.dtype)
@@ -198,7 +200,12 @@ def grade(
             model,
             index,
             group_counts,
-            config,
+            passes,
+            boundaries=config.data.group_boundaries,
+            seed=config.run.seed,
+            executor=config.data.executor,
+            workers=config.data.workers,
+            bad_images=config.data.bad_images,
             rank=rank,
             world=world,
             on_progress=lambda done, total: bar.update(done),
@@ -207,9 +214,10 @@ def grade(
 
 
 def _compile_if_it_pays(model: LiftModel, images: int, config: Config, device: torch.device) -> None:
-    size, crops = images_at_a_time(config), crops_of(config)
+    passes = config.part(InferenceSettings)
+    size = passes.crops_at_a_time
     work = training_tflop(model, size) / 2  # a step forward is half of one in training
-    plan = plan_compile(config.run.compile, device, images * crops // size, work)
+    plan = plan_compile(config.run.compile, device, images * passes.crops_per_image // size, work)
     if plan.mode is not None:
         compile_backbone(model, plan.mode, {size})
 

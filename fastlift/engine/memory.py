@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from fastlift.config import Config
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import crops_of, images_at_a_time
+from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models import tuners
 from fastlift.models.backbones import Outline, outline
 from fastlift.models.footprint import COPIES, PROMPTED, forward_bytes, kept_bytes, pixel_bytes, trained_bytes
@@ -128,13 +128,13 @@ class Work:
         """No batch is larger than its split; of one process."""
         training = config.training
         batch = min(-(-training.batch_size // processes), train_images) if training.epochs else 0
-        evaluated = min(images_at_a_time(config), test_images * crops_of(config))
-        return cls(min(training.micro_batch or batch, batch), batch, evaluated)
+        return cls(min(training.micro_batch or batch, batch), batch, cls.of_evaluation(config, test_images).evaluated)
 
     @classmethod
     def of_evaluation(cls, config: Config, images: int) -> Work:
         """Without training."""
-        return cls(0, 0, min(images_at_a_time(config), images * crops_of(config)))
+        passes = config.part(InferenceSettings)
+        return cls(0, 0, min(passes.crops_at_a_time, images * passes.crops_per_image))
 
 
 def check_settings(config: Config, classes: int, work: Work, device: torch.device) -> None:
@@ -214,7 +214,6 @@ def check_images(
     fitting = next((size for size in parts if training(work.batch, size) <= room), None)
     part = "" if fitting is None else f", or --micro-batch {fitting}, which may fit"
     check_room(needs | {"batch_size": training(work.batch, work.micro_batch)}, sizes, free, f"{part}{hint}", where)
-    many = (
-        "tte_crops" if crops_of(config) > config.run.eval_batch else "eval_batch"
-    )  # all crops of a picture go together
+    # All crops of an image go together.
+    many = "tte_crops" if config.run.crops_per_image > config.run.eval_batch else "eval_batch"
     check_room(needs | {many: evaluation(work.evaluated)}, sizes, free, hint, where)

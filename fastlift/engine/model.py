@@ -13,7 +13,7 @@ from fastlift.engine.memory import Work, check_settings, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.engine.processes import agree, fingerprints_of, first_amp, first_does, take_first_start
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import images_at_a_time
+from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.lift_checkpoints import as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.models.backbones import outline
 from fastlift.models.classifiers import Classifier
@@ -125,7 +125,7 @@ def choose_amp(asked: Asked, place: Place) -> Amp:
     def shape() -> Shape | None:
         training, known = config.training, outline(config.model.model, config.model.image_size)
         batch = training.micro_batch or training.batch_size // world.size
-        images = batch if training.epochs else images_at_a_time(config)
+        images = batch if training.epochs else config.part(InferenceSettings).crops_at_a_time
         return None if known is None else shape_of(known.vit, max(1, images))
 
     named = runs.amp_of(asked.path, config.run.amp) if asked.resume else config.run.amp

@@ -22,6 +22,7 @@ from fastlift.engine.results import end
 from fastlift.errors import OutOfMemory, UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.metrics import Metrics
+from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.lift import IMAGE_STARTS, LiftModel

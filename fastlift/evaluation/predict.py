@@ -1,4 +1,4 @@
-"""Prediction: photographs -> the most probable classes."""
+"""Prediction: image files -> the most probable classes of each."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerpri
 from fastlift.data.index.scan import scan_files
 from fastlift.data.loading.loader import build_loader
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import Ensembling, eval_views, mean_logits
+from fastlift.evaluation.evaluate import mean_logits
+from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture: names and softmax probabilities in 0..1, best first."""
+    """The most probable classes of one image: names and softmax probabilities in 0..1, best first."""
 
     path: Path
     names: tuple[str, ...]
     probabilities: tuple[float, ...]
 
 
-def find_pictures(places: Sequence[Path]) -> list[Path]:
-    """Files as they are named, and all pictures below the folders, in order.
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """Files as they are named, and all images below the folders, in order.
 
     Raises:
-        UserError: a place that does not exist, or no picture at all.
+        UserError: a place that does not exist, or no image at all.
     """
     missing = [str(place) for place in places if not place.exists()]
     if missing:
@@ -49,7 +50,7 @@ def _below(folder: Path) -> list[Path]:
     return [Path(path) for path in sorted(pictures_in(folder))]
 
 
-def index_pictures(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
+def index_images(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
     """An index of the readable files, and what is wrong with each of the others."""
     resolved = [path.resolve() for path in paths]
     root = Path(resolved[0].anchor)
@@ -83,29 +84,26 @@ def predict(
     model: LiftModel,
     paths: Sequence[Path],
     index: ImageIndex,
+    settings: InferenceSettings,
     *,
     top: int = 5,
-    ensembling: Ensembling = "none",
-    crops: int = 10,
-    batch_size: int = 64,
     workers: int | None = None,
     on_bad: Callable[[Path, str], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Predictions of the pictures of an index, in its order, as they are made.
+    """Predictions of the images of an index, in its order, as they are made.
 
     Args:
         model: on its device.
-        paths: what to call the pictures, one for each row of ``index``.
+        paths: what to call the images, one for each row of ``index``.
+        settings: crops of each image, and how many go through the model at once.
         top: how many classes.
-        crops: how many crops the ensembling ``random`` takes.
-        on_bad: called with path and reason of a picture that breaks only when it is decoded, or that the model gives NaN or
+        workers: threads for decoding.
+        on_bad: called with path and reason of an image that breaks only when it is decoded, or that the model gives NaN or
             infinity for; it gets no prediction.
 
     Raises:
         OutOfMemory: a batch is too large for it.
     """
-    if batch_size < 1:
-        raise UserError(f"eval_batch: at least 1, got {batch_size}")
     broken: set[int] = set()
 
     def note(bad: BadImage) -> None:
@@ -113,25 +111,25 @@ def predict(
         if on_bad is not None:
             on_bad(paths[bad.index], bad.reason)
 
-    views = eval_views(model.preprocessing, ensembling, crops=crops)
     loader = build_loader(
         index,
-        views,
-        batch_size=max(1, batch_size // views.views),
+        settings.build(model.preprocessing),
+        batch_size=settings.images_at_a_time,
         shuffle=False,
         mean=model.preprocessing.mean,
         std=model.preprocessing.std,
         dtype=model.vit.compute_dtype,
         device=next(model.parameters()).device,
         workers=workers,
-        bad_images="skip",  # a stand-in keeps the batch whole; what is predicted for it is dropped below
+        bad_images="skip",  # a replacement keeps the batch whole; what is predicted for it is dropped below
         on_bad=note,
     )
     try:
         for images, _, indices in loader.epoch(0):
             found = attempt(partial(_best, model, images, min(top, len(model.class_names))))
             if found is None:
-                raise in_evaluation(model, len(images) * views.views, views.views, "prediction")
+                crops = settings.crops_per_image
+                raise in_evaluation(model, len(images) * crops, crops, "prediction")
             rows = zip(indices.tolist(), *(part.tolist() for part in found), strict=True)
             for row, is_finite, probabilities, classes in rows:
                 if row in broken:

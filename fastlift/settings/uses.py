@@ -75,14 +75,9 @@ USES: dict[str, tuple[Callable[[Config], bool], str]] = {
     "coop_position": (_coop_from_random_words, "CoOp's with random words (text tuner coop, coop_init random)"),
     "coop_init": (_text_tuners("coop"), "CoOp's (text tuner coop)"),
     "clip_adapter_rank": (_text_tuners("clip_adapter"), "CLIP-Adapter's (text tuner clip_adapter)"),
-    "tte_crops": (lambda config: config.run.tte == "random", "how many random crops are taken (tte random)"),
     "on_nonfinite": (
         lambda config: config.training.epochs > 0,
         "what training does with a bad step (epochs 1 or more)",
-    ),
-    "expand": (
-        lambda config: config.run.tte in ("fivecrop", "tencrop"),
-        "what five or ten crops add around the image (tte fivecrop or tencrop)",
     ),
 }
 

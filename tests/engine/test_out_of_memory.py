@@ -19,6 +19,11 @@ from fastlift.engine.memory import MemoryEstimate, Work, check_settings
 from fastlift.errors import OutOfMemory
 from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.evaluate import evaluate
+<<<<<<< HEAD
+=======
+from fastlift.evaluation.settings import InferenceSettings
+from fastlift.models import footprint as bounds
+>>>>>>> 2d1108a (Evaluation takes its own settings, not the whole Config; the accumulator has a file of its own)
 from fastlift.models import out_of_memory
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt
@@ -192,7 +197,7 @@ def test_evaluation(settings: Config, tmp_path: Path, monkeypatch: pytest.Monkey
         ({"eval_batch": 1}, "with 1 crops at a time, .*a smaller model$"),
     ):
         with pytest.raises(OutOfMemory, match=advice):
-            evaluate(ended.model, data.test, counts, settings.override(**changes))
+            evaluate(ended.model, data.test, counts, settings.override(**changes).part(InferenceSettings))
 
 
 def test_starts_and_predictions(

@@ -13,7 +13,7 @@ from faults import kills, refuses
 
 from fastlift.config import Config, to_dict
 from fastlift.engine.results import complete, end
-from fastlift.evaluation.metrics import ClassificationTally
+from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.reporting.console import Quiet
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import claimed
@@ -25,9 +25,9 @@ STEPS = [json.dumps({"event": "step", "step": step, "epoch": 0, "loss": 1.0}) fo
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    tally = ClassificationTally(2)
-    tally.update(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
-    metrics = tally.compute([30, 3]).to_dict()
+    accumulator = ClassificationAccumulator(2)
+    accumulator.update(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
+    metrics = accumulator.compute([30, 3]).to_dict()
     data = {"class_names": ["a", "b"], "class_counts": [30, 3]}
     return {"epochs": 1, "steps": 3, "data": data, "metrics": metrics, "evaluations": {"center": metrics}}
 

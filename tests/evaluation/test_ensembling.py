@@ -15,7 +15,11 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.evaluation import evaluate as evaluation
+<<<<<<< HEAD
 from fastlift.models.precision import DTYPES
+=======
+from fastlift.evaluation.settings import InferenceSettings
+>>>>>>> 2d1108a (Evaluation takes its own settings, not the whole Config; the accumulator has a file of its own)
 from fastlift.reporting.console import Quiet
 
 Files = tuple[Path, Path]
@@ -73,7 +77,11 @@ def test_random_crops_are_fixed_by_the_seed(run: Path, device: torch.device) -> 
 
     def log_loss(**changes: object) -> float:
         settings = config(run, tte="random", tte_crops=2, **changes)
-        return evaluation.evaluate(model, data.test, data.group_counts.tolist(), settings).metrics.to_dict()["log_loss"]
+        passes = settings.part(InferenceSettings)
+        counts = data.group_counts.tolist()
+        return evaluation.evaluate(model, data.test, counts, passes, seed=settings.run.seed).metrics.to_dict()[
+            "log_loss"
+        ]
 
     assert log_loss() == log_loss()
     assert log_loss() == pytest.approx(log_loss(eval_batch=3), rel=1e-6)  # of the batch they do not depend
@@ -86,11 +94,11 @@ def test_figures_are_those_of_plain_logits(run: Path, device: torch.device, ense
     """On every device: of logits that NumPy takes the figures of, from the same crops on the CPU in fp32."""
     settings = config(run, tte=ensembling, device=str(device), amp=amp)
     data = load_data(settings, Quiet())
-    model = fastlift.load_run(run)
+    model, passes = fastlift.load_run(run), settings.part(InferenceSettings)
     model.set_compute_dtype(DTYPES[amp])
-    found = evaluation.evaluate(model.to(device), data.test, data.group_counts.tolist(), settings).metrics
+    found = evaluation.evaluate(model.to(device), data.test, data.group_counts.tolist(), passes).metrics
     plain, logits, labels = fastlift.load_run(run), [], []
-    views = evaluation.eval_views(plain.preprocessing, ensembling)
+    views = passes.build(plain.preprocessing)
     size = plain.preprocessing
     loader = build_loader(data.test, views, batch_size=5, shuffle=False, mean=size.mean, std=size.std)
     with torch.no_grad():

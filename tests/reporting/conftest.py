@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastlift.evaluation.metrics import ClassificationTally, Metrics
+from fastlift.evaluation.accumulator import ClassificationAccumulator
+from fastlift.evaluation.metrics import Metrics
 
 MakeRun = Callable[..., Path]
 
@@ -29,9 +30,9 @@ def drawn_metrics(
     margins = 1.0 + tail_bonus + 0.6 * torch.tensor(counts, dtype=torch.float32).log10()
     logits = torch.randn(len(labels), classes, generator=generator)
     logits[torch.arange(len(labels)), labels] += margins[labels]
-    tally = ClassificationTally(classes)
-    tally.update(1.5 * logits, labels)
-    return tally.compute(counts)
+    accumulator = ClassificationAccumulator(classes)
+    accumulator.update(1.5 * logits, labels)
+    return accumulator.compute(counts)
 
 
 def events(epochs: int, steps_per_epoch: int, seed: int, metrics: Metrics) -> list[dict[str, Any]]:

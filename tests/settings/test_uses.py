@@ -1,5 +1,6 @@
 """Settings without an effect are refused with the reason; beside what they go with they pass."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import fastlift
 from fastlift import recipes
 from fastlift.commands import export, predict
 from fastlift.commands.train import run
-from fastlift.config import SECTION_OF, Config
+from fastlift.config import SECTION_OF, Config, RunConfig
 from fastlift.errors import UserError
 from fastlift.models.text.head import JOINT_TUNERS
 from fastlift.models.tuners import TUNERS
+from fastlift.settings import Acts
 from fastlift.settings.uses import NOT_IN_TOWER, PROMPTS, RANKED, USES
+from fastlift.settings.validate import marker
 
 # Setting and value -> where it would change nothing, and where it acts.
 CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
@@ -45,7 +48,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 
 
 def test_the_cases_are_all_there_is() -> None:
-    assert CASES.keys() == USES.keys()
+    acting = {field.name for field in fields(RunConfig) if marker(RunConfig, field.name, Acts) is not None}
+    assert CASES.keys() == USES.keys() | acting
     assert USES.keys() <= SECTION_OF.keys()
 
 

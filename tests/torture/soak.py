@@ -44,7 +44,8 @@ def cycle(base: Path, executor: str, number: int) -> None:
 
     import fastlift
     from fastlift.engine.evaluate_run import grade_run
-    from fastlift.evaluation.predict import find_pictures, index_pictures, predict
+    from fastlift.evaluation.predict import find_images, index_images, predict
+    from fastlift.evaluation.settings import InferenceSettings
 
     clip = (base / "tiny_clip.json", base / "tiny_clip.safetensors")
     settings = tiny_recipe(
@@ -52,10 +53,10 @@ def cycle(base: Path, executor: str, number: int) -> None:
     )
     run = fastlift.train(settings, output=base / "run", overwrite=True)
     grade_run(run.folder, settings={"tte": "fivecrop"})
-    pictures = find_pictures([base / "test"])
-    index, unusable = index_pictures(pictures)
+    pictures = find_images([base / "test"])
+    index, unusable = index_images(pictures)
     assert not unusable
-    assert len(list(predict(fastlift.load_run(run.folder), pictures, index))) == len(index)
+    assert len(list(predict(fastlift.load_run(run.folder), pictures, index, InferenceSettings()))) == len(index)
 
 
 def main() -> int:

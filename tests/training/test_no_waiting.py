@@ -16,8 +16,8 @@ from torch import Tensor
 
 import fastlift
 from fastlift.errors import FastliftWarning
-from fastlift.evaluation.evaluate import Groups, _count
-from fastlift.evaluation.metrics import ClassificationTally
+from fastlift.evaluation.accumulator import ClassificationAccumulator
+from fastlift.evaluation.evaluate import Groups, add_batch
 from fastlift.models.tuners import TUNERS
 from fastlift.training.finite import Watch
 from fastlift.training.step import Learner, Sums
@@ -96,13 +96,13 @@ def test_a_batch_of_evaluation(tiny_clip: Files, device: torch.device, classifie
     images = torch.randn(4, *([] if views == 1 else [views]), 3, 32, 32).to(device)
     labels = torch.arange(4, device=device)
     groups = Groups.of(np.array([0, 0, 1, 1, 2, 2]), 3, device)
-    tallies = ClassificationTally(len(CLASS_NAMES), device), ClassificationTally(3, device)
+    accumulators = ClassificationAccumulator(len(CLASS_NAMES), device), ClassificationAccumulator(3, device)
     with torch.inference_mode():
         for watched in (False, True):
             with never_waiting(device) if watched else repeatable_sums():
-                _count(tallies[0], model, images, labels, None)
-                _count(tallies[1], model, images, labels, groups)
-    assert [int(tally.state()["total"].sum()) for tally in tallies] == [8, 8]
+                add_batch(accumulators[0], model, images, labels, None)
+                add_batch(accumulators[1], model, images, labels, groups)
+    assert [int(accumulator.state()["total"].sum()) for accumulator in accumulators] == [8, 8]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -144,9 +144,9 @@ def test_everything_lies_on_the_gpu(
         ]
         assert {tensor.device for tensor in state} == {GPU}
         with torch.inference_mode():
-            tally = ClassificationTally(len(CLASS_NAMES), GPU)
-            _count(
-                tally,
+            accumulator = ClassificationAccumulator(len(CLASS_NAMES), GPU)
+            add_batch(
+                accumulator,
                 made,
                 torch.empty(2, 5, 3, 32, 32, device=GPU),
                 torch.empty(2, dtype=torch.int64, device=GPU),

@@ -17,7 +17,8 @@ from torch import Tensor
 from fastlift import __version__
 from fastlift.data.sampling.crops import EvalViews
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import eval_views, mean_logits
+from fastlift.evaluation.evaluate import mean_logits
+from fastlift.evaluation.settings import EnsemblingSettings
 from fastlift.interop.export.serving import ServingModel, serving_model
 from fastlift.models.lift import LiftModel
 from fastlift.system.files import write_atomically, write_json
@@ -78,7 +79,7 @@ def export_model(
         )
     if format == "onnx":
         _need_onnx()
-    views = eval_views(model.preprocessing, ensembling, expand)
+    views = EnsemblingSettings(tte=ensembling, expand=expand).build(model.preprocessing)
     wanted = _own_logits(model, views)
     serving = serving_model(model, views.views)
     images = _random_images(views, batch=2)

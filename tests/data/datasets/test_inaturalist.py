@@ -20,7 +20,7 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.data.shards.pack import run
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import eval_views
+from fastlift.evaluation.settings import EnsemblingSettings
 
 CATEGORIES = [
     {"id": 2, "name": "Oenanthe crocata", "kingdom": "Plantae", "phylum": "T", "class": "M", "order": "A", "family": "Ap", "genus": "Oenanthe"},
@@ -167,7 +167,7 @@ def test_a_run_on_species_is_graded_at_higher_ranks(
 
 def logits_of_the_test_split(model: Any, data: Any) -> torch.Tensor:
     """Logits of the test split in its order, by the views of evaluation."""
-    views, norm = eval_views(model.preprocessing, "none"), model.preprocessing
+    views, norm = EnsemblingSettings().build(model.preprocessing), model.preprocessing
     loader = build_loader(
         data.test, views, batch_size=8, shuffle=False, mean=norm.mean, std=norm.std, executor="torchvision"
     )

@@ -13,7 +13,7 @@ from PIL import Image
 from fastlift.data.index import headers
 from fastlift.data.index.headers import read_header, read_header_bytes
 from fastlift.data.loading.reading import read_encoded
-from fastlift.evaluation.predict import index_pictures
+from fastlift.evaluation.predict import index_images
 
 REFUSED = {
     "missing": "missing",
@@ -72,14 +72,14 @@ def test_no_more_open_files_is_no_fault_of_a_picture(make_picture: Callable, enc
     """It counted as broken, so with --bad-images skip another one stood in for it: the run was another run."""
     file = tmp_path / "good.jpg"
     file.write_bytes(encode(make_picture(40, 36)))
-    index, _ = index_pictures([file])
+    index, _ = index_images([file])
     before, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, before[1]))
     try:
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.dup(0))
-        for read in (lambda: read_header(str(file)), lambda: read_encoded(index, 0), lambda: index_pictures([file])):
+        for read in (lambda: read_header(str(file)), lambda: read_encoded(index, 0), lambda: index_images([file])):
             with pytest.raises(OSError, match="Too many open files"):
                 read()
     finally:

@@ -14,7 +14,8 @@ from interop.export.test_serving import trained_model
 
 import fastlift
 from fastlift.commands import export as command
-from fastlift.evaluation.predict import index_pictures, predict
+from fastlift.evaluation.predict import index_images, predict
+from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.export import export_model
 from fastlift.interop.export import files as export_files
 
@@ -92,8 +93,8 @@ def test_served_without_fastlift(
     wanted = model(images) if ensembling == "none" else model(images[0]).mean(dim=0, keepdim=True)
     np.testing.assert_allclose(found["logits"], wanted[0].detach().numpy(), rtol=0, atol=1e-4)
     # and the description leads to the views that fastlift itself looks at, but for the decoder's rounding
-    index, _ = index_pictures([picture])
-    best = next(predict(model, [picture], index, top=len(CLASS_NAMES), ensembling=ensembling))
+    index, _ = index_images([picture])
+    best = next(predict(model, [picture], index, InferenceSettings(tte=ensembling), top=len(CLASS_NAMES)))
     ours = dict(zip(best.names, best.probabilities, strict=True))
     probabilities = torch.from_numpy(found["logits"]).softmax(0).tolist()
     described = json.loads(done.description.read_text())

@@ -1,0 +1,87 @@
+"""Settings of evaluation: which crops of an image are looked at, and how many of them at once. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastlift.settings import Acts, Between, Settings
+
+if TYPE_CHECKING:
+    from fastlift.data.sampling.crops import Crops, EvalViews
+    from fastlift.models.lift import Preprocessing
+
+Ensembling = Literal["none", "fivecrop", "tencrop", "random"]
+_CROPS: dict[Ensembling, Crops] = {"none": "center", "fivecrop": "five", "tencrop": "ten", "random": "random"}
+PAPER_SIZE, PAPER_EXPAND = 224, 24
+
+
+def default_expand(image_size: int) -> int:
+    """Pixels added to the short side before five crops: the paper's 24, less in proportion for models below 224 pixels."""
+    return min(PAPER_EXPAND, round(PAPER_EXPAND * image_size / PAPER_SIZE))
+
+
+@dataclass(frozen=True)
+class EnsemblingSettings(Settings):
+    """Test-time ensembling: the mean logits of several crops of each image."""
+
+    tte: Ensembling = "none"
+    """Test-time ensembling of the last evaluation: mean logits of five, ten, or --tte-crops random crops."""
+    tte_crops: Annotated[
+        int, Between(1), Acts("how many random crops are taken (tte random)", lambda tte: tte == "random")
+    ] = 10
+    """How many crops 'random' takes."""
+    expand: Annotated[
+        int | None,
+        Between(0, said="0 or more pixels (the crop would leave the image)"),
+        Acts(
+            "what five or ten crops add around the image (tte fivecrop or tencrop)",
+            lambda tte: tte in ("fivecrop", "tencrop"),
+        ),
+    ] = None
+    """Pixels that ensembling adds to the short side before it crops (default: 24; less in proportion below size 224)."""
+
+    @property
+    def ensembling_name(self) -> str:
+        """What results call it: "center", "fivecrop", "fivecrop+40" (its own expand), "random-10"."""
+        if self.tte == "none":
+            return "center"
+        if self.tte == "random":
+            return f"random-{self.tte_crops}"
+        return self.tte if self.expand is None else f"{self.tte}+{self.expand}"
+
+    @property
+    def crops_per_image(self) -> int:
+        """Crops of each image that the model sees."""
+        return {"none": 1, "fivecrop": 5, "tencrop": 10, "random": self.tte_crops}[self.tte]
+
+    def build(self, preprocessing: Preprocessing) -> EvalViews:
+        """The crops that a model is evaluated on."""
+        from fastlift.data.sampling.crops import EvalViews
+
+        size = preprocessing.image_size
+        expand = default_expand(size) if self.expand is None else self.expand
+        return EvalViews(size, _CROPS[self.tte], self.tte_crops, expand, interpolation=preprocessing.interpolation)
+
+
+@dataclass(frozen=True)
+class EvalSettings(Settings):
+    """How many crops pass through the model at once."""
+
+    eval_batch: Annotated[int, Between(1)] = 128
+    """Images at a time in evaluation; several crops of an image count one each."""
+
+
+@dataclass(frozen=True)
+class InferenceSettings(EnsemblingSettings, EvalSettings):
+    """How images pass through a trained model: which crops of each, and how many at once."""
+
+    @property
+    def images_at_a_time(self) -> int:
+        """Images of a full batch: all crops of an image go together, at least one image."""
+        return max(1, self.eval_batch // self.crops_per_image)
+
+    @property
+    def crops_at_a_time(self) -> int:
+        """Crops of a full batch: the model sees so many at once."""
+        return self.images_at_a_time * self.crops_per_image
