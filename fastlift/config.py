@@ -14,12 +14,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings
-from fastlift.settings import check_effects
 from fastlift.settings.base import Part
 from fastlift.settings.names import one_of
 from fastlift.settings.ranges import MOST, MOST_THREADS, check_range
 from fastlift.settings.uses import check_uses
 from fastlift.system.files import expand_user, read_json
+from fastlift.training.settings import BatchSettings, EpochSettings, LossSettings, NonFiniteSettings, SGDSettings
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -120,29 +120,12 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(LossSettings, EpochSettings, BatchSettings, SGDSettings):  # type: ignore[misc]  # parts build
     """The loss and the optimiser."""
-
-    loss: Literal["CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"] = "LA"
-    """LA: cross-entropy of logits + tau * log prior (logit adjustment)."""
-    tau: float = 1.0
-    """Strength of the logit adjustment (LA only)."""
-    epochs: int = 10
-    """Passes over the training set; 0 evaluates the model as it starts."""
-    batch_size: int = 128
-    """Images a step, over all processes."""
-    micro_batch: int | None = None
-    """Images at a time in memory; gradients of a batch are accumulated (default: the whole batch)."""
-    lr: float = 0.01
-    """Learning rate at the start; follows a cosine to 0, stepped once an epoch."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 5e-4
-    """Decay of what trains, added to its gradient (L2)."""
 
 
 @dataclass(frozen=True)
-class RunConfig(EnsemblingSettings, EvalSettings):
+class RunConfig(EnsemblingSettings, EvalSettings, NonFiniteSettings):
     """Where and how it runs; apart from the seed, nothing here changes what is computed but rounding."""
 
     seed: int = 0
@@ -165,8 +148,6 @@ class RunConfig(EnsemblingSettings, EvalSettings):
     """Save the state every N steps too, so that a killed run loses less than an epoch."""
     log_steps: int = 10
     """Steps between two lines of metrics.jsonl; the device is read only then."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """A step whose loss or gradients are not finite: stop before it, with the state saved, or leave its update out."""
     profile: bool = False
     """Record a few steps into profile.json in the run folder, for Perfetto (ui.perfetto.dev) or TensorBoard."""
     memory: Literal["check", "ignore"] = "check"
@@ -176,8 +157,6 @@ class RunConfig(EnsemblingSettings, EvalSettings):
 SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "run": RunConfig}
 SECTION_OF = {f.name: section for section, kind in SECTIONS.items() for f in fields(kind)}
 POSITIVE = {
-    "batch_size",
-    "micro_batch",
     "log_steps",
     "checkpoint_steps",
     "image_size",
@@ -214,13 +193,6 @@ class Config:
                 raise UserError(f"{name}: expected more than 0, got {value}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name}: expected a finite number, got {value}")
-        for name in ("epochs", "lr", "weight_decay"):
-            if (value := getattr(training, name)) < 0:
-                raise UserError(f"{name}: must not be negative, got {value}")
-        if not 0 <= training.momentum < 1:
-            raise UserError(f"momentum: expected a number in [0, 1), got {training.momentum}")
-        if training.micro_batch is not None and training.batch_size % training.micro_batch:
-            raise UserError(f"micro_batch: {training.micro_batch} does not divide the batch size {training.batch_size}")
         boundaries = self.data.group_boundaries
         if len(boundaries) != 2 or not 0 <= boundaries[0] <= boundaries[1]:
             raise UserError(
@@ -228,8 +200,6 @@ class Config:
             )
         if not 0 < self.data.min_scale <= 1:
             raise UserError(f"min_scale: expected a share of the area in (0, 1], got {self.data.min_scale}")
-        if training.loss != "LA" and training.tau != 1.0:
-            raise UserError(f"tau is the strength of logit adjustment: the loss {training.loss} has none (use loss LA)")
         if model.init not in ("text", "random") and model.classifier in ("text", "zero_shot"):
             raise UserError(f"init {model.init}: the classifier {model.classifier} has no weight of its own to start")
         if model.text_tuner != ("none",) and model.classifier != "text":
@@ -249,7 +219,6 @@ class Config:
         """
         changed = self.merged(**settings)
         check_uses(changed, settings)
-        check_effects([RunConfig], changed.flat(), type(self)().flat(), settings)
         return changed
 
     def merged(self, **settings: Any) -> Config:

@@ -15,7 +15,6 @@ from fastlift.models.compile import compile_backbone, plan_compile, training_tfl
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Ui
 from fastlift.runs.bad_images import BadImages
-from fastlift.training import losses
 from fastlift.training.distributed import World
 
 
@@ -78,16 +77,6 @@ def training_loader(config: Config, data: DataSet, model: LiftModel, world: Worl
         bad_images=config.data.bad_images,
         on_bad=None if on_bad is None else on_bad.of(data.train),
     )
-
-
-def build_loss(config: Config, class_counts: Any) -> losses.Loss:
-    """The loss of a config for given training counts."""
-    options: dict[str, Any] = {}
-    if config.training.loss == "LA":
-        options["tau"] = config.training.tau
-    if config.training.loss == "LDAM":
-        options["scale"] = config.model.scale  # whatever the classifier, as in the authors' programs
-    return losses.build(config.training.loss, class_counts, **options)
 
 
 def prepare_backbone(config: Config, images: int, model: LiftModel, world: World, ui: Ui) -> None:

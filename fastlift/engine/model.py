@@ -109,7 +109,18 @@ def start_from_images(config: Config, place: Place, data: DataSet, model: LiftMo
         frozen.set_compute_dtype(model.vit.compute_dtype)
         frozen.to(place.device)
         with place.ui.bar(f"start: {config.model.init}", len(data.train)) as bar:
-            weight = image_start(frozen, data.train, config, on_progress=bar.update, on_bad=bad.of(data.train))
+            weight = image_start(
+                frozen,
+                data.train,
+                config.model.init,
+                seed=config.run.seed,
+                batch_size=config.run.eval_batch,
+                executor=config.data.executor,
+                workers=config.data.workers,
+                bad_images=config.data.bad_images,
+                on_progress=bar.update,
+                on_bad=bad.of(data.train),
+            )
         classifier.set_weight(weight.to(place.device))
 
     first_does(world, make)

@@ -12,7 +12,7 @@ from fastlift.config import Config, absolute_paths, to_dict
 from fastlift.data.datasets.catalogue import DataSet
 from fastlift.data.sampling.order import steps_in
 from fastlift.engine import model as models
-from fastlift.engine.build import build_loss, load_data, prepare_backbone, training_loader
+from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.describe import announce, describe_data, results_of
 from fastlift.engine.load_run import load_run
 from fastlift.engine.loop import Fit
@@ -38,6 +38,7 @@ from fastlift.system.device import resolve_device, using_device, using_threads
 from fastlift.system.files import write_json
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
 from fastlift.training.distributed import LostCompany, barrier, open_group
+from fastlift.training.settings import LossSettings, SGDSettings
 from fastlift.training.step import Learner
 
 
@@ -168,14 +169,12 @@ def _fit(
     bad: BadImages,
 ) -> Fit:
     """Train from the last checkpoint, or from the start, to the end."""
-    config, world, training = asked.config, place.world, asked.config.training
+    config, world = asked.config, place.world
     learner = Learner(
         model,
-        build_loss(config, data.train.class_counts()).to(place.device),
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        micro_batch=training.micro_batch,
+        config.part(LossSettings).build(data.train.class_counts(), config.model.scale).to(place.device),
+        config.part(SGDSettings),
+        micro_batch=config.training.micro_batch,
         world=world,
         on_nonfinite=config.run.on_nonfinite,
     )
@@ -203,7 +202,12 @@ def _evaluate(config: Config, place: Place, data: DataSet, model: LiftModel, bad
             model,
             data.test,
             data.group_counts.tolist(),
-            config,
+            config.part(InferenceSettings),
+            boundaries=config.data.group_boundaries,
+            seed=config.run.seed,
+            executor=config.data.executor,
+            workers=config.data.workers,
+            bad_images=config.data.bad_images,
             world=place.world,
             on_progress=lambda done, total: bar.update(done),
             on_bad=bad.of(data.test),

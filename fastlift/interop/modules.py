@@ -17,6 +17,7 @@ import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.models.classifiers import Classifier, CosineClassifier
 from fastlift.training import losses
+from fastlift.training.settings import LossName
 
 
 class LongTailLoss(losses.Loss):
@@ -143,7 +144,7 @@ class FusedCosineLoss(nn.Module):
         self,
         width: int,
         class_counts: losses.Counts,
-        loss: losses.LossName = "LA",
+        loss: LossName = "LA",
         *,
         scale: float = 25.0,
         seed: int = 0,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from fastlift.errors import UserError
+from fastlift.settings.validate import check_effects
 
 if TYPE_CHECKING:
     from fastlift.config import Config
@@ -75,10 +76,6 @@ USES: dict[str, tuple[Callable[[Config], bool], str]] = {
     "coop_position": (_coop_from_random_words, "CoOp's with random words (text tuner coop, coop_init random)"),
     "coop_init": (_text_tuners("coop"), "CoOp's (text tuner coop)"),
     "clip_adapter_rank": (_text_tuners("clip_adapter"), "CLIP-Adapter's (text tuner clip_adapter)"),
-    "on_nonfinite": (
-        lambda config: config.training.epochs > 0,
-        "what training does with a bad step (epochs 1 or more)",
-    ),
 }
 
 
@@ -93,3 +90,5 @@ def check_uses(config: Config, given: Iterable[str]) -> None:
         acts, meaning = USES.get(name, (None, ""))
         if acts is not None and values[name] != defaults[name] and not acts(config):
             raise UserError(f"{name} {values[name]} would change nothing here: it is {meaning}")
+    sections = [type(section) for section in (config.data, config.model, config.training, config.run)]
+    check_effects(sections, values, defaults, given)

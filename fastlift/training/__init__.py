@@ -1,0 +1,6 @@
+"""What training computes: the loss, one optimiser step, the start of the classifier, and what several processes add up.
+
+``settings`` holds what the command line asks for, ``losses`` the losses, ``step`` the step with the ``finite`` watch over it,
+``classifier_init`` the weights that a classifier may start from, ``distributed`` the collectives. The loop around the step is
+``engine``'s. It imports ``models``, ``data`` and what stands before them; ``evaluation``, ``config`` and all behind import it.
+"""

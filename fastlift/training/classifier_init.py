@@ -1,4 +1,4 @@
-"""Starts of the classifier that are made from training images: class means, and a logistic regression.
+"""Initial weights of the classifier that are made from training images: class means, and a logistic regression.
 
 Images are seen as the authors see them here: short side resized to the model's size, centre crop. Features are those of
 the frozen backbone, without any tuner.
@@ -11,13 +11,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlift.config import Config
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.loading.loader import build_loader
 from fastlift.data.sampling.crops import EvalViews
@@ -29,8 +29,8 @@ _ITERATIONS = 100
 
 
 @dataclass(frozen=True)
-class PlainViews(EvalViews):
-    """The short side resized to ``size`` itself, and the middle of the picture."""
+class PlainCrops(EvalViews):
+    """The short side resized to ``size`` itself, and the middle of the image."""
 
     @property
     def short_side(self) -> int:
@@ -104,33 +104,39 @@ def _counts(labels: Tensor, classes: int) -> Tensor:
 def frozen_features(
     model: LiftModel,
     index: ImageIndex,
-    config: Config,
     *,
+    batch_size: int = 128,
+    executor: str = "auto",
+    workers: int | None = None,
+    bad_images: str = "stop",
     on_progress: Callable[[int], None] | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
+    what: str = "frozen features",
 ) -> tuple[Tensor, Tensor]:
-    """Features [N, D] (fp32) and labels [N] of an index, on the CPU.
+    """Features [N, D] (fp32) and labels int64 [N] of an index, on the CPU.
 
     Args:
         model: with ``tuner="none"``, on its device.
-        config: for the loader's settings.
+        batch_size: images at a time.
+        executor, workers, bad_images, on_bad: of the loader.
         on_progress: called with the number of images done.
+        what: they are for, in the message where memory runs out.
 
     Raises:
         OutOfMemory: a batch is too large for it.
     """
     loader = build_loader(
         index,
-        PlainViews(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation),
-        batch_size=config.run.eval_batch,
+        PlainCrops(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation),
+        batch_size=batch_size,
         shuffle=False,
         mean=model.preprocessing.mean,
         std=model.preprocessing.std,
         dtype=model.vit.compute_dtype,
         device=next(model.parameters()).device,
-        executor=config.data.executor,
-        workers=config.data.workers,
-        bad_images=config.data.bad_images,
+        executor=executor,
+        workers=workers,
+        bad_images=bad_images,
         on_bad=on_bad,
     )
     features: list[Tensor] = []
@@ -139,7 +145,7 @@ def frozen_features(
         for images, theirs, _ in loader.epoch(0):
             found = attempt(lambda: model.features(images).float().cpu())  # noqa: B023 - called at once
             if found is None:
-                raise in_evaluation(model, len(images), 1, f"the start {config.model.init}")
+                raise in_evaluation(model, len(images), 1, what)
             features.append(found)
             labels.append(theirs.cpu())
             if on_progress is not None:
@@ -149,30 +155,25 @@ def frozen_features(
     return torch.cat(features), torch.cat(labels)
 
 
-def image_start(
-    model: LiftModel,
-    index: ImageIndex,
-    config: Config,
-    *,
-    on_progress: Callable[[int], None] | None = None,
-    on_bad: Callable[[BadImage], None] | None = None,
-) -> Tensor:
-    """The classifier weight [C, D] that ``config.model.init`` names, from the training split.
+def image_start(model: LiftModel, index: ImageIndex, init: str, *, seed: int = 0, **options: Any) -> Tensor:
+    """The classifier's weight [C, D] that ``init`` names, from the training split.
 
     Args:
         model: the frozen backbone (``tuner="none"``), on its device.
         index: the training split.
+        init: ``class_mean``, ``class_mean_1`` (of 1, 10 or 100 images a class) or ``linear_probe``.
+        seed: of the draw of those images.
+        options: as ``frozen_features`` takes them.
 
     Raises:
-        UserError: a start that does not come from images, or a class without an image.
+        UserError: an init that does not come from images, or a class without an image.
     """
-    init = config.model.init
     if init not in IMAGE_STARTS:
         raise UserError(f"init {init!r} is not made from images: {', '.join(IMAGE_STARTS)} are")
     shots = int(init.rpartition("_")[2]) if init.startswith("class_mean_") else None
-    rows = choose_shots(index.labels, shots, config.run.seed)
+    rows = choose_shots(index.labels, shots, seed)
     chosen = index if shots is None else subset(index, rows)
-    features, labels = frozen_features(model, chosen, config, on_progress=on_progress, on_bad=on_bad)
+    features, labels = frozen_features(model, chosen, what=f"the start {init}", **options)
     make = linear_probe if init == "linear_probe" else class_means
     return make(features, labels, len(model.class_names))
 

@@ -7,12 +7,12 @@ sums: all of them leave a step out, or none does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-OnNonFinite = Literal["stop", "skip"]
+from fastlift.training.settings import OnNonFinite
+
 NEVER = -1
 # Gradients in fp16 may overflow while the scaler looks for its scale, halving it from 2^16 at each. What overflows below
 # this one is beyond fp16 by itself: no scale will help, and without an end nothing would be learned in silence.

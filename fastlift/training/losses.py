@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fastlift.models.classifiers import Classifier
     from fastlift_kernels import Impl
 
-LossName = Literal["CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"]
 Counts = Sequence[int] | np.ndarray | Tensor
 
 
@@ -224,6 +223,7 @@ def _inverse_weight(counts: Tensor) -> Tensor:
     return (weight / weight.mean()).float()
 
 
+# How each loss is made of the class counts and its own options, by keyword; ``settings.LossName`` are the same names.
 _BUILDERS: dict[str, Callable[..., Loss]] = {
     "CE": lambda counts: SoftmaxLoss(),
     "Focal": lambda counts, gamma=2.0: FocalLoss(gamma),
@@ -236,7 +236,7 @@ _BUILDERS: dict[str, Callable[..., Loss]] = {
 }
 
 
-def build(name: LossName | str, class_counts: Counts, **options: Any) -> Loss:
+def build(name: str, class_counts: Counts, **options: Any) -> Loss:
     """A loss by name, for training sets with ``class_counts`` images of each class.
 
     Options: ``tau`` (LA), ``gamma`` (Focal), ``beta`` (CB), ``margin`` and ``scale`` (LDAM), ``weight`` and

@@ -13,8 +13,9 @@ from fastlift.models.backbones import check_fit
 from fastlift.models.classifiers import Classifier
 from fastlift.models.lift import LiftModel
 from fastlift.training.distributed import Vote, World, add_up
-from fastlift.training.finite import OnNonFinite, Watch
+from fastlift.training.finite import Watch
 from fastlift.training.losses import Loss
+from fastlift.training.settings import OnNonFinite, SGDSettings
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Learner:
     Args:
         model: on its device, its compute dtype set.
         loss: of ``fastlift.losses``, on the same device.
-        lr, momentum, weight_decay: SGD's.
+        sgd: its learning rate, momentum and weight decay.
         micro_batch: images at a time in memory; None for the whole batch. The gradient of a batch is the mean over its
             images, or the weighted mean of class-weighted losses, however micro-batches cut it and processes share it. LADE
             alone, which compares the images of a batch, compares those that are in memory at a time, of all processes.
@@ -72,10 +73,8 @@ class Learner:
         self,
         model: LiftModel,
         loss: Loss,
+        sgd: SGDSettings,
         *,
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
         micro_batch: int | None = None,
         world: World | None = None,
         on_nonfinite: OnNonFinite = "stop",
@@ -91,14 +90,7 @@ class Learner:
         is_fp16 = model.vit.compute_dtype is torch.float16
         # fp16 gradients underflow without a scale; other dtypes have fp32's range
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
-        self.optimizer = torch.optim.SGD(
-            self.parameters.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
-        )
-        if momentum:
-            # Zeros are where SGD's recurrence starts. Left to itself it starts at its first update, and where that one is
-            # skipped the fused kernel (torch 2.14) goes on from garbage.
-            for parameter in self.parameters.values():
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.optimizer = sgd.build(self.parameters.values())
         self.sums = Sums.zeros(device)
         self.vote = Vote(device)
         loss.join(self.world)

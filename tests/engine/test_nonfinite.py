@@ -18,7 +18,7 @@ from fastlift.config import Config
 from fastlift.data.sampling.order import epoch_order
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
-from fastlift.training.finite import OnNonFinite
+from fastlift.training.settings import OnNonFinite, SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
@@ -140,7 +140,7 @@ def test_a_bad_part_of_a_batch_spoils_the_batch(tiny_clip: Files, device: torch.
 
 
 def test_plain_sgd_skips_too(tiny_clip: Files, device: torch.device) -> None:
-    some = tiny_learner(tiny_clip, device, momentum=0.0, on_nonfinite="skip")
+    some = tiny_learner(tiny_clip, device, sgd=SGDSettings(lr=0.05, momentum=0.0), on_nonfinite="skip")
     assert some.momentum_buffers() == {}
     before = state(some)
     nan_images(some)

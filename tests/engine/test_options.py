@@ -1,21 +1,21 @@
 """Every classifier and every loss: it learns, only what it should moves, and training goes on from a checkpoint."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from fixtures import CLASS_COUNTS, tiny_batch, tiny_learner
 
 import fastlift
-from fastlift.engine import build as building
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
+from fastlift.training.settings import LossName, LossSettings, SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
 CLASSIFIERS = ("cosine", "linear", "l2", "layernorm")
-LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
+LOSSES = get_args(LossName)
 
 
 def train(some: Learner, steps: int) -> list[float]:
@@ -49,7 +49,7 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_margins_have_the_scale_of_the_config(classifier: str) -> None:
     config = fastlift.recipes.lift(loss="LDAM", scale=7.0, classifier=classifier)
-    loss = building.build_loss(config, CLASS_COUNTS)
+    loss = config.part(LossSettings).build(CLASS_COUNTS, config.model.scale)
     assert isinstance(loss, fastlift.losses.LDAMLoss)
     assert loss.scale == 7.0
 
@@ -58,7 +58,9 @@ def test_margins_have_the_scale_of_the_config(classifier: str) -> None:
 def test_classifiers(tiny_clip: Files, device: torch.device, tmp_path: Path, name: str) -> None:
     """Alone, on frozen features."""
     alone: dict[str, Any] = {"init": "random", "tuner": "none", "classifier": name}
-    some, other = (tiny_learner(tiny_clip, device, "CE", model=alone | {"seed": seed}, lr=0.02) for seed in (0, 4))
+    some, other = (
+        tiny_learner(tiny_clip, device, "CE", model=alone | {"seed": seed}, sgd=SGDSettings(lr=0.02)) for seed in (0, 4)
+    )
     assert set(some.parameters) == {"head.weight"} | ({"head.bias"} if name == "linear" else set())
     expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")
 
@@ -67,7 +69,9 @@ def test_classifiers(tiny_clip: Files, device: torch.device, tmp_path: Path, nam
 def test_losses(tiny_clip: Files, device: torch.device, tmp_path: Path, name: str) -> None:
     """With an AdaptFormer and the cosine classifier."""
     some, other = (
-        tiny_learner(tiny_clip, device, name, model={"init": "random", "rank": 4, "seed": seed}, lr=0.002)
+        tiny_learner(
+            tiny_clip, device, name, model={"init": "random", "rank": 4, "seed": seed}, sgd=SGDSettings(lr=0.002)
+        )
         for seed in (0, 4)
     )
     expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")

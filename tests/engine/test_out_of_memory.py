@@ -19,11 +19,7 @@ from fastlift.engine.memory import MemoryEstimate, Work, check_settings
 from fastlift.errors import OutOfMemory
 from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.evaluate import evaluate
-<<<<<<< HEAD
-=======
 from fastlift.evaluation.settings import InferenceSettings
-from fastlift.models import footprint as bounds
->>>>>>> 2d1108a (Evaluation takes its own settings, not the whole Config; the accumulator has a file of its own)
 from fastlift.models import out_of_memory
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt

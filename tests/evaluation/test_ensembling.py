@@ -15,11 +15,8 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.evaluation import evaluate as evaluation
-<<<<<<< HEAD
-from fastlift.models.precision import DTYPES
-=======
 from fastlift.evaluation.settings import InferenceSettings
->>>>>>> 2d1108a (Evaluation takes its own settings, not the whole Config; the accumulator has a file of its own)
+from fastlift.models.precision import DTYPES
 from fastlift.reporting.console import Quiet
 
 Files = tuple[Path, Path]

@@ -14,6 +14,7 @@ from fastlift.engine import evaluate_run as grading
 from fastlift.models import compile as compiling
 from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
 from fastlift.models.lift import LiftModel
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
@@ -44,7 +45,7 @@ def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, device: torch.d
     model.vit.recompute = recompute
     compile_backbone(model, "default", {4})
     loss = fastlift.losses.build("LA", CLASS_COUNTS).to(device)
-    expected, found = Learner(plain, loss, lr=0.05), Learner(model, loss, lr=0.05)
+    expected, found = Learner(plain, loss, SGDSettings(lr=0.05)), Learner(model, loss, SGDSettings(lr=0.05))
     for size in (4, 4, 3, 4, 1):
         images, labels = torch.randn(size, 3, 32, 32).to(device), torch.arange(size, device=device)
         expected.step(images, labels)
@@ -144,7 +145,10 @@ def test_micro_batches_add_up_where_graphs_own_the_gradients(tiny_clip: Files, m
     replayed.replays_graphs = True
     begun: list[int] = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
-    expected, found = Learner(plain, loss, lr=0.05, micro_batch=2), Learner(replayed, loss, lr=0.05, micro_batch=2)
+    expected, found = (
+        Learner(plain, loss, SGDSettings(lr=0.05), micro_batch=2),
+        Learner(replayed, loss, SGDSettings(lr=0.05), micro_batch=2),
+    )
     for _ in range(3):
         images, labels = torch.randn(6, 3, 32, 32), torch.arange(6) % len(CLASS_NAMES)
         expected.step(images, labels)

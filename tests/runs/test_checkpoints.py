@@ -24,6 +24,7 @@ from fastlift.runs import folder as runs
 from fastlift.runs.identity import Identity, settings_digest
 from fastlift.system import sealed
 from fastlift.system.sealed import Damaged
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
@@ -237,7 +238,7 @@ def test_the_digest_of_settings(settings: Config, tmp_path: Path) -> None:
 def learner(tiny_clip: Files, **settings: Any) -> Learner:
     options = {"tuner": "none"} | settings
     model: LiftModel = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, **options)
-    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=0.05)
+    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.05))
 
 
 def position(**changes: Any) -> checkpoints.Position:

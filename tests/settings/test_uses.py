@@ -1,6 +1,5 @@
 """Settings without an effect are refused with the reason; beside what they go with they pass."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import fastlift
 from fastlift import recipes
 from fastlift.commands import export, predict
 from fastlift.commands.train import run
-from fastlift.config import SECTION_OF, Config, RunConfig
+from fastlift.config import SECTION_OF, SECTIONS, Config
 from fastlift.errors import UserError
 from fastlift.models.text.head import JOINT_TUNERS
 from fastlift.models.tuners import TUNERS
@@ -48,7 +47,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 
 
 def test_the_cases_are_all_there_is() -> None:
-    acting = {field.name for field in fields(RunConfig) if marker(RunConfig, field.name, Acts) is not None}
+    acting = {name for name, section in SECTION_OF.items() if marker(SECTIONS[section], name, Acts) is not None}
     assert CASES.keys() == USES.keys() | acting
     assert USES.keys() <= SECTION_OF.keys()
 

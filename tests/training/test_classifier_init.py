@@ -83,7 +83,7 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
     settings = settings.override(interpolation=interpolation)
     data = building.load_data(settings, Quiet())
     model = models.build_model(settings, data.class_names, tuner="none")
-    features, labels = starts.frozen_features(model, data.train, settings)
+    features, labels = starts.frozen_features(model, data.train)
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     view = v2.Compose(
         [

@@ -17,6 +17,7 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.data.sampling.crops import TrainViews
 from fastlift.engine.processes import agree, company, first_says
 from fastlift.training.distributed import Vote, World, open_group
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
@@ -29,7 +30,7 @@ def learner(
     model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, rank=3, init="random")
     model.set_compute_dtype(dtype)
     built = fastlift.losses.build(loss, CLASS_COUNTS)
-    return Learner(model, built, lr=0.05, micro_batch=micro_batch, world=world)
+    return Learner(model, built, SGDSettings(lr=0.05), micro_batch=micro_batch, world=world)
 
 
 def epoch(clip: Files, data: Path, loss: str, world: World, micro_batch: int | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_batch, tiny_learner
 
 import fastlift
 from fastlift.engine.loop import cosine_lr
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
@@ -80,7 +81,7 @@ def test_models_in_which_nothing_trains_are_refused(tiny_clip: Files) -> None:
         tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, tuner="none", classifier="zero_shot"
     )
     with pytest.raises(ValueError, match="nothing in this model trains"):
-        Learner(model, fastlift.losses.build("CE", CLASS_COUNTS), lr=0.1)
+        Learner(model, fastlift.losses.build("CE", CLASS_COUNTS), SGDSettings(lr=0.1))
 
 
 def test_schedule_is_the_papers() -> None:

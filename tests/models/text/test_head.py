@@ -14,6 +14,7 @@ from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
 from fastlift.models.text import tower as text_tower
 from fastlift.models.text.classifier import TextClassifier
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
@@ -68,7 +69,7 @@ def test_it_learns_only_it_moves_and_it_is_kept(tiny_clip: Files, name: str) -> 
     assert tuned
     with torch.no_grad():
         untrained = model(images())
-    some = Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=0.01)
+    some = Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.01))
     values = []
     for _ in range(6):
         some.sums.loss.zero_()

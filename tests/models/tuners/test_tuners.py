@@ -14,6 +14,7 @@ from fastlift.models import backbones, tuners
 from fastlift.models.lift import LiftModel
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
@@ -35,7 +36,7 @@ def images(count: int = 8) -> Tensor:
 
 
 def learner(model: LiftModel, lr: float = 0.05) -> Learner:
-    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), lr=lr)
+    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=lr))
 
 
 def train(some: Learner, steps: int) -> list[float]:

@@ -1,0 +1,112 @@
+"""Settings of the training: the loss, the optimiser, batches and epochs. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastlift.settings import Acts, Between, Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import SGD
+
+    from fastlift.training.losses import Counts, Loss
+
+LossName = Literal["CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"]
+OnNonFinite = Literal["stop", "skip"]
+
+
+def _tau_is_of_logit_adjustment(loss: LossName, tau: float) -> str | None:
+    if loss == "LA" or tau == 1.0:
+        return None
+    return f"tau is the strength of logit adjustment: the loss {loss} has none (use loss LA)"
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """Which loss."""
+
+    loss: LossName = "LA"
+    """LA: cross-entropy of logits + tau * log prior (logit adjustment)."""
+    tau: float = 1.0
+    """Strength of the logit adjustment (LA only)."""
+    RULES = (_tau_is_of_logit_adjustment,)
+
+    def build(self, class_counts: Counts, scale: float = 25.0) -> Loss:
+        """The loss of a training set.
+
+        Args:
+            class_counts: training images of each class, [C].
+            scale: of LDAM's margins: the model's setting of that name, whatever its classifier, as in the authors' programs.
+
+        Raises:
+            UserError: class counts that are not positive.
+        """
+        from fastlift.training import losses
+
+        options: dict[str, Any] = {"LA": {"tau": self.tau}, "LDAM": {"scale": scale}}.get(self.loss, {})
+        return losses.build(self.loss, class_counts, **options)
+
+
+@dataclass(frozen=True)
+class SGDSettings(Settings):
+    """Stochastic gradient descent with momentum."""
+
+    lr: Annotated[float, Between(0)] = 0.01
+    """Learning rate at the start; follows a cosine to 0, stepped once an epoch."""
+    momentum: Annotated[float, Between(0, 1, "[)")] = 0.9
+    """Momentum of SGD."""
+    weight_decay: Annotated[float, Between(0)] = 5e-4
+    """Decay of what trains, added to its gradient (L2)."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> SGD:
+        """The fused optimiser, its momentum buffers (fp32, shapes of the parameters) at zero, where the recurrence starts.
+
+        Left to itself SGD makes them at its first update, and where that one is skipped the fused kernel (torch 2.14) goes on
+        from garbage.
+        """
+        import torch
+
+        optimizer = torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
+        )
+        for parameter in optimizer.param_groups[0]["params"] if self.momentum else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+
+
+def _micro_batches_divide_the_batch(batch_size: int, micro_batch: int | None) -> str | None:
+    if micro_batch is None or batch_size % micro_batch == 0:
+        return None
+    return f"micro_batch: {micro_batch} does not divide the batch size {batch_size}"
+
+
+@dataclass(frozen=True)
+class BatchSettings(Settings):
+    """How many images a step takes."""
+
+    batch_size: Annotated[int, Between(1)] = 128
+    """Images a step, over all processes."""
+    micro_batch: Annotated[int | None, Between(1)] = None
+    """Images at a time in memory; gradients of a batch are accumulated (default: the whole batch)."""
+    RULES = (_micro_batches_divide_the_batch,)
+
+
+@dataclass(frozen=True)
+class EpochSettings(Settings):
+    """How long the training is."""
+
+    epochs: Annotated[int, Between(0)] = 10
+    """Passes over the training set; 0 evaluates the model as it starts."""
+
+
+@dataclass(frozen=True)
+class NonFiniteSettings(Settings):
+    """What becomes of steps whose loss or gradients are NaN or infinite (see ``fastlift.training.finite``)."""
+
+    on_nonfinite: Annotated[
+        OnNonFinite, Acts("what training does with a bad step (epochs 1 or more)", lambda epochs: epochs > 0)
+    ] = "stop"
+    """A step whose loss or gradients are not finite: stop before it, with the state saved, or leave its update out."""
