@@ -122,7 +122,7 @@ def _checkpoint(scene: Scene) -> None:
 
 
 def _position(scene: Scene) -> None:
-    checkpoints.read_position(scene.file("epoch-001.safetensors"))
+    checkpoints.read_train_state(scene.file("epoch-001.safetensors"))
 
 
 def _newest_checkpoint(scene: Scene) -> None:

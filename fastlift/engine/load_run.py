@@ -11,6 +11,7 @@ from fastlift.models.lift import LiftModel
 from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
+from fastlift.runs.train_state import names_digest
 
 
 def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = None) -> LiftModel:
@@ -36,15 +37,15 @@ def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = 
         if untrained is None or untrained.trained():
             raise UserError(f"{folder} has no checkpoint yet; {runs.way_on(run.path)}")
         return untrained
-    trained, _, position = checkpoints.read(path, identity)
-    if position.epoch > config.training.epochs:
+    trained, _, state = checkpoints.read(path, identity)
+    if state.epoch > config.training.epochs:
         raise UserError(
-            f"{path} is no place in this run: it was saved after epoch {position.epoch} of {config.training.epochs}"
+            f"{path} is no place in this run: it was saved after epoch {state.epoch} of {config.training.epochs}"
         )
-    if position.classes != checkpoints.names_digest(names):
+    if state.classes != names_digest(names):
         raise UserError(f"{run.data} was changed or damaged: its class names are not those that {path} was trained on")
     model = build_model(config, names, init="random")
-    if position.backbone != model.backbone_fingerprint:
+    if state.backbone != model.backbone_fingerprint:
         raise UserError(f"the backbone weights are not those that {folder} was trained on; restore them first")
     model.load_trained(trained, f"checkpoint {path}")
     return model

@@ -27,6 +27,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity, may_change
 from fastlift.runs.metrics_log import MetricsLog
+from fastlift.runs.train_state import TrainState, names_digest
 from fastlift.system import launcher
 from fastlift.system.files import sync_file
 from fastlift.system.profiling import profiled
@@ -47,7 +48,7 @@ class Fit:
     Attributes:
         data: the training data.
         identity: of the run.
-        position: epoch, step and steps taken, kept current.
+        epoch, step, global_step: the next step and the steps taken, kept current.
         seconds: training time of earlier processes of this run.
     """
 
@@ -78,11 +79,11 @@ class Fit:
         Raises:
             UserError: it is damaged, or another run's; or the data or the backbone are not its own.
         """
-        position = checkpoints.read_position(path)
-        position.check_origin(path, self.data.fingerprint, self.learner.model.backbone_fingerprint)
+        state = checkpoints.read_train_state(path)
+        state.check_origin(path, self.data.fingerprint, self.learner.model.backbone_fingerprint)
         checkpoints.restore(path, self.learner, self.identity)
-        self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
-        self.seconds = position.seconds
+        self.epoch, self.step, self.global_step = state.epoch, state.step, state.global_step
+        self.seconds = state.seconds
         self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
 
     def keep_start(self) -> None:
@@ -245,7 +246,7 @@ class Fit:
         if not self.world.is_main:
             return
         learner, sums = self.learner, self.learner.sums
-        position = checkpoints.Position(
+        state = TrainState(
             epoch=self.epoch,
             step=self.step,
             global_step=self.global_step,
@@ -254,7 +255,7 @@ class Fit:
             correct=int(sums.correct),
             seconds=self.elapsed,
             data=self.data.fingerprint,
-            classes=checkpoints.names_digest(learner.model.class_names),
+            classes=names_digest(learner.model.class_names),
             backbone=learner.model.backbone_fingerprint,
             scaler=learner.scaler.state_dict(),
             identity=self.identity,
@@ -262,7 +263,7 @@ class Fit:
         )
         with suppress(OSError):  # a log that is in trouble must not keep the state from being saved
             sync_file(self.run.metrics)  # after a power cut the log reaches as far as the checkpoint
-        checkpoints.save(path, learner, position)
+        checkpoints.save(path, learner, state)
         checkpoints.remove_old_steps(self.run.checkpoints, keep=path)
 
 

@@ -33,6 +33,7 @@ from fastlift.runs.bad_images import BadImages
 from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
+from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system.cuda import check_triton
 from fastlift.system.device import resolve_device, using_device, using_threads
 from fastlift.system.files import write_json
@@ -141,8 +142,8 @@ def _train(asked: Asked, place: Place) -> Run:
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
         announce(config, data, model, place.device, amp, ui)
         if not config.training.epochs and model.trained() and last is None:  # nothing else keeps what it starts with
-            place_ = checkpoints.at_start(data.train.fingerprint, model, identity)
-            checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, place_)
+            state = TrainState.at_start(data.train.fingerprint, model, identity)
+            checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, state)
             runs.start_is_kept(run)
     prepare_backbone(config, len(data.train), model, world, ui)
     fit = _fit(asked, place, run, identity, data, model, last, bad) if config.training.epochs else None
@@ -214,6 +215,6 @@ def _evaluate(config: Config, place: Place, data: DataSet, model: LiftModel, bad
         )
 
 
-def _schedule(config: Config, data: DataSet) -> checkpoints.Schedule:
+def _schedule(config: Config, data: DataSet) -> Schedule:
     training = config.training
-    return checkpoints.Schedule(training.epochs, steps_in(len(data.train), training.batch_size), training.batch_size)
+    return Schedule(training.epochs, steps_in(len(data.train), training.batch_size), training.batch_size)

@@ -19,10 +19,10 @@ from pathlib import Path
 from fastlift.config import Config, absolute_paths, differences, load, to_dict
 from fastlift.errors import UserError
 from fastlift.runs import checkpoints
-from fastlift.runs.checkpoints import Schedule
 from fastlift.runs.identity import Identity, load_identity, may_change, settings_digest, store_identity
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
+from fastlift.runs.train_state import Schedule
 from fastlift.system import launcher
 from fastlift.system.files import PART, write_json
 

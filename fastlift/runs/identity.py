@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from fastlift.config import Config, absolute_paths, differences
 from fastlift.errors import UserError
@@ -49,31 +50,23 @@ def may_change(config: Config) -> set[str]:
     return OPERATIONAL if config.training.loss == "LADE" else OPERATIONAL | {"micro_batch"}
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What makes a run this one.
 
     Attributes:
         run: 128 random bits in hex.
         settings: digest of the settings that change what is computed, the seed among them.
-        dtype: compute dtype of the training: ``bf16``, ``fp16`` or ``fp32``, whatever ``amp`` was asked for.
+        dtype: compute dtype of the training, whatever ``amp`` was asked for.
     """
 
     run: str
     settings: str
-    dtype: str
+    dtype: Literal["bf16", "fp16", "fp32"]
 
     @classmethod
     def new(cls, config: Config, dtype: str) -> Identity:
-        return cls(secrets.token_hex(16), settings_digest(config), dtype)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Identity | None:
-        """The inverse of ``asdict``; None for anything else."""
-        if not isinstance(values, dict) or sorted(values) != ["dtype", "run", "settings"]:
-            return None
-        fits = all(isinstance(value, str) for value in values.values()) and values["dtype"] in _DTYPES
-        return cls(**values) if fits else None
+        """Of a run that is being made."""
+        return msgspec.convert({"run": secrets.token_hex(16), "settings": settings_digest(config), "dtype": dtype}, cls)
 
     def check(self, other: Identity, what: str) -> None:
         """``other`` is this run.
@@ -93,15 +86,15 @@ def load_identity(path: Path) -> Identity | None:
     """The identity in a ``run.json``; None where the file is missing or damaged."""
     try:
         values = read_json(path)
-    except UserError:
+        digest = values.pop("blake2b", None)
+        return msgspec.convert(values, Identity) if digest == _digest(values) else None
+    except (UserError, msgspec.ValidationError):
         return None
-    digest, identity = values.pop("blake2b", None), Identity.from_dict(values)
-    return identity if identity is not None and digest == _digest(values) else None
 
 
 def store_identity(path: Path, identity: Identity) -> None:
     """Write a ``run.json``."""
-    values = asdict(identity)
+    values = msgspec.to_builtins(identity)
     write_json(path, values | {"blake2b": _digest(values)}, parents=False)
 
 
@@ -109,9 +102,6 @@ def _digest(values: Any) -> str:
     return hashlib.blake2b(
         json.dumps(values, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=16
     ).hexdigest()
-
-
-_DTYPES = ("bf16", "fp16", "fp32")
 
 
 def settings_digest(config: Config) -> str:

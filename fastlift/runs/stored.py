@@ -1,19 +1,121 @@
-"""What the JSON files of a run hold, checked where they are read: damage is told, with the way on, and never shown as a figure."""
+"""What the JSON files of a run hold, checked where they are read: damage is told, with the way on, and never shown as a figure.
+
+The types below are the files' own; msgspec compares. Others may stand beside the names that are known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+import msgspec
+from msgspec import Meta
 
 from fastlift.errors import UserError
-from fastlift.settings.ranges import MOST
+from fastlift.settings import MOST
 from fastlift.system.files import read_json
 
 Record = dict[str, Any]
-Check = Callable[[Any, str], None]
-LARGEST_NUMBER = 1e15
-LARGEST_OF_FP32 = 1e39  # a training that diverges may come near the largest number of fp32, and that is what it did
+Count = Annotated[int, Meta(ge=0, le=MOST, description="a whole number, 0 or more")]
+Number = Annotated[float, Meta(ge=-1e15, le=1e15, description="a number")]
+# A training that diverges may come near the largest number of fp32, and that is what it did.
+OfFp32 = Annotated[float, Meta(ge=-1e39, le=1e39, description="a number")]
+Text = Annotated[str, Meta(description="text")]
+Boundaries = Annotated[tuple[Count, Count], Meta(description="two numbers that do not fall")]
+
+
+class _Bin(TypedDict):
+    count: Count
+    confidence: Number | None
+    accuracy: Number | None
+
+
+class Bin(_Bin, total=False):
+    lower: Number
+    upper: Number
+
+
+class Confusion(TypedDict):
+    label: Count
+    predicted: Count
+    count: Count
+
+
+class Metrics(TypedDict, total=False):
+    accuracy: Number | None
+    many: Number | None
+    medium: Number | None
+    few: Number | None
+    mean_class_accuracy: Number | None
+    macro_f1: Number | None
+    worst_class: Number | None
+    harmonic_mean: Number | None
+    geometric_mean: Number | None
+    expected_calibration_error: Number | None
+    log_loss: OfFp32 | None
+    samples: Count
+    non_finite: Count
+    group_boundaries: Boundaries
+    group_sizes: dict[str, Count]
+    per_class: list[Number | None]
+    calibration: list[Bin]
+    confusions: list[Confusion]
+
+
+class Data(TypedDict, total=False):
+    name: Text
+    classes: Count
+    train_images: Count
+    test_images: Count
+    class_names: list[Text]
+    class_counts: list[Count]
+    group_counts: list[Count]
+    group_boundaries: Boundaries
+    fingerprints: dict[str, Text]
+
+
+class Model(TypedDict, total=False):
+    name: Text
+    rank: Count | None
+    tuner_parameters: Count
+    tuner_share: Number
+    head_parameters: Count
+    tuned_parameters: Count
+    image_size: Count
+
+
+class _Results(TypedDict):
+    metrics: Metrics
+
+
+class Results(_Results, total=False):
+    recipe: Text
+    epochs: Count
+    steps: Count
+    model: Model
+    data: Data
+    evaluations: dict[str, Metrics]
+    timing: dict[str, Number]
+    machine: dict[str, Any]
+    versions: dict[str, Any]
+    replaced_images: Count
+
+
+class _Event(TypedDict):
+    step: Count
+    event: Text
+
+
+class Event(_Event, Metrics, total=False):
+    loss: OfFp32 | None
+    train_loss: OfFp32 | None
+    learning_rate: OfFp32 | None
+    train_accuracy: Number | None
+    images_per_s: Number | None
+    seconds: Number | None
 
 
 def read_data(path: Path) -> Record:
@@ -22,7 +124,7 @@ def read_data(path: Path) -> Record:
     Raises:
         UserError: it is missing or damaged.
     """
-    return _read(path, DATA, "fastlift train --resume writes it again")
+    return _read(path, Data, "fastlift train --resume writes it again")
 
 
 def read_results(path: Path) -> Record:
@@ -31,172 +133,80 @@ def read_results(path: Path) -> Record:
     Raises:
         UserError: it is missing or damaged.
     """
-    return _read(path, RESULTS, "fastlift train --resume keeps it aside and evaluates again")
+    return _read(path, Results, "fastlift train --resume keeps it aside and evaluates again")
 
 
 def is_event(value: Any) -> bool:
     """Whether a line of ``metrics.jsonl`` holds an event: its kind, its step, and figures where figures belong."""
+    return fits(Event, value)
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether a value from JSON is of a type of this file, or of one made of them."""
     try:
-        EVENT(value, "event")
-    except ValueError:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
         return False
     return True
 
 
-def _read(path: Path, check: Check, way_on: str) -> Record:
+def said(kind: Any) -> str:
+    """A type in words."""
+    return kind.__metadata__[-1].description or str(kind) if get_origin(kind) is Annotated else "an object"
+
+
+def _read(path: Path, kind: Any, way_on: str) -> Record:
     try:
         value = read_json(path)
-        check(value, "")
-    except (UserError, ValueError) as error:
-        told = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
-        raise UserError(f"{told}; {way_on}") from None
-    return value
+        wrong = next(_contradictions(value), None) if fits(kind, value) else _first_wrong(kind, value, "")
+    except UserError as error:
+        wrong = str(error)
+    if wrong is None:
+        return value
+    raise UserError(f"{wrong if wrong.startswith(str(path)) else f'{path}: {wrong}'}; {way_on}")
 
 
-def _fail(where: str, expected: str, value: Any) -> None:
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else f"{shown[:36]}..."
-    raise ValueError(f"{where.lstrip('.') or 'the file'}: expected {expected}, got {shown}")
+def _first_wrong(kind: Any, value: Any, where: str) -> str | None:
+    """The first place where a value is not of its kind, in words; msgspec would name neither the key nor the value."""
+    inner = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):  # something, or null
+        return None if value is None else _first_wrong(inner[0], value, where)
+    parts: Iterator[tuple[Any, Any, str]]
+    if is_typeddict(kind) and isinstance(value, dict):
+        if missing := sorted(kind.__required_keys__ - value.keys()):
+            return f"{_place(where)} has no {missing[0]}"
+        parts = ((hint, value[name], f"{where}.{name}") for name, hint in _hints(kind).items() if name in value)
+    elif get_origin(kind) is dict and isinstance(value, dict):
+        parts = ((inner[1], item, f"{where}.{name[:40]}") for name, item in value.items())
+    elif get_origin(kind) is list and isinstance(value, list):
+        parts = ((inner[0], item, f"{where}[{place}]") for place, item in enumerate(value))
+    elif fits(kind, value):
+        return None
+    else:
+        expected = "a list" if get_origin(kind) is list else said(kind)
+        shown = repr(value)
+        return f"{_place(where)}: expected {expected}, got {shown if len(shown) <= 40 else f'{shown[:36]}...'}"
+    return next(filter(None, (_first_wrong(*part) for part in parts)), None)
 
 
-def _number(value: Any, where: str, largest: float = LARGEST_NUMBER) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= largest:
-        _fail(where, "a number", value)
+def _place(where: str) -> str:
+    return where.lstrip(".") or "the file"
 
 
-def _of_fp32(value: Any, where: str) -> None:
-    _number(value, where, LARGEST_OF_FP32)
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
-def _count(value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
-        _fail(where, "a whole number, 0 or more", value)
-
-
-def _text(value: Any, where: str) -> None:
-    if not isinstance(value, str):
-        _fail(where, "text", value)
-
-
-def _any(value: Any, where: str) -> None:
-    pass
-
-
-def _or_null(check: Check) -> Check:
-    def checked(value: Any, where: str) -> None:
-        if value is not None:
-            check(value, where)
-
-    return checked
-
-
-def _list(check: Check) -> Check:
-    def checked(value: Any, where: str) -> None:
-        if not isinstance(value, list):
-            _fail(where, "a list", value)
-        for place, item in enumerate(value):
-            check(item, f"{where}[{place}]")
-
-    return checked
-
-
-def _by_name(check: Check) -> Check:
-    def checked(value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            _fail(where, "an object", value)
-        for name, item in value.items():
-            check(item, f"{where}.{name[:40]}")
-
-    return checked
-
-
-def _fields(needed: tuple[str, ...] = (), /, **checks: Check) -> Check:
-    """An object; what it has of these names must be right, and ``needed`` be there. Others may stand beside them."""
-
-    def checked(value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            _fail(where, "an object", value)
-        for name, check in checks.items():
-            if name in value:
-                check(value[name], f"{where}.{name}")
-            elif name in needed:
-                raise ValueError(f"{where.lstrip('.') or 'the file'} has no {name}")
-
-    return checked
-
-
-def _boundaries(value: Any, where: str) -> None:
-    _list(_count)(value, where)
-    if len(value) != 2 or value[0] > value[1]:
-        _fail(where, "two numbers that do not fall", value)
-
-
-def _data(value: Any, where: str) -> None:
-    _DATA_FIELDS(value, where)
-    lengths = {name: len(value[name]) for name in ("class_names", "class_counts", "group_counts") if name in value}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise ValueError(f"{where.lstrip('.') or 'the file'}: expected as many of each, got {listed}")
-
-
-_FIGURES = (
-    "accuracy", "many", "medium", "few", "mean_class_accuracy", "macro_f1", "worst_class", "harmonic_mean",
-    "geometric_mean", "expected_calibration_error",
-)  # fmt: skip
-_BIN = _fields(
-    ("count", "confidence", "accuracy"),
-    lower=_number, upper=_number, count=_count, confidence=_or_null(_number), accuracy=_or_null(_number),
-)  # fmt: skip
-_METRIC_CHECKS: dict[str, Check] = {name: _or_null(_number) for name in _FIGURES} | {
-    "log_loss": _or_null(_of_fp32),
-    "samples": _count,
-    "non_finite": _count,
-    "group_boundaries": _boundaries,
-    "group_sizes": _by_name(_count),
-    "per_class": _list(_or_null(_number)),
-    "calibration": _list(_BIN),
-    "confusions": _list(
-        _fields(("label", "predicted", "count"), label=_count, predicted=_count, count=_count),
-    ),
-}
-METRICS = _fields(**_METRIC_CHECKS)
-_DATA_FIELDS = _fields(
-    name=_text,
-    classes=_count,
-    train_images=_count,
-    test_images=_count,
-    class_names=_list(_text),
-    class_counts=_list(_count),
-    group_counts=_list(_count),
-    group_boundaries=_boundaries,
-    fingerprints=_by_name(_text),
-)
-DATA: Check = _data
-_MODEL = _fields(
-    name=_text,
-    rank=_or_null(_count),
-    tuner_parameters=_count,
-    tuner_share=_number,
-    head_parameters=_count,
-    tuned_parameters=_count,
-    image_size=_count,
-)
-RESULTS = _fields(
-    ("metrics",),
-    recipe=_text,
-    epochs=_count,
-    steps=_count,
-    model=_MODEL,
-    data=DATA,
-    metrics=METRICS,
-    evaluations=_by_name(METRICS),
-    timing=_by_name(_number),
-    machine=_by_name(_any),
-    versions=_by_name(_any),
-    replaced_images=_count,
-)
-_EVENT_CHECKS: dict[str, Check] = {
-    **dict.fromkeys(("loss", "train_loss", "learning_rate"), _or_null(_of_fp32)),
-    **dict.fromkeys(("train_accuracy", "images_per_s", "seconds"), _or_null(_number)),
-}
-EVENT = _fields(("step", "event"), **_METRIC_CHECKS, **_EVENT_CHECKS, event=_text, step=_count)
+def _contradictions(value: Record) -> Iterator[str]:
+    """What no type tells, of ``data.json`` and ``results.json``: boundaries that fall, lists of unlike length."""
+    evaluations = {f"evaluations.{name[:40]}": metrics for name, metrics in value.get("evaluations", {}).items()}
+    parts = {"": value, "data": value.get("data", {}), "metrics": value.get("metrics", {}), **evaluations}
+    for where, part in parts.items():
+        if "group_boundaries" in part and part["group_boundaries"][0] > part["group_boundaries"][1]:
+            place = _place(f"{where}.group_boundaries")
+            yield f"{place}: expected two numbers that do not fall, got {part['group_boundaries']}"
+        lengths = {name: len(part[name]) for name in ("class_names", "class_counts", "group_counts") if name in part}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            yield f"{_place(where)}: expected as many of each, got {listed}"

@@ -212,8 +212,8 @@ def test_a_run_stops_before_a_bad_step(
     assert "The state before it is step-00000007" in said
     assert caught.value.exit_code == 1
     assert names(run) == ["epoch-001", "step-00000007"]
-    position = checkpoints.read(run / "checkpoints" / "step-00000007.safetensors")[2]
-    assert (position.epoch, position.step, position.global_step, position.images) == (1, 2, 7, 16)
+    at = checkpoints.read(run / "checkpoints" / "step-00000007.safetensors")[2]
+    assert (at.epoch, at.step, at.global_step, at.images) == (1, 2, 7, 16)
     (event,) = [event for event in events(run) if event["event"] == "nonfinite"]
     assert event["images"] == batch
 

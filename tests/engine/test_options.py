@@ -10,6 +10,7 @@ from fixtures import CLASS_COUNTS, tiny_batch, tiny_learner
 import fastlift
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
+from fastlift.runs.train_state import TrainState
 from fastlift.training.settings import LossName, LossSettings, SGDSettings
 from fastlift.training.step import Learner
 
@@ -37,7 +38,7 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
     for key, parameter in some.model.named_parameters():
         assert torch.equal(parameter, before[key]) == (id(parameter) not in intended), key
 
-    place = checkpoints.Position(0, 6, 6, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
+    place = TrainState(0, 6, 6, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
     checkpoints.save(path, some, place)
     checkpoints.restore(path, other)
     with torch.no_grad():

@@ -124,7 +124,7 @@ def test_resuming_is_bit_identical(
     assert not (tmp_path / "cut" / "results.json").exists()
     last = runs.RunFolder(tmp_path / "cut").last_checkpoint()
     assert last is not None
-    assert checkpoints.read_position(last).global_step == stop_at, "nothing that was done is done again"
+    assert checkpoints.read_train_state(last).global_step == stop_at, "nothing that was done is done again"
     resumed = fastlift.train(settings, output=tmp_path / "cut", resume=True)
     same_state(whole.folder, resumed.folder, "epoch-003")
     logged = [strip_times(folder) for folder in (whole.folder, resumed.folder)]

@@ -22,6 +22,7 @@ from fastlift.reporting.console import Quiet
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.identity import Identity, settings_digest
+from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.sealed import Damaged
 from fastlift.training.settings import SGDSettings
@@ -232,7 +233,7 @@ def test_the_digest_of_settings(settings: Config, tmp_path: Path) -> None:
     assert settings_digest(fastlift.recipes.lift_plus()) != settings_digest(fastlift.recipes.lift())
 
 
-# Positions
+# Train states
 
 
 def learner(tiny_clip: Files, **settings: Any) -> Learner:
@@ -241,13 +242,13 @@ def learner(tiny_clip: Files, **settings: Any) -> Learner:
     return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.05))
 
 
-def position(**changes: Any) -> checkpoints.Position:
-    place = checkpoints.Position(1, 2, 7, 16, 12.5, 9, 3.0, "data", "classes", "weights", {}, OURS)
+def state(**changes: Any) -> TrainState:
+    place = TrainState(1, 2, 7, 16, 12.5, 9, 3.0, "data", "classes", "weights", {}, OURS)
     return replace(place, **changes)
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """The same tensors with another position, and a digest that holds."""
+    """The same tensors with another train state, and a digest that holds."""
     tensors, texts = sealed.read(path)
     values = json.loads(texts["position"])
     text = change(values)
@@ -266,10 +267,10 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ],
 )
 def test_places_that_are_not_in_the_run(changes: dict[str, Any], said: str) -> None:
-    schedule = checkpoints.Schedule(epochs=3, steps_per_epoch=5, batch_size=8)
-    position().check(Path("x"), schedule)
+    schedule = Schedule(epochs=3, steps_per_epoch=5, batch_size=8)
+    state().check(Path("x"), schedule)
     with pytest.raises(fastlift.UserError, match=said):
-        position(**changes).check(Path("x"), schedule)
+        state(**changes).check(Path("x"), schedule)
 
 
 def test_a_run_goes_on_from_the_place_before_one_that_is_not_in_it(run: Path, trained: Path, settings: Config) -> None:
@@ -307,10 +308,10 @@ def test_a_run_goes_on_from_the_place_before_one_that_is_not_in_it(run: Path, tr
 )
 def test_values_of_another_type(tiny_clip: Files, tmp_path: Path, name: str, value: Any) -> None:
     path = tmp_path / "some.safetensors"
-    checkpoints.save(path, learner(tiny_clip), position())
+    checkpoints.save(path, learner(tiny_clip), state())
     checkpoints.read(path)
     rewrite(path, lambda values: values.update({name: value}))
-    for read in (checkpoints.read, checkpoints.read_position):
+    for read in (checkpoints.read, checkpoints.read_train_state):
         with pytest.raises(Damaged, match=f"holds {name}|no JSON object"):
             read(path)
 
@@ -330,17 +331,17 @@ def test_values_of_another_type(tiny_clip: Files, tmp_path: Path, name: str, val
     ],
     ids=["nested", "nested objects", "digits", "parts", "list", "empty", "null", "cut", "text"],
 )
-def test_positions_that_are_none(tiny_clip: Files, tmp_path: Path, text: str) -> None:
+def test_train_states_that_are_none(tiny_clip: Files, tmp_path: Path, text: str) -> None:
     path = tmp_path / "some.safetensors"
-    checkpoints.save(path, learner(tiny_clip), position())
+    checkpoints.save(path, learner(tiny_clip), state())
     rewrite(path, lambda values: text)
-    with pytest.raises(fastlift.UserError, match=r"position|layout"):
+    with pytest.raises(fastlift.UserError, match=r"train state|layout"):
         checkpoints.read(path)
 
 
 def test_another_format_is_refused(tiny_clip: Files, tmp_path: Path) -> None:
     path = tmp_path / "some.safetensors"
-    checkpoints.save(path, learner(tiny_clip), position())
+    checkpoints.save(path, learner(tiny_clip), state())
     rewrite(path, lambda values: values.update({"format": 99}))
     with pytest.raises(fastlift.UserError, match="layout 99"):
         checkpoints.read(path)
@@ -359,7 +360,7 @@ def test_a_place_after_the_runs_end_is_not_loaded(run: Path) -> None:
 
 def expect_refusal(path: Path, momentum: dict[str, torch.Tensor], some: Learner, said: str) -> None:
     before = {name: tensor.clone() for name, tensor in some.model.state_dict().items()}
-    checkpoints.write(path, some.model.state(), momentum, position())
+    checkpoints.write(path, some.model.state(), momentum, state())
     with pytest.raises(fastlift.UserError, match=said):
         checkpoints.restore(path, some)
     with pytest.raises(fastlift.UserError, match=said):
@@ -382,7 +383,7 @@ def test_momentum_that_does_not_fit_is_refused(tiny_clip: Files, tmp_path: Path)
     expect_refusal(path, {key: value for key, value in good.items() if key != name}, some, "missing head.weight")
     for dtype in (torch.float64, torch.bfloat16, torch.int64):
         expect_refusal(path, good | {name: one.to(dtype)}, some, "head.weight is torch")
-    checkpoints.write(path, some.model.state(), good | {name: torch.full_like(one, torch.nan)}, position())
+    checkpoints.write(path, some.model.state(), good | {name: torch.full_like(one, torch.nan)}, state())
     with pytest.raises(Damaged, match=r"momentum.head.weight holds numbers that are not finite"):
         checkpoints.restore(path, some)
     with pytest.raises(fastlift.UserError, match=r"head.weight is not finite"):
@@ -401,6 +402,6 @@ def test_momentum_keeps_the_layout_of_what_it_belongs_to(tiny_clip: Files) -> No
 
 def test_gradient_scalers_that_do_not_fit_are_refused(tiny_clip: Files, tmp_path: Path) -> None:
     some, path = learner(tiny_clip), tmp_path / "some.safetensors"
-    checkpoints.save(path, some, position(scaler={"scale": 2.0}))
+    checkpoints.save(path, some, state(scaler={"scale": 2.0}))
     with pytest.raises(fastlift.UserError, match="gradient scaler"):
         checkpoints.restore(path, some)

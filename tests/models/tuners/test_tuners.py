@@ -14,6 +14,7 @@ from fastlift.models import backbones, tuners
 from fastlift.models.lift import LiftModel
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
+from fastlift.runs.train_state import TrainState
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
@@ -85,7 +86,7 @@ def test_it_survives_a_checkpoint(tiny_clip: Files, name: str, tmp_path: Path) -
     """Saved and restored into a model with another seed, training goes on with the same bits."""
     some, other = learner(build(tiny_clip, name)), learner(build(tiny_clip, name, seed=7))
     train(some, 2)
-    place = checkpoints.Position(0, 2, 2, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
+    place = TrainState(0, 2, 2, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
     checkpoints.save(tmp_path / "step-00000002.safetensors", some, place)
     assert checkpoints.restore(tmp_path / "step-00000002.safetensors", other) == place
     assert train(some, 2) == train(other, 2)
