@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,8 @@ def may_change(config: Config) -> set[str]:
     return OPERATIONAL if config.training.loss == "LADE" else OPERATIONAL | {"micro_batch"}
 
 
-class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True)
+class Identity:
     """What makes a run this one.
 
     Attributes:
