@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastlift.settings import Acts, Between, Settings
+from fastlift.settings import Acts, Between, May, Settings
 
 if TYPE_CHECKING:
     from fastlift.data.sampling.crops import Crops, EvalViews
@@ -25,10 +25,10 @@ def default_expand(image_size: int) -> int:
 class EnsemblingSettings(Settings):
     """Test-time ensembling: the mean logits of several crops of each image."""
 
-    tte: Ensembling = "none"
+    tte: Annotated[Ensembling, May.CHANGE] = "none"
     """Test-time ensembling of the last evaluation: mean logits of five, ten, or --tte-crops random crops."""
     tte_crops: Annotated[
-        int, Between(1), Acts("how many random crops are taken (tte random)", lambda tte: tte == "random")
+        int, Between(1), Acts("how many random crops are taken (tte random)", lambda tte: tte == "random"), May.CHANGE
     ] = 10
     """How many crops 'random' takes."""
     expand: Annotated[
@@ -38,6 +38,7 @@ class EnsemblingSettings(Settings):
             "what five or ten crops add around the image (tte fivecrop or tencrop)",
             lambda tte: tte in ("fivecrop", "tencrop"),
         ),
+        May.CHANGE,
     ] = None
     """Pixels that ensembling adds to the short side before it crops (default: 24; less in proportion below size 224)."""
 
@@ -68,7 +69,7 @@ class EnsemblingSettings(Settings):
 class EvalSettings(Settings):
     """How many crops pass through the model at once."""
 
-    eval_batch: Annotated[int, Between(1)] = 128
+    eval_batch: Annotated[int, Between(1), May.CHANGE] = 128
     """Images at a time in evaluation; several crops of an image count one each."""
 
 

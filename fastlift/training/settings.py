@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastlift.settings import Acts, Between, Settings
+from fastlift.settings import Acts, Between, May, Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,7 +89,7 @@ class BatchSettings(Settings):
 
     batch_size: Annotated[int, Between(1)] = 128
     """Images a step, over all processes."""
-    micro_batch: Annotated[int | None, Between(1)] = None
+    micro_batch: Annotated[int | None, Between(1), May.CHANGE] = None
     """Images at a time in memory; gradients of a batch are accumulated (default: the whole batch)."""
     RULES = (_micro_batches_divide_the_batch,)
 
@@ -107,6 +107,20 @@ class NonFiniteSettings(Settings):
     """What becomes of steps whose loss or gradients are NaN or infinite (see ``fastlift.training.finite``)."""
 
     on_nonfinite: Annotated[
-        OnNonFinite, Acts("what training does with a bad step (epochs 1 or more)", lambda epochs: epochs > 0)
+        OnNonFinite,
+        Acts("what training does with a bad step (epochs 1 or more)", lambda epochs: epochs > 0),
+        May.CHANGE,
     ] = "stop"
     """A step whose loss or gradients are not finite: stop before it, with the state saved, or leave its update out."""
+
+
+@dataclass(frozen=True)
+class LoopSettings(Settings):
+    """What the training loop writes, and when."""
+
+    checkpoint_steps: Annotated[int | None, Between(1), May.CHANGE] = None
+    """Save the state every N steps too, so that a killed run loses less than an epoch."""
+    log_steps: Annotated[int, Between(1), May.CHANGE] = 10
+    """Steps between two lines of metrics.jsonl; the device is read only then."""
+    profile: Annotated[bool, May.CHANGE] = False
+    """Record a few steps into profile.json in the run folder, for Perfetto (ui.perfetto.dev) or TensorBoard."""
