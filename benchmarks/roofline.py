@@ -54,24 +54,28 @@ BY_HAND: tuple[tuple[str, float, str], ...] = (
     (
         "products",
         47.6,
-        "60.4 GFLOP by hand, the adapter's among them, are {products} ms at this rate; here {gflop} without it",
+        "by hand 60.4 GFLOP including the adapter, {products} ms at this rate; here {gflop} GFLOP without the adapter",
     ),
     (
         "attention",
         2.9,
-        "bytes alone here, of 11 blocks and the last one's keys and values; 12 whole blocks are {12(4)}",
+        "here only the bytes of 11 blocks and of the last block's keys and values; 12 whole blocks take {12(4)}",
     ),
     (
         "attention, backward",
         9.9,
-        "10 blocks and a part of the last here, since the first gets no gradient; 11 are {11(17)}",
+        "here 10 blocks and part of the last, because the first gets no gradient; 11 blocks take {11(17)}",
     ),
-    ("QuickGELU", 4.9, "11 blocks here, as the last one's MLP has one token; 12 are {12(8)}"),
-    ("QuickGELU, backward", 6.6, "10 blocks here, as the first one's MLP gets no gradient; 11 are {11(12)}"),
-    ("adapter", 9.0, "8 to 10 by hand, as tiles of 16 tokens will not reach the copy's rate; here they do"),
-    ("joining dq, dk, dv", 3.7, "10 blocks here, and two thirds of one; 12 are {12(6)}"),
+    ("QuickGELU", 4.9, "here 11 blocks, because the MLP of the last has one token; 12 blocks take {12(8)}"),
+    (
+        "QuickGELU, backward",
+        6.6,
+        "here 10 blocks, because the MLP of the first gets no gradient; 11 blocks take {11(12)}",
+    ),
+    ("adapter", 9.0, "by hand 8 to 10, assuming that tiles of 16 tokens do not reach the copy's rate; here they do"),
+    ("joining dq, dk, dv", 3.7, "here 10 blocks and two thirds of another; 12 blocks take {12(6)}"),
     ("additions, LN_1", 8.7, ""),
-    ("classifier, loss, optimiser", 0.6, "small kernels, bound by their launches, which are not counted here"),
+    ("classifier, loss, optimiser", 0.6, "small kernels limited by their launches, which are not counted here"),
 )
 
 
@@ -112,7 +116,7 @@ def groups_table(shape: Shape, batch: int) -> str:
         rows.append([group, f"{ms:.1f}", f"{by_hand:.1f}", why.format_map(known)])
     both = (predicted_ms(card, shape, batch), sum(by_hand for _, by_hand, _ in BY_HAND))
     rows.append(["**all**", *(f"**{ms:.1f}**" for ms in both), ""])
-    return table(["", f"counted, {card.name} (ms)", "by hand (ms)", "what is known of the difference"], rows)
+    return table(["", f"counted, {card.name} (ms)", "by hand (ms)", "known reasons for the difference"], rows)
 
 
 def measured_table(results: Path) -> str:
@@ -122,8 +126,16 @@ def measured_table(results: Path) -> str:
         found = json.loads(file.read_text(encoding="utf-8"))
         rows += [_beside(found, row) for row in _steps(found)]
     if not rows:
-        return "**Nothing was measured**: no step of fastlift has been timed on a GPU yet."
-    head = ["card", "step", "predicted (ms)", "measured (ms)", "measured / predicted", "images/s", "of the matrix rate"]
+        return "**Nothing was measured**: no step of fastlift has run on a GPU yet."
+    head = [
+        "card",
+        "step",
+        "predicted (ms)",
+        "measured (ms)",
+        "measured / predicted",
+        "images/s",
+        "share of the matrix rate",
+    ]
     return table(head, rows)
 
 
@@ -156,12 +168,12 @@ def document(results: Path) -> str:
     cards = "; ".join(f"{card.name} {card.tflops:.0f} TFLOP/s, {card.tb_per_s:.1f} TB/s" for card in CARDS)
     return f"""# Where a step's time goes
 
-A training step of LIFT on a ViT-B/16 at 224 pixels, counted kernel by kernel as the eager code launches it
-(`benchmarks/counting.py`), in bf16, batch {BATCH}, rank {RANKS[0]}, 1000 classes. A kind of kernel takes the longest of its FLOP, its
-bytes of memory and its bytes of L2 over the card's rates; kinds are added up. The rates are not a data sheet's: PyTorch reached
-them on such cards ({cards}; products of the ViT's shapes, and copies, bytes read and written;
-the H200's products are assumed to be the H100's, whose chip it has). That of L2, {CARDS[0].cached_tb_per_s} TB/s, is an assumption.
-Launches, gaps between kernels and the host are not in it.
+The table counts one training step of LIFT on a ViT-B/16 at 224 pixels, kernel by kernel as the eager code launches it
+(`benchmarks/counting.py`): bf16, batch {BATCH}, rank {RANKS[0]}, 1000 classes. The time of a kind of kernel is the longest of three times: its
+FLOP, its bytes of memory and its bytes from L2, each divided by the rate of the card. The total is the sum over all kinds. The rates do
+not come from data sheets: PyTorch reached them on such cards ({cards}; matrix products of
+the ViT's shapes, and copies, bytes read plus bytes written). The H200's rate for products is assumed to equal the H100's, because the chip
+is the same. The L2 rate, {CARDS[0].cached_tb_per_s} TB/s, is an assumption. Launches, gaps between kernels and the host are not counted.
 
 ## Measured
 
@@ -171,16 +183,16 @@ Launches, gaps between kernels and the host are not in it.
 
 {parts_table(shape, BATCH)}
 
-At rank {RANKS[1]} the adapter, by library products, takes {wide:.1f} ms on the {CARDS[0].name}, and the step {predicted_ms(CARDS[0], high, BATCH):.1f} ms.
+At rank {RANKS[1]} the adapter uses the library's matrix products and takes {wide:.1f} ms on the {CARDS[0].name}, and the step {predicted_ms(CARDS[0], high, BATCH):.1f} ms.
 
 ## Beside the estimate by hand
 
 {groups_table(shape, BATCH)}
 
-The large products are bound by arithmetic, all else by memory. What fusion could still take away: the joins, the activation
-(into the products around it), and the additions.
+Arithmetic limits the large products, memory limits everything else. Fusion could still remove the joins, the activation (into the products
+around it), and the additions.
 
-Written by `python -m benchmarks.roofline`; measurements come from `{MEASUREMENTS}` ([how](../benchmarks/gpu/README.md)).
+Written by `python -m benchmarks.roofline`; measurements are read from `{MEASUREMENTS}` ([how to make them](../benchmarks/gpu/README.md)).
 """
 
 

@@ -198,7 +198,7 @@ _MAKERS: dict[str, tuple[str, str, Callable[[], tuple[Cell, ...]]]] = {
     "figure6": ("bottleneck width", _LIFT, _ranks),
     "figure11": ("expand of the five crops", _LIFT, _expands),
     "plus-ablation": ("ablation", _PLUS, _ablation_plus),
-    "plus-schedules": ("growth of the least crop area", _PLUS, _schedules),
+    "plus-schedules": ("growth of the minimum crop area", _PLUS, _schedules),
 }
 NAMES = tuple(_MAKERS)
 
