@@ -1,8 +1,8 @@
-"""fastlift's adapters and loss with timm's own training utilities: optimizer, schedule, loss scaler, EMA, meters.
+"""fastlift's adapters and loss with timm's own training utilities: optimizer, learning rate schedule, EMA, meters.
 
     python examples/timm_train.py --model vit_base_patch16_224.augreg_in21k --size 224 --pretrained
 
-Prints images/s with plain PyTorch and with fastlift's ops.
+It trains on random images and prints images/s with plain PyTorch and with fastlift's ops.
 """
 
 import argparse
@@ -19,40 +19,52 @@ import fastlift
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="vit_tiny_patch16_224")
 parser.add_argument("--pretrained", action="store_true", help="download the weights")
-parser.add_argument("--size", type=int, default=64)
+parser.add_argument("--size", type=int, default=64, help="image size in pixels")
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--steps", type=int, default=20)
 args = parser.parse_args()
-COUNTS = [500, 200, 80, 30, 12, 5]
+
+CLASS_COUNTS = [500, 200, 80, 30, 12, 5]  # training images of each class
 
 
 def train(impl: str | None) -> tuple[float, float, float]:
-    """Images per second, mean loss, and the accuracy of the moving average of the weights on the last batch."""
+    """Train for --steps steps after a warm-up step.
+
+    Return images per second, the mean loss, and the accuracy in % of the EMA model on the batch.
+    """
     torch.manual_seed(0)
-    model = timm.create_model(args.model, pretrained=args.pretrained, img_size=args.size, num_classes=len(COUNTS))
+    model = timm.create_model(args.model, pretrained=args.pretrained, img_size=args.size, num_classes=len(CLASS_COUNTS))
+
+    # Freeze the ViT and add adapters. timm's own classifier is trained as well.
     fastlift.add_adapters(model, rank=16, impl=impl)
     model.head.requires_grad_(True)
-    loss_function = fastlift.LogitAdjustedCrossEntropy(COUNTS)
-    optimiser = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4)
-    schedule, _ = create_scheduler_v2(optimiser, sched="cosine", num_epochs=2, warmup_epochs=0)
-    average, losses = ModelEmaV3(model, decay=0.9), AverageMeter()
+    loss_function = fastlift.LogitAdjustedCrossEntropy(CLASS_COUNTS)
+
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4)
+    scheduler, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=2, warmup_epochs=0)
+    ema = ModelEmaV3(model, decay=0.9)
+    losses = AverageMeter()
+
     model.train()
     images = torch.randn(args.batch, 3, args.size, args.size)
-    labels = torch.arange(args.batch) % len(COUNTS)
+    labels = torch.arange(args.batch) % len(CLASS_COUNTS)
     for step in range(args.steps + 1):
-        if step == 1:  # the first step warms up
+        if step == 1:  # step 0 is the warm-up
             start = time.perf_counter()
         loss = loss_function(model(images), labels)
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        average.update(model)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(model)
         losses.update(loss.item(), len(labels))
-    schedule.step(1)
     speed = args.batch * args.steps / (time.perf_counter() - start)
+    scheduler.step(1)  # after each epoch
+
     with torch.no_grad():
-        return speed, losses.avg, accuracy(average(images), labels)[0].item()
+        ema_accuracy = accuracy(ema(images), labels)[0].item()
+    return speed, losses.avg, ema_accuracy
 
 
 for name, impl in (("plain PyTorch", "reference"), ("fastlift", None)):
-    print("{}: {:.1f} images/s, loss {:.3f}, moving average {:.0f} % right".format(name, *train(impl)))
+    speed, loss, ema_accuracy = train(impl)
+    print(f"{name}: {speed:.1f} images/s, loss {loss:.3f}, EMA accuracy {ema_accuracy:.0f} %")
