@@ -11,8 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from fastlift import cli
 
@@ -175,3 +177,36 @@ def resolve(name: str) -> object:
         except AttributeError:
             found = importlib.import_module(done)
     return found
+
+
+def test_the_snippets_of_drop_in_run(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, as in one script, around a small timm ViT."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    monkeypatch.chdir(tmp_path)
+    training, adapters, loading = (
+        text for language, text in code_blocks(ROOT / "docs/drop_in.md") if language == "python"
+    )
+
+    def small_vit() -> VisionTransformer:
+        return VisionTransformer(img_size=32, patch_size=16, embed_dim=768, depth=1, num_heads=12, num_classes=0)
+
+    names: dict[str, Any] = {"torch": torch, "vit": small_vit(), "class_counts": [9, 4, 1]}
+    exec(training, names)
+    images, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
+    names["loss_function"](names["vit"](images), labels).backward()
+    names["optimizer"].step()
+
+    names["model"] = small_vit()
+    before = set(names["model"].state_dict())
+    exec(adapters, names)
+    assert set(names["model"].state_dict()) == before
+    assert (tmp_path / "my-adapters/adapters.safetensors").is_file()
+
+    for name in ("train.txt", "test.txt", "names.txt"):
+        loading = loading.replace(f'"{name}"', repr(str(tiny_data / name.replace("names", "class_names"))))
+    loading = loading.replace("range(10)", "range(1)").replace('"cuda"', '"cpu"')
+    names |= {"root": tiny_data, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    exec(loading, names)
+    assert names["images"].shape[1:] == (3, 224, 224)
+    names["loader"].close()
