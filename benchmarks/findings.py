@@ -19,9 +19,10 @@ from fastlift import recipes
 from fastlift.config import Config
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.engine.train import train
-from fastlift.reporting.console import Terminal, Ui
+from fastlift.reporting.console import Terminal
 from fastlift.system.device import describe_machine, resolve_device, versions
 from fastlift.system.files import write_json
+from fastlift.system.progress import Ui
 
 COLUMNS = ("accuracy", "many", "medium", "few")
 

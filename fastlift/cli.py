@@ -14,8 +14,8 @@ from fastlift import __version__
 from fastlift.errors import UserError, is_out_of_memory
 from fastlift.settings.names import one_of
 from fastlift.system import launcher
+from fastlift.system.library_output import own_warnings_alone
 from fastlift.system.machine.threads import prepare
-from fastlift.system.noise import own_warnings_alone
 from fastlift.system.printing import printable
 from fastlift.system.signals import Signalled, StopSignals
 

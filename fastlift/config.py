@@ -19,6 +19,7 @@ from fastlift.settings.names import one_of
 from fastlift.settings.ranges import MOST, MOST_THREADS, check_range
 from fastlift.settings.uses import check_uses
 from fastlift.system.files import expand_user, read_json
+from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
 from fastlift.training.settings import BatchSettings, EpochSettings, LossSettings, NonFiniteSettings, SGDSettings
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
@@ -125,16 +126,11 @@ class TrainingConfig(LossSettings, EpochSettings, BatchSettings, SGDSettings):  
 
 
 @dataclass(frozen=True)
-class RunConfig(EnsemblingSettings, EvalSettings, NonFiniteSettings):
+class RunConfig(
+    EnsemblingSettings, EvalSettings, NonFiniteSettings, MemorySettings, DeviceSettings, ThreadSettings, SeedSettings
+):
     """Where and how it runs; apart from the seed, nothing here changes what is computed but rounding."""
 
-    seed: int = 0
-    """Fixes random starts, the order of samples, crops and flips; from 0 to 2^63 - 1."""
-    threads: int | None = None
-    """Threads that compute (default: one for each core that this process may use). On CPUs rounding depends on it, so a
-    resumed run goes on with as many as it had."""
-    device: str = "auto"
-    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
     as measured at the model's shapes."""
@@ -150,8 +146,6 @@ class RunConfig(EnsemblingSettings, EvalSettings, NonFiniteSettings):
     """Steps between two lines of metrics.jsonl; the device is read only then."""
     profile: bool = False
     """Record a few steps into profile.json in the run folder, for Perfetto (ui.perfetto.dev) or TensorBoard."""
-    memory: Literal["check", "ignore"] = "check"
-    """A run that needs more memory than is free is refused before anything large is allocated; 'ignore' tries it."""
 
 
 SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "run": RunConfig}
@@ -165,7 +159,7 @@ POSITIVE = {
     "clip_adapter_rank",
 }
 # Settings that are whole numbers in a range of their own; all others are below 2^63.
-RANGES = {"seed": (0, MOST), "mask_seed": (0, MOST), "threads": (1, MOST_THREADS), "workers": (1, MOST_THREADS)}
+RANGES = {"mask_seed": (0, MOST), "workers": (1, MOST_THREADS)}
 assert len(SECTION_OF) == sum(len(fields(kind)) for kind in SECTIONS.values()), "flag names are unique over sections"
 
 

@@ -16,7 +16,7 @@ from fastlift.evaluation.evaluate import evaluate
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import compile_backbone
 from fastlift.models.lift import LiftModel, create_model
-from fastlift.reporting.console import Quiet
+from fastlift.system.progress import Quiet
 
 
 def against_plain(name: str, batch: int, rounds: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fastlift.engine.train import train
 from fastlift.evaluation.settings import EnsemblingSettings
 from fastlift.models.fp8 import quantise_frozen
 from fastlift.models.lift import LiftModel
-from fastlift.reporting.console import Quiet
+from fastlift.system.progress import Quiet
 
 
 def effect_on_a_trained_model() -> dict[str, Any]:

@@ -17,11 +17,11 @@ from fastlift.config import Config, to_dict
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.engine.train import train
 from fastlift.errors import UserError
-from fastlift.reporting.console import Ui
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import OPERATIONAL
 from fastlift.settings.uses import check_uses
 from fastlift.system.files import write_json
+from fastlift.system.progress import Ui
 
 _TELLING = {"data_root", "bad_images", "group_boundaries"}  # a run may go on with others; a table may not mix them
 FIGURES = ("accuracy", "many", "medium", "few", "macro_f1", "expected_calibration_error", "log_loss", "samples")

@@ -124,10 +124,10 @@ def _train(arguments: list[str]) -> int:
     command = parse(BenchTrain, arguments, "bench train", examples=EXAMPLES["train"])
     from fastlift.bench import train
     from fastlift.reporting.console import show_found
-    from fastlift.system.device import using_threads
+    from fastlift.system.settings import ThreadSettings
 
     options = {name: value for name, value in vars(command).items() if name not in ("json", "threads")}
-    with using_threads(command.threads):
+    with ThreadSettings(command.threads).use():
         show_found(train.run(options.pop("model"), **options), command.json)
     return 0
 
@@ -136,8 +136,8 @@ def _text(arguments: list[str]) -> int:
     command = parse(BenchText, arguments, "bench text", examples=EXAMPLES["text"])
     from fastlift.bench import text
     from fastlift.reporting.console import show_found
-    from fastlift.system.device import using_threads
+    from fastlift.system.settings import ThreadSettings
 
-    with using_threads(command.threads):
+    with ThreadSettings(command.threads).use():
         show_found(text.run(command.model, rounds=command.rounds), command.json)
     return 0

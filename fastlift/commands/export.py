@@ -45,12 +45,12 @@ def run(arguments: list[str]) -> int:
     from fastlift.engine.load_run import load_run
     from fastlift.interop.export import export_model
     from fastlift.reporting.console import Terminal, show_json, show_line
-    from fastlift.system.device import using_threads
+    from fastlift.system.settings import ThreadSettings
 
     model = load_run(command.run, command.checkpoint, Terminal())
     stem = "model" if command.tte == "none" else f"model-{command.tte}"
     path = command.output or command.run / "export" / command.format / f"{stem}.{command.format}"
-    with using_threads(command.threads):
+    with ThreadSettings(command.threads).use():
         done = export_model(
             model,
             path,

@@ -60,7 +60,8 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
     from fastlift.runs.folder import amp_of
     from fastlift.system.cuda import check_triton
-    from fastlift.system.device import resolve_device, using_device, using_threads
+    from fastlift.system.device import resolve_device, using_device
+    from fastlift.system.settings import ThreadSettings
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))
@@ -87,7 +88,7 @@ def run(arguments: list[str]) -> int:
         check_triton(device)
         model = load_run(command.run, command.checkpoint, Terminal())
         check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
-        with using_threads(command.threads):
+        with ThreadSettings(command.threads).use():
             asked = amp_of(command.run, command.amp)
             model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, command.eval_batch)).dtype)
         model.to(device)
@@ -101,7 +102,7 @@ def run(arguments: list[str]) -> int:
             workers=command.workers,
             on_bad=on_bad,
         )
-        with using_threads(command.threads), using_device(device):
+        with ThreadSettings(command.threads).use(), using_device(device):
             for prediction in predictions:
                 show(prediction)
     return 1 if failed else 0

@@ -13,8 +13,8 @@ from fastlift.data.sampling.order import share
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
 from fastlift.models.lift import LiftModel
-from fastlift.reporting.console import Ui
 from fastlift.runs.bad_images import BadImages
+from fastlift.system.progress import Ui
 from fastlift.training.distributed import World
 
 

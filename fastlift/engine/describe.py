@@ -15,8 +15,8 @@ from fastlift.evaluation.evaluate import Evaluation
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, dtype_name
 from fastlift.models.tuners import tuner_size
-from fastlift.reporting.console import Ui
 from fastlift.system.device import describe_machine, versions
+from fastlift.system.progress import Ui
 
 
 def announce(config: Config, data: DataSet, model: LiftModel, device: torch.device, amp: Amp, ui: Ui) -> None:

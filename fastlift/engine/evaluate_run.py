@@ -25,14 +25,15 @@ from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
-from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import folder as runs
 from fastlift.runs.checkpoints import epoch_path
 from fastlift.runs.claims import InUse, claimed
 from fastlift.runs.stored import read_data, read_results
 from fastlift.system.cuda import check_triton
-from fastlift.system.device import resolve_device, using_device, using_threads
+from fastlift.system.device import using_device
 from fastlift.system.files import write_json
+from fastlift.system.progress import Quiet, Ui
+from fastlift.system.settings import DeviceSettings, ThreadSettings
 from fastlift.training.distributed import World, open_group
 
 PATIENCE_S = 60.0
@@ -147,7 +148,7 @@ def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str,
 
 def join(world: World, config: Config, **given: Any) -> torch.device:
     """This rank's device, once all ranks are known to be asked for the same."""
-    device = resolve_device(config.run.device)
+    device = config.part(DeviceSettings).build()
     agree(world, settings_of(config, device) | given)
     device = open_group(world, device)
     check_triton(device)
@@ -169,7 +170,7 @@ def grade(
     The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
     """
     passes = config.part(InferenceSettings)
-    with using_threads(config.run.threads):
+    with config.part(ThreadSettings).use():
         amp = first_amp(world, config.run.amp, device, lambda: shape_of(model.vit, passes.crops_at_a_time))
     if world.is_main:
         ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why})")
@@ -194,7 +195,7 @@ def grade(
         ui.say(f"skipped {bad.path}: {bad.reason}")
 
     bar_of = ui if world.is_main else Quiet()
-    threads = using_threads(config.run.threads)
+    threads = config.part(ThreadSettings).use()
     with bar_of.bar("evaluating", len(index)) as bar, threads, using_device(device):
         return evaluate(
             model,

@@ -8,10 +8,10 @@ from fastlift.config import load
 from fastlift.engine.model import build_model
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
-from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.train_state import names_digest
+from fastlift.system.progress import Quiet, Ui
 
 
 def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = None) -> LiftModel:

@@ -22,7 +22,6 @@ from fastlift.engine.memory import estimate
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
 from fastlift.models.out_of_memory import attempt
-from fastlift.reporting.console import Bar, Ui
 from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity, may_change
@@ -31,6 +30,7 @@ from fastlift.runs.train_state import TrainState, names_digest
 from fastlift.system import launcher
 from fastlift.system.files import sync_file
 from fastlift.system.profiling import profiled
+from fastlift.system.progress import Bar, Ui
 from fastlift.system.signals import Interrupted, StopRequest
 from fastlift.training.distributed import World, gather
 from fastlift.training.step import Learner, Sums

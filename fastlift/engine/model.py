@@ -21,11 +21,11 @@ from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
 from fastlift.models.precision import Amp, Shape, shape_of
 from fastlift.models.vit import VisionTransformer
-from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
 from fastlift.runs.identity import Identity
+from fastlift.system.progress import Quiet, Ui
 from fastlift.training.classifier_init import image_start
 from fastlift.training.distributed import World, total
 

@@ -15,13 +15,13 @@ from fastlift.engine.results import complete
 from fastlift.errors import UserError
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.precision import dtype_name
-from fastlift.reporting.console import Ui
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.stored import read_results
 from fastlift.system.machine import cpus
+from fastlift.system.progress import Ui
 from fastlift.training.distributed import World
 
 

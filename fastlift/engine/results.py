@@ -6,11 +6,11 @@ from typing import Any
 
 from fastlift.errors import UserError
 from fastlift.evaluation.metrics import Metrics
-from fastlift.reporting.console import Ui
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.metrics_log import MetricsLog, has_event, keep_events
 from fastlift.runs.stored import read_results
 from fastlift.system.files import write_json
+from fastlift.system.progress import Ui
 
 
 def end(run: RunFolder, results: dict[str, Any], ui: Ui) -> None:

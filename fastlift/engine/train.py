@@ -26,7 +26,6 @@ from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
-from fastlift.reporting.console import Quiet, Ui
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
@@ -35,8 +34,10 @@ from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system.cuda import check_triton
-from fastlift.system.device import resolve_device, using_device, using_threads
+from fastlift.system.device import using_device
 from fastlift.system.files import write_json
+from fastlift.system.progress import Quiet, Ui
+from fastlift.system.settings import DeviceSettings, ThreadSettings
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
 from fastlift.training.distributed import LostCompany, barrier, open_group
 from fastlift.training.settings import LossSettings, SGDSettings
@@ -90,7 +91,7 @@ def train(
     config = absolute_paths(config)  # the run folder holds in any working folder
     with company() as world:
         told = ui if ui is not None and world.is_main else Quiet()
-        device = resolve_device(config.run.device)
+        device = config.part(DeviceSettings).build()
         agree(world, settings_of(config, device) | {"resume": resume, "overwrite": overwrite})
         if world.size > 1 and output is None:
             raise UserError("several processes need one folder: name it with --output")
@@ -103,7 +104,7 @@ def train(
             with (
                 StopSignals(),
                 using_device(device),
-                using_threads(config.run.threads) as threads,
+                config.part(ThreadSettings).use() as threads,
                 Claim(path, told.say) if world.is_main else nullcontext() as claim,
             ):
                 if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it

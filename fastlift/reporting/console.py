@@ -1,6 +1,6 @@
 """What a user sees: while something runs, sentences and progress bars on stderr; results on stdout.
 
-Names come from strangers' files. What would steer the terminal or hide in it is shown as an escape (``naming.printable``),
+Names come from strangers' files. What would steer the terminal or hide in it is shown as an escape (``printing.printable``),
 here, where all text leaves, and nowhere before.
 """
 
@@ -12,14 +12,15 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 
 from fastlift.system.printing import printable
+from fastlift.system.progress import Bar
 
 SECONDS_BETWEEN_LINES = 15.0
 LATE_S = 30.0  # the pace of late is that of so many seconds at least
@@ -59,37 +60,6 @@ def show_found(found: Any, as_json: bool) -> None:
 def complain(message: str) -> None:
     """One thing that went wrong, while the command goes on."""
     print(f"fastlift: {printable(message)}", file=sys.stderr)
-
-
-class Bar(Protocol):
-    """Progress of one piece of work."""
-
-    def update(self, done: int, note: str | None = None) -> None:
-        """``done`` of the total, and what to say beside it; None leaves what stands there."""
-
-
-class Ui(Protocol):
-    """Somewhere to tell how it goes."""
-
-    def say(self, message: str) -> None:
-        """One sentence."""
-
-    def bar(self, label: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
-        """A bar for work of ``total`` units, of which ``done`` were made before (a resumed run)."""
-
-
-class Quiet:
-    """Says nothing."""
-
-    def say(self, message: str) -> None:
-        pass
-
-    def update(self, done: int, note: str | None = None) -> None:
-        pass
-
-    @contextmanager
-    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
-        yield self
 
 
 class Terminal:

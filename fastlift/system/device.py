@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from fastlift.errors import FastliftWarning, UserError
-from fastlift.settings.ranges import MOST_THREADS, check_range
 from fastlift.system import launcher
 from fastlift.system.cuda import trouble
 from fastlift.system.machine import cpu_quota, cpus, gpus_are_hidden, processor_name
@@ -94,23 +93,6 @@ def _cudnn_rounds() -> bool:
         return torch.backends.cudnn.allow_tf32
     except RuntimeError:  # the caller has used torch's newer settings, and has his reasons
         return False
-
-
-@contextmanager
-def using_threads(count: int | None) -> Iterator[int]:
-    """Compute with ``count`` threads meanwhile, or with as many as torch has now; gives the number.
-
-    Raises:
-        UserError: a number out of range.
-    """
-    before = torch.get_num_threads()
-    if count is not None:
-        check_range("threads", count, 1, MOST_THREADS)
-        torch.set_num_threads(count)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
-from fastlift.system.noise import native_stdout_shut
+from fastlift.system.library_output import native_stdout_shut
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from fastlift import cli
 from fastlift.errors import FastliftWarning
-from fastlift.system.noise import native_stdout_shut
+from fastlift.system.library_output import native_stdout_shut
 
 Streams = pytest.CaptureFixture[str]
 

@@ -13,7 +13,7 @@ from fastlift.engine.build import load_data
 from fastlift.engine.describe import announce
 from fastlift.engine.model import build_model
 from fastlift.models.precision import Amp
-from fastlift.reporting.console import Quiet
+from fastlift.system.progress import Quiet
 
 GPU = torch.device("cuda")
 

@@ -18,7 +18,7 @@ from fastlift.engine import processes as company
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.models import precision
 from fastlift.models.lift import LiftModel
-from fastlift.reporting.console import Quiet
+from fastlift.system.progress import Quiet
 
 Files = tuple[Path, Path]
 

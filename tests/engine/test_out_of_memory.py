@@ -184,7 +184,7 @@ def test_evaluation(settings: Config, tmp_path: Path, monkeypatch: pytest.Monkey
         fastlift.train(settings, output=tmp_path / "run")
     ended = fastlift.train(settings.override(eval_batch=3), output=tmp_path / "run", resume=True)
     assert ended.metrics.samples == 24
-    data = fastlift.engine.build.load_data(settings, fastlift.reporting.console.Quiet())
+    data = fastlift.engine.build.load_data(settings, fastlift.system.progress.Quiet())
     counts = data.group_counts.tolist()
     monkeypatch.setattr(evaluation, "mean_logits", full)
     for changes, advice in (

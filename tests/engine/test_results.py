@@ -14,11 +14,11 @@ from faults import kills, refuses
 from fastlift.config import Config, to_dict
 from fastlift.engine.results import complete, end
 from fastlift.evaluation.accumulator import ClassificationAccumulator
-from fastlift.reporting.console import Quiet
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import claimed
 from fastlift.runs.metrics_log import MetricsLog, keep_events
 from fastlift.system.files import read_json, write_json, write_text
+from fastlift.system.progress import Quiet
 
 STEPS = [json.dumps({"event": "step", "step": step, "epoch": 0, "loss": 1.0}) for step in (1, 2, 3)]
 

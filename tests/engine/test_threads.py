@@ -10,8 +10,8 @@ import fastlift
 from fastlift import config
 from fastlift.config import Config
 from fastlift.engine import train as training
-from fastlift.reporting.console import Quiet
 from fastlift.runs import folder as runs
+from fastlift.system.progress import Quiet
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]

@@ -17,7 +17,7 @@ from fastlift.engine.evaluate_run import grade_run
 from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.precision import DTYPES
-from fastlift.reporting.console import Quiet
+from fastlift.system.progress import Quiet
 
 Files = tuple[Path, Path]
 

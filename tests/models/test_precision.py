@@ -13,8 +13,8 @@ from fastlift.engine import evaluate_run as grading
 from fastlift.models import backbones
 from fastlift.models import precision as products
 from fastlift.models.precision import Shape, Speeds, measure, resolve_amp, shape_of, speeds, summarise
-from fastlift.reporting.console import Quiet
 from fastlift.runs import folder as runs
+from fastlift.system.progress import Quiet
 
 Files = tuple[Path, Path]
 TINY = Shape(images=2, tokens=17, width=48, hidden=192, heads=3)

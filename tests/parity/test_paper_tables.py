@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not install
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import sweep, tables
 from benchmarks.paper.plots import draw
-from fastlift.reporting.console import Quiet, Terminal
+from fastlift.reporting.console import Terminal
+from fastlift.system.progress import Quiet
 
 Files = tuple[Path, Path]
 

@@ -18,12 +18,12 @@ from fastlift import config
 from fastlift.config import Config
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.models.lift import LiftModel
-from fastlift.reporting.console import Quiet
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.identity import Identity, settings_digest
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
+from fastlift.system.progress import Quiet
 from fastlift.system.sealed import Damaged
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner

@@ -22,8 +22,8 @@ from fastlift.models.precision import resolve_amp
 from fastlift.system import cuda as gpus
 from fastlift.system.cuda import check_triton, triton_trouble, trouble
 from fastlift.system.device import resolve_device, using_device
+from fastlift.system.library_output import own_warnings_alone
 from fastlift.system.machine import Driver
-from fastlift.system.noise import own_warnings_alone
 
 GPU = torch.device("cuda")
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]

@@ -24,9 +24,9 @@ from fastlift.engine import processes as company
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
-from fastlift.reporting.console import Quiet
 from fastlift.runs import folder as runs
 from fastlift.system import launcher
+from fastlift.system.progress import Quiet
 from fastlift.training import classifier_init as starts
 
 Files = tuple[Path, Path]
