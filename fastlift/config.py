@@ -20,7 +20,14 @@ from fastlift.settings.ranges import MOST, MOST_THREADS, check_range
 from fastlift.settings.uses import check_uses
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
-from fastlift.training.settings import BatchSettings, EpochSettings, LossSettings, NonFiniteSettings, SGDSettings
+from fastlift.training.settings import (
+    BatchSettings,
+    EpochSettings,
+    LoopSettings,
+    LossSettings,
+    NonFiniteSettings,
+    SGDSettings,
+)
 
 Schedule = Literal["convex", "linear", "concave", "always_0", "always_1"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -126,8 +133,15 @@ class TrainingConfig(LossSettings, EpochSettings, BatchSettings, SGDSettings):  
 
 
 @dataclass(frozen=True)
-class RunConfig(
-    EnsemblingSettings, EvalSettings, NonFiniteSettings, MemorySettings, DeviceSettings, ThreadSettings, SeedSettings
+class RunConfig(  # type: ignore[misc]  # parts build
+    EnsemblingSettings,
+    EvalSettings,
+    NonFiniteSettings,
+    LoopSettings,
+    MemorySettings,
+    DeviceSettings,
+    ThreadSettings,
+    SeedSettings,
 ):
     """Where and how it runs; apart from the seed, nothing here changes what is computed but rounding."""
 
@@ -140,19 +154,11 @@ class RunConfig(
     """torch.compile of the backbone. 'auto': when the run is long enough to earn the warm-up back; 'max' tunes longer."""
     recompute: Literal["none", "mlp", "block"] = "none"
     """What backward computes again instead of keeping it: less memory, more time."""
-    checkpoint_steps: int | None = None
-    """Save the state every N steps too, so that a killed run loses less than an epoch."""
-    log_steps: int = 10
-    """Steps between two lines of metrics.jsonl; the device is read only then."""
-    profile: bool = False
-    """Record a few steps into profile.json in the run folder, for Perfetto (ui.perfetto.dev) or TensorBoard."""
 
 
 SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "run": RunConfig}
 SECTION_OF = {f.name: section for section, kind in SECTIONS.items() for f in fields(kind)}
 POSITIVE = {
-    "log_steps",
-    "checkpoint_steps",
     "image_size",
     "scale",
     "coop_length",

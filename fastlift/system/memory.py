@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
 
 from fastlift.errors import UserError
-from fastlift.settings import May, Settings
 from fastlift.system.machine import memory
 from fastlift.system.machine.threads import local_processes
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class MemorySettings(Settings):
-    """What becomes of a run that needs more memory than is free."""
-
-    memory: Annotated[Literal["check", "ignore"], May.CHANGE] = "check"
-    """A run that needs more memory than is free is refused before anything large is allocated; 'ignore' tries it."""
 
 
 def check_room(
