@@ -9,7 +9,7 @@ import torch
 import fastlift
 from fastlift import config
 from fastlift.config import Config
-from fastlift.engine import train as training
+from fastlift.engine import opening
 from fastlift.runs import folder as runs
 from fastlift.system.progress import Quiet
 from fastlift.training.step import Learner
@@ -76,7 +76,7 @@ def test_the_number_in_the_process_is_noted(settings: Config, tmp_path: Path) ->
 def test_more_threads_than_cpus_are_told(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     runs.create(tmp_path / "run", settings.merged(threads=64), overwrite=False)
-    monkeypatch.setattr(training, "cpus", lambda: 2)
+    monkeypatch.setattr(opening, "cpus", lambda: 2)
     ui = Told()
-    assert training._threads_to_go_on_with(settings, tmp_path / "run", ui) == 64
+    assert opening.threads_to_go_on_with(settings, tmp_path / "run", ui) == 64
     assert "may use 2 CPUs: --threads 2" in ui.text
