@@ -1,4 +1,9 @@
-"""``fastlift doctor``: what this machine has, what fastlift will use of it, what is missing and what that costs."""
+"""``fastlift doctor``: what this machine has, what fastlift will use of it, what is missing and what that costs.
+
+``machine`` and ``software`` find the facts, ``choices`` what "auto" comes to, ``advise`` is a function of them, ``show`` prints
+it all. It imports every room before it, most of them only when asked, so that a broken part is described; ``commands`` imports
+it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from fastlift.doctor.advice import advise
+from fastlift.doctor.choices import automatic_choices
 from fastlift.doctor.machine import machine_facts
 from fastlift.doctor.show import show
 from fastlift.doctor.software import software_facts
@@ -18,12 +24,12 @@ __all__ = ["render", "report"]
 def report() -> dict[str, Any]:
     """Everything found, as plain dicts, lists, strings and numbers for JSON.
 
-    Keys: ``python system cpu memory gpus cuda packages kernels choices cache shipped_clip`` and ``advice``, a list of
+    Keys: ``python system cpu memory gpus cuda packages kernels cache shipped_clip choices`` and ``advice``, a list of
     {"severity", "what", "cost", "fix"} with the severities of `fastlift.doctor.advice.SEVERITIES`.
 
     Nothing is downloaded or written, and a part that is broken is described rather than raised.
     """
-    facts = {**machine_facts(), **software_facts()}
+    facts = {**machine_facts(), **software_facts(), "choices": automatic_choices()}
     return {**facts, "advice": [asdict(entry) for entry in advise(facts)]}
 
 

@@ -31,7 +31,7 @@ def advise(facts: Mapping[str, Any]) -> list[Advice]:
     """All findings, the worst first.
 
     Args:
-        facts: the sections of `fastlift.doctor.machine.machine_facts` and `fastlift.doctor.software.software_facts`.
+        facts: the sections that `fastlift.doctor.report` finds.
     """
     findings = [
         *_packages(facts),

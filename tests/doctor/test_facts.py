@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fastlift import doctor
 from fastlift.doctor import machine, software
+from fastlift.doctor.choices import CHOICES
 from fastlift.errors import FastliftWarning
 from fastlift.system import cuda as gpus
 from fastlift.system.machine import Driver
@@ -146,7 +147,7 @@ def test_broken_choice_is_described_not_raised(monkeypatch: pytest.MonkeyPatch) 
     def broken() -> tuple[str, str]:
         raise RuntimeError("no such thing")
 
-    monkeypatch.setitem(software._CHOICES, "executor", broken)
+    monkeypatch.setitem(CHOICES, "executor", broken)
     found = doctor.report()
     assert found["choices"]["executor"] == {"value": "broken", "why": "RuntimeError: no such thing"}
     assert "Choosing the executor fails: RuntimeError: no such thing" in " ".join(told(found).split())
