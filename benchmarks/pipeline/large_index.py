@@ -24,6 +24,7 @@ def make(folder: Path, files: int, classes: int) -> None:
     """A class's share falls with its number; a file has as many names as a file system allows (65,000 on ext4)."""
     from PIL import Image
 
+    folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     sources = [folder / f"source{k}.jpg" for k in range(64 + files // 30_000)]
     for source in sources:
