@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def train(folder: Path) -> dict[str, Any]:
     lists = [f"--{kind}-list={folder / kind}.txt" for kind in ("train", "test")]
     places = [f"--data-root={folder}", f"--class-names={folder / 'names.txt'}", f"--output={folder / 'run'}"]
     model = ["--model=shapes-clip", "--pretrained=None", "--compile=off", "--batch-size=32", "--overwrite"]
-    cli.main(["train", "--dataset=list", *lists, *places, *model])
+    with suppress(KeyboardInterrupt):
+        cli.main(["train", "--dataset=list", *lists, *places, *model])
     return found
 
 
