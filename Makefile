@@ -49,14 +49,14 @@ test-lowest test-newest:
 torture: install  ## kills, full disks, signals, flipped bits: an hour, resumable (a few of them are in `make test`)
 	$(BIN)/python -m tests.torture
 
-soak: install  ## train, grade and predict for an hour: memory, threads and open files stay flat
+soak: install  ## train, evaluate and predict for an hour: memory, threads and open files stay constant
 	$(BIN)/python -m tests.torture.soak
 
 fuzz-files: install  ## coverage-guided fuzzing of everything that reads files, a minute each
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz
 
-sanitize: install  ## the native library under address and undefined-behaviour sanitizers: its tests, and shapes that are drawn
+sanitize: install  ## the native library under address and undefined-behaviour sanitizers: its tests, and random shapes
 	$(WITH_TOOLS) cmake --preset asan -G Ninja
 	$(WITH_TOOLS) cmake --build --preset asan
 	$(WITH_TOOLS) ctest --preset asan --no-tests=error
@@ -79,7 +79,7 @@ results: install  ## the findings of the paper on the embedded data set, three s
 # Nothing is installed for it: a machine with a GPU may be offline, and what it has is enough (benchmarks/gpu/README.md).
 OUTPUT ?= build/gpu
 BUDGET ?= 300
-gpu:  ## everything that is meant for a GPU, checked and timed on this machine's: OUTPUT=build/gpu BUDGET=300 (seconds)
+gpu:  ## check and time everything that uses a GPU, on this machine's: OUTPUT=build/gpu BUDGET=300 (seconds)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --output $(OUTPUT) --budget $(BUDGET)
 
 clean:  ## remove what was built, not the environment
