@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastlift import recipes
 from fastlift.bench.train import twins
-from fastlift.data.loading.loader import Batch, Loader
+from fastlift.data.loading.batch import Batch, Loader
 from fastlift.engine.loop import Fit
 from fastlift.reporting.console import Terminal
 from fastlift.runs.folder import create

@@ -34,7 +34,7 @@ class Pictures:
 
 def pictures(bench: Bench) -> Pictures:
     """The run's pictures: drawn by the first part that asks; lists repeat them up to an epoch's length."""
-    from fastlift.bench.data import draw_picture
+    from fastlift.bench.data_images import draw_image
 
     root = bench.scratch / "pictures"
     found = Pictures(root, root / "train.txt", root / "test.txt", root / "names.txt")
@@ -46,7 +46,7 @@ def pictures(bench: Bench) -> Pictures:
     for label in range(CLASSES):
         (root / str(label)).mkdir(exist_ok=True)
     with ThreadPoolExecutor(cpus()) as pool:
-        list(pool.map(lambda index: draw_picture(root / files[index], index), range(sizes.pictures)))
+        list(pool.map(lambda index: draw_image(root / files[index], index), range(sizes.pictures)))
     lines = [f"{files[i % sizes.pictures]} {i % sizes.pictures % CLASSES}" for i in range(sizes.images)]
     found.train_list.write_text("\n".join(lines) + "\n", encoding="utf-8")
     found.test_list.write_text("\n".join(lines[: max(CLASSES, len(lines) // TEST_SHARE)]) + "\n", encoding="utf-8")

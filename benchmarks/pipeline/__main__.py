@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 
 from fastlift.bench import data as bench
-from fastlift.data.datasets.folders import pictures_in
+from fastlift.bench.data_images import draw_image, index_of
+from fastlift.data.datasets.folder import images_in
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.loading.loader import build_loader, without_dali
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainCrops
 
 INATURALIST_LINES = 437_513
 LARGEST_SET = (2_000_000, 20_000)  # files and classes
 
 
 def loaders(folder: Path, rounds: int, files: int) -> dict[str, Any]:
-    """Training views of 224 px by every way, alternated rounds."""
+    """Training crops of 224 px by every way, alternated rounds."""
     from rich.console import Console
 
     found = bench.run(_index(folder, files), images=files, rounds=rounds)
@@ -46,7 +47,7 @@ def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     from fastlift.data.index.index import PathTable
     from fastlift.data.index.scan import scan_files
 
-    pictures = sorted(pictures_in(folder))
+    pictures = sorted(images_in(folder))
     with tempfile.TemporaryDirectory() as copies:
         names = [f"{i}.jpg" for i in range(20_000)]
         for i, name in enumerate(names):
@@ -66,19 +67,21 @@ def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """What DALI is given of ``files`` pictures in the page cache, by two threads, in alternated rounds: CPU time a picture
     where every file is looked at, and where all are known; and CPU time a batch of the thread that takes DALI's batches."""
+    from fastlift.data.index.replacements import Replacements
     from fastlift.data.loading.dali.feed import Feed
     from fastlift.data.loading.dali.graph import GraphSpec
+    from fastlift.data.loading.dali.trial import trouble
     from fastlift.data.loading.looks import SETTLED_NS, Looks
-    from fastlift.data.sampling.stream import StandIns, Step, Stream
+    from fastlift.data.sampling.stream import Step, Stream
 
     pictures = _index(folder, files)
     time.sleep(SETTLED_NS / 1e9)  # drawn pictures are of this moment, and would not be noted
-    stream, stand_ins = Stream(pictures, TrainViews(224), 512, seed=1), StandIns(pictures, "stop", None)
-    spec = GraphSpec(stream.views, (0.5,) * 3, (0.2,) * 3, "cpu", half=False, pixels_only=True)
+    stream, replacements = Stream(pictures, TrainCrops(224), 512, seed=1), Replacements(pictures, "stop", None)
+    spec = GraphSpec(stream.crops, (0.5,) * 3, (0.2,) * 3, "cpu", half=False)
 
     def steps(epoch: int) -> Iterator[Step]:
         order = stream.order(epoch)
-        return (stream.step(order, epoch, number, stand_ins) for number in range(stream.steps_per_epoch))
+        return (stream.step(order, epoch, number, replacements) for number in range(stream.steps_per_epoch))
 
     def read(source: Feed, epoch: int) -> float:
         begun = time.process_time()
@@ -97,7 +100,7 @@ def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
             if number:
                 found[name].append(taken)
         looked_at.close()
-    if not without_dali():
+    if not trouble(None):
         found["taking_a_batch_of_512_cpu_ms"] = _taking(known, spec, steps, stream.most_samples, rounds)
     known.close()
     return found
@@ -150,37 +153,31 @@ def _large(work: str, *order: object) -> Any:
 
 
 def memory(folder: Path, rounds: int, files: int) -> dict[str, Any]:
-    """Memory after each of 20 epochs of ``files`` pictures, for every executor: resident, and held after unused is given back.
+    """Memory after each of 20 epochs of ``files`` images: resident, and held after unused is given back.
 
     (glibc keeps freed batch buffers, more or fewer of them from epoch to epoch; what is held shows whether anything leaks.)
     """
     give_back = ctypes.CDLL("libc.so.6").malloc_trim
-    pictures = _index(folder, files)
-    found: dict[str, Any] = {}
-    for executor in ["torchvision", *([] if without_dali() else ["dali"])]:
-        loader = build_loader(
-            pictures, TrainViews(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), executor=executor, cache_bytes=0
-        )
-        resident, held = [], []
-        for epoch in range(20):
-            for _ in loader.epoch(epoch):
-                pass
-            gc.collect()
-            resident.append(_resident_mib())
-            give_back(0)
-            held.append(_resident_mib())
-        loader.close()
-        found[executor] = {"resident_mib": resident, "held_mib": held, "growth_mib_from_epoch_5": held[-1] - held[4]}
-        print(executor, found[executor])
-    return found
+    images = _index(folder, files)
+    loader = build_loader(images, TrainCrops(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), cache_bytes=0)
+    resident, held = [], []
+    for epoch in range(20):
+        for _ in loader.epoch(epoch):
+            pass
+        gc.collect()
+        resident.append(_resident_mib())
+        give_back(0)
+        held.append(_resident_mib())
+    loader.close()
+    return {"torchvision": {"resident_mib": resident, "held_mib": held, "growth_mib_from_epoch_5": held[-1] - held[4]}}
 
 
 def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
-    """The pictures as files, as a pack, and as a pack of short side 256: bytes, and images/s of both executors."""
+    """The images as files, as a pack, and as a pack of short side 256: bytes, and images/s."""
     from fastlift.data.datasets.catalogue import load_data_set
     from fastlift.data.shards import pack as packing
 
-    pictures = [os.path.relpath(path, folder) for path in sorted(pictures_in(folder))]
+    pictures = [os.path.relpath(path, folder) for path in sorted(images_in(folder))]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         lists = Path(work) / "list.txt"
@@ -197,17 +194,14 @@ def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
             written = packing.run("list", Path(work) / name, short_side=short_side, data_root=folder, **options)
             indices[name] = load_data_set("list", data_root=Path(work) / name, cache_dir=work).train
             found[name] = {"bytes_of_files": written.bytes / written.source_bytes, "shrunk": written.shrunk // 2}
-        for executor in ["torchvision", *([] if without_dali() else ["dali"])]:
-            _alternate(indices, executor, rounds, found)
+        _alternate(indices, rounds, found)
     return found
 
 
-def _alternate(indices: dict[str, ImageIndex], executor: str, rounds: int, found: dict[str, Any]) -> None:
+def _alternate(indices: dict[str, ImageIndex], rounds: int, found: dict[str, Any]) -> None:
     """images/s of each index in alternated rounds, after one to warm up."""
     loaders = {
-        name: build_loader(
-            index, TrainViews(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), executor=executor, cache_bytes=0
-        )
+        name: build_loader(index, TrainCrops(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), cache_bytes=0)
         for name, index in indices.items()
     }
     for number in range(rounds + 1):
@@ -217,13 +211,13 @@ def _alternate(indices: dict[str, ImageIndex], executor: str, rounds: int, found
                 pass
             if number:
                 speed = len(indices[name]) / (time.perf_counter() - start)
-                found.setdefault(name, {}).setdefault(f"{executor}_images_per_s", []).append(speed)
+                found.setdefault(name, {}).setdefault("torchvision_images_per_s", []).append(speed)
 
 
 def _index(folder: Path, count: int) -> ImageIndex:
     """``count`` rows of the folder's pictures, repeated where there are fewer."""
-    pictures = sorted(pictures_in(folder))
-    return bench._index_of([pictures[i % len(pictures)] for i in range(count)])
+    pictures = sorted(images_in(folder))
+    return index_of([pictures[i % len(pictures)] for i in range(count)])
 
 
 def _link_or_copy(source: str, target: Path) -> None:
@@ -265,7 +259,7 @@ def main() -> None:
         folder = flags.images or Path(drawn)
         if flags.images is None:
             for i in range(200):
-                bench.draw_picture(folder / f"{i}.jpg", i)
+                draw_image(folder / f"{i}.jpg", i)
         for name in flags.measurements:
             begun = os.getloadavg()[0]
             result = MEASUREMENTS[name](folder, flags.rounds, flags.files)
@@ -277,7 +271,7 @@ def main() -> None:
 
 def _add(file: Path, name: str, result: dict[str, Any]) -> None:
     known = json.loads(file.read_text()) if file.exists() else {}
-    known[name] = {"machine": bench._machine(), **result}
+    known[name] = {"machine": bench.machine(), **result}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(known, indent=1) + "\n")
 

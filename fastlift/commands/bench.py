@@ -28,7 +28,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class BenchData:
-    """Measure ways to make training views: torchvision with PIL, torchvision.io, and fastlift's two executors.
+    """Measure ways to make training views: torchvision with PIL, torchvision.io, and fastlift's own way.
 
     Without a data set, on drawn JPEG files of ImageNet's sizes.
     """

@@ -1,23 +1,40 @@
-"""From files to batches: catalogue -> index -> order and views -> executor. Importing this loads neither torch nor DALI.
+"""From files to batches: index -> order and crop boxes -> backend. Importing this loads neither torch nor DALI.
 
-``build_loader`` yields what any PyTorch loop takes: images, labels, indices.
+``load_data_set`` gives a set's two splits, ``build_loader`` batches that any PyTorch loop takes: images, labels, indices. The
+rooms, each of which imports from those before it:
+
+- ``index/``: one split as columns (paths, labels, sizes), read from lists and headers, cached
+- ``sampling/``: which sample comes when, and which part of it is seen, as pure functions of (seed, epoch, sample)
+- ``loading/``: threads or DALI decode, crop and collate
+- ``shards/``: sets as a few tar files
+- ``datasets/``: the sets by name, one file each
+- ``inspection/``: what is wrong with a set, and what it looks like
+
+This room imports ``errors``, ``settings`` and ``system``; models, training and all that follow import it.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# name -> module that defines it; loaded on first use, as in ``fastlift``
+if TYPE_CHECKING:  # what type checkers read; at run time the table below gives the same, when it is asked for
+    from fastlift.data.datasets.catalogue import load_data_set as load_data_set
+    from fastlift.data.loading.loader import build_loader as build_loader
+    from fastlift.data.sampling.crops import EvalCrops as EvalViews
+    from fastlift.data.sampling.crops import TrainCrops as TrainViews
+
+# Public name -> module, and its name there; loaded on first use.
 _HOMES = {
-    "EvalViews": "sampling.crops",
-    "TrainViews": "sampling.crops",
-    "build_loader": "loading.loader",
-    "load_data_set": "datasets.catalogue",
+    "EvalViews": ("sampling.crops", "EvalCrops"),
+    "TrainViews": ("sampling.crops", "TrainCrops"),
+    "build_loader": ("loading.loader", "build_loader"),
+    "load_data_set": ("datasets.catalogue", "load_data_set"),
 }
 
-__all__ = sorted(_HOMES)
+__all__ = ["EvalViews", "TrainViews", "build_loader", "load_data_set"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fastlift.data' has no attribute {name!r}")
-    return getattr(import_module(f"fastlift.data.{_HOMES[name]}"), name)
+    module, name_there = _HOMES[name]
+    return getattr(import_module(f"fastlift.data.{module}"), name_there)

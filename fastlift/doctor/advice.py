@@ -119,13 +119,12 @@ def _kernels(facts: Mapping[str, Any]) -> Iterator[Advice]:
 
 
 def _executor(facts: Mapping[str, Any]) -> Iterator[Advice]:
-    if facts["system"]["machine"] != "x86_64" or _version(facts, DALI):
-        return
+    if facts["system"]["machine"] != "x86_64" or _version(facts, DALI) or not facts["cuda"]["available"]:
+        return  # it is used for GPUs alone
     if not any(package["name"] == DALI for package in facts["packages"]):
         return  # not offered on this platform
-    cost = "torchvision reads the images, with the same crops. Costs CPU time where a GPU waits for decoded images; little on a CPU."
-    severity = "slow" if facts["cuda"]["available"] else "note"
-    yield Advice(severity, "DALI is not installed.", cost, f"pip install {DALI}")
+    cost = "torchvision reads the images, with the same crops. Costs CPU time where the GPU waits for decoded images."
+    yield Advice("slow", "DALI is not installed.", cost, f"pip install {DALI}")
 
 
 def _resources(facts: Mapping[str, Any]) -> Iterator[Advice]:

@@ -53,14 +53,14 @@ def _executor() -> tuple[str, str]:
     import numpy as np
 
     from fastlift.data.index.index import ImageIndex, PathTable
-    from fastlift.data.loading.loader import choose_executor
+    from fastlift.data.loading.loader import LoaderSettings
     from fastlift.system.device import resolve_device
 
     side = np.array([100_000], dtype=np.int32)
     index = ImageIndex(
         "photographs", Path(), PathTable.from_strings(["x.jpg"]), np.zeros(1, np.int64), side, side, ("x",), ""
     )
-    executor, why = choose_executor(index, "auto", device=resolve_device("auto"))
+    executor, why = LoaderSettings().backend_for(index, resolve_device("auto"))
     return executor, f"for JPEG files that do not fit in memory: {why}"
 
 

@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 from fastlift.config import Config
-from fastlift.data.datasets.catalogue import DataSet, load_data_set
-from fastlift.data.loading.loader import Loader, build_loader
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.loading.batch import Loader
+from fastlift.data.loading.loader import build_loader
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.sampling.order import share
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
@@ -46,10 +48,10 @@ def load_data(config: Config, ui: Ui) -> DataSet:
     return found
 
 
-def training_views(config: Config, image_size: int) -> TrainViews:
+def training_views(config: Config, image_size: int) -> TrainCrops:
     """The crops that a config trains on."""
     data = config.data
-    return TrainViews(
+    return TrainCrops(
         image_size,
         kind=data.augmentation,
         min_scale=data.min_scale,

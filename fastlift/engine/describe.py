@@ -8,8 +8,8 @@ import torch
 
 import fastlift_kernels
 from fastlift.config import Config
-from fastlift.data.datasets.catalogue import DataSet
-from fastlift.data.loading.loader import choose_executor
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine.loop import Fit
 from fastlift.evaluation.evaluate import Evaluation
 from fastlift.models.lift import LiftModel
@@ -23,7 +23,7 @@ def announce(config: Config, data: DataSet, model: LiftModel, device: torch.devi
     """Tell what will be trained, on what, and how."""
     counts = data.train.class_counts()
     described = describe_model(config, model)
-    executor, why = choose_executor(data.train, config.data.executor, device=device)
+    executor, why = LoaderSettings(config.data.executor).backend_for(data.train, device)
     ui.say(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {len(counts)} classes "
         f"of {counts.max()} to {counts.min()} images"

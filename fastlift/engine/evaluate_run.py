@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from fastlift.config import Config, load
-from fastlift.data.datasets.catalogue import rank_at
-from fastlift.data.datasets.inaturalist import Rank
+from fastlift.data.datasets.dataset import Rank
+from fastlift.data.datasets.taxon import rank_at
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.engine.build import load_data
 from fastlift.engine.load_run import load_run

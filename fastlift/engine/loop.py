@@ -16,7 +16,7 @@ import torch
 
 from fastlift.config import Config
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.loading.loader import Batch, Loader
+from fastlift.data.loading.batch import Batch, Loader
 from fastlift.engine.bad_step import BadStep, going_on, images_of, starting_again
 from fastlift.engine.memory import estimate
 from fastlift.errors import UserError

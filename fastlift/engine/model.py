@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from fastlift.config import Config
-from fastlift.data.datasets.catalogue import DataSet
+from fastlift.data.datasets.dataset import DataSet
 from fastlift.engine.memory import Work, check_settings, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.engine.processes import agree, fingerprints_of, first_amp, first_does, take_first_start

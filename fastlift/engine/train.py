@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.config import Config, absolute_paths, to_dict
-from fastlift.data.datasets.catalogue import DataSet
+from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.sampling.order import steps_in
 from fastlift.engine import model as models
 from fastlift.engine.build import load_data, prepare_backbone, training_loader

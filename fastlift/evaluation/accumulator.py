@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fastlift.evaluation.metrics import CALIBRATION_BINS, GROUP_BOUNDARIES, Counts, Metrics, metrics_of
+from fastlift.data.index.groups import GROUP_BOUNDARIES
+from fastlift.evaluation.metrics import CALIBRATION_BINS, Counts, Metrics, metrics_of
 
 MAX_CONFUSION_CLASSES = 1024  # 8 MiB of int64 on the device; above this only per-class counts are kept
 

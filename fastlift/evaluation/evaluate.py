@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlift.data.datasets.inaturalist import Rank
+from fastlift.data.datasets.dataset import Rank
+from fastlift.data.index.groups import GROUP_BOUNDARIES
 from fastlift.data.index.index import BadImage, ImageIndex
-from fastlift.data.loading.loader import build_loader
+from fastlift.data.index.replacements import BadImages
+from fastlift.data.loading.loader import Executor, build_loader
 from fastlift.errors import UserError
 from fastlift.evaluation.accumulator import ClassificationAccumulator
-from fastlift.evaluation.metrics import GROUP_BOUNDARIES, Metrics
+from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
@@ -81,9 +83,9 @@ def evaluate(
     *,
     boundaries: tuple[int, int] = GROUP_BOUNDARIES,
     seed: int = 0,
-    executor: str = "auto",
+    executor: Executor = "auto",
     workers: int | None = None,
-    bad_images: str = "stop",
+    bad_images: BadImages = "stop",
     rank: Rank | None = None,
     world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,

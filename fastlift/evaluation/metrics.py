@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.errors import UserError
 
 CALIBRATION_BINS = 15
 GROUP_NAMES = ("many", "medium", "few")
-GROUP_BOUNDARIES = (20, 100)
 HARMONIC_FLOOR = 0.001  # percent; what the authors take for a class at 0, whose reciprocal would be infinite
 LISTED_CONFUSIONS = 50
 
@@ -177,17 +177,6 @@ def metrics_of(counts: Counts, group_counts: Sequence[int], boundaries: tuple[in
         calibration=bins,
         confusions=_largest_confusions(counts.confusion),
     )
-
-
-def group_masks(
-    group_counts: Sequence[int], boundaries: tuple[int, int] = GROUP_BOUNDARIES
-) -> dict[str, NDArray[np.bool_]]:
-    """Which classes are many (> upper), medium (lower..upper, both included) and few (< lower): three masks [C]."""
-    lower, upper = boundaries
-    if lower > upper:
-        raise UserError(f"group boundaries must rise, not ({lower}, {upper})")
-    counts = np.asarray(group_counts)
-    return {"many": counts > upper, "medium": (counts >= lower) & (counts <= upper), "few": counts < lower}
 
 
 def harmonic_mean(accuracies: NDArray[np.float64]) -> float:

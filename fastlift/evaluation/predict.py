@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlift.data.datasets.folders import pictures_in
+from fastlift.data.datasets.folder import images_in
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.index.scan import scan_files
 from fastlift.data.loading.loader import build_loader
@@ -47,7 +47,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    return [Path(path) for path in sorted(pictures_in(folder))]
+    return [Path(path) for path in sorted(images_in(folder))]
 
 
 def index_images(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastlift.settings import Acts, Between, May, Settings
 
 if TYPE_CHECKING:
-    from fastlift.data.sampling.crops import Crops, EvalViews
+    from fastlift.data.sampling.crops import EvalCrops, EvalKind
     from fastlift.models.lift import Preprocessing
 
 Ensembling = Literal["none", "fivecrop", "tencrop", "random"]
-_CROPS: dict[Ensembling, Crops] = {"none": "center", "fivecrop": "five", "tencrop": "ten", "random": "random"}
+_CROPS: dict[Ensembling, EvalKind] = {"none": "center", "fivecrop": "five", "tencrop": "ten", "random": "random"}
 PAPER_SIZE, PAPER_EXPAND = 224, 24
 
 
@@ -56,13 +56,13 @@ class EnsemblingSettings(Settings):
         """Crops of each image that the model sees."""
         return {"none": 1, "fivecrop": 5, "tencrop": 10, "random": self.tte_crops}[self.tte]
 
-    def build(self, preprocessing: Preprocessing) -> EvalViews:
+    def build(self, preprocessing: Preprocessing) -> EvalCrops:
         """The crops that a model is evaluated on."""
-        from fastlift.data.sampling.crops import EvalViews
+        from fastlift.data.sampling.crops import EvalCrops
 
         size = preprocessing.image_size
         expand = default_expand(size) if self.expand is None else self.expand
-        return EvalViews(size, _CROPS[self.tte], self.tte_crops, expand, interpolation=preprocessing.interpolation)
+        return EvalCrops(size, _CROPS[self.tte], self.tte_crops, expand, interpolation=preprocessing.interpolation)
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,5 @@ class InferenceSettings(EnsemblingSettings, EvalSettings):
 
     @property
     def crops_at_a_time(self) -> int:
-        """Crops of a full batch: the model sees so many at once."""
+        """EvalKind of a full batch: the model sees so many at once."""
         return self.images_at_a_time * self.crops_per_image

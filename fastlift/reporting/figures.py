@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastlift.evaluation.metrics import GROUP_BOUNDARIES
+from fastlift.data.index.groups import GROUP_BOUNDARIES
 
 ABSENT = "–"
 

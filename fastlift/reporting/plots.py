@@ -12,7 +12,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from fastlift.evaluation.metrics import GROUP_BOUNDARIES, GROUP_NAMES, group_masks
+from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
+from fastlift.evaluation.metrics import GROUP_NAMES
 from fastlift.reporting.record import RunRecord
 from fastlift.reporting.svg import INK, MUTED, SERIES, drawing, inline_svg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from fastlift.data.datasets.catalogue import DataSet
+from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.runs.folder import RunFolder
 from fastlift.system.files import append_line

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlift.data.index.index import BadImage, ImageIndex
-from fastlift.data.loading.loader import build_loader
-from fastlift.data.sampling.crops import EvalViews
+from fastlift.data.index.replacements import BadImages
+from fastlift.data.loading.loader import Executor, build_loader
+from fastlift.data.sampling.crops import EvalCrops
 from fastlift.errors import UserError
 from fastlift.models.lift import IMAGE_STARTS, LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
@@ -29,7 +30,7 @@ _ITERATIONS = 100
 
 
 @dataclass(frozen=True)
-class PlainCrops(EvalViews):
+class PlainCrops(EvalCrops):
     """The short side resized to ``size`` itself, and the middle of the image."""
 
     @property
@@ -106,9 +107,9 @@ def frozen_features(
     index: ImageIndex,
     *,
     batch_size: int = 128,
-    executor: str = "auto",
+    executor: Executor = "auto",
     workers: int | None = None,
-    bad_images: str = "stop",
+    bad_images: BadImages = "stop",
     on_progress: Callable[[int], None] | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
     what: str = "frozen features",

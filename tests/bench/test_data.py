@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastlift.bench.data import WAYS, _files, run
+from fastlift.bench.data import run
+from fastlift.bench.data_images import draw_image, files_to_read
+from fastlift.bench.data_rounds import alternate
+from fastlift.bench.data_ways import WAYS
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.errors import UserError
 
 
@@ -36,7 +40,7 @@ def test_only_jpegs_are_compared(pictures: Any, make_bad_file: Callable, tmp_pat
     """torchvision.io reads nothing else; a picture of another kind must not end the measuring."""
     for k, kind in enumerate(("alpha", "grey", "cmyk", "progressive", "tiff")):
         pictures.add(f"c0/{k}.x", 0, make_bad_file(kind))
-    files, source = _files(pictures.load(classes=1).train, 10, tmp_path, None)
+    files, source = files_to_read(pictures.load(classes=1).train, 10, tmp_path, None)
     assert [Path(file).name for file in files] == ["1.x", "3.x"]
     assert source == "the first 2 JPEGs of list/train"
 
@@ -53,11 +57,8 @@ def test_files_that_vanished_since_the_scan_are_left_out(pictures: Any) -> None:
 
 
 def test_a_way_that_fails_is_told_in_a_line(tmp_path: Path) -> None:
-    from fastlift.bench.data import _alternate
-    from fastlift.data.sampling.crops import TrainViews
-
     with pytest.raises(UserError, match=r"fastlift-torchvision failed: .*missing") as caught:
-        _alternate([("fastlift-torchvision", 1)], [str(tmp_path / "gone.jpg")], TrainViews(32), 1, None)
+        alternate([("fastlift-torchvision", 1)], [str(tmp_path / "gone.jpg")], TrainCrops(32), 1, None)
     assert caught.value.exit_code == 1
 
 
@@ -70,10 +71,8 @@ def test_a_set_without_jpegs_is_refused(pictures: Any, make_bad_file: Callable) 
 def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
     from PIL import Image
 
-    from fastlift.bench.data import draw_picture
-
     for seed in (0, 10, 18):
-        draw_picture(tmp_path / f"{seed}.jpg", seed)
+        draw_image(tmp_path / f"{seed}.jpg", seed)
     sizes = [Image.open(tmp_path / f"{seed}.jpg").size for seed in (0, 10, 18)]
     assert sizes == [(500, 375), (375, 500), (1024, 768)]
     bits = (tmp_path / "0.jpg").stat().st_size * 8 / (500 * 375)
@@ -87,4 +86,4 @@ def test_nonsense_is_refused(pictures: Any) -> None:
             run(index, **numbers)
     with pytest.raises(UserError, match="unknown ways"):
         run(index, ways=["faster"])
-    assert len(WAYS) == 4
+    assert len(WAYS) == 3

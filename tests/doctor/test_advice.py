@@ -109,7 +109,6 @@ def test_cpu_machine_judges_native_and_dali_by_what_it_uses() -> None:
     assert [(entry.severity, entry.what.split()[0]) for entry in found] == [
         ("slow", "The"),
         ("note", "No"),
-        ("note", "DALI"),
     ]
     assert found[0].cost == "It is slower."
 

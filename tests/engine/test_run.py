@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift import config
 from fastlift.config import Config
-from fastlift.data.loading.loader import without_dali
 from fastlift.engine import evaluate_run as grading
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
@@ -27,7 +26,6 @@ from fastlift.runs.claims import InUse, claimed
 from fastlift.system.signals import Interrupted
 
 Files = tuple[Path, Path]
-needs_dali = pytest.mark.skipif(without_dali() != "", reason="DALI is not installed")
 
 
 @pytest.fixture
@@ -338,18 +336,15 @@ def test_a_run_holds_in_any_working_folder(
     assert again.metrics == run.metrics
 
 
-@pytest.mark.parametrize("executor", ["torchvision", pytest.param("dali", marks=needs_dali)])
-def test_replaced_pictures_are_listed_once(
-    settings: Config, tmp_path: Path, tiny_data: Path, executor: str, monkeypatch: pytest.MonkeyPatch
+def test_replaced_images_are_listed_once(
+    settings: Config, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that the header scan finds and those that break when decoded, over a resumed run too."""
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
     (root / "train" / "class0" / "3.jpg").write_text("text")
     (root / "test" / "class1" / "2.jpg").unlink()
-    changed = settings.override(
-        data_root=root, bad_images="skip", executor=executor, epochs=2, train_list=root / "train.txt"
-    )
+    changed = settings.override(data_root=root, bad_images="skip", epochs=2, train_list=root / "train.txt")
     from fastlift.engine import train as training
 
     load = training.load_data

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 
 from fastlift.errors import UserError
 from fastlift.evaluation.accumulator import ClassificationAccumulator
-from fastlift.evaluation.metrics import Metrics, geometric_mean, group_masks, harmonic_mean
+from fastlift.evaluation.metrics import Metrics, geometric_mean, harmonic_mean
 
 
 def counts_of(logits: torch.Tensor, labels: torch.Tensor, confusion: bool | None = None) -> ClassificationAccumulator:
@@ -82,15 +82,6 @@ def test_counts_are_those_of_the_cpu(device: torch.device, dtype: torch.dtype) -
             torch.testing.assert_close(counted.cpu().double(), expected[name].double(), rtol=1e-5, atol=2.0**12)
         else:
             assert torch.equal(counted.cpu(), expected[name]), name
-
-
-def test_group_boundaries_belong_to_medium() -> None:
-    masks = group_masks([101, 100, 20, 19, 0])
-    assert masks["many"].tolist() == [True, False, False, False, False]
-    assert masks["medium"].tolist() == [False, True, True, False, False]
-    assert masks["few"].tolist() == [False, False, False, True, True]
-    with pytest.raises(UserError, match="rise"):
-        group_masks([1], (100, 20))
 
 
 def test_empty_group_is_none() -> None:

@@ -124,7 +124,7 @@ def index_cache(data: bytes) -> None:
     """The cache of a header scan: damaged is absent."""
     from fastlift.data.index import scan
 
-    scan._load(_file("index.npz", data), 100)
+    scan.load_scan(_file("index.npz", data), 100)
 
 
 def looks_cache(data: bytes) -> None:
@@ -200,14 +200,14 @@ def tar_shard(data: bytes) -> None:
     """A shard that holds something else than its index says: each picture is decoded, or refused with a reason."""
     from dataclasses import replace
 
-    from fastlift.data.loading.decode import load_picture
+    from fastlift.data.loading.decode import load_image
     from fastlift.data.shards.packed import load_pack
 
     index = load_pack(_pack(), "list").test
     name = index.paths[0]
     elsewhere = _file(f"shards/{name}", data).parent
     for i in range(min(3, len(index))):
-        load_picture(replace(index, root=elsewhere), i)
+        load_image(replace(index, root=elsewhere), i)
 
 
 def picture(data: bytes) -> None:

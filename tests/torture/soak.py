@@ -68,8 +68,9 @@ def main() -> int:
     from fixtures import write_tiny_clip, write_tiny_data
 
     from fastlift.data.loading.loader import without_dali
+    from fastlift.system.device import resolve_device
 
-    executors = ["torchvision"] if without_dali() else ["torchvision", "dali"]
+    executors = ["torchvision"] if without_dali(resolve_device("auto")) else ["torchvision", "dali"]
     base = Path(tempfile.mkdtemp(prefix="fastlift-soak-"))
     write_tiny_clip(base), write_tiny_data(base)
     samples: list[Sample] = []

@@ -14,7 +14,7 @@ from torch import Tensor
 import fastlift
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.loading.loader import build_loader
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.engine.processes import agree, company, first_says
 from fastlift.training.distributed import Vote, World, open_group
 from fastlift.training.settings import SGDSettings
@@ -45,7 +45,7 @@ def epoch(clip: Files, data: Path, loss: str, world: World, micro_batch: int | N
     some = learner(clip, loss, world, micro_batch=micro_batch)
     loader = build_loader(
         train,
-        TrainViews(32),
+        TrainCrops(32),
         batch_size=BATCH,
         mean=(0.5,) * 3,
         std=(0.5,) * 3,

@@ -10,7 +10,7 @@ from benchmarks.gpu.pictures import pictures, with_each_executor
 from benchmarks.gpu.rows import Row
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.loading.loader import build_loader
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.sampling.crops import TrainCrops
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 NEEDS_S = 12.0
@@ -27,7 +27,7 @@ def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
     data = load_data_set("list", **pictures(bench).settings(), cache_dir=bench.scratch / "cache")
     loader = build_loader(
         data.train,
-        TrainViews(bench.sizes.image_size or 224),
+        TrainCrops(bench.sizes.image_size or 224),
         batch_size=bench.sizes.batches[1],
         mean=MEAN,
         std=STD,
@@ -40,7 +40,7 @@ def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
         for epoch in range(EPOCHS):
             row = _epoch(bench, loader.epoch(epoch), len(data.train))
             if epoch:
-                yield {"name": f"{executor}, epoch {epoch + 1} of {EPOCHS}", "executor": loader.executor, **row}
+                yield {"name": f"{executor}, epoch {epoch + 1} of {EPOCHS}", "executor": loader.backend, **row}
     finally:
         loader.close()
 

@@ -1,18 +1,69 @@
 """CIFAR-10-LT and CIFAR-100-LT at any ratio, drawn as the papers draw them, from torchvision's files or class folders."""
 
+from __future__ import annotations
+
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fastlift.data.datasets.folders import class_folder_names, list_split
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.folder import class_folder_names, list_split
+from fastlift.data.datasets.source import Request, Source
+from fastlift.data.datasets.splits import finish, index_listing
+from fastlift.data.index.index import array_index
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
 from fastlift.errors import UserError
 
 _FOLDERS = {10: "cifar-10-batches-py", 100: "cifar-100-python"}
 _ARCHIVES = {10: "cifar-10-python.tar.gz", 100: "cifar-100-python.tar.gz"}
+
+
+_NAME = re.compile(r"cifar(10|100)_ir(\d+)")
+_RATIO_OF_GROUPS = 100  # many, medium and few of CIFAR-100-LT with any ratio are those of ratio 100
+
+
+@dataclass(frozen=True)
+class Cifar(Source):
+    """CIFAR with so many classes, largest to smallest class ``ratio`` to 1. Goes by ``cifar100_ir20`` and the like."""
+
+    classes: int
+    ratio: int
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"cifar{self.classes}_ir{self.ratio}"
+
+    def named(self, name: str) -> Cifar | None:
+        match = _NAME.fullmatch(name)
+        return Cifar(int(match[1]), int(match[2])) if match else None
+
+    def how_to_get(self) -> str:
+        return f"\n{how_to_get(self.classes)}"
+
+    def load(self, request: Request) -> DataSet:
+        if self.ratio < 1:
+            raise UserError(f"{request.name}: the imbalance ratio must be at least 1")
+        groups = long_tail_counts(100, 500, _RATIO_OF_GROUPS) if self.classes == 100 else None
+        root, problems = request.data_root, Problems(request.name)
+        if root is not None and has_folders(root, self.classes):
+            *listings, names = list_folders(root, self.classes, self.ratio, problems)
+            problems.raise_if_any()
+            indices = [
+                index_listing(request, split, listing, tuple(names), problems)
+                for split, listing in zip(("train", "test"), listings, strict=True)
+            ]
+            return finish(request.name, indices, problems, groups)
+        train, test, class_names = load_arrays(self.classes, root or request.cache_dir / "cifar", download=root is None)
+        kept = draw_long_tail(train.labels, self.ratio)
+        arrays = [
+            array_index(f"{request.name}/train", train.images[kept], train.labels[kept], class_names),
+            array_index(f"{request.name}/test", test.images, test.labels, class_names),
+        ]
+        return finish(request.name, arrays, problems, groups)
 
 
 @dataclass(frozen=True)
@@ -93,3 +144,6 @@ def how_to_get(num_classes: int) -> str:
         f"--data-root. Accepted there: {_ARCHIVES[num_classes]}; the unpacked {_FOLDERS[num_classes]}/; or class "
         f"folders train/CLASS/*.jpg and test/CLASS/*.jpg (or PNG) with all {num_classes} classes."
     )
+
+
+CIFAR = tuple(Cifar(classes, ratio) for classes in (100, 10) for ratio in (100, 50, 10))

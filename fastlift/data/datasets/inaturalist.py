@@ -2,26 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from fastlift.data.datasets.dataset import Rank
+from fastlift.data.datasets.taxon import RANKS
 from fastlift.data.index.index import PathTable
 from fastlift.data.index.lists import LARGEST_LABEL, Listing, is_file_name, is_unicode, leaves_root
 from fastlift.data.index.problems import Problems
 from fastlift.errors import UserError
 from fastlift.system.files import parse_json
-
-RANKS = ("kingdom", "phylum", "class", "order", "family", "genus")
-
-
-@dataclass(frozen=True)
-class Rank:
-    """A coarser grading of the classes."""
-
-    names: tuple[str, ...]  # of the G groups
-    of_class: np.ndarray  # int64 [C], the group of each class
 
 
 def parse_annotations(text: str, source: str, num_classes: int | None, problems: Problems) -> Listing:
@@ -80,6 +71,7 @@ def parse_categories(text: str, source: str) -> list[dict[str, Any]]:
 
 
 def species_names(categories: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The name of each class."""
     return tuple(str(entry["name"]) for entry in categories)
 
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from fastlift.data.index.jpeg import SOF, STANDALONE
 from fastlift.data.index.pillow import open_image, plain_words
 
-# Pillow's own limit against decompression bombs; both executors keep to it.
+# Pillow's own limit against decompression bombs; both backends keep to it.
 MAX_PIXELS = 178_956_970
-MAX_BYTES = 4 * MAX_PIXELS  # of a file: what the largest picture takes without any compression
+MAX_BYTES = 4 * MAX_PIXELS  # of a file: what the largest image takes without any compression
 # Not blocking: to open a named pipe would wait for its writer.
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _HEAD_BYTES = 4096
@@ -104,7 +104,7 @@ def _checked(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
 
 
 _LOOK_CLOSER = "look closer"
-_NO_PICTURE = "is damaged (no picture in it)"
+_NO_IMAGE = "is damaged (no picture in it)"
 
 
 def _parse(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
@@ -137,7 +137,7 @@ def _jpeg(head: bytes, size: int, read: _Read) -> Header:
     while position + 9 < size:
         segment = head[position : position + 10] if position + 10 <= len(head) else read(position, 10)
         if len(segment) < 10 or segment[0] != 0xFF:
-            return bad(_LOOK_CLOSER if b"\xff" in read(position, _STRAY_BYTES) else _NO_PICTURE)
+            return bad(_LOOK_CLOSER if b"\xff" in read(position, _STRAY_BYTES) else _NO_IMAGE)
         marker = segment[1]
         if marker == 0xFF:  # fill byte
             position += 1
@@ -182,7 +182,7 @@ def _decode(data: bytes) -> Header:
                 image.load()
             return Header(image.width, image.height, "")
     except UnidentifiedImageError:
-        return bad(_NO_PICTURE)
+        return bad(_NO_IMAGE)
     except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
         return bad("is truncated" if "truncated" in str(error) else f"cannot be decoded ({plain_words(error)})")
 

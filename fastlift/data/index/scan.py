@@ -17,6 +17,7 @@ from fastlift.data.index.headers import read_header
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
+from fastlift.data.index.replacements import BadImages, replaced_rows
 from fastlift.errors import FastliftWarning
 from fastlift.system.files import parse_json
 from fastlift.system.machine import cpus
@@ -92,7 +93,7 @@ def cached_scan(
         rescan: look at all files again. Files found bad earlier are looked at again in any case.
     """
     cache_file = cache_file_of(root, key, cache_dir)
-    scan = None if rescan else _load(cache_file, num_classes)
+    scan = None if rescan else load_scan(cache_file, num_classes)
     if scan is None:
         listing = make_listing()
         every = np.arange(len(listing.paths))
@@ -108,7 +109,7 @@ def cached_scan(
     return scan
 
 
-def _load(path: Path, num_classes: int) -> Scan | None:
+def load_scan(path: Path, num_classes: int) -> Scan | None:
     """The scan that is kept here; None where there is none, or one that is not as it was written, which is told."""
     if not path.is_file():
         return None
@@ -161,7 +162,7 @@ def store_scan(path: Path, scan: Scan) -> None:
 
 
 def finish_index(
-    name: str, root: Path, scan: Scan, class_names: tuple[str, ...], bad_images: str, problems: Problems
+    name: str, root: Path, scan: Scan, class_names: tuple[str, ...], bad_images: BadImages, problems: Problems
 ) -> ImageIndex:
     """Make the index of a scan and deal with unusable files.
 
@@ -173,7 +174,7 @@ def finish_index(
     if scan.reasons and bad_images == "stop":
         problems.add_files(f"{root / paths[i]}: {scan.reasons[i]}" for i in sorted(scan.reasons))
     elif scan.reasons:
-        source = _replaced(scan)
+        source = replaced_rows(scan.labels, scan.reasons)
         for i in sorted(scan.reasons):
             bad.append(BadImage(i, paths[i], scan.reasons[i], int(source[i])))
             if source[i] < 0:
@@ -181,27 +182,3 @@ def finish_index(
         paths, widths, heights = paths.take(source), widths[source], heights[source]
     hashed = fingerprint(paths, scan.labels, widths, heights, class_names)
     return ImageIndex(name, root, paths, scan.labels, widths, heights, class_names, hashed, bad=tuple(bad))
-
-
-def _replaced(scan: Scan) -> np.ndarray:
-    """The sample whose file each sample shows: its own, or where that is bad the next good one; -1 where there is none."""
-    rows = np.arange(len(scan.labels))
-    is_bad = np.zeros(len(rows), dtype=bool)
-    is_bad[list(scan.reasons)] = True
-    by_class = np.argsort(scan.labels, kind="stable")
-    ends = np.cumsum(np.bincount(scan.labels))
-    for label in np.unique(scan.labels[is_bad]):
-        same = by_class[ends[label - 1] if label else 0 : ends[label]]
-        rows[same[is_bad[same]]] = _next_in_class(same, is_bad, same[is_bad[same]])
-    return rows
-
-
-def next_good(labels: np.ndarray, is_bad: np.ndarray, i: int) -> int:
-    """The next sample of i's class that is not bad, round the end of the list; -1 where there is none."""
-    return int(_next_in_class(np.flatnonzero(labels == labels[i]), is_bad, np.array([i]))[0])
-
-
-def _next_in_class(same: np.ndarray, is_bad: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """``next_good`` for several samples of one class, all of whose samples are ``same`` (rising)."""
-    good = same[~is_bad[same]]
-    return good[np.searchsorted(good, wanted) % len(good)] if len(good) else np.full(len(wanted), -1)

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastlift.data.datasets.catalogue import DEFAULT, check_name, load_data_set
-from fastlift.data.datasets.published import PUBLISHED, find_file
+from fastlift.data.datasets.catalogue import load_data_set, source_of
+from fastlift.data.datasets.published import Published
+from fastlift.data.datasets.source import Source
 from fastlift.data.index.scan import Progress
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user
@@ -58,33 +59,32 @@ def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> P
     Raises:
         UserError: an unknown name.
     """
-    check_name(name)
+    source = source_of(name)
     steps: list[Step] = []
-    for title, attempt in _plan(name, options, progress):
+    for title, attempt in _plan(name, source, options, progress):
         try:
             steps.append(Step(title, True, attempt()))
         except UserError as error:
             message = str(error).split("\nHow to get")[0]
             steps.append(Step(title, False, message))
-    hint = ""
-    if name in PUBLISHED and not all(step.done for step in steps):
-        hint = f"How to get {PUBLISHED[name].title}:\n{PUBLISHED[name].how_to_get}"
-    return PrepareResult(name, tuple(steps), hint)
+    missing = isinstance(source, Published) and not all(step.done for step in steps)
+    return PrepareResult(name, tuple(steps), source.how_to_get().strip() if missing else "")
 
 
-def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list[tuple[str, Callable[[], str]]]:
+def _plan(
+    name: str, source: Source, options: dict[str, Any], progress: Progress | None
+) -> list[tuple[str, Callable[[], str]]]:
     """Titles, and functions that give the detail of a done step or raise UserError."""
 
     def index() -> str:
         data = load_data_set(name, rescan=True, progress=progress, **options)
-        known = ", counts as published" if name in PUBLISHED else ""
+        known = ", counts as published" if isinstance(source, Published) else ""
         train, test = f"{len(data.train):,} training", f"{len(data.test):,} test images"
         return f"{train} and {test} of {len(data.class_names):,} classes, all headers read{known}"
 
-    if name not in PUBLISHED:
-        titles = {DEFAULT: "pictures drawn, index", "list": "lists and images, index", "folder": "class folders, index"}
-        return [(titles.get(name, "files found or downloaded, index"), index)]
-    known = PUBLISHED[name]
+    if not isinstance(source, Published):
+        return [(source.last_step, index)]
+    known = source
 
     def root() -> Path:
         given = options.get("data_root")
@@ -105,7 +105,7 @@ def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list
             given = options.get(flag)
             if given is not None and not expand_user(Path(given)).is_file():
                 raise UserError(f"{given} does not exist")
-            return str(given or find_file(root(), files, name))
+            return str(given or known.find_file(root(), files))
 
         return attempt
 
@@ -113,7 +113,7 @@ def _plan(name: str, options: dict[str, Any], progress: Progress | None) -> list
         try:
             return file("class_names", known.names_files)()
         except UserError:
-            if name == "imagenet_lt" and options.get("class_names") is None:
+            if known.known_names is not None and options.get("class_names") is None:
                 return "CLIP's own"
             raise
 

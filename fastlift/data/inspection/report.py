@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from fastlift.data.datasets.catalogue import DataSet, load_data_set
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.problems import SHOWN, Problems, UnusableData
 from fastlift.data.index.scan import Progress
-from fastlift.data.loading.decode import load_picture
+from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.reading import DecodeError
-from fastlift.evaluation.metrics import GROUP_BOUNDARIES, group_masks
 from fastlift.system.machine import cpus
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -69,7 +70,7 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
 
     Args:
         name: of the data set; ``options`` as for ``load_data_set``.
-        decode: decode every picture whose header is fine as well (slow: about a thousand a second on two cores).
+        decode: decode every image whose header is fine as well (slow: about a thousand a second on two cores).
 
     Raises:
         UserError: wrong use, or lists and folders that are not there at all.
@@ -82,7 +83,7 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
     except UnusableData as error:
         entries, hint = error.problems.entries, error.problems.hint
         if decode:
-            with contextlib.suppress(UnusableData):  # the pictures that are left
+            with contextlib.suppress(UnusableData):  # the images that are left
                 data = load_data_set(name, bad_images="skip", **options)
     if decode and data is not None:
         entries += [entry for index in (data.train, data.test) for entry in _undecodable(index, progress)]
@@ -100,13 +101,13 @@ def _kind(index: ImageIndex) -> str:
 
 
 def _undecodable(index: ImageIndex, progress: Progress | None) -> Iterable[str]:
-    """Decode all pictures of a split; those that fail, with the reason."""
+    """Decode all images of a split; those that fail, with the reason."""
     if index.arrays is not None:
         return
 
     def attempt(i: int) -> str:
         try:
-            load_picture(index, i)
+            load_image(index, i)
         except DecodeError as error:
             return f"{index.label_of(i)}: {error}"
         return ""
@@ -130,7 +131,7 @@ class SplitStats:
     width_quantiles: dict[str, int]  # "min", "5%", ..., "max" in pixels
     height_quantiles: dict[str, int]
     decoded_mib: float  # as uint8 RGB
-    replaced: int  # unusable files with a stand-in (bad_images="skip")
+    replaced: int  # unusable files with a replacement (bad_images="skip")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From decoded pictures to batches, in threads: crop, resize, mirror, normalise. What both executors do on CPUs.
+"""From decoded images to batches, in threads: crop, resize, mirror, normalise.
 
 Threads, not processes: resizing and normalising release the interpreter lock, nothing is copied between processes, and
 nothing has to start.
@@ -7,17 +7,19 @@ nothing has to start.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from fastlift.data.loading.loader import Batch
+from fastlift.data.loading.batch import Batch
 from fastlift.data.sampling.stream import Step, Stream
+from fastlift.errors import UserError
 from fastlift.system.machine.threads import decode_threads
 
 _MAX_CHUNK = 16  # samples a task
 
-Draw = Callable[[int, np.ndarray], None]  # row of the step, its views to fill in: uint8 [V, 3, S, S]
+Draw = Callable[[int, np.ndarray], None]  # row of the step, its crops to fill in: uint8 [V, 3, S, S]
 
 
 def default_workers() -> int:
@@ -39,12 +41,19 @@ class Normalise:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device) -> None:
+        """For images in a dtype on a device; raises UserError for what is no mean and deviation of three channels."""
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UserError(f"mean and std must be three numbers each, std positive; got {mean} and {std}")
+        self.mean, self.std = tuple(mean), tuple(std)
         std_ = np.array(std, dtype=np.float64).reshape(3, 1, 1)
         self._scale = (1.0 / (255.0 * std_)).astype(np.float32)
         self._shift = (-np.array(mean, dtype=np.float64).reshape(3, 1, 1) / std_).astype(np.float32)
-        self._dtype, self._device = dtype, device
+        self.dtype, self.device = dtype, device
         self.in_workers = device.type == "cpu"
-        self._tensors = [torch.from_numpy(array).to(device) for array in (self._scale, self._shift)]
+
+    @cached_property
+    def _on_device(self) -> list[torch.Tensor]:
+        return [torch.from_numpy(array).to(self.device) for array in (self._scale, self._shift)]
 
     def in_worker(self, pixels: np.ndarray, out: np.ndarray) -> None:
         """uint8 [..., 3, S, S] into float32 of the same shape."""
@@ -54,9 +63,9 @@ class Normalise:
     def finish(self, batch: torch.Tensor) -> torch.Tensor:
         """What the workers made, float32 or uint8, to the compute dtype on the device."""
         if self.in_workers:
-            return batch.to(self._dtype)
-        scale, shift = self._tensors
-        return (moved(batch, self._device) * scale).add_(shift).to(self._dtype)  # uint8 times fp32 is fp32
+            return batch.to(self.dtype)
+        scale, shift = self._on_device
+        return (moved(batch, self.device) * scale).add_(shift).to(self.dtype)  # uint8 times fp32 is fp32
 
     def all_of(self, pixels: np.ndarray) -> torch.Tensor:
         """uint8 [..., 3, S, S] that no worker has seen, to the compute dtype on the device."""
@@ -98,19 +107,19 @@ class Pending:
             task.cancel()
 
 
-class Finisher:
-    """Fills batches in threads, from functions that draw the views of one picture."""
+class Collator:
+    """Fills batches in threads, by functions that draw the crops of one image."""
 
-    def __init__(self, stream: Stream, normalise: Normalise, workers: int, pin_memory: bool) -> None:
-        self._stream, self._normalise = stream, normalise
-        self._workers, self._pin_memory = workers, pin_memory
+    def __init__(self, stream: Stream, normalise: Normalise, workers: int) -> None:
+        self._stream, self._normalise, self._workers = stream, normalise, workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastlift-data")
 
     def start(self, step: Step, draw: Draw) -> Pending:
         """Begin to draw the rows of ``step``; ``draw`` is called from several threads."""
-        count, views = len(step.samples), self._stream.views
+        count, crops = len(step.samples), self._stream.crops
         kind = torch.float32 if self._normalise.in_workers else torch.uint8
-        images = torch.empty((count, views.views, 3, views.size, views.size), dtype=kind, pin_memory=self._pin_memory)
+        shape = (count, crops.per_image, 3, crops.size, crops.size)
+        images = torch.empty(shape, dtype=kind, pin_memory=self._normalise.device.type == "cuda")
         tasks = [self._pool.submit(self._fill, draw, rows, images.numpy()) for rows in chunks(count, self._workers)]
         return Pending(step, images, tasks)
 
@@ -118,7 +127,7 @@ class Finisher:
         """The batch; raises what ``draw`` raised."""
         for task in pending.tasks:
             task.result()
-        images = pending.images if self._stream.views.stacked else pending.images.squeeze(1)
+        images = pending.images if self._stream.crops.stacked else pending.images.squeeze(1)
         return labelled(self._stream, pending.step, self._normalise.finish(images))
 
     def close(self) -> None:
@@ -127,8 +136,8 @@ class Finisher:
 
     def _fill(self, draw: Draw, rows: range, out: np.ndarray) -> None:
         part = out[rows.start : rows.stop]
-        views = np.empty(part.shape, dtype=np.uint8) if self._normalise.in_workers else part
-        for row, view in zip(rows, views, strict=True):
-            draw(row, view)
-        if views is not part:
-            self._normalise.in_worker(views, part)
+        crops = np.empty(part.shape, dtype=np.uint8) if self._normalise.in_workers else part
+        for row, of_row in zip(rows, crops, strict=True):
+            draw(row, of_row)
+        if crops is not part:
+            self._normalise.in_worker(crops, part)

@@ -60,7 +60,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         raise DecodeError(read_header_bytes(data).reason or f"cannot be decoded ({plain_words(error)})") from error
 
 
-def load_picture(index: ImageIndex, i: int, data: bytes | None = None) -> np.ndarray:
+def load_image(index: ImageIndex, i: int, data: bytes | None = None) -> np.ndarray:
     """The pixels of sample ``i``, uint8 [H, W, 3], of the size that the index promises; from its bytes, where they are read.
 
     Raises:

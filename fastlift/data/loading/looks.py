@@ -1,6 +1,6 @@
 """What a look at each JPEG's bytes has found, kept while a run lasts and for later ones, so that no file is looked at twice.
 
-Of each picture: the condition that its file was in (size, times, inode) and which part of it DALI does without. As long as the
+Of each image: the condition that its file was in (size, times, inode) and which part of it DALI does without. As long as the
 file is in that condition, its bytes count as looked at. What this promises: a file that was written, replaced, renamed or
 touched since then is looked at again, also where the time of its change was set back, which no call can do to ``st_ctime``.
 Since clocks of file systems tick in steps, of up to two seconds, a file that changed in the two seconds before its
@@ -31,7 +31,7 @@ _KINDS: dict[str, type[np.generic]] = {"conditions": np.uint64, "cuts": np.int32
 
 
 class Looks:
-    """The findings of all pictures of an index: 16 bytes each. Safe to use from threads."""
+    """The findings of all images of an index: 16 bytes each. Safe to use from threads."""
 
     def __init__(self, index: ImageIndex) -> None:
         """Those that were kept for this index; a damaged file of them counts as none, with a warning."""
@@ -48,11 +48,11 @@ class Looks:
                 warnings.warn(told, FastliftWarning, stacklevel=2)
 
     def known(self, i: int, condition: Condition) -> bool:
-        """Whether the bytes of picture ``i`` were looked at when its file was in this condition."""
+        """Whether the bytes of image ``i`` were looked at when its file was in this condition."""
         return int(self._conditions[i]) == _digest(condition)
 
     def parts(self, i: int, count: int) -> Ranges | None:
-        """What was found of a known picture of ``count`` bytes: the parts that DALI may have; None where it may have nothing.
+        """What was found of a known image of ``count`` bytes: the parts that DALI may have; None where it may have nothing.
 
         No parts at all: it is a plain JPEG, but has more of them than are kept.
         """
@@ -69,7 +69,7 @@ class Looks:
         Args:
             condition: of the file once its bytes had been read.
             began_ns: when reading them began, as ``time.time_ns`` has it.
-            parts: what DALI may have of the picture; None: nothing.
+            parts: what DALI may have of the image; None: nothing.
         """
         if began_ns - max(condition.modified_ns, condition.changed_ns) <= SETTLED_NS:
             return
@@ -100,7 +100,7 @@ class Looks:
             write_columns(self._file, columns)
 
     def _take_over(self, file: Path) -> None:
-        """Add what a file has of pictures that this process has not looked at.
+        """Add what a file has of images that this process has not looked at.
 
         Raises:
             ValueError: it is damaged, or is not there any more.
@@ -118,7 +118,7 @@ class Looks:
 
 
 def _file_of(index: ImageIndex) -> Path | None:
-    """Where the findings of an index are kept: by its content, of which the pictures' sizes are a part, and its place."""
+    """Where the findings of an index are kept: by its content, of which the images' sizes are a part, and its place."""
     if index.cache is None or index.root is None:
         return None
     key = b"\0".join([_FORMAT.encode(), os.fsencode(index.root.resolve()), index.fingerprint.encode()])

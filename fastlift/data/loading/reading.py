@@ -1,4 +1,4 @@
-"""Pictures as they lie on disk: files, or members of tar shards, opened and read."""
+"""Images as they lie on disk: files, or members of tar shards, opened and read."""
 
 import os
 from types import TracebackType
@@ -9,7 +9,7 @@ from fastlift.data.index.index import ImageIndex
 
 
 class DecodeError(Exception):
-    """A picture cannot be used; the message is the reason, to follow its path."""
+    """An image cannot be used; the message is the reason, to follow its path."""
 
 
 class Condition(NamedTuple):
@@ -21,12 +21,12 @@ class Condition(NamedTuple):
     inode: int
 
 
-class PictureFile:
+class ImageFile:
     """The open file of sample ``i``, for a ``with`` statement, in which errors of reading become ``DecodeError``.
 
     Raises:
         DecodeError: it cannot be opened, with the reason.
-        OSError: a shortage, of open files say: the picture is as good as before, and nothing may stand in for it.
+        OSError: a shortage, of open files say: the image is as good as before, and nothing may stand in for it.
     """
 
     __slots__ = ("_descriptor", "_member")
@@ -41,7 +41,7 @@ class PictureFile:
         except OSError as error:
             _raise_reason(error)
 
-    def __enter__(self) -> "PictureFile":
+    def __enter__(self) -> "ImageFile":
         return self
 
     def __exit__(
@@ -57,7 +57,7 @@ class PictureFile:
         return Condition(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def place(self, condition: Condition) -> tuple[int, int]:
-        """Offset and bytes of the picture in a file of this condition."""
+        """Offset and bytes of the image in a file of this condition."""
         return (0, condition.bytes) if self._member is None else self._member
 
     def read_into(self, offset: int, out: memoryview) -> bool:
@@ -71,10 +71,10 @@ class PictureFile:
         return done == len(out)
 
     def read(self) -> bytes:
-        """The whole picture, encoded.
+        """The whole image, encoded.
 
         Raises:
-            DecodeError: the shard ends before it does, or no picture is that large.
+            DecodeError: the shard ends before it does, or no image is that large.
         """
         offset, count = self.place(self.condition())
         if count > MAX_BYTES:
@@ -88,13 +88,13 @@ class PictureFile:
 
 
 def read_encoded(index: ImageIndex, i: int) -> bytes:
-    """The encoded bytes of sample ``i``; raises as ``PictureFile`` and its ``read``."""
-    with PictureFile(index, i) as file:
+    """The encoded bytes of sample ``i``; raises as ``ImageFile`` and its ``read``."""
+    with ImageFile(index, i) as file:
         return file.read()
 
 
 def _raise_reason(error: OSError) -> None:
-    """Raise what an error says of the picture; or the error, where it says nothing of it."""
+    """Raise what an error says of the image; or the error, where it says nothing of it."""
     if isinstance(error, FileNotFoundError):
         raise DecodeError("is missing") from error
     if is_shortage(error):

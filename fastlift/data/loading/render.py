@@ -1,9 +1,10 @@
-"""Pixels of a view: crop, resize with antialiasing, mirror. One definition for all torch-made batches."""
+"""Pixels of a crop: crop, resize with antialiasing, mirror. One definition for all torch-made batches."""
 
 import numpy as np
 import torch
 
-from fastlift.data.sampling.crops import Interpolation, ResizedCrops, Windows
+from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
+from fastlift.data.sampling.crops import Interpolation
 
 # Above this many pixels a resized image is not made whole (a 1 x 10000 image would become 256 x 2560000).
 MAX_RESIZED_PIXELS = 8_000_000
@@ -22,36 +23,36 @@ def resize(pixels: np.ndarray, width: int, height: int, interpolation: Interpola
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def render_views(
-    pixels: np.ndarray, views: Windows | ResizedCrops, row: int, interpolation: Interpolation, out: np.ndarray
+def render_crops(
+    pixels: np.ndarray, boxes: CropBoxes | ResizedCrops, row: int, interpolation: Interpolation, out: np.ndarray
 ) -> None:
-    """Write the views of one picture.
+    """Write the crops of one image.
 
     Args:
         pixels: uint8 [H, W, 3].
-        views: of a batch; ``row`` is this picture's.
+        boxes: of a batch; ``row`` is this image's.
         out: uint8 [V, 3, S, S].
     """
     size = out.shape[-1]
-    if isinstance(views, Windows):
-        for view in range(len(out)):
-            x, y, w, h = (int(column[row, view]) for column in (views.x, views.y, views.w, views.h))
+    if isinstance(boxes, CropBoxes):
+        for k in range(len(out)):
+            x, y, w, h = (int(column[row, k]) for column in (boxes.x, boxes.y, boxes.w, boxes.h))
             resized = resize(pixels[y : y + h, x : x + w], size, size, interpolation)
-            _put(resized, bool(views.flip[row, view]), out[view])
+            _put(resized, bool(boxes.flip[row, k]), out[k])
         return
-    width, height = int(views.width[row]), int(views.height[row])
+    width, height = int(boxes.width[row]), int(boxes.height[row])
     whole = resize(pixels, width, height, interpolation) if width * height <= MAX_RESIZED_PIXELS else None
-    for view in range(len(out)):
-        x, y = int(views.x[row, view]), int(views.y[row, view])
+    for k in range(len(out)):
+        x, y = int(boxes.x[row, k]), int(boxes.y[row, k])
         if whole is None:
             crop = _crop_of_resized(pixels, width, height, x, y, size, interpolation)
         else:
             crop = whole[y : y + size, x : x + size]
-        _put(crop, bool(views.flip[row, view]), out[view])
+        _put(crop, bool(boxes.flip[row, k]), out[k])
 
 
-def _put(view: np.ndarray, flip: bool, out: np.ndarray) -> None:
-    out[...] = (view[:, ::-1] if flip else view).transpose(2, 0, 1)
+def _put(crop: np.ndarray, flip: bool, out: np.ndarray) -> None:
+    out[...] = (crop[:, ::-1] if flip else crop).transpose(2, 0, 1)
 
 
 def _crop_of_resized(

@@ -1,4 +1,4 @@
-"""``fastlift data pack``: a data set of many files as a few tar shards, optionally with smaller pictures.
+"""``fastlift data pack``: a data set of many files as a few tar shards, optionally with smaller images.
 
 Many small files are slow on network shares and spinning disks; shards are read in large pieces. Shrinking to a short
 side makes decoding faster too, but changes pixels (resized once more, and encoded anew), so it is off by default.
@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastlift.data.datasets.catalogue import PACK_MANIFEST, load_data_set
+from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.index.headers import read_header_bytes
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.scan import Progress
 from fastlift.data.loading.decode import decode
 from fastlift.data.loading.reading import DecodeError, read_encoded
-from fastlift.data.shards.packed import PackedSplit, shard_name, write_manifest, write_split
+from fastlift.data.shards.packed import PACK_MANIFEST, PackedSplit, shard_name, write_manifest, write_split
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user
 from fastlift.system.machine import cpus
 
 SHARD_BYTES = 2**30
 _QUALITY = 95
-_ROW = 5  # numbers kept of a picture
+_ROW = 5  # numbers kept of an image
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class PackResult:
     test_images: int
     shards: int
     bytes: int  # of all shards
-    source_bytes: int  # of the pictures' files before
-    shrunk: int  # pictures that were resized
+    source_bytes: int  # of the images' files before
+    shrunk: int  # images that were resized
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     data: bytes
     extension: str
     width: int
@@ -71,11 +71,11 @@ def run(
 
     Args:
         name: of the set; ``options`` as for ``load_data_set``.
-        short_side: shrink pictures with a longer short side to this many pixels (bicubic, JPEG of quality 95).
+        short_side: shrink images with a longer short side to this many pixels (bicubic, JPEG of quality 95).
         shard_bytes: about how large a shard grows.
 
     Raises:
-        UserError: the folder holds a pack already, the set has no files, or a picture cannot be decoded.
+        UserError: the folder holds a pack already, the set has no files, or an image cannot be decoded.
     """
     folder = expand_user(Path(output))
     if folder.exists() and not folder.is_dir():
@@ -92,10 +92,10 @@ def run(
     source_bytes = shrunk = 0
     for split, index in (("train", data.train), ("test", data.test)):
         writer = _ShardWriter(folder, split, shard_bytes)
-        for i, picture in enumerate(_pictures(index, short_side)):
-            writer.add(picture, int(index.labels[i]))
-            source_bytes += picture.source_bytes
-            shrunk += picture.shrunk
+        for i, image in enumerate(_prepared(index, short_side)):
+            writer.add(image, int(index.labels[i]))
+            source_bytes += image.source_bytes
+            shrunk += image.shrunk
             if progress and ((i + 1) % 100 == 0 or i + 1 == len(index)):
                 progress(f"pack {index.name}", i + 1, len(index))
         sizes.update(writer.close())
@@ -106,11 +106,11 @@ def run(
     )
 
 
-def _pictures(index: ImageIndex, short_side: int | None) -> Iterator[_Picture]:
-    """All pictures in order, prepared by threads a few ahead."""
+def _prepared(index: ImageIndex, short_side: int | None) -> Iterator[_Image]:
+    """All images in order, prepared by threads a few ahead."""
     with ThreadPoolExecutor(cpus()) as pool:
         numbers = iter(range(len(index)))
-        ahead: list[Future[_Picture]] = []
+        ahead: list[Future[_Image]] = []
         for i in islice(numbers, 64):
             ahead.append(pool.submit(_prepare, index, i, short_side))
         while ahead:
@@ -119,22 +119,22 @@ def _pictures(index: ImageIndex, short_side: int | None) -> Iterator[_Picture]:
                 ahead.append(pool.submit(_prepare, index, i, short_side))
 
 
-def _prepare(index: ImageIndex, i: int, short_side: int | None) -> _Picture:
+def _prepare(index: ImageIndex, i: int, short_side: int | None) -> _Image:
     try:
         data = read_encoded(index, i)
         header = read_header_bytes(data)
         if header.reason:
             raise DecodeError(header.reason)
         if short_side is None or min(header.width, header.height) <= short_side:
-            return _Picture(data, _extension(data), header.width, header.height, len(data), False)
+            return _Image(data, _extension(data), header.width, header.height, len(data), False)
         small, width, height = _shrink(decode(data), short_side)
     except DecodeError as error:
         raise UserError(f"{index.label_of(i)} {error}", exit_code=1) from error
-    return _Picture(small, "jpg", width, height, len(data), True)
+    return _Image(small, "jpg", width, height, len(data), True)
 
 
 def _shrink(pixels: np.ndarray, short_side: int) -> tuple[bytes, int, int]:
-    """Resized and encoded picture, its width and height."""
+    """Resized and encoded image, its width and height."""
     from PIL import Image
 
     height, width = pixels.shape[:2]
@@ -158,18 +158,18 @@ class _ShardWriter:
         self._folder, self._split, self._limit = folder, split, shard_bytes
         self._tar: tarfile.TarFile | None = None
         self._sizes: dict[str, int] = {}
-        self._rows = array("q")  # of each picture: shard, offset, bytes, width, height
+        self._rows = array("q")  # of each image: shard, offset, bytes, width, height
 
-    def add(self, picture: _Picture, label: int) -> None:
+    def add(self, image: _Image, label: int) -> None:
         if self._tar is None or self._tar.offset >= self._limit:
             self._close_shard()
             name = shard_name(self._split, len(self._sizes))
             self._sizes[name] = 0
             self._tar = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed when full
         key = f"{len(self._rows) // _ROW:09d}"
-        offset = self._member(f"{key}.{picture.extension}", picture.data)
+        offset = self._member(f"{key}.{image.extension}", image.data)
         self._member(f"{key}.cls", str(label).encode())
-        self._rows.extend((len(self._sizes) - 1, offset, len(picture.data), picture.width, picture.height))
+        self._rows.extend((len(self._sizes) - 1, offset, len(image.data), image.width, image.height))
 
     def _member(self, name: str, data: bytes) -> int:
         """Append a file; gives the offset of its content."""

@@ -1,8 +1,8 @@
 """WebDataset tar shards with an index: the format that ``fastlift data pack`` writes, and how it is read.
 
 A pack is a folder of ``train-000000.tar``, ..., ``test-000000.tar``, ... (members ``KEY.jpg`` and ``KEY.cls``, so that
-WebDataset programs read them too), ``train.npz`` and ``test.npz`` (where each picture lies, its label, size and original
-path) and ``fastlift-pack.json`` (the set's name, class names, group counts, and what was done to the pictures). Index and
+WebDataset programs read them too), ``train.npz`` and ``test.npz`` (where each image lies, its label, size and original
+path) and ``fastlift-pack.json`` (the set's name, class names, group counts, and what was done to the images). Index and
 manifest carry digests.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fastlift.data.datasets.catalogue import PACK_MANIFEST, DataSet
-from fastlift.data.datasets.inaturalist import RANKS, Rank
+from fastlift.data.datasets.dataset import DataSet, Rank
+from fastlift.data.datasets.taxon import RANKS
 from fastlift.data.index.columns import read_columns, write_columns
 from fastlift.data.index.headers import MAX_PIXELS
 from fastlift.data.index.index import ImageIndex, PathTable, fingerprint
@@ -25,6 +25,7 @@ from fastlift.data.index.problems import Problems
 from fastlift.errors import UserError
 from fastlift.system.files import read_json, write_json
 
+PACK_MANIFEST = "fastlift-pack.json"
 _FORMAT = 2
 _STATED = ("dataset", "class_names", "group_counts", "ranks", "shard_bytes", "digest")
 _SHARD = re.compile(r"(train|test)-[0-9]{6,9}\.tar")
@@ -45,10 +46,10 @@ class PackedSplit:
 
     originals: PathTable  # relative paths before packing
     labels: np.ndarray  # int64 [N]
-    widths: np.ndarray  # int32 [N], of the packed picture
+    widths: np.ndarray  # int32 [N], of the packed image
     heights: np.ndarray  # int32 [N]
     shards: np.ndarray  # int32 [N], which tar
-    spans: np.ndarray  # int64 [N, 2], offset and bytes of the encoded picture in it
+    spans: np.ndarray  # int64 [N, 2], offset and bytes of the encoded image in it
 
 
 def shard_name(split: str, number: int) -> str:
@@ -209,7 +210,7 @@ def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high:
 
 def _index(root: Path, name: str, split: str, packed: PackedSplit, class_names: tuple[str, ...]) -> ImageIndex:
     paths = PathTable.from_strings(shard_name(split, int(shard)) for shard in packed.shards)
-    # Hashed over the original paths: a pack of unchanged pictures can go on with a run on the files, and the reverse.
+    # Hashed over the original paths: a pack of unchanged images can go on with a run on the files, and the reverse.
     hashed = fingerprint(packed.originals, packed.labels, packed.widths, packed.heights, class_names)
     return ImageIndex(
         f"{name}/{split}",

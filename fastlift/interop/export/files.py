@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastlift import __version__
-from fastlift.data.sampling.crops import EvalViews
+from fastlift.data.sampling.crops import EvalCrops
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.evaluation.settings import EnsemblingSettings
@@ -81,7 +81,7 @@ def export_model(
         _need_onnx()
     views = EnsemblingSettings(tte=ensembling, expand=expand).build(model.preprocessing)
     wanted = _own_logits(model, views)
-    serving = serving_model(model, views.views)
+    serving = serving_model(model, views.per_image)
     images = _random_images(views, batch=2)
     program = _program(serving, images)
     described = describe(model, views, path.name, format)
@@ -99,9 +99,9 @@ def export_model(
     return Exported(path, description, difference)
 
 
-def describe(model: LiftModel, views: EvalViews, file: str, format: str) -> dict[str, Any]:
+def describe(model: LiftModel, views: EvalCrops, file: str, format: str) -> dict[str, Any]:
     """All that a server needs to know beside the file: input, output, classes, and every step of the preprocessing."""
-    size, crops = views.size, views.views
+    size, crops = views.size, views.per_image
     corners = [["0", "0"], ["width - size", "0"], ["0", "height - size"], ["width - size", "height - size"]]
     centre = ["round((width - size) / 2)", "round((height - size) / 2)"]
     shape = ["batch", 3, size, size] if crops == 1 else ["batch", crops, 3, size, size]
@@ -129,8 +129,8 @@ def describe(model: LiftModel, views: EvalViews, file: str, format: str) -> dict
     }
 
 
-def _random_images(views: EvalViews, batch: int) -> Tensor:
-    crops = () if views.views == 1 else (views.views,)
+def _random_images(views: EvalCrops, batch: int) -> Tensor:
+    crops = () if views.per_image == 1 else (views.per_image,)
     return torch.randn(batch, *crops, 3, views.size, views.size, generator=torch.Generator().manual_seed(0))
 
 
@@ -190,7 +190,7 @@ def _read_pt2(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _own_logits(model: LiftModel, views: EvalViews) -> dict[int, Tensor]:
+def _own_logits(model: LiftModel, views: EvalCrops) -> dict[int, Tensor]:
     """The model's logits of random images, in batches of two sizes.
 
     Raises:
@@ -204,7 +204,7 @@ def _own_logits(model: LiftModel, views: EvalViews) -> dict[int, Tensor]:
 
 
 @torch.no_grad()
-def _difference(wanted: dict[int, Tensor], served: Callable[[Tensor], Tensor], views: EvalViews) -> float:
+def _difference(wanted: dict[int, Tensor], served: Callable[[Tensor], Tensor], views: EvalCrops) -> float:
     each = [(served(_random_images(views, batch)) - logits).abs().max() for batch, logits in wanted.items()]
     largest = float(torch.stack(each).max())  # NaN, if there is one
     if not largest <= TOLERANCE:

@@ -15,6 +15,7 @@ from fastlift import cli
 from fastlift.data.datasets import catalogue
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.inaturalist import parse_annotations, parse_categories, ranks_of
+from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.index.problems import Problems
 from fastlift.data.loading.loader import build_loader
 from fastlift.data.shards.pack import run
@@ -85,11 +86,11 @@ def small_set(pictures: Any, monkeypatch: pytest.MonkeyPatch, encode: Callable, 
     (pictures.root / "train2018.json").write_text(annotations(entries))
     (pictures.root / "val2018.json").write_text(annotations([entries[0], entries[3]]))
     (pictures.root / "categories.json").write_text(json.dumps(CATEGORIES))
-    known = catalogue.PUBLISHED["inaturalist2018"]
+    known = INATURALIST2018
     with pytest.raises(UserError, match=r"3 class names, iNaturalist 2018 has 8142"):
         load_data_set("inaturalist2018", data_root=pictures.root, cache_dir=pictures.cache)
     small = replace(known, classes=3, train=6, test=(2,), largest=3, smallest=1)
-    monkeypatch.setitem(catalogue.PUBLISHED, "inaturalist2018", small)
+    monkeypatch.setattr(catalogue, "SOURCES", (small, *catalogue.SOURCES))
     return pictures.root
 
 

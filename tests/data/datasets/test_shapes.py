@@ -20,7 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import fastlift
-from fastlift.data.datasets import shapes
+from fastlift.data.datasets import shapes, shapes_lt
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.errors import UserError
 
 ASSETS = Path(fastlift.__file__).parent / "assets"
 
@@ -28,8 +30,8 @@ ASSETS = Path(fastlift.__file__).parent / "assets"
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A set small enough to write many times."""
-    monkeypatch.setattr(shapes, "TEST_PER_CLASS", 1)
-    monkeypatch.setattr(shapes, "SHAPES_CLASS_COUNTS", (2,) * shapes.NUM_CLASSES)
+    monkeypatch.setattr(shapes_lt, "TEST_PER_CLASS", 1)
+    monkeypatch.setattr(shapes_lt, "SHAPES_CLASS_COUNTS", (2,) * shapes_lt.NUM_CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((0, "pretrain", 0, 0, shapes.PRETRAIN), "59243ba7cf549136"),
         ((7, "validate", 959, 123456, shapes.PRETRAIN), "d0d5f237083d7a56"),
-        ((shapes.SEED, "test", 500, 3, shapes.Scene((1.0, 1.0), (0.9, 0.8, 0.7))), "a830d8c0f2dce193"),
+        ((shapes_lt.SEED, "test", 500, 3, shapes.Scene((1.0, 1.0), (0.9, 0.8, 0.7))), "a830d8c0f2dce193"),
     ],
 )
 def test_pixels_never_change(arguments: tuple[int, str, int, int, shapes.Scene], digest: str) -> None:
@@ -50,7 +52,7 @@ def test_pixels_never_change(arguments: tuple[int, str, int, int, shapes.Scene],
 def test_every_argument_changes_the_picture() -> None:
     base = (1, "train", 10, 20, shapes.PRETRAIN)
     others = [(2, *base[1:]), (1, "test", *base[2:]), (1, "train", 11, *base[3:]), (*base[:3], 21, base[4])]
-    others.append((*base[:4], shapes.SHAPES_LT))
+    others.append((*base[:4], shapes_lt.SCENE))
     pictures = [shapes.draw(*arguments).tobytes() for arguments in (base, *others)]
     assert len(set(pictures)) == len(pictures)
     assert shapes.draw(*base).tobytes() == pictures[0]
@@ -68,36 +70,36 @@ def test_every_kind_shows_its_colour() -> None:
 
 def test_kinds_and_classes() -> None:
     assert len(set(shapes.KIND_NAMES)) == shapes.NUM_KINDS == 960
-    assert len(set(shapes.SHAPES_KINDS)) == shapes.NUM_CLASSES == len(shapes.SHAPES_CLASS_NAMES)
-    assert set(shapes.SHAPES_CLASS_NAMES) <= set(shapes.KIND_NAMES)
+    assert len(set(shapes_lt.SHAPES_KINDS)) == shapes_lt.NUM_CLASSES == len(shapes_lt.SHAPES_CLASS_NAMES)
+    assert set(shapes_lt.SHAPES_CLASS_NAMES) <= set(shapes.KIND_NAMES)
 
 
 def test_counts_are_long_tailed() -> None:
-    counts = sorted(shapes.SHAPES_CLASS_COUNTS, reverse=True)
+    counts = sorted(shapes_lt.SHAPES_CLASS_COUNTS, reverse=True)
     assert (counts[0], counts[-1]) == (200, 2)  # ratio 100
-    last = shapes.NUM_CLASSES - 1
-    assert counts == [int(200 * 0.01 ** (rank / last) + 1e-9) for rank in range(shapes.NUM_CLASSES)]
-    assert list(shapes.SHAPES_CLASS_COUNTS) != counts  # a label does not tell a class's size
+    last = shapes_lt.NUM_CLASSES - 1
+    assert counts == [int(200 * 0.01 ** (rank / last) + 1e-9) for rank in range(shapes_lt.NUM_CLASSES)]
+    assert list(shapes_lt.SHAPES_CLASS_COUNTS) != counts  # a label does not tell a class's size
     groups = [sum(n > 100 for n in counts), sum(20 <= n <= 100 for n in counts), sum(n < 20 for n in counts)]
     assert groups == [10, 22, 32]
 
 
 def test_train_and_test_share_no_picture() -> None:
-    label = shapes.SHAPES_CLASS_COUNTS.index(200)
-    train = {shapes.picture("train", label, number).tobytes() for number in range(60)}
-    test = {shapes.picture("test", label, number).tobytes() for number in range(shapes.TEST_PER_CLASS)}
+    label = shapes_lt.SHAPES_CLASS_COUNTS.index(200)
+    train = {shapes_lt.draw_image("train", label, number).tobytes() for number in range(60)}
+    test = {shapes_lt.draw_image("test", label, number).tobytes() for number in range(shapes_lt.TEST_PER_CLASS)}
     assert len(train) == 60
-    assert len(test) == shapes.TEST_PER_CLASS
+    assert len(test) == shapes_lt.TEST_PER_CLASS
     assert not train & test
 
 
 def test_prepare_writes_what_the_lists_say(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    folder = shapes.prepare(tmp_path / "cache", progress=lambda what, done, total: seen.append((done, total)))
+    folder = shapes_lt.prepare(tmp_path / "cache", progress=lambda what, done, total: seen.append((done, total)))
     names = [line.split(" ", 1) for line in (folder / "class_names.txt").read_text().splitlines()]
-    assert [name for _, name in names] == list(shapes.SHAPES_CLASS_NAMES)
+    assert [name for _, name in names] == list(shapes_lt.SHAPES_CLASS_NAMES)
     total = 0
-    for split, counts in (("train", shapes.SHAPES_CLASS_COUNTS), ("test", (24,) * shapes.NUM_CLASSES)):
+    for split, counts in (("train", shapes_lt.SHAPES_CLASS_COUNTS), ("test", (24,) * shapes_lt.NUM_CLASSES)):
         rows = [line.rsplit(" ", 1) for line in (folder / f"{split}.txt").read_text().splitlines()]
         assert np.bincount([int(label) for _, label in rows]).tolist() == list(counts)
         assert all(path.split("/")[:2] == [split, names[int(label)][0]] for path, label in rows)
@@ -106,16 +108,16 @@ def test_prepare_writes_what_the_lists_say(tmp_path: Path) -> None:
     assert seen == [(done, total) for done in range(1, total + 1)]
     with Image.open(folder / "train" / names[0][0] / "0000.jpg") as image:
         assert (image.size, image.mode, image.format) == ((shapes.SIDE, shapes.SIDE), "RGB", "JPEG")
-        drawn = shapes.picture("train", 0, 0).astype(float)
+        drawn = shapes_lt.draw_image("train", 0, 0).astype(float)
         assert np.abs(np.asarray(image) - drawn).mean() < 6  # JPEG's loss on noisy pictures
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [folder.name]
 
 
 @pytest.mark.usefixtures("few")
 def test_prepare_twice_draws_once(tmp_path: Path) -> None:
-    folder = shapes.prepare(tmp_path)
+    folder = shapes_lt.prepare(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert shapes.prepare(tmp_path, progress=lambda *_: pytest.fail("drew again")) == folder
+    assert shapes_lt.prepare(tmp_path, progress=lambda *_: pytest.fail("drew again")) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -126,13 +128,13 @@ def test_prepare_after_an_error_leaves_nothing(tmp_path: Path) -> None:
             raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        shapes.prepare(tmp_path, progress=full)
+        shapes_lt.prepare(tmp_path, progress=full)
     assert list(tmp_path.iterdir()) == []
-    assert len((shapes.prepare(tmp_path) / "train.txt").read_text().splitlines()) == 2 * shapes.NUM_CLASSES
+    assert len((shapes_lt.prepare(tmp_path) / "train.txt").read_text().splitlines()) == 2 * shapes_lt.NUM_CLASSES
 
 
 def _prepare_slowly(cache: Path) -> None:
-    shapes.prepare(cache, progress=lambda what, done, total: time.sleep(0.01))
+    shapes_lt.prepare(cache, progress=lambda what, done, total: time.sleep(0.01))
 
 
 def test_a_killed_process_leaves_no_half_made_set(tmp_path: Path, few: None) -> None:
@@ -145,12 +147,12 @@ def test_a_killed_process_leaves_no_half_made_set(tmp_path: Path, few: None) -> 
     os.kill(drawing.pid, signal.SIGKILL)
     drawing.join()
     (draft,) = tmp_path.iterdir()
-    folder = shapes.prepare(tmp_path)
+    folder = shapes_lt.prepare(tmp_path)
     assert (folder / "test.txt").is_file()
     assert draft.exists()  # it could belong to a process at work ...
     os.utime(draft, (0, 0))
     os.rename(folder, tmp_path / "away")
-    shapes.prepare(tmp_path)
+    shapes_lt.prepare(tmp_path)
     assert not draft.exists()  # ... unless it is old
 
 
@@ -160,9 +162,9 @@ def test_the_slower_of_two_processes_takes_the_other_ones_set(tmp_path: Path) ->
 
     def other_process_finishes(what: str, done: int, total: int) -> None:
         if done == 10:
-            inner.append(shapes.prepare(tmp_path, progress=lambda *_: None))
+            inner.append(shapes_lt.prepare(tmp_path, progress=lambda *_: None))
 
-    assert shapes.prepare(tmp_path, progress=other_process_finishes) == inner[0]
+    assert shapes_lt.prepare(tmp_path, progress=other_process_finishes) == inner[0]
     assert list(tmp_path.iterdir()) == inner
 
 
@@ -194,9 +196,9 @@ def test_the_shipped_clip_names_pictures_it_has_not_seen(clip: open_clip.CLIP) -
 
 
 def test_the_shipped_clip_leaves_room_on_shapes_lt(clip: open_clip.CLIP) -> None:
-    labels = np.arange(shapes.NUM_CLASSES).repeat(4)
-    pictures = np.stack([shapes.picture("test", int(label), number % 4) for number, label in enumerate(labels)])
-    accuracy = _zero_shot(clip, pictures, labels, shapes.SHAPES_CLASS_NAMES)
+    labels = np.arange(shapes_lt.NUM_CLASSES).repeat(4)
+    pictures = np.stack([shapes_lt.draw_image("test", int(label), number % 4) for number, label in enumerate(labels)])
+    accuracy = _zero_shot(clip, pictures, labels, shapes_lt.SHAPES_CLASS_NAMES)
     assert 0.30 < accuracy < 0.70
 
 
@@ -205,3 +207,15 @@ def test_the_shipped_weights_state_their_making() -> None:
         facts = file.metadata()
     assert {"seed", "step", "steps", "batch", "zero_shot_960_kinds"} <= facts.keys()
     assert facts["step"] == facts["steps"]
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="FASTLIFT_CACHE"):
+        load_data_set("shapes_lt", cache_dir=tmp_path / "file")
+
+
+def test_a_data_root_without_a_data_set_is_not_taken_for_the_drawn_one(tmp_path: Path) -> None:
+    """The default set draws itself; who names a folder means other pictures."""
+    with pytest.raises(UserError, match=r"does not hold shapes_lt: train\.txt is not there.*--dataset folder"):
+        load_data_set("shapes_lt", data_root=tmp_path)

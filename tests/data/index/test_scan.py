@@ -9,7 +9,7 @@ import pytest
 
 from fastlift.data.index.columns import digest_of
 from fastlift.data.index.index import PathTable
-from fastlift.data.index.scan import Scan, _load, _replaced, next_good, store_scan
+from fastlift.data.index.scan import Scan, load_scan, store_scan
 
 
 def small_scan() -> Scan:
@@ -35,7 +35,7 @@ def test_no_flipped_bit_is_believed(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            found = _load(file, 2)
+            found = load_scan(file, 2)
         if found is None:
             refused += 1
             assert "is damaged" in str(told[-1].message)
@@ -70,7 +70,7 @@ def test_columns_that_do_not_belong_together(changes: dict[str, np.ndarray], tmp
     digest = bytes(32) if columns["labels"].dtype == object else digest_of(columns)
     np.savez(file, **columns, digest=np.frombuffer(digest, dtype=np.uint8))
     with pytest.warns(UserWarning, match="is damaged"):
-        assert _load(file, 2) is None
+        assert load_scan(file, 2) is None
 
 
 def test_columns_that_unpack_to_more_than_the_memory(tmp_path: Path) -> None:
@@ -78,16 +78,4 @@ def test_columns_that_unpack_to_more_than_the_memory(tmp_path: Path) -> None:
     np.savez_compressed(file, data=np.zeros(10**7, dtype=np.uint8))
     assert file.stat().st_size < 20_000
     with pytest.warns(UserWarning, match="its columns are packed"):
-        assert _load(file, 2) is None
-
-
-def test_stand_ins_of_all_bad_files_are_those_of_each() -> None:
-    random = np.random.default_rng(0)
-    for classes in (1, 3, 40):
-        labels = random.integers(0, classes, 60)
-        bad = {int(i): "missing" for i in random.choice(60, 30, replace=False)}
-        is_bad = np.isin(np.arange(60), list(bad))
-        none = np.zeros(60, dtype=np.int32)
-        found = _replaced(Scan(PathTable.from_strings(["x"] * 60), labels, none, none, bad))
-        expected = [next_good(labels, is_bad, i) if is_bad[i] else i for i in range(60)]
-        assert found.tolist() == expected
+        assert load_scan(file, 2) is None

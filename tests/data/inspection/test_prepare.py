@@ -71,4 +71,4 @@ def test_the_command(pictures: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "missing  image folders: no folder train and val" in shown.replace("\n", " ")
     assert "image-net.org" in shown
     assert cli.main(["data", "prepare", "imagenet"]) == 2
-    assert "Did you mean imagenet_lt" in capsys.readouterr().err
+    assert "did you mean imagenet_lt" in capsys.readouterr().err

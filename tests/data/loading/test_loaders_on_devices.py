@@ -3,28 +3,28 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import loaders
 import pytest
 import torch
 from devices import CUDA, EVERY_DEVICE
+from loaders import BACKENDS, MEAN, STD, make_loader
 
 from fastlift.data.index.index import BadImage, ImageIndex
-from fastlift.data.loading import collate as finishing
-from fastlift.data.loading.loader import Batch, Loader, build_loader, without_dali
-from fastlift.data.sampling.crops import EvalViews, TrainViews
+from fastlift.data.loading import collate
+from fastlift.data.loading.batch import Batch, Loader
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.errors import UserError
 
-MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(without_dali() != "", reason="no DALI"))]
 VIEWS = [
-    TrainViews(32),
-    TrainViews(32, kind="minimalist", epochs=4, interpolation="bicubic"),
-    EvalViews(32),
-    EvalViews(32, crops="five", interpolation="bicubic"),
-    EvalViews(32, crops="ten"),
-    EvalViews(32, crops="random", n_random=3),
+    TrainCrops(32),
+    TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
+    EvalCrops(32),
+    EvalCrops(32, crops="five", interpolation="bicubic"),
+    EvalCrops(32, crops="ten"),
+    EvalCrops(32, crops="random", n_random=3),
 ]
 by_views = pytest.mark.parametrize("views", VIEWS, ids=lambda v: getattr(v, "kind", None) or v.crops)
-by_executor = pytest.mark.parametrize("executor", EXECUTORS)
+by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_device = pytest.mark.parametrize("name", EVERY_DEVICE)
 on_cuda = pytest.mark.parametrize("name", [CUDA])
 # Grey levels on average over a picture. The GPU's normalisation differs from the CPU's by rounding alone, but its JPEG decoder by
@@ -33,17 +33,13 @@ on_cuda = pytest.mark.parametrize("name", [CUDA])
 LEVELS = {"torchvision": 1e-3, "dali": 2.0}
 
 
-def make(index: ImageIndex, device: str, executor: str, views: Any = None, **options: Any) -> Loader:
-    given: dict[str, Any] = {"batch_size": 4, "seed": 1, "cache_bytes": 0, **options}
-    return build_loader(
-        index, views or TrainViews(32), mean=MEAN, std=STD, executor=executor, device=device, **given
-    )  # fmt: skip
+def make(index: ImageIndex, device: str, backend: str, crops: Any = None, **options: Any) -> Loader:
+    return make_loader(index, crops or TrainCrops(32), backend, device=device, cache_bytes=0, **options)
 
 
 def levels_apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Grey levels between two batches, on average over the picture where they differ most."""
-    std = torch.tensor(STD).view(3, 1, 1)
-    return float(((a.cpu().float() - b.cpu().float()).abs() * 255 * std).flatten(1).mean(1).max())
+    """Grey levels between two batches, on average over the image where they differ most."""
+    return float(loaders.levels_apart(a, b).max())
 
 
 @pytest.fixture
@@ -56,13 +52,13 @@ def index(pictures: Any, make_bad_file: Callable) -> ImageIndex:
 
 
 @by_device
-@by_executor
+@by_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_batches_are_where_and_what_they_should_be(
-    name: str, executor: str, dtype: torch.dtype, index: ImageIndex
+    name: str, backend: str, dtype: torch.dtype, index: ImageIndex
 ) -> None:
     device = torch.device(name)
-    for images, labels, indices in make(index, name, executor, dtype=dtype).epoch(0):
+    for images, labels, indices in make(index, name, backend, dtype=dtype).epoch(0):
         assert (images.dtype, images.device.type) == (dtype, device.type)
         assert device.index is None or images.device.index == device.index
         assert images.is_contiguous()
@@ -73,37 +69,37 @@ def test_batches_are_where_and_what_they_should_be(
 
 
 @by_device
-@by_executor
+@by_backend
 @by_views
-def test_views_are_those_of_the_cpu(name: str, executor: str, views: Any, index: ImageIndex) -> None:
+def test_views_are_those_of_the_cpu(name: str, backend: str, views: Any, index: ImageIndex) -> None:
     expected = make(index, "cpu", "torchvision", views)
-    found = make(index, name, executor, views)
+    found = make(index, name, backend, views)
     for epoch in range(2):
         for a, b in zip(found.epoch(epoch), expected.epoch(epoch), strict=True):
             assert torch.equal(a.indices, b.indices)
             assert torch.equal(a.labels.cpu(), b.labels)
-            assert levels_apart(a.images, b.images) < LEVELS[executor]
+            assert levels_apart(a.images, b.images) < LEVELS[backend]
 
 
 @by_device
-@by_executor
-def test_any_step_can_be_resumed(name: str, executor: str, index: ImageIndex) -> None:
+@by_backend
+def test_any_step_can_be_resumed(name: str, backend: str, index: ImageIndex) -> None:
     """Which part of a batch a GPU's JPEG engine decodes, and which its cores, is up to nvJPEG: a level or so."""
-    full = list(make(index, name, executor).epoch(1))
+    full = list(make(index, name, backend).epoch(1))
     assert [len(batch.labels) for batch in full] == [4, 4, 4, 4, 2]
     for start in (0, 1, 4):
-        for a, b in zip(make(index, name, executor).epoch(1, start), full[start:], strict=True):
+        for a, b in zip(make(index, name, backend).epoch(1, start), full[start:], strict=True):
             assert torch.equal(a.indices, b.indices)
             assert torch.equal(a.labels, b.labels)
-            if executor == "torchvision" or name == "cpu":
+            if backend == "torchvision" or name == "cpu":
                 assert torch.equal(a.images, b.images)
-            assert levels_apart(a.images, b.images) < LEVELS[executor]
+            assert levels_apart(a.images, b.images) < LEVELS[backend]
 
 
 @by_device
-@by_executor
+@by_backend
 @pytest.mark.parametrize("bad_images", ["stop", "skip"])
-def test_broken_pictures(name: str, executor: str, bad_images: str, index: ImageIndex) -> None:
+def test_broken_pictures(name: str, backend: str, bad_images: str, index: ImageIndex) -> None:
     """In a JPEG's middle, where a decoder of windows may not come, and one that is gone."""
     file = index.file(7)
     whole = file.read_bytes()
@@ -111,7 +107,7 @@ def test_broken_pictures(name: str, executor: str, bad_images: str, index: Image
     file.write_bytes(whole[:place] + b"\xff\x02" + whole[place:])
     index.file(11).unlink()
     bad: list[BadImage] = []
-    found = make(index, name, executor, bad_images=bad_images, on_bad=bad.append)
+    found = make(index, name, backend, bad_images=bad_images, on_bad=bad.append)
     if bad_images == "stop":
         with pytest.raises(UserError, match=r"c1/2\.jpg cannot be decoded|c2/1\.jpg is missing"):
             list(found.epoch(0))
@@ -121,14 +117,14 @@ def test_broken_pictures(name: str, executor: str, bad_images: str, index: Image
         for a, b in zip(found.epoch(epoch), expected.epoch(epoch), strict=True):
             assert torch.equal(a.indices, b.indices)
             assert a.images.device.type == torch.device(name).type
-            assert levels_apart(a.images, b.images) < LEVELS[executor]
+            assert levels_apart(a.images, b.images) < LEVELS[backend]
     assert sorted(b.index for b in bad) == [7, 11]
 
 
 @by_device
-@by_executor
-def test_an_abandoned_epoch_leaves_no_trace(name: str, executor: str, index: ImageIndex) -> None:
-    loader = make(index, name, executor)
+@by_backend
+def test_an_abandoned_epoch_leaves_no_trace(name: str, backend: str, index: ImageIndex) -> None:
+    loader = make(index, name, backend)
     expected = [batch.images.cpu() for batch in loader.epoch(3)]
     for taken in (0, 1, 3):
         begun = loader.epoch(0)
@@ -136,19 +132,19 @@ def test_an_abandoned_epoch_leaves_no_trace(name: str, executor: str, index: Ima
             next(begun)
         begun.close()  # type: ignore[attr-defined]
         for batch, images in zip(loader.epoch(3), expected, strict=True):
-            assert levels_apart(batch.images, images) < LEVELS[executor]
+            assert levels_apart(batch.images, images) < LEVELS[backend]
     loader.close()
 
 
 @by_device
-@by_executor
-def test_ranks_share_each_training_batch(name: str, executor: str, index: ImageIndex) -> None:
+@by_backend
+def test_ranks_share_each_training_batch(name: str, backend: str, index: ImageIndex) -> None:
     """18 pictures in batches of 8, 8 and 2: the last one leaves a rank without, which gets an empty batch on the device."""
-    each = [make(index, name, executor, batch_size=8, rank=rank, world_size=3) for rank in range(3)]
-    alone = make(index, name, executor, batch_size=8)
+    each = [make(index, name, backend, batch_size=8, rank=rank, world_size=3) for rank in range(3)]
+    alone = make(index, name, backend, batch_size=8)
     for together, *parts in zip(alone.epoch(1), *(loader.epoch(1) for loader in each), strict=True):
         assert torch.equal(together.indices, torch.cat([part.indices for part in parts]))
-        assert levels_apart(together.images, torch.cat([part.images for part in parts])) < LEVELS[executor]
+        assert levels_apart(together.images, torch.cat([part.images for part in parts])) < LEVELS[backend]
         assert all(torch.equal(part.whole, together.labels) for part in parts)
     assert min(len(part.labels) for part in parts) == 0
 
@@ -163,34 +159,34 @@ def slow(batches: Iterator[Batch], cycles: int = 50_000_000) -> Iterator[torch.T
 
 
 @on_cuda
-@by_executor
-def test_a_batch_stays_as_it_is_while_others_are_made(name: str, executor: str, index: ImageIndex) -> None:
+@by_backend
+def test_a_batch_stays_as_it_is_while_others_are_made(name: str, backend: str, index: ImageIndex) -> None:
     """The host runs ahead of the GPU: what it lets go is still read, and must not be written over."""
-    loader = make(index, name, executor, dtype=torch.float32)
+    loader = make(index, name, backend, dtype=torch.float32)
     expected = [[batch.images.cpu() for batch in loader.epoch(epoch)] for epoch in range(3)]
     for epoch in range(3):
         read = list(slow(loader.epoch(epoch)))
         for a, b in zip(read, expected[epoch], strict=True):
-            assert levels_apart(a, b) < LEVELS[executor]
+            assert levels_apart(a, b) < LEVELS[backend]
 
 
 @on_cuda
-@by_executor
-def test_another_stream(name: str, executor: str, index: ImageIndex) -> None:
-    loader = make(index, name, executor)
+@by_backend
+def test_another_stream(name: str, backend: str, index: ImageIndex) -> None:
+    loader = make(index, name, backend)
     expected = [batch.images.cpu() for batch in loader.epoch(0)]
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         read = list(slow(loader.epoch(0)))
     stream.synchronize()
-    assert all(levels_apart(a, b) < LEVELS[executor] for a, b in zip(read, expected, strict=True))
+    assert all(levels_apart(a, b) < LEVELS[backend] for a, b in zip(read, expected, strict=True))
 
 
 @on_cuda
-@by_executor
-def test_the_host_does_not_wait_for_the_gpu(name: str, executor: str, index: ImageIndex) -> None:
+@by_backend
+def test_the_host_does_not_wait_for_the_gpu(name: str, backend: str, index: ImageIndex) -> None:
     """With rows that DALI does not get, too. PyTorch raises at what it knows to wait."""
-    loader = make(index, name, executor)
+    loader = make(index, name, backend)
     list(loader.epoch(0))
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -201,21 +197,21 @@ def test_the_host_does_not_wait_for_the_gpu(name: str, executor: str, index: Ima
 
 
 @on_cuda
-@by_executor
+@by_backend
 def test_what_crosses_the_bus_is_pinned(
-    name: str, executor: str, index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+    name: str, backend: str, index: ImageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures are drawn into pinned memory, not copied there first; labels and rows are."""
     sizes: list[tuple[bool, torch.dtype]] = []
-    move = finishing.moved
+    move = collate.moved
 
     def noted(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         sizes.append((tensor.is_pinned(), tensor.dtype))
         return move(tensor, device)
 
-    monkeypatch.setattr(finishing, "moved", noted)
-    list(make(index, name, executor).epoch(0))
-    assert {pinned for pinned, dtype in sizes if dtype == torch.uint8} == {executor == "torchvision"}
+    monkeypatch.setattr(collate, "moved", noted)
+    list(make(index, name, backend).epoch(0))
+    assert {pinned for pinned, dtype in sizes if dtype == torch.uint8} == {backend == "torchvision"}
 
 
 @by_device
@@ -223,10 +219,10 @@ def test_what_crosses_the_bus_is_pinned(
 def test_bytes_are_normalised_on_the_device_as_in_the_workers(name: str, dtype: torch.dtype) -> None:
     """Every byte in every channel: the same numbers to a rounding of fp32, cast once."""
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 3, 16, 16)
-    workers = finishing.Normalise(MEAN, STD, dtype, torch.device("cpu"))
+    workers = collate.Normalise(MEAN, STD, dtype, torch.device("cpu"))
     expected = torch.empty(pixels.shape)
     workers.in_worker(pixels.numpy(), expected.numpy())
-    theirs = finishing.Normalise(MEAN, STD, dtype, torch.device(name))
+    theirs = collate.Normalise(MEAN, STD, dtype, torch.device(name))
     theirs.in_workers = False
     found = theirs.finish(pixels)
     assert (found.dtype, found.device.type) == (dtype, torch.device(name).type)
@@ -263,5 +259,5 @@ class FakeTensor:
 def test_how_tensors_are_moved(device: str, pinned: bool, calls: list[Any]) -> None:
     """On machines without a GPU too: pageable memory is pinned first, and nobody waits."""
     tensor = FakeTensor(pinned)
-    finishing.moved(tensor, torch.device(device))  # type: ignore[arg-type]
+    collate.moved(tensor, torch.device(device))  # type: ignore[arg-type]
     assert tensor.calls == calls

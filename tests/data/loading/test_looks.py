@@ -14,23 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loaders import NEEDS_DALI, WITH_HELPERS, levels_apart, make_loader
 
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.index.columns import digest_of
 from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading import looks, reading
+from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.dali import feed as dali_feed
 from fastlift.data.loading.dali.feed import Feed
 from fastlift.data.loading.dali.graph import GraphSpec
-from fastlift.data.loading.loader import Loader, build_loader, without_dali
 from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import Condition
-from fastlift.data.sampling.crops import EvalViews, TrainViews
-from fastlift.data.sampling.stream import StandIns, Stream
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.stream import Stream
 from fastlift.data.shards import pack
 from fastlift.errors import FastliftWarning, UserError
 
-NEEDS_DALI = pytest.mark.skipif(without_dali() != "", reason="no DALI")
 LONG_AGO = Condition(bytes=1000, modified_ns=10**18, changed_ns=10**18, inode=7)
 NOW_NS = 2 * 10**18
 
@@ -75,13 +76,13 @@ def with_much_metadata(jpeg: bytes) -> bytes:
 
 def fed(index: ImageIndex, known: Looks) -> list[bytes | None]:
     """What DALI would get of each picture, in order; None where it gets another in its place."""
-    stream = Stream(index, EvalViews(32), len(index), shuffle=False)
-    feed = Feed(stream, GraphSpec(stream.views, (0, 0, 0), (1, 1, 1), "cpu", half=False), known, workers=2, ahead=0)
-    feed.start(iter([stream.step(stream.order(0), 0, 0, StandIns(index, "stop", None))]))
+    stream = Stream(index, EvalCrops(32), len(index), shuffle=False)
+    feed = Feed(stream, GraphSpec(stream.crops, (0, 0, 0), (1, 1, 1), "cpu", half=False), known, workers=2, ahead=0)
+    feed.start(iter([stream.step(stream.order(0), 0, 0, Replacements(index, "stop", None))]))
     step = feed.take()
     assert step is not None
     feed.close()
-    return [None if row in step.ours else bytes(step.pictures[row]) for row in range(len(index))]
+    return [None if row in step.ours else bytes(step.encoded[row]) for row in range(len(index))]
 
 
 def mixed(pictures: Any, make_bad_file: Callable) -> ImageIndex:
@@ -156,16 +157,16 @@ def test_a_file_that_changes_while_it_is_read_is_looked_at_again(
     fed(index, known)
     whole = file.read_bytes()
     damaged = whole[:-40] + b"\xff\x02" + whole[-38:]
-    read_into = reading.PictureFile.read_into
+    read_into = reading.ImageFile.read_into
     times = []
 
-    def change_first(self: reading.PictureFile, offset: int, out: memoryview) -> bool:
+    def change_first(self: reading.ImageFile, offset: int, out: memoryview) -> bool:
         if len(out) == len(whole) - 30 and not times:  # the second part of that file
             times.append(1)
             file.write_bytes(damaged)
         return read_into(self, offset, out)
 
-    monkeypatch.setattr(reading.PictureFile, "read_into", change_first)
+    monkeypatch.setattr(reading.ImageFile, "read_into", change_first)
     looked.clear()
     assert fed(index, known)[1] is None
     assert (times, looked) == ([1], [damaged])
@@ -183,8 +184,8 @@ def test_a_file_that_lost_its_end_is_looked_at_again(
         status.st_ino: Condition(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         for status in before.values()
     }
-    condition = reading.PictureFile.condition
-    monkeypatch.setattr(reading.PictureFile, "condition", lambda self: as_before[condition(self).inode])
+    condition = reading.ImageFile.condition
+    monkeypatch.setattr(reading.ImageFile, "condition", lambda self: as_before[condition(self).inode])
     with index.file(1).open("r+b") as file:
         file.truncate(before[1].st_size - 100)
     looked.clear()
@@ -396,8 +397,8 @@ def test_memory_is_small() -> None:
 
 
 def make(index: ImageIndex, **options: Any) -> Loader:
-    given = {"batch_size": 4, "seed": 1, "executor": "dali", "views": TrainViews(32), "workers": 2} | options
-    return build_loader(index, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28), cache_bytes=0, **given)
+    given: dict[str, Any] = {"crops": TrainCrops(32), "backend": "dali", "workers": 2, "cache_bytes": 0, **options}
+    return make_loader(index, **given)
 
 
 def images(loader: Loader, epoch: int, start: int = 0) -> torch.Tensor:
@@ -406,20 +407,20 @@ def images(loader: Loader, epoch: int, start: int = 0) -> torch.Tensor:
 
 @NEEDS_DALI
 def test_the_loader_looks_once_a_file(pictures: Any, make_bad_file: Callable, looked: list[bytes]) -> None:
-    """Over epochs, and for the next loader of the same data; with the pixels that the other executor makes."""
+    """Over epochs, and for the next loader of the same data; with the pixels that the other backend makes."""
     pictures.fill(each=4)
     pictures.add("c0/x.jpg", 0, with_metadata(make_bad_file("progressive")))
     pictures.add("c0/y.png", 0, make_bad_file("alpha"))
     index = pictures.load().train
-    plain, first, second = make(index, executor="torchvision"), make(index), make(index)
+    plain, first, second = make(index, backend="torchvision"), make(index), make(index)
     expected = [images(plain, epoch) for epoch in range(3)]
-    assert torch.equal(images(first, 0), expected[0])
+    assert levels_apart(images(first, 0), expected[0]).max() < 0.35
     assert len(looked) == 14
-    assert torch.equal(images(first, 1), expected[1])
+    assert levels_apart(images(first, 1), expected[1]).max() < 0.35
     first.close()
     second.close()
     third = make(index)  # built after the first one had kept what it found
-    assert torch.equal(images(third, 2), expected[2])
+    assert levels_apart(images(third, 2), expected[2]).max() < 0.35
     assert len(looked) == 14
 
 
@@ -444,7 +445,9 @@ def test_a_later_process_does_not_look_again(pictures: Any) -> None:
     for _ in range(2):
         arguments = json.dumps({key: str(path) for key, path in pictures.options().items()})
         pictures.load()
-        done = subprocess.run([sys.executable, "-c", COUNT, arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", COUNT, arguments], capture_output=True, text=True, env=WITH_HELPERS
+        )
         assert done.returncode == 0, done.stderr
         counts.append(json.loads(done.stdout))
     assert counts == [12, 0]
@@ -456,12 +459,12 @@ from pathlib import Path
 from fastlift.data.loading import looks
 from fastlift.data.loading.dali import feed as dali_feed
 from fastlift.data.datasets.catalogue import load_data_set
-from fastlift.data.loading.loader import build_loader
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.sampling.crops import TrainCrops
+from loaders import make_loader
 looks.SETTLED_NS, seen, look = -10**18, [], dali_feed.plain_parts
 dali_feed.plain_parts = lambda *a, **k: seen.append(1) or look(*a, **k)
 index = load_data_set("list", **{key: Path(path) for key, path in json.loads(sys.argv[1]).items()}).train
-loader = build_loader(index, TrainViews(32), batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), executor="dali", workers=2, cache_bytes=0)
+loader = make_loader(index, TrainCrops(32), "dali", workers=2)
 for epoch in range(2):
     for _ in loader.epoch(epoch):
         pass
@@ -505,19 +508,22 @@ def test_a_file_replaced_between_epochs_shows_its_new_picture(
     pictures: Any, encode: Callable, make_picture: Callable
 ) -> None:
     index = pictures.fill(classes=1, each=4).load(classes=1).train
-    loader = make(index, views=EvalViews(32), shuffle=False)
+    loader = make(index, crops=EvalCrops(32), shuffle=False)
     before = [images(loader, epoch) for epoch in range(2)]
     index.file(1).write_bytes(encode(make_picture(87, 60, seed=999), quality=90))
     after = images(loader, 2)
     assert torch.equal(before[0], before[1])
     assert [bool((after[k] == before[0][k]).all()) for k in range(4)] == [True, False, True, True]
-    assert torch.equal(after, images(make(index, executor="torchvision", views=EvalViews(32), shuffle=False), 0))
+    plain = images(make(index, backend="torchvision", crops=EvalCrops(32), shuffle=False), 0)
+    assert levels_apart(after, plain).max() < 0.35
 
 
 @NEEDS_DALI
 def test_nothing_is_written_over_what_dali_decodes(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is given back is spoilt at once: the pixels stay the same, so DALI was through with it."""
     index = pictures.fill(each=12).load().train
+    undisturbed = make(index)
+    expected = [images(undisturbed, epoch) for epoch in range(4)]
     clear, spoilt = dali_feed.Memory.clear, []
 
     def spoil(self: dali_feed.Memory) -> None:
@@ -526,7 +532,7 @@ def test_nothing_is_written_over_what_dali_decodes(pictures: Any, monkeypatch: p
         clear(self)
 
     monkeypatch.setattr(dali_feed.Memory, "clear", spoil)
-    dali, plain = make(index), make(index, executor="torchvision")
+    dali = make(index)
     for epoch in range(4):
-        assert torch.equal(images(dali, epoch), images(plain, epoch))
+        assert torch.equal(images(dali, epoch), expected[epoch])
     assert sum(used > 0 for used in spoilt) >= 18  # from the second epoch on pictures lie there

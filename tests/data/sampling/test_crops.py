@@ -1,4 +1,4 @@
-"""Windows: torchvision's geometry to the pixel, its distribution, LIFT+'s schedule."""
+"""CropBoxes: torchvision's geometry to the pixel, its distribution, LIFT+'s schedule."""
 
 import numpy as np
 import pytest
@@ -7,20 +7,21 @@ from scipy import stats  # type: ignore[import-untyped]
 from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import RandomResizedCrop
 
-from fastlift.data.sampling.crops import EvalViews, ResizedCrops, TrainViews, Windows, schedule_value
+from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops, schedule_value
 from fastlift.errors import UserError
 
 SIZES = [(500, 375), (375, 500), (333, 500), (224, 224), (64, 48), (1, 1), (1, 30), (2000, 90), (17, 300), (1023, 767)]
 
 
-def _windows(views: TrainViews, width: int, height: int, n: int, epoch: int = 0, seed: int = 0) -> Windows:
-    return views.windows(seed, epoch, np.arange(n), np.full(n, width), np.full(n, height))
+def _windows(views: TrainCrops, width: int, height: int, n: int, epoch: int = 0, seed: int = 0) -> CropBoxes:
+    return views.boxes(seed, epoch, np.arange(n), np.full(n, width), np.full(n, height))
 
 
 @pytest.mark.parametrize("kind", ["random_resized_crop", "minimalist"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_windows_stay_inside(kind: str, width: int, height: int) -> None:
-    window = _windows(TrainViews(32, kind=kind), width, height, 500)  # type: ignore[arg-type]
+    window = _windows(TrainCrops(32, kind=kind), width, height, 500)  # type: ignore[arg-type]
     assert window.w.min() >= 1
     assert window.h.min() >= 1
     assert window.x.min() >= 0
@@ -39,7 +40,7 @@ def test_windows_have_torchvisions_distribution(width: int, height: int) -> None
     theirs = np.array(
         [[p[k] for k in ("left", "top", "width", "height")] for p in (crop.make_params([image]) for _ in range(n))]
     )
-    window = _windows(TrainViews(32), width, height, n)
+    window = _windows(TrainCrops(32), width, height, n)
     ours = np.concatenate([window.x, window.y, window.w, window.h], axis=1)
     for column in range(4):
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
@@ -51,7 +52,7 @@ def test_same_uniforms_give_torchvisions_window_exactly(monkeypatch: pytest.Monk
     """Feed torchvision's own formula with our numbers, attempt after attempt, over many sizes."""
     import math
 
-    from fastlift.data.sampling.crops import random_resized_crop
+    from fastlift.data.sampling.crop_boxes import random_resized_crop
     from fastlift.data.sampling.philox import uniform
 
     random = np.random.default_rng(0)
@@ -78,14 +79,14 @@ def test_same_uniforms_give_torchvisions_window_exactly(monkeypatch: pytest.Monk
 
 
 def test_windows_are_functions_of_seed_epoch_and_sample() -> None:
-    views, n = TrainViews(32), 64
+    views, n = TrainCrops(32), 64
     widths, heights = np.arange(100, 100 + n), np.arange(80, 80 + n)
-    whole = views.windows(5, 3, np.arange(n), widths, heights)
-    part = views.windows(5, 3, np.array([40, 2]), widths[[40, 2]], heights[[40, 2]])
+    whole = views.boxes(5, 3, np.arange(n), widths, heights)
+    part = views.boxes(5, 3, np.array([40, 2]), widths[[40, 2]], heights[[40, 2]])
     for column in ("x", "y", "w", "h", "flip"):
         np.testing.assert_array_equal(getattr(whole, column)[[40, 2]], getattr(part, column))
-    assert not np.array_equal(whole.x, views.windows(5, 4, np.arange(n), widths, heights).x)
-    assert not np.array_equal(whole.x, views.windows(6, 3, np.arange(n), widths, heights).x)
+    assert not np.array_equal(whole.x, views.boxes(5, 4, np.arange(n), widths, heights).x)
+    assert not np.array_equal(whole.x, views.boxes(6, 3, np.arange(n), widths, heights).x)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_schedules(schedule: str, expected: list[float]) -> None:
 
 
 def test_minimalist_squares_follow_the_schedule() -> None:
-    views = TrainViews(32, kind="minimalist", schedule="linear", epochs=3)
+    views = TrainCrops(32, kind="minimalist", schedule="linear", epochs=3)
     for epoch, least in enumerate([0.08, 0.54, 1.0]):
         window = _windows(views, 200, 200, 2000, epoch)
         share = window.w * window.h / 200**2
@@ -120,8 +121,8 @@ def test_minimalist_squares_follow_the_schedule() -> None:
 
 
 def test_flip_can_be_asked_for_or_refused() -> None:
-    assert not _windows(TrainViews(32, flip=False), 50, 50, 200).flip.any()
-    assert 60 < _windows(TrainViews(32, kind="minimalist", flip=True), 50, 50, 200).flip.sum() < 140
+    assert not _windows(TrainCrops(32, flip=False), 50, 50, 200).flip.any()
+    assert 60 < _windows(TrainCrops(32, kind="minimalist", flip=True), 50, 50, 200).flip.sum() < 140
 
 
 @pytest.mark.parametrize("size", [224, 48, 7, 225])
@@ -129,8 +130,8 @@ def test_flip_can_be_asked_for_or_refused() -> None:
 @pytest.mark.parametrize(("width", "height"), [s for s in SIZES if s not in ((1, 30), (2000, 90))])
 def test_evaluation_geometry_is_torchvisions(size: int, crops: str, width: int, height: int) -> None:
     """Crop pictures whose pixels are their own coordinates, with torchvision and with our numbers."""
-    views = EvalViews(size, crops=crops)  # type: ignore[arg-type]
-    plan = views.windows(0, 0, np.arange(1), np.array([width]), np.array([height]))
+    views = EvalCrops(size, crops=crops)  # type: ignore[arg-type]
+    plan = views.boxes(0, 0, np.arange(1), np.array([width]), np.array([height]))
     assert isinstance(plan, ResizedCrops)
     new_height, new_width = tv.resize(torch.empty(1, height, width), views.short_side).shape[1:]
     assert (int(plan.width[0]), int(plan.height[0])) == (new_width, new_height)
@@ -139,7 +140,7 @@ def test_evaluation_geometry_is_torchvisions(size: int, crops: str, width: int, 
         theirs: tuple[torch.Tensor, ...] = (tv.center_crop(coordinates, size),)
     else:
         theirs = tv.five_crop(coordinates, size) if crops == "five" else tv.ten_crop(coordinates, size)
-    assert len(theirs) == views.views
+    assert len(theirs) == views.per_image
     for view, expected in enumerate(theirs):
         x, y = int(plan.x[0, view]), int(plan.y[0, view])
         ours = coordinates[:, y : y + size, x : x + size]
@@ -147,25 +148,25 @@ def test_evaluation_geometry_is_torchvisions(size: int, crops: str, width: int, 
 
 
 def test_random_crops_differ_by_view_and_repeat_by_seed() -> None:
-    views = EvalViews(32, crops="random", n_random=4)
-    plan = views.windows(0, 0, np.arange(10), np.full(10, 300), np.full(10, 200))
-    assert isinstance(plan, Windows)
+    views = EvalCrops(32, crops="random", n_random=4)
+    plan = views.boxes(0, 0, np.arange(10), np.full(10, 300), np.full(10, 200))
+    assert isinstance(plan, CropBoxes)
     assert plan.x.shape == (10, 4)
     assert len({tuple(row) for row in np.stack([plan.x, plan.y, plan.w, plan.h], -1).reshape(-1, 4).tolist()}) > 35
-    again = views.windows(0, 0, np.arange(5, 10), np.full(5, 300), np.full(5, 200))
+    again = views.boxes(0, 0, np.arange(5, 10), np.full(5, 300), np.full(5, 200))
     np.testing.assert_array_equal(plan.x[5:], again.x)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: TrainViews(0),
-        lambda: TrainViews(32, kind="other"),  # type: ignore[arg-type]
-        lambda: TrainViews(32, schedule="other"),  # type: ignore[arg-type]
-        lambda: TrainViews(32, min_scale=0.0),
-        lambda: EvalViews(32, crops="six"),  # type: ignore[arg-type]
-        lambda: EvalViews(32, crops="random", n_random=0),
-        lambda: EvalViews(32, crops="five", expand=-1),
+        lambda: TrainCrops(0),
+        lambda: TrainCrops(32, kind="other"),  # type: ignore[arg-type]
+        lambda: TrainCrops(32, schedule="other"),  # type: ignore[arg-type]
+        lambda: TrainCrops(32, min_scale=0.0),
+        lambda: EvalCrops(32, crops="six"),  # type: ignore[arg-type]
+        lambda: EvalCrops(32, crops="random", n_random=0),
+        lambda: EvalCrops(32, crops="five", expand=-1),
     ],
 )
 def test_nonsense_is_refused(make: object) -> None:

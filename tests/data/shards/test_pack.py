@@ -10,23 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loaders import BACKENDS, make_loader
 
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.index.columns import write_columns
 from fastlift.data.index.problems import UnusableData
 from fastlift.data.inspection.report import check
-from fastlift.data.loading.loader import build_loader, without_dali
 from fastlift.data.loading.reading import read_encoded
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.shards.pack import run
 from fastlift.data.shards.packed import _digest
 from fastlift.errors import UserError
 
-EXECUTORS = ["torchvision", pytest.param("dali", marks=pytest.mark.skipif(without_dali() != "", reason="no DALI"))]
 
-
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_pack_gives_the_same_batches(executor: str, pictures: Any, tmp_path: Path, make_bad_file: Callable) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_pack_gives_the_same_batches(backend: str, pictures: Any, tmp_path: Path, make_bad_file: Callable) -> None:
     pictures.fill()
     for kind in ("grey", "alpha", "webp", "tiff", "bmp"):
         pictures.add(f"c0/{kind}.x", 0, make_bad_file(kind))
@@ -39,9 +37,7 @@ def test_a_pack_gives_the_same_batches(executor: str, pictures: Any, tmp_path: P
     assert packed.train.fingerprint == files.train.fingerprint
     assert packed.class_names == files.class_names
     batches = [
-        list(
-            build_loader(index, TrainViews(32), batch_size=8, mean=(0, 0, 0), std=(1, 1, 1), executor=executor).epoch(0)
-        )
+        list(make_loader(index, TrainCrops(32), backend, batch_size=8).epoch(0))
         for index in (files.train, packed.train)
     ]
     for one, other in zip(*batches, strict=True):
@@ -68,7 +64,7 @@ def test_shrinking_changes_the_large_pictures_only(pictures: Any, tmp_path: Path
     assert packed.train.heights.tolist() == [60] * 5 + [62] * 10
     assert packed.train.widths[5] == 80 * 62 // 65
     assert packed.train.fingerprint != files.train.fingerprint
-    batch = next(build_loader(packed.train, TrainViews(32), batch_size=15, mean=(0, 0, 0), std=(1, 1, 1)).epoch(0))
+    batch = next(make_loader(packed.train, TrainCrops(32), batch_size=15).epoch(0))
     assert batch.images.shape == (15, 3, 32, 32)
 
 
@@ -249,8 +245,8 @@ def test_what_a_tar_says_of_its_members_is_not_asked(pictures: Any, tmp_path: Pa
     assert [read_encoded(again, i) for i in range(len(again))] == before
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_picture_that_breaks_in_a_pack_is_named(executor: str, pictures: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_picture_that_breaks_in_a_pack_is_named(backend: str, pictures: Any, tmp_path: Path) -> None:
     pictures.fill().load()
     run("list", tmp_path / "pack", **pictures.options())
     index = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path).train
@@ -259,6 +255,6 @@ def test_a_picture_that_breaks_in_a_pack_is_named(executor: str, pictures: Any, 
     with index.file(3).open("r+b") as shard:
         shard.seek(offset)
         shard.write(bytes(count))
-    loader = build_loader(index, TrainViews(32), batch_size=8, mean=(0, 0, 0), std=(1, 1, 1), executor=executor)
+    loader = make_loader(index, TrainCrops(32), backend, batch_size=8)
     with pytest.raises(UserError, match=rf"train-000000\.tar at byte {offset} is of no known image format"):
         list(loader.epoch(0))

@@ -1,8 +1,8 @@
-"""What DALI is given: the encoded pictures of each step, read and looked at by threads before it comes to them.
+"""What DALI is given: the encoded images of each step, read and looked at by threads before it comes to them.
 
-DALI's decoders end the process on bytes that they do not recognise, and show some pictures otherwise than Pillow. So it gets
+DALI's decoders end the process on bytes that they do not recognise, and show some images otherwise than Pillow. So it gets
 plain JPEGs of the indexed size alone (``jpeg.plain_parts``), without their metadata; in place of everything else it gets a
-tiny picture that nobody looks at, and we make those rows. What a look has found is kept (``looks.py``): of a file that is in the
+tiny image that nobody looks at, and we make those rows. What a look has found is kept (``looks.py``): of a file that is in the
 same condition as it was then, the same parts are read without another look. DALI decodes them where the threads have put
 them, and nothing is put there again before it has come to their end.
 """
@@ -21,16 +21,16 @@ from fastlift.data.index.jpeg import Ranges, joined, plain_parts
 from fastlift.data.loading.collate import chunks
 from fastlift.data.loading.dali.graph import GraphSpec
 from fastlift.data.loading.dali.trial import black_jpeg
-from fastlift.data.loading.decode import load_picture
+from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.looks import Looks
-from fastlift.data.loading.reading import DecodeError, PictureFile
-from fastlift.data.loading.render import MAX_RESIZED_PIXELS, render_views
-from fastlift.data.sampling.crops import ResizedCrops, Windows
+from fastlift.data.loading.reading import DecodeError, ImageFile
+from fastlift.data.loading.render import MAX_RESIZED_PIXELS, render_crops
+from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.stream import Step, Stream
 
 
 class Memory:
-    """Room for the encoded pictures of a batch, used for one batch after another: the system takes longer to find new pages
+    """Room for the encoded images of a batch, used for one batch after another: the system takes longer to find new pages
     than to fill them from a file."""
 
     def __init__(self) -> None:
@@ -59,17 +59,17 @@ class Fed:
     """A step as DALI got it."""
 
     step: Step
-    pictures: list[np.ndarray]  # uint8 [n] each, what DALI decodes
+    encoded: list[np.ndarray]  # uint8 [n] each, what DALI decodes
     memory: Memory  # where they lie
-    # Rows that DALI does not make: their views, uint8 [V, 3, S, S], or why there are none. Written by the threads that read.
+    # Rows that DALI does not make: their crops, uint8 [V, 3, S, S], or why there are none. Written by the threads that read.
     ours: dict[int, np.ndarray | DecodeError] = field(default_factory=dict)
-    given: tuple[Any, ...] = ()  # DALI's own lists of pictures and columns
+    given: tuple[Any, ...] = ()  # DALI's own lists of images and columns
 
-    def views(self, row: int) -> np.ndarray:
+    def crops(self, row: int) -> np.ndarray:
         """Those of a row that DALI does not make: uint8 [V, 3, S, S].
 
         Raises:
-            DecodeError: its picture is broken.
+            DecodeError: its image is broken.
         """
         made = self.ours[row]
         if isinstance(made, DecodeError):
@@ -115,7 +115,7 @@ class Feed:
         return fed
 
     def __call__(self, info: Any) -> tuple[Any, ...]:
-        """What DALI asks for: the pictures and columns of the next step."""
+        """What DALI asks for: the encoded images and columns of the next step."""
         from nvidia.dali import tensors
 
         if (fed := self.take()) is None:
@@ -123,15 +123,15 @@ class Feed:
         # Made into its own lists here: arrays one by one would take it several times as long.
         columns = [np.ascontiguousarray(column, dtype=np.int32) for column in self.columns(fed)]
         make_list: Any = tensors.TensorListCPU  # its stub lags behind
-        pictures = make_list([tensors.TensorCPU(picture) for picture in fed.pictures], contiguous=False)
-        fed.given = (pictures, *map(make_list, columns))
+        encoded = make_list([tensors.TensorCPU(data) for data in fed.encoded], contiguous=False)
+        fed.given = (encoded, *map(make_list, columns))
         self.fed.append(fed)
         return fed.given
 
     def done(self) -> Fed:
-        """The step whose output DALI has put out: it needs that step's pictures no longer."""
+        """The step whose output DALI has put out: it needs that step's images no longer."""
         fed = self.fed.popleft()
-        fed.pictures, fed.given = [], ()
+        fed.encoded, fed.given = [], ()
         fed.memory.clear()
         self._free.append(fed.memory)
         return fed
@@ -141,15 +141,15 @@ class Feed:
         return self.fed.popleft()
 
     def columns(self, fed: Fed) -> list[np.ndarray]:
-        """The numbers beside the pictures; where another picture is in the place of a row's, such that it has them all."""
-        views, others = fed.step.views, list(fed.ours)
-        if isinstance(views, Windows):
-            corners, sizes = _pairs(views.x, views.y), _pairs(views.w, views.h)
+        """The numbers beside the images; where another image is in the place of a row's, such that it has them all."""
+        boxes, others = fed.step.boxes, list(fed.ours)
+        if isinstance(boxes, CropBoxes):
+            corners, sizes = _pairs(boxes.x, boxes.y), _pairs(boxes.w, boxes.h)
             corners[others], sizes[others] = 0, 1
-            return [corners, sizes, views.flip][: self._spec.columns]
-        size, corners = np.stack([views.height, views.width], axis=1), _pairs(views.x, views.y)
-        size[others], corners[others] = self._stream.views.size, 0
-        return [size, corners, views.flip][: self._spec.columns]
+            return [corners, sizes, boxes.flip][: self._spec.columns]
+        size, corners = np.stack([boxes.height, boxes.width], axis=1), _pairs(boxes.x, boxes.y)
+        size[others], corners[others] = self._stream.crops.size, 0
+        return [size, corners, boxes.flip][: self._spec.columns]
 
     def _begin(self, step: Step) -> tuple[Fed, list[Future[None]]]:
         count = len(step.sources)
@@ -157,22 +157,22 @@ class Feed:
         return fed, [self._pool.submit(self._read, fed, rows) for rows in chunks(count, self._workers)]
 
     def _read(self, fed: Fed, rows: range) -> None:
-        too_long = self._too_long(fed.step.views)
+        too_long = _too_long(fed.step.boxes)
         for row in rows:
             try:
-                picture = self._plain(int(fed.step.sources[row]), fed.memory)
-                if isinstance(picture, bytes) or too_long[row]:
-                    fed.ours[row] = self._views_of(fed.step, row, bytes(picture))
+                encoded = self._plain(int(fed.step.sources[row]), fed.memory)
+                if isinstance(encoded, bytes) or too_long[row]:
+                    fed.ours[row] = self._crops_of(fed.step, row, bytes(encoded))
                 else:
-                    fed.pictures[row] = picture
+                    fed.encoded[row] = encoded
             except DecodeError as error:
                 fed.ours[row] = error
 
     def _plain(self, source: int, memory: Memory) -> np.ndarray | bytes:
-        """What DALI decodes of a picture, uint8 [n]; or all of its bytes, where it decodes nothing of it."""
+        """What DALI decodes of an image, uint8 [n]; or all of its bytes, where it decodes nothing of it."""
         began_ns = time.time_ns()
         index = self._stream.index
-        with PictureFile(index, source) as file:
+        with ImageFile(index, source) as file:
             before = file.condition()
             known = self._looks.known(source, before)
             offset, count = file.place(before)
@@ -193,23 +193,24 @@ class Feed:
             self._looks.note(source, after, began_ns, parts)
         return data if parts is None else np.frombuffer(joined(data, parts), dtype=np.uint8)
 
-    def _views_of(self, step: Step, row: int, data: bytes) -> np.ndarray:
-        """The views of a row that DALI does not make, from its bytes: uint8 [V, 3, S, S]; raises DecodeError."""
-        views = self._stream.views
-        picture = load_picture(self._stream.index, int(step.sources[row]), data)
-        made = np.empty((views.views, 3, views.size, views.size), dtype=np.uint8)
-        render_views(picture, step.views, row, views.interpolation, made)
+    def _crops_of(self, step: Step, row: int, data: bytes) -> np.ndarray:
+        """The crops of a row that DALI does not make, from its bytes: uint8 [V, 3, S, S]; raises DecodeError."""
+        crops = self._stream.crops
+        pixels = load_image(self._stream.index, int(step.sources[row]), data)
+        made = np.empty((crops.per_image, 3, crops.size, crops.size), dtype=np.uint8)
+        render_crops(pixels, step.boxes, row, crops.interpolation, made)
         return made
 
-    def _too_long(self, views: Windows | ResizedCrops) -> np.ndarray:
-        """Rows whose resized picture would take gigabytes, where the graph resizes: bool [B]."""
-        if self._spec.pixels_only or isinstance(views, Windows):
-            return np.zeros(len(views.x), dtype=bool)
-        return views.width * views.height > MAX_RESIZED_PIXELS
+
+def _too_long(boxes: CropBoxes | ResizedCrops) -> np.ndarray:
+    """Rows whose resized image would take gigabytes: bool [B]."""
+    if isinstance(boxes, CropBoxes):
+        return np.zeros(len(boxes.x), dtype=bool)
+    return boxes.width * boxes.height > MAX_RESIZED_PIXELS
 
 
-def _filled(out: np.ndarray, file: PictureFile, offset: int, parts: Ranges) -> bool:
-    """Fill uint8 [n] with parts of a picture that lies at ``offset``; whether they were all there."""
+def _filled(out: np.ndarray, file: ImageFile, offset: int, parts: Ranges) -> bool:
+    """Fill uint8 [n] with parts of an image that lies at ``offset``; whether they were all there."""
     room, filled = out.data, 0
     for start, end in parts:
         if not file.read_into(offset + start, room[filled : filled + end - start]):

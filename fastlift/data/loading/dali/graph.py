@@ -1,48 +1,44 @@
-"""The DALI graph: encoded pictures to decoded pixels or normalised views, the same function for CPUs and GPUs.
+"""The DALI graph: encoded images to normalised crops, the same function for GPUs and, in tests, CPUs.
 
-``device="cpu"`` runs everywhere; ``device="gpu"`` decodes with nvJPEG ("mixed") and resizes on the GPU. Windows and
-flips come in as numbers, so nothing in the graph is random. On CPUs training stops the graph after decoding
-(``pixels_only``): DALI's resize takes five times as long there as torch's (docs/architecture.md).
+``device="gpu"`` decodes with nvJPEG ("mixed") and resizes on the GPU; ``device="cpu"`` runs everywhere. Crop boxes and
+flips come in as numbers, so nothing in the graph is random.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastlift.data.sampling.crops import EvalViews, TrainViews
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 
 
 @dataclass(frozen=True)
 class GraphSpec:
     """What the graph is built for."""
 
-    views: TrainViews | EvalViews
+    crops: TrainCrops | EvalCrops
     mean: tuple[float, ...]  # of pixels in [0, 1]
     std: tuple[float, ...]
     device: Literal["cpu", "gpu"]
     half: bool  # output in fp16 instead of fp32
-    pixels_only: bool = False  # put out decoded uint8 pixels: the window where there is one, else the whole picture
 
     @property
     def resizes_whole(self) -> bool:
-        """Views are crops of the resized image (centre, five, ten) rather than windows that are resized."""
-        return isinstance(self.views, EvalViews) and self.views.crops != "random"
+        """Crops are cut from the resized image (centre, five, ten) rather than resized from boxes."""
+        return isinstance(self.crops, EvalCrops) and self.crops.crops != "random"
 
     @property
-    def decodes_windows(self) -> bool:
-        """A picture has one window: only its part is decoded."""
-        return not self.resizes_whole and not self.views.stacked
+    def decodes_boxes(self) -> bool:
+        """An image has one box: only its part is decoded."""
+        return not self.resizes_whole and not self.crops.stacked
 
     @property
     def flips(self) -> bool:
-        """Whether any view is ever mirrored."""
-        return not self.resizes_whole or self.views.views == 10
+        """Whether any crop is ever mirrored."""
+        return not self.resizes_whole or self.crops.per_image == 10
 
     @property
     def columns(self) -> int:
-        """How many columns of numbers are fed beside the pictures: see ``build_pipeline``."""
-        if self.pixels_only:
-            return 2 if self.decodes_windows else 0
+        """How many columns of numbers are fed beside the images: see ``build_pipeline``."""
         return 3 if self.flips else 2
 
 
@@ -58,11 +54,11 @@ def build_pipeline(
     """A DALI pipeline (not yet built) that calls ``source`` for the inputs of each batch.
 
     For every sample the source feeds, in this order: the encoded bytes, uint8 [n], then the first
-    ``spec.columns`` of: for windows, their x, y and their w, h, int32 [2 V] each; for crops of the resized picture, its
+    ``spec.columns`` of: for boxes, their x, y and their w, h, int32 [2 V] each; for crops of the resized image, its
     height and width, int32 [2], and the crops' x, y, int32 [2 V]; and flips, int32 [V]. It feeds a list of the batch each, which
     has to stay as it is until the batch is put out.
 
-    Output: views [B, 3, S, S] or [B, V, 3, S, S], or with ``pixels_only`` B pictures uint8 [h, w, 3].
+    Output: crops [B, 3, S, S] or [B, V, 3, S, S], normalised, fp32 or fp16.
     """
     from nvidia.dali import Pipeline, fn, types
 
@@ -77,28 +73,28 @@ def build_pipeline(
     )
     with pipeline:
         kinds = [types.UINT8, *[types.INT32] * spec.columns]
-        # Without a copy: DALI makes it holding Python's lock, 13 ms for 512 pictures.
+        # Without a copy: DALI makes it holding Python's lock, 13 ms for 512 images.
         encoded, *columns = fn.external_source(
             source, num_outputs=len(kinds), batch=True, batch_info=True, dtype=kinds, ndim=1, no_copy=True
         )
-        pipeline.set_outputs((_decoded if spec.pixels_only else _views)(spec, encoded, columns))
+        pipeline.set_outputs(_crops(spec, encoded, columns))
     return pipeline
 
 
 def _decoded(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
-    """The pixels that the views are made of, HWC: the window alone where there is one."""
+    """The pixels that the crops are made of, HWC: the box alone where there is one."""
     from nvidia.dali import fn
 
-    if not spec.decodes_windows:
+    if not spec.decodes_boxes:
         return fn.decoders.image(encoded, **_decoder_options(spec))
     starts, sizes = columns[:2]
     return fn.decoders.image_slice(encoded, start=starts, shape=sizes, axis_names="WH", **_decoder_options(spec))
 
 
-def _views(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
-    """Resized, mirrored and normalised views."""
+def _crops(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
+    """Resized, mirrored and normalised crops."""
     first, second, flips = (*columns, None)[:3]
-    make = _crops_of_resized if spec.resizes_whole else _resized_windows
+    make = _crops_of_resized if spec.resizes_whole else _resized_boxes
     return _normalised(spec, make(spec, _decoded(spec, encoded, columns), first, second, flips), flips)
 
 
@@ -114,20 +110,20 @@ def _resized(spec: GraphSpec, image: Any, size: Any) -> Any:
 
     if not isinstance(size, list):
         size = fn.cast(size, dtype=types.FLOAT)  # what the operator takes; exact below 2**24
-    kind = types.INTERP_CUBIC if spec.views.interpolation == "bicubic" else types.INTERP_LINEAR
+    kind = types.INTERP_CUBIC if spec.crops.interpolation == "bicubic" else types.INTERP_LINEAR
     return fn.resize(image, size=size, interp_type=kind, antialias=True)
 
 
-def _resized_windows(spec: GraphSpec, pixels: Any, starts: Any, sizes: Any, flips: Any) -> Any:
-    """Each window resized to S x S: HWC, or VHWC with the flips already made."""
+def _resized_boxes(spec: GraphSpec, pixels: Any, starts: Any, sizes: Any, flips: Any) -> Any:
+    """Each box resized to S x S: HWC, or VHWC with the flips already made."""
     from nvidia.dali import fn
 
-    target = [spec.views.size, spec.views.size]
-    if spec.decodes_windows:
+    target = [spec.crops.size, spec.crops.size]
+    if spec.decodes_boxes:
         return _resized(spec, pixels, target)
     cut = [
         fn.slice(pixels, start=starts[2 * v : 2 * v + 2], shape=sizes[2 * v : 2 * v + 2], axis_names="WH")
-        for v in range(spec.views.views)
+        for v in range(spec.crops.per_image)
     ]
     return fn.stack(*(fn.flip(_resized(spec, part, target), horizontal=flips[v]) for v, part in enumerate(cut)))
 
@@ -137,12 +133,12 @@ def _crops_of_resized(spec: GraphSpec, pixels: Any, size: Any, starts: Any, flip
     from nvidia.dali import fn
 
     resized = _resized(spec, pixels, size)
-    target = [spec.views.size, spec.views.size]
+    target = [spec.crops.size, spec.crops.size]
     cut = [
         fn.slice(resized, start=starts[2 * v : 2 * v + 2], shape=target, axis_names="WH")
-        for v in range(spec.views.views)
+        for v in range(spec.crops.per_image)
     ]
-    if not spec.views.stacked:
+    if not spec.crops.stacked:
         return cut[0]
     if spec.flips:
         cut = [fn.flip(part, horizontal=flips[v]) for v, part in enumerate(cut)]
@@ -157,7 +153,7 @@ def _normalised(spec: GraphSpec, pixels: Any, flips: Any) -> Any:
         "mean": _times_255(spec.mean),
         "std": _times_255(spec.std),
     }
-    if spec.views.stacked:
+    if spec.crops.stacked:
         return fn.crop_mirror_normalize(fn.reshape(pixels, layout="FHWC"), output_layout="FCHW", **options)
     if spec.flips:
         options["mirror"] = flips[0]

@@ -1,4 +1,4 @@
-"""DALI's views as torch's own tensors."""
+"""DALI's crops as torch's own tensors."""
 
 from collections import deque
 from typing import Any
@@ -11,7 +11,7 @@ class Handover:
 
     DALI frees memory in the order of its own stream: what lies in the place of a tensor that was let go may be written while
     another stream still reads that tensor. So nobody outside gets DALI's memory, and here it is held until the copy is over.
-    On a GPU that takes 0.2 ms for 512 views, and is the cast to bf16 in any case.
+    On a GPU that takes 0.2 ms for 512 crops, and is the cast to bf16 in any case.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:

@@ -1,6 +1,6 @@
 """Runs the DALI pipeline in a thread of its own, so that what DALI does in Python is not done by the thread that trains.
 
-What the pipeline's turn takes of Python (the next step's numbers, its pictures and columns made into DALI's lists) and the wait for
+What the pipeline's turn takes of Python (the next step's numbers, its images and columns made into DALI's lists) and the wait for
 a batch are here; who takes the batches finds one ready. DALI's worker processes (``parallel=True``) would not do it: they
 have to be forked before CUDA starts, and the thread that runs the pipeline takes up what they send sample by sample.
 """
@@ -19,7 +19,7 @@ from fastlift.data.sampling.stream import Step
 
 @dataclass
 class Made:
-    """What DALI made of a step: its list of pixels or views, complete also where they lie on a GPU; or why it failed."""
+    """What DALI made of a step: its list of crops, complete also where they lie on a GPU; or why it failed."""
 
     fed: Fed
     output: Any

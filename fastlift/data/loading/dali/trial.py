@@ -1,6 +1,7 @@
 """Whether DALI works here, by trying it; and what its errors mean."""
 
 import functools
+import importlib.util
 import io
 import re
 from typing import Literal
@@ -9,25 +10,39 @@ import numpy as np
 import torch
 
 from fastlift.data.loading.dali.graph import GraphSpec, build_pipeline
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.errors import UserError
 
-# What DALI says where it is not for the picture.
+# What DALI says where it is no image's fault.
 _MACHINES_FAULT = re.compile(r"CUDA (runtime|driver) API error|CUDA allocation failed|out of memory|ALLOCATOR_FAILURE")
 _LONGEST = 240
 
 
+def trouble(device_id: int | None) -> str:
+    """Why DALI cannot do its part on a GPU, or by its operators for CPUs (None); empty where it can. Imports it, and tries it."""
+    try:
+        if importlib.util.find_spec("nvidia.dali") is None:
+            return "DALI is not installed"
+    except (ImportError, ValueError):
+        return "DALI is not installed"
+    try:
+        import nvidia.dali  # noqa: F401
+    except Exception as error:  # a library of it that does not load, a NumPy that it does not know
+        return f"DALI is installed but cannot be imported ({error})"
+    return trial(device_id)
+
+
 @functools.cache
 def trial(device_id: int | None) -> str:
-    """Why DALI cannot do its part on a GPU, or on the CPU (None); empty where it can. It makes a view of a tiny JPEG.
+    """Why DALI cannot make a crop of a tiny JPEG; empty where it can.
 
     To ask for versions would not do: a DALI of one CUDA imports beside a driver of another, and libraries that it loads when a
     decoder is made may be missing. Takes 0.03 s on a CPU.
     """
     where: Literal["cpu", "gpu"] = "cpu" if device_id is None else "gpu"
-    spec = GraphSpec(TrainViews(8), (0.5,) * 3, (0.5,) * 3, where, half=False, pixels_only=device_id is None)
+    spec = GraphSpec(TrainCrops(8), (0.5,) * 3, (0.5,) * 3, where, half=False)
     corner, size, flip = (np.array([numbers], dtype=np.int32) for numbers in ((0, 0), (8, 8), (0,)))
-    given = ([np.frombuffer(black_jpeg(), dtype=np.uint8)], corner, size, flip)[: 1 + spec.columns]
+    given = ([np.frombuffer(black_jpeg(), dtype=np.uint8)], corner, size, flip)
     try:
         pipeline = build_pipeline(spec, lambda info: given, batch_size=1, workers=1, device_id=device_id, prefetch=1)
         pipeline.build()
@@ -66,7 +81,7 @@ def gist(message: str) -> str:
 
 
 def raise_if_machines_fault(error: RuntimeError) -> None:
-    """No picture is at fault where the GPU has no memory left, or fails: to decode them one by one would not help.
+    """No image is at fault where the GPU has no memory left, or fails: to decode them one by one would not help.
 
     Raises:
         UserError: that is so.

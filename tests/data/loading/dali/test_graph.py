@@ -11,35 +11,35 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from loaders import MEAN, NEEDS_DALI, STD, make_loader
 
 from fastlift.data.index.index import ImageIndex
+from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.dali.feed import Feed
 from fastlift.data.loading.dali.graph import GraphSpec, build_pipeline
-from fastlift.data.loading.loader import build_loader, without_dali
 from fastlift.data.loading.looks import Looks
-from fastlift.data.sampling.crops import EvalViews, TrainViews
-from fastlift.data.sampling.stream import StandIns, Stream
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.stream import Stream
 
-pytestmark = pytest.mark.skipif(without_dali() != "", reason="no DALI")
+pytestmark = NEEDS_DALI
 
 ALL_VIEWS = [
-    TrainViews(32),
-    TrainViews(32, kind="minimalist", interpolation="bicubic"),
-    EvalViews(32),
-    EvalViews(32, interpolation="bicubic"),
-    EvalViews(32, crops="five", interpolation="bicubic"),
-    EvalViews(32, crops="ten"),
-    EvalViews(32, crops="random", n_random=3, interpolation="bicubic"),
+    TrainCrops(32),
+    TrainCrops(32, kind="minimalist", interpolation="bicubic"),
+    EvalCrops(32),
+    EvalCrops(32, interpolation="bicubic"),
+    EvalCrops(32, crops="five", interpolation="bicubic"),
+    EvalCrops(32, crops="ten"),
+    EvalCrops(32, crops="random", n_random=3, interpolation="bicubic"),
 ]
 
 
-MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 by_views = pytest.mark.parametrize(
     "views", ALL_VIEWS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
 )
 
 
-def serialized(views: TrainViews | EvalViews, device: Literal["cpu", "gpu"], **changes: Any) -> bytes:
+def serialized(views: TrainCrops | EvalCrops, device: Literal["cpu", "gpu"], **changes: Any) -> bytes:
     spec = GraphSpec(views, (0.5,) * 3, (0.2,) * 3, device, **{"half": False, **changes})
     pipeline = build_pipeline(spec, lambda info: (), batch_size=4, workers=1, device_id=None, prefetch=2)
     return pipeline.serialize()
@@ -47,9 +47,9 @@ def serialized(views: TrainViews | EvalViews, device: Literal["cpu", "gpu"], **c
 
 @pytest.mark.parametrize("half", [False, True])
 @by_views
-def test_the_gpu_graph_can_be_serialized(views: TrainViews | EvalViews, half: bool) -> None:
+def test_the_gpu_graph_can_be_serialized(views: TrainCrops | EvalCrops, half: bool) -> None:
     graph = serialized(views, "gpu", half=half)
-    decoder = b"image_slice" if isinstance(views, TrainViews) else b"decoders__Image"
+    decoder = b"image_slice" if isinstance(views, TrainCrops) else b"decoders__Image"
     assert decoder.lower() in graph.lower()
     assert b"mixed" in graph
     assert b"mixed" not in serialized(views, "cpu", half=half)
@@ -62,7 +62,7 @@ def test_serializing_does_catch_a_wrong_device(monkeypatch: pytest.MonkeyPatch) 
     resize: Any = fn.resize
     monkeypatch.setattr(fn, "resize", lambda *inputs, **options: resize(*inputs, device="cpu", **options))
     with pytest.raises(RuntimeError, match=r"gpu|GPU"):
-        serialized(TrainViews(32), "gpu")
+        serialized(TrainCrops(32), "gpu")
 
 
 def test_serializing_does_catch_an_unknown_argument(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,19 +71,17 @@ def test_serializing_does_catch_an_unknown_argument(monkeypatch: pytest.MonkeyPa
     resize: Any = fn.resize
     monkeypatch.setattr(fn, "resize", lambda *inputs, **options: resize(*inputs, sharpness=1.0, **options))
     with pytest.raises(KeyError, match="sharpness"):
-        serialized(TrainViews(32), "gpu")
+        serialized(TrainCrops(32), "gpu")
 
 
-def differences(index: ImageIndex, views: TrainViews | EvalViews, batch_size: int) -> np.ndarray:
-    """Grey levels between the views of the whole graph, run on the CPU, and those of the torchvision executor."""
-    stream, stand_ins = Stream(index, views, batch_size, seed=1), StandIns(index, "stop", None)
+def differences(index: ImageIndex, views: TrainCrops | EvalCrops, batch_size: int) -> np.ndarray:
+    """Grey levels between the views of the whole graph, run on the CPU, and those of the torchvision backend."""
+    stream, replacements = Stream(index, views, batch_size, seed=1), Replacements(index, "stop", None)
     spec = GraphSpec(views, MEAN, STD, "cpu", half=False)
     feed = Feed(stream, spec, Looks(index), workers=1, ahead=1)
     pipeline = build_pipeline(spec, feed, batch_size=batch_size, workers=1, device_id=None, prefetch=2)
-    feed.start(stream.step(stream.order(2), 2, number, stand_ins) for number in range(stream.steps_per_epoch))
-    theirs = build_loader(
-        index, views, mean=MEAN, std=STD, batch_size=batch_size, seed=1, executor="torchvision", cache_bytes=0
-    )
+    feed.start(stream.step(stream.order(2), 2, number, replacements) for number in range(stream.steps_per_epoch))
+    theirs = make_loader(index, views, batch_size=batch_size, cache_bytes=0)
     found = []
     for batch in theirs.epoch(2):
         (made,) = pipeline.run()
@@ -96,14 +94,14 @@ def differences(index: ImageIndex, views: TrainViews | EvalViews, batch_size: in
 
 
 @by_views
-def test_the_graphs_views_are_the_torchvision_executors(views: TrainViews | EvalViews, pictures: Any) -> None:
+def test_the_graphs_crops_are_the_torchvision_backends(views: TrainCrops | EvalCrops, pictures: Any) -> None:
     """At most 3 levels apart on pictures with noise in every pixel: DALI rounds once, torch after each of two passes."""
     found = differences(pictures.fill(each=4).load().train, views, batch_size=5)
     assert found.mean() < 0.35
     assert found.max() < 3
 
 
-@pytest.mark.parametrize("views", [TrainViews(224), EvalViews(224, crops="five")], ids=["train", "five"])
-def test_the_graphs_views_of_real_images(views: TrainViews | EvalViews, real_images: ImageIndex) -> None:
+@pytest.mark.parametrize("views", [TrainCrops(224), EvalCrops(224, crops="five")], ids=["train", "five"])
+def test_the_graphs_views_of_real_images(views: TrainCrops | EvalCrops, real_images: ImageIndex) -> None:
     """Mean absolute difference at most 0.25 grey levels over 100 ImageNet files."""
     assert differences(real_images, views, batch_size=25).mean() <= 0.25

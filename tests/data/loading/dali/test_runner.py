@@ -1,6 +1,5 @@
 """The thread that takes batches does nothing of DALI's part; on a GPU, DALI's memory is held for as long as it is read."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -12,27 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loaders import NEEDS_DALI, WITH_HELPERS, levels_apart, make_loader
 
 from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.dali import loader as dali_loader
 from fastlift.data.loading.dali import output as dali_output
 from fastlift.data.loading.dali.feed import Feed, Memory
-from fastlift.data.loading.dali.graph import GraphSpec
 from fastlift.data.loading.dali.output import Handover
-from fastlift.data.loading.loader import Batch, Loader, build_loader, without_dali
-from fastlift.data.sampling.crops import EvalViews, TrainViews
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 from fastlift.errors import UserError
 
-pytestmark = pytest.mark.skipif(without_dali() != "", reason="no DALI")
-MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+pytestmark = NEEDS_DALI
 
 
 def make(
-    index: ImageIndex, views: TrainViews | EvalViews | None = None, executor: str = "dali", **options: Any
+    index: ImageIndex, crops: TrainCrops | EvalCrops | None = None, backend: str = "dali", **options: Any
 ) -> Loader:
-    given: dict[str, Any] = {"batch_size": 4, "seed": 1, "cache_bytes": 0, **options}
-    return build_loader(index, views or TrainViews(32), mean=MEAN, std=STD, executor=executor, **given)
+    return make_loader(index, crops or TrainCrops(32), backend, cache_bytes=0, **options)
 
 
 def test_what_dali_asks_for_is_made_in_another_thread(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +91,9 @@ def test_an_epoch_that_is_left_to_the_collector_ends(pictures: Any) -> None:
     """As after an error whose traceback holds it: its threads are gone before it is told to stop."""
     pictures.fill(each=8).load()
     arguments = json.dumps({key: str(path) for key, path in pictures.options().items()})
-    done = subprocess.run([sys.executable, "-c", LEAVE, arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVE, arguments], capture_output=True, text=True, timeout=120, env=WITH_HELPERS
+    )
     assert (done.returncode, done.stdout) == (0, "collected\nended\n"), done.stderr
 
 
@@ -102,11 +101,11 @@ LEAVE = """
 import gc, json, sys, time
 from pathlib import Path
 from fastlift.data.datasets.catalogue import load_data_set
-from fastlift.data.loading.loader import build_loader
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.sampling.crops import TrainCrops
+from loaders import make_loader
 index = load_data_set("list", **{key: Path(path) for key, path in json.loads(sys.argv[1]).items()}).train
 def begin():
-    loader = build_loader(index, TrainViews(32), batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), executor="dali", cache_bytes=0)
+    loader = make_loader(index, TrainCrops(32), "dali")
     batches = loader.epoch(0)
     next(batches)
     while not all(coming.done() for coming in loader._runner._coming):
@@ -142,40 +141,19 @@ def test_memory_is_used_again() -> None:
     assert len(memory._room) < 20
 
 
-# -------------------------------------------------------------- what is done for a GPU, done on the CPU
-
-
-@pytest.fixture
-def whole_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loader does on the CPU what it does for a GPU: DALI makes the views."""
-    spec_for = dali_loader._spec_for
-
-    def whole(*arguments: Any, gpu: bool) -> GraphSpec:
-        return dataclasses.replace(spec_for(*arguments, gpu=True), device="cpu")
-
-    monkeypatch.setattr(dali_loader, "_spec_for", whole)
-
-
 ALL_VIEWS = [
-    TrainViews(32),
-    TrainViews(32, kind="minimalist", epochs=4, interpolation="bicubic"),
-    EvalViews(32),
-    EvalViews(32, crops="five", interpolation="bicubic"),
-    EvalViews(32, crops="ten"),
-    EvalViews(32, crops="random", n_random=3),
+    TrainCrops(32),
+    TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
+    EvalCrops(32),
+    EvalCrops(32, crops="five", interpolation="bicubic"),
+    EvalCrops(32, crops="ten"),
+    EvalCrops(32, crops="random", n_random=3),
 ]
 
 
-def levels_apart(a: Batch, b: Batch) -> torch.Tensor:
-    """Grey levels between two batches, by row."""
-    return ((a.images.float() - b.images.float()).abs() * 255 * torch.tensor(STD).view(3, 1, 1)).flatten(1).mean(1)
-
-
 @pytest.mark.parametrize("views", ALL_VIEWS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}")
-def test_the_gpus_way_on_the_cpu(
-    views: TrainViews | EvalViews, whole_graph: None, pictures: Any, make_bad_file: Callable
-) -> None:
-    """The same order, labels and views; rows that DALI does not get have the other executor's very bits."""
+def test_order_labels_and_crops(views: TrainCrops | EvalCrops, pictures: Any, make_bad_file: Callable) -> None:
+    """The same as the torchvision backend's; rows that DALI does not get have the other backend's very bits."""
     pictures.fill(each=3)
     for label in range(3):
         pictures.add(f"c{label}/x.png", label, make_bad_file("alpha"))
@@ -186,24 +164,22 @@ def test_the_gpus_way_on_the_cpu(
             assert torch.equal(a.labels, b.labels)
             assert torch.equal(a.indices, b.indices)
             assert a.images.shape == b.images.shape
-            apart = levels_apart(a, b)
+            apart = levels_apart(a.images, b.images)
             assert apart.max() < 0.35
             ours = torch.from_numpy(np.isin(a.indices.numpy(), [9, 10, 11]))
             assert torch.equal(a.images[ours], b.images[ours])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_gpus_way_makes_the_dtype(
-    dtype: torch.dtype, whole_graph: None, pictures: Any, make_bad_file: Callable
-) -> None:
+def test_the_dtype(dtype: torch.dtype, pictures: Any, make_bad_file: Callable) -> None:
     pictures.fill(each=2).add("c0/x.png", 0, make_bad_file("alpha"))
     index = pictures.load().train
-    for a, b in zip(make(index, dtype=dtype).epoch(0), make(index, executor="torchvision").epoch(0), strict=True):
+    for a, b in zip(make(index, dtype=dtype).epoch(0), make(index, backend="torchvision").epoch(0), strict=True):
         assert a.images.dtype == dtype
-        assert levels_apart(a, b).max() < 1
+        assert levels_apart(a.images, b.images).max() < 1
 
 
-def test_the_gpus_way_resumes_and_repairs(whole_graph: None, pictures: Any) -> None:
+def test_it_resumes_and_repairs(pictures: Any) -> None:
     """A broken picture, and one that only DALI cannot decode, in the same batches as ever."""
     index = pictures.fill(each=6).load().train
     file = index.file(7)
@@ -220,8 +196,8 @@ def test_the_gpus_way_resumes_and_repairs(whole_graph: None, pictures: Any) -> N
         for a, b in zip(full[start:], again.epoch(0, start), strict=True):
             assert torch.equal(a.indices, b.indices)
             assert torch.equal(a.images, b.images)
-    plain = make(index, executor="torchvision", bad_images="skip")
-    assert all(levels_apart(a, b).max() < 0.35 for a, b in zip(full, plain.epoch(0), strict=True))
+    plain = make(index, backend="torchvision", bad_images="skip")
+    assert all(levels_apart(a.images, b.images).max() < 0.35 for a, b in zip(full, plain.epoch(0), strict=True))
     with pytest.raises(UserError, match=r"c1/1\.jpg cannot be decoded|c1/5\.jpg is missing"):
         list(make(index).epoch(0))
 

@@ -1,5 +1,6 @@
 """A DALI that imports may still not work: it is tried before it is chosen, and what is wrong is said in a sentence."""
 
+import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -7,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from loaders import NEEDS_DALI
 
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.loading import loader as loader_module
-from fastlift.data.loading.dali.trial import gist, trial
-from fastlift.data.loading.loader import build_loader, choose_executor, without_dali
-from fastlift.data.sampling.crops import TrainViews
+from fastlift.data.loading.dali.trial import gist, trial, trouble
+from fastlift.data.loading.loader import LoaderSettings, build_loader
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.errors import UserError
 
 OLD_DRIVER = """Critical error when building pipeline:
@@ -80,7 +81,7 @@ def fake_dali(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], 
     fake_package.dali = fake
     monkeypatch.setitem(sys.modules, "nvidia", fake_package)
     monkeypatch.setitem(sys.modules, "nvidia.dali", fake)
-    monkeypatch.setattr(loader_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
 
     def fail(when: str, message: str) -> None:
@@ -98,17 +99,19 @@ def large(pictures: Any) -> ImageIndex:
 
 def test_a_dali_that_works_is_taken(fake_dali: Callable[[str, str], None], pictures: Any) -> None:
     index = large(pictures)
-    for device, number in (("cpu", None), ("cuda", 3), ("cuda:1", 1)):
+    for device, number in (("cuda", 3), ("cuda:1", 1)):
         for _ in range(2):
-            assert choose_executor(index, cache_bytes=0, device=device) == ("dali", "DALI is installed")
+            assert LoaderSettings().backend_for(index, device, cache_bytes=0) == ("dali", "DALI is installed")
         assert FakePipeline.built[-1] == number
-    assert FakePipeline.built == [None, 3, 1]  # each is tried once
+    assert FakePipeline.built == [3, 1]  # each is tried once
+    assert LoaderSettings().backend_for(index, "cpu", cache_bytes=0)[0] == "torchvision"
+    assert FakePipeline.built == [3, 1]  # for a CPU it is not even tried
 
 
 @pytest.mark.parametrize("when", ["build", "run"])
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_dali_of_another_cuda(when: str, device: str, fake_dali: Callable[[str, str], None], pictures: Any) -> None:
-    """``auto`` takes the other executor and says why; asked for by name it is refused, in one sentence; CPUs have it."""
+    """``auto`` takes the other backend and says why; asked for by name it is refused, in one sentence."""
     fake_dali(when, OLD_DRIVER)
     index = large(pictures)
     number = "3" if device == "cuda" else "1"
@@ -116,10 +119,9 @@ def test_a_dali_of_another_cuda(when: str, device: str, fake_dali: Callable[[str
         f"DALI cannot decode on cuda:{number} (CUDA runtime API error cudaErrorInsufficientDriver (35): "
         "CUDA driver version is insufficient for CUDA runtime version)"
     )
-    assert choose_executor(index, cache_bytes=0, device=device) == ("torchvision", why)
-    assert choose_executor(index, cache_bytes=0)[0] == "dali"
+    assert LoaderSettings().backend_for(index, device, cache_bytes=0) == ("torchvision", why)
     with pytest.raises(UserError) as told:
-        choose_executor(index, "dali", device=device)
+        LoaderSettings("dali").backend_for(index, device)
     assert str(told.value) == (
         f"{why}: pip install 'fastlift[dali]' for drivers of CUDA 13, 'fastlift[dali-cuda12]' for CUDA 12, on Linux; "
         "or use torchvision"
@@ -135,7 +137,7 @@ def test_the_loader_asks_for_its_device(
     ):
         build_loader(
             large(pictures),
-            TrainViews(8),
+            TrainCrops(8),
             batch_size=1,
             mean=(0, 0, 0),
             std=(1, 1, 1),
@@ -162,25 +164,31 @@ def test_a_dali_whose_libraries_are_missing(
             if name == "nvidia.dali":
                 raise error
 
-    monkeypatch.setattr(loader_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.delitem(sys.modules, "nvidia.dali", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     index = large(pictures)
-    executor, why = choose_executor(index, cache_bytes=0)
-    assert executor == "torchvision"
+    backend, why = LoaderSettings().backend_for(index, "cuda:1", cache_bytes=0)
+    assert backend == "torchvision"
     assert why == f"DALI is installed but cannot be imported ({said})"
     with pytest.raises(UserError, match=r"cannot be imported .*: pip install .*; or use torchvision$"):
-        choose_executor(index, "dali")
+        LoaderSettings("dali").backend_for(index, "cuda:1")
 
 
-@pytest.mark.skipif(without_dali() != "", reason="no DALI")
+@NEEDS_DALI
 def test_the_trial_is_a_real_one() -> None:
-    """DALI's own decoder makes a view on the CPU; without a driver, or without that GPU, it says so."""
+    """DALI's own decoder makes a crop on the CPU; without a driver, or without that GPU, it says so."""
     trial.cache_clear()
     assert trial(None) == ""
     if not torch.cuda.is_available():
         assert trial(0).startswith("DALI cannot decode on cuda:0 (")
         assert "\n" not in trial(0)
+
+
+def test_a_dali_that_python_refuses_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert trouble(0).startswith("DALI is installed but cannot be imported")
 
 
 def test_errors_in_a_line() -> None:

@@ -1,0 +1,130 @@
+"""``--dataset list``: images by list files of the user's own. Published sets and ``shapes_lt`` are lists too."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fastlift.data.datasets import inaturalist
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.source import Request, Source
+from fastlift.data.datasets.splits import check_classes, finish, index_split
+from fastlift.data.index.index import ImageIndex
+from fastlift.data.index.lines import content_digest, line_blocks, read_lines, read_text
+from fastlift.data.index.lists import Listing, class_folders, parse_class_names, parse_list
+from fastlift.data.index.problems import Problems
+from fastlift.errors import UserError
+
+
+class ListFiles(Source):
+    """Lists that the user gives, with or without a file of class names."""
+
+    name = "list"
+    takes_lists = takes_class_names = True
+    last_step = "lists and images, index"
+
+    def how_to_get(self) -> str:
+        return "\nIt is the folder that the paths in --train-list and --test-list start from."
+
+    def load(self, request: Request) -> DataSet:
+        if request.train_list is None or request.test_list is None or request.data_root is None:
+            raise UserError(
+                "--dataset list needs --data-root (folder of the images), --train-list and --test-list "
+                "(lines of 'relative/path label', labels from 0) and, unless every class has a folder of its own, "
+                "--class-names (lines of 'folder name' or 'name', in the order of the labels)"
+            )
+        class_names = read_class_names(request.train_list, request.class_names)
+        return load_lists(request, request.train_list, request.test_list, class_names, Problems(request.name))
+
+
+def _accept(split: str, listing: Listing, source: str) -> None:
+    """No check beyond those of every list."""
+
+
+def load_lists(
+    request: Request,
+    train_list: Path,
+    test_list: Path,
+    class_names: tuple[str, ...],
+    problems: Problems,
+    check: Callable[[str, Listing, str], None] = _accept,
+) -> DataSet:
+    """Both splits of list files below the data root.
+
+    Args:
+        problems: what is wrong with the set so far.
+        check: called with (split, listing, name of its file) for a list without problems; adds to ``problems``.
+
+    Raises:
+        UnusableData: there are problems.
+    """
+    indices: list[ImageIndex | None] = []
+    for split, file in (("train", train_list), ("test", test_list)):
+
+        def make_listing(split: str = split, file: Path = file) -> Listing:
+            before = problems.total
+            listing = read_list(file, len(class_names), problems)
+            if problems.total == before:
+                check(split, listing, file.name)
+                if split == "train":
+                    check_classes(listing, class_names, file.name, problems)
+            return listing
+
+        key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode()
+        key += b"\0" + content_digest(file)
+        indices.append(index_split(request, split, key, make_listing, class_names, problems))
+    return finish(request.name, indices, problems)
+
+
+def read_list(file: Path, num_classes: int | None, problems: Problems) -> Listing:
+    """What a list file, or one of iNaturalist's annotation files, says.
+
+    Args:
+        num_classes: labels must be below it; None where it is not known.
+        problems: every bad line is added here and left out of the result.
+    """
+    if is_json(file):
+        return inaturalist.parse_annotations(read_text(file), file.name, num_classes, problems)
+    return parse_list(line_blocks(file), file.name, num_classes, problems)
+
+
+def is_json(file: Path) -> bool:
+    """Whether a file is one of iNaturalist's own; lists and class names otherwise."""
+    return file.name.endswith((".json", ".json.gz"))
+
+
+def read_class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
+    """Names from a file, else the folders that the classes' files lie in.
+
+    Raises:
+        UserError: the list has problems, its folders do not name the classes, or the file of names cannot be used.
+    """
+    problems = Problems(str(train_list))  # found again, and told, when the list itself is loaded
+    if file is None:
+        return _names_of_folders(read_list(train_list, None, problems), train_list, problems)
+    if is_json(file):
+        return inaturalist.species_names(inaturalist.parse_categories(read_text(file), str(file)))
+    lines = read_lines(file)
+
+    def folders_of_classes() -> list[str | None]:
+        listing = read_list(train_list, None, problems)
+        in_range = len(listing.labels) > 0 and int(listing.labels.max()) < len(lines)
+        return class_folders(listing, len(lines)) if in_range else []
+
+    return parse_class_names(lines, str(file), folders_of_classes)
+
+
+def _names_of_folders(listing: Listing, train_list: Path, problems: Problems) -> tuple[str, ...]:
+    count = int(listing.labels.max(initial=-1)) + 1
+    folders_of = class_folders(listing, count) if count <= len(listing.labels) else []
+    found = [folder for folder in folders_of if folder is not None]
+    if found and len(found) == len(folders_of):
+        return tuple(found)
+    problems.raise_if_any()
+    if empty := sorted(set(range(min(count, len(listing.labels) + 1))) - set(listing.labels.tolist())):
+        raise UserError(f"{train_list}: class {empty[0]} has no image; labels count from 0, without gaps")
+    raise UserError(
+        f"{train_list} does not tell the names of the classes (no folder for each): give --class-names, "
+        "a file with lines of 'folder name' or 'name' in the order of the labels"
+    )
+
+
+LIST = ListFiles()

@@ -1,0 +1,3 @@
+"""Small pictures on disk."""
+
+from pictures import *  # noqa: F403 - fixtures

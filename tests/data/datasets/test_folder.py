@@ -1,0 +1,54 @@
+"""Sets of class folders."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.errors import UserError
+
+
+def test_class_folders(pictures: Any, tmp_path: Path, encode: Callable, make_picture: Callable) -> None:
+    root = pictures.root
+    for split in ("train", "val"):
+        for name in ("bee", "ant"):
+            for k in range(2):
+                pictures.add(f"{split}/{name}/deep/{k}.PNG", 0, encode(make_picture(20 + k, 30), "PNG"))
+    (root / "train" / "ant" / "notes.txt").write_text("no picture")
+    data = load_data_set("folder", data_root=root, cache_dir=tmp_path)
+    assert data.class_names == ("ant", "bee")
+    assert data.train.class_counts().tolist() == [2, 2]
+    assert data.test.paths[0] == "val/ant/deep/0.PNG"
+    (root / "val" / "wasp").mkdir()
+    (root / "train" / "ant" / "moving.gif").write_bytes(b"GIF89a" + bytes(20))
+    with pytest.raises(UserError) as caught:
+        load_data_set("folder", data_root=root, cache_dir=tmp_path)
+    assert "wasp: a class that the training split does not have" in str(caught.value)
+    assert "moving.gif: is a GIF" in str(caught.value)
+
+
+def test_folders_are_walked_once_and_hidden_ones_not_at_all(
+    pictures: Any, encode: Callable, make_picture: Callable, tmp_path: Path
+) -> None:
+    data = encode(make_picture(40, 30))
+    for path in ("train/cat/1.jpg", "train/cat/more/2.JPG", "train/dog/3.jfif", "test/cat/4.jpg", "test/dog/5.jpg"):
+        pictures.add(path, 0, data)
+    (pictures.root / "train" / "cat" / ".thumbnails").mkdir()
+    (pictures.root / "train" / "cat" / ".thumbnails" / "1.jpg").write_bytes(data)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "6.jpg").write_bytes(data)
+    (pictures.root / "train" / "cat" / "linked").symlink_to(elsewhere)
+    (pictures.root / "train" / "cat" / "linked_again").symlink_to(elsewhere)
+    (pictures.root / "train" / "cat" / "more" / "loop").symlink_to(pictures.root / "train")
+    found = load_data_set("folder", data_root=pictures.root, cache_dir=pictures.cache).train
+    assert list(found.paths) == [
+        "train/cat/1.jpg", "train/cat/linked/6.jpg", "train/cat/more/2.JPG", "train/dog/3.jfif",
+    ]  # fmt: skip
+
+
+def test_folder_says_which_layout_it_wants(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"DATA_ROOT/train/CLASS/picture\.jpg"):
+        load_data_set("folder", data_root=tmp_path)

@@ -1,0 +1,25 @@
+"""Many, medium and few."""
+
+import pytest
+
+from fastlift.data.index.groups import GroupSettings, group_masks
+from fastlift.errors import UserError
+
+
+def test_group_boundaries_belong_to_medium() -> None:
+    masks = group_masks([101, 100, 20, 19, 0])
+    assert masks["many"].tolist() == [True, False, False, False, False]
+    assert masks["medium"].tolist() == [False, True, True, False, False]
+    assert masks["few"].tolist() == [False, False, False, True, True]
+    with pytest.raises(UserError, match="rise"):
+        group_masks([1], (100, 20))
+
+
+def test_settings_are_two_numbers_that_do_not_fall() -> None:
+    found = GroupSettings((1, 2)).build([3, 2, 1, 0])
+    assert {name: mask.tolist().index(True) for name, mask in found.items()} == {"many": 0, "medium": 1, "few": 3}
+    for wrong in ((100, 20), (-1, 3), (1, 2, 3), ()):
+        with pytest.raises(
+            UserError, match=r"group_boundaries: expected two numbers of images that do not fall, got \["
+        ):
+            GroupSettings(wrong)  # type: ignore[arg-type]

@@ -1,0 +1,58 @@
+"""Loaders of small pictures by each backend. DALI's makes batches on a CPU here too, by its operators for CPUs and the same
+graph, feed, runner and repair as on a GPU; outside of tests it is for GPUs alone."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.loading.batch import Batch, Loader
+from fastlift.data.loading.collate import Normalise
+from fastlift.data.loading.dali.loader import DaliLoader
+from fastlift.data.loading.dali.trial import trouble
+from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.stream import Stream
+
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+NEEDS_DALI = pytest.mark.skipif(trouble(None) != "", reason="no DALI")
+WITH_HELPERS = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # of a process that imports this file
+BACKENDS = ["torchvision", pytest.param("dali", marks=NEEDS_DALI)]
+
+
+def make_loader(
+    index: ImageIndex,
+    crops: TrainCrops | EvalCrops,
+    backend: str = "torchvision",
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    workers: int | None = None,
+    bad_images: Any = "stop",
+    on_bad: Callable[[BadImage], None] | None = None,
+    cache_bytes: int = 2**29,
+    **stream: Any,
+) -> Loader:
+    """Batches of 4 with seed 1, unless ``stream`` says otherwise (the fields of ``Stream``)."""
+    batches = Stream(index, crops, **{"batch_size": 4, "seed": 1, **stream})
+    normalise = Normalise(MEAN, STD, dtype, torch.device(device))
+    replacements = BadImageSettings(bad_images).build(index, on_bad)
+    if backend == "dali":
+        return DaliLoader(batches, replacements, normalise, workers)
+    return LoaderSettings("torchvision", workers).build(batches, normalise, replacements, cache_bytes)
+
+
+def levels_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Grey levels between two batches of normalised images, on average over each: [B]."""
+    std = torch.tensor(STD).view(3, 1, 1)
+    return ((a.cpu().float() - b.cpu().float()).abs() * 255 * std).flatten(1).mean(1)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    """Whether two batches have the same bits."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
