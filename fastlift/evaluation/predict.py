@@ -42,7 +42,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
         raise UserError(f"no such file or folder: {', '.join(missing[:10])}")
     found = [path for place in places for path in (_below(place) if place.is_dir() else [place])]
     if not found:
-        raise UserError(f"no pictures in {', '.join(map(str, places))}")
+        raise UserError(f"no images in {', '.join(map(str, places))}")
     return found
 
 

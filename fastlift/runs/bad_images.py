@@ -1,4 +1,4 @@
-"""The pictures of a run that others stand in for, listed in its ``bad_images.txt``."""
+"""The unusable images of a run and what replaced them, listed in its ``bad_images.txt``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fastlift.system.printing import printable
 
 
 class BadImages:
-    """Lists the pictures that were replaced in ``bad_images.txt``, each path of a split once, over resumed runs too.
+    """Lists the images that were replaced in ``bad_images.txt``, each path of a split once, over resumed runs too.
 
-    A line has four columns between tabs: the split, the picture's path, what is wrong with it, and the path of the
-    picture that is shown instead. Tabs, line ends and whatever else would not be shown stand there as escapes.
+    A line has four columns between tabs: the split, the image's path, what is wrong with it, and the path of the
+    image that is shown instead. Tabs, line ends and whatever else would not be shown stand there as escapes.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self._file = run.bad_images
         self._lock = threading.Lock()
-        self._listed: set[tuple[str, ...]] | None = None  # split and path; read when there is a first picture to list
+        self._listed: set[tuple[str, ...]] | None = None  # split and path; read when there is a first image to list
 
     def note_found(self, data: DataSet) -> None:
         """Those that the header scan found."""

@@ -165,7 +165,7 @@ class State(Enum):
     BEGUN = "a run without a checkpoint yet"
     UNKEPT = "a run that was to start from a given checkpoint, and was cut short before it kept that"
     TRAINED = "a run with checkpoints, without results"
-    GRADED = "a run with results, without its page"
+    EVALUATED = "a run with results, without its page"
     ENDED = "a run that has ended"
 
 
@@ -186,7 +186,7 @@ def state(path: Path) -> State:
         ours = {name for name in names if name in (LOCK, DISCARDED, GIVEN) or PART.fullmatch(name)}
         return State.FREE if names == ours else State.FOREIGN
     if run.results.name in names:
-        return State.ENDED if run.report.name in names else State.GRADED
+        return State.ENDED if run.report.name in names else State.EVALUATED
     if list(run.checkpoints.glob("*.safetensors")):
         return State.TRAINED
     return State.UNKEPT if GIVEN in names else State.BEGUN
@@ -202,7 +202,7 @@ def way_on(path: Path) -> str:
         State.BEGUN: f"it starts from the beginning with: {train} --resume --output {named}",
         State.UNKEPT: f"start it again: fastlift import-lift CHECKPOINT --overwrite --output {named} ...",
         State.TRAINED: f"it goes on with: {train} --resume --output {named}",
-        State.GRADED: f"its page is written by: fastlift report {named}",
+        State.EVALUATED: f"its page is written by: fastlift report {named}",
         State.ENDED: f"see {path / 'results.json'}",
     }[state(path)]
 

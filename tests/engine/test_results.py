@@ -83,7 +83,7 @@ def test_a_kill_while_a_run_ends(
             else:
                 end(killed, results, Quiet())
         whole(killed)
-    assert {runs.State.BEGUN, runs.State.GRADED} <= seen
+    assert {runs.State.BEGUN, runs.State.EVALUATED} <= seen
     whole(run)
 
 

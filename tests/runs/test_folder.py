@@ -18,7 +18,7 @@ STATES: dict[State, list[list[str]]] = {
     State.BEGUN: [["config.json"], ["config.json", "data.json", "metrics.jsonl", "checkpoints/.x.abcd1234.part/x"]],
     State.UNKEPT: [["config.json", ".given-start"]],
     State.TRAINED: [["config.json", "checkpoints/step-00000003.safetensors"]],
-    State.GRADED: [["config.json", "results.json"]],
+    State.EVALUATED: [["config.json", "results.json"]],
     State.ENDED: [["config.json", "results.json", "report.html", "checkpoints/epoch-001.safetensors"]],
 }
 CASES = [(found, files) for found, folders in STATES.items() for files in folders]

@@ -39,7 +39,7 @@ class Threads:
 
     Attributes:
         compute: threads of torch and of the native kernels.
-        decode: threads that make views of images.
+        decode: threads that decode images.
         wait: the wait policy, as ``VARIABLE=value`` ...
         compute_why, decode_why, wait_why: the reasons, in words.
         variables: of the wait policy, to be set; none where the user set one.
