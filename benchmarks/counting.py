@@ -142,16 +142,16 @@ def _adapter(s: Shape, batch: int) -> list[Part]:
 
 def _weights_again(s: Shape) -> tuple[float, float]:
     """(forward, backward) bytes a token that come from L2: each program of the fused kernels reads both weights in fp32."""
-    from fastlift_kernels.adapter import fused
+    from fastlift_kernels.adapter import fused_backward, fused_forward
+    from fastlift_kernels.adapter.gpu import MOST_FUSED_RANK
 
-    if s.rank > fused.MOST_RANK:
+    if s.rank > MOST_FUSED_RANK:
         return 0.0, 0.0
     weights = 2 * s.width * s.rank * 4
-    blocks = (
-        fused.configuration(kernel, s.rank, torch.bfloat16, torch.bfloat16) for kernel in (fused.FORWARD, fused.TOKENS)
-    )
-    forward, backward = (weights / block["BN"] for block in blocks)
-    return forward, backward
+    half = torch.bfloat16
+    forward = fused_forward.configuration(s.rank, half)
+    backward = fused_backward.configuration(fused_backward.TOKENS, s.rank, half, half)
+    return weights / forward["BN"], weights / backward["BN"]
 
 
 def _rest(s: Shape, batch: int) -> list[Part]:

@@ -8,23 +8,28 @@ import torch
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # classes whose operations nothing overrides
-MOST_SEEN = 4096  # kept; shapes that keep changing must not fill the memory
+MOST_SEEN = 4096  # entries kept: shapes that keep changing must not fill the memory
 
 _Tensor = torch.Tensor
 _seen: dict[Any, bool] = {}
 
 
-def check_once(check: Callable[..., None], args: tuple[Any, ...]) -> bool:
-    """Run ``check(*args)``, unless it has passed arguments of the same classes, shapes, dtypes, devices and numbers before.
+def check_once(check: Callable[[Any], None], arguments: tuple[Any, ...]) -> bool:
+    """Run ``check(arguments)``, unless it has passed the same classes, shapes, dtypes, devices and numbers before.
+
+    While ``torch.compile`` traces, the check runs in any case.
 
     Returns:
-        whether all tensors among them are plain ones, of no subclass.
+        whether no tensor is of a subclass; False while ``torch.compile`` traces.
 
     Raises:
         what ``check`` raises.
     """
+    if torch.compiler.is_compiling():
+        check(arguments)
+        return False
     # Written out and not a function, since this runs in every call.
-    kinds = [(x.__class__, x.shape, x.dtype, x.device, x.layout) if isinstance(x, _Tensor) else x for x in args]
+    kinds = [(x.__class__, x.shape, x.dtype, x.device, x.layout) if isinstance(x, _Tensor) else x for x in arguments]
     key: Any = (check, tuple(kinds))
     try:
         known = _seen.get(key)
@@ -32,8 +37,8 @@ def check_once(check: Callable[..., None], args: tuple[Any, ...]) -> bool:
         known = key = None
     if known is not None:
         return known
-    check(*args)
-    plain = all(type(x) in PLAIN for x in args if isinstance(x, torch.Tensor))
+    check(arguments)
+    plain = all(type(x) in PLAIN for x in arguments if isinstance(x, torch.Tensor))
     if key is not None:
         if len(_seen) >= MOST_SEEN:
             _seen.clear()
@@ -55,20 +60,20 @@ def check_parameter(name: str, tensor: object, shape: tuple[int, ...], like_name
     """Raise unless ``tensor`` has ``shape``, lies on the device of ``like`` and has its dtype or float32."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name}: expected a tensor of shape {list(shape)}, got {type(tensor).__name__}")
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
     if tensor.dtype != like.dtype and tensor.dtype != torch.float32:
         raise TypeError(f"{name}: expected float32 or {like_name}'s dtype {like.dtype}, got {tensor.dtype}")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
-    if tensor.device != like.device:
-        raise ValueError(f"{name}: expected device {like.device}, where {like_name} lies, got {tensor.device}")
+    check_like(name, tensor, shape, (tensor.dtype,), like_name, like)
 
 
-def check_kept(
-    name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], like: torch.Tensor
+def check_like(
+    name: str,
+    tensor: torch.Tensor,
+    shape: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    like_name: str,
+    like: torch.Tensor,
 ) -> None:
-    """Raise unless ``tensor``, which one op hands to the next, has ``shape``, one of ``dtypes`` and the device of ``like``."""
+    """Raise unless ``tensor`` is dense, has ``shape`` and one of ``dtypes``, and lies on the device of ``like``."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
     if tensor.dtype not in dtypes:
@@ -76,13 +81,18 @@ def check_kept(
     if tensor.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
     if tensor.device != like.device:
-        raise ValueError(f"{name}: expected device {like.device}, got {tensor.device}")
+        raise ValueError(f"{name}: expected device {like.device}, where {like_name} lies, got {tensor.device}")
 
 
 def check_number(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a number: a tensor would be read back from its device, and its gradient lost."""
     if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+
+
+def as_float(value: float) -> float:
+    """A whole number as a float, which is what kernels are compiled for; what is no number is left to the check."""
+    return float(value) if isinstance(value, int) else value
 
 
 def check_positive(name: str, value: float) -> None:

@@ -1,4 +1,4 @@
-"""Which implementation runs: by the tensor's device and dtype, or by name; what this machine has, for people."""
+"""Which implementation runs, by the tensor's device and dtype or by name; and a report of what this machine has."""
 
 import importlib.util
 import os
@@ -21,21 +21,21 @@ def choose(impl: Impl | None, name: str, tensor: torch.Tensor) -> Impl:
     None: native on a CPU and triton on a GPU where they exist, work and know the dtype, else the reference.
     By name: that one, or RuntimeError (not available here) or TypeError (dtype).
     """
-    device, dtype = tensor.device.type, tensor.dtype
+    dtype = tensor.dtype
     if impl is None:
-        if device == "cpu" and library.LOADED is not None and dtype in library.DTYPES:
+        if tensor.is_cpu and library.LOADED is not None and dtype in library.DTYPES:
             return "native"
-        if device == "cuda" and TRITON_FOUND and dtype in TRITON_DTYPES:
+        if tensor.is_cuda and TRITON_FOUND and dtype in TRITON_DTYPES:
             return "triton" if torch.compiler.is_compiling() or not _told_fault() else "reference"
         return "reference"
     if impl == "reference":
         return impl
     if impl not in ("native", "triton"):
         raise ValueError(f'impl: expected None, "reference", "native" or "triton", got {impl!r}')
-    reason = _native_reason(device) if impl == "native" else _triton_reason(device)
+    reason = _native_reason(tensor) if impl == "native" else triton_reason(tensor.device.type)
     if reason:
         raise RuntimeError(f'impl="{impl}" is not available: {reason}')
-    known = tuple(library.DTYPES) if impl == "native" else TRITON_DTYPES
+    known = library.DTYPES if impl == "native" else TRITON_DTYPES
     if dtype not in known:
         raise TypeError(f'{name}: impl="{impl}" knows {", ".join(str(d) for d in known)}, got {dtype}')
     return impl
@@ -50,7 +50,7 @@ def available() -> dict[str, Any]:
     ``triton_version``, ``triton_reason``.
     """
     loaded = library.LOADED
-    triton_reason = _triton_reason("cuda" if torch.cuda.is_available() else "")
+    reason = triton_reason("cuda" if torch.cuda.is_available() else "")
     return {
         "reference": True,
         "native": loaded is not None,
@@ -61,9 +61,9 @@ def available() -> dict[str, Any]:
         "native_openmp": bool(loaded.fastlift_openmp()) if loaded is not None else False,
         "threads": torch.get_num_threads(),
         "cost_without_native": "" if loaded is not None else COST_WITHOUT_NATIVE,
-        "triton": not triton_reason,
+        "triton": not reason,
         "triton_version": _triton_version(),
-        "triton_reason": triton_reason,
+        "triton_reason": reason,
     }
 
 
@@ -73,13 +73,14 @@ COST_WITHOUT_NATIVE = (
 )
 
 
-def _native_reason(device: str) -> str:
+def _native_reason(tensor: torch.Tensor) -> str:
     if library.LOADED is None:
         return library.MISSING
-    return "" if device == "cpu" else f"the native library works on CPU tensors, got a tensor on {device!r}"
+    return "" if tensor.is_cpu else f"the native library works on CPU tensors, got a tensor on {tensor.device.type!r}"
 
 
-def _triton_reason(device: str) -> str:
+def triton_reason(device: str) -> str:
+    """Why Triton's kernels do not run on ``device`` ("cuda", "cpu", or "" where no GPU is visible); "" where they do."""
     if not TRITON_FOUND:
         return "triton is not installed"
     if device == "cuda":
@@ -94,9 +95,9 @@ _is_told = False
 
 
 def _triton_fault() -> str:
-    """Why Triton starts no kernels on the GPU that is here, "" where it does; tried once.
+    """Why Triton cannot launch kernels on this GPU, "" where it can; tried once.
 
-    Triton compiles what launches its kernels when it is first used, and needs a C compiler and Python's headers for that.
+    At its first use Triton compiles its launcher, and needs a C compiler and Python's headers for that.
     """
     global _fault
     if _fault is None:
@@ -105,7 +106,7 @@ def _triton_fault() -> str:
             try:
                 from triton.runtime import driver
 
-                getattr(driver.active, "utils", None)  # compiles, or finds in its cache, what every launch needs
+                getattr(driver.active, "utils", None)  # compiles the launcher, or finds it in the cache
             except Exception as error:
                 # Whatever stands in the way, from a library that is missing to a compiler's exit.
                 said = (str(error).splitlines() or [""])[0]
@@ -114,7 +115,7 @@ def _triton_fault() -> str:
 
 
 def _told_fault() -> str:
-    """The same for a call that would take Triton, with a warning at the first one that cannot."""
+    """The same, with a warning the first time that there is a reason."""
     global _is_told
     fault = _triton_fault()
     if fault and not _is_told:

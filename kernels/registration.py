@@ -1,15 +1,17 @@
 """How the ops are registered with PyTorch: one library, one function for all devices, autograd by the dispatcher.
 
-``torch.library.custom_op`` would do, but costs 9 to 15 us a call and ``register_autograd`` as much again; a kernel under
-the dispatcher's Autograd key that applies a ``torch.autograd.Function`` does the same for a third of it. And where nothing
-looks at what is dispatched (:func:`unwatched`), an op in eager mode needs no dispatcher at all.
+``torch.library.custom_op`` costs 9 to 15 us a call, and ``register_autograd`` as much again. A kernel under the dispatcher's
+Autograd key that applies a ``torch.autograd.Function`` does the same for a third of it. In eager mode, where no compiler,
+tracer, mode or transform is active (:func:`unwatched`), an op is called without the dispatcher.
 """
 
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 from .checks import check_once
 from .dispatch import choose
@@ -20,6 +22,8 @@ _DIFFERENTIABLE = ("AutogradCPU", "AutogradCUDA")
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
     torch._C.DispatchKey.AutocastCUDA
 )
+_SCHEMA_TYPES = {torch.Tensor: "Tensor", torch.Tensor | None: "Tensor?", float: "float", bool: "bool", str: "str"}
+_Tensor = torch.Tensor
 _modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _traced = torch._C._get_tracing_state
@@ -27,32 +31,33 @@ _autocasts = torch._C._is_any_autocast_enabled
 
 
 class Op:
-    """A registered op, which runs ``compute`` at once where nobody watches, else through the dispatcher.
+    """A registered op. It is called directly where :func:`unwatched`, else through the dispatcher.
 
     Attributes:
-        overload: as ``torch.ops`` has it; checks its arguments.
+        overload: the op of ``torch.ops``, which checks its arguments.
         compute: the same without checks.
+        record: the same for autograd to record, without checks.
     """
 
     def __init__(self, name: str, overload: Any, compute: Callable[..., Any]) -> None:
         self.name, self.overload, self.compute = name, overload, compute
-        self.record: Callable[..., Any] = overload  # with a gradient, where nobody watches
+        self.record: Callable[..., Any] = overload
 
     def call(self, args: tuple[Any, ...], plain: bool, record: bool) -> Any:
-        """With checked arguments; ``plain``: they are all plain tensors; ``record``: a gradient of one is needed."""
+        """The op of checked arguments. ``plain``: no tensor is of a subclass; ``record``: one of them needs a gradient."""
         if not (plain and unwatched()):
             return self.overload(*args)
         return self.record(*args) if record else self.now(args)
 
     def now(self, args: tuple[Any, ...]) -> Any:
-        """``compute`` where autograd does not record, out of autocast's sight."""
+        """``compute`` where autograd does not record, with autocast off."""
         if not _autocasts():
             return self.compute(*args)
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
             return self.compute(*args)
 
     def below_autograd(self, *args: Any) -> Any:
-        """For the op's own autograd function, whose arguments have been checked."""
+        """The op of checked arguments, inside an autograd function."""
         if unwatched():
             return self.now(args)
         with torch._C._AutoDispatchBelowAutograd():
@@ -60,7 +65,7 @@ class Op:
 
 
 def unwatched() -> bool:
-    """Whether no compiler, tracer, mode or transform looks at what is dispatched in this thread."""
+    """Whether no compiler, tracer, dispatch mode or transform is active in this thread."""
     return not (torch.compiler.is_compiling() or _modes() or _transforms() is not None or _traced() is not None)
 
 
@@ -74,22 +79,68 @@ def needs_gradients(args: tuple[Any, ...]) -> bool:
     return False
 
 
-def register(
-    name: str, schema: str, compute: Callable[..., Any], check: Callable[..., None], fake: Callable[..., Any]
-) -> Op:
-    """Define ``name`` with ``schema``. ``compute`` runs on every device after ``check``, ``fake`` gives the shapes.
+def guarded(compute: Callable[..., Any], unflatten: Callable[[Any], Any] = iter) -> Callable[..., Any]:
+    """A function that calls ``compute(*unflatten(args))`` with contiguous tensors, their GPU being the current one.
 
-    Inside the op autocast is off on every path: the op's dtypes are those of its arguments.
+    Kernels read contiguous memory, and launch on the current GPU. The first argument must be a tensor; all are on its device.
     """
 
+    def run(*args: Any) -> Any:
+        contiguous = [x.contiguous() if isinstance(x, _Tensor) else x for x in args]
+        first = args[0]
+        if not first.is_cuda or first.get_device() == torch.cuda.current_device():
+            return compute(*unflatten(contiguous))
+        with torch.cuda.device(first.device):
+            return compute(*unflatten(contiguous))
+
+    return run
+
+
+def schema_of(fields: type[tuple[Any, ...]], prefix: str = "") -> str:
+    """The fields of a NamedTuple as a schema has them: "Tensor t, Tensor? bias, float eps"."""
+    kinds = typing.get_type_hints(fields).items()
+    return ", ".join(
+        f"{_SCHEMA_TYPES.get(kind, 'str')} {prefix}{name}" for name, kind in kinds
+    )  # a Literal: of strings
+
+
+def register(
+    name: str,
+    schema: str,
+    compute: Callable[..., Any],
+    check: Callable[..., None],
+    fake: Callable[..., Any],
+    unflatten: Callable[[Any], Iterable[Any]] = iter,
+    flops: Callable[..., int] | None = None,
+) -> Op:
+    """Define an op for every device. Inside it autocast is off, so its dtypes are those of its arguments.
+
+    Args:
+        name: in ``torch.ops.fastlift_kernels``.
+        schema: the types of its arguments and results, without the name. The first argument is a tensor.
+        compute: the work; its tensors are contiguous and their GPU is the current one (:func:`guarded`).
+        check: raises where the arguments are not those of one call; runs before ``compute``.
+        fake: results without their values.
+        unflatten: from the schema's arguments to those of the other functions; by default they are the same.
+        flops: counts floating-point operations; gets shapes in place of tensors.
+    """
+
+    def check_flat(args: tuple[Any, ...]) -> None:
+        check(*unflatten(args))
+
+    run = guarded(compute, unflatten)
+
     def kernel(*args: Any) -> Any:
-        check_once(check, args)
-        return compute(*args)
+        check_once(check_flat, args)
+        return run(*args)
 
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
-    overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+    torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *args: fake(*unflatten(args)), lib=_LIBRARY)
+    packet = getattr(getattr(torch.ops, NAMESPACE), name)
+    overload = packet.default
+    if flops is not None:
+        register_flop_formula(packet)(lambda *args, **_: flops(*unflatten(args)))
 
     def under_autocast(*args: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
@@ -101,23 +152,55 @@ def register(
     for key in ("AutocastCPU", "AutocastCUDA"):
         _LIBRARY.impl(name, under_autocast, key)
     _LIBRARY.impl(name, under_vmap, "FuncTorchBatched")
-    return Op(name, overload, compute)
+    return Op(name, overload, run)
 
 
-def register_autograd(
-    op: Op, function: type[torch.autograd.Function], direct: type[torch.autograd.Function] | None = None
-) -> None:
-    """Let ``function.apply`` (with the arguments of ``op``) handle calls that need gradients.
+def register_autograd(op: Op, save: Callable[..., Any], backward: Callable[..., Any], own: int = 1) -> None:
+    """Make ``op`` differentiable, once.
 
-    ``direct`` is for calls past the dispatcher, whose outputs need not be all of the schema's.
+    Args:
+        op: its first ``own`` results (1 or 2) are the caller's, the others are kept for backward.
+        save: takes ``ctx``, the arguments and the results, and keeps in ``ctx`` what backward needs. Returns those of the own
+            results that have no gradient.
+        backward: takes ``ctx`` and the gradients of the own results (None where there is none), returns the arguments'.
+
+    Raises: (the calls) RuntimeError inside a torch.func transform, and for a second derivative.
     """
-    op.record = (direct or function).apply
+
+    def dispatched(ctx: Any, *args: Any) -> Any:
+        results = op.below_autograd(*args)
+        kept = results[own:] if isinstance(results, tuple) else ()
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*kept, *save(ctx, args, results))
+        return results
+
+    def direct(ctx: Any, *args: Any) -> Any:
+        results = op.now(args)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*save(ctx, args, results))
+        return results[:own] if isinstance(results, tuple) else results
+
+    def differentiate(ctx: Any, *gradients: Any) -> Any:
+        if torch.is_grad_enabled():  # a graph is wanted: without this error a gradient penalty would be a constant
+            raise RuntimeError(
+                f"{NAMESPACE}::{op.name} has no second derivative (backward was called with create_graph=True); "
+                'pass impl="reference" there'
+            )
+        if gradients[0] is None and gradients[own - 1] is None:
+            return (None,) * len(ctx.needs_input_grad)
+        return backward(ctx, *gradients[:own])
+
+    def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(differentiate)}
+        return type(op.name, (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
+
+    op.record, through_the_dispatcher = recorded(direct), recorded(dispatched)
 
     def differentiable(*args: Any) -> Any:
         if _transforms() is not None:
             raise RuntimeError(_no_transforms(op.name))
         if needs_gradients(args):
-            return function.apply(*args)
+            return through_the_dispatcher(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return op.overload(*args)
 
@@ -125,34 +208,20 @@ def register_autograd(
         _LIBRARY.impl(op.name, differentiable, key)
 
 
-def implementation(package: str, impl: Any, name: str, tensor: torch.Tensor) -> Any:
-    """The module of ``package`` that implements ``impl``; Triton is imported only when a GPU asks for it.
-
-    Raises as :func:`dispatch.choose` does where it is not for ``tensor`` (called ``name``): calls of the registered ops
-    need not have come through the public ones.
-    """
-    if choose(impl, name, tensor) == "reference":
+def check_implementation(impl: str, name: str, tensor: torch.Tensor) -> None:
+    """Raise as :func:`dispatch.choose` does unless ``impl`` is a fused implementation for ``tensor`` (called ``name``)."""
+    if choose(impl, name, tensor) == "reference":  # type: ignore[arg-type]
         raise ValueError(f'impl: expected "native" or "triton", got {impl!r}')
-    return module_of(package, impl)
 
 
-def module_of(package: str, impl: Any) -> Any:
-    """The same for a choice that has been made."""
+def module_of(package: str, impl: str) -> Any:
+    """The module of ``package`` that implements ``impl``; Triton is imported only when a GPU asks for it."""
     if (found := _modules.get((package, impl))) is None:
         found = _modules[package, impl] = import_module(".native" if impl == "native" else ".gpu", package)
     return found
 
 
 _modules: dict[tuple[str, str], Any] = {}
-
-
-def refuse_double_backward(name: str) -> None:
-    """Raise inside a backward of which a graph is wanted: without one, a gradient penalty would be a silent constant."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{NAMESPACE}::{name} has no second derivative (backward was called with create_graph=True); "
-            'pass impl="reference" there'
-        )
 
 
 def _no_transforms(name: str) -> str:

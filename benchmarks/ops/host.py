@@ -46,7 +46,7 @@ def pretend_a_gpu(folder: Path, capability: tuple[int, int] = (9, 0)) -> ctypes.
     pretended.get_current_device = lambda: 0
     pretended.get_current_stream = lambda device: 0
     driver.set_active(pretended)
-    dispatch._triton_reason = lambda device: ""
+    dispatch.triton_reason = lambda device: ""
     return loaded
 
 

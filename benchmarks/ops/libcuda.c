@@ -7,7 +7,7 @@ typedef unsigned long long CUdeviceptr;
 
 CUresult cuInit(unsigned flags) { return 0; }
 CUresult cuDriverGetVersion(int *version) { *version = 13000; return 0; }
-CUresult cuGetErrorString(CUresult error, const char **text) { *text = "stand-in driver"; return 0; }
+CUresult cuGetErrorString(CUresult error, const char **text) { *text = "pretended driver"; return 0; }
 CUresult cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 CUresult cuDeviceGetCount(int *count) { *count = 1; return 0; }
 CUresult cuDeviceGetAttribute(int *value, int attribute, int device) { *value = 227 * 1024; return 0; }
@@ -34,11 +34,11 @@ CUresult cuPointerGetAttributes(unsigned count, int *attributes, void **data, CU
 
 // What a test asked to see of the next launches: the low 32 bits of so many parameters, which are whole numbers, floats,
 // or enough of an address.
-int stand_in_wanted = 0;
-unsigned stand_in_parameters[64];
+int pretended_wanted = 0;
+unsigned pretended_parameters[64];
 
 CUresult cuLaunchKernelEx(const void *config, void *function, void **parameters, void **extra) {
-  for (int i = 0; i < stand_in_wanted && i < 64; i++) memcpy(&stand_in_parameters[i], parameters[i], 4);
+  for (int i = 0; i < pretended_wanted && i < 64; i++) memcpy(&pretended_parameters[i], parameters[i], 4);
   return 0;
 }
 

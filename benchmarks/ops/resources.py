@@ -23,9 +23,10 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime import JITFunction
 
 from fastlift_kernels.activation import gpu as activation
-from fastlift_kernels.adapter import fused, wide
+from fastlift_kernels.adapter import fused_backward, fused_forward, wide
 from fastlift_kernels.cosine_ce import rows
 from fastlift_kernels.quantise import gpu as quantise
 from fastlift_kernels.triton_launch import TRITON_TYPES
@@ -34,7 +35,7 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 FIRST_WITH_FP8 = 89
 # Bytes of dynamic shared memory a block may use (CUDA programming guide, table of compute capabilities).
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
-RANKS = (4, 32, 33, 64)  # up to fused.MOST_RANK; 33: not a multiple of 16, so with unaligned rows
+RANKS = (4, 32, 33, 64)  # up to gpu.MOST_FUSED_RANK; 33: not a multiple of 16, so with unaligned rows
 QUICK_RANKS = (4, 32)
 WIDTH = 768
 NORM_WIDTHS = (WIDTH, 1024, 4096)
@@ -93,29 +94,29 @@ def adapter_cases(dtype: torch.dtype, products: torch.dtype, precision: str, ran
     floats = {"fixed_scale": "fp32", "eps": "fp32", "ln_eps": "fp32"}
     parameters = "ln2_weight ln2_bias ln_weight ln_bias down_weight down_bias up_weight up_bias scale"
     yield _case(
-        f"adapter forward {label}", fused.adapter_forward_kernel,
+        f"adapter forward {label}", fused_forward.adapter_forward_kernel,
         {
             "t": f"*{kind}", **_pointers(parameters, "fp32"), **_pointers("ln2 residual", kind), "statistics": "*fp32",
             "hidden_out": f"*{operand}", **sizes, **floats,
         },
-        fused.configuration(fused.FORWARD, rank, dtype, products), KIND=TRITON_TYPES[products], PRECISION=precision,
+        fused_forward.configuration(rank, products), KIND=TRITON_TYPES[products], PRECISION=precision,
     )  # fmt: skip
     yield _case(
-        f"adapter tokens backward {label}", fused.adapter_tokens_backward_kernel,
+        f"adapter tokens backward {label}", fused_backward.adapter_tokens_backward_kernel,
         {
             **_pointers("t d_ln2 d_residual", kind), "statistics": "*fp32", "hidden": f"*{operand}",
             **_pointers("ln2_weight ln_weight down_weight up_weight scale row_sum base", "fp32"),
             "d_t": f"*{kind}", "d_pre": f"*{operand}", **sizes, **floats,
         },
-        fused.configuration(fused.TOKENS, rank, dtype, products), PRECISION=precision,
+        fused_backward.configuration(fused_backward.TOKENS, rank, dtype, products), PRECISION=precision,
     )  # fmt: skip
     yield _case(
-        f"adapter width backward {label}", fused.adapter_width_backward_kernel,
+        f"adapter width backward {label}", fused_backward.adapter_width_backward_kernel,
         {
             **_pointers("t d_residual", kind), "statistics": "*fp32", **_pointers("hidden d_pre", operand), "sums": "*fp32",
             **sizes, "span": ANY_SIZE, "ln_eps": "fp32",
         },
-        fused.configuration(fused.WIDTH, rank, dtype, products), PRECISION=precision,
+        fused_backward.configuration(fused_backward.WIDTH, rank, dtype, products), PRECISION=precision,
     )  # fmt: skip
 
 
@@ -124,16 +125,16 @@ def adapter_parameter_cases(rank: int) -> Iterator[Case]:
     parameters = "ln_weight ln_bias down_weight up_weight up_bias scale"
     gradients = "d_ln_weight d_ln_bias d_down_weight d_down_bias d_up_weight d_up_bias d_scale"
     yield _case(
-        f"adapter parameters backward rank {rank}", fused.adapter_parameters_backward_kernel,
+        f"adapter parameters backward rank {rank}", fused_backward.adapter_parameters_backward_kernel,
         {
             **_pointers(f"sums {parameters} {gradients}", "fp32"), "D": WIDTH, "r": rank, "fixed_scale": "fp32",
         },
-        fused.PARAMETERS_BLOCKS,
+        fused_backward.PARAMETERS_BLOCKS,
     )  # fmt: skip
     yield _case(
-        f"adapter bottleneck sums rank {rank}", fused.adapter_bottleneck_sums_kernel,
+        f"adapter bottleneck sums rank {rank}", fused_backward.adapter_bottleneck_sums_kernel,
         {**_pointers("ln_weight ln_bias down_weight down_bias row_sum base", "fp32"), "D": WIDTH, "r": rank},
-        fused.SUMS_BLOCKS,
+        fused_backward.SUMS_BLOCKS,
     )  # fmt: skip
 
 
@@ -272,11 +273,11 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 
 
 def sources() -> str:
-    """A fingerprint of the kernels' source files: rows of a table with another one are stale."""
-    digest = hashlib.sha256()
-    for module in (fused, wide, rows, activation, quantise):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return digest.hexdigest()[:16]
+    """A fingerprint of the kernels' code and of the cases: rows of a table with another one are stale."""
+    modules = (fused_forward, fused_backward, wide, rows, activation, quantise)
+    functions = [x for module in modules for x in vars(module).values() if isinstance(x, JITFunction)]
+    configured = [(case.name, case.arguments, case.constants, case.num_warps, case.num_stages) for case in cases()]
+    return hashlib.sha256(repr(([kernel.src for kernel in functions], configured)).encode()).hexdigest()[:16]
 
 
 def known_rows(table: Path, header: str) -> dict[tuple[str, int], str]:

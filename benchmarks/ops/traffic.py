@@ -60,9 +60,10 @@ def adapter_by_products(width: int, rank: int, size: int) -> tuple[Traffic, Traf
 
 def adapter_on_a_gpu(width: int, rank: int, size: int, tokens: int, multiprocessors: int) -> tuple[Traffic, Traffic]:
     """(forward, backward) of the way that is taken for this rank."""
-    from fastlift_kernels.adapter import fused
+    from fastlift_kernels.adapter import fused_backward as fused
+    from fastlift_kernels.adapter.gpu import MOST_FUSED_RANK
 
-    if rank > fused.MOST_RANK:
+    if rank > MOST_FUSED_RANK:
         return adapter_by_products(width, rank, size)
     blocks = fused.configuration(fused.WIDTH, rank, torch.bfloat16, torch.bfloat16)
     splits, _ = fused.splits_of(tokens, -(-width // blocks["BD"]), multiprocessors)

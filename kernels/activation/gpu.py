@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..triton_launch import ALIGNMENT, ceil_div, device_of, kinds, launch
+from ..triton_launch import ALIGNMENT, ceil_div, kinds, launch
 
 BLOCK = 1024
 
@@ -63,6 +63,5 @@ def _run(kernel: Any, tensors: tuple[torch.Tensor, ...], kind: str) -> None:
     if count:
         # the binder's own reasons to compile anew
         key = kinds(tensors, kind, count % ALIGNMENT == 0, count == 1, count < 2**31)
-        with device_of(tensors[0]):
-            grid = (ceil_div(count, BLOCK), 1, 1)
-            launch(kernel, grid, key, (*tensors, count), QUICK=kind == "quick_gelu", BLOCK=BLOCK)
+        grid = (ceil_div(count, BLOCK), 1, 1)
+        launch(kernel, grid, key, (*tensors, count), QUICK=kind == "quick_gelu", BLOCK=BLOCK)

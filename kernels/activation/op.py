@@ -4,7 +4,6 @@ import torch
 
 from ..checks import check_activations, check_once
 from ..dispatch import Impl, choose
-from ..registration import needs_gradients
 from .reference import gelu_reference, quick_gelu_reference
 from .registered import activation_forward
 
@@ -37,18 +36,13 @@ _REFERENCES = {"quick_gelu": quick_gelu_reference, "gelu": gelu_reference}
 
 
 def _run(x: torch.Tensor, kind: str, impl: Impl | None) -> torch.Tensor:
-    if torch.compiler.is_compiling():
-        check_activations("x", x)
-        plain = False
-        if impl is None and x.device.type == "cuda":
-            return _REFERENCES[kind](x)
-    else:
-        plain = check_once(_check, (x,))
+    plain = check_once(_check, (x,))
     chosen = choose(impl, "x", x)
-    if chosen == "reference":
+    is_left_to_inductor = impl is None and x.is_cuda and torch.compiler.is_compiling()
+    if chosen == "reference" or is_left_to_inductor:
         return _REFERENCES[kind](x)
-    return activation_forward.call((x, kind, chosen), plain, needs_gradients((x,)))
+    return activation_forward.call((x, kind, chosen), plain, x.requires_grad and torch.is_grad_enabled())
 
 
-def _check(x: object) -> None:
-    check_activations("x", x)
+def _check(arguments: tuple[object]) -> None:
+    check_activations("x", *arguments)

@@ -3,81 +3,32 @@
 import torch
 
 from ..native.library import DTYPES, AdapterBackward, AdapterForward, call, pointer
+from .arguments import AdapterArguments, AdapterGradients, AdapterIncoming, AdapterOutputs
 
 # N tokens, D width, r rank
 
 
-def _float32(parameters: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
-    return [None if p is None else p.float().contiguous() for p in parameters]
+def forward(a: AdapterArguments, outputs: AdapterOutputs, products: torch.dtype) -> None:
+    """Fill ``outputs``, for at least one token. The library multiplies in float32, whatever ``products`` says."""
+    ln2, residual, statistics, hidden = outputs
+    tensors = (a.t, *_parameters(a), ln2, residual, *statistics.unbind(), hidden)  # the address of an empty one is null
+    call("fastlift_adapter_forward", AdapterForward(*_sizes(a), *[pointer(x) for x in tensors]))
 
 
-def forward(
-    t: torch.Tensor,  # [.., D] contiguous
-    ln2_weight: torch.Tensor | None,
-    ln2_bias: torch.Tensor | None,
-    ln_weight: torch.Tensor,
-    ln_bias: torch.Tensor,
-    down_weight: torch.Tensor,
-    down_bias: torch.Tensor,
-    up_weight: torch.Tensor,
-    up_bias: torch.Tensor,
-    scale: torch.Tensor | None,
-    fixed_scale: float,
-    eps: float,
-    ln_eps: float,
-    products: torch.dtype,  # not looked at: the library multiplies in float32
-    keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(ln2 as t or empty, residual as t, statistics [2, N], hidden [N, r]); the last two empty without ``keep``."""
-    width, rank = t.shape[-1], down_weight.shape[0]
-    tokens = t.numel() // width
+def backward(a: AdapterArguments, incoming: AdapterIncoming, gradients: AdapterGradients) -> None:
+    """Fill ``gradients``, for at least one token."""
+    d_residual, d_ln2, statistics, hidden = incoming
+    ln2_weight, _ln2_bias, *learned = _parameters(a)
+    tensors = (a.t, d_ln2, d_residual, *statistics.unbind(), hidden, ln2_weight, *learned, *gradients)
+    call("fastlift_adapter_backward", AdapterBackward(*_sizes(a), *[pointer(x) for x in tensors]))
+
+
+def _sizes(a: AdapterArguments) -> tuple[float, ...]:
+    return (*a.sizes, DTYPES[a.t.dtype], torch.get_num_threads(), a.eps, a.ln_eps)
+
+
+def _parameters(a: AdapterArguments) -> list[torch.Tensor | None]:
+    """All of them in float32, the scale as a tensor."""
+    _t, *parameters, scale, fixed_scale, _eps, _ln_eps = a
     scale = torch.tensor([fixed_scale]) if scale is None else scale
-    parameters = _float32((ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale))
-    ln2 = torch.empty_like(t) if ln2_weight is not None else t.new_empty(0)
-    residual = torch.empty_like(t)
-    kept = tokens if keep else 0
-    statistics = t.new_empty((2, kept), dtype=torch.float32)
-    hidden = t.new_empty((kept, rank), dtype=torch.float32)
-    outputs = [ln2, residual, *([statistics[0], statistics[1], hidden] if keep else [None] * 3)]
-    if tokens:
-        sizes = (tokens, width, rank, DTYPES[t.dtype], torch.get_num_threads(), eps, ln_eps)
-        block = AdapterForward(*sizes, *[pointer(x) for x in (t, *parameters, *outputs)])
-        call("fastlift_adapter_forward", block)
-    return ln2, residual, statistics, hidden
-
-
-def backward(
-    d_ln2: torch.Tensor | None,  # as t, contiguous
-    d_residual: torch.Tensor,  # as t, contiguous
-    t: torch.Tensor,  # [.., D] contiguous
-    statistics: torch.Tensor,  # [2, N] mean and variance
-    hidden: torch.Tensor,  # [N, r]
-    ln2_weight: torch.Tensor | None,
-    ln_weight: torch.Tensor,
-    ln_bias: torch.Tensor,
-    down_weight: torch.Tensor,
-    down_bias: torch.Tensor,
-    up_weight: torch.Tensor,
-    up_bias: torch.Tensor,
-    scale: torch.Tensor | None,
-    fixed_scale: float,
-    eps: float,
-    ln_eps: float,
-    products: torch.dtype,
-    need_t: bool,
-) -> tuple[torch.Tensor, ...]:
-    """d_t (empty unless ``need_t``), then the float32 gradients of LN_a, down, up and scale in that order."""
-    width, rank = t.shape[-1], down_weight.shape[0]
-    tokens = t.numel() // width
-    scale = torch.tensor([fixed_scale]) if scale is None else scale
-    parameters = _float32((ln2_weight, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale))
-    d_t = torch.empty_like(t) if need_t else t.new_empty(0)
-    shapes = ((width,), (width,), (rank, width), (rank,), (width, rank), (width,), (1,))
-    if not tokens:
-        return (d_t, *[torch.zeros(shape) for shape in shapes])
-    gradients = [torch.empty(shape) for shape in shapes]
-    inputs = (t, d_ln2, d_residual, statistics[0], statistics[1], hidden, *parameters)
-    sizes = (tokens, width, rank, DTYPES[t.dtype], torch.get_num_threads(), eps, ln_eps)
-    outputs = (d_t if need_t else None, *gradients)
-    call("fastlift_adapter_backward", AdapterBackward(*sizes, *[pointer(x) for x in (*inputs, *outputs)]))
-    return (d_t, *gradients)
+    return [None if p is None else p.float() for p in (*parameters, scale)]

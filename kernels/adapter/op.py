@@ -3,10 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from ..checks import check_once
+from ..checks import as_float, check_once
 from ..dispatch import Impl, choose
 from ..registration import needs_gradients
-from .arguments import MAX_RANK, check, check_rank
+from .arguments import MAX_RANK, AdapterArguments, check, check_rank
 from .reference import adapter_reference
 from .registered import adapter_forward
 
@@ -56,34 +56,28 @@ def adapter(
 
     Source: AdaptFormer (Chen et al. 2022) as LIFT (Shi et al., ICML 2024) uses it.
     """
-    ln_eps = eps if ln_eps is None else ln_eps
-    parameters = (ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias)
-    plain = False
-    if torch.compiler.is_compiling():
-        check(t, *parameters, scale, eps, ln_eps)
-    else:
-        plain = check_once(check, (t, *parameters, scale, eps, ln_eps))
-    rank = down_weight.shape[0]
+    learned = scale if isinstance(scale, torch.Tensor) else None
+    fixed = 1.0 if isinstance(scale, torch.Tensor) else as_float(scale)
+    parameters = (ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, learned)
+    constants = (fixed, as_float(eps), as_float(eps if ln_eps is None else ln_eps))
+    arguments = AdapterArguments(t, ln2_weight, ln2_bias, *parameters, *constants)
+    plain = check_once(check, arguments)
     if impl is not None and impl != "reference":
         check_rank(down_weight, impl)
-    chosen = choose("reference" if rank > MAX_RANK else impl, "t", t)
-    products = _products(t)
+    chosen = choose("reference" if down_weight.shape[0] > MAX_RANK else impl, "t", t)
+    products = dtype_of_products(t)
     if chosen == "reference":
-        return adapter_reference(t, *parameters, scale, eps, ln_eps, products)
-    learned = scale if isinstance(scale, torch.Tensor) else None
-    fixed = 1.0 if isinstance(scale, torch.Tensor) else float(scale)
+        return adapter_reference(arguments, products)
     ln2_outside = None
     if ln2_weight is not None and (ln2_weight.requires_grad or ln2_bias.requires_grad) and torch.is_grad_enabled():  # type: ignore[union-attr]
         ln2_outside = _trainable_ln2(t, ln2_weight, ln2_bias, eps)
-        ln2_weight = ln2_bias = None
-    tensors = (t, ln2_weight, ln2_bias, *parameters[2:], learned)
-    keep = needs_gradients(tensors)
-    arguments = (*tensors, fixed, float(eps), float(ln_eps), products, keep, chosen)
-    ln2, residual = adapter_forward.call(arguments, plain, keep)[:2]
-    return (ln2_outside if ln2_weight is None else ln2), residual
+        arguments = AdapterArguments(t, None, None, *parameters, *constants)
+    keep = needs_gradients(arguments)
+    ln2, residual = adapter_forward.call((*arguments, products, keep, chosen), plain, keep)[:2]
+    return (ln2_outside if arguments.ln2_weight is None else ln2), residual
 
 
-def _products(t: torch.Tensor) -> torch.dtype:
+def dtype_of_products(t: torch.Tensor) -> torch.dtype:
     """The dtype that products are taken in: that of ``t``, unless autocast has another for float32 on this GPU."""
     if t.dtype == torch.float32 and t.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
         return torch.get_autocast_dtype("cuda")

@@ -1,139 +1,138 @@
 """The adapter op as PyTorch sees it: schemas, shapes, autograd, FLOPs, and which implementation runs."""
 
+import math
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
-from ..registration import implementation, module_of, refuse_double_backward, register, register_autograd
-from .arguments import check, check_backward, check_products, check_rank
+from ..registration import check_implementation, module_of, register, register_autograd, schema_of
+from .arguments import (
+    AdapterArguments,
+    AdapterGradients,
+    AdapterIncoming,
+    AdapterOutputs,
+    check,
+    check_incoming,
+    check_products,
+    check_rank,
+)
 
 _PACKAGE = str(__package__)
 
 # N tokens, D width, r rank
 
-_PARAMETERS = (
-    "Tensor ln_weight, Tensor ln_bias, Tensor down_weight, Tensor down_bias, Tensor up_weight, Tensor up_bias, "
-    "Tensor? scale, float fixed_scale, float eps, float ln_eps, ScalarType products"
-)
-_FORWARD = (
-    f"(Tensor t, Tensor? ln2_weight, Tensor? ln2_bias, {_PARAMETERS}, bool keep, str impl)"
-    " -> (Tensor ln2, Tensor residual, Tensor statistics, Tensor hidden)"
-)
-_BACKWARD = (
-    "(Tensor? d_ln2, Tensor d_residual, Tensor t, Tensor statistics, Tensor hidden, Tensor? ln2_weight, "
-    f"{_PARAMETERS}, bool need_t, str impl)"
-    " -> (Tensor d_t, Tensor d_ln_weight, Tensor d_ln_bias, Tensor d_down_weight, Tensor d_down_bias,"
-    " Tensor d_up_weight, Tensor d_up_bias, Tensor d_scale)"
-)
+
+def _unflatten_forward(flat: Any) -> tuple[Any, ...]:
+    *arguments, products, keep, impl = flat
+    return AdapterArguments(*arguments), products, keep, impl
 
 
-def _hidden_dtype(products: torch.dtype, impl: str) -> torch.dtype:
-    return torch.float32 if impl == "native" else products
+def _outputs(a: AdapterArguments, products: torch.dtype, keep: bool, impl: str) -> AdapterOutputs:
+    """Memory for the results, those that nobody wants empty."""
+    kept = a.t.numel() // a.t.shape[-1] if keep else 0
+    residual = torch.empty_like(a.t, memory_format=torch.contiguous_format)
+    return AdapterOutputs(
+        a.t.new_empty(0) if a.ln2_weight is None else torch.empty_like(residual),
+        residual,
+        a.t.new_empty(2, kept, dtype=torch.float32),
+        a.t.new_empty(kept, a.down_weight.shape[0], dtype=torch.float32 if impl == "native" else products),
+    )
 
 
-def _forward(t: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    return module_of(_PACKAGE, args[-1]).forward(t.contiguous(), *args[:-1])
+def _forward(a: AdapterArguments, products: torch.dtype, keep: bool, impl: str) -> AdapterOutputs:
+    outputs = _outputs(a, products, keep, impl)
+    if a.t.numel():
+        module_of(_PACKAGE, impl).forward(a, outputs, products)
+    return outputs
 
 
-def _check(t: torch.Tensor, *args: Any) -> None:
-    """Of all arguments from t to ln_eps, then products and the implementation."""
-    *tensors, scale, fixed_scale, eps, ln_eps, products, impl = args
-    every: list[Any] = [t, *tensors, fixed_scale if scale is None else scale, eps, ln_eps]
-    check(*every)
-    check_rank(args[4], impl)
-    check_products(products, t)
-    implementation(_PACKAGE, impl, "t", t)
+def _check_forward(a: AdapterArguments, products: torch.dtype, keep: bool, impl: str) -> None:
+    check(a)
+    check_rank(a.down_weight, impl)
+    check_products(products, a.t)
+    check_implementation(impl, "t", a.t)
 
 
-def _check_forward(*args: Any) -> None:
-    *rest, _keep, impl = args
-    _check(*rest, impl)
+def _forward_flops(a: AdapterArguments, *_: Any) -> int:
+    return 2 * _product_flops(a)
 
 
-def _forward_fake(t: torch.Tensor, ln2_weight: torch.Tensor | None, *args: Any) -> tuple[torch.Tensor, ...]:
-    products, keep, impl = args[-3:]
-    rank, tokens = args[3].shape[0], t.numel() // t.shape[-1]
-    residual = torch.empty_like(t, memory_format=torch.contiguous_format)
-    ln2 = torch.empty_like(residual) if ln2_weight is not None else t.new_empty(0)
-    statistics = t.new_empty((2, tokens if keep else 0), dtype=torch.float32)
-    hidden = t.new_empty((tokens if keep else 0, rank), dtype=_hidden_dtype(products, impl))
-    return ln2, residual, statistics, hidden
+adapter_forward = register(
+    "adapter_forward",
+    f"({schema_of(AdapterArguments)}, ScalarType products, bool keep, str impl) -> ({schema_of(AdapterOutputs)})",
+    _forward, _check_forward, _outputs, _unflatten_forward, _forward_flops,
+)  # fmt: skip
 
 
-def _backward(*args: Any) -> tuple[torch.Tensor, ...]:
-    kept, rest, impl = args[:5], args[5:-1], args[-1]
-    contiguous = [None if x is None else x.contiguous() for x in kept]
-    return module_of(_PACKAGE, impl).backward(*contiguous, *rest)
+def _unflatten_backward(flat: Any) -> tuple[Any, ...]:
+    d_residual, d_ln2, statistics, hidden, *arguments, need_t, impl = flat
+    return AdapterArguments(*arguments), AdapterIncoming(d_residual, d_ln2, statistics, hidden), need_t, impl
 
 
-def _check_backward(d_ln2: torch.Tensor | None, d_residual: torch.Tensor, t: torch.Tensor, *args: Any) -> None:
-    statistics, hidden, ln2_weight, *parameters, products, _need_t, impl = args
-    _check(t, ln2_weight, ln2_weight, *parameters, products, impl)  # backward needs no bias of LN_2
-    rank = parameters[2].shape[0]
-    check_backward(d_ln2, d_residual, t, statistics, hidden, ln2_weight, _hidden_dtype(products, impl), rank)
+def _gradients(a: AdapterArguments, _: AdapterIncoming, need_t: bool, impl: str) -> AdapterGradients:
+    """Memory for the results; that of d_t is empty where nobody wants it."""
+    d_t = torch.empty_like(a.t, memory_format=torch.contiguous_format) if need_t else a.t.new_empty(0)
+    learned = (a.ln_weight, a.ln_bias, a.down_weight, a.down_bias, a.up_weight, a.up_bias)
+    like = [torch.empty_like(p, dtype=torch.float32, memory_format=torch.contiguous_format) for p in learned]
+    return AdapterGradients(*(d_t, *like, a.t.new_empty(1, dtype=torch.float32)))
 
 
-def _backward_fake(
-    d_ln2: torch.Tensor | None, d_residual: torch.Tensor, t: torch.Tensor, *args: Any
-) -> tuple[torch.Tensor, ...]:
-    width, rank, need_t = t.shape[-1], args[5].shape[0], args[-2]
-    d_t = torch.empty_like(t, memory_format=torch.contiguous_format) if need_t else t.new_empty(0)
-    shapes = ((width,), (width,), (rank, width), (rank,), (width, rank), (width,), (1,))
-    return (d_t, *[t.new_empty(shape, dtype=torch.float32) for shape in shapes])
+def _backward(a: AdapterArguments, incoming: AdapterIncoming, need_t: bool, impl: str) -> AdapterGradients:
+    gradients = _gradients(a, incoming, need_t, impl)
+    if a.t.numel():
+        module_of(_PACKAGE, impl).backward(a, incoming, gradients)
+        return gradients
+    return AdapterGradients(*[x.zero_() for x in gradients])
 
 
-adapter_forward = register("adapter_forward", _FORWARD, _forward, _check_forward, _forward_fake)
-adapter_backward = register("adapter_backward", _BACKWARD, _backward, _check_backward, _backward_fake)
+def _check_backward(a: AdapterArguments, incoming: AdapterIncoming, need_t: bool, impl: str) -> None:
+    check(a)
+    check_rank(a.down_weight, impl)
+    check_implementation(impl, "t", a.t)
+    check_incoming(a, incoming, impl)
 
 
-class _AdapterOp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
-        out = adapter_forward.below_autograd(*args)
-        ctx.mark_non_differentiable(*out[2:], *_keep(ctx, args, out))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
-        refuse_double_backward("adapter_forward")
-        d_ln2, d_residual = grads[:2]
-        if d_ln2 is None and d_residual is None:
-            return (None,) * 16
-        t, statistics, hidden, ln2_weight, *parameters = ctx.saved_tensors
-        if not ctx.kept:
-            raise RuntimeError("adapter_forward: called with keep=False, but a gradient is asked for")
-        if ln2_weight is None:
-            d_ln2 = None
-        if d_residual is None:
-            d_residual = torch.zeros_like(t)
-        need_t, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:10]
-        d_t, *d_parameters = adapter_backward.below_autograd(
-            d_ln2, d_residual, t, statistics, hidden, ln2_weight, *parameters, *ctx.constants, need_t, ctx.impl
-        )
-        outputs = [_as(d, p) if need else None for d, p, need in zip(d_parameters, parameters, needs, strict=True)]
-        return (d_t if need_t else None, None, None, *outputs, *[None] * 6)
+def _backward_flops(a: AdapterArguments, _: AdapterIncoming, need_t: bool, impl: str) -> int:
+    return (4 if need_t else 3) * _product_flops(a)
 
 
-class _Adapter(_AdapterOp):
-    """The same where nobody watches, with the two outputs that are the caller's."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
-        out = adapter_forward.now(args)
-        ctx.mark_non_differentiable(*_keep(ctx, args, out))
-        return out[:2]
+adapter_backward = register(
+    "adapter_backward",
+    f"({schema_of(AdapterIncoming)}, {schema_of(AdapterArguments)}, bool need_t, str impl)"
+    f" -> ({schema_of(AdapterGradients, 'd_')})",
+    _backward, _check_backward, _gradients, _unflatten_backward, _backward_flops,
+)  # fmt: skip
 
 
-def _keep(ctx: Any, args: tuple[Any, ...], out: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Note what backward needs; returns what of LN_2 has no gradient.
+def _product_flops(a: Any) -> int:
+    """Of one product of [N, D] and [D, r], a multiplication and an addition each; ``a`` has shapes in place of tensors."""
+    return 2 * math.prod(a.t) * a.down_weight[0]
 
-    Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient.
-    """
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(args[0], *out[2:], args[1], *args[3:10])
-    ctx.constants, ctx.kept, ctx.impl = args[10:14], args[14], args[15]
-    return () if ctx.needs_input_grad[0] else out[:1]
+
+def _save(ctx: Any, arguments: tuple[Any, ...], results: AdapterOutputs) -> tuple[torch.Tensor, ...]:
+    """Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient."""
+    ln2, _, statistics, hidden = results
+    *tensors, fixed_scale, eps, ln_eps, _products, ctx.keep, ctx.impl = arguments
+    ctx.numbers = fixed_scale, eps, ln_eps
+    ctx.save_for_backward(statistics, hidden, *tensors)
+    return () if ctx.needs_input_grad[0] else (ln2,)
+
+
+def _differentiate(
+    ctx: Any, d_ln2: torch.Tensor | None, d_residual: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...]:
+    if not ctx.keep:
+        raise RuntimeError("adapter_forward: called with keep=False, but a gradient is asked for")
+    statistics, hidden, t, ln2_weight, ln2_bias, *learned = ctx.saved_tensors
+    d_ln2 = None if ln2_weight is None else d_ln2
+    d_residual = torch.zeros_like(t) if d_residual is None else d_residual
+    need_t, _, _, *needs = ctx.needs_input_grad
+    d_t, *gradients = adapter_backward.below_autograd(
+        d_residual, d_ln2, statistics, hidden, t, ln2_weight, ln2_bias, *learned, *ctx.numbers, need_t, ctx.impl
+    )
+    wanted = zip(gradients, learned, needs, strict=False)  # needs goes on: the six constants need nothing
+    d_learned = [_as(d, p) if need else None for d, p, need in wanted]
+    return (d_t if need_t else None, None, None, *d_learned, *[None] * 6)
 
 
 def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -143,22 +142,4 @@ def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return gradient if gradient.shape == parameter.shape else gradient.view(parameter.shape)
 
 
-register_autograd(adapter_forward, _AdapterOp, _Adapter)
-
-
-@register_flop_formula(torch.ops.fastlift_kernels.adapter_forward)
-def _forward_flops(t: Any, *args: Any, **_: Any) -> int:
-    return 2 * 2 * _numel(t) * args[4][0]  # two products, a multiplication and an addition each
-
-
-@register_flop_formula(torch.ops.fastlift_kernels.adapter_backward)
-def _backward_flops(_d_ln2: Any, _d_residual: Any, t: Any, *args: Any, **_: Any) -> int:
-    need_t = args[-2]
-    return (4 if need_t else 3) * 2 * _numel(t) * args[5][0]
-
-
-def _numel(shape: Any) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
+register_autograd(adapter_forward, _save, _differentiate, own=2)

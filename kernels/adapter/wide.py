@@ -1,4 +1,4 @@
-"""The adapter op on a GPU by library products, for ranks above ``fused.MOST_RANK``.
+"""The adapter op on a GPU by library products, for ranks above ``gpu.MOST_FUSED_RANK``.
 
 There a fused program would read both weights again for every few tokens. So the norms are one pass over the tokens each
 way (a Triton kernel), the bottleneck is four products, and as much is kept for backward as by the fused way.
@@ -16,6 +16,7 @@ import triton.language as tl
 
 from ..products import product
 from ..triton_launch import ceil_div, kinds, launch, next_power_of_two
+from .arguments import AdapterArguments, AdapterGradients, AdapterIncoming
 
 # N tokens, D width, r rank; BN rows of a program, BD at least D
 
@@ -105,72 +106,52 @@ def configuration(width: int) -> dict[str, int]:
     }
 
 
-def forward(
-    t: torch.Tensor,  # [.., D] contiguous
-    parameters: tuple[Any, ...],  # contiguous: LN_2's two, LN_a's two, down's two, up's two, scale
-    fixed_scale: float,
-    eps: float,
-    ln_eps: float,
-    products: torch.dtype,
-    outputs: tuple[Any, ...],  # ln2 or None, residual, statistics [2, N] and hidden [N, r], or None
-) -> None:
-    """Fill ``outputs``, for at least one token."""
-    *norms, down_weight, down_bias, up_weight, up_bias, scale = parameters
-    ln2, residual, statistics, hidden_out = outputs
-    D = t.shape[-1]
-    N = t.numel() // D
-    normed = torch.empty((N, D), device=t.device, dtype=products)
+def forward(a: AdapterArguments, outputs: tuple[Any, ...], products: torch.dtype) -> None:
+    """Fill ``outputs`` (of AdapterOutputs, None where not wanted) for at least one token; ``products``: dtype of operands."""
+    N, D, r = a.sizes
+    ln2, residual, statistics, kept = outputs
+    normed = torch.empty((N, D), device=a.t.device, dtype=products)
+    norms = (a.t, a.ln2_weight, a.ln2_bias, a.ln_weight, a.ln_bias, a.up_bias, a.scale)
     blocks = configuration(D)
     launch(
-        adapter_norms_kernel, (ceil_div(N, blocks["BN"]), 1, 1),
-        kinds((t, *norms, up_bias, scale), products, statistics is None, D),
-        (t, *norms, up_bias, scale, ln2, normed, residual, statistics, N, D, fixed_scale, eps, ln_eps), **blocks,
+        adapter_norms_kernel, (ceil_div(N, blocks["BN"]), 1, 1), kinds(norms, products, statistics is None, D),
+        (*norms, ln2, normed, residual, statistics, N, D, a.fixed_scale, a.eps, a.ln_eps),
+        **blocks,
     )  # fmt: skip
     # the bias and relu are in the epilogue of the product
-    hidden = torch.empty((N, len(down_bias)), device=t.device, dtype=products) if hidden_out is None else hidden_out
-    torch._addmm_activation(down_bias.to(products), normed, down_weight.to(products).T, out=hidden)
-    up = (up_weight.float() * (fixed_scale if scale is None else scale.float().view(1))).to(products)
+    hidden = normed.new_empty((N, r)) if kept is None else kept
+    torch._addmm_activation(a.down_bias.to(products), normed, a.down_weight.to(products).T, out=hidden)
+    up = (a.up_weight.float() * (a.fixed_scale if a.scale is None else a.scale.float().view(1))).to(products)
+    residual = residual.view(N, D)
     if products == residual.dtype:
-        residual.view(N, D).addmm_(hidden, up.T)
+        residual.addmm_(hidden, up.T)
     else:
-        residual.view(N, D).add_(product(hidden, up.T))
+        residual.add_(product(hidden, up.T))
 
 
-def backward(
-    d_ln2: torch.Tensor | None,  # as t, contiguous
-    d_residual: torch.Tensor,  # as t, contiguous
-    t: torch.Tensor,  # [.., D] contiguous
-    statistics: torch.Tensor,  # [2, N] mean and variance
-    hidden: torch.Tensor,  # [N, r]
-    parameters: tuple[Any, ...],  # contiguous: LN_2's weight, LN_a's two, down's two, up's two, scale
-    fixed_scale: float,
-    eps: float,
-    ln_eps: float,
-    d_t: torch.Tensor | None,
-    gradients: tuple[torch.Tensor, ...],  # float32, of LN_a's two, down's two, up's two
-) -> torch.Tensor:
-    """Fill ``d_t`` and ``gradients``, for at least one token; returns that of the scale, float32 [1]."""
-    ln2_weight, ln_weight, ln_bias, down_weight, _, up_weight, up_bias, scale = parameters
-    d_ln_weight, d_ln_bias, d_down_weight, d_down_bias, d_up_weight, d_up_bias = gradients
-    (N, D), products = (hidden.shape[0], t.shape[-1]), hidden.dtype
-    s = t.new_full((1,), fixed_scale, dtype=torch.float32) if scale is None else scale.float().view(1)
-    down, up = down_weight.float(), up_weight.float()
+def backward(a: AdapterArguments, incoming: AdapterIncoming, gradients: tuple[Any, ...]) -> None:
+    """Fill ``gradients`` (of AdapterGradients, None where not wanted), for at least one token."""
+    d_residual, d_ln2, statistics, hidden = incoming
+    (N, D, _), products, d = a.sizes, hidden.dtype, AdapterGradients(*gradients)
+    s = a.t.new_full((1,), a.fixed_scale, dtype=torch.float32) if a.scale is None else a.scale.float().view(1)
+    down, up = a.down_weight.float(), a.up_weight.float()
     g = d_residual.view(N, D).to(products)
     d_pre = torch.ops.aten.threshold_backward(g @ (up * s).to(products), hidden, 0.0)  # a NaN passes
-    d_normed = None if d_t is None else d_pre @ down.to(products)
-    normed = torch.empty((N, D), device=t.device, dtype=products)
+    d_normed = None if d.t is None else d_pre @ down.to(products)
+    normed = torch.empty((N, D), device=a.t.device, dtype=products)
     blocks = configuration(D)
     launch(
         adapter_norms_backward_kernel, (ceil_div(N, blocks["BN"]), 1, 1),
-        kinds((t, statistics, d_residual, d_ln2, ln_weight, ln2_weight), products, d_t is None, D),
-        (t, statistics, d_residual, d_normed, d_ln2, ln_weight, ln2_weight, normed, d_t, N, D, eps, ln_eps), **blocks,
+        kinds((a.t, statistics, d_residual, d_ln2, a.ln_weight, a.ln2_weight), products, d.t is None, D),
+        (a.t, statistics, d_residual, d_normed, d_ln2, a.ln_weight, a.ln2_weight, normed, d.t, N, D, a.eps, a.ln_eps),
+        **blocks,
     )  # fmt: skip
     normed_sum, hidden_sum = product(d_pre.T, normed), product(hidden.T, g)  # [r, D]
-    torch.sum(d_pre, 0, dtype=torch.float32, out=d_down_bias)
+    torch.sum(d_pre, 0, dtype=torch.float32, out=d.down_bias)
     total = d_residual.view(N, D).sum(0, dtype=torch.float32)
-    torch.sum(normed_sum * down, 0, out=d_ln_weight)
-    torch.mv(down.T, d_down_bias, out=d_ln_bias)
-    torch.addcmul(normed_sum * ln_weight, d_down_bias[:, None], ln_bias.float(), out=d_down_weight)
-    torch.mul(hidden_sum.T, s, out=d_up_weight)
-    torch.mul(total, s, out=d_up_bias)
-    return (hidden_sum.T * up).sum().add(torch.dot(total, up_bias.float())).view(1)
+    torch.sum(normed_sum * down, 0, out=d.ln_weight)
+    torch.mv(down.T, d.down_bias, out=d.ln_bias)
+    torch.addcmul(normed_sum * a.ln_weight, d.down_bias[:, None], a.ln_bias.float(), out=d.down_weight)
+    torch.mul(hidden_sum.T, s, out=d.up_weight)
+    torch.mul(total, s, out=d.up_bias)
+    torch.add((hidden_sum.T * up).sum(), torch.dot(total, a.up_bias.float()), out=d.scale.view(()))

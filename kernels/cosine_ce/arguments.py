@@ -1,57 +1,75 @@
-"""What the classifier-with-loss ops take: checked before anything reads it, whether it comes through the public op or past it."""
+"""What the classifier-with-loss op takes, stated once; and the checks of it, before anything reads it."""
+
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from ..checks import check_activations, check_kept, check_number, check_parameter, check_positive
-from .reference import IGNORE_INDEX
+from ..checks import check_activations, check_number, check_parameter, check_positive
 
-# B batch, C classes
+# B batch, D width, C classes
+
+Normalize = Literal["both", "weight", "none"]
+IGNORE_INDEX = -100
 
 
-def check(
-    features: torch.Tensor,
-    weight: torch.Tensor,
-    labels: torch.Tensor,
-    log_prior: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    class_weight: torch.Tensor | None,
-    scale: float,
-    tau: float,
-    label_smoothing: float,
-    normalize: str,
-) -> None:
-    """Raise TypeError or ValueError, which name the argument, unless the arguments are those of one call."""
-    check_activations("features", features)
-    if features.dim() != 2 or features.shape[1] == 0:
-        raise ValueError(f"features: expected [B, D], got shape {list(features.shape)}")
-    batch, width = features.shape
-    if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"weight: expected a tensor [C, {width}], got {type(weight).__name__}")
-    if weight.dim() != 2 or weight.shape[0] == 0:
-        raise ValueError(f"weight: expected [C, {width}] with at least one class, got shape {list(weight.shape)}")
-    classes = weight.shape[0]
-    check_parameter("weight", weight, (classes, width), "features", features)
-    for name, tensor in (("log_prior", log_prior), ("bias", bias), ("class_weight", class_weight)):
+class ClassifierArguments(NamedTuple):
+    """The arguments of a call. Parameters are float32 or have the dtype of ``features``."""
+
+    features: torch.Tensor  # [B, D]
+    weight: torch.Tensor  # [C, D]
+    labels: torch.Tensor  # [B] int64
+    log_prior: torch.Tensor | None  # [C], a constant
+    bias: torch.Tensor | None  # [C]
+    class_weight: torch.Tensor | None  # [C], a constant
+    scale: float
+    tau: float
+    label_smoothing: float
+    normalize: Normalize
+
+
+class Needed(NamedTuple):
+    """Which gradients are wanted."""
+
+    features: bool
+    weight: bool
+    bias: bool
+
+
+def check(arguments: tuple[Any, ...]) -> None:
+    """Raise TypeError or ValueError, which name the argument, unless these :class:`ClassifierArguments` are those of one call."""
+    a = ClassifierArguments(*arguments)
+    check_activations("features", a.features)
+    if a.features.dim() != 2 or a.features.shape[1] == 0:
+        raise ValueError(f"features: expected [B, D], got shape {list(a.features.shape)}")
+    batch, width = a.features.shape
+    if not isinstance(a.weight, torch.Tensor):
+        raise TypeError(f"weight: expected a tensor [C, {width}], got {type(a.weight).__name__}")
+    if a.weight.dim() != 2 or a.weight.shape[0] == 0:
+        raise ValueError(f"weight: expected [C, {width}] with at least one class, got shape {list(a.weight.shape)}")
+    classes = a.weight.shape[0]
+    check_parameter("weight", a.weight, (classes, width), "features", a.features)
+    for name, tensor in (("log_prior", a.log_prior), ("bias", a.bias), ("class_weight", a.class_weight)):
         if tensor is not None:
-            check_parameter(name, tensor, (classes,), "features", features)
-    if not isinstance(labels, torch.Tensor):
-        raise TypeError(f"labels: expected a tensor of int64 of shape [{batch}], got {type(labels).__name__}")
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (batch,):
-        raise ValueError(f"labels: expected int64 of shape [{batch}], got {labels.dtype} of shape {list(labels.shape)}")
-    if labels.device != features.device:
-        raise ValueError(f"labels: expected device {features.device}, where features lies, got {labels.device}")
-    check_positive("scale", scale)
-    check_number("tau", tau)
-    check_number("label_smoothing", label_smoothing)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing}")
-    if normalize not in ("both", "weight", "none"):
-        raise ValueError(f"normalize: expected 'both', 'weight' or 'none', got {normalize!r}")
+            check_parameter(name, tensor, (classes,), "features", a.features)
+    if not isinstance(a.labels, torch.Tensor):
+        raise TypeError(f"labels: expected a tensor of int64 of shape [{batch}], got {type(a.labels).__name__}")
+    if a.labels.dtype != torch.int64 or tuple(a.labels.shape) != (batch,):
+        got = f"{a.labels.dtype} of shape {list(a.labels.shape)}"
+        raise ValueError(f"labels: expected int64 of shape [{batch}], got {got}")
+    if a.labels.device != a.features.device:
+        raise ValueError(f"labels: expected device {a.features.device}, where features lies, got {a.labels.device}")
+    check_positive("scale", a.scale)
+    check_number("tau", a.tau)
+    check_number("label_smoothing", a.label_smoothing)
+    if not 0.0 <= a.label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing: expected 0 to 1, got {a.label_smoothing}")
+    if a.normalize not in ("both", "weight", "none"):
+        raise ValueError(f"normalize: expected 'both', 'weight' or 'none', got {a.normalize!r}")
 
 
-def check_constants(**tensors: torch.Tensor | None) -> None:
-    """Raise ValueError where one requires gradients."""
-    for name, tensor in tensors.items():
+def check_constants(a: ClassifierArguments) -> None:
+    """Raise ValueError where a constant requires gradients, which is no part of what :func:`check` has seen before."""
+    for name, tensor in (("log_prior", a.log_prior), ("class_weight", a.class_weight)):
         if tensor is not None and tensor.requires_grad:
             raise ValueError(f"{name}: expected a constant, got a tensor that requires gradients")
 
@@ -65,12 +83,3 @@ def check_labels(labels: torch.Tensor, classes: int) -> None:
             f"labels: expected 0 to {classes - 1}, or {IGNORE_INDEX} to leave a sample out; "
             f"got {int(labels[at])} at position {at}"
         )
-
-
-def check_kept_for_backward(
-    d_loss: torch.Tensor, saved: list[torch.Tensor], shapes: list[tuple[int, ...]], features: torch.Tensor
-) -> None:
-    """The same for what forward kept, of ``shapes``, and the gradient of the loss."""
-    check_kept("d_loss", d_loss, (), (torch.float32,), features)
-    for i, (tensor, shape) in enumerate(zip(saved, shapes, strict=True)):
-        check_kept(f"saved_{i}", tensor, shape, (torch.float32,), features)

@@ -2,11 +2,11 @@
 
 import torch
 
-from ..checks import check_once
+from ..checks import as_float, check_once
 from ..dispatch import Impl, choose
 from ..registration import needs_gradients
-from .arguments import check, check_constants, check_labels
-from .reference import Normalize, cosine_cross_entropy_reference
+from .arguments import ClassifierArguments, Normalize, check, check_constants, check_labels
+from .reference import cosine_cross_entropy_reference
 from .registered import cosine_cross_entropy_forward
 
 
@@ -53,21 +53,15 @@ def cosine_cross_entropy(
 
     Source: logit adjustment (Menon et al. 2021) on the cosine classifier, as LIFT (Shi et al., ICML 2024) uses it.
     """
-    arguments = (
-        features, weight, labels, log_prior, bias, class_weight, scale, tau, label_smoothing, normalize
-    )  # fmt: skip
-    plain = False
-    if torch.compiler.is_compiling():
-        check(*arguments)
-    else:
-        plain = check_once(check, arguments)
-    check_constants(log_prior=log_prior, class_weight=class_weight)
+    numbers = (as_float(scale), as_float(tau), as_float(label_smoothing), normalize)
+    arguments = ClassifierArguments(features, weight, labels, log_prior, bias, class_weight, *numbers)
+    plain = check_once(check, arguments)
+    check_constants(arguments)
     chosen = choose(impl, "features", features)
     if chosen != "reference":
         need = [needs_gradients((x,)) for x in (features, weight, bias)]
-        constants = (float(scale), float(tau), float(label_smoothing), normalize, *need, chosen)
-        loss, predictions, *_ = cosine_cross_entropy_forward.call((*arguments[:6], *constants), plain, any(need))
+        loss, predictions, *_ = cosine_cross_entropy_forward.call((*arguments, *need, chosen), plain, any(need))
         return loss, predictions
     if features.device.type == "cpu" and not torch.compiler.is_compiling():
         check_labels(labels, weight.shape[0])
-    return cosine_cross_entropy_reference(*arguments)
+    return cosine_cross_entropy_reference(arguments)

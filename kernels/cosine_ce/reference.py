@@ -1,56 +1,31 @@
 """The definition of the classifier-with-loss op in plain PyTorch: oracle of the tests, fallback, baseline of the benchmarks."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 
+from .arguments import IGNORE_INDEX, ClassifierArguments
+
 # B batch, D width, C classes
 
-Normalize = Literal["both", "weight", "none"]
-IGNORE_INDEX = -100
 
+def cosine_cross_entropy_reference(a: ClassifierArguments) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean cross-entropy of logits + tau log_prior in float32, argmax [B] of the plain logits).
 
-def logits_reference(
-    features: torch.Tensor,  # [B, D]
-    weight: torch.Tensor,  # [C, D]
-    bias: torch.Tensor | None,  # [C]
-    scale: float,
-    normalize: Normalize,
-) -> torch.Tensor:
-    """scale * <f, w> + bias, with f and w (or w alone) divided by their length; [B, C] in the dtype of ``features``."""
-    weight = weight.to(features.dtype)
-    if normalize != "none":
-        weight = F.normalize(weight, dim=-1)
-    if normalize == "both":
-        features = F.normalize(features, dim=-1)
-    logits = scale * F.linear(features, weight)  # [B, C]
-    return logits if bias is None else logits + bias.to(features.dtype)
-
-
-def cosine_cross_entropy_reference(
-    features: torch.Tensor,  # [B, D]
-    weight: torch.Tensor,  # [C, D]
-    labels: torch.Tensor,  # [B] int64
-    log_prior: torch.Tensor | None,  # [C]
-    bias: torch.Tensor | None,  # [C]
-    class_weight: torch.Tensor | None,  # [C]
-    scale: float,
-    tau: float,
-    label_smoothing: float,
-    normalize: Normalize,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean cross-entropy of logits + tau log_prior in float32, argmax of the plain logits)."""
-    with torch.autocast(features.device.type, enabled=False):
-        logits = logits_reference(features, weight, bias, scale, normalize)
+    logits = scale * <f, w> + bias, in the dtype of the features, with f and w (or w alone) divided by their length.
+    """
+    with torch.autocast(a.features.device.type, enabled=False):
+        features, weight = a.features, a.weight.to(a.features.dtype)
+        if a.normalize != "none":
+            weight = F.normalize(weight, dim=-1)
+        if a.normalize == "both":
+            features = F.normalize(features, dim=-1)
+        logits = a.scale * F.linear(features, weight)  # [B, C]
+        if a.bias is not None:
+            logits = logits + a.bias.to(logits.dtype)
         exact = logits if logits.dtype == torch.float64 else logits.float()
         predictions = exact.detach().argmax(dim=1)  # [B]
-        adjusted = exact if log_prior is None else exact + tau * log_prior.to(exact.dtype)
-        loss = F.cross_entropy(
-            adjusted,
-            labels,
-            weight=None if class_weight is None else class_weight.to(exact.dtype),
-            ignore_index=IGNORE_INDEX,
-            label_smoothing=label_smoothing,
-        )
+        adjusted = exact if a.log_prior is None else exact + a.tau * a.log_prior.to(exact.dtype)
+        class_weight = None if a.class_weight is None else a.class_weight.to(exact.dtype)
+        smoothing = a.label_smoothing
+        loss = F.cross_entropy(adjusted, a.labels, class_weight, ignore_index=IGNORE_INDEX, label_smoothing=smoothing)
         return loss, predictions

@@ -70,7 +70,7 @@ _CALLS = {
 }
 
 
-def _load() -> tuple[ctypes.CDLL | None, str]:
+def load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None and the reason why there is none."""
     if not LIBRARY.is_file():
         if REASON_FILE.is_file():
@@ -96,7 +96,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     return library, ""
 
 
-LOADED, MISSING = _load()
+LOADED, MISSING = load()
 
 
 def isa() -> str:

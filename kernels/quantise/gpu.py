@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..triton_launch import device_of, kinds, launch, next_power_of_two
+from ..triton_launch import kinds, launch, next_power_of_two
 from .reference import READ_AHEAD
 
 
@@ -36,12 +36,6 @@ def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # What the product reads past the last row is ours, and a number.
     scales = torch.ones((-(-rows // READ_AHEAD) * READ_AHEAD, 1), device=x.device, dtype=torch.float32)[:rows]
     if rows:
-        with device_of(x):
-            launch(
-                quantise_rows_kernel,
-                (rows, 1, 1),
-                kinds((x,), width),
-                (x, rounded, scales, width),
-                **configuration(width),
-            )
+        key, arguments = kinds((x,), width), (x, rounded, scales, width)
+        launch(quantise_rows_kernel, (rows, 1, 1), key, arguments, **configuration(width))
     return rounded, scales

@@ -4,7 +4,7 @@ import torch
 
 from ..checks import check_activations
 from ..dispatch import Impl, choose
-from ..registration import unwatched
+from ..registration import guarded, unwatched
 from .reference import quantise_rows_reference
 
 
@@ -36,4 +36,4 @@ def quantise_rows(x: torch.Tensor, *, impl: Impl | None = None) -> tuple[torch.T
             return quantise_rows_reference(x)
         from . import gpu
 
-        return gpu.quantise_rows(x.contiguous())
+        return guarded(gpu.quantise_rows)(x)

@@ -16,7 +16,7 @@ from fastlift.models.lift import create_model
 from fastlift.training import losses
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
-from fastlift_kernels.adapter.fused import MOST_RANK
+from fastlift_kernels.adapter.gpu import MOST_FUSED_RANK
 
 
 @pytest.mark.parametrize("rank", [4, 8])
@@ -49,4 +49,4 @@ def test_wide_adapters_read_no_weights_again() -> None:
         return sum(part.cached for part in parts(replace(Shape(), rank=rank), 128))
 
     assert cached(2 * 32) == 2 * cached(32) > 0
-    assert cached(MOST_RANK + 1) == 0
+    assert cached(MOST_FUSED_RANK + 1) == 0

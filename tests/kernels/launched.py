@@ -21,11 +21,11 @@ from kernel_cases import activation_case, adapter_case, cosine_case  # noqa: E40
 def compiled() -> dict[str, int]:
     """How often each kernel was compiled."""
     from fastlift_kernels.activation import gpu as activation
-    from fastlift_kernels.adapter import fused, wide
+    from fastlift_kernels.adapter import fused_backward, fused_forward, wide
     from fastlift_kernels.cosine_ce import rows
 
     found = {}
-    for module in (activation, fused, wide, rows):
+    for module in (activation, fused_forward, fused_backward, wide, rows):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel") and hasattr(kernel, "device_caches"):
                 found[name] = sum(len(caches[0]) for caches in kernel.device_caches.values())
@@ -38,9 +38,9 @@ def sizes() -> dict[str, int]:
 
     for tokens in (1, 6, 16, 17, 48, 197, 1182):
         for rank in (8, 80):
-            triton_launch._compiled.clear()
+            triton_launch.compiled_before.clear()
             adapter_case(tokens, 64, rank=rank, dtype=torch.bfloat16).run("triton")
-        triton_launch._compiled.clear()
+        triton_launch.compiled_before.clear()
         cosine_case(tokens, 64, 40).run("triton")
         activation_case("gelu", 64 * tokens).run("triton")
     return compiled()
@@ -50,27 +50,27 @@ def parameters(library: ctypes.CDLL) -> list[str]:
     """Launches whose parameters differ between the first call, by the binder, and the second, past it."""
     from fastlift_kernels import triton_launch
 
-    wanted = ctypes.c_int.in_dll(library, "stand_in_wanted")
-    seen = (ctypes.c_uint * 64).in_dll(library, "stand_in_parameters")
+    wanted = ctypes.c_int.in_dll(library, "pretended_wanted")
+    seen = (ctypes.c_uint * 64).in_dll(library, "pretended_parameters")
     launch, different = triton_launch.launch, []
 
     def twice(kernel: Any, grid: Any, key: Any, arguments: Any, **constants: Any) -> None:
         wanted.value = sum(_is_passed(x) for x in arguments)
-        triton_launch._compiled.clear()
+        triton_launch.compiled_before.clear()
         launch(kernel, grid, key, arguments, **constants)
         first = list(seen)
         assert key is not None
-        assert len(triton_launch._compiled) == 1
+        assert len(triton_launch.compiled_before) == 1
         ctypes.memset(seen, 0xA5, ctypes.sizeof(seen))
         launch(kernel, grid, key, arguments, **constants)
         if list(seen)[: wanted.value] != first[: wanted.value] or wanted.value < 3:
             different.append(kernel.fn.__name__)
 
     from fastlift_kernels.activation import gpu as activation
-    from fastlift_kernels.adapter import fused, wide
+    from fastlift_kernels.adapter import fused_backward, fused_forward, wide
     from fastlift_kernels.cosine_ce import gpu as classifier
 
-    for module in (activation, fused, wide, classifier):
+    for module in (activation, fused_forward, fused_backward, wide, classifier):
         module.launch = twice  # type: ignore[attr-defined]
     for ln2 in (True, False):
         for rank in (8, 80):

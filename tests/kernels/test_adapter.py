@@ -201,17 +201,17 @@ def test_autocast_changes_nothing(native: Any, impl: str) -> None:
 
 def test_products_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A float32 residual stream of somebody's model under autocast: without this its products miss the tensor cores."""
-    from fastlift_kernels.adapter.op import _products
+    from fastlift_kernels.adapter.op import dtype_of_products
 
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.float16)
     with FakeTensorMode():
         on_gpu = torch.empty(4, 8, device="cuda")
-    assert _products(on_gpu) == torch.float16
-    assert _products(on_gpu.bfloat16()) == torch.bfloat16
-    assert _products(torch.empty(4, 8)) == torch.float32
+    assert dtype_of_products(on_gpu) == torch.float16
+    assert dtype_of_products(on_gpu.bfloat16()) == torch.bfloat16
+    assert dtype_of_products(torch.empty(4, 8)) == torch.float32
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
-    assert _products(on_gpu) == torch.float32
+    assert dtype_of_products(on_gpu) == torch.float32
 
 
 def bad(**change: Any) -> dict[str, Any]:

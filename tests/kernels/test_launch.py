@@ -17,7 +17,7 @@ import fastlift_kernels
 
 pytest.importorskip("triton")
 
-from fastlift_kernels.adapter import fused
+from fastlift_kernels.adapter import fused_backward
 from fastlift_kernels.triton_launch import kinds
 
 
@@ -64,7 +64,7 @@ def test_tensors_that_are_not_aligned_have_no_key() -> None:
 )
 def test_splits_follow_the_size_of_the_gpu(tokens: int, multiprocessors: int, expected: int) -> None:
     """12 programs a split: as many splits as the GPU has room for at once, none empty, all tokens in one."""
-    splits, span = fused.splits_of(tokens, programs=12, multiprocessors=multiprocessors)
+    splits, span = fused_backward.splits_of(tokens, programs=12, multiprocessors=multiprocessors)
     assert splits == expected
     assert span % 64 == 0
     assert (splits - 1) * span < tokens <= splits * span
@@ -110,8 +110,9 @@ def test_activations_are_open_to_inductor_on_a_gpu(op: Any) -> None:
 
 def test_kernels_have_names_of_their_own() -> None:
     """In a profile of a step nobody should have to guess whose kernel it is."""
-    for package in ("adapter.fused", "adapter.wide", "cosine_ce.rows", "activation.gpu", "quantise.gpu"):
-        module = importlib.import_module(f"fastlift_kernels.{package}")
+    adapter = ("adapter.fused_forward", "adapter.fused_backward", "adapter.wide")
+    for name in (*adapter, "cosine_ce.rows", "activation.gpu", "quantise.gpu"):
+        module = importlib.import_module(f"fastlift_kernels.{name}")
         names = [name for name in vars(module) if name.endswith("_kernel")]
         assert names
         assert all(name.split("_")[0] in ("adapter", "classifier", "activation", "quantise") for name in names)

@@ -34,22 +34,8 @@ def test_opcheck_adapter_backward(native: Any) -> None:
     leaves = adapter_case(7, 64, rank=4).leaves()
     with torch.no_grad():
         _, _, statistics, hidden = OPS.adapter_forward(*leaves.values(), 1.0, 1e-5, 1e-5, torch.float32, True, "native")
-        t, ln2_weight, _, *parameters = (x.detach() for x in leaves.values())
-        arguments = (
-            t,
-            t,
-            t,
-            statistics,
-            hidden,
-            ln2_weight,
-            *parameters,
-            1.0,
-            1e-5,
-            1e-5,
-            torch.float32,
-            True,
-            "native",
-        )
+        t, *parameters = (x.detach() for x in leaves.values())
+        arguments = (t, t, statistics, hidden, t, *parameters, 1.0, 1e-5, 1e-5, True, "native")
         torch.library.opcheck(OPS.adapter_backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -163,7 +149,7 @@ def test_available_tells_the_instruction_set(isa: str) -> None:
 def test_unknown_instruction_set_is_refused(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = library.isa()
     monkeypatch.setenv("FASTLIFT_ISA", "vax")
-    assert library._load() == (None, "FASTLIFT_ISA=vax: this processor or this build does not have it")
+    assert library.load() == (None, "FASTLIFT_ISA=vax: this processor or this build does not have it")
     assert library.isa() == before
 
 

@@ -8,7 +8,7 @@ import fastlift_kernels
 
 pytest.importorskip("triton")
 
-from fastlift_kernels.adapter import fused, op
+from fastlift_kernels.adapter import fused_backward, op
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_float32_tokens_multiplied_in_a_shorter_dtype(monkeypatch: pytest.Monkey
     """As under autocast on a GPU: the norms, the sums and the residual stay in float32."""
     case = adapter_case(23, 72, rank=rank, need_t=need_t)
     case.products = torch.bfloat16
-    monkeypatch.setattr(op, "_products", lambda t: torch.bfloat16 if t.dtype == torch.float32 else t.dtype)
+    monkeypatch.setattr(op, "dtype_of_products", lambda t: torch.bfloat16 if t.dtype == torch.float32 else t.dtype)
     assert_within_bounds(case, "triton")
     exact, cast = case.run("reference", torch.float64), case.run("triton")
     branch = exact["residual"] - case.tensors["t"]
@@ -78,9 +78,9 @@ def test_fixed_scale(rank: int) -> None:
 
 def test_sums_in_several_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 256 tokens as shipped, which the interpreter takes long over; the last is not full. They repeat bit by bit."""
-    monkeypatch.setattr(fused, "SPLIT_TOKENS", 64)
+    monkeypatch.setattr(fused_backward, "SPLIT_TOKENS", 64)
     case = adapter_case(150, 40, rank=4)
-    assert fused.splits_of(150, programs=2, multiprocessors=4) == (3, 64)
+    assert fused_backward.splits_of(150, programs=2, multiprocessors=4) == (3, 64)
     assert_within_bounds(case, "triton")
     first, second = (case.run("triton") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,8 +1,8 @@
-"""The adapter op on a GPU in fused Triton kernels, for ranks up to 64. The maths and what was tried are in README.md.
+"""The adapter's backward pass on a GPU in fused kernels. The maths and what was tried are in README.md.
 
-Forward is one kernel. Backward is a kernel over tokens (d_t and d_pre), a kernel over the width (sums over tokens, a
-partial result a split, so that no atomics are needed and results repeat bit by bit), and one that forms the parameters'
-gradients of the sums. No kernel is compiled for a number of tokens: a partial batch runs what a full one has compiled.
+A kernel over tokens (d_t and d_pre), a kernel over the width (sums over tokens, a partial result a split, so that no
+atomics are needed and results repeat bit by bit), and one that forms the parameters' gradients of the sums. No kernel is
+compiled for a number of tokens: a partial batch runs what a full one has compiled.
 """
 
 # Triton kernels are a language of their own:
@@ -15,92 +15,10 @@ import torch
 import triton
 import triton.language as tl
 
-from ..triton_launch import TRITON_TYPES, ceil_div, dot_precision, kinds, launch, multiprocessors, next_power_of_two
+from ..triton_launch import ceil_div, dot_precision, kinds, launch, multiprocessors, next_power_of_two
+from .arguments import AdapterArguments, AdapterIncoming
 
 # N tokens, D width, r rank; BN, BD, BR their blocks (BR covers the whole rank), S splits of the tokens
-
-
-@triton.jit
-def _row_statistics(t, rows, live, D, BN: tl.constexpr, BD: tl.constexpr):
-    """Mean and variance of the rows of a block, chunk by chunk (Chan's merge: no difference of large sums)."""
-    mean = tl.zeros([BN], tl.float32)
-    squares = tl.zeros([BN], tl.float32)
-    for d in range(0, D, BD):
-        cols = d + tl.arange(0, BD)
-        inside = live[:, None] & (cols < D)[None, :]
-        x = tl.load(t + rows[:, None] * D + cols[None, :], mask=inside, other=0.0).to(tl.float32)
-        width = tl.minimum(BD, D - d).to(tl.float32)
-        part = tl.sum(x, 1) / width
-        centred = tl.where((cols < D)[None, :], x - part[:, None], 0.0)
-        delta = part - mean
-        share = width / (d + width)
-        mean += delta * share
-        squares += tl.sum(centred * centred, 1) + delta * delta * (d * share)
-    return mean, squares / D
-
-
-@triton.jit(do_not_specialize=["N"])
-def adapter_forward_kernel(
-    t, ln2_weight, ln2_bias, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale,
-    ln2, residual, statistics, hidden_out,
-    N, D, r, fixed_scale, eps, ln_eps,
-    KIND: tl.constexpr, PRECISION: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr,
-):  # fmt: skip
-    """ln2, residual and what backward needs for BN tokens; t is read from memory once, then from the caches."""
-    first = tl.program_id(0).to(tl.int64) * BN  # int64 once; all offsets inside the block are int32
-    rows = tl.arange(0, BN)
-    ranks = tl.arange(0, BR)
-    live = rows < N - first
-    known = ranks < r
-    t += first * D
-    residual += first * D
-    mean, variance = _row_statistics(t, rows, live, D, BN, BD)
-    rstd = tl.rsqrt(variance + ln_eps)
-    if ln2 is not None:
-        ln2 += first * D
-        rstd2 = tl.rsqrt(variance + eps)
-    hidden = tl.zeros([BN, BR], tl.float32)
-    for d in range(0, D, BD):
-        cols = d + tl.arange(0, BD)
-        whole = cols < D
-        inside = live[:, None] & whole[None, :]
-        at = rows[:, None] * D + cols[None, :]
-        centred = tl.load(t + at, mask=inside, other=0.0).to(tl.float32) - mean[:, None]
-        gamma = tl.load(ln_weight + cols, mask=whole, other=0.0).to(tl.float32)
-        beta = tl.load(ln_bias + cols, mask=whole, other=0.0).to(tl.float32)
-        normed = centred * rstd[:, None] * gamma[None, :] + beta[None, :]
-        w = tl.load(
-            down_weight + ranks[None, :] * D + cols[:, None], mask=known[None, :] & whole[:, None], other=0.0
-        )  # [BD, BR]
-        hidden = tl.dot(normed.to(KIND), w.to(KIND), hidden, input_precision=PRECISION)
-        if ln2 is not None:
-            gamma2 = tl.load(ln2_weight + cols, mask=whole, other=0.0).to(tl.float32)
-            beta2 = tl.load(ln2_bias + cols, mask=whole, other=0.0).to(tl.float32)
-            y = centred * rstd2[:, None] * gamma2[None, :] + beta2[None, :]
-            tl.store(ln2 + at, y.to(ln2.dtype.element_ty), mask=inside)
-    hidden += tl.load(down_bias + ranks, mask=known, other=0.0).to(tl.float32)[None, :]
-    hidden = tl.where(hidden < 0.0, 0.0, hidden)  # a NaN stays
-    activated = hidden.to(KIND)
-    if hidden_out is not None:
-        hidden_out += first * r
-        tl.store(hidden_out + rows[:, None] * r + ranks[None, :], activated, mask=live[:, None] & known[None, :])
-        tl.store(statistics + first + rows, mean, mask=live)
-        tl.store(statistics + N + first + rows, variance, mask=live)
-    s = fixed_scale
-    if scale is not None:
-        s = tl.load(scale).to(tl.float32)
-    for d in range(0, D, BD):
-        cols = d + tl.arange(0, BD)
-        whole = cols < D
-        inside = live[:, None] & whole[None, :]
-        at = rows[:, None] * D + cols[None, :]
-        w = tl.load(
-            up_weight + cols[None, :] * r + ranks[:, None], mask=known[:, None] & whole[None, :], other=0.0
-        )  # [BR, BD]
-        branch = tl.dot(activated, w.to(KIND), input_precision=PRECISION)
-        branch += tl.load(up_bias + cols, mask=whole, other=0.0).to(tl.float32)[None, :]
-        x = tl.load(t + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(residual + at, (x + s * branch).to(residual.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -297,8 +215,7 @@ def adapter_parameters_backward_kernel(
     tl.store(d_scale + column, tl.sum(along, 0))
 
 
-MOST_RANK = 64  # above it each program's second reading of both weights costs more than library products do: wide.py
-FORWARD, TOKENS, WIDTH = "forward", "tokens", "width"
+TOKENS, WIDTH = "tokens", "width"
 PARAMETERS_BLOCKS = {"BD": 32, "BR": 32}
 SUMS_BLOCKS = {"BD": 128, "BR": 8}
 SPLIT_TOKENS = 256  # at least; fewer are not worth a partial sum
@@ -307,23 +224,20 @@ PROGRAMS_A_MULTIPROCESSOR = 2
 
 @cache
 def configuration(kernel: str, rank: int, dtype: torch.dtype, products: torch.dtype) -> dict[str, int]:
-    """Blocks, warps and stages of a kernel, by the dtypes of t and of the products' operands.
+    """Blocks, warps and stages of a kernel with products, by the dtypes of t and of the products' operands.
 
     benchmarks/ops/resources.py shows that none spills.
     """
     ranks = max(16, next_power_of_two(rank))
     single = products == torch.float32
-    if kernel == WIDTH:
-        if single:
-            return {"BN": 16, "BD": 32, "BR": ranks, "num_warps": 4, "num_stages": 2}
-        mixed = dtype != products  # float32 tokens take twice the room until they are rounded
-        tokens, warps = (32 if ranks == 64 else 64, 8) if mixed else (64, 8 if ranks == 64 else 4)
-        return {"BN": tokens, "BD": 64, "BR": ranks, "num_warps": warps, "num_stages": 2}
     if kernel == TOKENS:
         width = 32 if ranks == 64 and not single else 64
         return {"BN": 16, "BD": width, "BR": ranks, "num_warps": 4, "num_stages": 2}
-    tokens, width = (16, 32) if single else (32, 64)
-    return {"BN": tokens, "BD": width, "BR": ranks, "num_warps": 4, "num_stages": 2}
+    if single:
+        return {"BN": 16, "BD": 32, "BR": ranks, "num_warps": 4, "num_stages": 2}
+    mixed = dtype != products  # float32 tokens take twice the room until they are rounded
+    tokens, warps = (32 if ranks == 64 else 64, 8) if mixed else (64, 8 if ranks == 64 else 4)
+    return {"BN": tokens, "BD": 64, "BR": ranks, "num_warps": warps, "num_stages": 2}
 
 
 def splits_of(tokens: int, programs: int, multiprocessors: int) -> tuple[int, int]:
@@ -338,74 +252,43 @@ def splits_of(tokens: int, programs: int, multiprocessors: int) -> tuple[int, in
     return -(-tokens // span), span
 
 
-def forward(
-    t: torch.Tensor,  # [.., D] contiguous
-    parameters: tuple[Any, ...],  # contiguous: LN_2's two, LN_a's two, down's two, up's two, scale
-    fixed_scale: float,
-    eps: float,
-    ln_eps: float,
-    products: torch.dtype,
-    outputs: tuple[Any, ...],  # ln2 or None, residual, statistics [2, N] and hidden [N, r], or None
-) -> None:
-    """Fill ``outputs``, for at least one token."""
-    D, r = t.shape[-1], parameters[4].shape[0]
-    N = t.numel() // D
-    blocks = configuration(FORWARD, r, t.dtype, products)
-    precision = dot_precision(products)
-    key = kinds((t, *parameters), products, outputs[2] is None, D, r, precision)  # outputs are of our own making
-    launch(
-        adapter_forward_kernel, (ceil_div(N, blocks["BN"]), 1, 1), key,
-        (t, *parameters, *outputs, N, D, r, fixed_scale, eps, ln_eps),
-        KIND=TRITON_TYPES[products], PRECISION=precision, **blocks,
-    )  # fmt: skip
-
-
-def backward(
-    d_ln2: torch.Tensor | None,  # as t, contiguous
-    d_residual: torch.Tensor,  # as t, contiguous
-    t: torch.Tensor,  # [.., D] contiguous
-    statistics: torch.Tensor,  # [2, N] mean and variance
-    hidden: torch.Tensor,  # [N, r]
-    parameters: tuple[Any, ...],  # contiguous: LN_2's weight, LN_a's two, down's two, up's two, scale
-    fixed_scale: float,
-    eps: float,
-    ln_eps: float,
-    d_t: torch.Tensor | None,
-    gradients: tuple[torch.Tensor, ...],  # float32, of LN_a's two, down's two, up's two
-) -> torch.Tensor:
-    """Fill ``d_t`` and ``gradients``, for at least one token; returns that of the scale, float32 [1]."""
-    ln2_weight, ln_weight, ln_bias, down_weight, down_bias, up_weight, up_bias, scale = parameters
-    (N, r), D = hidden.shape, t.shape[-1]
+def backward(a: AdapterArguments, incoming: AdapterIncoming, gradients: tuple[Any, ...]) -> None:
+    """Fill ``gradients`` (of AdapterGradients, None where not wanted), for at least one token."""
+    *tensors, fixed_scale, eps, ln_eps = a
+    d_residual, d_ln2, statistics, hidden = incoming
+    d_t, *d_parameters, d_scale = gradients
+    N, D, r = a.sizes
     precision = dot_precision(hidden.dtype)
-    key = kinds((t, d_ln2, d_residual, hidden, *parameters), d_t is None, D, r, precision)
+    key = kinds((*tensors, d_ln2, d_residual, hidden), d_t is None, D, r, precision)
     d_pre = torch.empty_like(hidden)
     row_sum = base = None
     if d_t is not None:
-        row_sum, base = (t.new_empty(r, dtype=torch.float32) for _ in range(2))
+        row_sum, base = (hidden.new_empty(r, dtype=torch.float32) for _ in range(2))
         launch(
             adapter_bottleneck_sums_kernel, (ceil_div(r, SUMS_BLOCKS["BR"]), 1, 1), key,
-            (ln_weight, ln_bias, down_weight, down_bias, row_sum, base, D, r), **SUMS_BLOCKS,
+            (a.ln_weight, a.ln_bias, a.down_weight, a.down_bias, row_sum, base, D, r), **SUMS_BLOCKS,
         )  # fmt: skip
-    blocks = configuration(TOKENS, r, t.dtype, hidden.dtype)
+    blocks = configuration(TOKENS, r, a.t.dtype, hidden.dtype)
     launch(
         adapter_tokens_backward_kernel, (ceil_div(N, blocks["BN"]), 1, 1), key,
-        (t, d_ln2, d_residual, statistics, hidden, ln2_weight, ln_weight, down_weight, up_weight, scale, row_sum, base,
-         d_t, d_pre, N, D, r, fixed_scale, eps, ln_eps),
+        (a.t, d_ln2, d_residual, statistics, hidden, a.ln2_weight, a.ln_weight, a.down_weight, a.up_weight, a.scale,
+         row_sum, base, d_t, d_pre, N, D, r, fixed_scale, eps, ln_eps),
         PRECISION=precision, **blocks,
     )  # fmt: skip
-    blocks = configuration(WIDTH, r, t.dtype, hidden.dtype)
+    blocks = configuration(WIDTH, r, a.t.dtype, hidden.dtype)
     columns, units = ceil_div(D, blocks["BD"]), ceil_div(r, blocks["BR"])
-    splits, span = splits_of(N, columns * units, multiprocessors(t))
-    sums = t.new_empty((splits, 2 * r * D + D + r), dtype=torch.float32)
+    splits, span = splits_of(N, columns * units, multiprocessors(a.t))
+    sums = hidden.new_empty(splits, 2 * r * D + D + r, dtype=torch.float32)
     launch(
         adapter_width_backward_kernel, (columns, units, splits), key,
-        (t, d_residual, statistics, hidden, d_pre, sums, N, D, r, span, ln_eps), PRECISION=precision, **blocks,
+        (a.t, d_residual, statistics, hidden, d_pre, sums, N, D, r, span, ln_eps), PRECISION=precision, **blocks,
     )  # fmt: skip
     total = sums if splits == 1 else sums.sum(0)
-    along = t.new_empty(ceil_div(D, PARAMETERS_BLOCKS["BD"]), dtype=torch.float32)
+    along = hidden.new_empty(ceil_div(D, PARAMETERS_BLOCKS["BD"]), dtype=torch.float32)
     launch(
         adapter_parameters_backward_kernel, (along.numel(), 1, 1), key,
-        (total, ln_weight, ln_bias, down_weight, up_weight, up_bias, scale, *gradients, along, D, r, fixed_scale),
+        (total, a.ln_weight, a.ln_bias, a.down_weight, a.up_weight, a.up_bias, a.scale, *d_parameters, along, D, r,
+         fixed_scale),
         **PARAMETERS_BLOCKS,
     )  # fmt: skip
-    return along.sum(0, keepdim=True)
+    torch.sum(along, 0, keepdim=True, out=d_scale)
