@@ -34,7 +34,9 @@ PARTS = (
     Part("step", 330, 70, "step", "the training step: batches, compiled or not, fp8, recomputing, ranks, host syncs"),
     Part("attention", 40, 12, "ops", "the backends of scaled_dot_product_attention, forward and backward"),
     Part("evaluation", 60, 18, "evaluation", "images/s with one crop and with five, beside those of training"),
-    Part("data", 60, 20, "data", "training views of drawn JPEGs of ImageNet's sizes, by each executor that is there"),
+    Part(
+        "data", 60, 20, "data", "training crops of drawn JPEGs of ImageNet's sizes, with each backend that is installed"
+    ),
     Part("train", 90, 30, "train", "`fastlift train` from JPEG files to results.json"),
     Part("kernels", 60, 20, "kernels", "the longest kernels of a step, eager and compiled, from torch.profiler"),
 )

@@ -78,7 +78,7 @@ def _check_possible(config: Config, model: LiftModel, world: World) -> None:
             f"batch_size: {config.training.batch_size} images cannot be shared by {world.size} processes; start fewer"
         )
     if config.training.epochs and not model.trained():
-        raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to grade it as it is")
+        raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to evaluate it as it is")
 
 
 def _check_memory(config: Config, model: LiftModel, work: Work, ui: Ui) -> None:

@@ -74,13 +74,13 @@ def _reopen(asked: Asked, claim: Claim, ui: Ui) -> dict[str, Any] | None:
 
 
 def _results_hold(run: RunFolder, ui: Ui) -> bool:
-    """Whether ``results.json`` can be read; one that cannot is put aside, and the run is graded again."""
+    """Whether ``results.json`` can be read; one that cannot is put aside, and the run is evaluated again."""
     try:
         read_results(run.results)
     except UserError as error:
         kept = run.results.with_suffix(".damaged.json")
         os.replace(run.results, kept)
-        ui.say(f"{error}: it is kept as {kept.name}, and the run is graded again")
+        ui.say(f"{error}: it is kept as {kept.name}, and the run is evaluated again")
         return False
     return True
 

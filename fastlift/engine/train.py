@@ -153,7 +153,7 @@ def _train(asked: Asked, place: Place) -> Run:
     if world.is_main:
         results["replaced_images"] = len(bad.lines())
         if bad.lines():
-            ui.say(f"{len(bad.lines()):,} unusable pictures were replaced; they are listed in {run.bad_images}")
+            ui.say(f"{len(bad.lines()):,} unusable images were replaced; they are listed in {run.bad_images}")
         if fit is not None and config.run.on_nonfinite == "skip":
             results["skipped_steps"] = int(fit.learner.watch.skipped)
         end(run, results, ui)

@@ -1,4 +1,4 @@
-"""The data path alone: training views of drawn JPEGs of ImageNet's sizes on the device, by each executor that is there."""
+"""The data path alone: training crops of drawn JPEGs of ImageNet's sizes on the device, with each backend that is installed."""
 
 from __future__ import annotations
 

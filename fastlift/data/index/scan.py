@@ -178,7 +178,7 @@ def finish_index(
         for i in sorted(scan.reasons):
             bad.append(BadImage(i, paths[i], scan.reasons[i], int(source[i])))
             if source[i] < 0:
-                problems.add(f"{root / paths[i]}: {scan.reasons[i]}, and its class has no good image to stand in")
+                problems.add(f"{root / paths[i]}: {scan.reasons[i]}, and its class has no good image to replace it")
         paths, widths, heights = paths.take(source), widths[source], heights[source]
     hashed = fingerprint(paths, scan.labels, widths, heights, class_names)
     return ImageIndex(name, root, paths, scan.labels, widths, heights, class_names, hashed, bad=tuple(bad))

@@ -51,9 +51,9 @@ class CheckResult:
         if self.ok:
             how = {
                 "headers": "all headers read",
-                "shards": "shards whole, no picture read",
+                "shards": "shards whole, no image read",
                 "arrays": "arrays read",
-                "pictures": "every picture decoded",
+                "pictures": "every image decoded",
             }[self.looked_at]
             return Text(
                 f"{self.dataset}: fine. {self.train_images:,} training and {self.test_images:,} test images, "
@@ -88,7 +88,7 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
     if decode and data is not None:
         entries += [entry for index in (data.train, data.test) for entry in _undecodable(index, progress)]
     elif decode:
-        hint = f"No picture was decoded: that needs usable lists.\n{hint}".rstrip()
+        hint = f"No image was decoded: that needs usable lists.\n{hint}".rstrip()
     sizes = (0, 0, 0) if data is None else (len(data.train), len(data.test), len(data.class_names))
     looked_at = "headers" if data is None else "pictures" if decode else _kind(data.train)
     return CheckResult(name, tuple(dict.fromkeys(entries)), hint, *sizes, looked_at, time.perf_counter() - start)

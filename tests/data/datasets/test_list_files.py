@@ -77,7 +77,7 @@ def test_skip_puts_the_next_good_picture_of_the_class(pictures: Any) -> None:
 def test_skip_refuses_a_class_without_any_good_picture(pictures: Any) -> None:
     pictures.fill(classes=2, each=1)
     (pictures.root / "c0" / "0.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="no good image to stand in"):
+    with pytest.raises(UserError, match="no good image to replace it"):
         pictures.load(classes=2, bad_images="skip")
 
 

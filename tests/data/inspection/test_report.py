@@ -77,7 +77,7 @@ def test_decoding_goes_on_beside_bad_headers(pictures: Any, make_bad_file: Calla
     assert found.looked_at == "pictures"
     assert sorted(problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems) == ["2.jpg", "holed.png"]
     (pictures.root.parent / "train.txt").write_text("c0/0.jpg\n")
-    assert "No picture was decoded" in check("list", decode=True, **pictures.options()).hint
+    assert "No image was decoded" in check("list", decode=True, **pictures.options()).hint
 
 
 def test_stats_count_images_and_groups(pictures: Any) -> None:
