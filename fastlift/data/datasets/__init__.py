@@ -1,0 +1,1 @@
+"""The data sets by name, one file each; ``catalogue`` lists them and loads one."""

@@ -79,14 +79,10 @@ class SourceSettings(Settings):
         """Load and check both splits; see ``load_data_set``."""
         source = source_of(self.dataset)
         given = {name: expand_user(path) for name, path in self.values().items() if isinstance(path, Path)}
-        root, train_list, test_list, class_names = (
-            given.get(name) for name in ("data_root", "train_list", "test_list", "class_names")
-        )
         cache = expand_user(cache_dir) if cache_dir else cache_folder()
-        request = Request(
-            self.dataset, root, train_list, test_list, class_names, cache, bad_images.bad_images, rescan, progress
-        )
+        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, **given)
         _refuse_unused_files(request, source)
+        root = request.data_root
         if root is not None and not root.is_dir():
             raise UserError(f"the data root {root} is not a folder.{source.how_to_get()}")
         packed = root is not None and (root / PACK_MANIFEST).is_file()

@@ -16,14 +16,14 @@ class Request:
     """What the user gave, with ``~`` expanded and the defaults filled in."""
 
     name: str
-    data_root: Path | None
-    train_list: Path | None
-    test_list: Path | None
-    class_names: Path | None
     cache_dir: Path
     bad_images: BadImages
     rescan: bool  # look at all files again instead of trusting the cached sizes
     progress: Progress | None
+    data_root: Path | None = None
+    train_list: Path | None = None
+    test_list: Path | None = None
+    class_names: Path | None = None
 
 
 class Source(ABC):

@@ -33,6 +33,7 @@ class Header(NamedTuple):
 
 
 def bad(reason: str) -> Header:
+    """That of a file that cannot be used."""
     return Header(0, 0, reason)
 
 

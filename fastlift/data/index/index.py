@@ -26,6 +26,7 @@ class PathTable(Sequence[str]):
 
     @classmethod
     def from_strings(cls, paths: Iterable[str]) -> "PathTable":
+        """A table of these paths, as UTF-8; bytes that are none are kept."""
         data, lengths = bytearray(), array("q")
         for path in paths:
             encoded = path.encode("utf-8", "surrogateescape")
@@ -35,6 +36,7 @@ class PathTable(Sequence[str]):
 
     @classmethod
     def of_lengths(cls, data: np.ndarray, lengths: np.ndarray) -> "PathTable":
+        """Of uint8 bytes, and the bytes of each path, int64 [N]."""
         return cls(data, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)]))
 
     @classmethod
@@ -144,6 +146,7 @@ class ImageIndex:
 
     @property
     def num_classes(self) -> int:
+        """C; classes without a sample count too."""
         return len(self.class_names)
 
     def class_counts(self) -> np.ndarray:

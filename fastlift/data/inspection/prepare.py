@@ -32,6 +32,7 @@ class PrepareResult:
 
     @property
     def ready(self) -> bool:
+        """Whether nothing is missing."""
         return all(step.done for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:

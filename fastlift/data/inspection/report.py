@@ -38,6 +38,7 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
+        """Whether the set is usable."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class PackedSplit:
 
 
 def shard_name(split: str, number: int) -> str:
+    """The file of a shard."""
     return f"{split}-{number:06d}.tar"
 
 

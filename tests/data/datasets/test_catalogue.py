@@ -1,10 +1,17 @@
 """Data sets by name: unknown ones, and what is given beside a set that has no use for it."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fastlift.data.datasets.catalogue import load_data_set, names, source_of
+from fastlift.data.datasets import catalogue
+from fastlift.data.datasets.catalogue import SourceSettings, load_data_set, names, source_of
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.source import Request, Source
+from fastlift.data.datasets.taxon import TaxonSettings
+from fastlift.data.index.replacements import BadImageSettings
 from fastlift.errors import UserError
 
 
@@ -28,3 +35,32 @@ def test_flags_that_a_set_cannot_use_are_refused(tmp_path: Path) -> None:
 def test_a_missing_data_root_says_what_it_must_hold(name: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=expected):
         load_data_set(name, data_root=tmp_path / "nowhere")
+
+
+def test_settings_load_what_the_function_does(pictures: Any) -> None:
+    expected = pictures.fill().load()
+    options = pictures.options()
+    cache = options.pop("cache_dir")
+    found = SourceSettings("list", **options).build(TaxonSettings(), BadImageSettings(), cache_dir=cache)
+    assert found.train.fingerprint == expected.train.fingerprint
+    assert found.class_names == expected.class_names
+    assert found.train.cache == cache
+    with pytest.raises(UserError, match=r"unknown value of taxon 'genera'; did you mean genus"):
+        load_data_set("list", **pictures.options(), taxon="genera")
+
+
+def test_a_data_set_is_a_source_and_a_line(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/data.md says of adding one."""
+    given = pictures.fill().load()
+
+    class Mine(Source):
+        name = "mine"
+
+        def load(self, request: Request) -> DataSet:
+            return replace(given, name=request.name)
+
+    monkeypatch.setattr(catalogue, "SOURCES", (*catalogue.SOURCES, Mine()))
+    assert load_data_set("mine").name == "mine"
+    assert "mine" in names()
+    with pytest.raises(UserError, match=r"--train-list: the data set mine has no list files"):
+        load_data_set("mine", train_list="x.txt")

@@ -500,6 +500,8 @@ def test_the_backend_is_chosen_and_explained(pictures: Any, monkeypatch: pytest.
         LoaderSettings("dali").backend_for(index, "cuda")
     with pytest.raises(UserError, match="unknown value of executor 'fast'"):
         LoaderSettings("fast")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="workers: expected a whole number from 1 to 1024, got 0"):
+        LoaderSettings(workers=0)
 
 
 def test_on_a_cpu_there_is_one_way(pictures: Any) -> None:

@@ -8,8 +8,9 @@ from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import RandomResizedCrop
 
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
-from fastlift.data.sampling.crops import EvalCrops, TrainCrops, schedule_value
+from fastlift.data.sampling.crops import CropSettings, EvalCrops, TrainCrops, schedule_value
 from fastlift.errors import UserError
+from fastlift.settings import check_effects
 
 SIZES = [(500, 375), (375, 500), (333, 500), (224, 224), (64, 48), (1, 1), (1, 30), (2000, 90), (17, 300), (1023, 767)]
 
@@ -172,3 +173,15 @@ def test_random_crops_differ_by_view_and_repeat_by_seed() -> None:
 def test_nonsense_is_refused(make: object) -> None:
     with pytest.raises(UserError):
         make()  # type: ignore[operator]
+
+
+def test_settings_make_the_crops_of_a_run() -> None:
+    settings = CropSettings(augmentation="minimalist", schedule="linear", min_scale=0.25, interpolation="bicubic")
+    expected = TrainCrops(48, kind="minimalist", schedule="linear", min_scale=0.25, epochs=5, interpolation="bicubic")
+    assert settings.build(48, epochs=5) == expected
+    assert settings.build(48, epochs=0).epochs == 1
+    with pytest.raises(UserError, match=r"min_scale: expected a share of the area in \(0, 1\], got 0"):
+        CropSettings(min_scale=0.0)
+    values = {**settings.values(), "augmentation": "random_resized_crop"}
+    with pytest.raises(UserError, match=r"schedule linear would change nothing here: .* \(augmentation minimalist\)"):
+        check_effects([CropSettings], values, CropSettings().values(), ["schedule"])
