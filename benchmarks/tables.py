@@ -215,7 +215,7 @@ def _dali_on_cpus(run: Json) -> str:
     return (
         f"DALI for batches on a CPU, {run['interpolation']}, {len(cpu)} alternated rounds of {run['images']} images at a load "
         f"average of {run['load_average'][0]:.1f} to {run['load_average'][1]:.1f}: {ours:.2f} ms of CPU time per image without it, "
-        f"{dali:.2f} with it, {statistics.median(cpu):.2f} times less (quartiles {low:.2f} and {high:.2f}); "
+        f"{dali:.2f} ms with it. Median ratio: {statistics.median(cpu):.2f} (quartiles {low:.2f} and {high:.2f}). With DALI, "
         f"{statistics.median(clock):.2f} times the images/s."
     )
 
