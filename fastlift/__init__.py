@@ -32,7 +32,7 @@ if (
     from fastlift.interop.modules import LDAMLoss as LDAMLoss
     from fastlift.interop.modules import LogitAdjustedCrossEntropy as LogitAdjustedCrossEntropy
     from fastlift.models.classifiers import CosineClassifier as CosineClassifier
-    from fastlift.models.lift import create_model as create_model
+    from fastlift.models.create import create_model as create_model
     from fastlift.models.tuners.adaptformer import AdaptFormer as AdaptFormer
     from fastlift.training import classifier_init as starts
     from fastlift.training import losses as losses
@@ -55,7 +55,7 @@ _HOMES = {
         "LogitAdjustedCrossEntropy",
     ),
     "models.classifiers": ("CosineClassifier",),
-    "models.lift": ("create_model",),
+    "models.create": ("create_model",),
     "models.tuners.adaptformer": ("AdaptFormer",),
 }
 _MODULES = {

@@ -15,7 +15,8 @@ from fastlift.engine.build import load_data
 from fastlift.evaluation.evaluate import evaluate
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import compile_backbone
-from fastlift.models.lift import LiftModel, create_model
+from fastlift.models.create import create_model
+from fastlift.models.lift import LiftModel
 from fastlift.system.progress import Quiet
 
 

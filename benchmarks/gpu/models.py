@@ -10,7 +10,8 @@ from torch import Tensor
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.sizes import TOY, Sizes
-from fastlift.models.lift import LiftModel, create_model
+from fastlift.models.create import create_model
+from fastlift.models.lift import LiftModel
 from fastlift.training import losses
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner

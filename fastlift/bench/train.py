@@ -15,7 +15,8 @@ from fastlift.bench.reference import features as reference_features
 from fastlift.bench.rounds import Step, Timing, alternate, count_flop, count_ops, matmul_gflops
 from fastlift.engine.memory import saved_bytes, storages
 from fastlift.models.compile import compile_backbone
-from fastlift.models.lift import LiftModel, create_model
+from fastlift.models.create import create_model
+from fastlift.models.lift import LiftModel
 from fastlift.models.precision import DTYPES
 from fastlift.system.device import describe_machine, versions
 from fastlift.training import losses

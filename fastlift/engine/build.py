@@ -13,7 +13,7 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.sampling.order import share
 from fastlift.evaluation.settings import InferenceSettings
-from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
+from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
 from fastlift.runs.bad_images import BadImages
 from fastlift.system.progress import Ui
@@ -87,7 +87,7 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
     batch = max(shares)
     steps = config.training.epochs * -(-images // config.training.batch_size)
     device = next(model.parameters()).device
-    plan = plan_compile(config.run.compile, device, steps, training_tflop(model, batch))
+    plan = CompileSettings(config.run.compile).plan(device, steps, training_tflop(model, batch))
     if plan.mode is not None:
         at_a_time = {config.training.micro_batch} if config.training.micro_batch else shares
         compile_backbone(model, plan.mode, at_a_time | {config.part(InferenceSettings).crops_at_a_time})

@@ -63,7 +63,7 @@ def describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
         "name": config.model.model,
         "tuner": list(config.model.tuner),
         "rank": model.tuner_settings.rank,
-        "layers": list(model.tuner_settings.layers),
+        "layers": list(model.tuner_settings.values()["layers"]),
         "tuner_parameters": size.parameters,
         "tuner_share": size.share,
         "head_parameters": head,

@@ -20,7 +20,7 @@ from fastlift.engine.processes import agree, company, first_amp, settings_of
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.settings import InferenceSettings
-from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
+from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
 from fastlift.models.lift import LiftModel
@@ -218,7 +218,7 @@ def _compile_if_it_pays(model: LiftModel, images: int, config: Config, device: t
     passes = config.part(InferenceSettings)
     size = passes.crops_at_a_time
     work = training_tflop(model, size) / 2  # a step forward is half of one in training
-    plan = plan_compile(config.run.compile, device, images * passes.crops_per_image // size, work)
+    plan = CompileSettings(config.run.compile).plan(device, images * passes.crops_per_image // size, work)
     if plan.mode is not None:
         compile_backbone(model, plan.mode, {size})
 

@@ -16,11 +16,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import InferenceSettings
-from fastlift.models import tuners
 from fastlift.models.backbones import Outline, outline
-from fastlift.models.footprint import COPIES, PROMPTED, forward_bytes, kept_bytes, pixel_bytes, trained_bytes
+from fastlift.models.footprint import COPIES, forward_bytes, kept_bytes, pixel_bytes
 from fastlift.models.lift import LiftModel
 from fastlift.models.resnet import ResNet
+from fastlift.models.tuners import TunerSettings
+from fastlift.models.tuners.base import has_tuner
+from fastlift.models.tuners.prompts import PromptSettings
 from fastlift.models.vit import VisionTransformer
 from fastlift.system.memory import GIB, check_room, free_memory, smaller_parts
 
@@ -151,12 +153,14 @@ def check_settings(config: Config, classes: int, work: Work, device: torch.devic
     needs = {"model" if model.image_size is None else "image_size": _weights(shape, config, device)}
     prompts, first = 0, shape.vit.depth
     if isinstance(shape.vit, VisionTransformer) and not set(model.tuner) <= {"none"}:
-        settings = tuners.resolve(shape.vit, classes=classes, **_sizes(config))
-        values |= {name: getattr(settings, name) for name in ("rank", "lora_rank", "prompt_length")}
+        settings = TunerSettings.of(vars(model))
+        context = settings.context(shape.vit, classes)
+        sizes = settings.resolve(context).values()
+        values |= {name: sizes[name] for name in ("rank", "lora_rank", "prompt_length")}
         copies = COPIES if config.training.epochs else 1
-        needs |= {name: copies * size for name, size in trained_bytes(shape.vit, model.tuner, settings).items()}
-        prompts = settings.prompt_length if PROMPTED & set(model.tuner) else 0
-        first = min(settings.layers)
+        needs |= {name: copies * size for name, size in settings.trained_bytes(shape.vit, context).items()}
+        prompts = sizes["prompt_length"] if has_tuner(PromptSettings, model.tuner) else 0
+        first = min(context.layers)
     check_images(shape.vit, config, work, needs, values, device, prompts=prompts, first=first, hint=_OVERRULE)
 
 
@@ -167,11 +171,6 @@ def _weights(shape: Outline, config: Config, device: torch.device) -> int:
     is_wide = config.run.amp == "fp32" or isinstance(shape.vit, ResNet)  # whose weights stay as they are
     itemsize = 4 if is_wide else 1 if config.run.frozen == "fp8" else 2
     return itemsize * sum(parameter.numel() for parameter in shape.vit.parameters())
-
-
-def _sizes(config: Config) -> dict[str, Any]:
-    names = ("rank", "lora_rank", "layers", "prompt_length", "mask_ratio", "sizes")
-    return {name: getattr(config.model, name) for name in names}
 
 
 def check_images(

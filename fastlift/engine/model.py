@@ -16,9 +16,11 @@ from fastlift.errors import UserError
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.lift_checkpoints import as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.models.backbones import outline
+from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.classifiers import Classifier
+from fastlift.models.create import create_model
 from fastlift.models.fp8 import check_fp8, quantise_frozen
-from fastlift.models.lift import IMAGE_STARTS, LiftModel, create_model
+from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, Shape, shape_of
 from fastlift.models.vit import VisionTransformer
 from fastlift.runs import checkpoints
@@ -40,7 +42,7 @@ def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = No
 
     others = {"interpolation": config.data.interpolation, "seed": config.run.seed, "progress": progress}
     arguments: dict[str, Any] = vars(settings) | others | changes
-    if arguments["init"] in IMAGE_STARTS:  # set once the model and the images are there
+    if arguments["init"] in IMAGE_INITS:  # set once the model and the images are there
         arguments["init"] = "random"
     return create_model(arguments.pop("model"), class_names=class_names, **arguments)
 

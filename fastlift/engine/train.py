@@ -24,8 +24,9 @@ from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.lift_checkpoints import LiftState
+from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.fingerprint import weights_fingerprint
-from fastlift.models.lift import IMAGE_STARTS, LiftModel
+from fastlift.models.lift import LiftModel
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
@@ -136,7 +137,7 @@ def _train(asked: Asked, place: Place) -> Run:
     bad = BadImages(run)
     if world.is_main:
         bad.note_found(data)
-    if config.model.init in IMAGE_STARTS and asked.start is None and last is None:
+    if config.model.init in IMAGE_INITS and asked.start is None and last is None:
         models.start_from_images(config, place, data, model, bad)
     if world.is_main:
         write_json(run.data, describe_data(data, config), parents=False)

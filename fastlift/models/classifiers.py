@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
-
-ClassifierName = Literal["cosine", "linear", "l2", "layernorm"]
+from fastlift.settings import Acts, Between, Settings
 
 
 class Classifier(nn.Module):
@@ -96,7 +96,12 @@ class WeightClassifier(Classifier):
         width: D, the features' width.
         classes: C.
         generator: source of the random start.
+
+    Attributes:
+        NAME: what users call it.
     """
+
+    NAME: ClassVar[str]
 
     def __init__(
         self, width: int, classes: int, *, scale: float = 1.0, generator: torch.Generator | None = None
@@ -113,6 +118,7 @@ class WeightClassifier(Classifier):
 class CosineClassifier(WeightClassifier):
     """z = scale * <f/|f|, w/|w|>, scale 25: the LIFT default."""
 
+    NAME = "cosine"
     normalize = "both"
 
     def __init__(
@@ -123,6 +129,8 @@ class CosineClassifier(WeightClassifier):
 
 class LinearClassifier(WeightClassifier):
     """z = W f + b, Kaiming-normal start."""
+
+    NAME = "linear"
 
     def __init__(self, width: int, classes: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__(width, classes, generator=generator)
@@ -135,12 +143,14 @@ class LinearClassifier(WeightClassifier):
 class L2NormedClassifier(WeightClassifier):
     """z = <f, w/|w|>."""
 
+    NAME = "l2"
     normalize = "weight"
 
 
 class LayerNormedClassifier(WeightClassifier):
     """z = <LayerNorm(f), w/|w|>; the norm has no affine part and eps 1e-12."""
 
+    NAME = "layernorm"
     normalize = "weight"
 
     def prepare(self, features: Tensor) -> Tensor:
@@ -179,13 +189,31 @@ class ZeroShotClassifier(nn.Module):
         return self.scale * F.normalize(features, dim=1) @ self.text.T
 
 
-def build(
-    name: ClassifierName, width: int, classes: int, *, scale: float = 25.0, generator: torch.Generator | None = None
-) -> WeightClassifier:
-    """A classifier by name; ``scale`` is the cosine classifier's."""
-    if name == "cosine":
-        return CosineClassifier(width, classes, scale=scale, generator=generator)
-    kinds = {"linear": LinearClassifier, "l2": L2NormedClassifier, "layernorm": LayerNormedClassifier}
-    if name not in kinds:
-        raise UserError(f"unknown classifier {name!r}: cosine, {', '.join(kinds)}")
-    return kinds[name](width, classes, generator=generator)
+# Classifiers with a weight of their own, by name.
+CLASSIFIERS = {
+    kind.NAME: kind for kind in (CosineClassifier, LinearClassifier, L2NormedClassifier, LayerNormedClassifier)
+}
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(Settings):
+    """The classifier on the features."""
+
+    classifier: Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"] = "cosine"
+    """Classifier on the class token; 'text' is CLIP's own head with class features from the text tower in every step,
+    'zero_shot' the same with nothing that trains."""
+    scale: Annotated[
+        float,
+        Between(0, ends="()"),
+        Acts(
+            "the cosine classifier's, or of LDAM's margins",
+            lambda classifier, loss: classifier == "cosine" or loss == "LDAM",
+        ),
+    ] = 25.0
+    """Scale of the cosine classifier, and of LDAM's margins with any."""
+
+    def build(self, width: int, classes: int, generator: torch.Generator | None = None) -> WeightClassifier:
+        """A classifier with a weight of its own, from features of a width D to C classes, at its random start."""
+        kind = CLASSIFIERS[self.classifier]
+        options = {"scale": self.scale} if kind is CosineClassifier else {}
+        return kind(width, classes, generator=generator, **options)

@@ -18,9 +18,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastlift.models.lift import LiftModel
+from fastlift.settings import Settings
 from fastlift.system.files import cache_folder
 
-CompileChoice = Literal["auto", "off", "default", "max"]
 # Work whose savings earn the warm-up back on a CPU: for a ViT-B/16 it took 22 s, and saved 7 % of a step at 220 GFLOP/s
 # (docs/results.md). On GPUs nothing could be measured; so many steps are an assumption.
 CPU_TFLOP_TO_EARN = 100.0
@@ -36,18 +36,23 @@ class CompilePlan:
     reason: str
 
 
-def plan_compile(choice: CompileChoice, device: torch.device, steps: int, step_tflop: float) -> CompilePlan:
-    """What a choice means for a run of ``steps`` steps of ``step_tflop`` each."""
-    if choice == "off":
-        return CompilePlan(None, "asked for")
-    if choice != "auto":
-        return CompilePlan("default" if choice == "default" else GRAPHS, "asked for")
-    if device.type == "cpu" and not has_cpp_compiler():
-        return CompilePlan(None, "torch.compile needs a C++ compiler on CPUs, and there is none")
-    needed = GPU_STEPS_TO_EARN if device.type == "cuda" else math.ceil(CPU_TFLOP_TO_EARN / max(step_tflop, 1e-9))
-    if steps >= needed:
-        return CompilePlan("default", f"{steps:,} steps earn the warm-up back ({needed:,} would)")
-    return CompilePlan(None, f"{steps:,} steps would not earn the warm-up back ({needed:,} would)")
+@dataclass(frozen=True)
+class CompileSettings(Settings):
+    """Whether the backbone is compiled."""
+
+    compile: Literal["auto", "off", "default", "max"] = "auto"
+    """torch.compile of the backbone. 'auto': when the run is long enough to earn the warm-up back; 'max' tunes longer."""
+
+    def plan(self, device: torch.device, steps: int, step_tflop: float) -> CompilePlan:
+        """What the choice means for a run of ``steps`` steps of ``step_tflop`` TFLOP each."""
+        if self.compile != "auto":
+            return CompilePlan({"off": None, "default": "default", "max": GRAPHS}[self.compile], "asked for")
+        if device.type == "cpu" and not has_cpp_compiler():
+            return CompilePlan(None, "torch.compile needs a C++ compiler on CPUs, and there is none")
+        needed = GPU_STEPS_TO_EARN if device.type == "cuda" else math.ceil(CPU_TFLOP_TO_EARN / max(step_tflop, 1e-9))
+        if steps >= needed:
+            return CompilePlan("default", f"{steps:,} steps earn the warm-up back ({needed:,} would)")
+        return CompilePlan(None, f"{steps:,} steps would not earn the warm-up back ({needed:,} would)")
 
 
 def has_cpp_compiler() -> bool:

@@ -6,31 +6,11 @@ Lower bounds, so that nothing is refused that would have fitted; what a forward 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastlift.models.resnet import ResNet
-from fastlift.models.tuners.settings import TunerSettings
-from fastlift.models.vit import Tower, VisionTransformer
+from fastlift.models.vit import VisionTransformer
 
 NUMBER = 4  # bytes of what trains, of images in the making, and of weights as they are loaded
 COPIES = 3  # a trained number has a gradient and a momentum
-PROMPTED = {"vpt_shallow", "vpt_deep"}
-
-
-def trained_bytes(tower: Tower, names: Sequence[str], settings: TunerSettings) -> dict[str, int]:
-    """Setting -> bytes of the numbers that train by it: those that a setting can make as many as it likes."""
-    width, hidden = tower.width, tower.block(0).mlp_width
-    per_rank = {"adaptformer": 2 * width, "adapter": 2 * width}
-    per_lora_rank = {"lora": 4 * width, "lora_mlp": 2 * (width + hidden)}
-    blocks = len(settings.layers)
-    counts = {
-        "rank": settings.rank * blocks * sum(per_rank.get(name, 0) for name in names),
-        "lora_rank": settings.lora_rank * blocks * sum(per_lora_rank.get(name, 0) for name in names),
-        "prompt_length": settings.prompt_length
-        * width
-        * ((blocks if "vpt_deep" in names else 0) + (1 if "vpt_shallow" in names else 0)),
-    }
-    return {setting: NUMBER * count for setting, count in counts.items()}
 
 
 def pixel_bytes(image_size: int, images: int) -> int:

@@ -8,7 +8,8 @@ beside, and treats the rounding of x as the identity: gradients of the features 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.models.vit import QKV, Linear, VisionTransformer
+from fastlift.settings import Settings
 from fastlift_kernels.quantise.reference import READ_AHEAD
 
 MULTIPLE = 16  # sizes that the scaled product takes
@@ -44,6 +46,24 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
         )
     if dtype != torch.bfloat16:
         raise UserError("frozen fp8: torch's scaled product gives bf16; use --amp bf16")
+
+
+@dataclass(frozen=True)
+class Fp8Settings(Settings):
+    """How frozen products are computed."""
+
+    frozen: Literal["compute", "fp8"] = "compute"
+    """Frozen products of the blocks: in the compute dtype, or with fp8 weights and inputs forward (GPUs that have fp8)."""
+
+    def check(self, device: torch.device, dtype: torch.dtype) -> None:
+        """What is asked for can run here; see ``check_fp8``."""
+        if self.frozen == "fp8":
+            check_fp8(device, dtype)
+
+    def build(self, vit: nn.Module) -> None:
+        """Replace the frozen products where that is asked for; see ``quantise_frozen``."""
+        if self.frozen == "fp8":
+            quantise_frozen(vit)
 
 
 class _ScaledProduct(torch.autograd.Function):
@@ -109,7 +129,7 @@ class Fp8QKV(Fp8Linear):
         return q, k, v
 
 
-_STAND_INS: dict[type[nn.Module], type[Fp8Linear]] = {Linear: Fp8Linear, QKV: Fp8QKV}
+_REPLACEMENTS: dict[type[nn.Module], type[Fp8Linear]] = {Linear: Fp8Linear, QKV: Fp8QKV}
 
 
 def quantise_frozen(vit: nn.Module) -> int:
@@ -126,9 +146,9 @@ def quantise_frozen(vit: nn.Module) -> int:
     replaced = 0
     for parent in list(vit.blocks.modules()):
         for name, child in list(parent.named_children()):
-            stand_in = _STAND_INS.get(type(child))
-            if stand_in is not None and _is_frozen(child) and _fits(cast(Linear, child)):
-                setattr(parent, name, stand_in(cast(Linear, child)))
+            replacement = _REPLACEMENTS.get(type(child))
+            if replacement is not None and _is_frozen(child) and _fits(cast(Linear, child)):
+                setattr(parent, name, replacement(cast(Linear, child)))
                 replaced += 1
     if not replaced:
         raise UserError(f"frozen fp8: no frozen product with sizes that are multiples of {MULTIPLE} in this model")

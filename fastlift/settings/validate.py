@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import cache
 from inspect import signature
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,7 +19,8 @@ Rule = Callable[..., "str | None"]
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
     """Setting -> its type, with what ``Annotated`` adds."""
-    return {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name != "RULES"}
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
 def marker(kind: type, name: str, wanted: type[Marker]) -> Marker | None:

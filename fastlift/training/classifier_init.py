@@ -23,7 +23,8 @@ from fastlift.data.index.replacements import BadImages
 from fastlift.data.loading.loader import Executor, build_loader
 from fastlift.data.sampling.crops import EvalCrops
 from fastlift.errors import UserError
-from fastlift.models.lift import IMAGE_STARTS, LiftModel
+from fastlift.models.classifier_init import IMAGE_INITS
+from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
 
 _ITERATIONS = 100
@@ -169,8 +170,8 @@ def image_start(model: LiftModel, index: ImageIndex, init: str, *, seed: int = 0
     Raises:
         UserError: an init that does not come from images, or a class without an image.
     """
-    if init not in IMAGE_STARTS:
-        raise UserError(f"init {init!r} is not made from images: {', '.join(IMAGE_STARTS)} are")
+    if init not in IMAGE_INITS:
+        raise UserError(f"init {init!r} is not made from images: {', '.join(IMAGE_INITS)} are")
     shots = int(init.rpartition("_")[2]) if init.startswith("class_mean_") else None
     rows = choose_shots(index.labels, shots, seed)
     chosen = index if shots is None else subset(index, rows)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlift.errors import UserError
-from fastlift.models.backbones import check_fit
+from fastlift.models.backbones.weights import check_fit
 from fastlift.models.classifiers import Classifier
 from fastlift.models.lift import LiftModel
 from fastlift.training.distributed import Vote, World, add_up

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import benchmarks.gpu.toy  # noqa: F401 - timm knows the model from then on
 from benchmarks.counting import ATTENTION_BACKWARD, Shape, parts, step_flop
 from benchmarks.gpu.sizes import TOY
-from fastlift.models.lift import create_model
+from fastlift.models.create import create_model
 from fastlift.training import losses
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner

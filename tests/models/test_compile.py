@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 import fastlift
 from fastlift.engine import evaluate_run as grading
 from fastlift.models import compile as compiling
-from fastlift.models.compile import compile_backbone, plan_compile, training_tflop
+from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
@@ -70,15 +70,15 @@ def test_other_tuners_are_one_graph_too(tiny_clip: Files, tuner: str) -> None:
 
 def test_auto_waits_for_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: True)
-    assert plan_compile("auto", CPU, 99, 1.0).mode is None
-    assert plan_compile("auto", CPU, 100, 1.0).mode == "default"
-    assert plan_compile("auto", CPU, 100, 0.02).mode is None
-    assert plan_compile("auto", GPU, 1000, 0.0).mode == "default"
-    assert plan_compile("off", GPU, 10**6, 1.0).mode is None
-    assert plan_compile("max", CPU, 1, 1.0).mode == "max-autotune"
-    assert "would not earn" in plan_compile("auto", CPU, 20, 1.0).reason
+    assert CompileSettings("auto").plan(CPU, 99, 1.0).mode is None
+    assert CompileSettings("auto").plan(CPU, 100, 1.0).mode == "default"
+    assert CompileSettings("auto").plan(CPU, 100, 0.02).mode is None
+    assert CompileSettings("auto").plan(GPU, 1000, 0.0).mode == "default"
+    assert CompileSettings("off").plan(GPU, 10**6, 1.0).mode is None
+    assert CompileSettings("max").plan(CPU, 1, 1.0).mode == "max-autotune"
+    assert "would not earn" in CompileSettings("auto").plan(CPU, 20, 1.0).reason
     monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: False)
-    without = plan_compile("auto", CPU, 10**6, 1.0)
+    without = CompileSettings("auto").plan(CPU, 10**6, 1.0)
     assert without.mode is None
     assert "C++ compiler" in without.reason
 

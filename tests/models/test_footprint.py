@@ -52,7 +52,8 @@ def memory_of(size: int) -> Any:
 def test_bounds_of_what_trains(tiny_clip: Files, tuner: str, layers: int | None) -> None:
     model = build(tiny_clip, tuner=tuner, rank=None if tuner not in ("adaptformer", "adapter", "lora", "lora_mlp") else 24,
                   layers=layers if tuner not in ("none", "vpt_shallow") else None)  # fmt: skip
-    bound = bounds.trained_bytes(model.vit, [tuner], model.tuner_settings)
+    settings = model.tuner_settings
+    bound = settings.trained_bytes(model.vit, settings.context(model.vit, len(CLASS_NAMES)))
     real = 4 * sum(parameter.numel() for parameter in model.tuner_parameters.values())
     assert sum(bound.values()) <= real
     if tuner in ("adaptformer", "adapter", "lora", "lora_mlp", "vpt_shallow", "vpt_deep"):

@@ -6,8 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlift
 import fastlift_kernels as kernels
+from fastlift.models.create import create_model
 from fastlift.models.fp8 import Fp8Linear, Fp8QKV, check_fp8, quantise_frozen
-from fastlift.models.lift import create_model
 from fastlift.models.vit import Linear
 
 

@@ -23,7 +23,8 @@ from fastlift.engine import model as models
 from fastlift.engine import processes as company
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.interop.lift_checkpoints import LiftState
-from fastlift.models.lift import IMAGE_STARTS, LiftModel
+from fastlift.models.classifier_init import IMAGE_INITS
+from fastlift.models.lift import LiftModel
 from fastlift.runs import folder as runs
 from fastlift.system import launcher
 from fastlift.system.progress import Quiet
@@ -101,7 +102,7 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
 
 @pytest.mark.parametrize(
     ("init", "place"),
-    [*((init, "cpu") for init in IMAGE_STARTS), pytest.param("class_mean_10", "cuda", marks=on_gpu())],
+    [*((init, "cpu") for init in IMAGE_INITS), pytest.param("class_mean_10", "cuda", marks=on_gpu())],
 )
 def test_a_run_starts_from_images_and_keeps_it(settings: Config, tmp_path: Path, init: Any, place: str) -> None:
     """Without an epoch, evaluation sees the start itself: colours are told by it; and the run can be loaded again."""

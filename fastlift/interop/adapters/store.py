@@ -18,7 +18,7 @@ from fastlift import __version__
 from fastlift.errors import UserError
 from fastlift.interop.adapters.attach import TUNERS, _holder, add_adapters, attached, remove_adapters, tuner_parameters
 from fastlift.interop.adapters.towers import Tower, find_tower
-from fastlift.models.backbones import check_fit
+from fastlift.models.backbones.weights import check_fit
 from fastlift.system import sealed
 from fastlift.system.files import parse_json
 

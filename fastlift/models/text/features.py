@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models.fingerprint import weights_fingerprint
+from fastlift.settings import Acts, Settings
 from fastlift.system import sealed
 from fastlift.system.files import cache_folder, read_json
 
@@ -41,6 +42,30 @@ class TextTower:
         """Name of the tower's weights: another checkpoint has other text features."""
         state = self.model.state_dict().items()
         return weights_fingerprint((name, tensor) for name, tensor in state if not name.startswith("visual."))
+
+
+def _reads_prompt(classifier: str, init: str, text_tuner: tuple[str, ...], coop_init: str) -> bool:
+    if classifier in ("text", "zero_shot"):
+        return "coop" not in text_tuner or coop_init != "random"
+    return init == "text"
+
+
+@dataclass(frozen=True)
+class PromptTextSettings(Settings):
+    """The text of which class features are made."""
+
+    prompt: Annotated[
+        str,
+        Acts(
+            "what class features are made of (init text, or classifier text or zero_shot; CoOp's with coop_init prompt)",
+            _reads_prompt,
+        ),
+    ] = "default"
+    """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
+
+    def build(self, class_names: Sequence[str]) -> list[list[str]]:
+        """The prompts of each class, as ``prompts_for``."""
+        return prompts_for(class_names, self.prompt)
 
 
 def prompts_for(class_names: Sequence[str], prompt: str) -> list[list[str]]:

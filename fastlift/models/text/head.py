@@ -2,146 +2,199 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
+import torch
 from torch import nn
 
 from fastlift.errors import UserError
-from fastlift.models import tuners
 from fastlift.models.backbones import Backbone
-from fastlift.models.footprint import trained_bytes
 from fastlift.models.text.classifier import Projections, TextClassifier
-from fastlift.models.text.features import TextTower, prompts_for
-from fastlift.models.text.tower import (
-    Context,
-    CoopPosition,
-    TextTransformer,
-    causal_projection,
-    random_context,
-    worded_context,
-)
-from fastlift.settings.names import one_of
-from fastlift.settings.ranges import MOST_SIZE, check_range
+from fastlift.models.text.features import PromptTextSettings, TextTower, prompts_for
+from fastlift.models.text.tower import TextTransformer, causal_projection, random_context, worded_context
+from fastlift.models.tuners import TUNERS, TunerSettings, choose_blocks, refusal
+from fastlift.models.tuners.base import has_tuner
+from fastlift.models.tuners.prompts import PromptSettings
+from fastlift.models.tuners.rank import RankSettings
+from fastlift.settings import MOST_SIZE, Acts, Between, Settings, one_of
+from fastlift.settings.validate import Rule
 from fastlift.system.memory import check_room, free_bytes
 
-CoopInit = Literal["random", "prompt"]
 MOST_WORDS = 1024  # no text tower reads as many tokens
 # What learns beside the image tower, apart from tuners inside the text tower.
 JOINT_TUNERS = ("coop", "clip_adapter", "projection")
 
 
+def _inside(names: Iterable[str]) -> tuple[str, ...]:
+    """The tuners inside the text tower."""
+    return tuple(name for name in names if name not in (*JOINT_TUNERS, "none"))
+
+
+def _refusal(text_tuner: tuple[str, ...]) -> str | None:
+    """Why these names are not known, or have no meaning together."""
+    if text_tuner == ("none",):
+        return None
+    for name in text_tuner:
+        one_of("text_tuner", name, [*JOINT_TUNERS, *TUNERS])
+    if not text_tuner or len(set(text_tuner)) < len(text_tuner) or "none" in text_tuner:
+        return f"text_tuner: expected one or several different ones, got {', '.join(text_tuner) or 'nothing'}"
+    return refusal(_inside(text_tuner)) if _inside(text_tuner) else None
+
+
+def _needs_text(text_tuner: tuple[str, ...], classifier: str) -> str | None:
+    if text_tuner != ("none",) and classifier != "text":
+        return "text_tuner acts on class features from the text tower: use it with classifier text"
+    return None
+
+
+def _random_words(text_tuner: tuple[str, ...], coop_init: str) -> bool:
+    return "coop" in text_tuner and coop_init == "random"
+
+
 @dataclass(frozen=True)
-class TextSide:
-    """What ``create_model`` was asked for on the text side; ``rank``, ``layers`` and ``prompt_length`` are its ``text_...``."""
+class TextSideSettings(Settings):
+    """What learns on the text side."""
 
-    tuners: tuple[str, ...]
-    prompt: str
-    coop_length: int
-    coop_position: CoopPosition
-    coop_init: CoopInit
-    clip_adapter_rank: int
-    rank: int
-    layers: int | Sequence[int] | None
-    prompt_length: int
-    mask_ratio: float | None
+    text_tuner: tuple[str, ...] = ("none",)
+    """What learns on the text side, with classifier 'text': coop (prompt context), clip_adapter, projection, and the
+    tuners above inside the text tower; several may be combined."""
+    text_rank: Annotated[
+        int,
+        Between(1, MOST_SIZE),
+        Acts(
+            "the bottleneck of text tuners that have one (adaptformer, adapter, lora, lora_mlp)",
+            lambda text_tuner: has_tuner(RankSettings, text_tuner),
+        ),
+    ] = 4
+    """Bottleneck width of tuners inside the text tower."""
+    text_layers: Annotated[
+        int | tuple[int, ...] | None,
+        Acts(
+            "which blocks of the text tower get a tuner, and there is none that has a choice",
+            lambda text_tuner: choose_blocks(_inside(text_tuner)),
+        ),
+    ] = None
+    """Blocks of the text tower that get a tuner: all (default), the last k, or indices (of one block: given twice)."""
+    text_prompt_length: Annotated[
+        int,
+        Between(1, MOST_SIZE),
+        Acts(
+            "the number of the text tower's prompts (text tuner vpt_...)",
+            lambda text_tuner: has_tuner(PromptSettings, text_tuner),
+        ),
+    ] = 2
+    """Learned tokens a block of the text tower (tuners vpt_shallow and vpt_deep there)."""
+    coop_length: Annotated[
+        int,
+        Between(1, MOST_WORDS),
+        Acts("CoOp's with random words (text tuner coop, coop_init random)", _random_words),
+    ] = 4
+    """Learned words of CoOp's prompt."""
+    coop_position: Annotated[
+        Literal["front", "middle", "end"],
+        Acts("CoOp's with random words (text tuner coop, coop_init random)", _random_words),
+    ] = "end"
+    """Where the class name stands among them."""
+    coop_init: Annotated[
+        Literal["random", "prompt"], Acts("CoOp's (text tuner coop)", lambda text_tuner: "coop" in text_tuner)
+    ] = "random"
+    """Start of the learned words: random, or the words of --prompt."""
+    clip_adapter_rank: Annotated[
+        int,
+        Between(1, MOST_SIZE),
+        Acts("CLIP-Adapter's (text tuner clip_adapter)", lambda text_tuner: "clip_adapter" in text_tuner),
+    ] = 4
+    """Bottleneck width of CLIP-Adapters."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (_refusal, _needs_text)
 
-def check_text_tuners(names: Sequence[str], classifier: str) -> None:
-    """Known names that have a meaning together and with the classifier.
+    def build(
+        self,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        prompt: PromptTextSettings,
+        image_side: TunerSettings,
+        generator: torch.Generator | None = None,
+    ) -> tuple[TextClassifier, dict[str, nn.Parameter]]:
+        """CLIP's own classifier with its text tower in the graph.
 
-    Raises:
-        UserError: an unknown one, one named twice, two that conflict, or a classifier that reads no text.
-    """
-    if list(names) == ["none"]:
-        return
-    if classifier != "text":
-        raise UserError("text_tuner acts on class features that are made in every step: use it with classifier='text'")
-    for name in names:
-        one_of("text_tuner", name, [*JOINT_TUNERS, *tuners.TUNERS])
-    if not names or len(set(names)) < len(names) or "none" in names:
-        raise UserError(f"text_tuner: expected one or several different ones, got {', '.join(names) or 'nothing'}")
-    inside = _inside(names)
-    if inside:
-        tuners.check_names(inside)
+        Args:
+            image_side: its masks and whose sizes hold for the text tower too.
+            generator: source of the random starts.
 
+        Returns:
+            the classifier, and what trains inside its text tower, under names that begin with ``text.``.
 
-def build_text_head(
-    backbone: Backbone, class_names: Sequence[str], side: TextSide, settings: tuners.TunerSettings
-) -> tuple[TextClassifier, dict[str, nn.Parameter]]:
-    """CLIP's own classifier with its text tower in the graph.
-
-    Args:
-        settings: the image side's: the text side has its seed, its draw of masks and its source of random starts.
-
-    Returns:
-        the classifier, and what trains inside its text tower, under names that begin with ``text.``.
-
-    Raises:
-        UserError: no text tower, or one that can only stay frozen; prompts that are not one template.
-    """
-    tower = backbone.text
-    if tower is None:
-        raise UserError("this model has no text tower: the classifier 'text' needs one")
-    template, context = _template(side.prompt), None
-    if "coop" in side.tuners:
-        context = _context(tower, template, side)
-        template = context.template
-    text = TextTransformer(tower, [prompts[0] for prompts in prompts_for(class_names, template)], context)
-    if context is not None and side.coop_init == "random":
-        text.start_context(context.length, settings.generator)
-    elif context is not None:
-        text.start_context_from_words()
-    if "clip_adapter" in side.tuners:
-        check_range("clip_adapter_rank", side.clip_adapter_rank, 1, MOST_SIZE)
-        size = 4 * 4 * text.width * side.clip_adapter_rank  # a way in and a way out, on both sides
-        check_room({"clip_adapter_rank": size}, {"clip_adapter_rank": side.clip_adapter_rank}, free_bytes())
-    head = TextClassifier(
-        text,
-        Projections(backbone.projection, causal_projection(tower)),
-        backbone.logit_scale,
-        tune_projections="projection" in side.tuners,
-        adapters=side.clip_adapter_rank if "clip_adapter" in side.tuners else None,
-        generator=settings.generator,
-    )
-    inside = _inside(side.tuners)
-    try:
-        own = tuners.resolve(
+        Raises:
+            UserError: no text tower, or one that can only stay frozen; prompts that are not one template.
+        """
+        tower = backbone.text
+        if tower is None:
+            raise UserError("this model has no text tower: the classifier 'text' needs one")
+        text = self._tower(tower, class_names, prompt, generator)
+        if "clip_adapter" in self.text_tuner:
+            size = 4 * 4 * text.width * self.clip_adapter_rank  # a way in and a way out, on both sides
+            check_room({"clip_adapter_rank": size}, self.values(), free_bytes())
+        head = TextClassifier(
             text,
-            classes=len(class_names),
-            rank=side.rank,
-            layers=side.layers,
-            prompt_length=side.prompt_length,
-            mask_ratio=side.mask_ratio,
-            mask_seed=settings.mask_seed,
-            sizes=settings.mask_draw,
-            generator=settings.generator,
+            Projections(backbone.projection, causal_projection(tower)),
+            backbone.logit_scale,
+            tune_projections="projection" in self.text_tuner,
+            adapters=self.clip_adapter_rank if "clip_adapter" in self.text_tuner else None,
+            generator=generator,
         )
-    except UserError as error:  # it begins with the name of the image side's setting
-        raise UserError(f"text_{error}") from None
-    needs = {f"text_{name}": size for name, size in trained_bytes(text, inside, own).items()}
-    values = {"text_rank": side.rank, "text_lora_rank": side.rank, "text_prompt_length": side.prompt_length}
-    check_room(needs, values, free_bytes())
-    trained = tuners.attach(text, inside, own) if inside else {}
-    return head, {f"text.{name}": parameter for name, parameter in trained.items()}
+        trained = self._attach(text, len(class_names), image_side, generator)
+        return head, {f"text.{name}": parameter for name, parameter in trained.items()}
+
+    def _tower(
+        self,
+        tower: TextTower,
+        class_names: Sequence[str],
+        prompt: PromptTextSettings,
+        generator: torch.Generator | None,
+    ) -> TextTransformer:
+        """The text tower with its class prompts, and CoOp's context among them."""
+        template, context = _template(prompt), None
+        if "coop" in self.text_tuner:
+            worded = self.coop_init == "prompt"
+            context = (
+                worded_context(tower, template) if worded else random_context(self.coop_length, self.coop_position)
+            )
+            template = context.template
+        text = TextTransformer(tower, [prompts[0] for prompts in prompts_for(class_names, template)], context)
+        if context is not None and self.coop_init == "random":
+            text.start_context(context.length, generator)
+        elif context is not None:
+            text.start_context_from_words()
+        return text
+
+    def _attach(
+        self, text: TextTransformer, classes: int, image_side: TunerSettings, generator: torch.Generator | None
+    ) -> dict[str, nn.Parameter]:
+        """The tuners inside the text tower, attached."""
+        own = replace(
+            image_side,
+            tuner=_inside(self.text_tuner) or ("none",),
+            rank=self.text_rank,
+            lora_rank=self.text_rank,
+            layers=self.text_layers,
+            prompt_length=self.text_prompt_length,
+        )
+        try:
+            context = own.context(text, classes, generator)
+        except UserError as error:  # it begins with the name of the image side's setting
+            raise UserError(f"text_{error}") from None
+        needs = {f"text_{name}": size for name, size in own.trained_bytes(text, context).items()}
+        check_room(needs, {f"text_{name}": value for name, value in own.values().items()}, free_bytes())
+        return own.attach(text, context)
 
 
-def _inside(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name not in JOINT_TUNERS and name != "none"]
-
-
-def _template(prompt: str) -> str:
-    given = [] if prompt.startswith("descriptor") else prompts_for(["{}"], prompt)[0]
+def _template(prompt: PromptTextSettings) -> str:
+    given = [] if prompt.prompt.startswith("descriptor") else prompt.build(["{}"])[0]
     if len(given) != 1 or "{}" not in given[0]:
-        raise UserError(f"prompt {prompt!r}: the classifier 'text' takes one template, not several prompts a class")
+        raise UserError(
+            f"prompt {prompt.prompt!r}: the classifier 'text' takes one template, not several prompts a class"
+        )
     return given[0]
-
-
-def _context(tower: TextTower, template: str, side: TextSide) -> Context:
-    check_range("coop_length", side.coop_length, 1, MOST_WORDS)
-    one_of("coop_position", side.coop_position, CoopPosition.__args__)  # type: ignore[attr-defined]
-    one_of("coop_init", side.coop_init, CoopInit.__args__)  # type: ignore[attr-defined]
-    if side.coop_init == "prompt":
-        return worded_context(tower, template)
-    return random_context(side.coop_length, side.coop_position)

@@ -1,75 +1,149 @@
 """Tuners: the few parameters that learn inside a frozen ViT, a file a method.
 
-A tuner is a function ``attach(vit, settings) -> {name: parameter}``: it puts its modules at sites of the blocks and
-returns what trains, under the names that the authors' checkpoints use, so that one naming serves checkpoints, reports
-and old files. Sites compose, so tuners can be combined; they are attached in the order of ``TUNERS``: first those that
-train the backbone's own weights, then those that take a site's place, then those that wrap what stands there.
-CLIP ResNets have tuners of their own (``resnet.py``).
+A tuner is a class of settings whose ``build`` puts modules at sites of the blocks and returns what trains, under the names
+that the authors' checkpoints use, so that one naming serves checkpoints, reports and old files. ``TunerSettings`` derives
+from all of them: its bases are the one list of tuners. CLIP ResNets have tuners of their own (``resnet.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
 
 from fastlift.errors import UserError
 from fastlift.models.resnet import ResNet
-from fastlift.models.tuners.adapter import attach_adapter
-from fastlift.models.tuners.adaptformer import attach_adaptformer
-from fastlift.models.tuners.lora import attach_lora, attach_lora_mlp
-from fastlift.models.tuners.mask import attach_mask
-from fastlift.models.tuners.own_weights import attach_bias, attach_full, attach_layernorm
-from fastlift.models.tuners.prompts import attach_vpt_deep, attach_vpt_shallow
-from fastlift.models.tuners.resnet import RESNET_TUNERS, attach_to_resnet
-from fastlift.models.tuners.settings import (
-    Sizes,
-    TunerSettings,
-    adaptive_lora_rank,
-    adaptive_mask_ratio,
-    adaptive_prompt_length,
-    adaptive_rank,
-)
-from fastlift.models.tuners.ssf import attach_ssf_attn, attach_ssf_ln, attach_ssf_mlp
+from fastlift.models.tuners.adapter import AdapterSettings
+from fastlift.models.tuners.adaptformer import AdaptFormerSettings
+from fastlift.models.tuners.base import NoTuner, Sizes, Tuner, TunerContext
+from fastlift.models.tuners.lora import LoRAMLPSettings, LoRASettings
+from fastlift.models.tuners.mask import MaskSettings
+from fastlift.models.tuners.own_weights import BiasSettings, FullSettings, LayerNormSettings
+from fastlift.models.tuners.prompts import DeepPromptSettings, ShallowPromptSettings
+from fastlift.models.tuners.resnet import RESNET_TUNERS
+from fastlift.models.tuners.ssf import SSFAttnSettings, SSFMLPSettings, SSFNormSettings
 from fastlift.models.vit import Tower
-from fastlift.settings.names import one_of
-from fastlift.settings.ranges import MOST_SIZE, check_range
-
-Attach = Callable[[Tower, TunerSettings], dict[str, nn.Parameter]]
+from fastlift.settings import Acts, Settings, one_of
+from fastlift.settings.validate import Rule
 
 
-def attach_none(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
-    """Nothing inside the ViT learns: a linear probe, when the classifier does."""
-    return {}
+def refusal(tuner: tuple[str, ...]) -> str | None:
+    """Why these tuners are not known, or have no meaning together."""
+    for name in tuner:
+        one_of("tuner", name, [*TUNERS, *RESNET_TUNERS])
+    if not tuner or len(set(tuner)) < len(tuner):
+        return f"tuner: expected one or several different ones, got {', '.join(tuner) or 'nothing'}"
+    if "none" in tuner and len(tuner) > 1:
+        return "tuner none stands alone"
+    for kind in (*TUNERS.values(), *RESNET_TUNERS.values()):
+        for other, reason in kind.CONFLICTS.items():
+            if {kind.NAME, other} <= set(tuner):
+                return f"tuners {kind.NAME} and {other} cannot be combined: {reason}"
+    return None
 
 
-TUNERS: dict[str, Attach] = {
-    "full": attach_full,
-    "bias": attach_bias,
-    "layernorm": attach_layernorm,
-    "mask": attach_mask,
-    "adaptformer": attach_adaptformer,
-    "adapter": attach_adapter,
-    "vpt_shallow": attach_vpt_shallow,
-    "vpt_deep": attach_vpt_deep,
-    "lora": attach_lora,
-    "lora_mlp": attach_lora_mlp,
-    "ssf_attn": attach_ssf_attn,
-    "ssf_mlp": attach_ssf_mlp,
-    "ssf_ln": attach_ssf_ln,
-    "none": attach_none,
-}
-# Pairs that would train the same weights twice, or put two things at one place.
-CONFLICTS = {
-    ("full", "bias"): "full fine-tuning trains the biases already",
-    ("full", "layernorm"): "full fine-tuning trains the LayerNorms already",
-    ("full", "mask"): "full fine-tuning trains all weights already",
-    ("bias", "layernorm"): "both would train the LayerNorms' biases",
-    ("bias", "mask"): "both would train biases of the products",
-    ("vpt_shallow", "vpt_deep"): "deep prompts replace the shallow ones at the next block",
-}
+@dataclass(frozen=True)
+class ChosenTuners(Settings):
+    """Which tuners, where, and whose sizes."""
+
+    tuner: tuple[str, ...] = ("adaptformer",)
+    """What learns inside the ViT: adaptformer, adapter, lora, lora_mlp, vpt_shallow, vpt_deep, ssf_attn, ssf_mlp, ssf_ln,
+    bias, layernorm, mask, full, none; several may be combined. For CLIP ResNets: full, bias, batchnorm, ssf, none."""
+    layers: Annotated[
+        int | tuple[int, ...] | None,
+        Acts("which blocks get a tuner, and there is none that has a choice", lambda tuner: choose_blocks(tuner)),
+    ] = None
+    """Blocks that get a tuner: all (default), the last k (one number), or indices (of one block: given twice)."""
+    sizes: Sizes = "lift"
+    """Whose rule gives the sizes that are not given."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (refusal,)
+
+
+@dataclass(frozen=True)
+class TunerSettings(
+    # In the order of attaching: first what trains the backbone's own weights, then what takes a site's place, then what
+    # wraps whatever stands there.
+    FullSettings,
+    BiasSettings,
+    LayerNormSettings,
+    MaskSettings,
+    AdaptFormerSettings,
+    AdapterSettings,
+    ShallowPromptSettings,
+    DeepPromptSettings,
+    LoRASettings,
+    LoRAMLPSettings,
+    SSFAttnSettings,
+    SSFMLPSettings,
+    SSFNormSettings,
+    NoTuner,
+    ChosenTuners,
+):
+    """All that tuners can be told."""
+
+    def context(self, tower: Tower | ResNet, classes: int, generator: torch.Generator | None = None) -> TunerContext:
+        """What these settings come to in a tower.
+
+        Raises:
+            UserError: blocks that the tower does not have.
+        """
+        if isinstance(tower, ResNet) and self.layers is not None:
+            raise UserError("layers: a CLIP ResNet has no transformer blocks to choose from")
+        layers = resolve_layers(self.layers, tower.depth)
+        counted = tower.depth if self.sizes == "lift" else len(layers)
+        return TunerContext(classes, tower.width, layers, counted, self.sizes, generator)
+
+    def resolve(self, context: TunerContext) -> TunerSettings:
+        """The same with a number for every size, and the blocks by index."""
+        sizes: dict[str, Any] = {}
+        for kind in TUNERS.values():
+            sizes |= self.part(kind).resolved(context)
+        return replace(self, layers=context.layers, **sizes)
+
+    def trained_bytes(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        """Setting -> bytes of the numbers that train by it: of settings that can make them as many as they like."""
+        counts: Counter[str] = Counter()
+        for name in self.tuner:
+            if name in TUNERS:
+                counts.update(self.part(TUNERS[name]).numbers(tower, context))
+        return {setting: 4 * count for setting, count in counts.items()}
+
+    def attach(self, tower: Tower | ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
+        """Attach the chosen tuners in place.
+
+        Returns:
+            what trains, under the authors' names.
+
+        Raises:
+            UserError: tuners of another architecture, or such as cannot be combined in this one.
+        """
+        if isinstance(tower, ResNet):
+            self._check_known(RESNET_TUNERS, "acts inside transformer blocks; for a CLIP ResNet there are")
+            parts = [kind().build(tower, context) for name, kind in RESNET_TUNERS.items() if name in self.tuner]
+        else:
+            self._check_known(TUNERS, "is for CLIP ResNets; a transformer has")
+            parts = [self.part(kind).build(tower, context) for name, kind in TUNERS.items() if name in self.tuner]
+        trained = {name: parameter for part in parts for name, parameter in part.items()}
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        return trained
+
+    def _check_known(self, known: Iterable[str], why: str) -> None:
+        if foreign := [name for name in self.tuner if name not in known]:
+            raise UserError(f"tuner {', '.join(foreign)} {why}: {', '.join(known)}")
+
+
+TUNERS: dict[str, type[Tuner]] = {kind.NAME: kind for kind in TunerSettings.__bases__ if issubclass(kind, Tuner)}
+
+
+def choose_blocks(names: Iterable[str]) -> bool:
+    """Whether ``layers`` says where one of the named tuners goes."""
+    return any(name not in TUNERS or TUNERS[name].CHOOSES_BLOCKS for name in names)
 
 
 def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:
@@ -93,86 +167,6 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     return chosen
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Known tuners that have a meaning together.
-
-    Raises:
-        UserError: an unknown one, one named twice, or two that conflict.
-    """
-    for name in names:
-        one_of("tuner", name, [*TUNERS, *RESNET_TUNERS])
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"tuner: expected one or several different ones, got {', '.join(names) or 'nothing'}")
-    if "none" in names and len(names) > 1:
-        raise UserError("tuner none stands alone")
-    for pair, reason in CONFLICTS.items():
-        if set(pair) <= set(names):
-            raise UserError(f"tuners {pair[0]} and {pair[1]} cannot be combined: {reason}")
-
-
-def resolve(
-    vit: Tower | ResNet,
-    *,
-    classes: int,
-    rank: int | None = None,
-    lora_rank: int | None = None,
-    layers: int | Sequence[int] | None = None,
-    prompt_length: int | None = None,
-    mask_ratio: float | None = None,
-    mask_seed: int = 0,
-    sizes: Sizes = "lift",
-    generator: torch.Generator | None = None,
-) -> TunerSettings:
-    """Settings with the papers' adaptive sizes where none is given.
-
-    Raises:
-        UserError: values out of range.
-    """
-    for name, value in (("rank", rank), ("lora_rank", lora_rank), ("prompt_length", prompt_length)):
-        if value is not None:
-            check_range(name, value, 1, MOST_SIZE)
-    if mask_ratio is not None and not 0 < mask_ratio <= 1:
-        raise UserError(f"mask_ratio: expected a share in (0, 1], got {mask_ratio}")
-    if isinstance(vit, ResNet) and layers is not None:
-        raise UserError("layers: a CLIP ResNet has no transformer blocks to choose from")
-    chosen = resolve_layers(layers, vit.depth)
-    count = vit.depth if sizes == "lift" else len(chosen)  # the papers' L: all blocks, or those that learn
-    return TunerSettings(
-        rank=rank or adaptive_rank(classes, count),
-        lora_rank=lora_rank or rank or adaptive_lora_rank(classes, count, sizes),
-        layers=chosen,
-        prompt_length=prompt_length or adaptive_prompt_length(classes, count, sizes),
-        mask_ratio=mask_ratio or adaptive_mask_ratio(classes, count, vit.width, sizes),
-        mask_seed=mask_seed,
-        mask_draw=sizes,
-        generator=generator,
-    )
-
-
-def attach(vit: Tower | ResNet, names: Sequence[str], settings: TunerSettings) -> dict[str, nn.Parameter]:
-    """Attach the named tuners in place.
-
-    Returns:
-        what trains, under the authors' names.
-
-    Raises:
-        UserError: unknown names, or tuners that cannot be combined.
-    """
-    check_names(names)
-    if isinstance(vit, ResNet):
-        return attach_to_resnet(vit, names, settings)
-    foreign = [name for name in names if name not in TUNERS]
-    if foreign:
-        raise UserError(f"tuner {', '.join(foreign)} is for CLIP ResNets; a transformer has: {', '.join(TUNERS)}")
-    trained: dict[str, nn.Parameter] = {}
-    for name, attach_one in TUNERS.items():
-        if name in names:
-            trained.update(attach_one(vit, settings))
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
-    return trained
-
-
 @dataclass(frozen=True)
 class TunerSize:
     """How much learns inside the towers, and its share of all of their weights."""
@@ -185,20 +179,3 @@ def tuner_size(towers: Sequence[nn.Module], trained: dict[str, nn.Parameter]) ->
     """Count what trains inside the towers: the image tower, and the text tower where it is part of the model."""
     tuned = sum(parameter.numel() for parameter in trained.values())
     return TunerSize(tuned, tuned / sum(parameter.numel() for tower in towers for parameter in tower.parameters()))
-
-
-__all__ = [
-    "TUNERS",
-    "Sizes",
-    "TunerSettings",
-    "TunerSize",
-    "adaptive_lora_rank",
-    "adaptive_mask_ratio",
-    "adaptive_prompt_length",
-    "adaptive_rank",
-    "attach",
-    "check_names",
-    "resolve",
-    "resolve_layers",
-    "tuner_size",
-]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 import fastlift_kernels as kernels
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import TunerContext, named
+from fastlift.models.tuners.rank import RankSettings
 from fastlift.models.vit import Tower
 
 
@@ -53,11 +55,19 @@ class Adapter(nn.Module):
         )[1]
 
 
-def attach_adapter(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class AdapterSettings(RankSettings):
     """An Adapter on the MLP's output of each chosen block."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        adapter = Adapter(vit.width, settings.rank, settings.generator)
-        vit.block(i).leave = adapter
-        trained |= {f"adapter_list.{i}.{name}": parameter for name, parameter in adapter.named_parameters()}
-    return trained
+
+    NAME = "adapter"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            adapter = Adapter(tower.width, self.bottleneck(context), context.generator)
+            tower.block(i).leave = adapter
+            trained |= named(f"adapter_list.{i}", adapter)
+        return trained
+
+    def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        return {"rank": 2 * tower.width * self.bottleneck(context) * len(context.layers)}

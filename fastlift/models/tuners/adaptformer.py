@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 import fastlift_kernels as kernels
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import TunerContext, named
+from fastlift.models.tuners.rank import RankSettings
 from fastlift.models.vit import LayerNorm, NormBranch, Tower
 
 
@@ -76,12 +78,20 @@ class AdaptFormerBranch(nn.Module):
         return self.adapter.beside(t, self.norm)
 
 
-def attach_adaptformer(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class AdaptFormerSettings(RankSettings):
     """An AdaptFormer beside the MLP of each chosen block."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        adapter = AdaptFormer(vit.width, settings.rank, settings.generator)
-        block = vit.block(i)
-        block.branch = AdaptFormerBranch(cast(NormBranch, block.branch).norm, adapter)
-        trained |= {f"adaptformer_list.{i}.{name}": parameter for name, parameter in adapter.named_parameters()}
-    return trained
+
+    NAME = "adaptformer"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            adapter = AdaptFormer(tower.width, self.bottleneck(context), context.generator)
+            block = tower.block(i)
+            block.branch = AdaptFormerBranch(cast(NormBranch, block.branch).norm, adapter)
+            trained |= named(f"adaptformer_list.{i}", adapter)
+        return trained
+
+    def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        return {"rank": 2 * tower.width * self.bottleneck(context) * len(context.layers)}

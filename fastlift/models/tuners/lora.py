@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import Sizes, TunerContext, named
+from fastlift.models.tuners.rank import RankSettings, adaptive_rank, power_of_two
 from fastlift.models.vit import Tower
+from fastlift.settings import MOST_SIZE, Acts, Between
 
 
 class LoRA(nn.Module):
@@ -48,26 +52,67 @@ class LoRALinear(nn.Module):
         return self.inner(x) + self.lora(x)
 
 
-def attach_lora(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class LoRARankSettings(RankSettings):
+    """LoRA's own bottleneck."""
+
+    lora_rank: Annotated[
+        int | None,
+        Between(1, MOST_SIZE),
+        Acts(
+            "LoRA's own bottleneck (tuner lora or lora_mlp)", lambda tuner: not {"lora", "lora_mlp"}.isdisjoint(tuner)
+        ),
+    ] = None
+    """Bottleneck width of LoRA beside tuners of another width (default: --rank, else by --sizes)."""
+
+    def bottleneck(self, context: TunerContext) -> int:
+        given = self.lora_rank or self.rank
+        return given or adaptive_lora_rank(context.classes, context.counted, context.sizes)
+
+    def resolved(self, context: TunerContext) -> dict[str, Any]:
+        return {"lora_rank": self.bottleneck(context)}
+
+
+@dataclass(frozen=True)
+class LoRASettings(LoRARankSettings):
     """LoRA on the queries and values of each chosen block."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        block = vit.block(i)
-        pair = {name: LoRA(vit.width, settings.lora_rank, vit.width, settings.generator) for name in ("q", "v")}
-        block.qkv = LoRAQKV(block.qkv, pair["q"], pair["v"])
-        for name, lora in pair.items():
-            trained |= {f"lora_list.{i}.{name}.{key}": parameter for key, parameter in lora.named_parameters()}
-    return trained
+
+    NAME = "lora"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            block, rank = tower.block(i), self.bottleneck(context)
+            q, v = (LoRA(tower.width, rank, tower.width, context.generator) for _ in range(2))
+            block.qkv = LoRAQKV(block.qkv, q, v)
+            trained |= named(f"lora_list.{i}.q", q) | named(f"lora_list.{i}.v", v)
+        return trained
+
+    def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        return {"lora_rank": 4 * tower.width * self.bottleneck(context) * len(context.layers)}
 
 
-def attach_lora_mlp(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class LoRAMLPSettings(LoRARankSettings):
     """LoRA on both products of the MLP of each chosen block."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        block, hidden = vit.block(i), vit.block(i).mlp_width
-        up = LoRA(vit.width, settings.lora_rank, hidden, settings.generator)
-        down = LoRA(hidden, settings.lora_rank, vit.width, settings.generator)
-        block.mlp_in, block.mlp_out = LoRALinear(block.mlp_in, up), LoRALinear(block.mlp_out, down)
-        for name, lora in (("1", up), ("2", down)):
-            trained |= {f"lora_mlp_list.{i}.{name}.{key}": parameter for key, parameter in lora.named_parameters()}
-    return trained
+
+    NAME = "lora_mlp"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            block, rank = tower.block(i), self.bottleneck(context)
+            up = LoRA(tower.width, rank, block.mlp_width, context.generator)
+            down = LoRA(block.mlp_width, rank, tower.width, context.generator)
+            block.mlp_in, block.mlp_out = LoRALinear(block.mlp_in, up), LoRALinear(block.mlp_out, down)
+            trained |= named(f"lora_mlp_list.{i}.1", up) | named(f"lora_mlp_list.{i}.2", down)
+        return trained
+
+    def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        both = 2 * (tower.width + tower.block(0).mlp_width)
+        return {"lora_rank": both * self.bottleneck(context) * len(context.layers)}
+
+
+def adaptive_lora_rank(classes: int, layers: int, sizes: Sizes) -> int:
+    """LIFT: as ``adaptive_rank``. LIFT+: the same rule with C / (4 L), since there are two products a block."""
+    return adaptive_rank(classes, layers) if sizes == "lift" else power_of_two(classes / (4 * layers))

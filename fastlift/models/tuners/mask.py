@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastlift.errors import UserError
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import Sizes, Tuner, TunerContext
 from fastlift.models.vit import Tower
+from fastlift.settings import MOST, Acts, Between
 
 
 class Scatter(nn.Module):
@@ -43,37 +48,74 @@ def draw_mask(outputs: int, inputs: int, ratio: float, generator: torch.Generato
     return torch.zeros(entries, dtype=torch.bool).index_fill_(0, chosen, True).view(outputs, inputs + 1)
 
 
-def draw_masks(module: nn.Linear, settings: TunerSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_masks(module: nn.Linear, ratio: float, sizes: Sizes, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(mask of the weight [out, in], mask of the bias [out]): drawn together by LIFT, one after the other by LIFT+."""
     outputs, inputs = module.weight.shape
-    if settings.mask_draw == "lift":
-        mask = draw_mask(outputs, inputs, settings.mask_ratio, generator)
+    if sizes == "lift":
+        mask = draw_mask(outputs, inputs, ratio, generator)
         return mask[:, :-1], mask[:, -1]
-    weight = draw_mask(outputs, inputs - 1, settings.mask_ratio, generator)
-    bias = draw_mask(1, outputs - 1, settings.mask_ratio, generator)[0]
-    return weight, bias
+    weight = draw_mask(outputs, inputs - 1, ratio, generator)
+    return weight, draw_mask(1, outputs - 1, ratio, generator)[0]
 
 
-def attach_mask(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
-    """A share ``mask_ratio`` of the weights and biases of qkv, attention output and both MLP products.
+def _acts(tuner: tuple[str, ...], text_tuner: tuple[str, ...]) -> bool:
+    return "mask" in (*tuner, *text_tuner)
+
+
+@dataclass(frozen=True)
+class MaskSettings(Tuner):
+    """A share of the weights and biases of qkv, attention output and both MLP products.
 
     One generator, seeded with ``mask_seed``, runs through the chosen blocks in order, so that a mask need not be stored.
     LIFT+ seeds one anew, for each block or tensor by version, and stores its masks: those of its checkpoints are taken.
     """
-    generator = torch.Generator().manual_seed(settings.mask_seed)
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        block = vit.block(i)
-        sites = {"attn_in": block.qkv, "attn_out": block.out, "mlp_in": block.mlp_in, "mlp_out": block.mlp_out}
-        for site, module in sites.items():
-            if not isinstance(module, nn.Linear) or module.bias is None:
-                raise UserError(
-                    "the tuner mask needs products with a bias, which this backbone does not have or another tuner wrapped"
-                )
-            for name, part in zip(("weight", "bias"), draw_masks(module, settings, generator), strict=True):
-                scatter = Scatter(getattr(module, name), part)
-                parametrize.register_parametrization(module, name, scatter)
-                trained[f"masked_linear_list.{i}.{site}.optimized_{name}"] = scatter.values
-    if not any(map(len, trained.values())):
-        raise UserError(f"mask_ratio: {settings.mask_ratio:g} of the weights of a product is not one of them")
-    return trained
+
+    NAME = "mask"
+
+    mask_ratio: Annotated[
+        float | None,
+        Between(0, 1, "(]", "a share in (0, 1]"),
+        Acts("the share that the tuner mask trains", _acts),
+    ] = None
+    """Share of the weights that the tuner 'mask' trains (default: by --sizes)."""
+    mask_seed: Annotated[int, Between(0, MOST), Acts("the draw of the tuner mask", _acts)] = 0
+    """Seed of the draw of those weights."""
+
+    def ratio(self, context: TunerContext) -> float:
+        """The share, in (0, 1]."""
+        adaptive = adaptive_mask_ratio(context.classes, context.counted, context.width, context.sizes)
+        return self.mask_ratio or adaptive
+
+    def resolved(self, context: TunerContext) -> dict[str, Any]:
+        return {"mask_ratio": self.ratio(context)}
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        generator, ratio = torch.Generator().manual_seed(self.mask_seed), self.ratio(context)
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            block = tower.block(i)
+            sites = {"attn_in": block.qkv, "attn_out": block.out, "mlp_in": block.mlp_in, "mlp_out": block.mlp_out}
+            for site, module in sites.items():
+                if not isinstance(module, nn.Linear) or module.bias is None:
+                    raise UserError(
+                        "the tuner mask needs products with a bias, which this backbone does not have or another tuner "
+                        "wrapped"
+                    )
+                masks = draw_masks(module, ratio, context.sizes, generator)
+                for name, mask in zip(("weight", "bias"), masks, strict=True):
+                    scatter = Scatter(getattr(module, name), mask)
+                    parametrize.register_parametrization(module, name, scatter)
+                    trained[f"masked_linear_list.{i}.{site}.optimized_{name}"] = scatter.values
+        if not any(map(len, trained.values())):
+            raise UserError(f"mask_ratio: {ratio:g} of the weights of a product is not one of them")
+        return trained
+
+
+def adaptive_mask_ratio(classes: int, layers: int, width: int, sizes: Sizes) -> float:
+    """LIFT: C / (12 L D), rounded down to 0.001 and at least that. LIFT+: C / (L (12 D + 9)), at most 1.
+
+    Both train about as many weights as the classifier has.
+    """
+    if sizes == "lift":
+        return max(0.001, math.floor(classes / (12 * layers * width) * 1000) / 1000)
+    return min(1.0, classes / (layers * (12 * width + 9)))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 from torch import nn
 
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import Tuner, TunerContext, named
 from fastlift.models.vit import NormBranch, Tower
 
 
-def block_parts(vit: Tower, i: int) -> dict[str, nn.Module]:
+def block_parts(tower: Tower, i: int) -> dict[str, nn.Module]:
     """A block's modules with weights, under the names and in the order of OpenAI's CLIP."""
-    block = vit.block(i)
+    block = tower.block(i)
     return {
         "attn.in_proj": block.qkv,
         "attn.out_proj": block.out,
@@ -23,40 +24,55 @@ def block_parts(vit: Tower, i: int) -> dict[str, nn.Module]:
     }
 
 
-def attach_full(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class FullSettings(Tuner):
     """Every weight of the chosen blocks: what LIFT shows to hurt the rare classes.
 
     Embeddings and the outer norms stay frozen, as in the authors' program.
     """
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        for part, module in block_parts(vit, i).items():
-            separator = "_" if part == "attn.in_proj" else "."  # nn.MultiheadAttention's in_proj_weight
-            for name, parameter in module.named_parameters():
-                trained[f"block_tuned.{i}.{part}{separator}{name}"] = parameter
-    return trained
+
+    NAME = "full"
+    CONFLICTS: ClassVar = {
+        "bias": "full fine-tuning trains the biases already",
+        "layernorm": "full fine-tuning trains the LayerNorms already",
+        "mask": "full fine-tuning trains all weights already",
+    }
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            for part, module in block_parts(tower, i).items():
+                separator = "_" if part == "attn.in_proj" else "."  # nn.MultiheadAttention's in_proj_weight
+                for name, parameter in module.named_parameters():
+                    trained[f"block_tuned.{i}.{part}{separator}{name}"] = parameter
+        return trained
 
 
-def attach_bias(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class BiasSettings(Tuner):
     """The biases of the chosen blocks (BitFit); numbered through all blocks, as the authors do."""
-    trained: dict[str, nn.Parameter] = {}
-    number = 0
-    for i in range(vit.depth):
-        for module in block_parts(vit, i).values():
-            bias = getattr(module, "bias", None)
-            if isinstance(bias, nn.Parameter):
-                if i in settings.layers:
-                    trained[f"bias_tuned.{number}"] = bias
-                number += 1
-    return trained
+
+    NAME = "bias"
+    CONFLICTS: ClassVar = {
+        "layernorm": "both would train the LayerNorms' biases",
+        "mask": "both would train biases of the products",
+    }
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        places = ((i, module) for i in range(tower.depth) for module in block_parts(tower, i).values())
+        biases = [(i, bias) for i, module in places if isinstance(bias := getattr(module, "bias", None), nn.Parameter)]
+        return {f"bias_tuned.{number}": bias for number, (i, bias) in enumerate(biases) if i in context.layers}
 
 
-def attach_layernorm(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class LayerNormSettings(Tuner):
     """The LayerNorms of the chosen blocks; numbered through all blocks, as the authors do."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        parts = block_parts(vit, i)
-        for offset, part in enumerate(("ln_1", "ln_2")):
-            for name, parameter in parts[part].named_parameters():
-                trained[f"ln_tuned.{2 * i + offset}.{name}"] = parameter
-    return trained
+
+    NAME = "layernorm"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            parts = block_parts(tower, i)
+            trained |= named(f"ln_tuned.{2 * i}", parts["ln_1"]) | named(f"ln_tuned.{2 * i + 1}", parts["ln_2"])
+        return trained

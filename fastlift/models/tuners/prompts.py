@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import Sizes, Tuner, TunerContext
+from fastlift.models.tuners.rank import power_of_two
 from fastlift.models.vit import PromptSite, Tower
+from fastlift.settings import MOST_SIZE, Acts, Between
 
 
 class Prompt(nn.Module):
@@ -28,20 +33,62 @@ class Prompt(nn.Module):
         return torch.cat([tokens[:, :before], prompt, tokens[:, behind:]], dim=1)
 
 
-def _attach(tower: Tower, settings: TunerSettings, layers: tuple[int, ...]) -> dict[str, nn.Parameter]:
-    trained: dict[str, nn.Parameter] = {}
-    for i in layers:
-        prompt = Prompt(settings.prompt_length, tower.width, tower.prompt_site(), settings.generator)
-        tower.block(i).enter = prompt
-        trained[f"vpt_list.{i}.prompt"] = prompt.prompt
-    return trained
+@dataclass(frozen=True)
+class PromptSettings(Tuner):
+    """How many learned tokens."""
+
+    prompt_length: Annotated[
+        int | None,
+        Between(1, MOST_SIZE),
+        Acts(
+            "the number of visual prompts (tuner vpt_shallow or vpt_deep)",
+            lambda tuner: not {"vpt_shallow", "vpt_deep"}.isdisjoint(tuner),
+        ),
+    ] = None
+    """Visual prompts a block (default: by --sizes)."""
+
+    def length(self, context: TunerContext) -> int:
+        """P."""
+        return self.prompt_length or adaptive_prompt_length(context.classes, context.counted, context.sizes)
+
+    def resolved(self, context: TunerContext) -> dict[str, Any]:
+        return {"prompt_length": self.length(context)}
+
+    def blocks(self, context: TunerContext) -> tuple[int, ...]:
+        """Where learned tokens enter."""
+        return context.layers
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in self.blocks(context):
+            prompt = Prompt(self.length(context), tower.width, tower.prompt_site(), context.generator)
+            tower.block(i).enter = prompt
+            trained[f"vpt_list.{i}.prompt"] = prompt.prompt
+        return trained
+
+    def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        return {"prompt_length": tower.width * self.length(context) * len(self.blocks(context))}
 
 
-def attach_vpt_shallow(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class ShallowPromptSettings(PromptSettings):
     """Prompts that enter at the first block and are computed on by all of them."""
-    return _attach(vit, settings, (0,))
+
+    NAME = "vpt_shallow"
+    CONFLICTS: ClassVar = {"vpt_deep": "deep prompts replace the shallow ones at the next block"}
+    CHOOSES_BLOCKS = False
+
+    def blocks(self, context: TunerContext) -> tuple[int, ...]:
+        return (0,)
 
 
-def attach_vpt_deep(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class DeepPromptSettings(PromptSettings):
     """Prompts of their own at each chosen block, in place of those of the block before."""
-    return _attach(vit, settings, settings.layers)
+
+    NAME = "vpt_deep"
+
+
+def adaptive_prompt_length(classes: int, layers: int, sizes: Sizes) -> int:
+    """LIFT: 10. LIFT+: the same rule with C / L."""
+    return 10 if sizes == "lift" else power_of_two(classes / layers)

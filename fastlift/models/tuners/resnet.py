@@ -5,77 +5,83 @@ Names count parameters and modules in the order of OpenAI's CLIP, as the authors
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from fastlift.errors import UserError
 from fastlift.models.resnet import ResNet
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import TunerContext, named
 from fastlift.models.tuners.ssf import SSF
+from fastlift.settings import Settings
 
-AttachResNet = Callable[[ResNet, TunerSettings], dict[str, nn.Parameter]]
+
+@dataclass(frozen=True)
+class ResNetTuner(Settings):
+    """As ``Tuner``, for CLIP ResNets."""
+
+    NAME: ClassVar[str]
+    CONFLICTS: ClassVar[Mapping[str, str]] = {}
+
+    def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
+        """Put the tuner's modules in place; gives what trains, under the names of the authors' checkpoints."""
+        raise NotImplementedError
 
 
-def attach_resnet_full(resnet: ResNet, settings: TunerSettings) -> dict[str, nn.Parameter]:
+class ResNetFull(ResNetTuner):
     """Every weight, the attention pooling's too."""
-    return {f"full_list.{i}": parameter for i, parameter in enumerate(resnet.tower.parameters())}
 
-
-def attach_resnet_bias(resnet: ResNet, settings: TunerSettings) -> dict[str, nn.Parameter]:
-    """Biases of batch norms and of the attention pooling."""
-    biases = [parameter for name, parameter in resnet.tower.named_parameters() if name.endswith("bias")]
-    return {f"bias_list.{i}": parameter for i, parameter in enumerate(biases)}
-
-
-def attach_resnet_batchnorm(resnet: ResNet, settings: TunerSettings) -> dict[str, nn.Parameter]:
-    """Scale and shift of the batch norms; their statistics stay the pre-trained ones."""
-    norms = [module for module in resnet.tower.modules() if isinstance(module, nn.BatchNorm2d)]
-    return {
-        f"bn_list.{i}.{name}": parameter for i, norm in enumerate(norms) for name, parameter in norm.named_parameters()
+    NAME = "full"
+    CONFLICTS: ClassVar = {
+        "bias": "full fine-tuning trains the biases already",
+        "batchnorm": "full fine-tuning trains the batch norms already",
     }
 
+    def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
+        return {f"full_list.{i}": parameter for i, parameter in enumerate(resnet.tower.parameters())}
 
-def attach_resnet_ssf(resnet: ResNet, settings: TunerSettings) -> dict[str, nn.Parameter]:
+
+class ResNetBias(ResNetTuner):
+    """Biases of batch norms and of the attention pooling."""
+
+    NAME = "bias"
+    CONFLICTS: ClassVar = {"batchnorm": "both would train the batch norms' biases"}
+
+    def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
+        biases = [parameter for name, parameter in resnet.tower.named_parameters() if name.endswith("bias")]
+        return {f"bias_list.{i}": parameter for i, parameter in enumerate(biases)}
+
+
+class ResNetBatchNorm(ResNetTuner):
+    """Scale and shift of the batch norms; their statistics stay the pre-trained ones."""
+
+    NAME = "batchnorm"
+
+    def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
+        norms = [module for module in resnet.tower.modules() if isinstance(module, nn.BatchNorm2d)]
+        return {key: value for i, norm in enumerate(norms) for key, value in named(f"bn_list.{i}", norm).items()}
+
+
+class ResNetSSF(ResNetTuner):
     """A scale and a shift of the pooled feature."""
-    ssf = SSF(resnet.width, settings.generator)
-    resnet.leave = ssf
-    return {f"ssf_attn.{name}": parameter for name, parameter in ssf.named_parameters()}
+
+    NAME = "ssf"
+
+    def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
+        ssf = SSF(resnet.width, context.generator)
+        resnet.leave = ssf
+        return named("ssf_attn", ssf)
 
 
-RESNET_TUNERS: dict[str, AttachResNet] = {
-    "full": attach_resnet_full,
-    "bias": attach_resnet_bias,
-    "batchnorm": attach_resnet_batchnorm,
-    "ssf": attach_resnet_ssf,
-    "none": lambda resnet, settings: {},
-}
-RESNET_CONFLICTS = {
-    ("full", "bias"): "full fine-tuning trains the biases already",
-    ("full", "batchnorm"): "full fine-tuning trains the batch norms already",
-    ("bias", "batchnorm"): "both would train the batch norms' biases",
-}
+class NoResNetTuner(ResNetTuner):
+    """Nothing of it learns."""
+
+    NAME = "none"
+
+    def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
+        return {}
 
 
-def attach_to_resnet(resnet: ResNet, names: Sequence[str], settings: TunerSettings) -> dict[str, nn.Parameter]:
-    """Attach the named tuners in place.
-
-    Raises:
-        UserError: tuners of vision transformers, or such that cannot be combined.
-    """
-    known = ", ".join(RESNET_TUNERS)
-    foreign = [name for name in names if name not in RESNET_TUNERS]
-    if foreign:
-        raise UserError(
-            f"tuner {', '.join(foreign)} acts inside transformer blocks; for a CLIP ResNet there are: {known}"
-        )
-    for pair, reason in RESNET_CONFLICTS.items():
-        if set(pair) <= set(names):
-            raise UserError(f"tuners {pair[0]} and {pair[1]} cannot be combined: {reason}")
-    trained: dict[str, nn.Parameter] = {}
-    for name, attach in RESNET_TUNERS.items():
-        if name in names:
-            trained.update(attach(resnet, settings))
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
-    return trained
+# In the order of attaching.
+RESNET_TUNERS = {kind.NAME: kind for kind in (ResNetFull, ResNetBias, ResNetBatchNorm, ResNetSSF, NoResNetTuner)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.settings import TunerSettings
+from fastlift.models.tuners.base import Tuner, TunerContext, named
 from fastlift.models.vit import Tower
 
 
@@ -58,42 +60,49 @@ class SSFBranch(nn.Module):
         return self.ssf(normed), residual
 
 
-def _named(kind: str, i: int, parts: dict[str, SSF]) -> dict[str, nn.Parameter]:
-    return {
-        f"{kind}.{i}.{site}.{name}": parameter
-        for site, ssf in parts.items()
-        for name, parameter in ssf.named_parameters()
-    }
-
-
-def attach_ssf_attn(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class SSFAttnSettings(Tuner):
     """SSF on the qkv product and on the attention's output product."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        block = vit.block(i)
-        parts = {"attn_in": SSF(3 * vit.width, settings.generator), "attn_out": SSF(vit.width, settings.generator)}
-        block.qkv, block.out = SSFQKV(block.qkv, parts["attn_in"]), SSFAfter(block.out, parts["attn_out"])
-        trained |= _named("ssf_attn_list", i, parts)
-    return trained
+
+    NAME = "ssf_attn"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            block = tower.block(i)
+            first, second = SSF(3 * tower.width, context.generator), SSF(tower.width, context.generator)
+            block.qkv, block.out = SSFQKV(block.qkv, first), SSFAfter(block.out, second)
+            trained |= named(f"ssf_attn_list.{i}.attn_in", first) | named(f"ssf_attn_list.{i}.attn_out", second)
+        return trained
 
 
-def attach_ssf_mlp(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class SSFMLPSettings(Tuner):
     """SSF on both products of the MLP."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        block = vit.block(i)
-        parts = {"mlp_in": SSF(block.mlp_width, settings.generator), "mlp_out": SSF(vit.width, settings.generator)}
-        block.mlp_in, block.mlp_out = SSFAfter(block.mlp_in, parts["mlp_in"]), SSFAfter(block.mlp_out, parts["mlp_out"])
-        trained |= _named("ssf_mlp_list", i, parts)
-    return trained
+
+    NAME = "ssf_mlp"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            block = tower.block(i)
+            first, second = SSF(block.mlp_width, context.generator), SSF(tower.width, context.generator)
+            block.mlp_in, block.mlp_out = SSFAfter(block.mlp_in, first), SSFAfter(block.mlp_out, second)
+            trained |= named(f"ssf_mlp_list.{i}.mlp_in", first) | named(f"ssf_mlp_list.{i}.mlp_out", second)
+        return trained
 
 
-def attach_ssf_ln(vit: Tower, settings: TunerSettings) -> dict[str, nn.Parameter]:
+@dataclass(frozen=True)
+class SSFNormSettings(Tuner):
     """SSF on both norms' outputs."""
-    trained: dict[str, nn.Parameter] = {}
-    for i in settings.layers:
-        block = vit.block(i)
-        parts = {"ln_1": SSF(vit.width, settings.generator), "ln_2": SSF(vit.width, settings.generator)}
-        block.norm_1, block.branch = SSFAfter(block.norm_1, parts["ln_1"]), SSFBranch(block.branch, parts["ln_2"])
-        trained |= _named("ssf_ln_list", i, parts)
-    return trained
+
+    NAME = "ssf_ln"
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            block = tower.block(i)
+            first, second = SSF(tower.width, context.generator), SSF(tower.width, context.generator)
+            block.norm_1, block.branch = SSFAfter(block.norm_1, first), SSFBranch(block.branch, second)
+            trained |= named(f"ssf_ln_list.{i}.ln_1", first) | named(f"ssf_ln_list.{i}.ln_2", second)
+        return trained

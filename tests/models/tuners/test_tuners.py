@@ -10,8 +10,13 @@ from fixtures import CLASS_COUNTS, CLASS_NAMES
 from torch import Tensor
 
 import fastlift
-from fastlift.models import backbones, tuners
+from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
+from fastlift.models.tuners import TUNERS, tuner_size
+from fastlift.models.tuners.lora import adaptive_lora_rank
+from fastlift.models.tuners.mask import adaptive_mask_ratio
+from fastlift.models.tuners.prompts import adaptive_prompt_length
+from fastlift.models.tuners.rank import adaptive_rank
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import TrainState
@@ -19,7 +24,7 @@ from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
-VIT_TUNERS = tuple(name for name in tuners.TUNERS if name != "none")
+VIT_TUNERS = tuple(name for name in TUNERS if name != "none")
 STARTS_ELSEWHERE = ("ssf_attn", "ssf_mlp", "ssf_ln", "vpt_shallow", "vpt_deep")  # random starts, as in their papers
 LABELS = torch.arange(8) % len(CLASS_NAMES)
 pytestmark = pytest.mark.usefixtures("weights_read_once")
@@ -105,12 +110,37 @@ def test_layers(tiny_clip: Files, name: str, layers: Any, blocks: set[int]) -> N
     assert torch.isfinite(model(images(2))).all()
 
 
-PAIRS = list(combinations(VIT_TUNERS, 2))
+# What of a block each tuner replaces, or trains.
+PRODUCTS = {"qkv", "out", "mlp_in", "mlp_out"}
+SITES = {
+    "full": {*PRODUCTS, "norm_1", "branch"},
+    "bias": {*PRODUCTS, "norm_1", "branch"},
+    "layernorm": {"norm_1", "branch"},
+    "mask": PRODUCTS,
+    "adaptformer": {"branch"},
+    "adapter": {"leave"},
+    "vpt_shallow": {"enter"},
+    "vpt_deep": {"enter"},
+    "lora": {"qkv"},
+    "lora_mlp": {"mlp_in", "mlp_out"},
+    "ssf_attn": {"qkv", "out"},
+    "ssf_mlp": {"mlp_in", "mlp_out"},
+    "ssf_ln": {"norm_1", "branch"},
+}
+CONFLICTS = {(name, other): why for name, kind in TUNERS.items() for other, why in kind.CONFLICTS.items()}
+PAIRS = [pair for pair in combinations(VIT_TUNERS, 2) if SITES[pair[0]] & SITES[pair[1]] and pair not in CONFLICTS]
 
 
-@pytest.mark.parametrize("pair", [p for p in PAIRS if p not in tuners.CONFLICTS], ids="+".join)
-def test_combinations(tiny_clip: Files, pair: tuple[str, str]) -> None:
-    """Any two that do not conflict: in either order the same model, all of it with gradients."""
+@pytest.mark.parametrize("name", VIT_TUNERS)
+def test_sites(tiny_clip: Files, name: str) -> None:
+    block = build(tiny_clip, name).vit.block(0)
+    trained = {site for site, part in block.named_children() if any(p.requires_grad for p in part.parameters())}
+    assert trained == SITES[name]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_combinations_at_one_site(tiny_clip: Files, pair: tuple[str, str]) -> None:
+    """In either order the same model, all of it with gradients."""
     model, swapped = build(tiny_clip, pair), build(tiny_clip, pair[::-1])
     assert list(model.trained()) == list(swapped.trained())
     assert torch.equal(model(images(2)), swapped(images(2)))
@@ -121,11 +151,11 @@ def test_combinations(tiny_clip: Files, pair: tuple[str, str]) -> None:
     assert {key.split(".")[0] for key in model.tuner_parameters} == kinds[0] | kinds[1]
 
 
-@pytest.mark.parametrize("pair", list(tuners.CONFLICTS), ids="+".join)
+@pytest.mark.parametrize("pair", list(CONFLICTS), ids="+".join)
 def test_combinations_without_meaning_are_refused(tiny_clip: Files, pair: tuple[str, str]) -> None:
-    assert pair in PAIRS  # in the order in which they are attached
-    with pytest.raises(fastlift.UserError, match=tuners.CONFLICTS[pair]):
-        build(tiny_clip, pair)
+    for order in (pair, pair[::-1]):
+        with pytest.raises(fastlift.UserError, match=f"{pair[0]} and {pair[1]} cannot.*{CONFLICTS[pair]}"):
+            build(tiny_clip, order)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +234,9 @@ def test_a_mask_that_chooses_nothing_of_a_bias_gives_it_no_gradient(tiny_clip: F
 )
 def test_sizes_of_lift_plus(classes: int, depth: int, lora: int, prompts: int, share: float) -> None:
     """LoRA 2^floor(log2(C / (4 L))), prompts 2^floor(log2(C / L)), arbitrary share C / (L (12 D + 9)), for D = 768."""
-    assert tuners.adaptive_lora_rank(classes, depth, "lift_plus") == lora
-    assert tuners.adaptive_prompt_length(classes, depth, "lift_plus") == prompts
-    assert tuners.adaptive_mask_ratio(classes, depth, 768, "lift_plus") == pytest.approx(share)
+    assert adaptive_lora_rank(classes, depth, "lift_plus") == lora
+    assert adaptive_prompt_length(classes, depth, "lift_plus") == prompts
+    assert adaptive_mask_ratio(classes, depth, 768, "lift_plus") == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -214,9 +244,9 @@ def test_sizes_of_lift_plus(classes: int, depth: int, lora: int, prompts: int, s
 )
 def test_sizes_of_lift(classes: int, width: int, share: float) -> None:
     """LoRA as AdaptFormer, ten prompts, a share rounded down to thousandths."""
-    assert tuners.adaptive_lora_rank(classes, 12, "lift") == tuners.adaptive_rank(classes, 12)
-    assert tuners.adaptive_prompt_length(classes, 12, "lift") == 10
-    assert tuners.adaptive_mask_ratio(classes, 12, width, "lift") == pytest.approx(share)
+    assert adaptive_lora_rank(classes, 12, "lift") == adaptive_rank(classes, 12)
+    assert adaptive_prompt_length(classes, 12, "lift") == 10
+    assert adaptive_mask_ratio(classes, 12, width, "lift") == pytest.approx(share)
 
 
 def test_lift_plus_counts_the_blocks_that_learn(tiny_clip: Files) -> None:
@@ -233,8 +263,8 @@ def test_lift_plus_counts_the_blocks_that_learn(tiny_clip: Files) -> None:
 
 def test_the_number_of_tuned_parameters_is_counted(tiny_clip: Files) -> None:
     model = build(tiny_clip, "lora", rank=2)
-    size = tuners.tuner_size([model.vit], model.tuner_parameters)
+    size = tuner_size([model.vit], model.tuner_parameters)
     assert size.parameters == 3 * 2 * (48 * 2 + 2 * 48)
     assert size.share == pytest.approx(size.parameters / sum(p.numel() for p in model.vit.parameters()))
     both = build(tiny_clip, "full", classifier="text", text_tuner="full")
-    assert 0.5 < tuners.tuner_size(both.towers, both.tuner_parameters).share < 1.0
+    assert 0.5 < tuner_size(both.towers, both.tuner_parameters).share < 1.0

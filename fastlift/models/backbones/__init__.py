@@ -1,0 +1,106 @@
+"""Loading of pre-trained models: a name and weights -> a frozen ViT, its text tower and its preprocessing.
+
+A library of models is a file here and a line in ``LIBRARIES``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import torch
+from torch import nn
+
+from fastlift.models.backbones import open_clip_models, timm_models
+from fastlift.models.backbones.backbone import Backbone
+from fastlift.models.resnet import ResNet
+from fastlift.models.vit import VisionTransformer
+from fastlift.settings import MOST_PIXELS, Between, Settings
+from fastlift.system.memory import check_room, free_bytes
+
+Name = str | Path | dict[str, Any]
+
+
+class Library(Protocol):
+    """Where models come from."""
+
+    def takes(self, name: object) -> bool:
+        """Whether a name is for this library."""
+
+    def load(self, name: Name, pretrained: str | Path | None, image_size: int | None) -> Backbone:
+        """The model with its weights."""
+
+    def make(self, name: Name, image_size: int | None) -> tuple[nn.Module, VisionTransformer | ResNet]:
+        """The model without weights, and its image tower as ours."""
+
+
+LIBRARIES: tuple[Library, ...] = (timm_models, open_clip_models)  # the first that takes a name has it
+
+
+def _library(name: Name) -> Library:
+    return next(library for library in LIBRARIES if library.takes(name))
+
+
+def load(name: Name, pretrained: str | Path | None = None, image_size: int | None = None) -> Backbone:
+    """Load a backbone.
+
+    Args:
+        name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (a dict, or the path
+            of its JSON), or ``timm:NAME``.
+        pretrained: an open_clip tag (downloaded), or a weights file: safetensors, or a torch file, read with
+            weights_only; or ``random``. None: random weights (with a warning), but timm's own default weights for
+            ``timm:NAME``.
+        image_size: pixels; position embeddings are interpolated when it is not the model's own.
+
+    Raises:
+        UserError: unknown names, weights that do not fit (the message names the tensors), models that are neither ViTs
+            nor CLIP ResNets.
+    """
+    if image_size is not None:  # positions grow with its square
+        shape = outline(name, image_size)
+        check_room({"image_size": shape.weights if shape else 0}, {"image_size": image_size}, free_bytes())
+    return _library(name).load(name, pretrained, image_size)
+
+
+@dataclass(frozen=True)
+class BackboneSettings(Settings):
+    """Which pre-trained model."""
+
+    model: str = "shapes-clip"
+    """'shapes-clip' (shipped), an open_clip model name, the path of an open_clip JSON, or 'timm:NAME'."""
+    pretrained: str | None = None
+    """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors). Default: OpenAI's
+    weights for their architectures; the shipped model's and timm's own; else random, with a warning."""
+    image_size: Annotated[int | None, Between(1, MOST_PIXELS)] = None
+    """Pixels, where not the model's own; position embeddings are interpolated."""
+
+    def build(self) -> Backbone:
+        """The backbone; see ``load``."""
+        return load(self.model, self.pretrained, self.image_size)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A backbone's shape without its numbers: a tower on torch's meta device, and the bytes of all weights in fp32."""
+
+    vit: VisionTransformer | ResNet
+    weights: int
+
+
+def outline(name: Name, image_size: int | None = None) -> Outline | None:
+    """The shape of what ``load`` would give, in a fraction of a second; nothing large is allocated, and no weights are read.
+
+    None for architectures whose making reads numbers, which the meta device does not have.
+
+    Raises:
+        UserError: unknown names, and models that are not supported.
+    """
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, vit = _library(name).make(name, image_size)
+    except (RuntimeError, NotImplementedError):
+        return None
+    return Outline(vit, sum(weight.numel() * 4 for weight in (*model.parameters(), *model.buffers())))

@@ -1,0 +1,65 @@
+"""Weights files: read without running code, compared with the model that they are for, and checked for damage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastlift.errors import UserError
+
+RANDOM = "random"  # in place of a tag or a file: untrained weights, asked for by name
+
+
+def read_state(weights: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, in fp32; no code in it is run."""
+    from open_clip.factory import load_state_dict
+
+    try:
+        state = load_state_dict(str(weights), weights_only=True)
+        return {name: tensor.float() for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    except Exception as error:  # torch and safetensors raise a dozen kinds; each means that this is no weights file
+        raise UserError(
+            f"{weights} is not a weights file that can be read safely: expected safetensors, or a torch file of tensors "
+            f"alone (torch.load with weights_only); {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+def check_fit(given: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> None:
+    """Compare names and shapes of two states.
+
+    Raises:
+        UserError: they differ; the message names the first ten tensors and says how many.
+    """
+    problems = [f"missing {name} {list(wanted[name].shape)}" for name in wanted.keys() - given.keys()]
+    problems += [f"not in the model: {name} {list(given[name].shape)}" for name in given.keys() - wanted.keys()]
+    problems += [
+        f"{name}: {list(given[name].shape)} in the file, {list(wanted[name].shape)} in the model"
+        for name in given.keys() & wanted.keys()
+        if given[name].shape != wanted[name].shape
+    ]
+    if problems:
+        shown = "\n  ".join(sorted(problems)[:10])
+        raise UserError(f"{what} ({len(problems)} tensors differ):\n  {shown}")
+
+
+def check_finite(state: dict[str, Tensor], what: str) -> None:
+    """No number in it is NaN or infinite.
+
+    Raises:
+        UserError: there is one; the message names its tensor.
+    """
+    wrong = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        raise UserError(f"{what} hold NaN or infinity in {len(wrong)} tensors (first: {wrong[0]}): they are damaged")
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Untrained weights are the same ones every time, so that a run on them can be read again."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

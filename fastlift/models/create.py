@@ -1,0 +1,190 @@
+"""From settings to a model: the backbone, its tuners, and the classifier at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlift.data.sampling.crops import Interpolation
+from fastlift.errors import UserError
+from fastlift.models import backbones
+from fastlift.models.backbones import Backbone, BackboneSettings
+from fastlift.models.classifier_init import ClassifierInitSettings, class_features
+from fastlift.models.classifiers import Classifier, ClassifierSettings, ZeroShotClassifier
+from fastlift.models.fingerprint import weights_fingerprint
+from fastlift.models.lift import LiftModel, Preprocessing
+from fastlift.models.resnet import ResNet
+from fastlift.models.text.features import Progress, PromptTextSettings
+from fastlift.models.text.head import TextSideSettings
+from fastlift.models.tuners import TunerSettings
+from fastlift.settings import MOST, Between, converted
+from fastlift.settings.validate import Rule
+from fastlift.system.memory import check_room, free_bytes
+
+_NO_TRAINING = "classifier zero_shot does not train: use it with tuner none and epochs 0 (recipe zero_shot)"
+
+
+def _something_trains(classifier: str, tuner: tuple[str, ...], text_tuner: tuple[str, ...], epochs: int) -> str | None:
+    if classifier == "text" and epochs and tuner == text_tuner == ("none",):
+        return "classifier text without a tuner or text_tuner has nothing that trains (recipe zero_shot)"
+    return None
+
+
+def _zero_shot_tunes_nothing(classifier: str, tuner: tuple[str, ...]) -> str | None:
+    return _NO_TRAINING if classifier == "zero_shot" and tuner != ("none",) else None
+
+
+def _zero_shot_has_no_epochs(classifier: str, epochs: int) -> str | None:
+    return _NO_TRAINING if classifier == "zero_shot" and epochs else None
+
+
+@dataclass(frozen=True)
+class ModelSettings(  # type: ignore[misc]  # each part builds itself: cut it out first
+    TextSideSettings, PromptTextSettings, ClassifierInitSettings, ClassifierSettings, TunerSettings, BackboneSettings
+):
+    """Which backbone, what learns in it, and how the classifier starts."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (_something_trains, _zero_shot_tunes_nothing, _zero_shot_has_no_epochs)
+
+
+@dataclass(frozen=True)
+class _Keywords(ModelSettings):
+    """What ``create_model`` takes by name."""
+
+    interpolation: Interpolation = "bilinear"
+    seed: Annotated[int, Between(0, MOST)] = 0
+
+
+def create_model(
+    name: str | Path | dict[str, Any] | ModelSettings,
+    *,
+    class_names: Sequence[str],
+    init: str | Tensor | None = None,
+    interpolation: Interpolation = "bilinear",
+    seed: int = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> LiftModel:
+    """A LIFT model, ready to train: the tuner starts at the frozen model, the classifier at the text features.
+
+    Args:
+        name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (dict, or path of its
+            JSON), or ``timm:NAME``.
+        class_names: names of the C classes, in the order of the labels.
+        pretrained: an open_clip tag, or a weights file (safetensors, or a torch file, read with weights_only).
+        tuner: ``adaptformer``, ``adapter``, ``lora`` (queries and values), ``lora_mlp``, ``vpt_shallow``, ``vpt_deep``,
+            ``ssf_attn``, ``ssf_mlp``, ``ssf_ln``, ``bias``, ``layernorm``, ``mask``, ``full``, ``none``, or several;
+            for CLIP ResNets ``full``, ``bias``, ``batchnorm``, ``ssf``, ``none``.
+        rank: bottleneck width; None: 2 ** max(0, floor(log2(C / (2 L)))) for L blocks.
+        lora_rank: that of LoRA, beside others of another width; None: ``rank``, else by ``sizes``.
+        layers: blocks with a tuner: None (all), the last k, or a list of indices.
+        classifier: ``cosine``, ``linear``, ``l2``, ``layernorm``; ``text`` is CLIP's own head with class features from
+            the text tower in every step; ``zero_shot`` is the same with nothing that trains.
+        scale: the cosine classifier's.
+        init: start of the classifier's weight: ``text`` (text features of the class names, mapped back to the ViT's
+            width by the projection's transpose, L2-normed), ``random``, or a weight [C, D], as ``fastlift.starts`` makes
+            it from training images. The classifiers ``text`` and ``zero_shot`` have no weight to start.
+        prompt: ``default``, ``classname``, ``ensemble``, ``descriptor:FILE``, or a template with ``{}``.
+        text_tuner: what learns on the text side, with the classifier ``text``: ``coop`` (learned prompt context),
+            ``clip_adapter`` (on both sides), ``projection`` (both projections), and any tuner but ``none`` inside the
+            text tower; or several; ``none``.
+        text_rank, text_layers, text_prompt_length: sizes of the tuners inside the text tower, and its blocks that get one
+            (as ``layers``); the defaults are LIFT+'s.
+        coop_length, coop_position, coop_init: learned words of the prompt, where the class name stands among them
+            (``front``, ``middle``, ``end``), and their start: ``random``, or the words of ``prompt`` itself.
+        clip_adapter_rank: bottleneck width of CLIP-Adapters.
+        image_size: pixels, where it is not to be the model's own; positions are interpolated.
+        interpolation: how images are resized to it: ``bilinear`` (LIFT), or ``bicubic`` (LIFT+, CLIP's own evaluation).
+        prompt_length: visual prompts a block.
+        mask_ratio, mask_seed: share of the weights that the tuner ``mask`` trains, and the seed of their draw.
+        sizes: whose rule gives the sizes that are not given: ``lift``'s, or ``lift_plus``'s (LoRA C / (4 L), prompts C / L,
+            mask C / (L (12 D + 9))).
+        seed: of the tuner's and the classifier's random starts.
+        progress: called with (done, total) while prompts are encoded.
+
+    Returns:
+        the model on the CPU, in eval mode (it has no dropout), computing in fp32.
+
+    Raises:
+        UserError: unknown names, weights that do not fit, settings without a meaning.
+
+    Source: LIFT (Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024).
+    """
+    keywords = _keywords(name, init, settings | {"interpolation": interpolation, "seed": seed})
+    names = list(class_names)
+    if len(names) < 2:
+        raise UserError(f"class_names: expected at least two classes, got {len(names)}")
+    source = keywords.model if isinstance(name, ModelSettings) else name
+    backbone = backbones.load(source, keywords.pretrained, keywords.image_size)
+    fingerprint = weights_fingerprint(backbone.vit.named_parameters())
+    tuners, generator = keywords.part(TunerSettings), torch.Generator().manual_seed(seed)
+    context = tuners.context(backbone.vit, len(names), generator)
+    resolved = tuners.resolve(context)
+    if not isinstance(backbone.vit, ResNet):
+        check_room(tuners.trained_bytes(backbone.vit, context), resolved.values(), free_bytes())
+    parameters = tuners.attach(backbone.vit, context)
+    head, inside = _classifier(keywords, backbone, names, init, generator, progress)
+    return LiftModel(
+        backbone.vit,
+        head,
+        class_names=names,
+        preprocessing=Preprocessing(_square(backbone.vit.image_size), backbone.mean, backbone.std, interpolation),
+        tuner_parameters=parameters | inside,
+        tuner_settings=resolved,
+        backbone_fingerprint=fingerprint,
+    ).eval()
+
+
+def _keywords(name: Any, init: str | Tensor | None, given: dict[str, Any]) -> _Keywords:
+    """The settings that ``create_model`` was given, checked."""
+    values = name.values() if isinstance(name, ModelSettings) else {}
+    values |= given
+    for tuner in ("tuner", "text_tuner"):  # one may stand for itself
+        if isinstance(values.get(tuner), str):
+            values[tuner] = (values[tuner],)
+    if isinstance(values.get("pretrained"), Path):
+        values["pretrained"] = str(values["pretrained"])
+    if init is not None and not isinstance(init, Tensor):
+        values["init"] = init
+    return converted(_Keywords, values)
+
+
+def _classifier(
+    settings: ModelSettings,
+    backbone: Backbone,
+    names: list[str],
+    init: str | Tensor | None,
+    generator: torch.Generator,
+    progress: Progress | None,
+) -> tuple[Classifier | ZeroShotClassifier, dict[str, nn.Parameter]]:
+    """The classifier at its start, and what trains for it inside the text tower."""
+    prompt = settings.part(PromptTextSettings)
+    if isinstance(init, Tensor) and settings.classifier in ("text", "zero_shot"):
+        raise UserError(
+            f"init: the classifier {settings.classifier} is made from text and has no weight of its own to start"
+        )
+    if settings.classifier == "zero_shot":
+        features = F.normalize(class_features(backbone, names, prompt.prompt, progress), dim=1)
+        projection = None if backbone.projection is None else backbone.projection.float()
+        return ZeroShotClassifier(projection, features, backbone.logit_scale), {}
+    if settings.classifier == "text":
+        image_side = settings.part(TunerSettings)
+        return settings.part(TextSideSettings).build(backbone, names, prompt, image_side, generator)
+    own = settings.part(ClassifierSettings).build(backbone.vit.width, len(names), generator)
+    start = settings.part(ClassifierInitSettings)
+    weight = init if isinstance(init, Tensor) else start.build(backbone, names, prompt.prompt, progress)
+    if weight is not None:
+        own.set_weight(weight)
+    return own, {}
+
+
+def _square(size: tuple[int, int]) -> int:
+    if size[0] != size[1]:
+        raise UserError(f"models with images that are not square ({size[0]} x {size[1]}) are not supported")
+    return size[0]

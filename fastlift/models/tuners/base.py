@@ -1,0 +1,93 @@
+"""What a tuner is: settings that attach it to a tower, and what it must be told beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from fastlift.models.vit import Tower
+from fastlift.settings import Settings
+
+Sizes = Literal["lift", "lift_plus"]
+
+
+@dataclass(frozen=True)
+class TunerContext:
+    """What tuners are told beside their settings.
+
+    Attributes:
+        classes: C.
+        width: D of the tower.
+        layers: indices of the blocks that get a tuner.
+        counted: L of the papers' rules: all blocks (LIFT), or those that get a tuner (LIFT+).
+        sizes: whose rules give the sizes that are not given.
+        generator: source of the random starts; None draws from PyTorch's global generator.
+    """
+
+    classes: int
+    width: int
+    layers: tuple[int, ...]
+    counted: int
+    sizes: Sizes
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Tuner(Settings):
+    """A tuner of vision transformers: a subclass holds its settings and attaches it.
+
+    A class that names itself is one; classes without ``NAME`` hold what several share.
+
+    Attributes:
+        NAME: what users call it.
+        CONFLICTS: tuners that it cannot be combined with, each with the reason.
+        CHOOSES_BLOCKS: whether ``layers`` says which blocks get it.
+    """
+
+    NAME: ClassVar[str]
+    CONFLICTS: ClassVar[Mapping[str, str]] = {}
+    CHOOSES_BLOCKS: ClassVar[bool] = True
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        """Put the tuner's modules at sites of the blocks, in place.
+
+        Returns:
+            what trains, under the names of the authors' checkpoints.
+        """
+        raise NotImplementedError
+
+    def resolved(self, context: TunerContext) -> dict[str, Any]:
+        """Its sizes by the names of their settings, with the papers' where none is given."""
+        return {}
+
+    def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        """Setting -> how many numbers train by it: for settings that can make them as many as they like."""
+        return {}
+
+
+@dataclass(frozen=True)
+class NoTuner(Tuner):
+    """Nothing inside the tower learns: a linear probe, when the classifier does."""
+
+    NAME = "none"
+    CHOOSES_BLOCKS = False
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        return {}
+
+
+def has_tuner(kind: type[Tuner], names: Sequence[str]) -> bool:
+    """Whether one of the named tuners has the settings of ``kind``."""
+    kinds = [kind]
+    for one in kinds:
+        kinds += one.__subclasses__()
+    return any(vars(one).get("NAME") in names for one in kinds)
+
+
+def named(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
+    """A module's parameters by name, behind a prefix."""
+    return {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}

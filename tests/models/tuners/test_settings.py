@@ -1,0 +1,119 @@
+"""Tuners' settings: each tuner declares its own; together they are one class, with the papers' sizes where none is given."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import pytest
+import torch
+from fixtures import CLASS_NAMES
+from torch import nn
+
+import fastlift
+from fastlift.errors import UserError
+from fastlift.models import backbones, tuners
+from fastlift.models.tuners import TUNERS, TunerSettings
+from fastlift.models.tuners.base import Tuner, TunerContext, has_tuner
+from fastlift.models.tuners.prompts import PromptSettings
+from fastlift.models.tuners.rank import RankSettings
+from fastlift.models.vit import Tower
+from fastlift.settings import Acts, Between, check_effects, converted
+
+Files = tuple[Path, Path]
+pytestmark = pytest.mark.usefixtures("weights_read_once")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rank": 0}, "rank: expected a whole number from 1 to"),
+        ({"lora_rank": -1}, "lora_rank: expected"),
+        ({"prompt_length": 0}, "prompt_length: expected"),
+        ({"mask_ratio": 1.5}, r"mask_ratio: expected a share in \(0, 1\], got 1.5"),
+        ({"mask_seed": -1}, "mask_seed: expected a whole number from 0"),
+        ({"sizes": "lfit"}, "did you mean lift"),
+        ({"tuner": ("bais",)}, "unknown tuner 'bais'; did you mean bias"),
+        ({"tuner": ("batchnorm", "full")}, "already"),
+        ({"ranc": 3}, "did you mean rank"),
+    ],
+)
+def test_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        converted(TunerSettings, values)
+
+
+def test_the_groups_are_those_of_the_tuners(tiny_clip: Files) -> None:
+    """A tuner has a rank, or prompts, exactly where that size changes how much it trains."""
+
+    def trained(name: str, **sizes: int) -> int:
+        model = fastlift.create_model(
+            tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init="random", tuner=name, **sizes
+        )
+        return sum(parameter.numel() for parameter in model.tuner_parameters.values())
+
+    for name in TUNERS:
+        assert has_tuner(RankSettings, [name]) == (trained(name, rank=1) != trained(name, rank=2))
+        assert has_tuner(PromptSettings, [name]) == (trained(name, prompt_length=1) != trained(name, prompt_length=2))
+
+
+def test_resolved(tiny_clip: Files) -> None:
+    vit = backbones.load(*tiny_clip).vit
+    settings = TunerSettings(tuner=("lora", "mask"), rank=5, layers=2, sizes="lift_plus")
+    found = settings.resolve(settings.context(vit, 64))
+    assert (found.rank, found.lora_rank, found.layers, found.prompt_length) == (5, 5, (1, 2), 32)
+    assert found.mask_ratio == pytest.approx(64 / (2 * (12 * 48 + 9)))
+    assert found.resolve(found.context(vit, 64)) == found
+
+
+@dataclass(frozen=True)
+class ToySettings(Tuner):
+    """x -> x + mean of some learned vectors, after the MLP: what the file of a new tuner holds."""
+
+    NAME = "toy"
+
+    toy_count: Annotated[int, Between(1), Acts("how many vectors (tuner toy)", lambda tuner: "toy" in tuner)] = 2
+    """Learned vectors."""
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained = {}
+        for i in context.layers:
+            toy = Toy(self.toy_count, tower.width)
+            tower.block(i).leave = toy
+            trained[f"toy.{i}"] = toy.vectors
+        return trained
+
+
+class Toy(nn.Module):
+    """Its module."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.arange(float(width)).repeat(count, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.vectors.mean(dim=0)
+
+
+def test_a_new_tuner_is_a_file_and_a_line(tiny_clip: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package with one more base of ``TunerSettings`` knows the tuner, its option, and when that acts."""
+    line = "    NoTuner,\n    ChosenTuners,"
+    source = Path(tuners.__file__).read_text()
+    assert source.count(line) == 1
+    grown: Any = ModuleType("grown")
+    grown.ToySettings = ToySettings
+    monkeypatch.setitem(sys.modules, "grown", grown)
+    exec(compile(source.replace(line, f"    ToySettings,\n{line}"), "grown", "exec"), vars(grown))
+    settings = converted(grown.TunerSettings, {"tuner": ["toy", "lora"], "toy_count": 3, "layers": 1})
+    vit = backbones.load(*tiny_clip).vit
+    before = vit(torch.ones(1, 3, 32, 32))
+    trained = settings.attach(vit, settings.context(vit, 6))
+    assert trained["toy.2"].shape == (3, 48)
+    assert {name.split(".")[0] for name in trained} == {"toy", "lora_list"}
+    assert not torch.allclose(vit(torch.ones(1, 3, 32, 32)), before, atol=1e-2)
+    values, defaults = grown.TunerSettings(toy_count=3).values(), grown.TunerSettings().values()
+    with pytest.raises(UserError, match="toy_count 3 would change nothing here"):
+        check_effects([grown.TunerSettings], values, defaults, ["toy_count"])
+    with pytest.raises(UserError, match="toy_count: expected more than 0"):
+        grown.TunerSettings(toy_count=0)
