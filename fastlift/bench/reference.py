@@ -40,7 +40,7 @@ def block_forward(block: Block, x: Tensor) -> Tensor:
     )
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).contiguous().view(length, batch, width)
     t = x + linear(mixed, block.out)
-    branch = block.branch
+    branch = block.pre_mlp
     assert isinstance(branch, AdaptFormerBranch)
     hidden = linear(layer_norm(t, branch.norm), block.mlp_in)
     hidden = linear(hidden * torch.sigmoid(1.702 * hidden), block.mlp_out)

@@ -106,7 +106,7 @@ def run(
     fast.set_compute_dtype(dtype)
     plain.vit.compute_dtype = dtype
     vit: Any = fast.vit
-    vit.recompute = recompute
+    vit.activation_checkpointing = recompute
     generator = torch.Generator().manual_seed(0)
     side = fast.preprocessing.image_size
     images = torch.randn(batch, 3, side, side, generator=generator).to(dtype)

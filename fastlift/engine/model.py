@@ -63,7 +63,7 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
         quantise_frozen(model.vit)
     _check_possible(config, model, world)
     if isinstance(model.vit, VisionTransformer):
-        model.vit.recompute = config.run.recompute
+        model.vit.activation_checkpointing = config.run.recompute
     if config.training.epochs:
         _check_memory(config, model, work, ui)
     agree(world, fingerprints_of(data.train, data.test, model))

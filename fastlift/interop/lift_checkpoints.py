@@ -1,14 +1,13 @@
 """The authors' checkpoints of LIFT and LIFT+, read and written.
 
 LIFT's files hold ``{"tuner": state, "head": state}``; fastlift keeps what trains under these names itself, so there is
-nothing to translate. LIFT+ stores one ``{"tuner": state}`` in names of its own, which ``from_lift_plus`` translates: those
-of its first version, and those after attention and MLP became modules of a block.
+nothing to translate. LIFT+ has names of its own, which ``lift_plus`` translates.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,10 @@ import torch
 from torch import Tensor
 
 from fastlift.errors import UserError
+from fastlift.interop.lift_plus import PARTS, LiftState, block_weight, from_lift_plus
+from fastlift.interop.lift_settings import settings_of
 from fastlift.models.lift import LiftModel
 
-LiftState = dict[str, dict[str, Tensor]]
-
-# A block's parts in LIFT+'s names -> in OpenAI's, in the order in which the authors number biases.
-_PARTS = {
-    "attn_in": "attn.in_proj",
-    "attn_out": "attn.out_proj",
-    "norm1": "ln_1",
-    "mlp_in": "mlp.c_fc",
-    "mlp_out": "mlp.c_proj",
-    "norm2": "ln_2",
-}
 # timm's names of the same parts, in timm's order.
 _TIMM_PARTS = {
     "norm1": "ln_1",
@@ -39,7 +29,6 @@ _TIMM_PARTS = {
     "mlp.fc2": "mlp.c_proj",
 }
 _BIAS = re.compile(r"bias_tuned\.[0-9]{1,6}")
-_BOTTLENECK = {"norm": "ln", "down": "down_proj", "up": "up_proj"}
 
 
 def load_lift_checkpoint(model: LiftModel, source: str | Path | LiftState) -> None:
@@ -159,20 +148,15 @@ def _from_timm(tuner: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tuner.items():
         kind, _, rest = name.partition(".")
         if kind == "bias_tuned" and counted_by_timm:
-            block, place = divmod(int(rest), len(_PARTS))
-            ours = list(_PARTS.values()).index(list(_TIMM_PARTS.values())[place])
-            name = f"bias_tuned.{len(_PARTS) * block + ours}"
+            block, place = divmod(int(rest), len(PARTS))
+            ours = list(PARTS.values()).index(list(_TIMM_PARTS.values())[place])
+            name = f"bias_tuned.{len(PARTS) * block + ours}"
         elif kind == "block_tuned":
             match = re.fullmatch(rf"(\d+)\.({'|'.join(map(re.escape, _TIMM_PARTS))})\.(\w+)", rest)
             if match:
-                name = _block_weight(match[1], _TIMM_PARTS[match[2]], match[3])
+                name = block_weight(match[1], _TIMM_PARTS[match[2]], match[3])
         renamed[name] = tensor
     return renamed
-
-
-def _block_weight(i: int | str, part: str, kind: str) -> str:
-    """LIFT's name of a block's own weight; in OpenAI's CLIP the one of queries, keys and values belongs to no module."""
-    return f"block_tuned.{i}.{part}{'_' if part == 'attn.in_proj' else '.'}{kind}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -192,210 +176,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
-    """LIFT+'s ``tuner`` state in LIFT's names.
-
-    Raises:
-        UserError: names that LIFT+ does not use, parts that fastlift does not have (blocks of ResNets), values of a mask
-            without the mask.
-    """
-    tuner: dict[str, Tensor] = {}
-    head: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    whole = {tower: _trains_whole_blocks(state, tower) for tower in ("image_encoder", "text_encoder")}
-    for name, tensor in state.items():
-        tower, _, rest = name.partition(".")
-        if tower == "classifier":
-            head[rest] = tensor
-        elif (found := _head_name(name)) is not None:
-            head[found] = tensor
-        elif tower in whole and (found := _tuner_name(_as_first_version(rest), whole[tower])) is not None:
-            is_adaptformers = found.startswith("adaptformer_list") and found.endswith(".scale")
-            prefix = "text." if tower == "text_encoder" else ""
-            tuner[prefix + found] = tensor.reshape(1) if is_adaptformers else tensor
-        else:
-            unknown.append(name)
-    if unknown:
-        raise UserError(f"not a LIFT+ checkpoint that can be read, {len(unknown)} names are unknown: {unknown[:10]}")
-    unplaced = [name for name in tuner if ".optimized_" in name and f"{name.removesuffix('.mask')}.mask" not in tuner]
-    if unplaced:
-        raise UserError(f"a LIFT+ checkpoint whose masks are missing, {len(unplaced)} of them: {unplaced[:10]}")
-    return {"tuner": tuner, "head": head}
-
-
-def _head_name(name: str) -> str | None:
-    """Names beside the two towers: CoOp's context, projections, CLIP-Adapters."""
-    plain = {"text_encoder.ctx": "context", "image_proj": "image_projection", "text_proj": "text_projection"}
-    if name in plain:
-        return plain[name]
-    match = re.fullmatch(r"((?:image|text)_adapter)\.(norm|down|up)\.(weight|bias)", name)
-    return None if match is None else f"{match[1]}.{_BOTTLENECK[match[2]]}.{match[3]}"
-
-
-def _trains_whole_blocks(state: Mapping[str, Tensor], tower: str) -> bool:
-    """Whether a tower's own weights train (full fine-tuning), or its biases alone; both are stored by part."""
-    inside = (_as_first_version(name.removeprefix(f"{tower}.")) for name in state if name.startswith(f"{tower}."))
-    return any(re.fullmatch(rf"blocks\.\d+\.({'|'.join(_PARTS)})_weight", name) for name in inside)
-
-
-def _as_first_version(name: str) -> str:
-    """A name inside a tower as LIFT+'s first version has it: ``attn.ssf.in_proj`` was ``ssf.attn_in``, and so on."""
-    for pattern, before in _SECOND_VERSION.items():
-        name = re.sub(rf"^(blocks\.\d+\.){pattern}", rf"\1{before}", name)
-    return name
-
-
-_SECOND_VERSION = {
-    r"(?:attn|mlp)\.(lora|adapter)\.": r"\2.",
-    r"(attn|mlp)\.(ssf|aft)\.(in|out)_proj\.": r"\3.\2_\4.",
-    r"(attn|mlp)_(in|out)_proj_(weight|bias)$": r"\2_\3_\4",
-}
-
-
-def _tuner_name(name: str, whole: bool) -> str | None:
-    """One name inside a tower, without the tower's own."""
-    if name in ("ssf.scale", "ssf.shift"):  # of a ResNet's pooled feature
-        return f"ssf_attn.{name.partition('.')[2]}"
-    for pattern, rename in _RULES.items():
-        match = re.fullmatch(rf"blocks\.(\d+)\.{pattern}", name)
-        if match:
-            return rename(int(match[1]), match, whole)
-    return None
-
-
-def _own_weight(i: int, match: re.Match[str], whole: bool) -> str:
-    part, kind = match[2], match[3]
-    if not whole:  # biases alone, numbered through all blocks
-        return f"bias_tuned.{len(_PARTS) * i + list(_PARTS).index(part)}"
-    return _block_weight(i, _PARTS[part], kind)
-
-
-_RULES: dict[str, Callable[[int, re.Match[str], bool], str]] = {
-    rf"({'|'.join(_PARTS)})_(weight|bias)": _own_weight,
-    r"prompt": lambda i, m, _: f"vpt_list.{i}.prompt",
-    r"lora\.(q|v)\.(down|up)": lambda i, m, _: f"lora_list.{i}.{m[2]}.lora_{'A' if m[3] == 'down' else 'B'}",
-    r"(adapter|adaptformer)\.(norm|down|up)\.(weight|bias)": lambda i, m, _: (
-        f"{m[2]}_list.{i}.{_BOTTLENECK[m[3]]}.{m[4]}"
-    ),
-    r"adaptformer\.scale": lambda i, m, _: f"adaptformer_list.{i}.scale",
-    r"ssf\.(attn|mlp)_(in|out)\.(scale|shift)": lambda i, m, _: f"ssf_{m[2]}_list.{i}.{m[2]}_{m[3]}.{m[4]}",
-    r"aft\.(attn_in|attn_out|mlp_in|mlp_out)\.masked_(weight|bias)\.(optimized_params|mask)": lambda i, m, _: (
-        f"masked_linear_list.{i}.{m[2]}.optimized_{m[3]}" + (".mask" if m[4] == "mask" else "")
-    ),
-}
-
-
-def settings_of(state: LiftState) -> dict[str, Any]:
-    """The settings of ``create_model`` that a checkpoint tells: tuner, rank, layers, prompts, classifier, text side.
-
-    What it cannot tell is left out: which of the classifiers without a bias it was, the seed and share of LIFT's masks
-    (LIFT+ stores its), and the words that a context learned among.
-
-    Raises:
-        UserError: tuners in different blocks, which one setting cannot say.
-    """
-    tuner, head = state["tuner"], state["head"]
-    image = {name: tensor for name, tensor in tuner.items() if not name.startswith("text.")}
-    text = {name.removeprefix("text."): tensor for name, tensor in tuner.items() if name.startswith("text.")}
-    found: dict[str, Any] = {"tuner": _tuners_of(image) or ("none",)} | _sizes_of(image)
-    text_tuner = (*_tuners_of(text), *_joint_tuners_of(head))
-    if text_tuner or ("weight" not in head):
-        sizes = _sizes_of(text)
-        found = {name: sizes.pop(name) for name in ("sizes", "mask_ratio") if name in sizes} | found  # both towers'
-        found |= {f"text_{name}": sizes[name] for name in ("rank", "layers", "prompt_length") if name in sizes}
-        found |= {"classifier": "text", "text_tuner": text_tuner or ("none",)}
-        if "context" in head:
-            found["coop_length"] = len(head["context"])
-        if "image_adapter.down_proj.weight" in head:
-            found["clip_adapter_rank"] = len(head["image_adapter.down_proj.weight"])
-    elif "bias" in head:
-        found["classifier"] = "linear"
-    return found
-
-
-# First parts of LIFT's names -> tuner.
-_KINDS = {
-    "adaptformer_list": "adaptformer",
-    "adapter_list": "adapter",
-    "lora_list": "lora",
-    "lora_mlp_list": "lora_mlp",
-    "ssf_attn_list": "ssf_attn",
-    "ssf_mlp_list": "ssf_mlp",
-    "ssf_ln_list": "ssf_ln",
-    "bias_tuned": "bias",
-    "ln_tuned": "layernorm",
-    "block_tuned": "full",
-    "masked_linear_list": "mask",
-    "full_list": "full",
-    "bias_list": "bias",
-    "bn_list": "batchnorm",
-    "ssf_attn": "ssf",
-}
-
-
-def _tuners_of(names: Mapping[str, Tensor]) -> tuple[str, ...]:
-    firsts = {name.partition(".")[0] for name in names}
-    found = [tuner for first, tuner in _KINDS.items() if first in firsts]
-    if "vpt_list" in firsts:
-        blocks = {name.split(".")[1] for name in names if name.startswith("vpt_list.")}
-        found.append("vpt_shallow" if blocks == {"0"} else "vpt_deep")
-    return tuple(found)
-
-
-def _sizes_of(names: Mapping[str, Tensor]) -> dict[str, Any]:
-    sizes: dict[str, Any] = {}
-    for name, tensor in names.items():
-        if name.endswith("down_proj.weight"):
-            sizes["rank"] = len(tensor)
-        elif name.endswith("lora_A"):
-            sizes["lora_rank"] = tensor.shape[1]
-        elif name.endswith(".prompt"):
-            sizes["prompt_length"] = len(tensor)
-    lora = sizes.get("lora_rank")
-    if lora is not None and sizes.setdefault("rank", lora) == lora:
-        del sizes["lora_rank"]  # one width says both
-    sizes |= _share_of_masks(names)
-    blocks = _blocks_of(names)
-    if len(set(blocks.values())) > 1:
-        told = ", ".join(f"{tuner} in {list(chosen)}" for tuner, chosen in blocks.items())
-        raise UserError(f"the checkpoint's tuners stand in different blocks, which one setting cannot say: {told}")
-    if blocks:
-        sizes["layers"] = next(iter(blocks.values()))
-    return sizes
-
-
-def _blocks_of(names: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The blocks of each tuner that has a choice; ResNets have none, shallow prompts stand at the first block."""
-    found: dict[str, set[int]] = {}
-    biases = [names.get(f"bias_tuned.{number}", ()) for number in _first_biases(names)]
-    counted = len(biases) == 2 and len(biases[0]) == 3 * len(biases[1])  # as CLIP counts, the one of qkv first
-    deep = "vpt_deep" in _tuners_of(names)
-    for name in names:
-        first, _, rest = name.partition(".")
-        if first in ("full_list", "bias_list", "bn_list", "ssf_attn") or (first == "vpt_list" and not deep):
-            continue
-        number = int(match[0]) if (match := re.match(r"[0-9]{1,6}(?=\.|$)", rest)) else None
-        if number is None or (first == "bias_tuned" and not counted):
-            continue
-        in_a_block = {"bias_tuned": len(_PARTS), "ln_tuned": 2}.get(first, 1)
-        found.setdefault(first, set()).add(number // in_a_block)
-    return {first: tuple(sorted(blocks)) for first, blocks in found.items()}
-
-
-def _first_biases(names: Mapping[str, Tensor]) -> list[int]:
-    """Numbers of the first two biases that train."""
-    return sorted(int(name.removeprefix("bias_tuned.")) for name in names if name.startswith("bias_tuned."))[:2]
-
-
-def _share_of_masks(names: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The share that LIFT+'s stored masks have in common: each chooses int(n * share) of its n entries."""
-    masks = [(int(mask.sum()), mask.numel()) for name, mask in names.items() if name.endswith(".mask")]
-    if not masks:
-        return {}
-    least, most = max(k / n for k, n in masks), min((k + 1) / n for k, n in masks)
-    return {"sizes": "lift_plus", "mask_ratio": min(1.0, (least + most) / 2)}
-
-
-def _joint_tuners_of(head: Mapping[str, Tensor]) -> tuple[str, ...]:
-    signs = {"context": "coop", "image_adapter.down_proj.weight": "clip_adapter", "text_projection": "projection"}
-    return tuple(tuner for name, tuner in signs.items() if name in head)
+__all__ = [
+    "LiftState",
+    "as_lift_state",
+    "in_order_of",
+    "is_lift_plus",
+    "lift_state",
+    "load_lift_checkpoint",
+    "read_checkpoint",
+    "settings_of",
+]

@@ -120,8 +120,8 @@ def from_timm(trunk: nn.Module) -> VisionTransformer:
     tokens = [token.detach()[0] for token in (model.cls_token, model.reg_token) if token is not None]
     prefix = sum(map(len, tokens))
     if kind == "Eva":
-        turn = _rotary(model, prefix)
-        blocks = [_eva_block(block, turn) for block in model.blocks]
+        rotary = _rotary(model, prefix)
+        blocks = [_eva_block(block, rotary) for block in model.blocks]
     else:
         blocks = [_timm_block(block) for block in model.blocks]
     return VisionTransformer(
@@ -185,14 +185,14 @@ def _rotary(model: Any, prefix: int) -> Rotary | None:
     return Rotary(sin.contiguous(), cos.contiguous(), prefix)
 
 
-def _eva_block(block: Any, turn: Rotary | None) -> Block:
+def _eva_block(block: Any, rotary: Rotary | None) -> Block:
     attention, mlp = block.attn, block.mlp
     kinds = [type(part).__name__ for part in (block, attention, mlp)]
     if kinds != ["EvaBlock", "EvaAttention", "Mlp"]:
         raise UserError(f"Eva blocks of the kind {kinds[0]} with {kinds[1]} and {kinds[2]} are not supported")
     if attention.qkv is None or getattr(attention, "gate", None) is not None:  # gates came with timm 1.0.28
         raise UserError("Eva blocks with separate or gated queries, keys and values are not supported")
-    if turn is not None and not getattr(attention, "rotate_half", True):  # what tells it up to timm 1.0.30
+    if rotary is not None and not getattr(attention, "rotate_half", True):  # what tells it up to timm 1.0.30
         raise UserError(NO_SUCH_ROTARY)
     _refuse(attention.q_norm, "normalised queries and keys")
     _refuse(attention.norm, "a norm inside attention")
@@ -212,7 +212,7 @@ def _eva_block(block: Any, turn: Rotary | None) -> Block:
         heads=attention.num_heads,
         scale_1=scales[0],
         scale_2=scales[1],
-        turn=turn,
+        rotary=rotary,
     )
 
 

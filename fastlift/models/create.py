@@ -75,38 +75,17 @@ def create_model(
 
     Args:
         name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (dict, or path of its
-            JSON), or ``timm:NAME``.
+            JSON), or ``timm:NAME``; or all settings of a model at once (a config's ``model``).
         class_names: names of the C classes, in the order of the labels.
-        pretrained: an open_clip tag, or a weights file (safetensors, or a torch file, read with weights_only).
-        tuner: ``adaptformer``, ``adapter``, ``lora`` (queries and values), ``lora_mlp``, ``vpt_shallow``, ``vpt_deep``,
-            ``ssf_attn``, ``ssf_mlp``, ``ssf_ln``, ``bias``, ``layernorm``, ``mask``, ``full``, ``none``, or several;
-            for CLIP ResNets ``full``, ``bias``, ``batchnorm``, ``ssf``, ``none``.
-        rank: bottleneck width; None: 2 ** max(0, floor(log2(C / (2 L)))) for L blocks.
-        lora_rank: that of LoRA, beside others of another width; None: ``rank``, else by ``sizes``.
-        layers: blocks with a tuner: None (all), the last k, or a list of indices.
-        classifier: ``cosine``, ``linear``, ``l2``, ``layernorm``; ``text`` is CLIP's own head with class features from
-            the text tower in every step; ``zero_shot`` is the same with nothing that trains.
-        scale: the cosine classifier's.
         init: start of the classifier's weight: ``text`` (text features of the class names, mapped back to the ViT's
             width by the projection's transpose, L2-normed), ``random``, or a weight [C, D], as ``fastlift.starts`` makes
             it from training images. The classifiers ``text`` and ``zero_shot`` have no weight to start.
-        prompt: ``default``, ``classname``, ``ensemble``, ``descriptor:FILE``, or a template with ``{}``.
-        text_tuner: what learns on the text side, with the classifier ``text``: ``coop`` (learned prompt context),
-            ``clip_adapter`` (on both sides), ``projection`` (both projections), and any tuner but ``none`` inside the
-            text tower; or several; ``none``.
-        text_rank, text_layers, text_prompt_length: sizes of the tuners inside the text tower, and its blocks that get one
-            (as ``layers``); the defaults are LIFT+'s.
-        coop_length, coop_position, coop_init: learned words of the prompt, where the class name stands among them
-            (``front``, ``middle``, ``end``), and their start: ``random``, or the words of ``prompt`` itself.
-        clip_adapter_rank: bottleneck width of CLIP-Adapters.
-        image_size: pixels, where it is not to be the model's own; positions are interpolated.
-        interpolation: how images are resized to it: ``bilinear`` (LIFT), or ``bicubic`` (LIFT+, CLIP's own evaluation).
-        prompt_length: visual prompts a block.
-        mask_ratio, mask_seed: share of the weights that the tuner ``mask`` trains, and the seed of their draw.
-        sizes: whose rule gives the sizes that are not given: ``lift``'s, or ``lift_plus``'s (LoRA C / (4 L), prompts C / L,
-            mask C / (L (12 D + 9))).
+        interpolation: how images are resized: ``bilinear`` (LIFT), or ``bicubic`` (LIFT+, CLIP's own evaluation).
         seed: of the tuner's and the classifier's random starts.
         progress: called with (done, total) while prompts are encoded.
+        settings: any of ``ModelSettings``, with its names, defaults and meanings: the flags of ``fastlift train --help``
+            from ``pretrained``, ``image_size``, ``tuner``, ``rank`` and ``layers`` to ``classifier``, ``prompt`` and
+            ``text_tuner``. ``tuner`` and ``text_tuner`` are one name or several.
 
     Returns:
         the model on the CPU, in eval mode (it has no dropout), computing in fp32.
@@ -122,7 +101,8 @@ def create_model(
         raise UserError(f"class_names: expected at least two classes, got {len(names)}")
     source = keywords.model if isinstance(name, ModelSettings) else name
     backbone = backbones.load(source, keywords.pretrained, keywords.image_size)
-    fingerprint = weights_fingerprint(backbone.vit.named_parameters())
+    weights = backbone.vit.named_parameters()  # under the names that the fingerprints in run folders were taken with
+    fingerprint = weights_fingerprint((name.replace(".pre_mlp.", ".branch."), weight) for name, weight in weights)
     tuners, generator = keywords.part(TunerSettings), torch.Generator().manual_seed(seed)
     context = tuners.context(backbone.vit, len(names), generator)
     resolved = tuners.resolve(context)

@@ -27,15 +27,15 @@ def forward_bytes(vit: VisionTransformer | ResNet, images: int, prompts: int, it
 
 
 def kept_bytes(
-    vit: VisionTransformer | ResNet, images: int, prompts: int, itemsize: int, first: int, recompute: str
+    vit: VisionTransformer | ResNet, images: int, prompts: int, itemsize: int, first: int, checkpointing: str
 ) -> int:
     """Kept for backward by the blocks between the first tuned one and the last, which computes for one token alone.
 
     A block keeps its input, q, k, v, attention's output, and the MLP's pre-activation; nothing but the first with
-    ``recompute`` block, and all but the last with mlp.
+    ``checkpointing`` block, and all but the last with mlp.
     """
     if isinstance(vit, ResNet):
         return 0
-    inside = 0 if recompute != "none" else vit.block(0).mlp_width
-    width = vit.width if recompute == "block" else 5 * vit.width + inside
+    inside = 0 if checkpointing != "none" else vit.block(0).mlp_width
+    width = vit.width if checkpointing == "block" else 5 * vit.width + inside
     return itemsize * images * (vit.sequence_length + prompts) * width * max(0, vit.depth - 2 - first)

@@ -24,7 +24,7 @@ class ResNet(nn.Module):
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self.tower = tower.eval()
-        self.leave: nn.Module = nn.Identity()
+        self.post_pool: nn.Module = nn.Identity()
         self.width: int = tower.output_dim
         self.image_size = (tower.image_size, tower.image_size)
         self.compute_dtype = torch.float32
@@ -47,4 +47,4 @@ class ResNet(nn.Module):
         dtype = self.compute_dtype
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             pooled = self.tower(images if dtype is not torch.float32 else images.float())
-        return self.leave(pooled.to(dtype))
+        return self.post_pool(pooled.to(dtype))

@@ -6,14 +6,14 @@ a tuner puts its own module in the place of one, or around it, so that the forwa
 ========== =========================== ==========================================================================
 site       default                     who acts there
 ========== =========================== ==========================================================================
-enter      identity on the tokens      visual prompts
+prompts    identity on the tokens      visual prompts
 norm_1     LayerNorm                   SSF on norms
 qkv        ``QKV``                     LoRA, SSF on attention, masks (through the weight's parametrisation)
-turn       identity on (q, k)          rotary positions of the backbone itself
+rotary     identity on (q, k)          rotary positions of the backbone itself
 out        ``Linear``                  SSF on attention, masks
-branch     ``NormBranch``              AdaptFormer: t -> (LN_2(t), residual), SSF on norms
+pre_mlp    ``NormBranch``              AdaptFormer: t -> (LN_2(t), residual), SSF on norms
 mlp_in/out ``Linear``                  LoRA in the MLP, SSF on the MLP, masks
-leave      identity on the MLP output  serial Adapter
+post_mlp   identity on the MLP output  serial Adapter
 ========== =========================== ==========================================================================
 
 Where the head reads only the class token, the last block computes attention output and MLP for that token alone:
@@ -34,8 +34,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# What backward computes again instead of keeping: nothing, each MLP from its input, or each block from its input.
-Recompute = Literal["none", "mlp", "block"]
+from fastlift.errors import UserError
+from fastlift.models.pooling import ClassTokenPool, LatentPool, MeanPool
+from fastlift.settings import Settings
+
+# What backward computes again: nothing, each MLP from its input, or each block from its input.
+Checkpointing = Literal["none", "mlp", "block"]
 
 
 class Linear(nn.Linear):
@@ -148,7 +152,7 @@ class Block(nn.Module):
         heads: int,
         scale_1: LayerScale | None = None,
         scale_2: LayerScale | None = None,
-        turn: Rotary | None = None,
+        rotary: Rotary | None = None,
         causal: bool = False,
     ) -> None:
         super().__init__()
@@ -156,82 +160,40 @@ class Block(nn.Module):
         self.causal = causal
         self.mlp_width = mlp_in.out_features
         self.activation = activation
-        self.enter: nn.Module = nn.Identity()
+        self.prompts: nn.Module = nn.Identity()
         self.norm_1: nn.Module = norm_1
         self.qkv: nn.Module = qkv
         self.out: nn.Module = out
-        self.branch: nn.Module = NormBranch(norm_2)
+        self.pre_mlp: nn.Module = NormBranch(norm_2)
         self.mlp_in: nn.Module = mlp_in
         self.mlp_out: nn.Module = mlp_out
-        self.leave: nn.Module = nn.Identity()
+        self.post_mlp: nn.Module = nn.Identity()
         self.scale_1: nn.Module = scale_1 or nn.Identity()
         self.scale_2: nn.Module = scale_2 or nn.Identity()
-        self.turn: nn.Module = turn or KeepPair()
+        self.rotary: nn.Module = rotary or KeepPair()
 
     def attention(self, x: Tensor, queries: int | None) -> Tensor:
         """Multi-head self-attention of x [B, L, D]; only the first ``queries`` tokens ask, all of them answer."""
         q, k, v = self.qkv(self.norm_1(x), queries)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # [B, H, L, D/H]
-        q, k = self.turn(q, k)
+        q, k = self.rotary(q, k)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(mixed.transpose(1, 2).flatten(-2))
 
     def attend(self, x: Tensor, queries: int | None) -> Tensor:
         """The first half: x [B, L, D] -> t [B, queries or L, D], the residual stream after attention."""
-        x = self.enter(x)
+        x = self.prompts(x)
         return x[:, :queries] + self.scale_1(self.attention(x, queries))
 
     def transform(self, t: Tensor) -> Tensor:
         """The second half: t [B, L, D] -> t + MLP(LN_2(t)) and whatever a tuner adds."""
-        normed, residual = self.branch(t)
+        normed, residual = self.pre_mlp(t)
         hidden = self.mlp_out(self.activation(self.mlp_in(normed)))
-        return residual + self.leave(self.scale_2(hidden))
+        return residual + self.post_mlp(self.scale_2(hidden))
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         """x [B, L, D] -> [B, queries or L, D]."""
         return self.transform(self.attend(x, queries))
-
-
-class ClassTokenPool(nn.Module):
-    """Features are the class token after the last norm."""
-
-    tokens: int | None = 1
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x[:, 0])
-
-
-class MeanPool(nn.Module):
-    """Features are the mean of ``count`` tokens from ``first`` on, normalised before (``norm``) or after the mean.
-
-    The range leaves out prefix tokens where the model was trained so, and visual prompts always.
-    """
-
-    tokens: int | None = None
-
-    def __init__(self, norm: nn.Module, norm_after: nn.Module, *, first: int, count: int) -> None:
-        super().__init__()
-        self.norm, self.norm_after, self.first, self.count = norm, norm_after, first, count
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm_after(self.norm(x[:, self.first : self.first + self.count]).mean(dim=1))
-
-
-class LatentPool(nn.Module):
-    """Features come from a learned query that attends to the same range of tokens (SigLIP's MAP head, timm's module)."""
-
-    tokens: int | None = None
-
-    def __init__(self, norm: nn.Module, pool: nn.Module, norm_after: nn.Module, *, first: int, count: int) -> None:
-        super().__init__()
-        self.norm, self.pool, self.norm_after, self.first, self.count = norm, pool, norm_after, first, count
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm_after(self.pool(self.norm(x[:, self.first : self.first + self.count])))
 
 
 @dataclass(frozen=True)
@@ -302,7 +264,7 @@ class VisionTransformer(Tower):
         self.norm_pre = norm_pre
         self.pool = pool
         self.image_size = image_size
-        self.recompute: Recompute = "none"
+        self.activation_checkpointing: Checkpointing = "none"
         self.requires_grad_(False)
 
     @property
@@ -344,13 +306,33 @@ class VisionTransformer(Tower):
         x = self.embed(images)
         for i in range(self.depth):
             queries = self.pool.tokens if i == self.depth - 1 else None
-            x = self._run(self.block(i), x, queries)
+            x = run_block(self.block(i), x, queries, self.activation_checkpointing)
         return self.pool(x)
 
-    def _run(self, block: Block, x: Tensor, queries: int | None) -> Tensor:
-        """A block, keeping for backward what ``recompute`` says; below the first tuner nothing is kept in any case."""
-        if self.recompute == "none" or not torch.is_grad_enabled():
-            return block(x, queries)
-        if self.recompute == "mlp":
-            return checkpoint(block.transform, block.attend(x, queries), use_reentrant=False, preserve_rng_state=False)
-        return checkpoint(block, x, queries, use_reentrant=False, preserve_rng_state=False)
+
+@dataclass(frozen=True)
+class ActivationCheckpointingSettings(Settings):
+    """What backward computes again instead of keeping it."""
+
+    recompute: Checkpointing = "none"
+    """What backward computes again instead of keeping it: less memory, more time."""
+
+    def build(self, vit: nn.Module) -> None:
+        """Set it in a backbone.
+
+        Raises:
+            UserError: a backbone without transformer blocks.
+        """
+        if isinstance(vit, VisionTransformer):
+            vit.activation_checkpointing = self.recompute
+        elif self.recompute != "none":
+            raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
+
+
+def run_block(block: Block, x: Tensor, queries: int | None, kind: Checkpointing) -> Tensor:
+    """A block, keeping for backward what ``kind`` says; below the first tuner nothing is kept in any case."""
+    if kind == "none" or not torch.is_grad_enabled():
+        return block(x, queries)
+    if kind == "mlp":
+        return checkpoint(block.transform, block.attend(x, queries), use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(block, x, queries, use_reentrant=False, preserve_rng_state=False)

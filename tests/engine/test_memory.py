@@ -39,7 +39,7 @@ def test_a_block_keeps_ten_token_matrices(tiny_clip: Files, device: torch.device
 def test_recomputing_keeps_less(tiny_clip: Files, device: torch.device) -> None:
     model, bytes_kept = build(tiny_clip).to(device), {}
     for recompute in ("none", "mlp", "block"):
-        model.vit.recompute = recompute
+        model.vit.activation_checkpointing = recompute
         bytes_kept[recompute] = kept(model)
     assert bytes_kept["none"] > 1.3 * bytes_kept["mlp"] > 1.3**2 * bytes_kept["block"]
 

@@ -42,7 +42,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
 def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, device: torch.device, recompute: Any) -> None:
     plain, model = build(tiny_clip).to(device), build(tiny_clip).to(device)
-    model.vit.recompute = recompute
+    model.vit.activation_checkpointing = recompute
     compile_backbone(model, "default", {4})
     loss = fastlift.losses.build("LA", CLASS_COUNTS).to(device)
     expected, found = Learner(plain, loss, SGDSettings(lr=0.05)), Learner(model, loss, SGDSettings(lr=0.05))

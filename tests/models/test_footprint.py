@@ -11,7 +11,7 @@ from fixtures import CLASS_NAMES
 import fastlift
 from fastlift.config import Config
 from fastlift.engine import memory
-from fastlift.engine import train as training
+from fastlift.engine import model as training
 from fastlift.engine.memory import Work, check_settings, saved_bytes, storages
 from fastlift.models import backbones
 from fastlift.models import footprint as bounds
@@ -64,7 +64,7 @@ def test_bounds_of_what_trains(tiny_clip: Files, tuner: str, layers: int | None)
 @pytest.mark.parametrize("tuner", ["adaptformer", "lora", "vpt_deep", "bias", "full", "ssf_mlp", "none"])
 def test_bounds_of_what_is_kept(tiny_clip: Files, tuner: str, recompute: str) -> None:
     model = build(tiny_clip, tuner=tuner)
-    model.vit.recompute = recompute
+    model.vit.activation_checkpointing = recompute
     real = saved_bytes(lambda: model.vit(torch.zeros(4, 3, 32, 32)), storages(model))
     settings = model.tuner_settings
     prompts, first = (settings.prompt_length if tuner == "vpt_deep" else 0), (3 if tuner == "none" else 0)

@@ -207,7 +207,7 @@ def test_recomputing_changes_neither_features_nor_gradients(device: torch.device
         return (features.detach(), *torch.autograd.grad(features.square().sum(), list(trained.values())))
 
     expected = run()
-    vit.recompute = recompute
+    vit.activation_checkpointing = recompute
     for found, wanted in zip(run(), expected, strict=True):
         assert torch.equal(found, wanted)
 

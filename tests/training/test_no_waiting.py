@@ -82,7 +82,7 @@ def test_a_step_of_every_tuner(tiny_clip: Files, device: torch.device, tuner: st
 @pytest.mark.parametrize("recompute", ["mlp", "block"])
 def test_a_step_that_recomputes(tiny_clip: Files, device: torch.device, recompute: Any) -> None:
     some = tiny_learner(tiny_clip, device)
-    some.model.vit.recompute = recompute
+    some.model.vit.activation_checkpointing = recompute
     step(some, device)
 
 

@@ -144,9 +144,9 @@ def make_ready(bench: Bench, way: Way) -> tuple[Callable[[], Any], Row]:
     if way.frozen == "fp8":
         _check_fp8(bench)
         quantise_frozen(vit)
-    vit.recompute = way.recompute
+    vit.activation_checkpointing = way.recompute
     for block in vit.blocks:
-        block.branch.adapter.impl = way.impl
+        block.pre_mlp.adapter.impl = way.impl
     if way.mode != "eager":
         compile_backbone(model, MODES[way.mode], {way.micro_batch or way.batch})
     learner = learner_of(bench, model, way.micro_batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -24,8 +24,7 @@ from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import resolve_layers
 from fastlift.models.tuners.adapter import Adapter
 from fastlift.models.tuners.adaptformer import AdaptFormer
-from fastlift.settings.names import one_of
-from fastlift.settings.ranges import MOST_SIZE, check_range
+from fastlift.settings import MOST, MOST_SIZE, Between, Settings, converted
 from fastlift.system.memory import check_room, free_bytes
 
 TunerName = Literal["adaptformer", "adapter"]
@@ -35,6 +34,15 @@ TUNERS: dict[str, tuple[type[AdaptFormer] | type[Adapter], str]] = {
     "adapter": (Adapter, "adapter_list"),
 }
 _RECORD = "_fastlift_adapters"
+
+
+@dataclass(frozen=True)
+class _Asked(Settings):
+    """Arguments of ``add_adapters`` that are checked by their declarations."""
+
+    tuner: TunerName = "adaptformer"
+    rank: Annotated[int, Between(1, MOST_SIZE)] = 32
+    seed: Annotated[int, Between(0, MOST)] = 0
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,8 @@ def add_adapters(
         UserError: adapters that are there already, a model that is not known (the message says what was looked for),
             a rank or layers out of range.
     """
-    module, prefix = TUNERS[one_of("tuner", tuner, TUNERS)]
-    check_range("rank", rank, 1, MOST_SIZE)
-    check_range("seed", seed, 0)
+    converted(_Asked, {"tuner": tuner, "rank": rank, "seed": seed})
+    module, prefix = TUNERS[tuner]
     if _holder(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
         raise UserError("this model has adapters already; fastlift.remove_adapters(model) takes them out")
     tower = find_tower(model)

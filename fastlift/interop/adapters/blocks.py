@@ -33,36 +33,36 @@ class Family:
         library: where such blocks come from, for messages.
         norm: name of the norm before the MLP.
         activation: path of the MLP's activation module.
-        attend: (block, x, ...) -> t, all that happens before the norm.
-        finish: (block, normed) -> what is added to the residual stream after the MLP.
+        attention: (block, x, ...) -> t, all that happens before the norm.
+        mlp: (block, normed) -> what is added to the residual stream.
     """
 
     library: str
     norm: str
     activation: str
-    attend: Callable[..., Tensor]
-    finish: Callable[[Any, Tensor], Tensor]
+    attention: Callable[..., Tensor]
+    mlp: Callable[[Any, Tensor], Tensor]
 
 
-def _attend_open_clip(block: Any, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
+def _attention_open_clip(block: Any, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
     return q_x + block.ls_1(block.attention(q_x=block.ln_1(q_x), k_x=k_x, v_x=v_x, attn_mask=attn_mask))
 
 
-def _attend_timm(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _attention_timm(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return x + block.drop_path1(block.ls1(block.attn(block.norm1(x), *args, **kwargs)))
 
 
-def _attend_clip(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+def _attention_clip(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
     normed = block.layer_norm1(hidden_states)
     return hidden_states + block.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)[0]
 
 
-def _attend_vit(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+def _attention_vit(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
     mixed, _ = block.attention(block.layernorm_before(hidden_states), attention_mask, **kwargs)
     return block.dropout(mixed) + hidden_states
 
 
-def _attend_dinov2(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _attention_dinov2(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     mixed = block.attention(block.norm1(hidden_states), *args, **kwargs)
     if isinstance(mixed, tuple):  # with the attention weights, and a mask among the arguments, since transformers 5.18
         mixed = mixed[0]
@@ -71,14 +71,18 @@ def _attend_dinov2(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any)
 
 # (the class of the block, the package it is defined in) -> how it works
 _CLIP = Family(
-    "transformers", "layer_norm2", "mlp.activation_fn", _attend_clip, lambda block, normed: block.mlp(normed)
+    "transformers", "layer_norm2", "mlp.activation_fn", _attention_clip, lambda block, normed: block.mlp(normed)
 )
 FAMILIES: dict[tuple[str, str], Family] = {
     ("ResidualAttentionBlock", "open_clip"): Family(
-        "open_clip", "ln_2", "mlp.gelu", _attend_open_clip, lambda block, normed: block.ls_2(block.mlp(normed))
+        "open_clip", "ln_2", "mlp.gelu", _attention_open_clip, lambda block, normed: block.ls_2(block.mlp(normed))
     ),
     ("Block", "timm"): Family(
-        "timm", "norm2", "mlp.act", _attend_timm, lambda block, normed: block.drop_path2(block.ls2(block.mlp(normed)))
+        "timm",
+        "norm2",
+        "mlp.act",
+        _attention_timm,
+        lambda block, normed: block.drop_path2(block.ls2(block.mlp(normed))),
     ),
     ("CLIPEncoderLayer", "transformers"): _CLIP,
     ("SiglipEncoderLayer", "transformers"): _CLIP,
@@ -86,14 +90,14 @@ FAMILIES: dict[tuple[str, str], Family] = {
         "transformers",
         "layernorm_after",
         "mlp.activation_fn",
-        _attend_vit,
+        _attention_vit,
         lambda block, normed: block.dropout(block.mlp(normed)),
     ),
     ("Dinov2Layer", "transformers"): Family(
         "transformers",
         "norm2",
         "mlp.activation_fn",
-        _attend_dinov2,
+        _attention_dinov2,
         lambda block, normed: block.drop_path(block.layer_scale2(block.mlp(normed))),
     ),
 }
@@ -113,12 +117,12 @@ class AdaptedBlock(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         adapter: AdaptFormer | Adapter = getattr(self, SLOT)
-        t = self.family.attend(self, *args, **kwargs)
+        t = self.family.attention(self, *args, **kwargs)
         norm = getattr(self, self.family.norm)
         if isinstance(adapter, AdaptFormer):
             normed, residual = adapter.beside(t, norm)
-            return residual + self.family.finish(self, normed)
-        return t + adapter(self.family.finish(self, norm(t)))
+            return residual + self.family.mlp(self, normed)
+        return t + adapter(self.family.mlp(self, norm(t)))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time, so copies and pickles name the class that it was made from.
@@ -226,8 +230,8 @@ def check_halves(block: nn.Module, family: Family, where: str) -> None:
     try:
         given = [x, *[None] * (_required(type(block).forward) - 2)]  # the mask, which some require and some do not take
         wanted = type(block).forward(block, *given)
-        t = family.attend(block, *given)
-        got = t + family.finish(block, norm(t))
+        t = family.attention(block, *given)
+        got = t + family.mlp(block, norm(t))
     except Exception as error:  # whatever the other library raises: it is not the block that we know
         raise UserError(
             f"{where}: this version's {type(block).__name__} cannot be called as expected "

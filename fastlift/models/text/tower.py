@@ -146,7 +146,7 @@ class TextTransformer(Tower):
         rows = torch.arange(len(self.index), device=self.index.device)
         if len(rows) <= CHUNK:
             return self._encode(rows)
-        run = self._encode if not torch.is_grad_enabled() else _recomputed(self._encode)
+        run = self._encode if not torch.is_grad_enabled() else _checkpointed(self._encode)
         return torch.cat([run(part) for part in rows.split(CHUNK)])
 
     def _encode(self, rows: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class TextTransformer(Tower):
         return self.norm(x[torch.arange(len(rows), device=x.device), ends])
 
 
-def _recomputed(encode: Any) -> Any:
+def _checkpointed(encode: Any) -> Any:
     return lambda rows: checkpoint(encode, rows, use_reentrant=False, preserve_rng_state=False)
 
 

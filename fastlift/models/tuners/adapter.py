@@ -14,8 +14,8 @@ from fastlift.models.tuners.rank import RankSettings
 from fastlift.models.vit import Tower
 
 
-class Adapter(nn.Module):
-    """m -> m + W_up relu(W_down LN_a(m) + b_down) + b_up, started at the identity.
+class Bottleneck(nn.Module):
+    """LN_a, W_down [r, D], b_down, W_up [D, r] and b_up, started at W_up = b_up = b_down = 0.
 
     Args:
         width: D.
@@ -38,21 +38,30 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up_proj.weight)
         nn.init.zeros_(self.up_proj.bias)
 
-    def forward(self, m: Tensor) -> Tensor:
+    def run(self, x: Tensor, norm: nn.LayerNorm | None, scale: Tensor | float) -> tuple[Tensor | None, Tensor]:
+        """(norm(x) or None, x + scale * (W_up relu(W_down LN_a(x) + b_down) + b_up)) in one pass over x [.., D]."""
         return kernels.adapter(
-            m,
-            None,
-            None,
+            x,
+            None if norm is None else norm.weight,
+            None if norm is None else norm.bias,
             self.ln.weight,
             self.ln.bias,
             self.down_proj.weight,
             self.down_proj.bias,
             self.up_proj.weight,
             self.up_proj.bias,
-            1.0,
+            scale,
+            eps=self.ln.eps if norm is None else norm.eps,
             ln_eps=self.ln.eps,
             impl=self.impl,
-        )[1]
+        )
+
+
+class Adapter(Bottleneck):
+    """m -> m + W_up relu(W_down LN_a(m) + b_down) + b_up, started at the identity."""
+
+    def forward(self, m: Tensor) -> Tensor:
+        return self.run(m, None, 1.0)[1]
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class AdapterSettings(RankSettings):
         trained: dict[str, nn.Parameter] = {}
         for i in context.layers:
             adapter = Adapter(tower.width, self.bottleneck(context), context.generator)
-            tower.block(i).leave = adapter
+            tower.block(i).post_mlp = adapter
             trained |= named(f"adapter_list.{i}", adapter)
         return trained
 

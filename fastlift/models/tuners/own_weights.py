@@ -20,7 +20,7 @@ def block_parts(tower: Tower, i: int) -> dict[str, nn.Module]:
         "ln_1": block.norm_1,
         "mlp.c_fc": block.mlp_in,
         "mlp.c_proj": block.mlp_out,
-        "ln_2": cast(NormBranch, block.branch).norm,
+        "ln_2": cast(NormBranch, block.pre_mlp).norm,
     }
 
 

@@ -62,7 +62,7 @@ class PromptSettings(Tuner):
         trained: dict[str, nn.Parameter] = {}
         for i in self.blocks(context):
             prompt = Prompt(self.length(context), tower.width, tower.prompt_site(), context.generator)
-            tower.block(i).enter = prompt
+            tower.block(i).prompts = prompt
             trained[f"vpt_list.{i}.prompt"] = prompt.prompt
         return trained
 

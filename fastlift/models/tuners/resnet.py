@@ -70,7 +70,7 @@ class ResNetSSF(ResNetTuner):
 
     def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
         ssf = SSF(resnet.width, context.generator)
-        resnet.leave = ssf
+        resnet.post_pool = ssf
         return named("ssf_attn", ssf)
 
 

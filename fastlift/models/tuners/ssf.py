@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +51,7 @@ class SSFQKV(nn.Module):
 
 
 class SSFBranch(nn.Module):
-    """The branch site with the MLP's normalised input scaled and shifted; the residual is left alone."""
+    """The site before the MLP with the MLP's normalised input scaled and shifted; the residual is left alone."""
 
     def __init__(self, inner: nn.Module, ssf: SSF) -> None:
         super().__init__()
@@ -61,48 +63,46 @@ class SSFBranch(nn.Module):
 
 
 @dataclass(frozen=True)
-class SSFAttnSettings(Tuner):
+class SSFSettings(Tuner):
+    """SSF at two sites of each chosen block.
+
+    Attributes:
+        SITES: a site's name in the authors' checkpoints -> ours, and what takes its place.
+    """
+
+    SITES: ClassVar[Mapping[str, tuple[str, Callable[[nn.Module, SSF], nn.Module]]]]
+
+    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for i in context.layers:
+            block = tower.block(i)
+            for name, (site, after) in self.SITES.items():
+                outputs = {"qkv": 3 * tower.width, "mlp_in": block.mlp_width}.get(site, tower.width)
+                ssf = SSF(outputs, context.generator)
+                setattr(block, site, after(getattr(block, site), ssf))
+                trained |= named(f"{self.NAME}_list.{i}.{name}", ssf)
+        return trained
+
+
+@dataclass(frozen=True)
+class SSFAttnSettings(SSFSettings):
     """SSF on the qkv product and on the attention's output product."""
 
     NAME = "ssf_attn"
-
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            block = tower.block(i)
-            first, second = SSF(3 * tower.width, context.generator), SSF(tower.width, context.generator)
-            block.qkv, block.out = SSFQKV(block.qkv, first), SSFAfter(block.out, second)
-            trained |= named(f"ssf_attn_list.{i}.attn_in", first) | named(f"ssf_attn_list.{i}.attn_out", second)
-        return trained
+    SITES: ClassVar = {"attn_in": ("qkv", SSFQKV), "attn_out": ("out", SSFAfter)}
 
 
 @dataclass(frozen=True)
-class SSFMLPSettings(Tuner):
+class SSFMLPSettings(SSFSettings):
     """SSF on both products of the MLP."""
 
     NAME = "ssf_mlp"
-
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            block = tower.block(i)
-            first, second = SSF(block.mlp_width, context.generator), SSF(tower.width, context.generator)
-            block.mlp_in, block.mlp_out = SSFAfter(block.mlp_in, first), SSFAfter(block.mlp_out, second)
-            trained |= named(f"ssf_mlp_list.{i}.mlp_in", first) | named(f"ssf_mlp_list.{i}.mlp_out", second)
-        return trained
+    SITES: ClassVar = {"mlp_in": ("mlp_in", SSFAfter), "mlp_out": ("mlp_out", SSFAfter)}
 
 
 @dataclass(frozen=True)
-class SSFNormSettings(Tuner):
+class SSFNormSettings(SSFSettings):
     """SSF on both norms' outputs."""
 
     NAME = "ssf_ln"
-
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            block = tower.block(i)
-            first, second = SSF(tower.width, context.generator), SSF(tower.width, context.generator)
-            block.norm_1, block.branch = SSFAfter(block.norm_1, first), SSFBranch(block.branch, second)
-            trained |= named(f"ssf_ln_list.{i}.ln_1", first) | named(f"ssf_ln_list.{i}.ln_2", second)
-        return trained
+    SITES: ClassVar = {"ln_1": ("norm_1", SSFAfter), "ln_2": ("pre_mlp", SSFBranch)}

@@ -166,7 +166,7 @@ def test_compute_dtypes(tiny_clip: Files, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"text_tuner": "coop", "classifier": "cosine"}, "classifier='text'"),
+        ({"text_tuner": "coop", "classifier": "cosine"}, "with classifier text"),
         ({"text_tuner": "cop"}, "did you mean coop"),
         ({"text_tuner": ("coop", "coop")}, "different ones"),
         ({"text_tuner": ("full", "bias")}, "already"),

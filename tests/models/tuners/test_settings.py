@@ -80,7 +80,7 @@ class ToySettings(Tuner):
         trained = {}
         for i in context.layers:
             toy = Toy(self.toy_count, tower.width)
-            tower.block(i).leave = toy
+            tower.block(i).post_mlp = toy
             trained[f"toy.{i}"] = toy.vectors
         return trained
 

@@ -113,19 +113,19 @@ def test_layers(tiny_clip: Files, name: str, layers: Any, blocks: set[int]) -> N
 # What of a block each tuner replaces, or trains.
 PRODUCTS = {"qkv", "out", "mlp_in", "mlp_out"}
 SITES = {
-    "full": {*PRODUCTS, "norm_1", "branch"},
-    "bias": {*PRODUCTS, "norm_1", "branch"},
-    "layernorm": {"norm_1", "branch"},
+    "full": {*PRODUCTS, "norm_1", "pre_mlp"},
+    "bias": {*PRODUCTS, "norm_1", "pre_mlp"},
+    "layernorm": {"norm_1", "pre_mlp"},
     "mask": PRODUCTS,
-    "adaptformer": {"branch"},
-    "adapter": {"leave"},
-    "vpt_shallow": {"enter"},
-    "vpt_deep": {"enter"},
+    "adaptformer": {"pre_mlp"},
+    "adapter": {"post_mlp"},
+    "vpt_shallow": {"prompts"},
+    "vpt_deep": {"prompts"},
     "lora": {"qkv"},
     "lora_mlp": {"mlp_in", "mlp_out"},
     "ssf_attn": {"qkv", "out"},
     "ssf_mlp": {"mlp_in", "mlp_out"},
-    "ssf_ln": {"norm_1", "branch"},
+    "ssf_ln": {"norm_1", "pre_mlp"},
 }
 CONFLICTS = {(name, other): why for name, kind in TUNERS.items() for other, why in kind.CONFLICTS.items()}
 PAIRS = [pair for pair in combinations(VIT_TUNERS, 2) if SITES[pair[0]] & SITES[pair[1]] and pair not in CONFLICTS]
