@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlift.errors import UserError
 from fastlift.models.conversion import from_open_clip, from_timm
-from fastlift.models.tuners import attach, resolve
+from fastlift.models.tuners import TunerSettings
 from fastlift.models.vit import Block, ClassTokenPool
 
 
@@ -198,7 +198,8 @@ def test_last_block_for_the_class_token_alone_is_exact() -> None:
 @pytest.mark.parametrize("recompute", ["mlp", "block"])
 def test_recomputing_changes_neither_features_nor_gradients(device: torch.device, recompute: Any) -> None:
     vit, _ = from_open_clip(clip().visual)
-    trained = attach(vit, ["adaptformer"], resolve(vit, classes=10, layers=2))
+    tuners = TunerSettings(layers=2)
+    trained = tuners.attach(vit, tuners.context(vit, classes=10))
     vit.to(device)
     images = torch.randn(2, 3, 32, 32).to(device)
 
