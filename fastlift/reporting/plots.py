@@ -67,7 +67,7 @@ def smoothed(counts: Floats, values: Floats, at: Floats) -> Floats:
 def learning_curves(runs: Sequence[RunRecord]) -> list[Plot]:
     """Loss, accuracy, learning rate and throughput over the steps, where the runs have logged them."""
     wanted = (
-        ("loss", "Training loss", "loss", "Running mean over the epoch, so it starts afresh at each."),
+        ("loss", "Training loss", "loss", "Running mean over the epoch; it restarts at each epoch."),
         ("accuracy", "Accuracy while training", "%", _ACCURACY_CAPTION),
         ("learning_rate", "Learning rate", "", "Changes once per epoch."),
         ("images_per_s", "Throughput", "images/s", "Training images per second, loading included."),
@@ -81,8 +81,8 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[Plot]:
 
 
 _ACCURACY_CAPTION = (
-    "Line: running accuracy on the training batches, over the epoch. Diamonds: accuracy on the test set, where it was "
-    "evaluated on the way."
+    "Line: running accuracy on the training batches, over the epoch. Diamonds: accuracy on the test set, if it was "
+    "evaluated during training."
 )
 
 
@@ -216,7 +216,7 @@ def per_class_plot(runs: Sequence[RunRecord]) -> Plot | None:
         axes.set_ylabel("test accuracy of the class (%)")
         svg = inline_svg(figure, "per-class", f"Class accuracy against training images, for {_names(runs)}")
     caption = (
-        "One dot a class. The line is a Gaussian mean over neighbouring counts; what the tail gains shows at the left."
+        "One dot per class. The line is a Gaussian mean over neighbouring counts. The rare classes are at the left."
     )
     return Plot("Each class, by its training images", caption, svg)
 
@@ -240,9 +240,7 @@ def calibration_plot(runs: Sequence[RunRecord]) -> Plot | None:
         axes.set_xlabel("confidence (%)")
         axes.set_ylabel("accuracy (%)")
         svg = inline_svg(figure, "calibration", f"Accuracy against confidence, for {_names(runs)}")
-    caption = (
-        "A dot a bin, as large as its share of the test images. Below the dashed line the model is too sure of itself."
-    )
+    caption = "One dot per bin; its size is the bin's share of the test images. Below the dashed line the model is overconfident."
     return Plot("Calibration", caption, svg)
 
 
