@@ -13,7 +13,7 @@ from fastlift.bench.rounds import Step, alternate
 from fastlift.bench.train import twins
 from fastlift.engine.build import load_data
 from fastlift.evaluation.evaluate import evaluate
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.compile import compile_backbone
 from fastlift.models.create import create_model
 from fastlift.models.lift import LiftModel
@@ -51,7 +51,7 @@ def five_crops(rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"none": [], "fivecrop": []}
     for _ in range(rounds + 1):
         for ensembling, measured in seconds.items():
-            result = evaluate(model, data.test, counts, InferenceSettings(tte=ensembling))  # type: ignore[arg-type]
+            result = evaluate(model, data.test, counts, EvaluationSettings(tte=ensembling))  # type: ignore[arg-type]
             measured.append(result.seconds)
     ours = {name: sorted(measured[1:]) for name, measured in seconds.items()}
     one, five = (ours[name][len(ours[name]) // 2] for name in ("none", "fivecrop"))

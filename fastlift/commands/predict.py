@@ -99,7 +99,6 @@ def run(arguments: list[str]) -> int:
             index,
             config.part(InferenceSettings),
             top=command.top,
-            workers=command.workers,
             on_bad=on_bad,
         )
         with ThreadSettings(command.threads).use(), using_device(device):

@@ -19,7 +19,7 @@ from fastlift.engine.model import build_model
 from fastlift.engine.processes import agree, company, first_amp, settings_of
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings, InferenceSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import check_fp8, quantise_frozen
@@ -201,12 +201,7 @@ def grade(
             model,
             index,
             group_counts,
-            passes,
-            boundaries=config.data.group_boundaries,
-            seed=config.run.seed,
-            executor=config.data.executor,
-            workers=config.data.workers,
-            bad_images=config.data.bad_images,
+            config.part(EvaluationSettings),
             rank=rank,
             world=world,
             on_progress=lambda done, total: bar.update(done),

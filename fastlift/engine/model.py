@@ -9,6 +9,8 @@ import torch
 
 from fastlift.config import Config
 from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine.memory import Work, check_settings, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.engine.processes import agree, fingerprints_of, first_amp, first_does, take_first_start
@@ -115,11 +117,10 @@ def start_from_images(config: Config, place: Place, data: DataSet, model: LiftMo
                 frozen,
                 data.train,
                 config.model.init,
+                config.part(LoaderSettings),
+                config.part(BadImageSettings),
                 seed=config.run.seed,
                 batch_size=config.run.eval_batch,
-                executor=config.data.executor,
-                workers=config.data.workers,
-                bad_images=config.data.bad_images,
                 on_progress=bar.update,
                 on_bad=bad.of(data.train),
             )

@@ -22,7 +22,7 @@ from fastlift.engine.results import end
 from fastlift.errors import OutOfMemory, UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.metrics import Metrics
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.fingerprint import weights_fingerprint
@@ -205,12 +205,7 @@ def _evaluate(config: Config, place: Place, data: DataSet, model: LiftModel, bad
             model,
             data.test,
             data.group_counts.tolist(),
-            config.part(InferenceSettings),
-            boundaries=config.data.group_boundaries,
-            seed=config.run.seed,
-            executor=config.data.executor,
-            workers=config.data.workers,
-            bad_images=config.data.bad_images,
+            config.part(EvaluationSettings),
             world=place.world,
             on_progress=lambda done, total: bar.update(done),
             on_bad=bad.of(data.test),

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from fastlift.data.datasets.dataset import Rank
-from fastlift.data.index.groups import GROUP_BOUNDARIES
 from fastlift.data.index.index import BadImage, ImageIndex
-from fastlift.data.index.replacements import BadImages
-from fastlift.data.loading.loader import Executor, build_loader
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.errors import UserError
 from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.evaluation.metrics import Metrics
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
 from fastlift.training.distributed import World, total
+from fastlift.training.inputs import model_loader
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,8 @@ def evaluate(
     model: LiftModel,
     index: ImageIndex,
     group_counts: Sequence[int],
-    settings: InferenceSettings,
+    settings: EvaluationSettings,
     *,
-    boundaries: tuple[int, int] = GROUP_BOUNDARIES,
-    seed: int = 0,
-    executor: Executor = "auto",
-    workers: int | None = None,
-    bad_images: BadImages = "stop",
     rank: Rank | None = None,
     world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -96,13 +91,13 @@ def evaluate(
     Args:
         model: on its device.
         index: the split.
-        group_counts: training images of each class, which define many, medium and few at ``boundaries``.
-        settings: crops of each image, whose logits are averaged, and how many go through the model at once.
-        seed: of random crops.
-        executor, workers, bad_images, on_bad: of the loader.
+        group_counts: training images of each class, which define many, medium and few.
+        settings: crops of each image, whose logits are averaged, how many go through the model at once, the boundaries of
+            the groups, and the loader's.
         rank: evaluate groups of the classes instead; a group's probability is the sum of its classes'.
         world: processes that share the work; all get the same metrics.
         on_progress: called with (images done, images in all), as if each process were as far as this one.
+        on_bad: called with each image that is replaced, from any thread.
 
     Raises:
         OutOfMemory: a batch is too large for it.
@@ -110,22 +105,16 @@ def evaluate(
     """
     world = world or World()
     device = next(model.parameters()).device
-    crops = settings.build(model.preprocessing)
-    loader = build_loader(
+    loader = model_loader(
+        model,
         index,
-        crops,
-        batch_size=settings.images_at_a_time,
+        settings.build(model.preprocessing),
+        settings.images_at_a_time,
+        settings.part(LoaderSettings),
+        settings.part(BadImageSettings),
         shuffle=False,
-        mean=model.preprocessing.mean,
-        std=model.preprocessing.std,
-        dtype=model.vit.compute_dtype,
-        device=device,
-        rank=world.rank,
-        world_size=world.size,
-        seed=seed,
-        executor=executor,
-        workers=workers,
-        bad_images=bad_images,
+        seed=settings.seed,
+        world=world,
         on_bad=on_bad,
     )
     classes = len(model.class_names) if rank is None else len(rank.names)
@@ -144,7 +133,7 @@ def evaluate(
     finally:
         loader.close()
     total(accumulator.state(), world)  # in place
-    metrics = accumulator.compute(list(group_counts), boundaries)
+    metrics = accumulator.compute(list(group_counts), settings.group_boundaries)
     if metrics.non_finite == metrics.samples:
         raise UserError(
             f"the model gives NaN or infinity for all {metrics.samples:,} images in {model.vit.compute_dtype}, so there is "

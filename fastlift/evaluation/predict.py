@@ -13,13 +13,15 @@ from torch import Tensor
 
 from fastlift.data.datasets.folder import images_in
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
+from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.index.scan import scan_files
-from fastlift.data.loading.loader import build_loader
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
+from fastlift.training.inputs import model_loader
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,6 @@ def predict(
     settings: InferenceSettings,
     *,
     top: int = 5,
-    workers: int | None = None,
     on_bad: Callable[[Path, str], None] | None = None,
 ) -> Iterator[Prediction]:
     """Predictions of the images of an index, in its order, as they are made.
@@ -95,9 +96,8 @@ def predict(
     Args:
         model: on its device.
         paths: what to call the images, one for each row of ``index``.
-        settings: crops of each image, and how many go through the model at once.
+        settings: crops of each image, and how many go through the model at once, and the loader.
         top: how many classes.
-        workers: threads for decoding.
         on_bad: called with path and reason of an image that breaks only when it is decoded, or that the model gives NaN or
             infinity for; it gets no prediction.
 
@@ -111,17 +111,14 @@ def predict(
         if on_bad is not None:
             on_bad(paths[bad.index], bad.reason)
 
-    loader = build_loader(
+    loader = model_loader(
+        model,
         index,
         settings.build(model.preprocessing),
-        batch_size=settings.images_at_a_time,
+        settings.images_at_a_time,
+        settings.part(LoaderSettings),
+        BadImageSettings("skip"),  # a replacement keeps the batch whole; what is predicted for it is dropped below
         shuffle=False,
-        mean=model.preprocessing.mean,
-        std=model.preprocessing.std,
-        dtype=model.vit.compute_dtype,
-        device=next(model.parameters()).device,
-        workers=workers,
-        bad_images="skip",  # a replacement keeps the batch whole; what is predicted for it is dropped below
         on_bad=note,
     )
     try:

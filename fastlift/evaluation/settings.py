@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from fastlift.data.index.groups import GroupSettings
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.settings import Acts, Between, May, Settings
+from fastlift.system.settings import SeedSettings
 
 if TYPE_CHECKING:
     from fastlift.data.sampling.crops import EvalCrops, EvalKind
@@ -74,8 +78,8 @@ class EvalSettings(Settings):
 
 
 @dataclass(frozen=True)
-class InferenceSettings(EnsemblingSettings, EvalSettings):
-    """How images pass through a trained model: which crops of each, and how many at once."""
+class InferenceSettings(EnsemblingSettings, EvalSettings, LoaderSettings):  # type: ignore[misc]  # parts build
+    """How images pass through a trained model: which crops of each, how many at once, and who decodes them."""
 
     @property
     def images_at_a_time(self) -> int:
@@ -84,5 +88,10 @@ class InferenceSettings(EnsemblingSettings, EvalSettings):
 
     @property
     def crops_at_a_time(self) -> int:
-        """EvalKind of a full batch: the model sees so many at once."""
+        """Crops of a full batch: the model sees so many at once."""
         return self.images_at_a_time * self.crops_per_image
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(InferenceSettings, BadImageSettings, GroupSettings, SeedSettings):  # type: ignore[misc]
+    """All that an evaluation is asked for."""

@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlift.data.index.index import BadImage, ImageIndex
-from fastlift.data.index.replacements import BadImages
-from fastlift.data.loading.loader import Executor, build_loader
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import EvalCrops
 from fastlift.errors import UserError
 from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
+from fastlift.training.inputs import model_loader
 
 _ITERATIONS = 100
 
@@ -106,11 +107,10 @@ def _counts(labels: Tensor, classes: int) -> Tensor:
 def frozen_features(
     model: LiftModel,
     index: ImageIndex,
+    loader: LoaderSettings,
+    bad_images: BadImageSettings,
     *,
     batch_size: int = 128,
-    executor: Executor = "auto",
-    workers: int | None = None,
-    bad_images: BadImages = "stop",
     on_progress: Callable[[int], None] | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
     what: str = "frozen features",
@@ -120,31 +120,19 @@ def frozen_features(
     Args:
         model: with ``tuner="none"``, on its device.
         batch_size: images at a time.
-        executor, workers, bad_images, on_bad: of the loader.
         on_progress: called with the number of images done.
+        on_bad: called with each image that is replaced, from any thread.
         what: they are for, in the message where memory runs out.
 
     Raises:
         OutOfMemory: a batch is too large for it.
     """
-    loader = build_loader(
-        index,
-        PlainCrops(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation),
-        batch_size=batch_size,
-        shuffle=False,
-        mean=model.preprocessing.mean,
-        std=model.preprocessing.std,
-        dtype=model.vit.compute_dtype,
-        device=next(model.parameters()).device,
-        executor=executor,
-        workers=workers,
-        bad_images=bad_images,
-        on_bad=on_bad,
-    )
+    crops = PlainCrops(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation)
+    batches = model_loader(model, index, crops, batch_size, loader, bad_images, shuffle=False, on_bad=on_bad)
     features: list[Tensor] = []
     labels: list[Tensor] = []
     try:
-        for images, theirs, _ in loader.epoch(0):
+        for images, theirs, _ in batches.epoch(0):
             found = attempt(lambda: model.features(images).float().cpu())  # noqa: B023 - called at once
             if found is None:
                 raise in_evaluation(model, len(images), 1, what)
@@ -153,11 +141,20 @@ def frozen_features(
             if on_progress is not None:
                 on_progress(sum(map(len, labels)))
     finally:
-        loader.close()
+        batches.close()
     return torch.cat(features), torch.cat(labels)
 
 
-def image_start(model: LiftModel, index: ImageIndex, init: str, *, seed: int = 0, **options: Any) -> Tensor:
+def image_start(
+    model: LiftModel,
+    index: ImageIndex,
+    init: str,
+    loader: LoaderSettings,
+    bad_images: BadImageSettings,
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> Tensor:
     """The classifier's weight [C, D] that ``init`` names, from the training split.
 
     Args:
@@ -165,7 +162,7 @@ def image_start(model: LiftModel, index: ImageIndex, init: str, *, seed: int = 0
         index: the training split.
         init: ``class_mean``, ``class_mean_1`` (of 1, 10 or 100 images a class) or ``linear_probe``.
         seed: of the draw of those images.
-        options: as ``frozen_features`` takes them.
+        options: ``batch_size``, ``on_progress`` and ``on_bad`` as ``frozen_features`` takes them.
 
     Raises:
         UserError: an init that does not come from images, or a class without an image.
@@ -175,7 +172,7 @@ def image_start(model: LiftModel, index: ImageIndex, init: str, *, seed: int = 0
     shots = int(init.rpartition("_")[2]) if init.startswith("class_mean_") else None
     rows = choose_shots(index.labels, shots, seed)
     chosen = index if shots is None else subset(index, rows)
-    features, labels = frozen_features(model, chosen, what=f"the start {init}", **options)
+    features, labels = frozen_features(model, chosen, loader, bad_images, what=f"the start {init}", **options)
     make = linear_probe if init == "linear_probe" else class_means
     return make(features, labels, len(model.class_names))
 

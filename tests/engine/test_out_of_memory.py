@@ -19,7 +19,7 @@ from fastlift.engine.memory import MemoryEstimate, Work, check_settings
 from fastlift.errors import OutOfMemory
 from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.evaluate import evaluate
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models import out_of_memory
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt
@@ -193,7 +193,7 @@ def test_evaluation(settings: Config, tmp_path: Path, monkeypatch: pytest.Monkey
         ({"eval_batch": 1}, "with 1 crops at a time, .*a smaller model$"),
     ):
         with pytest.raises(OutOfMemory, match=advice):
-            evaluate(ended.model, data.test, counts, settings.override(**changes).part(InferenceSettings))
+            evaluate(ended.model, data.test, counts, settings.override(**changes).part(EvaluationSettings))
 
 
 def test_starts_and_predictions(

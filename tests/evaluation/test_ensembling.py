@@ -15,7 +15,7 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
 from fastlift.engine.evaluate_run import grade_run
 from fastlift.evaluation import evaluate as evaluation
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.precision import DTYPES
 from fastlift.system.progress import Quiet
 
@@ -74,11 +74,9 @@ def test_random_crops_are_fixed_by_the_seed(run: Path, device: torch.device) -> 
 
     def log_loss(**changes: object) -> float:
         settings = config(run, tte="random", tte_crops=2, **changes)
-        passes = settings.part(InferenceSettings)
+        passes = settings.part(EvaluationSettings)
         counts = data.group_counts.tolist()
-        return evaluation.evaluate(model, data.test, counts, passes, seed=settings.run.seed).metrics.to_dict()[
-            "log_loss"
-        ]
+        return evaluation.evaluate(model, data.test, counts, passes).metrics.to_dict()["log_loss"]
 
     assert log_loss() == log_loss()
     assert log_loss() == pytest.approx(log_loss(eval_batch=3), rel=1e-6)  # of the batch they do not depend
@@ -91,7 +89,7 @@ def test_figures_are_those_of_plain_logits(run: Path, device: torch.device, ense
     """On every device: of logits that NumPy takes the figures of, from the same crops on the CPU in fp32."""
     settings = config(run, tte=ensembling, device=str(device), amp=amp)
     data = load_data(settings, Quiet())
-    model, passes = fastlift.load_run(run), settings.part(InferenceSettings)
+    model, passes = fastlift.load_run(run), settings.part(EvaluationSettings)
     model.set_compute_dtype(DTYPES[amp])
     found = evaluation.evaluate(model.to(device), data.test, data.group_counts.tolist(), passes).metrics
     plain, logits, labels = fastlift.load_run(run), [], []

@@ -18,6 +18,8 @@ from torch import Tensor
 
 import fastlift
 from fastlift.config import Config
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine import build as building
 from fastlift.engine import model as models
 from fastlift.engine import processes as company
@@ -84,7 +86,7 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
     settings = settings.override(interpolation=interpolation)
     data = building.load_data(settings, Quiet())
     model = models.build_model(settings, data.class_names, tuner="none")
-    features, labels = starts.frozen_features(model, data.train)
+    features, labels = starts.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     view = v2.Compose(
         [
