@@ -89,18 +89,34 @@ def text_blocks(transformer: Any) -> list[Block]:
 def _open_clip_block(block: Any, causal: bool = False) -> Block:
     if type(block).__name__ != "ResidualAttentionBlock":
         raise UserError(f"blocks of the kind {type(block).__name__} are not supported (only ResidualAttentionBlock)")
+    mlp, heads = block.mlp, block.attn.num_heads
+    qkv, out = _qkv(block.attn.in_proj_weight, block.attn.in_proj_bias), block.attn.out_proj
+    scales = _layer_scale(block.ls_1), _layer_scale(block.ls_2)
+    return _block(
+        (block.ln_1, block.ln_2), qkv, out, (mlp.c_fc, mlp.gelu, mlp.c_proj), scales, heads=heads, causal=causal
+    )
+
+
+def _block(
+    norms: tuple[Any, Any],
+    qkv: QKV,
+    out: Any,
+    mlp: tuple[Any, Any, Any],
+    scales: tuple[LayerScale | None, LayerScale | None],
+    **options: Any,
+) -> Block:
+    """A block from another library's parts: its two norms, and of the MLP the products with the activation between them."""
     return Block(
-        norm_1=_layer_norm(block.ln_1),
-        qkv=_qkv(block.attn.in_proj_weight, block.attn.in_proj_bias),
-        out=_linear(block.attn.out_proj),
-        norm_2=_layer_norm(block.ln_2),
-        mlp_in=_linear(block.mlp.c_fc),
-        mlp_out=_linear(block.mlp.c_proj),
-        activation=_activation(block.mlp.gelu),
-        heads=block.attn.num_heads,
-        scale_1=_layer_scale(block.ls_1),
-        scale_2=_layer_scale(block.ls_2),
-        causal=causal,
+        norm_1=_layer_norm(norms[0]),
+        qkv=qkv,
+        out=_linear(out),
+        norm_2=_layer_norm(norms[1]),
+        mlp_in=_linear(mlp[0]),
+        mlp_out=_linear(mlp[2]),
+        activation=_activation(mlp[1]),
+        scale_1=scales[0],
+        scale_2=scales[1],
+        **options,
     )
 
 
@@ -158,18 +174,9 @@ def _timm_block(block: Any) -> Block:
     _refuse(attention.q_norm, "normalised queries and keys")
     _refuse(getattr(attention, "norm", None), "a norm inside attention")
     _refuse(mlp.norm, "a norm inside the MLP")
-    return Block(
-        norm_1=_layer_norm(block.norm1),
-        qkv=_qkv(attention.qkv.weight, attention.qkv.bias),
-        out=_linear(attention.proj),
-        norm_2=_layer_norm(block.norm2),
-        mlp_in=_linear(mlp.fc1),
-        mlp_out=_linear(mlp.fc2),
-        activation=_activation(mlp.act),
-        heads=attention.num_heads,
-        scale_1=_layer_scale(block.ls1),
-        scale_2=_layer_scale(block.ls2),
-    )
+    qkv, scales = _qkv(attention.qkv.weight, attention.qkv.bias), (_layer_scale(block.ls1), _layer_scale(block.ls2))
+    norms, products = (block.norm1, block.norm2), (mlp.fc1, mlp.act, mlp.fc2)
+    return _block(norms, qkv, attention.proj, products, scales, heads=attention.num_heads)
 
 
 NO_SUCH_ROTARY = "rotary positions that are learned, differ by block, or turn neighbouring channels are not supported"
@@ -200,20 +207,9 @@ def _eva_block(block: Any, rotary: Rotary | None) -> Block:
     bias = None
     if attention.q_bias is not None:
         bias = nn.Parameter(torch.cat([attention.q_bias, attention.k_bias, attention.v_bias]).detach())
-    scales = [None if gamma is None else LayerScale(gamma.detach()) for gamma in (block.gamma_1, block.gamma_2)]
-    return Block(
-        norm_1=_layer_norm(block.norm1),
-        qkv=_qkv(attention.qkv.weight, bias),
-        out=_linear(attention.proj),
-        norm_2=_layer_norm(block.norm2),
-        mlp_in=_linear(mlp.fc1),
-        mlp_out=_linear(mlp.fc2),
-        activation=_activation(mlp.act),
-        heads=attention.num_heads,
-        scale_1=scales[0],
-        scale_2=scales[1],
-        rotary=rotary,
-    )
+    one, two = (None if gamma is None else LayerScale(gamma.detach()) for gamma in (block.gamma_1, block.gamma_2))
+    norms, products, qkv = (block.norm1, block.norm2), (mlp.fc1, mlp.act, mlp.fc2), _qkv(attention.qkv.weight, bias)
+    return _block(norms, qkv, attention.proj, products, (one, two), heads=attention.num_heads, rotary=rotary)
 
 
 def _refuse(part: nn.Module | None, what: str) -> None:

@@ -56,7 +56,7 @@ class Attachment:
         trained: names of the parameters that had ``requires_grad`` before.
     """
 
-    tuner: str
+    tuner: TunerName
     rank: int
     layers: tuple[int, ...]
     trained: frozenset[str]
@@ -98,7 +98,7 @@ def add_adapters(
     """
     converted(_Asked, {"tuner": tuner, "rank": rank, "seed": seed})
     module, prefix = TUNERS[tuner]
-    if _holder(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
+    if holder_of(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
         raise UserError("this model has adapters already; fastlift.remove_adapters(model) takes them out")
     tower = find_tower(model)
     chosen = resolve_layers(layers, len(tower.blocks))
@@ -156,7 +156,7 @@ def attached(model: nn.Module) -> tuple[nn.Module, Attachment, Tower]:
     Raises:
         UserError: a model without adapters.
     """
-    holder = _holder(model)
+    holder = holder_of(model)
     if holder is None:
         raise UserError(
             "this model has no adapters; fastlift.add_adapters(model) adds them (pass the model that they were added to)"
@@ -164,7 +164,8 @@ def attached(model: nn.Module) -> tuple[nn.Module, Attachment, Tower]:
     return holder, vars(holder)[_RECORD], find_tower(holder)
 
 
-def _holder(model: nn.Module) -> nn.Module | None:
+def holder_of(model: nn.Module) -> nn.Module | None:
+    """The module that adapters were added to, inside wrappers or not; None where there are none."""
     return next((module for module in model.modules() if _RECORD in vars(module)), None)
 
 

@@ -7,26 +7,64 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from fastlift import __version__
 from fastlift.errors import UserError
-from fastlift.interop.adapters.attach import TUNERS, _holder, add_adapters, attached, remove_adapters, tuner_parameters
+from fastlift.interop.adapters.attach import (
+    TUNERS,
+    TunerName,
+    add_adapters,
+    attached,
+    holder_of,
+    remove_adapters,
+    tuner_parameters,
+)
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.backbones.weights import check_fit
 from fastlift.system import sealed
-from fastlift.system.files import parse_json
 
 FILE, DESCRIPTION = "adapters.safetensors", "description"
-FORMAT = 3
+FORMAT: Literal[3] = 3
 SAMPLES = 8
 HUB = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+class Base(msgspec.Struct, kw_only=True, frozen=True):
+    """The base model in a few words and numbers: enough to notice another one, in whatever dtype.
+
+    Attributes:
+        name: what its library calls it, or "".
+        kind: library and class.
+        mlp_samples: of each block, an even sample of the largest weight of its MLP.
+    """
+
+    name: str
+    kind: str = msgspec.field(name="class")
+    width: _Count
+    depth: _Count
+    mlp_samples: list[list[Annotated[float, msgspec.Meta(gt=-1e30, lt=1e30)]]]
+
+
+class Description(msgspec.Struct, kw_only=True, frozen=True):
+    """What ``adapters.safetensors`` says of itself in its metadata."""
+
+    format: Literal[3] = FORMAT
+    fastlift: str = __version__
+    tuner: TunerName
+    rank: _Count
+    layers: list[_Count]
+    base: Base
 
 
 def save_adapters(model: nn.Module, folder: str | Path) -> Path:
@@ -45,15 +83,9 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
     state = {name: p.detach().cpu().contiguous() for name, p in tuner_parameters(holder).items()}
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, nothing is saved of it")
-    described = {
-        "format": FORMAT,
-        "fastlift": __version__,
-        "tuner": record.tuner,
-        "rank": record.rank,
-        "layers": list(record.layers),
-        "base": _describe(holder, tower),
-    }
-    sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(described, allow_nan=False)})
+    base = _describe(holder, tower)
+    described = Description(tuner=record.tuner, rank=record.rank, layers=list(record.layers), base=base)
+    sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(msgspec.to_builtins(described), allow_nan=False)})
     return folder
 
 
@@ -73,16 +105,16 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
             shapes with other weights. The model is then as it was.
     """
     described, state = _read(_fetch(str(source), revision))
-    present = _holder(model)
+    present = holder_of(model)
     if present is None:
         tower = find_tower(model)
-        _check_base(model, tower, described["base"], source)
-        add_adapters(model, described["tuner"], rank=described["rank"], layers=described["layers"])
+        _check_base(model, tower, described.base, source)
+        add_adapters(model, described.tuner, rank=described.rank, layers=described.layers)
     else:
         _, record, tower = attached(model)
-        _check_base(present, tower, described["base"], source)
+        _check_base(present, tower, described.base, source)
         mine = (record.tuner, record.rank, list(record.layers))
-        theirs = (described["tuner"], described["rank"], described["layers"])
+        theirs = (described.tuner, described.rank, described.layers)
         if mine != theirs:
             raise UserError(
                 f"{source} holds {theirs[0]} of rank {theirs[1]} in the blocks {theirs[2]}; this model has {mine[0]} "
@@ -101,15 +133,14 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
     return trained
 
 
-def _describe(model: nn.Module, tower: Tower) -> dict[str, Any]:
-    """The base model in a few words and numbers: enough to notice another one, in whatever dtype."""
-    return {
-        "name": _name(model),
-        "class": f"{type(model).__module__.split('.')[0]}.{type(model).__name__}",
-        "width": tower.width,
-        "depth": len(tower.blocks),
-        "mlp_samples": [_samples(tower, i).tolist() for i in range(len(tower.blocks))],
-    }
+def _describe(model: nn.Module, tower: Tower) -> Base:
+    return Base(
+        name=_name(model),
+        kind=f"{type(model).__module__.split('.')[0]}.{type(model).__name__}",
+        width=tower.width,
+        depth=len(tower.blocks),
+        mlp_samples=[_samples(tower, i).tolist() for i in range(len(tower.blocks))],
+    )
 
 
 def _name(model: Any) -> str:
@@ -130,14 +161,14 @@ def _samples(tower: Tower, i: int) -> Tensor:
     return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].float().cpu()
 
 
-def _check_base(model: nn.Module, tower: Tower, base: dict[str, Any], source: str | Path) -> None:
-    called = base["name"] or base["class"]
-    if (tower.width, len(tower.blocks)) != (base["width"], base["depth"]):
+def _check_base(model: nn.Module, tower: Tower, base: Base, source: str | Path) -> None:
+    called = base.name or base.kind
+    if (tower.width, len(tower.blocks)) != (base.width, base.depth):
         raise UserError(
-            f"{source} was trained on {called}, a vision transformer of {base['depth']} blocks of width {base['width']}; "
+            f"{source} was trained on {called}, a vision transformer of {base.depth} blocks of width {base.width}; "
             f"this {type(model).__name__} has {len(tower.blocks)} blocks of width {tower.width}"
         )
-    for i, wanted in enumerate(base["mlp_samples"]):
+    for i, wanted in enumerate(base.mlp_samples):
         mine = _samples(tower, i)
         if mine.is_meta or len(mine) != len(wanted):
             continue
@@ -170,7 +201,7 @@ def _fetch(source: str, revision: str | None) -> Path:
         ) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     """The description of adapters, and tensors that are what it says.
 
     Raises:
@@ -180,47 +211,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
     state, metadata = sealed.read(path)
     try:
-        described = parse_json(metadata.get(DESCRIPTION, "").encode())
-    except ValueError:
-        described = None
-    if not isinstance(described, dict) or not _is_description(described):
-        raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read")
+        described = msgspec.json.decode(metadata.get(DESCRIPTION, ""), type=Description)
+    except msgspec.DecodeError:
+        raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read") from None
     _check_tensors(path, described, state)
     return described, state
 
 
-def _is_description(described: Mapping[str, Any]) -> bool:
-    base = described.get("base")
-    if described.get("format") != FORMAT or not isinstance(base, dict):
-        return False
-    samples = base.get("mlp_samples")
-    return (
-        isinstance(described.get("tuner"), str)
-        and described["tuner"] in TUNERS
-        and _are_counts([described.get("rank"), base.get("width"), base.get("depth")])
-        and isinstance(described.get("layers"), list)
-        and _are_counts(described["layers"])
-        and isinstance(base.get("name"), str)
-        and isinstance(base.get("class"), str)
-        and isinstance(samples, list)
-        and len(samples) == base["depth"]
-        and all(isinstance(values, list) and all(map(_is_sample, values)) for values in samples)
-    )
-
-
-def _are_counts(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 for value in values)
-
-
-def _is_sample(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _check_tensors(path: Path, described: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+def _check_tensors(path: Path, described: Description, state: Mapping[str, Tensor]) -> None:
     """Refuse sizes other than described, before anything of the rank that the description names is made; and NaN."""
-    narrow = {f"{TUNERS[described['tuner']][1]}.{i}.down_proj.weight" for i in described["layers"]}
+    narrow = {f"{TUNERS[described.tuner][1]}.{i}.down_proj.weight" for i in described.layers}
     sizes = {tuple(state[name].shape) for name in narrow & state.keys()}
-    if narrow - state.keys() or sizes != {(described["rank"], described["base"]["width"])}:
-        raise UserError(f"{path} does not fit its description: no adapters of rank {described['rank']} are in it")
+    samples = len(described.base.mlp_samples)
+    fits = sizes == {(described.rank, described.base.width)} and samples == described.base.depth
+    if narrow - state.keys() or not fits:
+        raise UserError(f"{path} does not fit its description: no adapters of rank {described.rank} are in it")
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")

@@ -8,19 +8,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import nn
 
 from fastlift.models.backbones import open_clip_models, timm_models
-from fastlift.models.backbones.backbone import Backbone
+from fastlift.models.backbones.backbone import Backbone, Name
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings import MOST_PIXELS, Between, Settings
 from fastlift.system.memory import check_room, free_bytes
-
-Name = str | Path | dict[str, Any]
 
 
 class Library(Protocol):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.features import TextTower
 from fastlift.models.vit import VisionTransformer
+
+# A library's name of a model, or an open_clip configuration as the path of a JSON or a dict.
+Name = str | Path | dict[str, Any]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models import conversion
-from fastlift.models.backbones.backbone import Backbone
+from fastlift.models.backbones.backbone import Backbone, Name
 from fastlift.models.backbones.weights import RANDOM, check_finite, check_fit, read_state, seeded
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.features import TextTower
@@ -36,9 +36,7 @@ def takes(name: object) -> bool:
     return True
 
 
-def load(
-    name: str | Path | dict[str, Any], pretrained: str | Path | None = None, image_size: int | None = None
-) -> Backbone:
+def load(name: Name, pretrained: str | Path | None = None, image_size: int | None = None) -> Backbone:
     """The model with a tag's weights, a file's, random ones, or the shipped model's own."""
     import open_clip
 
@@ -73,9 +71,7 @@ def load(
     )
 
 
-def make(
-    name: str | Path | dict[str, Any], image_size: int | None = None
-) -> tuple[nn.Module, VisionTransformer | ResNet]:
+def make(name: Name, image_size: int | None = None) -> tuple[nn.Module, VisionTransformer | ResNet]:
     """The model without weights, and its image tower as ours."""
     config, label = _configuration(name)
     _set_image_size(config, label, image_size)
@@ -83,7 +79,7 @@ def make(
     return model, conversion.from_open_clip(model.visual)[0]
 
 
-def _configuration(name: str | Path | dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _configuration(name: Name) -> tuple[dict[str, Any], str]:
     """The open_clip configuration behind a name, a file or a dict, and what to call it in messages."""
     import open_clip
 

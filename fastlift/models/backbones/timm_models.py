@@ -9,7 +9,7 @@ from torch import nn
 
 from fastlift.errors import UserError
 from fastlift.models import conversion
-from fastlift.models.backbones.backbone import Backbone
+from fastlift.models.backbones.backbone import Backbone, Name
 from fastlift.models.backbones.weights import RANDOM, check_finite, check_fit, read_state, seeded
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
@@ -23,9 +23,7 @@ def takes(name: object) -> bool:
     return isinstance(name, str) and name.startswith(PREFIX)
 
 
-def load(
-    name: str | Path | dict[str, Any], pretrained: str | Path | None = None, image_size: int | None = None
-) -> Backbone:
+def load(name: Name, pretrained: str | Path | None = None, image_size: int | None = None) -> Backbone:
     """The model with its own weights, a file's, or random ones."""
     file = Path(pretrained) if pretrained is not None and pretrained != RANDOM else None
     if file is not None and not file.is_file():
@@ -49,9 +47,7 @@ def load(
     )
 
 
-def make(
-    name: str | Path | dict[str, Any], image_size: int | None = None
-) -> tuple[nn.Module, VisionTransformer | ResNet]:
+def make(name: Name, image_size: int | None = None) -> tuple[nn.Module, VisionTransformer | ResNet]:
     """The model without weights, and as ours."""
     model = _model(name, False, image_size)
     return model, conversion.from_timm(model)

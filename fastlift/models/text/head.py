@@ -49,8 +49,23 @@ def _needs_text(text_tuner: tuple[str, ...], classifier: str) -> str | None:
     return None
 
 
-def _random_words(text_tuner: tuple[str, ...], coop_init: str) -> bool:
-    return "coop" in text_tuner and coop_init == "random"
+# Made here and not in the annotations: Python evaluates those where a function sees no names of the module.
+_RANKED = Acts(
+    "the bottleneck of text tuners that have one (adaptformer, adapter, lora, lora_mlp)",
+    lambda text_tuner: has_tuner(RankSettings, text_tuner),
+)
+_CHOSEN_BLOCKS = Acts(
+    "which blocks of the text tower get a tuner, and there is none that has a choice",
+    lambda text_tuner: choose_blocks(_inside(text_tuner)),
+)
+_PROMPTED = Acts(
+    "the number of the text tower's prompts (text tuner vpt_...)",
+    lambda text_tuner: has_tuner(PromptSettings, text_tuner),
+)
+_RANDOM_WORDS = Acts(
+    "CoOp's with random words (text tuner coop, coop_init random)",
+    lambda text_tuner, coop_init: "coop" in text_tuner and coop_init == "random",
+)
 
 
 @dataclass(frozen=True)
@@ -60,42 +75,15 @@ class TextSideSettings(Settings):
     text_tuner: tuple[str, ...] = ("none",)
     """What learns on the text side, with classifier 'text': coop (prompt context), clip_adapter, projection, and the
     tuners above inside the text tower; several may be combined."""
-    text_rank: Annotated[
-        int,
-        Between(1, MOST_SIZE),
-        Acts(
-            "the bottleneck of text tuners that have one (adaptformer, adapter, lora, lora_mlp)",
-            lambda text_tuner: has_tuner(RankSettings, text_tuner),
-        ),
-    ] = 4
+    text_rank: Annotated[int, Between(1, MOST_SIZE), _RANKED] = 4
     """Bottleneck width of tuners inside the text tower."""
-    text_layers: Annotated[
-        int | tuple[int, ...] | None,
-        Acts(
-            "which blocks of the text tower get a tuner, and there is none that has a choice",
-            lambda text_tuner: choose_blocks(_inside(text_tuner)),
-        ),
-    ] = None
+    text_layers: Annotated[int | tuple[int, ...] | None, _CHOSEN_BLOCKS] = None
     """Blocks of the text tower that get a tuner: all (default), the last k, or indices (of one block: given twice)."""
-    text_prompt_length: Annotated[
-        int,
-        Between(1, MOST_SIZE),
-        Acts(
-            "the number of the text tower's prompts (text tuner vpt_...)",
-            lambda text_tuner: has_tuner(PromptSettings, text_tuner),
-        ),
-    ] = 2
+    text_prompt_length: Annotated[int, Between(1, MOST_SIZE), _PROMPTED] = 2
     """Learned tokens a block of the text tower (tuners vpt_shallow and vpt_deep there)."""
-    coop_length: Annotated[
-        int,
-        Between(1, MOST_WORDS),
-        Acts("CoOp's with random words (text tuner coop, coop_init random)", _random_words),
-    ] = 4
+    coop_length: Annotated[int, Between(1, MOST_WORDS), _RANDOM_WORDS] = 4
     """Learned words of CoOp's prompt."""
-    coop_position: Annotated[
-        Literal["front", "middle", "end"],
-        Acts("CoOp's with random words (text tuner coop, coop_init random)", _random_words),
-    ] = "end"
+    coop_position: Annotated[Literal["front", "middle", "end"], _RANDOM_WORDS] = "end"
     """Where the class name stands among them."""
     coop_init: Annotated[
         Literal["random", "prompt"], Acts("CoOp's (text tuner coop)", lambda text_tuner: "coop" in text_tuner)

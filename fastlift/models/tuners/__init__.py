@@ -46,6 +46,11 @@ def refusal(tuner: tuple[str, ...]) -> str | None:
     return None
 
 
+_CHOSEN_BLOCKS = Acts(
+    "which blocks get a tuner, and there is none that has a choice", lambda tuner: choose_blocks(tuner)
+)
+
+
 @dataclass(frozen=True)
 class ChosenTuners(Settings):
     """Which tuners, where, and whose sizes."""
@@ -53,10 +58,7 @@ class ChosenTuners(Settings):
     tuner: tuple[str, ...] = ("adaptformer",)
     """What learns inside the ViT: adaptformer, adapter, lora, lora_mlp, vpt_shallow, vpt_deep, ssf_attn, ssf_mlp, ssf_ln,
     bias, layernorm, mask, full, none; several may be combined. For CLIP ResNets: full, bias, batchnorm, ssf, none."""
-    layers: Annotated[
-        int | tuple[int, ...] | None,
-        Acts("which blocks get a tuner, and there is none that has a choice", lambda tuner: choose_blocks(tuner)),
-    ] = None
+    layers: Annotated[int | tuple[int, ...] | None, _CHOSEN_BLOCKS] = None
     """Blocks that get a tuner: all (default), the last k (one number), or indices (of one block: given twice)."""
     sizes: Sizes = "lift"
     """Whose rule gives the sizes that are not given."""

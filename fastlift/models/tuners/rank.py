@@ -9,19 +9,18 @@ from typing import Annotated, Any
 from fastlift.models.tuners.base import Tuner, TunerContext, has_tuner
 from fastlift.settings import MOST_SIZE, Acts, Between
 
+# Made here and not in the annotation: Python evaluates that where a function sees no names of the module.
+_RANKED = Acts(
+    "the bottleneck of tuners that have one (adaptformer, adapter, lora, lora_mlp)",
+    lambda tuner: has_tuner(RankSettings, tuner),
+)
+
 
 @dataclass(frozen=True)
 class RankSettings(Tuner):
     """Of tuners with a bottleneck."""
 
-    rank: Annotated[
-        int | None,
-        Between(1, MOST_SIZE),
-        Acts(
-            "the bottleneck of tuners that have one (adaptformer, adapter, lora, lora_mlp)",
-            lambda tuner: has_tuner(RankSettings, tuner),
-        ),
-    ] = None
+    rank: Annotated[int | None, Between(1, MOST_SIZE), _RANKED] = None
     """Bottleneck width (default: 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks)."""
 
     def bottleneck(self, context: TunerContext) -> int:
