@@ -86,8 +86,10 @@ class NamesFile:
     prefix: str = ""
     suffix: str = ""
 
-    def apply(self, value: str, change: Callable[[str], str]) -> str:
+    def names_one(self, value: str) -> bool:
+        """Whether ``value`` has the form of a file's name."""
+        return value.startswith(self.prefix) and value.endswith(self.suffix)
+
+    def renamed(self, value: str, change: Callable[[str], str]) -> str:
         """``value`` with its file's name changed; as it is where it names none."""
-        if not value.startswith(self.prefix) or not value.endswith(self.suffix):
-            return value
-        return self.prefix + change(value[len(self.prefix) :])
+        return self.prefix + change(value[len(self.prefix) :]) if self.names_one(value) else value
