@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.documents import RESULTS, ROOT, fill
 from fastlift import recipes
 from fastlift.config import Config
-from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.evaluate import evaluate_run
 from fastlift.engine.train import train
 from fastlift.reporting.console import Terminal
 from fastlift.system.device import describe_machine, resolve_device, versions
@@ -62,7 +62,7 @@ def measure(row: Row, seed: int, folder: Path, dataset: dict[str, Any], ui: Ui) 
     if row.ensembling == "none":
         return results["metrics"]
     if row.ensembling not in results["evaluations"]:
-        grade_run(run, settings={"tte": row.ensembling})
+        evaluate_run(run, settings={"tte": row.ensembling})
         results = json.loads((run / "results.json").read_text())
     return results["evaluations"][row.ensembling]
 

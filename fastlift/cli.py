@@ -21,9 +21,9 @@ from fastlift.system.signals import Signalled, StopSignals
 
 COMMANDS = {
     "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
-    "evaluate": "grade a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
+    "evaluate": "accuracy of a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
     "predict": "names and probabilities for photographs and folders",
-    "zero-shot": "grade CLIP as it is, without training",
+    "zero-shot": "accuracy of CLIP as it is, without training",
     "data": "check, stats, pack: what a data set holds, and what is missing or broken",
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "report": "one HTML page of one run, or of several side by side",

@@ -19,7 +19,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _LIBRARIES = ("torchvision", "open_clip", "timm", "tyro", "torch.utils.tensorboard", "fastlift_kernels.adapter.native")
 _OURS = (
     "engine.train",
-    "engine.evaluate_run",
+    "engine.evaluate",
     "cli",
     "commands.train",
     "commands.evaluate",

@@ -8,15 +8,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastlift import recipes
 from fastlift.bench.train import twins
+from fastlift.data.index.index import array_index
 from fastlift.data.loading.batch import Batch, Loader
-from fastlift.engine.loop import Fit
+from fastlift.engine.loop import Fit, FitSettings
 from fastlift.reporting.console import Terminal
 from fastlift.runs.folder import create
+from fastlift.runs.identity import Identity
 from fastlift.training import losses
 from fastlift.training.distributed import World
 from fastlift.training.settings import SGDSettings
@@ -62,7 +65,12 @@ def overhead(name: str, classes: int, batch: int, steps: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         config = recipes.lift("shapes_lt", epochs=1)
         run = create(Path(folder) / "run", config, overwrite=False)
-        fit = Fit(config, run, learner, cast(Loader, batches), Terminal(), World(), data="none")
+        identity, index = (
+            Identity.new(config, "fp32"),
+            array_index("none", np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1), ["a"]),
+        )
+        settings = config.part(FitSettings)
+        fit = Fit(settings, True, run, learner, cast(Loader, batches), Terminal(), World(), index, identity)
         backward = torch.Tensor.backward
         fit._save = saving.wrap(fit._save)  # type: ignore[method-assign]
         model.features = work.wrap(model.features)  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.paper.tables import Cell, Table, paper_accuracy
 from fastlift import recipes
 from fastlift.config import Config, to_dict
-from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.evaluate import evaluate_run
 from fastlift.engine.train import train
 from fastlift.errors import UserError
 from fastlift.runs.folder import RunFolder
@@ -165,7 +165,7 @@ def measure(cell: Cell, dataset: str, common: dict[str, Any], folder: Path, ui: 
         if metrics is None:
             flat = tested.flat()
             crops = {setting: flat[setting] for setting in ("tte", "tte_crops", "expand")}
-            metrics = grade_run(run.path, settings=crops, ui=ui)[name]
+            metrics = evaluate_run(run.path, settings=crops, ui=ui)[name]
         figures = {figure: metrics[figure] for figure in FIGURES}
         value = {
             "figures": figures,

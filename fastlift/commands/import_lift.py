@@ -20,7 +20,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class ImportLift:
-    """Make a run folder of a checkpoint that the authors' program of LIFT or LIFT+ wrote, and grade it.
+    """Make a run folder of a checkpoint that the authors' program of LIFT or LIFT+ wrote, and evaluate it.
 
     What the checkpoint tells is read from it: the tuner, its sizes and its blocks, the linear classifier, the text side.
     Name what it cannot tell: the data set, the backbone and its weights, another classifier than the cosine one, the

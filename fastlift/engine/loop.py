@@ -1,4 +1,4 @@
-"""The training loop: epochs and steps, logging, checkpoints. What a step does is ``learner.py``'s."""
+"""The training loop: epochs and steps, logging, checkpoints. What a step does is said in ``fastlift.training.step``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from fastlift.config import Config
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
 from fastlift.engine.bad_step import BadStep, going_on, images_of, starting_again
@@ -24,15 +23,17 @@ from fastlift.models import out_of_memory
 from fastlift.models.out_of_memory import attempt
 from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
-from fastlift.runs.identity import Identity, may_change
+from fastlift.runs.identity import Identity
 from fastlift.runs.metrics_log import MetricsLog
 from fastlift.runs.train_state import TrainState, names_digest
 from fastlift.system import launcher
 from fastlift.system.files import sync_file
 from fastlift.system.profiling import profiled
 from fastlift.system.progress import Bar, Ui
+from fastlift.system.settings import SeedSettings
 from fastlift.system.signals import Interrupted, StopRequest
 from fastlift.training.distributed import World, gather
+from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
 from fastlift.training.step import Learner, Sums
 
 
@@ -41,18 +42,27 @@ def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
     return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
+@dataclass(frozen=True)
+class FitSettings(  # type: ignore[misc]  # parts that build, which this does not
+    LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings, SGDSettings, SeedSettings
+):
+    """What the training loop is told of a run's settings."""
+
+
 @dataclass
 class Fit:
     """A training in progress.
 
     Attributes:
+        can_cut: whether a run with these settings may go on with another micro-batch.
         data: the training data.
         identity: of the run.
         epoch, step, global_step: the next step and the steps taken, kept current.
         seconds: training time of earlier processes of this run.
     """
 
-    config: Config
+    settings: FitSettings
+    can_cut: bool
     run: RunFolder
     learner: Learner
     loader: Loader
@@ -99,18 +109,18 @@ class Fit:
             UserError: a step is not finite, with ``on_nonfinite`` stop; the state before it is saved first. Or what trains
                 is not, or not one step of an epoch.
         """
-        training = self.config.training
-        total = training.epochs * self.loader.steps_per_epoch
+        settings = self.settings
+        total = settings.epochs * self.loader.steps_per_epoch
         self._started = time.perf_counter()
         log = MetricsLog(self.run, self.global_step) if self.world.is_main else NoLog()
-        trace = self.run.profile if self.config.run.profile and self.world.is_main else None
+        trace = self.run.profile if settings.profile and self.world.is_main else None
         with (
             log,
             self.ui.bar("training", total, self.global_step) as bar,
             StopRequest() as stop,
             profiled(trace) as after_step,
         ):
-            while self.epoch < training.epochs:
+            while self.epoch < settings.epochs:
                 self._epoch(log, bar, stop, after_step)
         self._ended = time.perf_counter()
         if self.world.is_main:  # where a kill or a power cut kept one, and no later save came
@@ -118,8 +128,8 @@ class Fit:
             checkpoints.remove_old_steps(self.run.checkpoints, keep=last)
 
     def _epoch(self, log: MetricsLog | NoLog, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
-        training, learner = self.config.training, self.learner
-        lr = cosine_lr(training.lr, self.epoch, training.epochs)
+        settings, learner = self.settings, self.learner
+        lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
         learner.set_lr(lr)
         pace, stopping = _Pace(self.images_seen), False
         for batch in self.loader.epoch(self.epoch, self.step):
@@ -128,17 +138,17 @@ class Fit:
             self.step, self.global_step = self.step + 1, self.global_step + 1
             self.images_seen += len(batch.whole)
             bar.update(self.global_step)
-            if self.global_step % self.config.run.log_steps == 0:
+            if self.global_step % settings.log_steps == 0:
                 self._log(log, bar, lr, pace.rate(self.images_seen))
             in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
             if stopping and in_the_middle:
                 self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
                 self._interrupt(stop)
-            every = self.config.run.checkpoint_steps
+            every = settings.checkpoint_steps
             if every and self.global_step % every == 0 and in_the_middle:
                 self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
         self._end_epoch(log, bar)
-        if stopping or (self.epoch == training.epochs and learner.vote.last()):
+        if stopping or (self.epoch == settings.epochs and learner.vote.last()):
             self._interrupt(stop)
 
     def _step(self, batch: Batch, log: MetricsLog | NoLog, stop: StopRequest) -> bool:
@@ -154,12 +164,11 @@ class Fit:
         learner.optimizer.zero_grad(set_to_none=True)
         if self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
             self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
-        whole, at_a_time = self.config.training.batch_size, len(batch.labels)
-        at_a_time = min(at_a_time, self.config.training.micro_batch or at_a_time)
-        can_cut = "micro_batch" in may_change(self.config)
+        whole, at_a_time = self.settings.batch_size, len(batch.labels)
+        at_a_time = min(at_a_time, self.settings.micro_batch or at_a_time)
         found = attempt(lambda: estimate(learner.model, at_a_time, whole))
         needed_at = None if found is None else found.needed_at
-        raise out_of_memory.in_training(learner.model, whole, at_a_time, needed_at, self.global_step + 1, can_cut)
+        raise out_of_memory.in_training(learner.model, whole, at_a_time, needed_at, self.global_step + 1, self.can_cut)
 
     def _interrupt(self, stop: StopRequest) -> None:
         mine = torch.tensor(stop.number or 0, device=self.learner.sums.loss.device)
@@ -177,7 +186,7 @@ class Fit:
         loss, accuracy = self.learner.sums.read()
         values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
         log.write("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
-        place = f"epoch {self.epoch + 1}/{self.config.training.epochs}"
+        place = f"epoch {self.epoch + 1}/{self.settings.epochs}"
         bar.update(
             self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
         )
@@ -212,13 +221,13 @@ class Fit:
             UserError: one was not, with ``on_nonfinite`` stop; nothing was updated since, and that state is saved.
         """
         first = self.learner.watch.first_step()
-        if first is None or self.config.run.on_nonfinite == "skip":
+        if first is None or self.settings.on_nonfinite == "skip":
             return
-        training, seed = self.config.training, self.config.run.seed
+        settings = self.settings
         self.epoch, self.step = divmod(first, self.loader.steps_per_epoch)
         self.global_step = first
-        images = images_of(self.data, seed, self.epoch, self.step, training.batch_size)
-        bad = BadStep(first, self.epoch, cosine_lr(training.lr, self.epoch, training.epochs), images)
+        images = images_of(self.data, settings.seed, self.epoch, self.step, settings.batch_size)
+        bad = BadStep(first, self.epoch, cosine_lr(settings.lr, self.epoch, settings.epochs), images)
         log.write("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": bad.learning_rate, "images": images})
         self._check_state(f"{bad}. ")
         saved = checkpoints.step_path(self.run.checkpoints, first) if self.step else None

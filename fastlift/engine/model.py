@@ -94,7 +94,7 @@ def _check_memory(config: Config, model: LiftModel, work: Work, ui: Ui) -> None:
 
 
 def go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) -> None:
-    """Give a model that is only graded what the run kept of its start."""
+    """Give a model that is only evaluated what the run kept of its start."""
     trained, _, state = checkpoints.read(path, identity)
     state.check_origin(path, data.train.fingerprint, model.backbone_fingerprint)
     model.load_trained(trained, f"checkpoint {path}")

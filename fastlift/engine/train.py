@@ -15,7 +15,7 @@ from fastlift.engine import model as models
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.describe import announce, describe_data, results_of
 from fastlift.engine.load_run import load_run
-from fastlift.engine.loop import Fit
+from fastlift.engine.loop import Fit, FitSettings
 from fastlift.engine.opening import Asked, Place, claim_folder, ready_folder, threads_to_go_on_with
 from fastlift.engine.processes import agree, company, settings_of
 from fastlift.engine.results import end
@@ -32,7 +32,7 @@ from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
 from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
-from fastlift.runs.identity import Identity
+from fastlift.runs.identity import Identity, may_change
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system.cuda import check_triton
 from fastlift.system.device import using_device
@@ -182,7 +182,8 @@ def _fit(
         on_nonfinite=config.run.on_nonfinite,
     )
     loader = training_loader(config, data, model, world, bad)
-    fit = Fit(config, run, learner, loader, place.ui, world, data.train, identity)
+    can_cut = "micro_batch" in may_change(config)
+    fit = Fit(config.part(FitSettings), can_cut, run, learner, loader, place.ui, world, data.train, identity)
     try:
         if last is not None:
             fit.resume(last)

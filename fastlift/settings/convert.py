@@ -28,8 +28,7 @@ def converted(kind: type[Kind], values: Any, where: str = "") -> Kind:
     """
     if not isinstance(values, dict):
         raise UserError(f"settings{where and f' {where}'}: expected an object, got {type(values).__name__}")
-    declared: type = kind
-    hints = hints_of(declared)
+    hints = hints_of(kind)
     for name in values:
         one_of(f"setting{where and f' in {where}'}", name, hints)
     return kind(**{name: _value(name, hints[name], value) for name, value in values.items()})

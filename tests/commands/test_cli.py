@@ -312,7 +312,7 @@ def test_results_of_a_run_that_cannot_be_written(
     def refuse(path: Path, value: object, *, parents: bool) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fastlift.engine.evaluate_run.write_json", refuse)
+    monkeypatch.setattr("fastlift.engine.evaluate.write_json", refuse)
     assert call(["evaluate", str(run), "--json", "--device", "cpu"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["center"]["samples"] == 24

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift.commands import evaluate, predict
 from fastlift.config import Config
-from fastlift.engine import evaluate_run as grading
+from fastlift.engine import evaluate as engine_evaluate
 from fastlift.engine import processes as company
-from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.evaluate import evaluate_run
 from fastlift.models import precision
 from fastlift.models.lift import LiftModel
 from fastlift.system.progress import Quiet
@@ -79,20 +79,20 @@ def test_a_run_is_graded_in_its_dtype(trained: Path, monkeypatch: pytest.MonkeyP
     auto_is(monkeypatch, "fp32")
     assert json.loads((trained / "run.json").read_text())["dtype"] == "bf16"
     own = json.loads((trained / "results.json").read_text())["evaluations"]["center"]
-    rows = grade_run(trained)
+    rows = evaluate_run(trained)
     assert rows == {"center": own}, "the same figures in the same row"
     for amp in ("bf16", "auto"):
-        assert grade_run(trained, settings={"amp": amp}) == rows
-    assert list(grade_run(trained, settings={"amp": "fp32"})) == ["center (fp32)"]
+        assert evaluate_run(trained, settings={"amp": amp}) == rows
+    assert list(evaluate_run(trained, settings={"amp": "fp32"})) == ["center (fp32)"]
     kept = json.loads((trained / "results.json").read_text())["evaluations"]
     assert kept["center"] == own
     assert sorted(kept) == ["center", "center (fp32)"]
 
 
 def test_fp8_has_a_row_of_its_own(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "check_fp8", lambda *_: None)
-    monkeypatch.setattr(grading, "quantise_frozen", lambda *_: None)
-    assert list(grade_run(trained, settings={"frozen": "fp8"})) == ["center (fp8)"]
+    monkeypatch.setattr(engine_evaluate, "check_fp8", lambda *_: None)
+    monkeypatch.setattr(engine_evaluate, "quantise_frozen", lambda *_: None)
+    assert list(evaluate_run(trained, settings={"frozen": "fp8"})) == ["center (fp8)"]
 
 
 def test_commands_take_the_runs_dtype(
@@ -123,17 +123,17 @@ def spoilt(model: LiftModel, row: int | None = None) -> LiftModel:
 def test_a_model_without_finite_logits_is_not_graded(
     trained: Path, monkeypatch: pytest.MonkeyPatch, row: int | None
 ) -> None:
-    load = grading.load_run
-    monkeypatch.setattr(grading, "load_run", lambda *arguments: spoilt(load(*arguments), row))
+    load = engine_evaluate.load_run
+    monkeypatch.setattr(engine_evaluate, "load_run", lambda *arguments: spoilt(load(*arguments), row))
     before = (trained / "results.json").read_bytes()
     with pytest.raises(fastlift.UserError, match="NaN or infinity for all 24 images") as caught:
-        grade_run(trained)
+        evaluate_run(trained)
     assert caught.value.exit_code == 1
     assert (trained / "results.json").read_bytes() == before
 
 
 def test_zero_shot_without_finite_logits_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = grading.build_model
+    build = engine_evaluate.build_model
 
     def broken(*arguments: Any) -> LiftModel:
         model = build(*arguments)
@@ -141,10 +141,10 @@ def test_zero_shot_without_finite_logits_is_refused(settings: Config, monkeypatc
             next(model.vit.parameters()).fill_(torch.nan)
         return model
 
-    monkeypatch.setattr(grading, "build_model", broken)
+    monkeypatch.setattr(engine_evaluate, "build_model", broken)
     zero = settings.override(classifier="zero_shot", epochs=0)
     with pytest.raises(fastlift.UserError, match="NaN or infinity for all"):
-        grading.zero_shot(zero)
+        engine_evaluate.zero_shot(zero)
 
 
 def test_pictures_without_finite_logits_get_no_prediction(

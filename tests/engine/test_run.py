@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift import config
 from fastlift.config import Config
-from fastlift.engine import evaluate_run as grading
+from fastlift.engine import evaluate as engine_evaluate
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import InUse, claimed
@@ -263,26 +263,26 @@ def test_grading_beside_another_grading(settings: Config, tmp_path: Path, monkey
     """Rows are added to the results as they are when the folder is free, and kept out of another run's."""
     run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
     results = json.loads((run.folder / "results.json").read_text())
-    grade = grading.grade
+    grade = engine_evaluate.evaluate_on
 
     def meanwhile(change: dict[str, Any]) -> None:
         def grade_while_another_writes(*arguments: Any) -> Any:
             (run.folder / "results.json").write_text(json.dumps(results | change))
             return grade(*arguments)
 
-        monkeypatch.setattr(grading, "grade", grade_while_another_writes)
+        monkeypatch.setattr(engine_evaluate, "evaluate_on", grade_while_another_writes)
 
     meanwhile({"evaluations": {"another's": results["metrics"]}})
-    grading.grade_run(run.folder)
+    engine_evaluate.evaluate_run(run.folder)
     kept = json.loads((run.folder / "results.json").read_text())["evaluations"]
     assert set(kept) == {"another's", "center"}
     meanwhile({"timing": {"train_s": 1.0}})
-    assert set(grading.grade_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
+    assert set(engine_evaluate.evaluate_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
     assert set(json.loads((run.folder / "results.json").read_text())["evaluations"]) == {"center"}
-    monkeypatch.setattr(grading, "grade", grade)
-    monkeypatch.setattr(grading, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(engine_evaluate, "evaluate_on", grade)
+    monkeypatch.setattr(engine_evaluate, "PATIENCE_S", 0.0)
     with claimed(run.folder, print):
-        assert set(grading.grade_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
+        assert set(engine_evaluate.evaluate_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
     assert set(json.loads((run.folder / "results.json").read_text())["evaluations"]) == {"center"}
 
 
@@ -309,7 +309,7 @@ def test_a_resumed_run_keeps_what_it_went_on_with(settings: Config, tmp_path: Pa
     going_on = settings.override(epochs=1, group_boundaries=(3, 8))
     resumed = fastlift.train(going_on, output=run.folder, resume=True)
     assert config.load(run.folder / "config.json").data.data_root == tiny_data
-    graded = grading.grade_run(run.folder)
+    graded = engine_evaluate.evaluate_run(run.folder)
     assert graded["center"]["group_sizes"] == resumed.results["evaluations"]["center"]["group_sizes"]
 
 

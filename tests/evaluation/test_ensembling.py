@@ -13,7 +13,7 @@ import fastlift
 from fastlift.config import Config
 from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
-from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.evaluate import evaluate_run
 from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.precision import DTYPES
@@ -59,7 +59,7 @@ def test_crops_share_the_memory_of_a_batch(
     monkeypatch.setattr(
         evaluation, "mean_logits", lambda model, images: (seen.append(images.shape), plain(model, images))[1]
     )
-    rows = grade_run(run, settings=settings)
+    rows = evaluate_run(run, settings=settings)
     assert list(rows) == [name]
     assert sum(shape[0] for shape in seen) == 24
     assert max(shape[:-3].numel() for shape in seen) <= max(10, views)
@@ -130,20 +130,20 @@ def test_probabilities_of_groups(device: torch.device) -> None:
 
 
 def test_checkpoints_and_the_training_split(run: Path) -> None:
-    rows = grade_run(run, ["epoch-001", "epoch-002"], split="train")
+    rows = evaluate_run(run, ["epoch-001", "epoch-002"], split="train")
     assert list(rows) == ["center@epoch-001 (train)", "center@epoch-002 (train)"]
     assert all(row["samples"] == 38 for row in rows.values())
     assert rows["center@epoch-001 (train)"] != rows["center@epoch-002 (train)"]
     with pytest.raises(fastlift.UserError, match="there are: epoch-001, epoch-002"):
-        grade_run(run, ["epoch-009"])
+        evaluate_run(run, ["epoch-009"])
 
 
 def test_other_images_have_a_name_of_their_own(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     """A test list that changed since the training does not take the place of its result."""
     shorter = tmp_path / "test.txt"
     shorter.write_text("\n".join((tiny_data / "test.txt").read_text().splitlines()[2:]))
-    before = grade_run(run)["center"]
-    [name] = grade_run(run, settings={"test_list": shorter})
+    before = evaluate_run(run)["center"]
+    [name] = evaluate_run(run, settings={"test_list": shorter})
     assert name.startswith("center (images ")
     kept = json.loads((run / "results.json").read_text())["evaluations"]
     assert kept["center"] == before
@@ -155,7 +155,7 @@ def test_group_boundaries(run: Path) -> None:
     counts = json.loads((run / "data.json").read_text())["class_counts"]
     assert json.loads((run / "data.json").read_text())["group_boundaries"] == [20, 100]
     lower, upper = sorted(set(counts))[1:3]
-    rows = grade_run(run) | grade_run(run, settings={"group_boundaries": (lower, upper)})
+    rows = evaluate_run(run) | evaluate_run(run, settings={"group_boundaries": (lower, upper)})
     assert list(rows) == ["center", f"center (groups at {lower}, {upper})"]
     few, many = (sum(count < lower for count in counts), sum(count > upper for count in counts))
     sizes = rows[f"center (groups at {lower}, {upper})"]["group_sizes"]

@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import fastlift
-from fastlift.engine import evaluate_run as grading
+from fastlift.engine import evaluate as engine_evaluate
 from fastlift.models import compile as compiling
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
@@ -102,10 +102,12 @@ def test_grading_compiles_for_its_own_batches(
     config = fastlift.recipes.lift("list", **lists, **names, **files, epochs=0, device="cpu", amp="fp32", eval_batch=17)
     run = fastlift.train(config, output=tmp_path / "run")
     sizes: list[set[int]] = []
-    compiled = grading.compile_backbone
-    monkeypatch.setattr(grading, "compile_backbone", lambda m, mode, s: (sizes.append(s), compiled(m, mode, s))[1])
-    eager = grading.grade_run(run.folder, settings={"tte": "fivecrop", "compile": "off"})
-    fast = grading.grade_run(run.folder, settings={"tte": "fivecrop", "compile": "default"})
+    compiled = engine_evaluate.compile_backbone
+    monkeypatch.setattr(
+        engine_evaluate, "compile_backbone", lambda m, mode, s: (sizes.append(s), compiled(m, mode, s))[1]
+    )
+    eager = engine_evaluate.evaluate_run(run.folder, settings={"tte": "fivecrop", "compile": "off"})
+    fast = engine_evaluate.evaluate_run(run.folder, settings={"tte": "fivecrop", "compile": "default"})
     assert sizes == [{15}]
     figures = {name: value for name, value in eager["fivecrop"].items() if isinstance(value, float)}
     assert {name: fast["fivecrop"][name] for name in figures} == pytest.approx(figures, rel=1e-4)

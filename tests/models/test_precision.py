@@ -9,7 +9,7 @@ import torch
 
 import fastlift
 from fastlift.config import Config
-from fastlift.engine import evaluate_run as grading
+from fastlift.engine import evaluate as engine_evaluate
 from fastlift.models import backbones
 from fastlift.models import precision as products
 from fastlift.models.precision import Shape, Speeds, measure, resolve_amp, shape_of, speeds, summarise
@@ -147,7 +147,7 @@ def test_a_run_keeps_its_dtype(
     for file in (tmp_path / "cache/speeds").iterdir():
         file.unlink()
     told = Told()
-    grading.grade_run(run.folder, settings={"amp": "auto"}, ui=told)
+    engine_evaluate.evaluate_run(run.folder, settings={"amp": "auto"}, ui=told)
     assert "cpu in bf16 (asked for)" in told.text
     folder.results.unlink()
     resumed = fastlift.train(settings, output=tmp_path / "run", resume=True)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift import config
 from fastlift.config import Config
-from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.evaluate import evaluate_run
 from fastlift.models.lift import LiftModel
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
@@ -110,7 +110,7 @@ def test_figures_of_the_one_before_are_not_the_runs(trained: Path, tmp_path: Pat
     before = json.loads((run / "results.json").read_text())["evaluations"]
     flip(newest(run))
     told = Told()
-    rows = grade_run(run, ui=told)
+    rows = evaluate_run(run, ui=told)
     assert list(rows) == ["center@epoch-001"]
     assert sum("epoch-002.safetensors is damaged" in line for line in told.lines) == 1
     assert json.loads((run / "results.json").read_text())["evaluations"] == before | rows

@@ -43,7 +43,7 @@ def cycle(base: Path, executor: str, number: int) -> None:
     from fixtures import tiny_recipe
 
     import fastlift
-    from fastlift.engine.evaluate_run import grade_run
+    from fastlift.engine.evaluate import evaluate_run
     from fastlift.evaluation.predict import find_images, index_images, predict
     from fastlift.evaluation.settings import InferenceSettings
 
@@ -52,7 +52,7 @@ def cycle(base: Path, executor: str, number: int) -> None:
         clip, base, epochs=2, batch_size=8, checkpoint_steps=3, amp="fp32", executor=executor, seed=number
     )
     run = fastlift.train(settings, output=base / "run", overwrite=True)
-    grade_run(run.folder, settings={"tte": "fivecrop"})
+    evaluate_run(run.folder, settings={"tte": "fivecrop"})
     pictures = find_images([base / "test"])
     index, unusable = index_images(pictures)
     assert not unusable

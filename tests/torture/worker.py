@@ -23,7 +23,7 @@ EVERYTHING = (
     "matplotlib.pyplot",
     "open_clip",
     "fastlift.engine.train",
-    "fastlift.engine.evaluate_run",
+    "fastlift.engine.evaluate",
     "fastlift.evaluation.predict",
     "fastlift.reporting.html",
     "fastlift.reporting.plots",

@@ -19,7 +19,7 @@ from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.index.problems import Problems
 from fastlift.data.loading.loader import build_loader
 from fastlift.data.shards.pack import run
-from fastlift.engine.evaluate_run import grade_run
+from fastlift.engine.evaluate import evaluate_run
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import EnsemblingSettings
 
@@ -163,7 +163,7 @@ def test_a_run_on_species_is_graded_at_higher_ranks(
     coarse = fastlift.train(config.override(taxon="genus"), output=tmp_path / "genera")
     assert coarse.model.class_names == ("Oenanthe", "Turdus")
     with pytest.raises(UserError, match="taxon family: this run learned each genus"):
-        grade_run(tmp_path / "genera", settings={"taxon": "family"})
+        evaluate_run(tmp_path / "genera", settings={"taxon": "family"})
 
 
 def logits_of_the_test_split(model: Any, data: Any) -> torch.Tensor:

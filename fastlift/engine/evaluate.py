@@ -1,4 +1,4 @@
-"""Grading what is there: a run at its checkpoints, or CLIP as it is."""
+"""Evaluating what is there: a run at its checkpoints, or CLIP as it is."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from fastlift.training.distributed import World, open_group
 PATIENCE_S = 60.0
 
 
-def grade_run(
+def evaluate_run(
     folder: str | Path,
     checkpoints: Sequence[str] = (),
     split: Literal["test", "train"] = "test",
@@ -52,9 +52,9 @@ def grade_run(
     Args:
         folder: the run.
         checkpoints: names such as ``epoch-003``; none for the last one.
-        split: which split to grade.
+        split: which split to evaluate.
         settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
-            ``taxon`` grades a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
+            ``taxon`` evaluates a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
 
     Returns:
         metrics by a name that says the crops; checkpoint and split where they are not the usual ones; the fingerprint of
@@ -108,7 +108,9 @@ def _grade_run(
         if config.run.frozen != trained.run.frozen:
             name += " (fp8)" if config.run.frozen == "fp8" else " (without fp8)"
         told.say(f"{name}: {len(index):,} images")
-        rows[name] = grade(model, index, data.group_counts.tolist(), config, device, world, ui, rank).metrics.to_dict()
+        rows[name] = evaluate_on(
+            model, index, data.group_counts.tolist(), config, device, world, ui, rank
+        ).metrics.to_dict()
     if results is not None and world.is_main:
         try:
             _keep(run, results, rows, told)
@@ -118,7 +120,7 @@ def _grade_run(
 
 
 def _in_place_of_the_last(run: runs.RunFolder, config: Config, ui: Ui) -> str | None:
-    """The name of the checkpoint that is graded where the last is damaged, so that its row does not pass for the run's."""
+    """The name of the checkpoint that is evaluated where the last is damaged, so that its row does not pass for the run's."""
     passed_over: list[str] = []
     path = run.find_checkpoint(None, passed_over.append)
     for reason in passed_over:
@@ -155,7 +157,7 @@ def join(world: World, config: Config, **given: Any) -> torch.device:
     return device
 
 
-def grade(
+def evaluate_on(
     model: LiftModel,
     index: ImageIndex,
     group_counts: list[int],
@@ -226,7 +228,7 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
         data = load_data(config, told)
         model = build_model(config, data.class_names, told)
         told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
-        return grade(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())
+        return evaluate_on(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())
 
 
 def _check_same_classes(run: runs.RunFolder, names: tuple[str, ...]) -> None:
