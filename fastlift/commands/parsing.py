@@ -1,4 +1,8 @@
-"""From flags to typed settings, by tyro; where defaults depend on other flags, those are read first."""
+"""From flags to typed settings, by tyro; where defaults depend on other flags, those are read first.
+
+Commands embed the settings of what they call. Those that a run has already may be given anew: as ``changes``, whose default is
+None, which stands for "as in the run".
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ import contextlib
 import inspect
 import io
 from collections.abc import Sequence
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import docstring_parser
 import tyro
 
 from fastlift import config, recipes
 from fastlift.config import Config
 from fastlift.errors import UserError
+from fastlift.settings import Settings, hints_of
 from fastlift.system import launcher
 
 Command = TypeVar("Command")
@@ -46,6 +53,32 @@ def parse(
         if not end.code:
             raise
         raise UserError(said.getvalue().strip()) from None
+
+
+def parse_changes(
+    kind: type[Command], arguments: list[str], prog: str, changes: Sequence[type[Settings]], examples: Sequence[str]
+) -> tuple[Command, dict[str, Any]]:
+    """As ``parse``, and those settings of ``changes`` that were given, by name; the others are as in the run."""
+    optional = [one for part in changes for one in _as_in_the_run(part)]
+    whole = make_dataclass(kind.__name__, optional, bases=(kind,), frozen=True)
+    whole.__doc__ = kind.__doc__
+    command = parse(whole, arguments, prog, examples=examples)
+    values = {name: getattr(command, name) for name, _, _ in optional}
+    return command, {name: value for name, value in values.items() if value is not None}
+
+
+def _as_in_the_run(kind: type[Settings]) -> list[tuple[str, Any, Any]]:
+    """The fields of settings, with None for their default."""
+    told = {one.arg_name: one.description for one in docstring_parser.parse_from_object(kind).params}
+    hints = hints_of(kind)
+    shown = {name: tyro.conf.arg(help=told[name], help_behavior_hint="(default: as in the run)") for name in told}
+    return [(one.name, Annotated[hints[one.name] | None, shown[one.name]], field(default=None)) for one in fields(kind)]
+
+
+def embedded(command: object) -> dict[str, Any]:
+    """The values of all settings that a command embeds, by name."""
+    parts = (part for part in vars(command).values() if isinstance(part, Settings))
+    return {name: value for part in parts for name, value in part.values().items()}
 
 
 def base_config(arguments: list[str], recipe: str = "lift") -> Config:

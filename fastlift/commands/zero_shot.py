@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from fastlift.commands.parsing import parse
+from fastlift.commands.parsing import embedded, parse
 from fastlift.config import DataConfig
+from fastlift.evaluation.settings import InferenceSettings
+from fastlift.models.precision import PrecisionSettings
+from fastlift.models.text.features import PromptTextSettings
+from fastlift.system.settings import DeviceSettings, SeedSettings, ThreadSettings
 
 EXAMPLES = (
     "fastlift zero-shot",
@@ -18,34 +21,21 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Grade CLIP as it is on a data set's test split: cosine of image and text features; nothing trains."""
+    """Evaluate CLIP as it is on a data set's test split: cosine of image and text features; nothing trains."""
 
     data: DataConfig = field(default_factory=lambda: DataConfig(interpolation="bicubic"))
     model: str | None = None
     """An open_clip model name or JSON (default: as 'fastlift train' chooses for the data set)."""
     pretrained: str | None = None
     """An open_clip tag, or a weights file."""
-    prompt: str = "default"
-    """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
     image_size: int | None = None
     """Pixels, where not the model's own."""
-    tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
-    """Test-time ensembling: the mean logits of five, ten, or --tte-crops random crops of each image."""
-    tte_crops: int = 10
-    """How many crops 'random' takes."""
-    expand: int | None = None
-    """Pixels that ensembling adds to the short side before it crops."""
-    threads: int | None = None
-    """Threads that compute (default: one for each core that this process may use)."""
-    device: str = "auto"
-    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
-    amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
-    as measured at the model's shapes."""
-    eval_batch: int = 128
-    """Images at a time; several crops of an image count one each."""
-    seed: int = 0
-    """Fixes the random crops of '--tte random'."""
+    prompt: PromptTextSettings = field(default_factory=PromptTextSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    threads: ThreadSettings = field(default_factory=ThreadSettings)
+    device: DeviceSettings = field(default_factory=DeviceSettings)
+    precision: PrecisionSettings = field(default_factory=PrecisionSettings)
+    seed: SeedSettings = field(default_factory=SeedSettings)
     output: Path | None = None
     """Write a run folder there too, for 'fastlift report' and 'fastlift predict'."""
     json: bool = False
@@ -53,19 +43,19 @@ class ZeroShot:
 
 
 def run(arguments: list[str]) -> int:
-    """Grade by flags."""
+    """Evaluate by flags."""
     command = parse(ZeroShot, arguments, "zero-shot", examples=EXAMPLES)
 
     from fastlift import recipes
-    from fastlift.engine.evaluate_run import zero_shot
+    from fastlift.engine.evaluate import zero_shot
     from fastlift.engine.train import train
     from fastlift.reporting.console import Terminal, show, show_json
     from fastlift.reporting.table import metrics_table
 
-    names = ("prompt", "image_size", "tte", "tte_crops", "expand", "device", "amp", "eval_batch", "seed", "threads")
-    settings = {name: getattr(command, name) for name in names} | vars(command.data)
-    settings |= {name: getattr(command, name) for name in ("model", "pretrained") if getattr(command, name) is not None}
-    config = recipes.zero_shot(**settings)
+    chosen = {name: getattr(command, name) for name in ("model", "pretrained", "image_size")}
+    config = recipes.zero_shot(
+        **embedded(command), **{name: value for name, value in chosen.items() if value is not None}
+    )
     if command.output is not None:
         metrics = train(config, output=command.output, ui=Terminal()).metrics
     else:

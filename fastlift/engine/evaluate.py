@@ -64,10 +64,10 @@ def evaluate_run(
         UserError: no such run or checkpoint, or data with other classes.
     """
     with company() as world:
-        return _grade_run(Path(folder), checkpoints, split, settings or {}, world, ui or Quiet())
+        return _evaluate_among_others(Path(folder), checkpoints, split, settings or {}, world, ui or Quiet())
 
 
-def _grade_run(
+def _evaluate_among_others(
     folder: Path,
     checkpoints: Sequence[str],
     split: Literal["test", "train"],
