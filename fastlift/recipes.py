@@ -11,7 +11,6 @@ from typing import Any
 
 from fastlift.config import Config
 from fastlift.settings.names import one_of
-from fastlift.settings.uses import check_uses
 
 CLIP_MODEL, CLIP_TAG = "ViT-B-16-quickgelu", "openai"
 
@@ -21,7 +20,7 @@ def _recipe(recipe: str, dataset: str, defaults: dict[str, Any], settings: dict[
     for photographs), then the user's settings: those must have an effect, the defaults may lose theirs by them."""
     backbone = {} if dataset == "shapes_lt" else {"model": CLIP_MODEL, "pretrained": CLIP_TAG}
     config = Config(recipe=recipe).merged(dataset=dataset, **backbone).merged(**defaults | settings)
-    check_uses(config, settings)
+    config.check_effects(settings)
     return config
 
 

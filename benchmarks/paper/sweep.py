@@ -13,13 +13,12 @@ from typing import Any
 
 from benchmarks.paper.tables import Cell, Table, paper_accuracy
 from fastlift import recipes
-from fastlift.config import Config, to_dict
+from fastlift.config import Config, marked, to_dict
 from fastlift.engine.evaluate import evaluate_run
 from fastlift.engine.train import train
 from fastlift.errors import UserError
 from fastlift.runs.folder import RunFolder
-from fastlift.runs.identity import OPERATIONAL
-from fastlift.settings.uses import check_uses
+from fastlift.settings import May
 from fastlift.system.files import write_json
 from fastlift.system.progress import Ui
 
@@ -53,7 +52,11 @@ def cell_config(cell: Cell, dataset: str, common: dict[str, Any]) -> Config:
 
 def training_key(config: Config) -> str:
     """Name of a training by all settings that its figures depend on."""
-    flat = {name: value for name, value in config.flat().items() if name not in OPERATIONAL - _TELLING}
+    flat = {
+        name: value
+        for name, value in config.flat().items()
+        if name not in marked(May.CHANGE) - _TELLING - {"micro_batch"}
+    }
     text = json.dumps({name: str(value) for name, value in sorted(flat.items())})
     return f"{config.recipe}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
@@ -100,7 +103,7 @@ def with_a_meaning(cells: Sequence[Cell], dataset: str, common: dict[str, Any], 
 
 def _idle(config: Config, name: str) -> UserError | None:
     try:
-        check_uses(config, [name])
+        config.check_effects([name])
     except UserError as error:
         return error
     return None

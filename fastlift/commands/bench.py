@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fastlift.commands.data import Source, progress_lines
+from fastlift.commands.data import progress_lines, source_options
 from fastlift.commands.parsing import parse
-from fastlift.config import Interpolation
-from fastlift.settings.names import one_of
+from fastlift.data.datasets.catalogue import SourceSettings
+from fastlift.data.sampling.crops import Interpolation
+from fastlift.models.vit import ActivationCheckpointingSettings
+from fastlift.settings import one_of
+from fastlift.system.settings import ThreadSettings
 
 ACTIONS = {
     "data": "images/s, CPU time and memory of every way to make training views, and what limits them",
@@ -33,7 +36,7 @@ class BenchData:
     Without a data set, on drawn JPEG files of ImageNet's sizes.
     """
 
-    source: Source = field(default_factory=lambda: Source(dataset="generated"))
+    source: SourceSettings = field(default_factory=lambda: SourceSettings(dataset="generated"))
     image_size: int = 224
     """Pixels of a view."""
     interpolation: Interpolation = "bilinear"
@@ -62,14 +65,12 @@ class BenchTrain:
     """Rows of the classifier."""
     rounds: int = 5
     """Timed rounds of one step each way."""
-    recompute: Literal["none", "mlp", "block"] = "none"
-    """What backward computes again instead of keeping."""
+    checkpointing: ActivationCheckpointingSettings = field(default_factory=ActivationCheckpointingSettings)
     compile: bool = False
     """Compile the frozen backbone."""
     amp: Literal["fp32", "bf16"] = "fp32"
     """Compute dtype of both ways."""
-    threads: int | None = None
-    """Threads that compute (default: one for each core that this process may use)."""
+    threads: ThreadSettings = field(default_factory=ThreadSettings)
     json: bool = False
     """Print as JSON."""
 
@@ -82,8 +83,7 @@ class BenchText:
     """An open_clip model by name."""
     rounds: int = 3
     """Alternated rounds."""
-    threads: int | None = None
-    """Threads that compute (default: one for each core that this process may use)."""
+    threads: ThreadSettings = field(default_factory=ThreadSettings)
     json: bool = False
     """Print as JSON."""
 
@@ -111,8 +111,7 @@ def _data(arguments: list[str]) -> int:
 
     index: Any = None
     if command.source.dataset != "generated":
-        places = {key: value for key, value in vars(command.source).items() if key != "dataset"}
-        index = load_data_set(command.source.dataset, **places).train
+        index = load_data_set(**source_options(command.source)).train
 
     options = {name: getattr(command, name) for name in ("image_size", "interpolation", "images", "rounds", "workers")}
     found = bench.run(index, progress=progress_lines(), **options)
@@ -124,11 +123,11 @@ def _train(arguments: list[str]) -> int:
     command = parse(BenchTrain, arguments, "bench train", examples=EXAMPLES["train"])
     from fastlift.bench import train
     from fastlift.reporting.console import show_found
-    from fastlift.system.settings import ThreadSettings
 
-    options = {name: value for name, value in vars(command).items() if name not in ("json", "threads")}
-    with ThreadSettings(command.threads).use():
-        show_found(train.run(options.pop("model"), **options), command.json)
+    names = ("model", "batch", "rank", "classes", "rounds", "compile", "amp")
+    options = {name: getattr(command, name) for name in names} | command.checkpointing.values()
+    with command.threads.use():
+        show_found(train.run(**options), command.json)
     return 0
 
 
@@ -136,8 +135,7 @@ def _text(arguments: list[str]) -> int:
     command = parse(BenchText, arguments, "bench text", examples=EXAMPLES["text"])
     from fastlift.bench import text
     from fastlift.reporting.console import show_found
-    from fastlift.system.settings import ThreadSettings
 
-    with ThreadSettings(command.threads).use():
+    with command.threads.use():
         show_found(text.run(command.model, rounds=command.rounds), command.json)
     return 0

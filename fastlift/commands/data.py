@@ -11,8 +11,10 @@ from typing import Any
 import tyro
 
 from fastlift.commands.parsing import parse
-from fastlift.config import Taxon
-from fastlift.settings.names import one_of
+from fastlift.data.datasets.catalogue import SourceSettings
+from fastlift.data.datasets.taxon import TaxonSettings
+from fastlift.data.index.groups import GroupSettings
+from fastlift.settings import one_of
 
 ACTIONS = {
     "prepare": "tell step by step what a set needs and what of it is there; check it and write its index",
@@ -39,22 +41,6 @@ EXAMPLES = {
 
 
 @dataclass(frozen=True)
-class Source:
-    """Which data set, and where it lies."""
-
-    dataset: str = "shapes_lt"
-    """Data set by name."""
-    data_root: Path | None = None
-    """Folder with the images."""
-    train_list: Path | None = None
-    """List file of the training split: lines of 'relative/path label' (.gz too)."""
-    test_list: Path | None = None
-    """List file of the test split."""
-    class_names: Path | None = None
-    """Class-name file for '--dataset list': lines of 'folder name', in the order of the labels."""
-
-
-@dataclass(frozen=True)
 class Prepare:
     """Tell step by step what a data set needs, what of it is there, and where to get the rest; CIFAR downloads and shapes are
     drawn. Once all is there, it is checked and its index written. Exit code 1 while something is missing.
@@ -78,7 +64,7 @@ class Prepare:
 class Check:
     """Look for everything that is wrong with a data set, at every file anew. Exit code 1 where something is."""
 
-    source: Source = field(default_factory=Source)
+    source: SourceSettings = field(default_factory=SourceSettings)
     decode: bool = False
     """Decode every picture too, not only its header (slow)."""
     json: bool = False
@@ -89,11 +75,9 @@ class Check:
 class Stats:
     """A data set in numbers: classes, groups, image sizes, and the tail as a picture."""
 
-    source: Source = field(default_factory=Source)
-    taxon: Taxon = "species"
-    """What the classes of iNaturalist are: its species, or their groups at a higher rank."""
-    group_boundaries: tuple[int, int] = (20, 100)
-    """Classes with fewer training images than the first number are 'few', with more than the second 'many'."""
+    source: SourceSettings = field(default_factory=SourceSettings)
+    taxon: TaxonSettings = field(default_factory=TaxonSettings)
+    groups: GroupSettings = field(default_factory=GroupSettings)
     json: bool = False
     """Print as JSON."""
 
@@ -104,7 +88,7 @@ class Pack:
 
     output: tyro.conf.Positional[Path]
     """A new folder for the shards."""
-    source: Source = field(default_factory=Source)
+    source: SourceSettings = field(default_factory=SourceSettings)
     short_side: int | None = None
     """Shrink pictures to this short side in pixels (changes pixels; off by default)."""
     json: bool = False
@@ -154,7 +138,7 @@ def _check(arguments: list[str]) -> int:
     from fastlift.data.inspection.report import check
     from fastlift.reporting.console import show_found
 
-    found = check(decode=command.decode, progress=progress_lines(), **_options(command.source))
+    found = check(decode=command.decode, progress=progress_lines(), **source_options(command.source))
     show_found(found, command.json)
     return 0 if found.ok else 1
 
@@ -164,7 +148,7 @@ def _stats(arguments: list[str]) -> int:
     from fastlift.data.inspection.report import stats
     from fastlift.reporting.console import show_found
 
-    options = _options(command.source) | {"taxon": command.taxon, "boundaries": command.group_boundaries}
+    options = source_options(command.source) | command.taxon.values() | {"boundaries": command.groups.group_boundaries}
     show_found(stats(progress=progress_lines(), **options), command.json)
     return 0
 
@@ -174,7 +158,7 @@ def _pack(arguments: list[str]) -> int:
     from fastlift.data.shards import pack
     from fastlift.reporting.console import show_json, show_line
 
-    options = _options(command.source)
+    options = source_options(command.source)
     name = options.pop("name")
     packed = pack.run(name, command.output, short_side=command.short_side, progress=progress_lines(), **options)
     if command.json:
@@ -188,14 +172,10 @@ def _pack(arguments: list[str]) -> int:
     return 0
 
 
-def _options(source: Source) -> dict[str, Any]:
-    return {
-        "name": source.dataset,
-        "data_root": source.data_root,
-        "train_list": source.train_list,
-        "test_list": source.test_list,
-        "class_names": source.class_names,
-    }
+def source_options(source: SourceSettings) -> dict[str, Any]:
+    """As ``load_data_set`` takes them."""
+    values = source.values()
+    return {"name": values.pop("dataset"), **values}
 
 
 def progress_lines() -> Any:

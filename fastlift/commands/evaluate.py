@@ -11,7 +11,6 @@ import tyro
 from fastlift.commands.parsing import embedded, parse_changes
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
-from fastlift.data.loading.loader import LoaderSettings
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.precision import PrecisionSettings
@@ -44,7 +43,6 @@ class Evaluate:
     """Folder with the images, where it is not the one of the training any more."""
     device: DeviceSettings = field(default_factory=DeviceSettings)
     threads: ThreadSettings = field(default_factory=ThreadSettings)
-    loader: LoaderSettings = field(default_factory=LoaderSettings)
     json: bool = False
     """Print results as JSON on stdout instead of a table."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ import tyro
 
 from fastlift.commands.parsing import parse
 from fastlift.config import Config
+from fastlift.system.settings import ThreadSettings
 
 EXAMPLES = ("fastlift export RUN --format onnx", "fastlift export RUN --format pt2 --tte fivecrop --output model.pt2")
 
@@ -30,8 +31,7 @@ class Export:
     """Pixels that five crops add to the short side (default: 24; less in proportion below size 224)."""
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""
-    threads: int | None = None
-    """Threads that compute (default: one for each core that this process may use)."""
+    threads: ThreadSettings = field(default_factory=ThreadSettings)
     overwrite: bool = False
     """Replace files that are there."""
     json: bool = False
@@ -45,12 +45,11 @@ def run(arguments: list[str]) -> int:
     from fastlift.engine.load_run import load_run
     from fastlift.interop.export import export_model
     from fastlift.reporting.console import Terminal, show_json, show_line
-    from fastlift.system.settings import ThreadSettings
 
     model = load_run(command.run, command.checkpoint, Terminal())
     stem = "model" if command.tte == "none" else f"model-{command.tte}"
     path = command.output or command.run / "export" / command.format / f"{stem}.{command.format}"
-    with ThreadSettings(command.threads).use():
+    with command.threads.use():
         done = export_model(
             model,
             path,

@@ -10,7 +10,6 @@ import tyro
 from fastlift.commands.parsing import base_config, parse
 from fastlift.config import Config, differences
 from fastlift.errors import UserError
-from fastlift.settings.uses import check_uses
 
 EXAMPLES = (
     "fastlift import-lift checkpoint.pth.tar --dataset imagenet_lt --data-root /data/imagenet",
@@ -61,7 +60,7 @@ def run(arguments: list[str]) -> int:
     for name, value in given.items():
         if name in told and settings.flat()[name] != value:
             raise UserError(f"{name} {value}: an import of this checkpoint has {name} {settings.flat()[name]}")
-    check_uses(settings, given)
+    settings.check_effects(given)
     finished = train(settings, output=command.output, overwrite=command.overwrite, start=state, ui=Terminal())
     if command.json:
         show_json(finished.results)

@@ -62,7 +62,7 @@ def parse_changes(
     optional = [one for part in changes for one in _as_in_the_run(part)]
     whole = make_dataclass(kind.__name__, optional, bases=(kind,), frozen=True)
     whole.__doc__ = kind.__doc__
-    command = parse(whole, arguments, prog, examples=examples)
+    command: Command = parse(whole, arguments, prog, examples=examples)
     values = {name: getattr(command, name) for name, _, _ in optional}
     return command, {name: value for name, value in values.items() if value is not None}
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from fastlift.commands.parsing import parse
+from fastlift.commands.parsing import embedded, parse_changes
 from fastlift.config import Config
 from fastlift.errors import UserError
+from fastlift.evaluation.settings import InferenceSettings
+from fastlift.models.precision import PrecisionSettings
+from fastlift.system.settings import DeviceSettings, ThreadSettings
 
 EXAMPLES = ("fastlift predict RUN photo.jpg folder/ --top 3", "fastlift predict RUN folder/ --json > predictions.jsonl")
 
@@ -25,29 +27,18 @@ class Predict:
     """Files, and folders that are searched for pictures."""
     top: int = 5
     """How many classes to name."""
-    tte: Literal["none", "fivecrop", "tencrop", "random"] = "none"
-    """Test-time ensembling: the mean logits of five, ten, or --tte-crops random crops."""
-    tte_crops: int = 10
-    """How many crops 'random' takes."""
+    inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(eval_batch=64))
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""
-    threads: int | None = None
-    """Threads that compute (default: one for each core that this process may use)."""
-    device: str = "auto"
-    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1' ..."""
-    amp: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute dtype of the backbone; 'auto' is that of the training."""
-    eval_batch: int = 64
-    """Crops at a time."""
-    workers: int | None = None
-    """Threads for decoding."""
+    threads: ThreadSettings = field(default_factory=ThreadSettings)
+    device: DeviceSettings = field(default_factory=DeviceSettings)
     json: bool = False
     """One JSON object a line for each picture."""
 
 
 def run(arguments: list[str]) -> int:
     """Predict, a line a picture; unreadable files are named on stderr and make the exit code 1."""
-    command = parse(Predict, arguments, "predict", examples=EXAMPLES)
+    command, changes = parse_changes(Predict, arguments, "predict", (PrecisionSettings,), EXAMPLES)
     if not command.pictures or command.top < 1:
         raise UserError(
             "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
@@ -55,13 +46,11 @@ def run(arguments: list[str]) -> int:
     from fastlift.engine.load_run import load_run
     from fastlift.engine.memory import Work, check_images
     from fastlift.evaluation.predict import Prediction, find_images, index_images, predict
-    from fastlift.evaluation.settings import InferenceSettings
     from fastlift.models.precision import resolve_amp, shape_of
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
     from fastlift.runs.folder import amp_of
     from fastlift.system.cuda import check_triton
-    from fastlift.system.device import resolve_device, using_device
-    from fastlift.system.settings import ThreadSettings
+    from fastlift.system.device import using_device
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))
@@ -71,8 +60,7 @@ def run(arguments: list[str]) -> int:
         else:
             show_line(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named))
 
-    names = ("tte", "tte_crops", "threads", "workers", "eval_batch", "amp")
-    config = Config().override(**{name: getattr(command, name) for name in names})  # refuses what has no effect
+    config = Config().override(**embedded(command), **changes)  # refuses what has no effect
     paths = find_images(command.pictures)
     index, broken = index_images(paths)
     failed: list[Path] = []
@@ -84,24 +72,24 @@ def run(arguments: list[str]) -> int:
     for path, reason in broken.items():
         on_bad(path, reason)
     if len(index):
-        device = resolve_device(command.device)
+        device = command.device.build()
         check_triton(device)
         model = load_run(command.run, command.checkpoint, Terminal())
         check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
-        with ThreadSettings(command.threads).use():
-            asked = amp_of(command.run, command.amp)
-            model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, command.eval_batch)).dtype)
+        with command.threads.use():
+            asked = amp_of(command.run, config.run.amp)
+            model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, config.run.eval_batch)).dtype)
         model.to(device)
         readable = [path for path in paths if path not in broken]
         predictions = predict(
             model,
             readable,
             index,
-            config.part(InferenceSettings),
+            command.inference,
             top=command.top,
             on_bad=on_bad,
         )
-        with ThreadSettings(command.threads).use(), using_device(device):
+        with command.threads.use(), using_device(device):
             for prediction in predictions:
                 show(prediction)
     return 1 if failed else 0

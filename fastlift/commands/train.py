@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fastlift.commands.parsing import base_config, parse
 from fastlift.config import Config, differences
-from fastlift.settings.uses import check_uses
 
 EXAMPLES = (
     "fastlift train",
@@ -45,7 +44,7 @@ def run(arguments: list[str]) -> int:
     """Train by flags."""
     base = base_config(arguments)
     command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES)
-    check_uses(command.settings, differences(base, command.settings))
+    command.settings.check_effects(differences(base, command.settings))
     from fastlift.engine.train import train
     from fastlift.reporting.console import Terminal, show, show_json
 

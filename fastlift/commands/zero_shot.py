@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastlift.commands.parsing import embedded, parse
 from fastlift.config import DataConfig
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings
 from fastlift.models.precision import PrecisionSettings
 from fastlift.models.text.features import PromptTextSettings
 from fastlift.system.settings import DeviceSettings, SeedSettings, ThreadSettings
@@ -31,7 +31,8 @@ class ZeroShot:
     image_size: int | None = None
     """Pixels, where not the model's own."""
     prompt: PromptTextSettings = field(default_factory=PromptTextSettings)
-    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    ensembling: EnsemblingSettings = field(default_factory=EnsemblingSettings)
+    batch: EvalSettings = field(default_factory=EvalSettings)
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
     precision: PrecisionSettings = field(default_factory=PrecisionSettings)

@@ -1,16 +1,17 @@
-"""What a config asks for: its data set, model, batches and loss; and the trained model of a run."""
+"""What a config asks for: its data set, its training batches, and a backbone that is compiled where that pays."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from fastlift.config import Config
-from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.taxon import TaxonSettings
+from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
-from fastlift.data.loading.loader import build_loader
-from fastlift.data.sampling.crops import TrainCrops
+from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.crops import CropSettings
 from fastlift.data.sampling.order import share
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
@@ -18,29 +19,23 @@ from fastlift.models.lift import LiftModel
 from fastlift.runs.bad_images import BadImages
 from fastlift.system.progress import Ui
 from fastlift.training.distributed import World
+from fastlift.training.inputs import model_loader
+
+SILENT_S = 2.0  # scans that are quicker say nothing
 
 
 def load_data(config: Config, ui: Ui) -> DataSet:
     """The data set of a config, checked."""
-    data = config.data
-    state: dict[str, Any] = {}
+    last: dict[str, float] = {}
 
     def progress(what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if done < total and now - state.setdefault(what, now) > 2.0:  # silent when it is quick
-            state[what] = now
+        if done < total and now - last.setdefault(what, now) > SILENT_S:
+            last[what] = now
             ui.say(f"{what}: {done} of {total}")
 
-    found = load_data_set(
-        data.dataset,
-        data_root=data.data_root,
-        train_list=data.train_list,
-        test_list=data.test_list,
-        class_names=data.class_names,
-        taxon=data.taxon,
-        bad_images=data.bad_images,
-        progress=progress,
-    )
+    source, bad_images = config.part(SourceSettings), config.part(BadImageSettings)
+    found = source.build(config.part(TaxonSettings), bad_images, progress=progress)
     for index in (found.train, found.test):
         if index.bad:
             first = f"the first: {index.bad[0].path} {index.bad[0].reason}"
@@ -48,36 +43,19 @@ def load_data(config: Config, ui: Ui) -> DataSet:
     return found
 
 
-def training_views(config: Config, image_size: int) -> TrainCrops:
-    """The crops that a config trains on."""
-    data = config.data
-    return TrainCrops(
-        image_size,
-        kind=data.augmentation,
-        min_scale=data.min_scale,
-        schedule=data.schedule,
-        epochs=max(config.training.epochs, 1),
-        interpolation=data.interpolation,
-    )
-
-
-def training_loader(config: Config, data: DataSet, model: LiftModel, world: World, on_bad: BadImages | None) -> Loader:
+def training_loader(config: Config, data: DataSet, model: LiftModel, world: World, bad: BadImages) -> Loader:
     """The batches that a config trains on, on the model's device and in its compute dtype."""
-    return build_loader(
+    return model_loader(
+        model,
         data.train,
-        training_views(config, model.preprocessing.image_size),
-        batch_size=config.training.batch_size,
-        mean=model.preprocessing.mean,
-        std=model.preprocessing.std,
+        config.part(CropSettings).build(model.preprocessing.image_size, config.training.epochs),
+        config.training.batch_size,
+        config.part(LoaderSettings),
+        config.part(BadImageSettings),
+        shuffle=True,
         seed=config.run.seed,
-        dtype=model.vit.compute_dtype,
-        device=next(model.parameters()).device,
-        rank=world.rank,
-        world_size=world.size,
-        executor=config.data.executor,
-        workers=config.data.workers,
-        bad_images=config.data.bad_images,
-        on_bad=None if on_bad is None else on_bad.of(data.train),
+        world=world,
+        on_bad=bad.of(data.train),
     )
 
 

@@ -43,9 +43,7 @@ def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
 
 
 @dataclass(frozen=True)
-class FitSettings(  # type: ignore[misc]  # parts that build, which this does not
-    LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings, SGDSettings, SeedSettings
-):
+class FitSettings(LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings, SGDSettings, SeedSettings):
     """What the training loop is told of a run's settings."""
 
 

@@ -22,11 +22,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastlift.config import Config
+from fastlift.config import Config, marked
 from fastlift.data.index.index import ImageIndex
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, Shape, dtype_name, resolve_amp
+from fastlift.settings import May
 from fastlift.system import launcher
 from fastlift.system.device import versions
 from fastlift.system.signals import Outlasting
@@ -200,13 +201,9 @@ def agree(world: World, facts: Mapping[str, Any]) -> None:
         )
 
 
-# Settings that may be another's on another machine: where its data lie, and what changes rounding alone.
-PER_MACHINE = {"device", "threads", "workers", "executor", "data_root", "train_list", "test_list", "class_names"}
-
-
 def settings_of(config: Config, device: torch.device) -> dict[str, Any]:
     """What ``agree`` is asked of first: settings, kind of device, versions."""
-    settings = {name: value for name, value in config.flat().items() if name not in PER_MACHINE}
+    settings = {name: value for name, value in config.flat().items() if name not in marked(May.DIFFER)}
     packages = {f"the version of {package}": number for package, number in versions().items()}
     return {"recipe": config.recipe, **settings, "the kind of device": device.type, **packages}
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastlift.config import Config, absolute_paths, to_dict
+from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.sampling.order import steps_in
 from fastlift.engine import model as models
@@ -32,7 +32,7 @@ from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
 from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
-from fastlift.runs.identity import Identity, may_change
+from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system.cuda import check_triton
 from fastlift.system.device import using_device

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastlift.errors import UserError
 from fastlift.models.pooling import ClassTokenPool, LatentPool, MeanPool
-from fastlift.settings import Settings
+from fastlift.settings import May, Settings
 
 # What backward computes again: nothing, each MLP from its input, or each block from its input.
 Checkpointing = Literal["none", "mlp", "block"]
@@ -314,7 +314,7 @@ class VisionTransformer(Tower):
 class ActivationCheckpointingSettings(Settings):
     """What backward computes again instead of keeping it."""
 
-    recompute: Checkpointing = "none"
+    recompute: Annotated[Checkpointing, May.CHANGE] = "none"
     """What backward computes again instead of keeping it: less memory, more time."""
 
     def build(self, vit: nn.Module) -> None:

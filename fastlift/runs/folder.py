@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from fastlift.config import Config, absolute_paths, differences, load, to_dict
+from fastlift.config import Config, absolute_paths, differences, load, may_change, to_dict
 from fastlift.errors import UserError
 from fastlift.runs import checkpoints
-from fastlift.runs.identity import Identity, load_identity, may_change, settings_digest, store_identity
+from fastlift.runs.identity import Identity, load_identity, settings_digest, store_identity
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
 from fastlift.runs.train_state import Schedule

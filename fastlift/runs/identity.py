@@ -16,39 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from fastlift.config import Config, absolute_paths, differences
+from fastlift.config import Config, absolute_paths, differences, marked, may_change, names_file
 from fastlift.errors import UserError
+from fastlift.settings import May
 from fastlift.system.files import read_json, write_json
-
-# Settings that a resumed run may change: none of them changes what is computed, but for rounding, and on_nonfinite where a
-# run would have stopped. Of the micro-batch see ``may_change``.
-OPERATIONAL = {
-    "device",
-    "workers",
-    "threads",
-    "memory",
-    "executor",
-    "checkpoint_steps",
-    "log_steps",
-    "on_nonfinite",
-    "profile",
-    "recompute",
-    "eval_batch",
-    "tte",
-    "tte_crops",
-    "expand",
-    "group_boundaries",
-    "data_root",
-    "bad_images",
-}
-
-
-def may_change(config: Config) -> set[str]:
-    """Settings that a run with these may be resumed with other values of.
-
-    Micro-batches cut a batch without changing its mean, but for LADE, which compares the images of a micro-batch.
-    """
-    return OPERATIONAL if config.training.loss == "LADE" else OPERATIONAL | {"micro_batch"}
 
 
 @dataclass(frozen=True)
@@ -113,16 +84,10 @@ def settings_digest(config: Config) -> str:
     and may move.
     """
     named = {name: value for name, (value, _) in differences(absolute_paths(config), Config()).items()}
+    free = may_change(config) | marked(May.DIFFER)
     kept = {
-        name: _without_folder(name, value) for name, value in named.items() if name not in may_change(config) | _LISTS
+        name: os.path.basename(value) if names_file(name, value) else value
+        for name, value in named.items()
+        if name not in free
     }
     return _digest({"recipe": config.recipe, **kept})
-
-
-_LISTS = {"train_list", "test_list", "class_names"}
-
-
-def _without_folder(name: str, value: Any) -> Any:
-    is_file = name == "pretrained" or (name == "model" and value.endswith(".json"))
-    is_file = is_file or (name == "prompt" and value.startswith("descriptor:"))
-    return os.path.basename(value) if is_file and value is not None else value

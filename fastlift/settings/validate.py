@@ -16,9 +16,13 @@ Marker = TypeVar("Marker")
 Rule = Callable[..., "str | None"]
 
 
-@cache
 def hints_of(kind: type) -> dict[str, Any]:
     """Setting -> its type, with what ``Annotated`` adds."""
+    return _hints(kind)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 

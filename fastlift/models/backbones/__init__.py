@@ -17,7 +17,7 @@ from fastlift.models.backbones import open_clip_models, timm_models
 from fastlift.models.backbones.backbone import Backbone, Name
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
-from fastlift.settings import MOST_PIXELS, Between, Settings
+from fastlift.settings import MOST_PIXELS, Between, NamesFile, Settings
 from fastlift.system.memory import check_room, free_bytes
 
 
@@ -66,9 +66,9 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
 class BackboneSettings(Settings):
     """Which pre-trained model."""
 
-    model: str = "shapes-clip"
+    model: Annotated[str, NamesFile(suffix=".json")] = "shapes-clip"
     """'shapes-clip' (shipped), an open_clip model name, the path of an open_clip JSON, or 'timm:NAME'."""
-    pretrained: str | None = None
+    pretrained: Annotated[str | None, NamesFile()] = None
     """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors). Default: OpenAI's
     weights for their architectures; the shipped model's and timm's own; else random, with a warning."""
     image_size: Annotated[int | None, Between(1, MOST_PIXELS)] = None

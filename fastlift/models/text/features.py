@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models.fingerprint import weights_fingerprint
-from fastlift.settings import Acts, Settings
+from fastlift.settings import Acts, NamesFile, Settings
 from fastlift.system import sealed
 from fastlift.system.files import cache_folder, read_json
 
@@ -56,6 +56,7 @@ class PromptTextSettings(Settings):
 
     prompt: Annotated[
         str,
+        NamesFile(prefix="descriptor:"),
         Acts(
             "what class features are made of (init text, or classifier text or zero_shot; CoOp's with coop_init prompt)",
             _reads_prompt,
