@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from inspect import signature
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
@@ -23,8 +26,14 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    """Each class's own, evaluated in its module: ``get_type_hints`` of a class would leave functions in them without its names."""
+    hints: dict[str, Any] = {}
+    names = {field.name for field in fields(kind)}
+    for base in reversed(kind.__mro__):
+        own = {name: hint for name, hint in inspect.get_annotations(base).items() if name in names}
+        module = vars(sys.modules[base.__module__])
+        hints |= get_type_hints(SimpleNamespace(__annotations__=own), module, include_extras=True)
+    return hints
 
 
 def marker(kind: type, name: str, wanted: type[Marker]) -> Marker | None:

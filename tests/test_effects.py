@@ -11,11 +11,8 @@ from fastlift.commands import export, predict
 from fastlift.commands.train import run
 from fastlift.config import SECTION_OF, SECTIONS, Config
 from fastlift.errors import UserError
-from fastlift.models.text.head import JOINT_TUNERS
 from fastlift.models.tuners import TUNERS
-from fastlift.settings import Acts
-from fastlift.settings.uses import NOT_IN_TOWER, PROMPTS, RANKED, USES
-from fastlift.settings.validate import marker
+from fastlift.settings import Acts, marker
 
 # Setting and value -> where it would change nothing, and where it acts.
 CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
@@ -47,9 +44,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 
 
 def test_the_cases_are_all_there_is() -> None:
-    acting = {name for name, section in SECTION_OF.items() if marker(SECTIONS[section], name, Acts) is not None}
-    assert CASES.keys() == USES.keys() | acting
-    assert USES.keys() <= SECTION_OF.keys()
+    conditional = {name for name, section in SECTION_OF.items() if marker(SECTIONS[section], name, Acts) is not None}
+    assert CASES.keys() == conditional
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -78,18 +74,20 @@ def test_what_another_choice_makes_idle(name: str, value: Any, idle: dict[str, A
         Config().override(**idle, **{name: value})
 
 
-def test_the_groups_are_those_of_the_tuners(tiny_clip: tuple[Path, Path]) -> None:
-    """A tuner is counted as ranked, or as prompts, exactly where that size changes how much it trains."""
-    assert {"none", *JOINT_TUNERS} == NOT_IN_TOWER
+@pytest.mark.parametrize("setting", ["rank", "prompt_length"])
+def test_a_size_acts_where_it_changes_how_much_trains(tiny_clip: tuple[Path, Path], setting: str) -> None:
+    """What the declaration says of each tuner is what the tuner does."""
+    acts = marker(SECTIONS["model"], setting, Acts)
+    assert acts is not None
 
-    def trained(name: str, **sizes: int) -> int:
-        model = fastlift.create_model(
-            tiny_clip[0], pretrained=tiny_clip[1], class_names=("a", "b"), init="random", tuner=name, **sizes
+    def trained(name: str, size: int) -> int:
+        made = fastlift.create_model(
+            tiny_clip[0], pretrained=tiny_clip[1], class_names=("a", "b"), init="random", tuner=name, **{setting: size}
         )
-        return sum(parameter.numel() for parameter in model.tuner_parameters.values())
+        return sum(parameter.numel() for parameter in made.tuner_parameters.values())
 
-    assert {name for name in TUNERS if trained(name, rank=1) != trained(name, rank=2)} == RANKED
-    assert {name for name in TUNERS if trained(name, prompt_length=1) != trained(name, prompt_length=2)} == PROMPTS
+    for name in TUNERS:
+        assert (trained(name, 1) != trained(name, 2)) == acts.when(tuner=(name,)), name
 
 
 @pytest.mark.parametrize("command", [predict.run, export.run])
