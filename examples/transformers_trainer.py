@@ -23,6 +23,7 @@ CLASS_COUNTS = [500, 200, 80, 30, 12, 5]  # training images of each class
 
 
 def create_model() -> ViTForImageClassification:
+    """A ViT of the hub, or a small untrained one."""
     if args.model is not None:
         return ViTForImageClassification.from_pretrained(args.model, num_labels=len(CLASS_COUNTS))
     config = ViTConfig(

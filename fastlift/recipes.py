@@ -16,8 +16,11 @@ CLIP_MODEL, CLIP_TAG = "ViT-B-16-quickgelu", "openai"
 
 
 def _recipe(recipe: str, dataset: str, defaults: dict[str, Any], settings: dict[str, Any]) -> Config:
-    """A recipe's defaults, on the backbone that fits the data set (the shipped small CLIP for drawn shapes, CLIP ViT-B/16
-    for photographs), then the user's settings: those must have an effect, the defaults may lose theirs by them."""
+    """A recipe's defaults, then the user's settings.
+
+    The backbone fits the data set: the shipped small CLIP for drawn shapes, CLIP ViT-B/16 for photographs. The user's settings
+    must have an effect; the defaults may lose theirs by them.
+    """
     backbone = {} if dataset == "shapes_lt" else {"model": CLIP_MODEL, "pretrained": CLIP_TAG}
     config = Config(recipe=recipe).merged(dataset=dataset, **backbone).merged(**defaults | settings)
     config.check_effects(settings)

@@ -59,7 +59,7 @@ def kinds(tensors: Sequence[torch.Tensor | None], *others: Any) -> tuple[Any, ..
 
 
 def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up. (Triton's own costs microseconds on the host.)"""
+    """a / b, rounded up; Triton's own costs microseconds on the host."""
     return -(-a // b)
 
 

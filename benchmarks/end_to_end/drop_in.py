@@ -81,6 +81,7 @@ def base_model(kind: str, size: int) -> tuple[nn.Module, Callable[[Any, Tensor],
 
 
 def variant(kind: str, fused: bool, size: int) -> tuple[nn.Module, Callable[[Any, Tensor], Tensor]]:
+    """A model with adapters, ours or as plain modules, and how it is called."""
     model, call = base_model(kind, size)
     if fused:
         fastlift.add_adapters(model, rank=RANK)
@@ -132,6 +133,7 @@ class Variant:
 
 
 def compare(kind: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Both variants of a model, timed in turn."""
     variants = {name: Variant(kind, name == "fastlift", mode, args.batch, args.size) for name in ("plain", "fastlift")}
     saved = {name: v.saved_mib() for name, v in variants.items()} if mode == "eager" else {}
     for v in variants.values():
@@ -160,6 +162,7 @@ def compare(kind: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure what is asked for, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model", nargs="+", choices=("timm", "transformers", "clip"), default=["timm", "transformers"]

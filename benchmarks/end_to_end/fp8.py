@@ -1,4 +1,4 @@
-"""What ``--frozen fp8`` does to the logits, emulated on a CPU by torch's own scaled product. (Its speed needs a GPU.)"""
+"""What ``--frozen fp8`` does to the logits, emulated on a CPU by torch's own scaled product; its speed needs a GPU."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="times the host: python 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("way", WAYS)
 def test_op(benchmark: Any, workload: Any, direction: str, way: str) -> None:
+    """One way of one workload, by pytest-benchmark."""
     run = workload.runner(way, direction)
     run()
     benchmark.group = f"{workload.name} {direction}"

@@ -14,8 +14,10 @@ from fastlift.reporting.svg import SERIES
 
 
 def draw(table: Table, dataset: str, rows: list[Measured], file: Path) -> None:
-    """Write ``file`` (SVG): two panels, a line for each value of the second setting where two vary; cells without a place
-    on the axis are dashed levels."""
+    """Write ``file`` (SVG): two panels, a line for each value of the second setting where two vary.
+
+    Cells without a place on the axis are dashed levels.
+    """
     with matplotlib.rc_context({"font.size": 9.0, "svg.hashsalt": table.title, "svg.fonttype": "none"}):
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         panels = figure.subplots(1, 2)

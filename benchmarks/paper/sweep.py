@@ -38,8 +38,9 @@ class Measured:
 
 
 def cell_config(cell: Cell, dataset: str, common: dict[str, Any]) -> Config:
-    """What a cell trains: its recipe, then the settings of the whole sweep (some of which it may have no use for), then its
-    own.
+    """What a cell trains: its recipe, then the settings of the whole sweep, then its own.
+
+    Of the sweep's settings it may have no use for some.
 
     Raises:
         UserError: they contradict each other.
@@ -112,8 +113,10 @@ def _idle(config: Config, name: str) -> UserError | None:
 def measure_all(
     cells: Sequence[Cell], dataset: str, common: dict[str, Any], folder: Path, ui: Ui, *, wait: bool
 ) -> list[Measured | None]:
-    """All cells in their order. Processes that were started on one folder share the work: what another one trains at the
-    moment is None, or with ``wait`` waited for. Cells that this model or data set cannot have are named and left out.
+    """All cells in their order.
+
+    Processes that were started on one folder share the work: what another one trains at the moment is None, or with ``wait``
+    waited for. Cells that this model or data set cannot have are named and left out.
 
     Raises:
         UserError: trouble on the way (exit code 1), or no cell is possible.

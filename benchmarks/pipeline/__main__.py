@@ -65,8 +65,11 @@ def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 
 def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
-    """What DALI is given of ``files`` pictures in the page cache, by two threads, in alternated rounds: CPU time a picture
-    where every file is looked at, and where all are known; and CPU time a batch of the thread that takes DALI's batches."""
+    """What it costs to give DALI ``files`` images from the page cache, by two threads, in alternated rounds.
+
+    CPU time an image where every file is looked at, and where all are known; and CPU time a batch of the thread that takes
+    DALI's batches.
+    """
     from fastlift.data.index.replacements import Replacements
     from fastlift.data.loading.dali.feed import Feed
     from fastlift.data.loading.dali.graph import GraphSpec
@@ -246,6 +249,7 @@ MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
 
 
 def main() -> None:
+    """Measure what is asked for, and write it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.add_argument("measurements", nargs="*", default=list(MEASUREMENTS), metavar="MEASUREMENT")
     parser.add_argument("--images", type=Path, help="folder of JPEGs; drawn ones without it")

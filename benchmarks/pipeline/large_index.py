@@ -104,6 +104,7 @@ def _memory_mib() -> tuple[float, float]:
 
 
 def main() -> None:
+    """Do one of the orders that the module's text lists."""
     folder, order = Path(sys.argv[1]), sys.argv[2]
     if order == "make":
         make(folder, int(sys.argv[3]), int(sys.argv[4]))

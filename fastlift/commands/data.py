@@ -42,8 +42,10 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Prepare:
-    """Tell step by step what a data set needs, what of it is there, and where to get the rest; CIFAR downloads and shapes are
-    drawn. Once all is there, it is checked and its index written. Exit code 1 while something is missing.
+    """Tell step by step what a data set needs, what of it is there, and where to get the rest.
+
+    CIFAR is downloaded and shapes are drawn. Once all is there, it is checked and its index written. Exit code 1 while something
+    is missing.
     """
 
     name: tyro.conf.Positional[str]

@@ -57,6 +57,7 @@ def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
 
 
 def describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
+    """What ``results.json`` holds of a model: its name, its tuner and sizes, and how many parameters train."""
     size = tuner_size(model.towers, model.tuner_parameters)
     head = sum(parameter.numel() for parameter in model.head_parameters.values())
     return {
@@ -76,6 +77,7 @@ def describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
 def results_of(
     config: Config, data: DataSet, model: LiftModel, fit: Fit | None, evaluation: Evaluation, device: torch.device
 ) -> dict[str, Any]:
+    """What ``results.json`` holds; times in seconds."""
     metrics = evaluation.metrics.to_dict()
     timing: dict[str, float] = {"evaluate_s": evaluation.seconds}
     if fit is not None:

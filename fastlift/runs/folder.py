@@ -155,8 +155,9 @@ def default_path(config: Config) -> Path:
 
 
 class State(Enum):
-    """What a run folder holds, by the files that are there. ``way_on`` tells what to do in each; so does
-    docs/reading_a_run.md.
+    """What a run folder holds, by the files that are there.
+
+    ``way_on`` tells what to do in each; so does docs/reading_a_run.md.
     """
 
     FREE = "no run yet: nothing is there, or only what a kill left before config.json was written"

@@ -34,17 +34,23 @@ class _Bin(TypedDict):
 
 
 class Bin(_Bin, total=False):
+    """One bin of the calibration."""
+
     lower: Number
     upper: Number
 
 
 class Confusion(TypedDict):
+    """How often one class was taken for another."""
+
     label: Count
     predicted: Count
     count: Count
 
 
 class Metrics(TypedDict, total=False):
+    """The figures of an evaluation."""
+
     accuracy: Number | None
     many: Number | None
     medium: Number | None
@@ -66,6 +72,8 @@ class Metrics(TypedDict, total=False):
 
 
 class Data(TypedDict, total=False):
+    """A data set: ``data.json``."""
+
     name: Text
     classes: Count
     train_images: Count
@@ -78,6 +86,8 @@ class Data(TypedDict, total=False):
 
 
 class Model(TypedDict, total=False):
+    """A model, and how much of it trains."""
+
     name: Text
     rank: Count | None
     tuner_parameters: Count
@@ -92,6 +102,8 @@ class _Results(TypedDict):
 
 
 class Results(_Results, total=False):
+    """A run that has ended: ``results.json``."""
+
     recipe: Text
     epochs: Count
     steps: Count
@@ -110,6 +122,8 @@ class _Event(TypedDict):
 
 
 class Event(_Event, Metrics, total=False):
+    """A line of ``metrics.jsonl``."""
+
     loss: OfFp32 | None
     train_loss: OfFp32 | None
     learning_rate: OfFp32 | None

@@ -22,7 +22,7 @@ def _fields(**names_of_type: str) -> list[tuple[str, type]]:
 
 
 class AdapterForward(ctypes.Structure):
-    """``fastlift_adapter_forward_args``"""
+    """The C struct ``fastlift_adapter_forward_args``."""
 
     _fields_ = _fields(
         int64="tokens width rank",
@@ -34,7 +34,7 @@ class AdapterForward(ctypes.Structure):
 
 
 class AdapterBackward(ctypes.Structure):
-    """``fastlift_adapter_backward_args``"""
+    """The C struct ``fastlift_adapter_backward_args``."""
 
     _fields_ = _fields(
         int64="tokens width rank",
@@ -46,7 +46,7 @@ class AdapterBackward(ctypes.Structure):
 
 
 class CrossEntropy(ctypes.Structure):
-    """``fastlift_cross_entropy_args``"""
+    """The C struct ``fastlift_cross_entropy_args``."""
 
     _fields_ = _fields(
         int64="rows classes",
@@ -57,7 +57,7 @@ class CrossEntropy(ctypes.Structure):
 
 
 class Activation(ctypes.Structure):
-    """``fastlift_activation_args``"""
+    """The C struct ``fastlift_activation_args``."""
 
     _fields_ = _fields(int64="count", int32="dtype threads kind backward", address="x d_y out")
 

@@ -1,5 +1,6 @@
-"""The structure of a JPEG file: its frame header, whether its scans run to the end without a stray marker, and the file
-without what decoding does not need.
+"""The structure of a JPEG file.
+
+Its frame header, whether its scans run to the end without a stray marker, and the file without what decoding does not need.
 
 Source: ITU-T T.81, annex B.
 """

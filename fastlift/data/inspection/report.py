@@ -173,7 +173,6 @@ def stats(
 
 def describe(data: DataSet, boundaries: tuple[int, int] = GROUP_BOUNDARIES) -> Stats:
     """The numbers of a loaded data set."""
-
     train_counts, test_counts = data.train.class_counts(), data.test.class_counts()
     groups = {
         group: {

@@ -77,8 +77,10 @@ class Normalise:
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A CPU tensor on the device. The host does not wait: torch keeps pinned memory until it is copied, and of any other CUDA
-    may wait for what is going on there."""
+    """A CPU tensor on the device.
+
+    The host does not wait: torch keeps pinned memory until it is copied; with any other, CUDA may wait for running work.
+    """
     if device.type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

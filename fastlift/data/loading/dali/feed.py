@@ -30,8 +30,10 @@ from fastlift.data.sampling.stream import Step, Stream
 
 
 class Memory:
-    """Room for the encoded images of a batch, used for one batch after another: the system takes longer to find new pages
-    than to fill them from a file."""
+    """Room for the encoded images of a batch, used for one batch after another.
+
+    The system takes longer to find new pages than to fill them from a file.
+    """
 
     def __init__(self) -> None:
         self._room = np.empty(0, dtype=np.uint8)
