@@ -1,0 +1,8 @@
+"""From a name and settings to a model: backbones, tuners, classifiers, and how they compute.
+
+``create.create_model`` makes a ``lift.LiftModel`` of a backbone (``backbones/``, ``conversion``, ``vit``, ``resnet``), what
+learns in it (``tuners/``, ``text/``) and a classifier at its start (``classifiers``, ``classifier_init``). ``precision``,
+``fp8`` and ``compile`` say how it computes, ``footprint`` and ``out_of_memory`` what it takes.
+
+This room imports ``errors``, ``settings``, ``system`` and ``data``; training and all that follow import it.
+"""
