@@ -8,12 +8,12 @@ manifest carry digests.
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct, ValidationError, convert
 
 from fastlift.data.datasets.dataset import DataSet, Rank
 from fastlift.data.datasets.taxon import RANKS
@@ -27,8 +27,6 @@ from fastlift.system.files import read_json, write_json
 
 PACK_MANIFEST = "fastlift-pack.json"
 _FORMAT = 2
-_STATED = ("dataset", "class_names", "group_counts", "ranks", "shard_bytes", "digest")
-_SHARD = re.compile(r"(train|test)-[0-9]{6,9}\.tar")
 _KINDS: dict[str, type[np.generic]] = {
     "data": np.uint8,
     "offsets": np.int64,
@@ -90,17 +88,17 @@ def load_pack(root: Path, name: str) -> DataSet:
             do not fit each other.
     """
     manifest = _manifest(root)
-    if manifest["dataset"] != name:
-        raise UserError(f"{root} is a pack of {manifest['dataset']}, not of {name}")
+    if manifest.dataset != name:
+        raise UserError(f"{root} is a pack of {manifest.dataset}, not of {name}")
     problems = Problems(f"pack {root}", hint="Make it again with `fastlift data pack`.")
-    for shard, size in manifest["shard_bytes"].items():
+    for shard, size in manifest.shard_bytes.items():
         file = root / shard
         if not file.is_file():
             problems.add(f"{file}: missing")
         elif file.stat().st_size != size:
             problems.add(f"{file}: {file.stat().st_size:,} bytes instead of {size:,}")
-    class_names = tuple(manifest["class_names"])
-    splits = [_split(root, split, len(class_names), manifest["shard_bytes"], problems) for split in ("train", "test")]
+    class_names = tuple(manifest.class_names)
+    splits = [_split(root, split, len(class_names), manifest.shard_bytes, problems) for split in ("train", "test")]
     problems.raise_if_any()
     train, test = (
         _index(root, name, split, packed, class_names)
@@ -108,62 +106,55 @@ def load_pack(root: Path, name: str) -> DataSet:
         if packed is not None
     )
     ranks = {
-        rank: Rank(tuple(stored["names"]), np.array(stored["of_class"], dtype=np.int64))
-        for rank, stored in manifest["ranks"].items()
+        rank: Rank(tuple(stored.names), np.array(stored.of_class, dtype=np.int64))
+        for rank, stored in manifest.ranks.items()
     }
-    return DataSet(name, train, test, class_names, np.array(manifest["group_counts"], dtype=np.int64), ranks)
+    return DataSet(name, train, test, class_names, np.array(manifest.group_counts, dtype=np.int64), ranks)
 
 
-def _manifest(root: Path) -> dict[str, Any]:
+class _StoredRank(Struct):
+    names: Annotated[list[str], Meta(min_length=1)]
+    of_class: list[Annotated[int, Meta(ge=0)]]
+
+
+class _Manifest(Struct):
+    """What ``write_manifest`` states, of the kinds and in the ranges that it may have."""
+
+    dataset: str
+    class_names: Annotated[list[str], Meta(min_length=1)]
+    group_counts: list[Annotated[int, Meta(ge=0, lt=LARGEST_LABEL)]]
+    ranks: dict[str, _StoredRank]
+    shard_bytes: dict[
+        Annotated[str, Meta(pattern=r"^(train|test)-[0-9]{6,9}\.tar\Z")], Annotated[int, Meta(ge=0, lt=2**62)]
+    ]
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        if not all(map(is_file_name, [*self.class_names, *(name for r in self.ranks.values() for name in r.names)])):
+            raise ValueError("a name that is no text")
+        if len(self.group_counts) != classes:
+            raise ValueError(f"{len(self.group_counts)} group counts of {classes} classes")
+        for name, rank in self.ranks.items():
+            if name not in RANKS or len(rank.of_class) != classes or max(rank.of_class) >= len(rank.names):
+                raise ValueError(f"ranks does not group the classes by {name}")
+
+
+def _manifest(root: Path) -> _Manifest:
     """The manifest, whose every entry is of the kind and size that it should be."""
     path = root / PACK_MANIFEST
-    manifest = read_json(path)
-    if manifest.get("format") != _FORMAT:
+    stated = read_json(path)
+    if stated.get("format") != _FORMAT:
         raise UserError(f"{path} is of another format than this version of fastlift reads ({_FORMAT})")
-    if missing := [name for name in _STATED if name not in manifest]:
-        raise UserError(f"{path} does not state {', '.join(missing)}. Make the pack again.")
-    if manifest.pop("digest") != _digest(manifest):
+    if stated.pop("digest", None) != _digest(stated):
         raise UserError(f"{path} is damaged: its digest differs. Make the pack again.")
-    if wrong := _wrong_entry(manifest):
-        raise UserError(f"{path} is not the manifest of a pack: {wrong}. Make the pack again.")
-    return manifest
+    try:
+        return convert(stated, _Manifest)
+    except ValidationError as error:
+        raise UserError(f"{path} is not the manifest of a pack: {error}. Make the pack again.") from error
 
 
 def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _wrong_entry(manifest: dict[str, Any]) -> str:
-    """What is wrong with a manifest that states everything; empty where nothing is."""
-    names, counts, ranks, sizes = (manifest[key] for key in ("class_names", "group_counts", "ranks", "shard_bytes"))
-    if not isinstance(manifest["dataset"], str):
-        return "dataset is no name"
-    if not _are_names(names):
-        return "class_names is no list of names"
-    if not _are_counts(counts, len(names), LARGEST_LABEL):
-        return f"group_counts is no list of {len(names)} counts"
-    if not isinstance(sizes, dict) or not all(map(_SHARD.fullmatch, sizes)) or not _are_counts(list(sizes.values())):
-        return "shard_bytes does not hold bytes of shards by name"
-    if not isinstance(ranks, dict) or not all(_is_rank(*entry, len(names)) for entry in ranks.items()):
-        return "ranks does not hold groups of the classes"
-    return ""
-
-
-def _are_names(value: Any) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(name, str) and is_file_name(name) for name in value)
-    )
-
-
-def _are_counts(value: Any, length: int | None = None, limit: int = 2**62) -> bool:
-    of_length = isinstance(value, list) and (length is None or len(value) == length)
-    return of_length and all(type(count) is int and 0 <= count < limit for count in value)
-
-
-def _is_rank(name: str, stored: Any, classes: int) -> bool:
-    if name not in RANKS or not isinstance(stored, dict) or not _are_names(stored.get("names")):
-        return False
-    return _are_counts(stored.get("of_class"), classes, len(stored["names"]))
 
 
 def _split(root: Path, split: str, classes: int, shard_bytes: dict[str, int], problems: Problems) -> PackedSplit | None:
