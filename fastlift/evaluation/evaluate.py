@@ -49,6 +49,7 @@ class Groups:
 
     @classmethod
     def of(cls, of_class: np.ndarray, groups: int, device: torch.device) -> Groups:
+        """From the group of each class, int64 [C], on a device."""
         numbers = torch.from_numpy(of_class).to(device)
         return cls(numbers, torch.zeros(len(numbers), groups, device=device).scatter_(1, numbers[:, None], 1.0))
 

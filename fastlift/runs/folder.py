@@ -27,51 +27,31 @@ from fastlift.system import launcher
 from fastlift.system.files import PART, write_json
 
 
+class _In:
+    """A path in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunFolder, kind: object = None) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run."""
+    """Paths of a run, and what is read from them."""
 
     path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def identity_file(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def data(self) -> Path:
-        return self.path / "data.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def profile(self) -> Path:
-        return self.path / "profile.json"
-
-    @property
-    def bad_images(self) -> Path:
-        return self.path / "bad_images.txt"
+    config = _In("config.json")
+    identity_file = _In("run.json")
+    data = _In("data.json")
+    metrics = _In("metrics.jsonl")
+    results = _In("results.json")
+    checkpoints = _In("checkpoints")
+    tensorboard = _In("tensorboard")
+    report = _In("report.html")
+    profile = _In("profile.json")
+    bad_images = _In("bad_images.txt")
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of the labels.
@@ -89,6 +69,7 @@ class RunFolder:
         return tuple(names)
 
     def has_ended(self) -> bool:
+        """Whether it has results."""
         return self.results.is_file()
 
     def identity(self) -> Identity | None:

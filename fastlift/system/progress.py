@@ -28,11 +28,12 @@ class Quiet:
     """Says nothing."""
 
     def say(self, message: str) -> None:
-        pass
+        """Nothing."""
 
     def update(self, done: int, note: str | None = None) -> None:
-        pass
+        """Nothing."""
 
     @contextmanager
     def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A bar that nobody sees."""
         yield self

@@ -92,6 +92,7 @@ class StopSignals(_Handlers):
     """While entered, a signal raises ``Signalled``."""
 
     def arrived(self, number: int) -> None:
+        """End the work."""
         raise Signalled(number)
 
 
@@ -107,10 +108,12 @@ class StopRequest(_Handlers):
         self.number: int | None = None
 
     def arrived(self, number: int) -> None:
+        """Note the signal."""
         self.number = number
 
     @property
     def asked(self) -> bool:
+        """Whether one has come."""
         return self.number is not None
 
 
@@ -122,4 +125,4 @@ class Outlasting(_Handlers):
     """
 
     def arrived(self, number: int) -> None:
-        return None
+        """Let it pass."""

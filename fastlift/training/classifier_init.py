@@ -37,6 +37,7 @@ class PlainCrops(EvalCrops):
 
     @property
     def short_side(self) -> int:
+        """The short side of the resized image in pixels."""
         return self.size
 
 

@@ -3,7 +3,7 @@
 What trains is small (about a million parameters), so one all-reduce of one flat buffer a step is all that is needed;
 no wrapper around the model, no buckets, no hooks. What else ranks must know of each other in a step travels in the same
 buffer: loss and right predictions for the log, and whether one of them was asked to stop. How ranks meet and part is
-``company.py``'s.
+``engine.processes``'s.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the first process, which alone writes and tells."""
         return self.rank == 0
 
 

@@ -32,6 +32,7 @@ class Sums:
 
     @classmethod
     def zeros(cls, device: torch.device) -> Sums:
+        """Before the first step of an epoch."""
         count = torch.zeros((), dtype=torch.int64, device=device)
         return cls(torch.zeros((), dtype=torch.float64, device=device), count, count.clone())
 

@@ -247,6 +247,24 @@ def state(**changes: Any) -> TrainState:
     return replace(place, **changes)
 
 
+WRITTEN_BEFORE = (  # by the code of November 2026, in fp16
+    '{"epoch": 2, "step": 2, "global_step": 12, "images": 16, "loss_sum": 10.604329228401184, "correct": 11, '
+    '"seconds": 0.5855658569998923, "data": "11abb8a4c8900eba4a78cad00e1b3ce7", '
+    '"classes": "d3f8d109b4a6dc5b9644bdcd2cf57ac1", "backbone": "014df654646f85fc1d5ec91d3622ab07", '
+    '"scaler": {"scale": 8192.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, '
+    '"_growth_tracker": 8}, "identity": {"run": "3659af8c86227787de868b3d13ab50b0", '
+    '"settings": "bcb2c94dae33742452a04d6dedc47706", "dtype": "fp16"}, "skipped": 0, "format": 2}'
+)
+
+
+def test_the_layout_is_what_it_was() -> None:
+    """To the byte, so that checkpoints of both sides of a change can be resumed; whole numbers stay whole."""
+    found = TrainState.from_json(WRITTEN_BEFORE, Path("step-00000012.safetensors"))
+    assert found.to_json() == WRITTEN_BEFORE
+    assert (found.epoch, found.step, found.identity.dtype) == (2, 2, "fp16")
+    assert isinstance(found.scaler["growth_interval"], int)
+
+
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """The same tensors with another train state, and a digest that holds."""
     tensors, texts = sealed.read(path)
