@@ -39,7 +39,9 @@ def load_data(config: Config, ui: Ui) -> DataSet:
     for index in (found.train, found.test):
         if index.bad:
             first = f"the first: {index.bad[0].path} {index.bad[0].reason}"
-            ui.say(f"{index.name}: {len(index.bad):,} unusable files, others of their classes in their place; {first}")
+            ui.say(
+                f"{index.name}: {len(index.bad):,} unusable files were replaced by others of the same class; {first}"
+            )
     return found
 
 

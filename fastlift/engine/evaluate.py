@@ -81,7 +81,8 @@ def _evaluate_among_others(
     config = config.merged(amp=runs.amp_of(run.path, config.run.amp))
     if trained.data.taxon not in ("species", config.data.taxon):
         raise UserError(
-            f"taxon {config.data.taxon}: this run learned each {trained.data.taxon}, and only species are grouped"
+            f"taxon {config.data.taxon}: this run was trained on each {trained.data.taxon}; only a run on species "
+            "can be evaluated at a rank"
         )
     device = join(world, config, split=split, checkpoints=checkpoints)
     data = load_data(config.override(taxon=trained.data.taxon), told)

@@ -105,7 +105,7 @@ class MemoryEstimate:
             UserError: it does not.
         """
         if self.fits is False:
-            raise UserError(f"training {self} (--memory ignore tries it all the same)")
+            raise UserError(f"training {self} (--memory ignore tries it anyway)")
 
 
 def estimate(model: LiftModel, batch: int, whole: int | None = None) -> MemoryEstimate:

@@ -104,11 +104,11 @@ def threads_to_go_on_with(config: Config, path: Path, ui: Ui) -> int | None:
     before, asked = runs.threads_of(path), config.run.threads
     if before is None or asked not in (None, before):
         if before is not None:
-            ui.say(f"{asked} threads, {before} before: what follows differs in rounding from an uninterrupted run")
+            ui.say(f"{asked} threads, {before} before: results will differ in rounding from an uninterrupted run")
         return asked
     if before > cpus():
         ui.say(
-            f"{before} threads as before, for the same rounding; this process may use {cpus()} CPUs: "
+            f"{before} threads as before, so that rounding stays the same; this process may use {cpus()} CPUs: "
             f"--threads {cpus()} is faster"
         )
     return before

@@ -77,7 +77,7 @@ def _meet() -> World:
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))
     except RuntimeError as error:
-        raise UserError(f"the other processes of this run have not come within {MEETING_S:.0f} s: {error}") from None
+        raise UserError(f"the other processes of this run did not connect within {MEETING_S:.0f} s: {error}") from None
     except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing, or no number
         raise UserError(
             "the environment says that this is one of several processes (RANK, WORLD_SIZE), but not where they meet: use "
@@ -197,7 +197,7 @@ def agree(world: World, facts: Mapping[str, Any]) -> None:
     told = "; ".join(filter(None, differing))
     if told:
         raise UserError(
-            f"the processes of this run are not alike: {told}. Start all of them with the same command, data and versions"
+            f"the processes of this run differ: {told}. Start all of them with the same command, data and versions"
         )
 
 
@@ -293,7 +293,9 @@ def _read(world: World, key: str, rank: int, patience: float) -> str:
             if world.store.check([_END]):
                 raise LostCompany("another process of this run has ended", exit_code=1)
             if time.monotonic() > deadline:
-                raise UserError(f"process {rank} of this run has not got this far within {patience:.0f} s", exit_code=1)
+                raise UserError(
+                    f"process {rank} of this run did not reach this point within {patience:.0f} s", exit_code=1
+                )
             time.sleep(pause)
             pause = min(1.1 * pause, 0.2)  # the keeper of the notes answers all that wait
         return world.store.get(key).decode()

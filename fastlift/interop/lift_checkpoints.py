@@ -55,7 +55,7 @@ def lift_state(model: LiftModel) -> LiftState:
         UserError: masks that came from a checkpoint of LIFT+; LIFT's files tell none, it draws them by seed.
     """
     if model.given_masks():
-        raise UserError("this model's masks are those of a LIFT+ checkpoint: LIFT's files have no place for them")
+        raise UserError("this model's masks come from a LIFT+ checkpoint: LIFT's files have no place for them")
     return {
         "tuner": {name: parameter.detach().cpu().clone() for name, parameter in model.tuner_parameters.items()},
         "head": {name: parameter.detach().cpu().clone() for name, parameter in model.head_parameters.items()},

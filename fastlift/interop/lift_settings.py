@@ -85,7 +85,9 @@ def _sizes_of(names: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = _blocks_of(names)
     if len(set(blocks.values())) > 1:
         told = ", ".join(f"{tuner} in {list(chosen)}" for tuner, chosen in blocks.items())
-        raise UserError(f"the checkpoint's tuners stand in different blocks, which one setting cannot say: {told}")
+        raise UserError(
+            f"the checkpoint's tuners are in different blocks, which the setting layers cannot express: {told}"
+        )
     if blocks:
         sizes["layers"] = next(iter(blocks.values()))
     return sizes

@@ -32,7 +32,7 @@ class ClassifierInitSettings(Settings):
     init: Annotated[
         Literal["text", "random", "class_mean", "class_mean_1", "class_mean_10", "class_mean_100", "linear_probe"],
         Acts(
-            "the start of the classifier's weight, and the classifiers text and zero_shot have none",
+            "the initial weight of the classifier, and the classifiers text and zero_shot have none",
             lambda classifier: classifier not in ("text", "zero_shot"),
         ),
     ] = "text"
@@ -78,7 +78,7 @@ def class_features(
     """
     if backbone.text is None:
         raise UserError(
-            "init: this model has no text tower to start the classifier from: choose another start (class_mean, linear_probe or "
+            "init: this model has no text tower for init text: choose another init (class_mean, linear_probe or "
             "random). Zero-shot classification needs a text tower"
         )
     return text_features(backbone.text, class_names, prompt, progress=progress)

@@ -44,7 +44,7 @@ class Classifier(nn.Module):
             UserError: a weight of another shape, or a classifier without one of its own.
         """
         if not isinstance(self.weight, nn.Parameter):
-            raise UserError("this classifier's weight is made from text: it takes no other start")
+            raise UserError("this classifier's weight is made from text: it accepts no other init")
         if weight.shape != self.weight.shape:
             raise UserError(f"classifier weight: expected {list(self.weight.shape)}, got {list(weight.shape)}")
         with torch.no_grad():

@@ -48,7 +48,9 @@ class LoaderSettings(Settings):
             return "torchvision", "asked for"
         if self.executor == "dali":
             if index.arrays is not None:
-                raise UserError(f"{index.name} comes as arrays, which DALI has nothing to decode of: use torchvision")
+                raise UserError(
+                    f"{index.name} comes as arrays, which need no decoding: use torchvision instead of DALI"
+                )
             if why := without_dali(device):
                 cure = _CURE if str(device).startswith("cuda") else ""
                 raise UserError(f"{why}: {cure}use torchvision")
@@ -93,7 +95,7 @@ def without_dali(device: str | torch.device) -> str:
 
     device = torch.device(device)
     if device.type != "cuda":
-        return f"DALI is used for GPUs alone, and the batches are for {device}"
+        return f"DALI is only used for GPUs, and the batches are for {device}"
     from fastlift.data.loading.dali.trial import device_id_of, trouble
 
     return trouble(device_id_of(device))

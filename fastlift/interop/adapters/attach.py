@@ -99,7 +99,7 @@ def add_adapters(
     converted(_Asked, {"tuner": tuner, "rank": rank, "seed": seed})
     module, prefix = TUNERS[tuner]
     if holder_of(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
-        raise UserError("this model has adapters already; fastlift.remove_adapters(model) takes them out")
+        raise UserError("this model has adapters already; fastlift.remove_adapters(model) removes them")
     tower = find_tower(model)
     chosen = resolve_layers(layers, len(tower.blocks))
     check_room({"rank": 4 * 2 * tower.width * rank * len(chosen)}, {"rank": rank}, free_bytes())

@@ -82,7 +82,7 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
     holder, record, tower = attached(model)
     state = {name: p.detach().cpu().contiguous() for name, p in tuner_parameters(holder).items()}
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, nothing is saved of it")
+        raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, so nothing is saved")
     base = _describe(holder, tower)
     described = Description(tuner=record.tuner, rank=record.rank, layers=list(record.layers), base=base)
     sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(msgspec.to_builtins(described), allow_nan=False)})
@@ -197,7 +197,8 @@ def _fetch(source: str, revision: str | None) -> Path:
         return Path(hf_hub_download(repository, FILE, revision=revision))
     except Exception as error:  # whatever the hub client raises: no network, no such repository, no such file
         raise UserError(
-            f"adapters {source} could not be had from the hub ({type(error).__name__}: {str(error)[:200]})", exit_code=1
+            f"adapters {source} could not be downloaded from the hub ({type(error).__name__}: {str(error)[:200]})",
+            exit_code=1,
         ) from error
 
 

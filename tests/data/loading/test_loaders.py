@@ -506,7 +506,7 @@ def test_the_backend_is_chosen_and_explained(pictures: Any, monkeypatch: pytest.
 
 def test_on_a_cpu_there_is_one_way(pictures: Any) -> None:
     index = pictures.fill(each=1).load().train
-    why = "DALI is used for GPUs alone, and the batches are for cpu"
+    why = "DALI is only used for GPUs, and the batches are for cpu"
     assert LoaderSettings().backend_for(index, cache_bytes=0) == ("torchvision", why)
     with pytest.raises(UserError, match=f"^{why}: use torchvision$"):
         build_loader(index, TrainCrops(32), batch_size=1, mean=MEAN, std=STD, executor="dali")
