@@ -17,7 +17,7 @@ if (
     from fastlift.engine.load_run import load_run as load_run
     from fastlift.engine.train import train as train
     from fastlift.errors import UserError as UserError
-    from fastlift.interop import lift_checkpoints as compat
+    from fastlift.interop import lift_checkpoints
     from fastlift.interop.adapters import add_adapters as add_adapters
     from fastlift.interop.adapters import load_adapters as load_adapters
     from fastlift.interop.adapters import remove_adapters as remove_adapters
@@ -34,29 +34,33 @@ if (
     from fastlift.models.classifiers import CosineClassifier as CosineClassifier
     from fastlift.models.create import create_model as create_model
     from fastlift.models.tuners.adaptformer import AdaptFormer as AdaptFormer
-    from fastlift.training import classifier_init as starts
+    from fastlift.training import classifier_init
     from fastlift.training import losses as losses
 
-# Module -> the public names that it defines; "." stands for the module itself.
+    compat, starts = lift_checkpoints, classifier_init
+
+# Public name -> the module that defines it. Where the name is a module itself, that one.
 _HOMES = {
-    "config": ("Config",),
-    "engine.load_run": ("load_run",),
-    "engine.train": ("train",),
-    "errors": ("UserError",),
-    "interop.adapters": ("add_adapters", "load_adapters", "remove_adapters", "save_adapters", "tuner_parameters"),
-    "interop.modules": (
-        "BalancedSoftmaxLoss",
-        "ClassBalancedCrossEntropy",
-        "FocalLoss",
-        "FusedCosineLoss",
-        "InverseFrequencyCrossEntropy",
-        "LADELoss",
-        "LDAMLoss",
-        "LogitAdjustedCrossEntropy",
-    ),
-    "models.classifiers": ("CosineClassifier",),
-    "models.create": ("create_model",),
-    "models.tuners.adaptformer": ("AdaptFormer",),
+    "AdaptFormer": "models.tuners.adaptformer",
+    "BalancedSoftmaxLoss": "interop.modules",
+    "ClassBalancedCrossEntropy": "interop.modules",
+    "Config": "config",
+    "CosineClassifier": "models.classifiers",
+    "FocalLoss": "interop.modules",
+    "FusedCosineLoss": "interop.modules",
+    "InverseFrequencyCrossEntropy": "interop.modules",
+    "LADELoss": "interop.modules",
+    "LDAMLoss": "interop.modules",
+    "LogitAdjustedCrossEntropy": "interop.modules",
+    "UserError": "errors",
+    "add_adapters": "interop.adapters",
+    "create_model": "models.create",
+    "load_adapters": "interop.adapters",
+    "load_run": "engine.load_run",
+    "remove_adapters": "interop.adapters",
+    "save_adapters": "interop.adapters",
+    "train": "engine.train",
+    "tuner_parameters": "interop.adapters",
 }
 _MODULES = {
     "compat": "interop.lift_checkpoints",
@@ -65,44 +69,16 @@ _MODULES = {
     "recipes": "recipes",
     "starts": "training.classifier_init",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "AdaptFormer",
-    "BalancedSoftmaxLoss",
-    "ClassBalancedCrossEntropy",
-    "Config",
-    "CosineClassifier",
-    "FocalLoss",
-    "FusedCosineLoss",
-    "InverseFrequencyCrossEntropy",
-    "LADELoss",
-    "LDAMLoss",
-    "LogitAdjustedCrossEntropy",
-    "UserError",
-    "__version__",
-    "add_adapters",
-    "compat",
-    "create_model",
-    "data",
-    "load_adapters",
-    "load_run",
-    "losses",
-    "recipes",
-    "remove_adapters",
-    "save_adapters",
-    "starts",
-    "train",
-    "tuner_parameters",
-]
+__all__ = ["__version__", *sorted({**_HOMES, **_MODULES})]
 
 if not TYPE_CHECKING:  # else every misspelt name would pass a type checker
 
     def __getattr__(name: str) -> object:
         if name in _MODULES:
             return import_module(f"fastlift.{_MODULES[name]}")
-        if name in _HOME_OF:
-            return getattr(import_module(f"fastlift.{_HOME_OF[name]}"), name)
+        if name in _HOMES:
+            return getattr(import_module(f"fastlift.{_HOMES[name]}"), name)
         raise AttributeError(f"module 'fastlift' has no attribute {name!r}")
 
 

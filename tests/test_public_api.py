@@ -65,13 +65,14 @@ def test_what_it_raises_and_takes_is_said(face: Any, name: str) -> None:
 def test_a_type_checker_knows_the_same_names() -> None:
     """What ``fastlift/__init__.py`` imports for type checkers is what it loads at run time."""
     tree = ast.parse((ROOT / "fastlift" / "__init__.py").read_text())
-    told = {
-        alias.asname
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name)
-        for line in node.body
-        if isinstance(line, ast.ImportFrom)
-        for alias in line.names
+    lines = next(node.body for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name))
+    told = {alias.asname for line in lines if isinstance(line, ast.ImportFrom) for alias in line.names if alias.asname}
+    told |= {
+        name.id
+        for line in lines
+        if isinstance(line, ast.Assign)
+        for name in ast.walk(line.targets[0])
+        if isinstance(name, ast.Name)
     }
     assert told == set(fastlift.__all__) - {"__version__"}
 
@@ -83,6 +84,8 @@ from fastlift import Config, recipes
 config: Config = recipes.lift("shapes_lt", epochs=1)
 run = fastlift.train(config, output="run")
 accuracy: float = run.metrics.accuracy
+means = fastlift.starts.class_means
+state = fastlift.compat.LiftState
 reveal_type(run.model)
 """
 MISTAKES = {
