@@ -23,7 +23,6 @@ DOCUMENTS = sorted(
     path
     for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/*/README.md", "kernels/**/README.md")
     for path in ROOT.glob(pattern)
-    if path.name != "architecture.md"
 )
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 ROOMS = ("fastlift", "tests", "kernels", "benchmarks", "docs", "examples", "scripts")
@@ -67,7 +66,9 @@ def tracked() -> list[str]:
 
 @document
 def test_links_lead_to_files_and_headings(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`]+`", "code", text)  # which holds no links, whatever its brackets
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
             continue
         name, _, anchor = target.partition("#")
@@ -85,7 +86,7 @@ def test_named_files_exist(path: Path) -> None:
     for name in sorted(name for name in named if not MADE_LATER.search(name)):
         assert list(ROOT.glob(name)), f"{name}: no such file"
     ends = {code for code in inline_code(path) if re.fullmatch(r"[\w./-]+\.(py|cpp|c|h|md|toml)", code)}
-    for name in sorted(ends):
+    for name in sorted(ends) if path.name != "architecture.md" else ():  # which also tells how files lay before
         found = [file for file in tracked() if file == name or file.endswith("/" + name.removeprefix("../"))]
         assert found, f"{name}: no file of the repository ends like this"
 
