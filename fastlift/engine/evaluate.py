@@ -12,11 +12,12 @@ from fastlift.config import Config, load
 from fastlift.data.datasets.dataset import Rank
 from fastlift.data.datasets.taxon import rank_at
 from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.engine.agreement import agree, first_amp, settings_of
 from fastlift.engine.build import load_data
 from fastlift.engine.load_run import load_run
 from fastlift.engine.memory import Work, check_images
 from fastlift.engine.model import build_model
-from fastlift.engine.processes import agree, company, first_amp, settings_of
+from fastlift.engine.processes import company
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.settings import EvaluationSettings, InferenceSettings

@@ -11,9 +11,9 @@ from fastlift.config import Config
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.engine.agreement import agree, fingerprints_of, first_amp, first_does, take_first_start
 from fastlift.engine.memory import Work, check_settings, estimate
 from fastlift.engine.opening import Asked, Place
-from fastlift.engine.processes import agree, fingerprints_of, first_amp, first_does, take_first_start
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.lift_checkpoints import as_lift_state, in_order_of, load_lift_checkpoint

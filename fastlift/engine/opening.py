@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastlift.config import Config
-from fastlift.engine.processes import first_says
+from fastlift.engine.agreement import first_says
 from fastlift.engine.results import complete
 from fastlift.errors import UserError
 from fastlift.interop.lift_checkpoints import LiftState

@@ -12,12 +12,13 @@ from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.sampling.order import steps_in
 from fastlift.engine import model as models
+from fastlift.engine.agreement import agree, settings_of
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.describe import announce, describe_data, results_of
 from fastlift.engine.load_run import load_run
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.engine.opening import Asked, Place, claim_folder, ready_folder, threads_to_go_on_with
-from fastlift.engine.processes import agree, company, settings_of
+from fastlift.engine.processes import company
 from fastlift.engine.results import end
 from fastlift.errors import OutOfMemory, UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate

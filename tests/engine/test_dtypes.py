@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import fastlift
 from fastlift.commands import evaluate, predict
 from fastlift.config import Config
+from fastlift.engine import agreement
 from fastlift.engine import evaluate as engine_evaluate
-from fastlift.engine import processes as company
 from fastlift.engine.evaluate import evaluate_run
 from fastlift.models import precision
 from fastlift.models.lift import LiftModel
@@ -42,7 +42,7 @@ def auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def chosen(amp: str, *more: Any, **options: Any) -> precision.Amp:
         return resolve(name if amp == "auto" else amp, *more, **options)
 
-    monkeypatch.setattr(company, "resolve_amp", chosen)
+    monkeypatch.setattr(agreement, "resolve_amp", chosen)
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ import fastlift
 from fastlift.config import Config
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.engine import agreement
 from fastlift.engine import build as building
 from fastlift.engine import model as models
-from fastlift.engine import processes as company
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
@@ -215,9 +215,9 @@ def start_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
 
     def for_hours(*given: Any) -> None:
         if launcher.rank() > 0:
-            company.time = SimpleNamespace(sleep=time.sleep, monotonic=lambda: 3600.0 * next(hours))  # type: ignore[assignment]
+            agreement.time = SimpleNamespace(sleep=time.sleep, monotonic=lambda: 3600.0 * next(hours))  # type: ignore[assignment]
         does(*given)
-        company.time = time
+        agreement.time = time
 
     models.image_start, models.first_does = counted, for_hours  # type: ignore[attr-defined]
     run = fastlift.train(settings, output=output)

@@ -15,7 +15,8 @@ import fastlift
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.loading.loader import build_loader
 from fastlift.data.sampling.crops import TrainCrops
-from fastlift.engine.processes import agree, company, first_says
+from fastlift.engine.agreement import agree, first_says
+from fastlift.engine.processes import company
 from fastlift.training.distributed import Vote, World, open_group
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
