@@ -136,10 +136,10 @@ def _differentiate(
 
 
 def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A float32 gradient in the dtype and shape of its parameter."""
+    """A float32 gradient in the dtype and shape of its parameter: a scale's may have any number of dimensions."""
     if gradient.dtype != parameter.dtype:
         gradient = gradient.to(parameter.dtype)
-    return gradient if gradient.shape == parameter.shape else gradient.view(parameter.shape)
+    return gradient if gradient.dim() == parameter.dim() else gradient.view(parameter.shape)
 
 
 register_autograd(adapter_forward, _save, _differentiate, own=2)

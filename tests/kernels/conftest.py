@@ -1,4 +1,4 @@
-"""The native library as the tests want it; calls and yardsticks are in kernel_cases.py beside this file."""
+"""The native library as the tests want it; calls are in kernel_cases.py beside this file, bounds in error_bounds.py."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ class Way:
 
     def check(self, case: Any) -> None:
         """Every result lies where rounding can have put it."""
-        from kernel_cases import assert_within_bounds
+        from error_bounds import assert_within_bounds
 
         assert_within_bounds(case.on(self.device), self.impl)
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from error_bounds import Draws, assert_errors_as_of_eager, assert_within_bounds
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from kernel_cases import Draws, adapter_case, assert_errors_as_of_eager, assert_within_bounds
+from kernel_cases import adapter_case
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
@@ -215,14 +216,7 @@ def test_products_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def bad(**change: Any) -> dict[str, Any]:
-    width, rank = 64, 4
-    good = {
-        "t": torch.randn(3, width), "ln2_weight": torch.randn(width), "ln2_bias": torch.randn(width),
-        "ln_weight": torch.randn(width), "ln_bias": torch.randn(width), "down_weight": torch.randn(rank, width),
-        "down_bias": torch.randn(rank), "up_weight": torch.randn(width, rank), "up_bias": torch.randn(width),
-        "scale": torch.randn(1),
-    }  # fmt: skip
-    return {**good, **change}
+    return {**adapter_case(3, 64, rank=4).constants(), **change}
 
 
 BAD = [

@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from error_bounds import Draws, beyond_bounds, beyond_eager
 from fused_maths import Steps
-from kernel_cases import (
-    Draws,
-    activation_case,
-    adapter_case,
-    beyond_bounds,
-    beyond_eager,
-    cosine_case,
-)
+from kernel_cases import activation_case, adapter_case, cosine_case
 from rounding import Bounded
 
 Change = Callable[..., Any]

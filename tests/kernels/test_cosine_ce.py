@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from error_bounds import Draws, assert_errors_as_of_eager, assert_within_bounds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_cases import Draws, assert_errors_as_of_eager, assert_within_bounds, cosine_case
+from kernel_cases import cosine_case
 
 import fastlift_kernels
 

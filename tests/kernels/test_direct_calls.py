@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import adapter_case
+from kernel_cases import adapter_case, cosine_case
 
 import fastlift_kernels
 from fastlift_kernels.native import library
@@ -14,33 +14,25 @@ N, D, R, B, C = 50, 64, 4, 6, 5
 
 
 def forward(**change: Any) -> Any:
-    arguments = {
-        "t": torch.randn(N, D), "ln2_weight": torch.randn(D), "ln2_bias": torch.randn(D), "ln_weight": torch.randn(D),
-        "ln_bias": torch.randn(D), "down_weight": torch.randn(R, D), "down_bias": torch.randn(R),
-        "up_weight": torch.randn(D, R), "up_bias": torch.randn(D), "scale": torch.ones(1), "fixed_scale": 1.0,
-        "eps": 1e-5, "ln_eps": 1e-5, "products": torch.float32, "keep": True, "impl": "native",
-    }  # fmt: skip
+    arguments = {**adapter_arguments(), "products": torch.float32, "keep": True, "impl": "native"}
     return OPS.adapter_forward(**{**arguments, **change})
 
 
 def backward(**change: Any) -> Any:
-    arguments = {
-        "d_ln2": torch.randn(N, D), "d_residual": torch.randn(N, D), "t": torch.randn(N, D),
-        "statistics": torch.rand(2, N), "hidden": torch.rand(N, R), "ln2_weight": torch.randn(D),
-        "ln2_bias": torch.randn(D), "ln_weight": torch.randn(D), "ln_bias": torch.randn(D),
-        "down_weight": torch.randn(R, D), "down_bias": torch.randn(R), "up_weight": torch.randn(D, R),
-        "up_bias": torch.randn(D), "scale": torch.ones(1), "fixed_scale": 1.0, "eps": 1e-5, "ln_eps": 1e-5,
-        "need_t": True, "impl": "native",
-    }  # fmt: skip
+    incoming = {"d_residual": torch.randn(N, D), "d_ln2": torch.randn(N, D)}
+    kept = {"statistics": torch.rand(2, N), "hidden": torch.rand(N, R)}
+    arguments = {**adapter_arguments(), **incoming, **kept, "need_t": True, "impl": "native"}
     return OPS.adapter_backward(**{**arguments, **change})
 
 
+def adapter_arguments() -> dict[str, Any]:
+    return {**adapter_case(N, D, rank=R).constants(), "fixed_scale": 1.0, "eps": 1e-5, "ln_eps": 1e-5}
+
+
 def classifier(**change: Any) -> Any:
-    arguments = {
-        "features": torch.randn(B, D), "weight": torch.randn(C, D), "labels": torch.tensor([0, 1, 2, 3, 4, -100]),
-        "log_prior": None, "bias": None, "class_weight": None, "scale": 25.0, "tau": 1.0, "label_smoothing": 0.0,
-        "normalize": "both", "need_features": True, "need_weight": True, "need_bias": True, "impl": "native",
-    }  # fmt: skip
+    numbers = {"scale": 25.0, "tau": 1.0, "label_smoothing": 0.0, "normalize": "both"}
+    wanted = {"need_features": True, "need_weight": True, "need_bias": True}
+    arguments = {**cosine_case(B, D, C, prior=False).constants(), **numbers, **wanted, "impl": "native"}
     return OPS.cosine_cross_entropy_forward(**{**arguments, **change})
 
 
@@ -116,7 +108,7 @@ def test_what_does_not_fit_raises(native: Any, call: Any, change: dict[str, Any]
 
 def test_what_forward_kept_may_be_strided(native: Any) -> None:
     case = adapter_case(N, D, rank=R)
-    leaves = {n: None if x is None else x.detach() for n, x in case.leaves().items()}
+    leaves = case.constants()
     statistics, hidden = forward(**leaves)[2:]
     gradients = {"d_ln2": torch.randn(N, D), "d_residual": torch.randn(N, D)}
     strided = {"statistics": statistics.T.contiguous().T, "hidden": hidden.T.contiguous().T}

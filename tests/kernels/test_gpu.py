@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from devices import EVERY_DEVICE, on_gpu
-from kernel_cases import Case, Results, activation_case, adapter_case, assert_within_bounds, cosine_case
+from error_bounds import assert_within_bounds
+from kernel_cases import Case, Results, activation_case, adapter_case, cosine_case
 
 import fastlift_kernels
 

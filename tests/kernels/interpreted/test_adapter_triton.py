@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from kernel_cases import adapter_case, assert_within_bounds
+from error_bounds import assert_within_bounds
+from kernel_cases import adapter_case
 
 import fastlift_kernels
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import activation_case, assert_within_bounds, cosine_case
+from error_bounds import assert_within_bounds
+from kernel_cases import activation_case, cosine_case
 
 import fastlift_kernels
 
