@@ -23,7 +23,6 @@ _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | tor
     torch._C.DispatchKey.AutocastCUDA
 )
 _SCHEMA_TYPES = {torch.Tensor: "Tensor", torch.Tensor | None: "Tensor?", float: "float", bool: "bool", str: "str"}
-_Tensor = torch.Tensor
 _modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _traced = torch._C._get_tracing_state
@@ -79,14 +78,16 @@ def needs_gradients(args: tuple[Any, ...]) -> bool:
     return False
 
 
-def guarded(compute: Callable[..., Any], unflatten: Callable[[Any], Any] = iter) -> Callable[..., Any]:
+def guarded(compute: Callable[..., Any], tensors: int, unflatten: Callable[[Any], Any] = iter) -> Callable[..., Any]:
     """A function that calls ``compute(*unflatten(args))`` with contiguous tensors, their GPU being the current one.
 
-    Kernels read contiguous memory, and launch on the current GPU. The first argument must be a tensor; all are on its device.
+    Kernels read contiguous memory, and launch on the current GPU. The first ``tensors`` arguments are tensors of one device,
+    the first of them not None.
     """
 
     def run(*args: Any) -> Any:
-        contiguous = [x.contiguous() if isinstance(x, _Tensor) else x for x in args]
+        contiguous = [None if x is None else x.contiguous() for x in args[:tensors]]
+        contiguous += args[tensors:]
         first = args[0]
         if not first.is_cuda or first.get_device() == torch.cuda.current_device():
             return compute(*unflatten(contiguous))
@@ -117,7 +118,8 @@ def register(
 
     Args:
         name: in ``torch.ops.fastlift_kernels``.
-        schema: the types of its arguments and results, without the name. The first argument is a tensor.
+        schema: the types of its arguments and results, without the name. Tensors come first, one that is not optional at
+            the head.
         compute: the work; its tensors are contiguous and their GPU is the current one (:func:`guarded`).
         check: raises where the arguments are not those of one call; runs before ``compute``.
         fake: results without their values.
@@ -128,7 +130,7 @@ def register(
     def check_flat(args: tuple[Any, ...]) -> None:
         check(*unflatten(args))
 
-    run = guarded(compute, unflatten)
+    run = guarded(compute, schema.partition("->")[0].count("Tensor"), unflatten)
 
     def kernel(*args: Any) -> Any:
         check_once(check_flat, args)

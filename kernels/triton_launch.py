@@ -50,12 +50,14 @@ def kinds(tensors: Sequence[torch.Tensor | None], *others: Any) -> tuple[Any, ..
     first = tensors[0]
     assert first is not None
     together = 0
+    found: list[Any] = [first.get_device(), *others]
     for x in tensors:
-        if x is not None:
+        if x is None:
+            found.append(None)
+        else:
             together |= x.data_ptr()
-    if together % ALIGNMENT:
-        return None
-    return (first.get_device(), *others, *[None if x is None else x.dtype for x in tensors])
+            found.append(x.dtype)
+    return None if together % ALIGNMENT else tuple(found)
 
 
 def ceil_div(a: int, b: int) -> int:

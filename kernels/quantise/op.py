@@ -36,4 +36,4 @@ def quantise_rows(x: torch.Tensor, *, impl: Impl | None = None) -> tuple[torch.T
             return quantise_rows_reference(x)
         from . import gpu
 
-        return guarded(gpu.quantise_rows)(x)
+        return guarded(gpu.quantise_rows, 1)(x)
