@@ -108,9 +108,9 @@ class WeightClassifier(Classifier):
     ) -> None:
         super().__init__()
         self.scale = scale
-        self.weight = nn.Parameter(self.start(width, classes, generator))
+        self.weight = nn.Parameter(self.initial_weight(width, classes, generator))
 
-    def start(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
+    def initial_weight(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
         """Random unit rows [C, D]."""
         return F.normalize(torch.empty(classes, width).uniform_(-1, 1, generator=generator), dim=1)
 
@@ -136,7 +136,7 @@ class LinearClassifier(WeightClassifier):
         super().__init__(width, classes, generator=generator)
         self.bias = nn.Parameter(torch.zeros(classes))
 
-    def start(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
+    def initial_weight(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
         return nn.init.kaiming_normal_(torch.empty(classes, width), generator=generator)
 
 

@@ -58,6 +58,7 @@ class LiftModel(nn.Module):
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:
+        """What trains of the classifier, by name."""
         return self.classifier.trained_parameters()
 
     @property

@@ -50,15 +50,15 @@ def in_training(
     )
 
 
-def in_evaluation(model: LiftModel, crops: int, a_picture: int, what: str = "evaluation") -> OutOfMemory:
+def in_evaluation(model: LiftModel, crops: int, per_image: int, what: str = "evaluation") -> OutOfMemory:
     """The error for a batch without gradients.
 
     Args:
         crops: in the batch.
-        a_picture: crops of one picture, which go together.
+        per_image: crops of one image, which go together.
     """
-    smaller = crops // a_picture // 2 * a_picture
-    fewer = "fewer crops with --tte" if a_picture > 1 else "--device cpu, or a smaller model"
+    smaller = crops // per_image // 2 * per_image
+    fewer = "fewer crops with --tte" if per_image > 1 else "--device cpu, or a smaller model"
     return OutOfMemory(
         f"out of memory in {what} with {crops} crops at a time{_room(model)}: "
         f"try {f'--eval-batch {smaller}' if smaller else fewer}"

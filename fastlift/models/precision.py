@@ -78,6 +78,7 @@ class Speeds:
 
     @property
     def faster(self) -> torch.dtype:
+        """bf16 where it is faster by more than noise."""
         return torch.bfloat16 if self.ratio >= MARGIN else torch.float32
 
     def __str__(self) -> str:

@@ -123,7 +123,7 @@ def encode_prompts(tower: TextTower, prompts: list[str], progress: Progress | No
     for done in range(0, len(order), PROMPTS_A_BATCH):
         chosen = order[done : done + PROMPTS_A_BATCH]
         batch = tokens[chosen, : int(lengths[chosen].max())].to(device)
-        features.append(F.normalize(_encode(tower.model, batch).float(), dim=1))
+        features.append(F.normalize(encode_tokens(tower.model, batch).float(), dim=1))
         if progress is not None:
             progress(min(done + PROMPTS_A_BATCH, len(order)), len(order))
     result = torch.empty_like(torch.cat(features))
@@ -156,7 +156,7 @@ def end_of_text(text: Any, tokens: Tensor) -> Tensor:
     return torch.eq(tokens, eos).int().argmax(dim=1)
 
 
-def _encode(model: Any, tokens: Tensor) -> Tensor:
+def encode_tokens(model: Any, tokens: Tensor) -> Tensor:
     """Unnormed text features [N, E] of tokens [N, n], where n may be less than the context length."""
     text = causal_parts(model)
     if text is None:

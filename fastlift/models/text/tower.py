@@ -37,6 +37,7 @@ class Context:
 
     @property
     def length(self) -> int:
+        """M, the words that learn."""
         return self.left + self.right
 
 

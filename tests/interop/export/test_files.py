@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -129,10 +130,15 @@ def test_missing_packages_are_named(
     assert not list(tmp_path.iterdir())
 
 
+def serves(value: float) -> Any:
+    """What ``torch.export.load`` gives of a file whose logits are all the same number."""
+    return SimpleNamespace(module=lambda: lambda images: torch.full((len(images), 6), value))
+
+
 def test_a_file_that_computes_something_else_is_not_left(
     tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_files, "_read_pt2", lambda path: lambda images: torch.zeros(len(images), 6))
+    monkeypatch.setattr(torch.export, "load", lambda file: serves(0.0))
     model = trained_model(tiny_clip, "none")
     with pytest.raises(fastlift.UserError, match="other logits than the model"):
         export_model(model, tmp_path / "model.pt2", format="pt2")
@@ -165,7 +171,7 @@ def test_models_and_files_with_nan_are_refused(
     """max() of Python passes over NaN, which made its difference 0."""
     model = trained_model(tiny_clip, "none")
     with monkeypatch.context() as patch:
-        patch.setattr(export_files, "_read_pt2", lambda path: lambda images: torch.full((len(images), 6), torch.nan))
+        patch.setattr(torch.export, "load", lambda file: serves(torch.nan))
         with pytest.raises(fastlift.UserError, match="differ by nan"):
             export_model(model, tmp_path / "model.pt2", format="pt2")
     with torch.no_grad():

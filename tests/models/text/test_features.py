@@ -37,10 +37,10 @@ def test_cutting_prompts_is_exact(kind: type, pool: str) -> None:
 def test_batches_are_cut_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     some = tower()
     lengths: list[int] = []
-    encode = text._encode
+    encode = text.encode_tokens
     monkeypatch.setattr(text, "PROMPTS_A_BATCH", 2)
     monkeypatch.setattr(
-        text, "_encode", lambda model, tokens: (lengths.append(tokens.shape[1]), encode(model, tokens))[1]
+        text, "encode_tokens", lambda model, tokens: (lengths.append(tokens.shape[1]), encode(model, tokens))[1]
     )
     together = encode_prompts(some, PROMPTS)
     assert lengths == [8, 62]  # start, 'a photo of a dog.', end; then the two long ones
