@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fastlift_kernels as kernels
-from fastlift.models.tuners.base import TunerContext, named
+from fastlift.models.tuners.base import TunerContext
 from fastlift.models.tuners.rank import RankSettings
-from fastlift.models.vit import Tower
+from fastlift.models.vit import Block, Tower
 
 
 class Bottleneck(nn.Module):
@@ -69,14 +69,11 @@ class AdapterSettings(RankSettings):
     """An Adapter on the MLP's output of each chosen block."""
 
     NAME = "adapter"
+    PREFIX = "adapter_list"
 
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            adapter = Adapter(tower.width, self.bottleneck(context), context.generator)
-            tower.block(i).post_mlp = adapter
-            trained |= named(f"adapter_list.{i}", adapter)
-        return trained
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        block.post_mlp = Adapter(tower.width, self.bottleneck(context), context.generator)
+        return block.post_mlp
 
     def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
         return {"rank": 2 * tower.width * self.bottleneck(context) * len(context.layers)}

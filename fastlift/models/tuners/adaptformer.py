@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastlift.models.tuners.adapter import Bottleneck
-from fastlift.models.tuners.base import TunerContext, named
+from fastlift.models.tuners.base import TunerContext
 from fastlift.models.tuners.rank import RankSettings
-from fastlift.models.vit import LayerNorm, NormBranch, Tower
+from fastlift.models.vit import Block, LayerNorm, NormBranch, Tower
 
 
 class AdaptFormer(Bottleneck):
@@ -47,15 +47,12 @@ class AdaptFormerSettings(RankSettings):
     """An AdaptFormer beside the MLP of each chosen block."""
 
     NAME = "adaptformer"
+    PREFIX = "adaptformer_list"
 
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            adapter = AdaptFormer(tower.width, self.bottleneck(context), context.generator)
-            block = tower.block(i)
-            block.pre_mlp = AdaptFormerBranch(cast(NormBranch, block.pre_mlp).norm, adapter)
-            trained |= named(f"adaptformer_list.{i}", adapter)
-        return trained
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        adapter = AdaptFormer(tower.width, self.bottleneck(context), context.generator)
+        block.pre_mlp = AdaptFormerBranch(cast(NormBranch, block.pre_mlp).norm, adapter)
+        return adapter
 
     def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
         return {"rank": 2 * tower.width * self.bottleneck(context) * len(context.layers)}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from fastlift.models.vit import Tower
+from fastlift.models.vit import Block, Tower
 from fastlift.settings import Settings
 
 Sizes = Literal["lift", "lift_plus"]
@@ -46,11 +46,13 @@ class Tuner(Settings):
         NAME: what users call it.
         CONFLICTS: tuners that it cannot be combined with, each with the reason.
         CHOOSES_BLOCKS: whether ``layers`` says which blocks get it.
+        PREFIX: of its parameters' names, before the block's number.
     """
 
     NAME: ClassVar[str]
     CONFLICTS: ClassVar[Mapping[str, str]] = {}
     CHOOSES_BLOCKS: ClassVar[bool] = True
+    PREFIX: ClassVar[str]
 
     def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
         """Put the tuner's modules at sites of the blocks, in place.
@@ -58,6 +60,15 @@ class Tuner(Settings):
         Returns:
             what trains, under the names of the authors' checkpoints.
         """
+        blocks = ((i, self.attach_to_block(tower, tower.block(i), context)) for i in self.blocks(context))
+        return {key: value for i, part in blocks for key, value in named(f"{self.PREFIX}.{i}", part).items()}
+
+    def blocks(self, context: TunerContext) -> tuple[int, ...]:
+        """The blocks that get it."""
+        return context.layers
+
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        """Put the modules at sites of one block; gives what holds its parameters, by their names behind the prefix."""
         raise NotImplementedError
 
     def resolved(self, context: TunerContext) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.base import Sizes, TunerContext, named
+from fastlift.models.tuners.base import Sizes, TunerContext
 from fastlift.models.tuners.rank import RankSettings, adaptive_rank, power_of_two
-from fastlift.models.vit import Tower
+from fastlift.models.vit import Block, Tower
 from fastlift.settings import MOST_SIZE, Acts, Between
 
 
@@ -78,15 +78,13 @@ class LoRASettings(LoRARankSettings):
     """LoRA on the queries and values of each chosen block."""
 
     NAME = "lora"
+    PREFIX = "lora_list"
 
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            block, rank = tower.block(i), self.bottleneck(context)
-            q, v = (LoRA(tower.width, rank, tower.width, context.generator) for _ in range(2))
-            block.qkv = LoRAQKV(block.qkv, q, v)
-            trained |= named(f"lora_list.{i}.q", q) | named(f"lora_list.{i}.v", v)
-        return trained
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        rank = self.bottleneck(context)
+        q, v = (LoRA(tower.width, rank, tower.width, context.generator) for _ in range(2))
+        block.qkv = LoRAQKV(block.qkv, q, v)
+        return nn.ModuleDict({"q": q, "v": v})
 
     def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
         return {"lora_rank": 4 * tower.width * self.bottleneck(context) * len(context.layers)}
@@ -97,16 +95,14 @@ class LoRAMLPSettings(LoRARankSettings):
     """LoRA on both products of the MLP of each chosen block."""
 
     NAME = "lora_mlp"
+    PREFIX = "lora_mlp_list"
 
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            block, rank = tower.block(i), self.bottleneck(context)
-            up = LoRA(tower.width, rank, block.mlp_width, context.generator)
-            down = LoRA(block.mlp_width, rank, tower.width, context.generator)
-            block.mlp_in, block.mlp_out = LoRALinear(block.mlp_in, up), LoRALinear(block.mlp_out, down)
-            trained |= named(f"lora_mlp_list.{i}.1", up) | named(f"lora_mlp_list.{i}.2", down)
-        return trained
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        rank = self.bottleneck(context)
+        up = LoRA(tower.width, rank, block.mlp_width, context.generator)
+        down = LoRA(block.mlp_width, rank, tower.width, context.generator)
+        block.mlp_in, block.mlp_out = LoRALinear(block.mlp_in, up), LoRALinear(block.mlp_out, down)
+        return nn.ModuleDict({"1": up, "2": down})
 
     def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
         both = 2 * (tower.width + tower.block(0).mlp_width)

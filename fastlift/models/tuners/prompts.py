@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastlift.models.tuners.base import Sizes, Tuner, TunerContext
 from fastlift.models.tuners.rank import power_of_two
-from fastlift.models.vit import PromptSite, Tower
+from fastlift.models.vit import Block, PromptSite, Tower
 from fastlift.settings import MOST_SIZE, Acts, Between
 
 
@@ -37,6 +37,8 @@ class Prompt(nn.Module):
 class PromptSettings(Tuner):
     """How many learned tokens."""
 
+    PREFIX = "vpt_list"
+
     prompt_length: Annotated[
         int | None,
         Between(1, MOST_SIZE),
@@ -54,17 +56,9 @@ class PromptSettings(Tuner):
     def resolved(self, context: TunerContext) -> dict[str, Any]:
         return {"prompt_length": self.length(context)}
 
-    def blocks(self, context: TunerContext) -> tuple[int, ...]:
-        """Where learned tokens enter."""
-        return context.layers
-
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in self.blocks(context):
-            prompt = Prompt(self.length(context), tower.width, tower.prompt_site(), context.generator)
-            tower.block(i).prompts = prompt
-            trained[f"vpt_list.{i}.prompt"] = prompt.prompt
-        return trained
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        block.prompts = Prompt(self.length(context), tower.width, tower.prompt_site(), context.generator)
+        return block.prompts
 
     def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
         return {"prompt_length": tower.width * self.length(context) * len(self.blocks(context))}

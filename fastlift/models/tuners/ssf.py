@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.base import Tuner, TunerContext, named
-from fastlift.models.vit import Tower
+from fastlift.models.tuners.base import Tuner, TunerContext
+from fastlift.models.vit import Block, Tower
 
 
 class SSF(nn.Module):
@@ -72,16 +72,13 @@ class SSFSettings(Tuner):
 
     SITES: ClassVar[Mapping[str, tuple[str, Callable[[nn.Module, SSF], nn.Module]]]]
 
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for i in context.layers:
-            block = tower.block(i)
-            for name, (site, after) in self.SITES.items():
-                outputs = {"qkv": 3 * tower.width, "mlp_in": block.mlp_width}.get(site, tower.width)
-                ssf = SSF(outputs, context.generator)
-                setattr(block, site, after(getattr(block, site), ssf))
-                trained |= named(f"{self.NAME}_list.{i}.{name}", ssf)
-        return trained
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        parts = nn.ModuleDict()
+        for name, (site, after) in self.SITES.items():
+            outputs = {"qkv": 3 * tower.width, "mlp_in": block.mlp_width}.get(site, tower.width)
+            parts[name] = ssf = SSF(outputs, context.generator)
+            setattr(block, site, after(getattr(block, site), ssf))
+        return parts
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,7 @@ class SSFAttnSettings(SSFSettings):
     """SSF on the qkv product and on the attention's output product."""
 
     NAME = "ssf_attn"
+    PREFIX = "ssf_attn_list"
     SITES: ClassVar = {"attn_in": ("qkv", SSFQKV), "attn_out": ("out", SSFAfter)}
 
 
@@ -97,6 +95,7 @@ class SSFMLPSettings(SSFSettings):
     """SSF on both products of the MLP."""
 
     NAME = "ssf_mlp"
+    PREFIX = "ssf_mlp_list"
     SITES: ClassVar = {"mlp_in": ("mlp_in", SSFAfter), "mlp_out": ("mlp_out", SSFAfter)}
 
 
@@ -105,4 +104,5 @@ class SSFNormSettings(SSFSettings):
     """SSF on both norms' outputs."""
 
     NAME = "ssf_ln"
+    PREFIX = "ssf_ln_list"
     SITES: ClassVar = {"ln_1": ("norm_1", SSFAfter), "ln_2": ("pre_mlp", SSFBranch)}

@@ -18,7 +18,7 @@ from fastlift.models.tuners import TUNERS, TunerSettings
 from fastlift.models.tuners.base import Tuner, TunerContext, has_tuner
 from fastlift.models.tuners.prompts import PromptSettings
 from fastlift.models.tuners.rank import RankSettings
-from fastlift.models.vit import Tower
+from fastlift.models.vit import Block, Tower
 from fastlift.settings import Acts, Between, check_effects, converted
 
 Files = tuple[Path, Path]
@@ -72,17 +72,14 @@ class ToySettings(Tuner):
     """x -> x + mean of some learned vectors, after the MLP: what the file of a new tuner holds."""
 
     NAME = "toy"
+    PREFIX = "toys"
 
     toy_count: Annotated[int, Between(1), Acts("how many vectors (tuner toy)", lambda tuner: "toy" in tuner)] = 2
     """Learned vectors."""
 
-    def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
-        trained = {}
-        for i in context.layers:
-            toy = Toy(self.toy_count, tower.width)
-            tower.block(i).post_mlp = toy
-            trained[f"toy.{i}"] = toy.vectors
-        return trained
+    def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
+        block.post_mlp = Toy(self.toy_count, tower.width)
+        return block.post_mlp
 
 
 class Toy(nn.Module):
@@ -109,8 +106,8 @@ def test_a_new_tuner_is_a_file_and_a_line(tiny_clip: Files, monkeypatch: pytest.
     vit = backbones.load(*tiny_clip).vit
     before = vit(torch.ones(1, 3, 32, 32))
     trained = settings.attach(vit, settings.context(vit, 6))
-    assert trained["toy.2"].shape == (3, 48)
-    assert {name.split(".")[0] for name in trained} == {"toy", "lora_list"}
+    assert trained["toys.2.vectors"].shape == (3, 48)
+    assert {name.split(".")[0] for name in trained} == {"toys", "lora_list"}
     assert not torch.allclose(vit(torch.ones(1, 3, 32, 32)), before, atol=1e-2)
     values, defaults = grown.TunerSettings(toy_count=3).values(), grown.TunerSettings().values()
     with pytest.raises(UserError, match="toy_count 3 would change nothing here"):
