@@ -28,8 +28,11 @@ train: install  ## fine-tune on the embedded data set, and print what came out
 fuzz: install  ## property tests with new draws, FASTLIFT_FUZZ_SECONDS (60) for each; prints what failed as cases to add
 	FASTLIFT_FUZZ_SECONDS=$${FASTLIFT_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -n auto -q -m hypothesis
 
-test: install  ## the whole test suite, in parallel
-	$(BIN)/python -m pytest -n auto --dist worksteal -q
+# Tests run in an order that is drawn anew; SEED=... repeats one.
+SEED ?= $(shell date +%s)
+
+test: install  ## the whole test suite, in parallel, in random order
+	$(BIN)/python -m pytest -n auto --dist worksteal -q --randomly-seed=$(SEED)
 
 # The two ends of the declared ranges, each in an environment of its own; PYTHON=... chooses the interpreter.
 END = .venv-$(subst test-,,$@)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

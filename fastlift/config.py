@@ -29,11 +29,11 @@ from fastlift.models.vit import ActivationCheckpointingSettings
 from fastlift.settings import May, NamesFile, Settings, check_effects, check_rules, converted, marker, one_of
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
+from fastlift.training.losses import LossSettings
 from fastlift.training.settings import (
     BatchSettings,
     EpochSettings,
     LoopSettings,
-    LossSettings,
     NonFiniteSettings,
     SGDSettings,
 )

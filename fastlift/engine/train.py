@@ -42,7 +42,8 @@ from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import DeviceSettings, ThreadSettings
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
 from fastlift.training.distributed import LostCompany, barrier, open_group
-from fastlift.training.settings import LossSettings, SGDSettings
+from fastlift.training.losses import LossSettings
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 

@@ -17,7 +17,7 @@ import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.models.classifiers import Classifier, CosineClassifier
 from fastlift.training import losses
-from fastlift.training.settings import LossName
+from fastlift.training.losses import LossName
 
 
 class LongTailLoss(losses.Loss):

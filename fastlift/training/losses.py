@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
-from fastlift.settings.names import one_of
+from fastlift.settings import Settings, one_of
 from fastlift.training.distributed import World, gather
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _inverse_weight(counts: Tensor) -> Tensor:
     return (weight / weight.mean()).float()
 
 
-# How each loss is made of the class counts and its own options, by keyword; ``settings.LossName`` are the same names.
+# How each loss is made of the class counts and its own options, by keyword.
 _BUILDERS: dict[str, Callable[..., Loss]] = {
     "CE": lambda counts: SoftmaxLoss(),
     "Focal": lambda counts, gamma=2.0: FocalLoss(gamma),
@@ -259,3 +260,40 @@ def build(name: str, class_counts: Counts, **options: Any) -> Loss:
     for option in options:
         one_of(f"option of the loss {name}", option, accepted)
     return builder(counts, **options)
+
+
+if TYPE_CHECKING:
+    LossName = str
+else:  # the choices of the flag are the names above, which a type checker cannot read
+    LossName = Literal[tuple(_BUILDERS)]
+
+
+def _tau_is_of_logit_adjustment(loss: str, tau: float) -> str | None:
+    if loss == "LA" or tau == 1.0:
+        return None
+    return f"tau is the strength of logit adjustment: the loss {loss} has none (use loss LA)"
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """Which loss."""
+
+    loss: LossName = "LA"
+    """LA: cross-entropy of logits + tau * log prior (logit adjustment)."""
+    tau: float = 1.0
+    """Strength of the logit adjustment (LA only)."""
+    RULES: ClassVar = (_tau_is_of_logit_adjustment,)
+
+    def build(self, class_counts: Counts, scale: float = 25.0) -> Loss:
+        """The loss of a training set.
+
+        Args:
+            class_counts: training images of each class, [C].
+            scale: of LDAM's margins: the model's setting of that name, whatever its classifier, as in the authors' programs.
+
+        Raises:
+            UserError: class counts that are not positive.
+        """
+        options = {"tau": self.tau, "scale": scale}
+        accepted = signature(_BUILDERS[self.loss]).parameters
+        return build(self.loss, class_counts, **{name: options[name] for name in options if name in accepted})

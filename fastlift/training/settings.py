@@ -1,10 +1,10 @@
-"""Settings of the training: the loss, the optimiser, batches and epochs. Loads no torch."""
+"""Settings of the training: the optimiser, batches, epochs and the loop. Loads no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastlift.settings import Acts, Between, May, Settings
 
@@ -12,42 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import SGD
 
-    from fastlift.training.losses import Counts, Loss
 
-LossName = Literal["CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"]
 OnNonFinite = Literal["stop", "skip"]
-
-
-def _tau_is_of_logit_adjustment(loss: LossName, tau: float) -> str | None:
-    if loss == "LA" or tau == 1.0:
-        return None
-    return f"tau is the strength of logit adjustment: the loss {loss} has none (use loss LA)"
-
-
-@dataclass(frozen=True)
-class LossSettings(Settings):
-    """Which loss."""
-
-    loss: LossName = "LA"
-    """LA: cross-entropy of logits + tau * log prior (logit adjustment)."""
-    tau: float = 1.0
-    """Strength of the logit adjustment (LA only)."""
-    RULES = (_tau_is_of_logit_adjustment,)
-
-    def build(self, class_counts: Counts, scale: float = 25.0) -> Loss:
-        """The loss of a training set.
-
-        Args:
-            class_counts: training images of each class, [C].
-            scale: of LDAM's margins: the model's setting of that name, whatever its classifier, as in the authors' programs.
-
-        Raises:
-            UserError: class counts that are not positive.
-        """
-        from fastlift.training import losses
-
-        options: dict[str, Any] = {"LA": {"tau": self.tau}, "LDAM": {"scale": scale}}.get(self.loss, {})
-        return losses.build(self.loss, class_counts, **options)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import fastlift
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import TrainState
-from fastlift.training.settings import LossName, LossSettings, SGDSettings
+from fastlift.training.losses import LossName, LossSettings
+from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]

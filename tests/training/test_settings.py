@@ -9,7 +9,8 @@ import torch
 
 from fastlift.errors import UserError
 from fastlift.training import losses
-from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, LossName, LossSettings, SGDSettings
+from fastlift.training.losses import LossName, LossSettings
+from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, SGDSettings
 
 COUNTS = (9, 3, 1)
 
