@@ -28,7 +28,7 @@ COMMANDS = {
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "report": "one HTML page of one run, or of several side by side",
     "export": "one file that serves a run without fastlift: ONNX or torch.export",
-    "bench": "this machine's numbers against the plain way",
+    "bench": "speed and memory on this machine, beside plain PyTorch and torchvision",
     "doctor": "what this machine has, and what will be used",
 }
 

@@ -55,7 +55,7 @@ def measure_bf16(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_evaluation(options: argparse.Namespace) -> dict[str, Any]:
-    """Batches against the plain way; five crops against one."""
+    """Batches compared with plain PyTorch; five crops against one."""
     return {
         "batches": evaluation.against_plain(options.model, options.batch, options.rounds),
         "five_crops": evaluation.five_crops(min(options.rounds, 3)),

@@ -1,4 +1,4 @@
-"""Evaluation: batches through the frozen and tuned model against the plain way, and five crops against one."""
+"""Evaluation: batches through the frozen and tuned model compared with plain PyTorch, and five crops against one."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def features(model: LiftModel, images: Tensor) -> Tensor:
 
 
 class ReferenceLearner:
-    """The plain counterpart of ``fastlift.training.step.Learner``: the same update, the plain way."""
+    """The plain counterpart of ``fastlift.training.step.Learner``: the same update in plain PyTorch."""
 
     def __init__(
         self, model: LiftModel, loss: SoftmaxLoss, *, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4

@@ -1,4 +1,4 @@
-"""``fastlift bench text``: text features of class names against the plain way, all 77 tokens of every prompt."""
+"""``fastlift bench text``: text features of class names compared with open_clip, which computes all 77 tokens of every prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastlift.system.device import describe_machine, versions
 
 @dataclass(frozen=True)
 class TextBench:
-    """Seconds for the features of all classes, and how far they are from the plain way's."""
+    """Seconds for the features of all classes, and how far they are from open_clip's."""
 
     model: str
     classes: int
@@ -61,7 +61,7 @@ def run(model: str = "ViT-B-16-quickgelu", *, class_names: list[str] | None = No
 
     Args:
         class_names: default: 1000 names of ImageNet's kind of length.
-        rounds: alternated rounds of the plain way and ours.
+        rounds: alternated rounds of open_clip and fastlift.
     """
     from open_clip import IMAGENET_CLASSNAMES
 

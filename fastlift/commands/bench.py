@@ -15,8 +15,8 @@ from fastlift.system.settings import ThreadSettings
 
 ACTIONS = {
     "data": "images/s, CPU time and memory of every way to make training views, and what limits them",
-    "train": "a training step against the plain PyTorch way: time, FLOP, memory, dispatched ops",
-    "text": "text features of 1000 classes against the plain way, and from the cache",
+    "train": "a training step compared with plain PyTorch: time, FLOP, memory, dispatched ops",
+    "text": "text features of 1000 classes, compared with open_clip, and from the cache",
 }
 
 EXAMPLES = {

@@ -36,7 +36,7 @@ class ClassifierInitSettings(Settings):
             lambda classifier: classifier not in ("text", "zero_shot"),
         ),
     ] = "text"
-    """Start of the classifier: text features of the class names, random unit rows, mean features of all training images
+    """Classifier init: text features of the class names, random unit rows, mean features of all training images
     of a class (or of 1, 10, 100 of them), or a logistic regression on the training images' features."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (_needs_a_weight,)

@@ -315,7 +315,7 @@ class ActivationCheckpointingSettings(Settings):
     """What backward computes again instead of keeping it."""
 
     recompute: Annotated[Checkpointing, May.CHANGE] = "none"
-    """What backward computes again instead of keeping it: less memory, more time."""
+    """Activation checkpointing: what backward computes again instead of keeping it. Less memory, more time."""
 
     def build(self, vit: nn.Module) -> None:
         """Set it in a backbone.

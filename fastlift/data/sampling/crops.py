@@ -88,7 +88,7 @@ class CropSettings(Settings):
     """How training images are cropped, and how all images are resized."""
 
     augmentation: TrainKind = "random_resized_crop"
-    """Training views: LIFT's random resized crop with flip, or LIFT+'s square crop whose least area grows."""
+    """Training crops: LIFT's random resized crop with flip, or LIFT+'s square crop whose least area grows."""
     schedule: Annotated[
         Schedule,
         Acts("how minimalist crops grow (augmentation minimalist)", lambda augmentation: augmentation == "minimalist"),
