@@ -28,10 +28,10 @@ class Quiet:
     """Says nothing."""
 
     def say(self, message: str) -> None:
-        """Nothing."""
+        """Say nothing."""
 
     def update(self, done: int, note: str | None = None) -> None:
-        """Nothing."""
+        """Say nothing."""
 
     @contextmanager
     def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, another run's, or of no place in this run: none is gone on from, graded or exported."""
+"""Checkpoints that are damaged, another run's, or of no place in this run: none is gone on from, evaluated or exported."""
 
 import json
 import shutil

@@ -162,7 +162,7 @@ def same(model: LiftModel, given: LiftState) -> bool:
 def test_a_run_that_is_only_graded_goes_on_with_what_it_kept(
     init: Any, settings: Config, given: LiftState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut short while it is graded, an import has the checkpoint's values still, and a start from images its own."""
+    """Cut short while it is evaluated, an import has the checkpoint's values still, and a start from images its own."""
     settings, start = settings.override(init=init, rank=4), given if init == "random" else None
     whole = fastlift.train(settings, output=tmp_path / "whole", start=start)
     cut_short_at(monkeypatch, "fastlift.engine.train.evaluate", settings, output=tmp_path / "run", start=start)

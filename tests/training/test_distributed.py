@@ -1,4 +1,4 @@
-"""Several processes take the same steps as one, whatever their number, and grade every image once."""
+"""Several processes take the same steps as one, whatever their number, and evaluate every image once."""
 
 from __future__ import annotations
 
