@@ -67,7 +67,7 @@ def prepare_backbone(config: Config, images: int, model: LiftModel, world: World
     batch = max(shares)
     steps = config.training.epochs * -(-images // config.training.batch_size)
     device = next(model.parameters()).device
-    plan = CompileSettings(config.run.compile).plan(device, steps, training_tflop(model, batch))
+    plan = config.part(CompileSettings).plan(device, steps, training_tflop(model, batch))
     if plan.mode is not None:
         at_a_time = {config.training.micro_batch} if config.training.micro_batch else shares
         compile_backbone(model, plan.mode, at_a_time | {config.part(InferenceSettings).crops_at_a_time})

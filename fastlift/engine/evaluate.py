@@ -23,7 +23,7 @@ from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.settings import EvaluationSettings, InferenceSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.fingerprint import weights_fingerprint
-from fastlift.models.fp8 import check_fp8, quantise_frozen
+from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
 from fastlift.runs import folder as runs
@@ -180,9 +180,9 @@ def evaluate_on(
         ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why})")
     model.set_compute_dtype(amp.dtype)
     model.to(device)
-    if config.run.frozen == "fp8":
-        check_fp8(device, amp.dtype)
-        quantise_frozen(model.vit)
+    fp8 = config.part(Fp8Settings)
+    fp8.check(device, amp.dtype)
+    fp8.build(model.vit)
     if config.run.memory == "check":
         check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
     agree(
@@ -217,7 +217,7 @@ def _compile_if_it_pays(model: LiftModel, images: int, config: Config, device: t
     passes = config.part(InferenceSettings)
     size = passes.crops_at_a_time
     work = training_tflop(model, size) / 2  # a step forward is half of one in training
-    plan = CompileSettings(config.run.compile).plan(device, images * passes.crops_per_image // size, work)
+    plan = config.part(CompileSettings).plan(device, images * passes.crops_per_image // size, work)
     if plan.mode is not None:
         compile_backbone(model, plan.mode, {size})
 

@@ -21,10 +21,10 @@ from fastlift.models.backbones import outline
 from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.classifiers import Classifier
 from fastlift.models.create import create_model
-from fastlift.models.fp8 import check_fp8, quantise_frozen
+from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, Shape, shape_of
-from fastlift.models.vit import VisionTransformer
+from fastlift.models.vit import ActivationCheckpointingSettings
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
@@ -36,17 +36,21 @@ from fastlift.training.distributed import World, total
 
 def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
     """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
-    settings, told = config.model, ui or Quiet()
+    told, init = ui or Quiet(), changes.pop("init", config.model.init)
 
     def progress(done: int, total: int) -> None:
         if total > 20_000:
             told.say(f"text features: {done} of {total} prompts")
 
-    others = {"interpolation": config.data.interpolation, "seed": config.run.seed, "progress": progress}
-    arguments: dict[str, Any] = vars(settings) | others | changes
-    if arguments["init"] in IMAGE_INITS:  # set once the model and the images are there
-        arguments["init"] = "random"
-    return create_model(arguments.pop("model"), class_names=class_names, **arguments)
+    return create_model(
+        config.model,
+        class_names=class_names,
+        init="random" if init in IMAGE_INITS else init,  # from images once model and images are there
+        interpolation=config.data.interpolation,
+        seed=config.run.seed,
+        progress=progress,
+        **changes,
+    )
 
 
 def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -> LiftModel:
@@ -61,11 +65,9 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
         load_lift_checkpoint(model, in_order_of(data.class_names, state) if by_name else state)
     model.set_compute_dtype(dtype)  # before it moves: what crosses the bus and is kept on a GPU is then half as much
     model.to(place.device)
-    if config.run.frozen == "fp8":
-        quantise_frozen(model.vit)
+    config.part(Fp8Settings).build(model.vit)
+    config.part(ActivationCheckpointingSettings).build(model.vit)
     _check_possible(config, model, world)
-    if isinstance(model.vit, VisionTransformer):
-        model.vit.activation_checkpointing = config.run.recompute
     if config.training.epochs:
         _check_memory(config, model, work, ui)
     agree(world, fingerprints_of(data.train, data.test, model))
@@ -75,8 +77,6 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
 
 def _check_possible(config: Config, model: LiftModel, world: World) -> None:
     """What only the model and the processes tell, asked before a run folder is made or an old one replaced."""
-    if config.run.recompute != "none" and not isinstance(model.vit, VisionTransformer):
-        raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
     if config.training.batch_size < world.size:
         raise UserError(
             f"batch_size: {config.training.batch_size} images cannot be shared by {world.size} processes; start fewer"
@@ -146,6 +146,5 @@ def choose_amp(asked: Asked, place: Place) -> Amp:
     amp = first_amp(world, named, place.device, shape)
     if named != config.run.amp:
         amp = Amp(amp.dtype, "as the run began")
-    if config.run.frozen == "fp8":
-        check_fp8(place.device, amp.dtype)
+    config.part(Fp8Settings).check(place.device, amp.dtype)
     return amp
