@@ -150,10 +150,10 @@ def test_zero_shot_without_finite_logits_is_refused(settings: Config, monkeypatc
 def test_pictures_without_finite_logits_get_no_prediction(
     trained: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fastlift.engine import build as building
+    from fastlift.engine import load_run as loading
 
-    load = building.load_run
-    monkeypatch.setattr(building, "load_run", lambda *arguments: spoilt(load(*arguments), 1))
+    load = loading.load_run
+    monkeypatch.setattr(loading, "load_run", lambda *arguments: spoilt(load(*arguments), 1))
     picture = tiny_data / "test" / "class0" / "0.jpg"
     assert predict.run([str(trained), str(picture), "--json"]) == 1
     printed = capsys.readouterr()
