@@ -49,7 +49,6 @@ def _needs_text(text_tuner: tuple[str, ...], classifier: str) -> str | None:
     return None
 
 
-# Made here and not in the annotations: Python evaluates those where a function sees no names of the module.
 _RANKED = Acts(
     "the bottleneck of text tuners that have one (adaptformer, adapter, lora, lora_mlp)",
     lambda text_tuner: has_tuner(RankSettings, text_tuner),

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastlift.models.tuners.base import Tuner, TunerContext, has_tuner
 from fastlift.settings import MOST_SIZE, Acts, Between
 
-# Made here and not in the annotation: Python evaluates that where a function sees no names of the module.
 _RANKED = Acts(
     "the bottleneck of tuners that have one (adaptformer, adapter, lora, lora_mlp)",
     lambda tuner: has_tuner(RankSettings, tuner),
