@@ -11,8 +11,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from machine import describe
 from workloads import DEVICE, DIRECTIONS, WAYS, Workload, workloads
 
-
-def alternated(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each way in each round, after two rounds to warm up."""
-    times: dict[str, list[float]] = {way: [] for way in runs}
-    for index in range(rounds + 2):
-        for way, run in runs.items():
-            started = time.perf_counter()
-            run()
-            if index >= 2:
-                times[way].append((time.perf_counter() - started) * 1e3)
-    return times
+from fastlift.bench.rounds import alternate
 
 
 def peak_extra_mib(workload: Workload, way: str) -> float:
@@ -60,7 +48,8 @@ def measure(workload: Workload, rounds: int, memory: bool) -> dict[str, Any]:
     """All directions of one workload."""
     found: dict[str, Any] = {"name": workload.name}
     for direction in DIRECTIONS:
-        times = alternated({way: workload.runner(way, direction) for way in WAYS}, rounds)
+        timed = alternate({way: workload.runner(way, direction) for way in WAYS}, rounds, warmup=2)
+        times = {way: [1e3 * seconds for seconds in timing.seconds] for way, timing in timed.items()}
         fused = statistics.median(times["fused"])
         flops, moved = workload.work(direction)
         found[direction] = {

@@ -2,27 +2,15 @@
 
 import functools
 import os
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from workloads import DTYPE
 
 import fastlift_kernels
+from fastlift.bench.rounds import alternate
 from fastlift.system.machine import processor_name
-
-
-def median_seconds(run: Callable[[], Any], rounds: int = 15) -> float:
-    """Median of ``rounds`` after two to warm up."""
-    times = []
-    for index in range(rounds + 2):
-        started = time.perf_counter()
-        run()
-        if index >= 2:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 @functools.cache
@@ -31,7 +19,8 @@ def rates() -> dict[str, float]:
     source = torch.randn(2**26)
     target = torch.empty_like(source)
     a, b = (torch.randn(2048, 2048, dtype=DTYPE) for _ in range(2))
-    copy, matmul = median_seconds(lambda: target.copy_(source)), median_seconds(lambda: a @ b)
+    timed = alternate({"copy": lambda: target.copy_(source), "matmul": lambda: a @ b}, rounds=15, warmup=2)
+    copy, matmul = timed["copy"].median, timed["matmul"].median
     return {"copy_gb_per_s": 2 * source.numel() * 4 / copy / 1e9, "matmul_gflop_per_s": 2 * 2048**3 / matmul / 1e9}
 
 
