@@ -8,7 +8,7 @@
 Each part runs in a process of its own with its own time limit (--list), and leaves later ones their least, so a failure or a hang costs only itself, and every row is
 in FOLDER/PART.json as soon as it is known. FOLDER/summary.json holds the card, its clocks, driver and own rates, versions,
 and what became of each part; it says what was skipped and why. Nothing is downloaded, and nothing need be installed beside
-torch, torchvision, timm, safetensors, numpy and Pillow: DALI, tyro, pytest are used where they are there.
+torch, torchvision, timm, safetensors, msgspec, numpy and Pillow: DALI, tyro, pytest are used where they are there.
 
 Times are medians of alternated rounds, taken with CUDA events; the host's stand beside them. "% of the matrix rate" is of
 what the card's own bf16 products of the ViT's shapes reached in this run, "% of the copy rate" of what a copy reached.
@@ -17,6 +17,7 @@ what the card's own bf16 products of the ViT's shapes reached in this run, "% of
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import signal
 import sys
 from pathlib import Path
@@ -85,11 +86,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _make_ready(folder: Path, replace: bool) -> None:
-    """A folder without results.
+    """A folder without results, and what every part needs.
 
     Raises:
-        UserError: it has some.
+        UserError: it has some, or msgspec is missing, without which no part could say more than that it failed.
     """
+    if importlib.util.find_spec("msgspec") is None:
+        raise UserError(
+            "msgspec is not installed: pip install msgspec, or where that cannot be, unpack its wheel (0.2 MB) into a folder and name "
+            "that in PYTHONPATH"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     kept = kept_files(folder)
     if not replace and any(file.name != SUMMARY for file in kept):  # a summary alone is that of a run without a card

@@ -198,6 +198,18 @@ def test_results_are_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "step.json").read_text() == "{}"
 
 
+def test_what_every_part_needs_is_asked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.gpu.__main__ import main
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["--output", str(tmp_path / "new"), "--part", "ops"]) == 2
+    assert "msgspec is not installed" in capsys.readouterr().err
+    assert not list((tmp_path / "new").glob("*"))
+
+
 def test_list_tells_every_part_with_its_limit() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--list"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
