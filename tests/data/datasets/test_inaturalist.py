@@ -162,7 +162,7 @@ def test_a_run_on_species_is_graded_at_higher_ranks(
     assert tallied[0] != tallied[1]
     coarse = fastlift.train(config.override(taxon="genus"), output=tmp_path / "genera")
     assert coarse.model.class_names == ("Oenanthe", "Turdus")
-    with pytest.raises(UserError, match="taxon family: this run learned each genus"):
+    with pytest.raises(UserError, match="taxon family: this run was trained on each genus"):
         evaluate_run(tmp_path / "genera", settings={"taxon": "family"})
 
 
