@@ -1,4 +1,4 @@
-"""The ``fastlift`` command: a table of commands; each loads what it needs when it is called, so that help is instant."""
+"""The ``fastlift`` command: a table of commands; each loads what it needs when it is called, so that ``fastlift --help`` is instant."""
 
 from __future__ import annotations
 
