@@ -23,7 +23,7 @@ def announce(config: Config, data: DataSet, model: LiftModel, device: torch.devi
     """Tell what will be trained, on what, and how."""
     counts = data.train.class_counts()
     described = describe_model(config, model)
-    executor, why = LoaderSettings(config.data.executor).backend_for(data.train, device)
+    executor, why = config.part(LoaderSettings).backend_for(data.train, device)
     ui.say(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {len(counts)} classes "
         f"of {counts.max()} to {counts.min()} images"
