@@ -33,7 +33,7 @@ if (
     from fastlift.interop.modules import LogitAdjustedCrossEntropy as LogitAdjustedCrossEntropy
     from fastlift.models.classifiers import CosineClassifier as CosineClassifier
     from fastlift.models.create import create_model as create_model
-    from fastlift.models.tuners.adaptformer import AdaptFormer as AdaptFormer
+    from fastlift.models.tuners.adapter import AdaptFormer as AdaptFormer
     from fastlift.training import classifier_init
     from fastlift.training import losses as losses
 
@@ -41,7 +41,7 @@ if (
 
 # Public name -> the module that defines it. Where the name is a module itself, that one.
 _HOMES = {
-    "AdaptFormer": "models.tuners.adaptformer",
+    "AdaptFormer": "models.tuners.adapter",
     "BalancedSoftmaxLoss": "interop.modules",
     "ClassBalancedCrossEntropy": "interop.modules",
     "Config": "config",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastlift.models.classifiers import CosineClassifier
 from fastlift.models.lift import LiftModel
-from fastlift.models.tuners.adaptformer import AdaptFormerBranch
+from fastlift.models.tuners.adapter import AdaptFormerBranch
 from fastlift.models.vit import Block
 from fastlift.training.losses import SoftmaxLoss
 

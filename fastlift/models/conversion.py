@@ -15,19 +15,9 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
+from fastlift.models.pooling import ClassTokenPool, LatentPool, MeanPool
 from fastlift.models.resnet import ResNet
-from fastlift.models.vit import (
-    QKV,
-    Block,
-    ClassTokenPool,
-    LatentPool,
-    LayerNorm,
-    LayerScale,
-    Linear,
-    MeanPool,
-    Rotary,
-    VisionTransformer,
-)
+from fastlift.models.vit import QKV, Block, LayerNorm, LayerScale, Linear, Rotary, VisionTransformer
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

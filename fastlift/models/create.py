@@ -20,8 +20,8 @@ from fastlift.models.classifiers import Classifier, ClassifierSettings, ZeroShot
 from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.lift import LiftModel, Preprocessing
 from fastlift.models.resnet import ResNet
+from fastlift.models.text.classifier import TextSideSettings
 from fastlift.models.text.features import Progress, PromptTextSettings
-from fastlift.models.text.head import TextSideSettings
 from fastlift.models.tuners import TunerSettings
 from fastlift.settings import MOST, Between, converted
 from fastlift.settings.validate import Rule

@@ -93,10 +93,6 @@ class PrecisionSettings(Settings):
     """Compute dtype of the backbone. 'auto': bf16 on GPUs that multiply it, else fp16; on CPUs the faster of bf16 and fp32,
     as measured at the model's shapes."""
 
-    def build(self, device: torch.device, shape: Shape | None = None) -> Amp:
-        """The dtype on this device; see ``resolve_amp``."""
-        return resolve_amp(self.amp, device, shape)
-
 
 def resolve_amp(name: str, device: torch.device, shape: Shape | None = None, *, keep: bool = True) -> Amp:
     """``auto``: bf16 on GPUs of capability 8 and newer, fp16 on older ones; on CPUs bf16 where it is measured to be faster.
@@ -134,9 +130,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 def shape_of(vit: VisionTransformer | ResNet, images: int) -> Shape:
     """The shape of a tower's block, with as many of the images at a time as make a step of some milliseconds."""
     if isinstance(vit, ResNet):  # the second of four stages: an eighth of the image's side
-        one = Shape(
-            1, min(max(1, vit.image_size[0] // 8), MOST_SIDE) ** 2, max(8, vit.width // 8), max(8, vit.width // 8), 0
-        )
+        side, width = min(max(1, vit.image_size[0] // 8), MOST_SIDE), max(8, vit.width // 8)
+        one = Shape(1, side**2, width, width, 0)
     else:
         one = Shape(1, min(vit.sequence_length, MOST_SIDE**2), vit.width, vit.block(0).mlp_width, vit.block(0).heads)
     return Shape(max(1, min(images, round(WORK / one.flop))), *list(asdict(one).values())[1:])
@@ -148,13 +143,8 @@ def speeds(shape: Shape, keep: bool = True) -> Speeds:
     Args:
         keep: write what is measured into the cache folder.
     """
-    key = {
-        "format": FORMAT,
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        **asdict(shape),
-    }
+    machine = {"processor": processor_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    key = {"format": FORMAT, **machine, **asdict(shape)}
     name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
     path = cache_folder() / "speeds" / f"{name}.json"
     try:

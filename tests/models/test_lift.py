@@ -14,7 +14,7 @@ import fastlift
 from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.features import text_features
-from fastlift.models.tuners.rank import adaptive_rank
+from fastlift.models.tuners.base import adaptive_rank
 
 Files = tuple[Path, Path]
 

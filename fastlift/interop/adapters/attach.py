@@ -22,8 +22,7 @@ from fastlift.interop.adapters.blocks import (
 )
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import resolve_layers
-from fastlift.models.tuners.adapter import Adapter
-from fastlift.models.tuners.adaptformer import AdaptFormer
+from fastlift.models.tuners.adapter import Adapter, AdaptFormer
 from fastlift.settings import MOST, MOST_SIZE, Between, Settings, converted
 from fastlift.system.memory import check_room, free_bytes
 

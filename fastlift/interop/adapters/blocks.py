@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
-from fastlift.models.tuners.adapter import Adapter
-from fastlift.models.tuners.adaptformer import AdaptFormer
+from fastlift.models.tuners.adapter import Adapter, AdaptFormer
 
 # The submodule that an adapted block has more than before.
 SLOT = "fastlift_adapter"

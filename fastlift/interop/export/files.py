@@ -158,12 +158,7 @@ def _write_onnx(program: torch.export.ExportedProgram, images: Tensor, path: Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making
         exported = torch.onnx.export(
-            program,
-            (images,),
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            verbose=False,
+            program, (images,), input_names=["images"], output_names=["logits"], opset_version=OPSET, verbose=False
         )
     assert exported is not None
     exported.model.metadata_props["fastlift"] = description

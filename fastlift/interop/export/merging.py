@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastlift.models.tuners.adaptformer import AdaptFormerBranch
+from fastlift.models.tuners.adapter import AdaptFormerBranch
 from fastlift.models.tuners.lora import LoRA, LoRALinear, LoRAQKV
 from fastlift.models.tuners.mask import Scatter
 from fastlift.models.tuners.ssf import SSF, SSFQKV, SSFAfter, SSFBranch

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 import fastlift_kernels as kernels
 from fastlift.interop.export.merging import merge_tuners
 from fastlift.models.lift import LiftModel
-from fastlift.models.tuners.adapter import Adapter
-from fastlift.models.tuners.adaptformer import AdaptFormer
+from fastlift.models.tuners.adapter import Adapter, AdaptFormer
 from fastlift.models.vit import Block
 
 _FUSED = (kernels.quick_gelu, kernels.gelu)

@@ -74,10 +74,6 @@ class BackboneSettings(Settings):
     image_size: Annotated[int | None, Between(1, MOST_PIXELS)] = None
     """Pixels, where not the model's own; position embeddings are interpolated."""
 
-    def build(self) -> Backbone:
-        """The backbone; see ``load``."""
-        return load(self.model, self.pretrained, self.image_size)
-
 
 @dataclass(frozen=True)
 class Outline:

@@ -64,10 +64,6 @@ class PromptTextSettings(Settings):
     ] = "default"
     """'default' ("a photo of a {}."), 'classname', 'ensemble', 'descriptor:FILE', or a template with {}."""
 
-    def build(self, class_names: Sequence[str]) -> list[list[str]]:
-        """The prompts of each class, as ``prompts_for``."""
-        return prompts_for(class_names, self.prompt)
-
 
 def prompts_for(class_names: Sequence[str], prompt: str) -> list[list[str]]:
     """The prompts of each class.
@@ -117,7 +113,8 @@ def encode_prompts(tower: TextTower, prompts: list[str], progress: Progress | No
     """L2-normed features [N, E] of prompts, in fp32 on the model's device; batches are cut to their longest prompt."""
     device = next(tower.model.parameters()).device
     tokens = tower.tokenize(prompts)
-    lengths = _lengths(tower.model, tokens)
+    text = causal_parts(tower.model)  # a prompt ends at the token its feature is read from, or nothing can be cut
+    lengths = torch.full((len(tokens),), tokens.shape[1]) if text is None else end_of_text(text, tokens) + 1
     order = torch.argsort(lengths, stable=True)
     features: list[Tensor] = []
     for done in range(0, len(order), PROMPTS_A_BATCH):
@@ -137,14 +134,6 @@ def causal_parts(model: Any) -> Any | None:
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     causal = isinstance(getattr(text, "attn_mask", None), Tensor) and getattr(text, "cls_emb", None) is None
     return text if causal and pool in ("argmax", "eos") else None
-
-
-def _lengths(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Tokens of each prompt up to the one its feature is read from; the full context where nothing can be cut."""
-    text = causal_parts(model)
-    if text is None:
-        return torch.full((len(tokens),), tokens.shape[1])
-    return end_of_text(text, tokens) + 1
 
 
 def end_of_text(text: Any, tokens: Tensor) -> Tensor:

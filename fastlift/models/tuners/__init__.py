@@ -17,8 +17,7 @@ from torch import nn
 
 from fastlift.errors import UserError
 from fastlift.models.resnet import ResNet
-from fastlift.models.tuners.adapter import AdapterSettings
-from fastlift.models.tuners.adaptformer import AdaptFormerSettings
+from fastlift.models.tuners.adapter import AdapterSettings, AdaptFormerSettings
 from fastlift.models.tuners.base import NoTuner, Sizes, Tuner, TunerContext
 from fastlift.models.tuners.lora import LoRAMLPSettings, LoRASettings
 from fastlift.models.tuners.mask import MaskSettings

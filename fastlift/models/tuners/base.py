@@ -1,16 +1,17 @@
-"""What a tuner is: settings that attach it to a tower, and what it must be told beside them."""
+"""What a tuner is: settings that attach it to a tower, what it must be told beside them, and what several share."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from fastlift.models.vit import Block, Tower
-from fastlift.settings import Settings
+from fastlift.settings import MOST_SIZE, Acts, Between, Settings
 
 Sizes = Literal["lift", "lift_plus"]
 
@@ -89,6 +90,40 @@ class NoTuner(Tuner):
 
     def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
         return {}
+
+
+_RANKED = Acts(
+    "the bottleneck of tuners that have one (adaptformer, adapter, lora, lora_mlp)",
+    lambda tuner: has_tuner(RankSettings, tuner),
+)
+
+
+@dataclass(frozen=True)
+class RankSettings(Tuner):
+    """Of tuners with a bottleneck."""
+
+    rank: Annotated[int | None, Between(1, MOST_SIZE), _RANKED] = None
+    """Bottleneck width (default: 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks)."""
+
+    def bottleneck(self, context: TunerContext) -> int:
+        """r."""
+        return self.rank or adaptive_rank(context.classes, context.counted)
+
+    def resolved(self, context: TunerContext) -> dict[str, Any]:
+        return {"rank": self.bottleneck(context)}
+
+    def numbers(self, tower: Tower, context: TunerContext) -> dict[str, int]:
+        return {"rank": 2 * tower.width * self.bottleneck(context) * len(context.layers)}  # down and up
+
+
+def power_of_two(share: float) -> int:
+    """The largest power of two that is not above ``share``, at least 1."""
+    return 2 ** max(0, math.floor(math.log2(share)))
+
+
+def adaptive_rank(classes: int, layers: int) -> int:
+    """r = 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks (LIFT, section 4)."""
+    return power_of_two(classes / (2 * layers))
 
 
 def has_tuner(kind: type[Tuner], names: Sequence[str]) -> bool:

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.base import Sizes, TunerContext
-from fastlift.models.tuners.rank import RankSettings, adaptive_rank, power_of_two
+from fastlift.models.tuners.base import RankSettings, Sizes, TunerContext, adaptive_rank, power_of_two
 from fastlift.models.vit import Block, Tower
 from fastlift.settings import MOST_SIZE, Acts, Between
 
@@ -66,8 +65,7 @@ class LoRARankSettings(RankSettings):
     """Bottleneck width of LoRA beside tuners of another width (default: --rank, else by --sizes)."""
 
     def bottleneck(self, context: TunerContext) -> int:
-        given = self.lora_rank or self.rank
-        return given or adaptive_lora_rank(context.classes, context.counted, context.sizes)
+        return self.lora_rank or self.rank or adaptive_lora_rank(context.classes, context.counted, context.sizes)
 
     def resolved(self, context: TunerContext) -> dict[str, Any]:
         return {"lora_rank": self.bottleneck(context)}

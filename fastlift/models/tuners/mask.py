@@ -73,9 +73,7 @@ class MaskSettings(Tuner):
     NAME = "mask"
 
     mask_ratio: Annotated[
-        float | None,
-        Between(0, 1, "(]", "a share in (0, 1]"),
-        Acts("the share that the tuner mask trains", _acts),
+        float | None, Between(0, 1, "(]", "a share in (0, 1]"), Acts("the share that the tuner mask trains", _acts)
     ] = None
     """Share of the weights that the tuner 'mask' trains (default: by --sizes)."""
     mask_seed: Annotated[int, Between(0, MOST), Acts("the draw of the tuner mask", _acts)] = 0

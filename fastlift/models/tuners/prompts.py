@@ -8,8 +8,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.base import Sizes, Tuner, TunerContext
-from fastlift.models.tuners.rank import power_of_two
+from fastlift.models.tuners.base import Sizes, Tuner, TunerContext, power_of_two
 from fastlift.models.vit import Block, PromptSite, Tower
 from fastlift.settings import MOST_SIZE, Acts, Between
 

@@ -6,7 +6,6 @@ Names count parameters and modules in the order of OpenAI's CLIP, as the authors
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
@@ -14,11 +13,9 @@ from torch import nn
 from fastlift.models.resnet import ResNet
 from fastlift.models.tuners.base import TunerContext, named
 from fastlift.models.tuners.ssf import SSF
-from fastlift.settings import Settings
 
 
-@dataclass(frozen=True)
-class ResNetTuner(Settings):
+class ResNetTuner:
     """As ``Tuner``, for CLIP ResNets."""
 
     NAME: ClassVar[str]

@@ -15,9 +15,8 @@ import fastlift
 from fastlift.errors import UserError
 from fastlift.models import backbones, tuners
 from fastlift.models.tuners import TUNERS, TunerSettings
-from fastlift.models.tuners.base import Tuner, TunerContext, has_tuner
+from fastlift.models.tuners.base import RankSettings, Tuner, TunerContext, has_tuner
 from fastlift.models.tuners.prompts import PromptSettings
-from fastlift.models.tuners.rank import RankSettings
 from fastlift.models.vit import Block, Tower
 from fastlift.settings import Acts, Between, check_effects, converted
 

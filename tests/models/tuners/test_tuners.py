@@ -13,10 +13,10 @@ import fastlift
 from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
 from fastlift.models.tuners import TUNERS, tuner_size
+from fastlift.models.tuners.base import adaptive_rank
 from fastlift.models.tuners.lora import adaptive_lora_rank
 from fastlift.models.tuners.mask import adaptive_mask_ratio
 from fastlift.models.tuners.prompts import adaptive_prompt_length
-from fastlift.models.tuners.rank import adaptive_rank
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import TrainState
