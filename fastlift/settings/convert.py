@@ -56,7 +56,8 @@ def _said(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(option) for option in options)
     if origin is tuple:
-        return f"a list, each item {_said(options[0])}"
+        length = "" if Ellipsis in options else f" of {len(options)}"
+        return f"a list{length}, each item {_said(options[0])}"
     if origin in (Union, UnionType):
         return " or ".join(_said(option) for option in options)
     return _WORDS.get(hint, "null")

@@ -20,6 +20,7 @@ class Crop(Settings):
     side: Annotated[int, Between(1)] = 8
     share: Annotated[float, Between(0, 1, "(]", "a share of the area in (0, 1]")] = 0.5
     sides: int | tuple[int, ...] | None = None
+    ends: tuple[int, int] = (0, 1)
     growth: Annotated[float, Acts("how squares grow (kind square)", lambda kind: kind == "square")] = 1.0
 
 
@@ -60,6 +61,7 @@ class Both(Batch, Crop):
         ({"decay": 1.0}, r"decay: expected a number in \[0, 1\), got 1.0"),
         ({"rate": "fast"}, "rate: expected a number, got 'fast'"),
         ({"sides": "all"}, "sides: expected a whole number or a list, each item a whole number or null, got 'all'"),
+        ({"ends": [1]}, r"ends: expected a list of 2, each item a whole number, got \[1\]"),
         ({"root": 3}, "root: expected a path or null, got 3"),
         ({"side": 9, "batch": 8}, "side 9 is more than the batch 8"),
     ],
