@@ -23,12 +23,7 @@ DALI = "nvidia-dali-cuda130"
 
 def software_facts() -> dict[str, Any]:
     """Sections ``packages kernels cache shipped_clip``."""
-    return {
-        "packages": _packages(),
-        "kernels": kernel_facts(),
-        "cache": _cache(),
-        "shipped_clip": _shipped_clip(),
-    }
+    return {"packages": _packages(), "kernels": kernel_facts(), "cache": _cache(), "shipped_clip": _shipped_clip()}
 
 
 def _packages() -> list[dict[str, Any]]:

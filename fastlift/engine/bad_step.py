@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.sampling.order import epoch_order
+from fastlift.data.sampling.stream import epoch_order
 from fastlift.system import launcher
 
 _SHOWN = 5

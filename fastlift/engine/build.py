@@ -12,7 +12,7 @@ from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
-from fastlift.data.sampling.order import share
+from fastlift.data.sampling.stream import share
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
-from fastlift.data.sampling.order import steps_in
+from fastlift.data.sampling.stream import steps_in
 from fastlift.engine import model as models
 from fastlift.engine.agreement import agree, settings_of
 from fastlift.engine.build import load_data, prepare_backbone, training_loader

@@ -63,11 +63,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         differences=_differences(runs),
         result_plots=[
             plot
-            for plot in (
-                plots.group_bars(runs),
-                plots.calibration_plot(runs),
-                _class_counts_plot(runs),
-            )
+            for plot in (plots.group_bars(runs), plots.calibration_plot(runs), _class_counts_plot(runs))
             if plot is not None
         ],
         per_class=plots.per_class_plot(runs),

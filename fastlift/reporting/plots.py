@@ -87,12 +87,7 @@ _ACCURACY_CAPTION = (
 
 
 def _curve_plot(
-    runs: Sequence[RunRecord],
-    curves: Sequence[tuple[Floats, Floats]],
-    field: str,
-    title: str,
-    unit: str,
-    caption: str,
+    runs: Sequence[RunRecord], curves: Sequence[tuple[Floats, Floats]], field: str, title: str, unit: str, caption: str
 ) -> Plot:
     with drawing() as (figure, axes):
         for index, (steps, values) in enumerate(curves):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fastlift
 from fastlift.config import Config
-from fastlift.data.sampling.order import epoch_order
+from fastlift.data.sampling.stream import epoch_order
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.training.settings import OnNonFinite, SGDSettings

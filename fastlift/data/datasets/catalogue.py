@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 from fastlift.data.datasets.cifar import CIFAR
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.folder import FOLDER
 from fastlift.data.datasets.imagenet_lt import IMAGENET_LT
 from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.datasets.list_files import LIST, is_json, read_list
 from fastlift.data.datasets.places_lt import PLACES_LT
 from fastlift.data.datasets.shapes_lt import SHAPES_LT
-from fastlift.data.datasets.source import Request, Source
 from fastlift.data.datasets.taxon import Taxon, TaxonSettings
 from fastlift.data.index.index import fingerprint
 from fastlift.data.index.lines import read_lines
@@ -26,15 +25,7 @@ from fastlift.errors import UserError
 from fastlift.settings import May, Settings, one_of
 from fastlift.system.files import cache_folder, expand_user
 
-SOURCES: tuple[Source, ...] = (
-    SHAPES_LT,
-    IMAGENET_LT,
-    PLACES_LT,
-    INATURALIST2018,
-    *CIFAR,
-    LIST,
-    FOLDER,
-)
+SOURCES: tuple[Source, ...] = (SHAPES_LT, IMAGENET_LT, PLACES_LT, INATURALIST2018, *CIFAR, LIST, FOLDER)
 
 
 def names() -> list[str]:
@@ -131,11 +122,8 @@ def load_data_set(
 
 
 def _refuse_unused_files(request: Request, source: Source) -> None:
-    given = [
-        flag
-        for flag, file in (("--train-list", request.train_list), ("--test-list", request.test_list))
-        if file is not None
-    ]
+    lists = {"--train-list": request.train_list, "--test-list": request.test_list}
+    given = [flag for flag, file in lists.items() if file is not None]
     if given and not source.takes_lists:
         raise UserError(f"{' and '.join(given)}: the data set {request.name} has no list files (use --dataset list)")
     if request.class_names is not None and not source.takes_class_names:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.folder import class_folder_names, list_split
-from fastlift.data.datasets.source import Request, Source
 from fastlift.data.datasets.splits import finish, index_listing
 from fastlift.data.index.index import array_index
 from fastlift.data.index.lists import Listing
@@ -20,8 +19,6 @@ from fastlift.errors import UserError
 
 _FOLDERS = {10: "cifar-10-batches-py", 100: "cifar-100-python"}
 _ARCHIVES = {10: "cifar-10-python.tar.gz", 100: "cifar-100-python.tar.gz"}
-
-
 _NAME = re.compile(r"cifar(10|100)_ir(\d+)")
 _RATIO_OF_GROUPS = 100  # many, medium and few of CIFAR-100-LT with any ratio are those of ratio 100
 
@@ -42,7 +39,11 @@ class Cifar(Source):
         return Cifar(int(match[1]), int(match[2])) if match else None
 
     def how_to_get(self) -> str:
-        return f"\n{how_to_get(self.classes)}"
+        return (
+            f"\nGet https://www.cs.toronto.edu/~kriz/{_ARCHIVES[self.classes]} and give the folder that holds it as "
+            f"--data-root. Accepted there: {_ARCHIVES[self.classes]}; the unpacked {_FOLDERS[self.classes]}/; or class "
+            f"folders train/CLASS/*.jpg and test/CLASS/*.jpg (or PNG) with all {self.classes} classes."
+        )
 
     def load(self, request: Request) -> DataSet:
         if self.ratio < 1:
@@ -57,21 +58,32 @@ class Cifar(Source):
                 for split, listing in zip(("train", "test"), listings, strict=True)
             ]
             return finish(request.name, indices, problems, groups)
-        train, test, class_names = load_arrays(self.classes, root or request.cache_dir / "cifar", download=root is None)
-        kept = draw_long_tail(train.labels, self.ratio)
+        train, test = self._torchvision_sets(root or request.cache_dir / "cifar", download=root is None)
+        labels, test_labels = (np.array(split.targets, dtype=np.int64) for split in (train, test))
+        kept = draw_long_tail(labels, self.ratio)
         arrays = [
-            array_index(f"{request.name}/train", train.images[kept], train.labels[kept], class_names),
-            array_index(f"{request.name}/test", test.images, test.labels, class_names),
+            array_index(f"{request.name}/train", train.data[kept], labels[kept], train.classes),
+            array_index(f"{request.name}/test", np.ascontiguousarray(test.data), test_labels, train.classes),
         ]
         return finish(request.name, arrays, problems, groups)
 
+    def _torchvision_sets(self, root: Path, *, download: bool) -> list[Any]:
+        """Both splits by torchvision, which checks the files' hashes and downloads them where it is allowed.
 
-@dataclass(frozen=True)
-class CifarArrays:
-    """One split: images uint8 [N, 32, 32, 3], labels int64 [N]."""
+        Raises:
+            UserError: nothing there and no way to get it.
+        """
+        from torchvision.datasets import CIFAR10, CIFAR100
 
-    images: np.ndarray
-    labels: np.ndarray
+        kind = {10: CIFAR10, 100: CIFAR100}[self.classes]
+        if root.name == _FOLDERS[self.classes]:
+            root = root.parent
+        local = (root / _FOLDERS[self.classes]).is_dir()
+        fetch = not local and (download or (root / _ARCHIVES[self.classes]).is_file())
+        try:
+            return [kind(str(root), train=train, download=fetch) for train in (True, False)]
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"CIFAR-{self.classes} is not usable in {root} ({error}).{self.how_to_get()}") from error
 
 
 def long_tail_counts(num_classes: int, largest: int, ratio: float) -> np.ndarray:
@@ -114,36 +126,6 @@ def list_folders(root: Path, num_classes: int, ratio: float, problems: Problems)
         return train, test, classes
     kept = draw_long_tail(train.labels, ratio)
     return Listing(train.paths.take(kept), train.labels[kept]), test, classes
-
-
-def load_arrays(num_classes: int, root: Path, *, download: bool) -> tuple[CifarArrays, CifarArrays, Sequence[str]]:
-    """Both splits through torchvision, which checks the files' hashes and downloads them where it is allowed.
-
-    Raises:
-        UserError: nothing there and no way to get it.
-    """
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    kind = {10: CIFAR10, 100: CIFAR100}[num_classes]
-    if root.name == _FOLDERS[num_classes]:
-        root = root.parent
-    local = (root / _FOLDERS[num_classes]).is_dir()
-    fetch = not local and (download or (root / _ARCHIVES[num_classes]).is_file())
-    try:
-        splits = [kind(str(root), train=train, download=fetch) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"CIFAR-{num_classes} is not usable in {root} ({error}).\n{how_to_get(num_classes)}") from error
-    train, test = (CifarArrays(np.ascontiguousarray(s.data), np.array(s.targets, dtype=np.int64)) for s in splits)
-    return train, test, splits[0].classes
-
-
-def how_to_get(num_classes: int) -> str:
-    """Where CIFAR lies, and in which layouts it may be given."""
-    return (
-        f"Get https://www.cs.toronto.edu/~kriz/{_ARCHIVES[num_classes]} and give the folder that holds it as "
-        f"--data-root. Accepted there: {_ARCHIVES[num_classes]}; the unpacked {_FOLDERS[num_classes]}/; or class "
-        f"folders train/CLASS/*.jpg and test/CLASS/*.jpg (or PNG) with all {num_classes} classes."
-    )
 
 
 CIFAR = tuple(Cifar(classes, ratio) for classes in (100, 10) for ratio in (100, 50, 10))

@@ -1,10 +1,16 @@
-"""What a data set is: two splits with the same classes, and how those are grouped by rank."""
+"""What a data set is, two splits with the same classes; and what the catalogue asks of one: its name, its files, its loading."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from fastlift.data.index.index import ImageIndex
+from fastlift.data.index.replacements import BadImages
+from fastlift.data.index.scan import Progress
 
 
 @dataclass(frozen=True)
@@ -25,3 +31,43 @@ class DataSet:
     class_names: tuple[str, ...]
     group_counts: np.ndarray  # int64 [C]: the training counts that define many, medium and few
     ranks: dict[str, Rank] = field(default_factory=dict)  # by name, from the highest to the lowest
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user gave, with ``~`` expanded and the defaults filled in."""
+
+    name: str
+    cache_dir: Path
+    bad_images: BadImages
+    rescan: bool  # look at all files again instead of trusting the cached sizes
+    progress: Progress | None
+    data_root: Path | None = None
+    train_list: Path | None = None
+    test_list: Path | None = None
+    class_names: Path | None = None
+
+
+class Source(ABC):
+    """A data set by name. A subclass loads it; its file makes an instance, which has a line in the catalogue."""
+
+    name: str
+    takes_lists = False  # --train-list and --test-list
+    takes_class_names = False  # --class-names
+    last_step = "files found or downloaded, index"  # of ``fastlift data prepare``
+
+    def named(self, name: str) -> Source | None:
+        """The set of this name; None where it is none of this kind."""
+        return self if name == self.name else None
+
+    def how_to_get(self) -> str:
+        """A hint that follows a message about a missing data root; empty where there is none."""
+        return ""
+
+    @abstractmethod
+    def load(self, request: Request) -> DataSet:
+        """Both splits, checked.
+
+        Raises:
+            UserError: something is missing, or there are problems in lists and images.
+        """

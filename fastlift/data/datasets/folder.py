@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlift.data.datasets.dataset import DataSet
-from fastlift.data.datasets.source import Request, Source
+from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.splits import check_classes, finish, index_listing
 from fastlift.data.index.index import PathTable
 from fastlift.data.index.lines import read_lines

@@ -70,11 +70,6 @@ def parse_categories(text: str, source: str) -> list[dict[str, Any]]:
     return entries
 
 
-def species_names(categories: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The name of each class."""
-    return tuple(str(entry["name"]) for entry in categories)
-
-
 def ranks_of(categories: Sequence[Mapping[str, Any]]) -> dict[str, Rank]:
     """Every rank that the categories tell, grouped by its name alone.
 

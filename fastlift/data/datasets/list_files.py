@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastlift.data.datasets import inaturalist
-from fastlift.data.datasets.dataset import DataSet
-from fastlift.data.datasets.source import Request, Source
+from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.splits import check_classes, finish, index_split
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.lines import content_digest, line_blocks, read_lines, read_text
@@ -35,23 +34,19 @@ class ListFiles(Source):
         return load_lists(request, request.train_list, request.test_list, class_names, Problems(request.name))
 
 
-def _accept(split: str, listing: Listing, source: str) -> None:
-    """No check beyond those of every list."""
-
-
 def load_lists(
     request: Request,
     train_list: Path,
     test_list: Path,
     class_names: tuple[str, ...],
     problems: Problems,
-    check: Callable[[str, Listing, str], None] = _accept,
+    check: Callable[[str, Listing, str, Problems], None] | None = None,
 ) -> DataSet:
     """Both splits of list files below the data root.
 
     Args:
         problems: what is wrong with the set so far.
-        check: called with (split, listing, name of its file) for a list without problems; adds to ``problems``.
+        check: called with (split, listing, name of its file, problems) for a list without problems; adds to these.
 
     Raises:
         UnusableData: there are problems.
@@ -63,7 +58,8 @@ def load_lists(
             before = problems.total
             listing = read_list(file, len(class_names), problems)
             if problems.total == before:
-                check(split, listing, file.name)
+                if check is not None:
+                    check(split, listing, file.name, problems)
                 if split == "train":
                     check_classes(listing, class_names, file.name, problems)
             return listing
@@ -101,7 +97,7 @@ def read_class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
     if file is None:
         return _names_of_folders(read_list(train_list, None, problems), train_list, problems)
     if is_json(file):
-        return inaturalist.species_names(inaturalist.parse_categories(read_text(file), str(file)))
+        return tuple(str(entry["name"]) for entry in inaturalist.parse_categories(read_text(file), str(file)))
     lines = read_lines(file)
 
     def folders_of_classes() -> list[str | None]:

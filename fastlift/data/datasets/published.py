@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fastlift.data.datasets import inaturalist
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.list_files import is_json, load_lists, read_class_names
-from fastlift.data.datasets.source import Request, Source
 from fastlift.data.index.lines import read_text
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
@@ -59,11 +58,7 @@ class Published(Source):
         if len(class_names) != self.classes:
             problems.add(f"{names_file}: {len(class_names)} class names, {self.title} has {self.classes}")
             problems.raise_if_any()
-
-        def check(split: str, listing: Listing, source: str) -> None:
-            self._check_counts(split, listing, source, problems)
-
-        data = load_lists(request, train_list, test_list, class_names, problems, check)
+        data = load_lists(request, train_list, test_list, class_names, problems, self._check_counts)
         if names_file is not None and is_json(names_file):
             categories = inaturalist.parse_categories(read_text(names_file), str(names_file))
             data = replace(data, ranks=inaturalist.ranks_of(categories))

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.list_files import load_lists, read_class_names
 from fastlift.data.datasets.shapes import KIND_NAMES, Scene, draw, kind_name
-from fastlift.data.datasets.source import Request, Source
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.scan import Progress
 from fastlift.errors import UserError

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastlift.data.datasets.dataset import DataSet
-from fastlift.data.datasets.source import Request
+from fastlift.data.datasets.dataset import DataSet, Request
 from fastlift.data.index.index import ImageIndex, fingerprint
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
@@ -46,14 +45,7 @@ def index_split(
     root, what = request.data_root, f"{request.name}/{split}"
     try:
         scan = cached_scan(
-            root,
-            key,
-            checked,
-            request.cache_dir,
-            len(class_names),
-            rescan=request.rescan,
-            what=what,
-            progress=request.progress,
+            root, key, checked, request.cache_dir, len(class_names), request.rescan, what, request.progress
         )
     except _Rejected as rejected:
         paths = rejected.listing.paths

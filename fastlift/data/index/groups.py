@@ -29,10 +29,6 @@ class GroupSettings(Settings):
     """Classes with fewer training images than the first number are 'few', with more than the second 'many'."""
     RULES: ClassVar = (_do_not_fall,)
 
-    def build(self, group_counts: Sequence[int]) -> dict[str, NDArray[np.bool_]]:
-        """The groups of classes with these training counts; see ``group_masks``."""
-        return group_masks(group_counts, self.group_boundaries)
-
 
 def group_masks(
     group_counts: Sequence[int], boundaries: tuple[int, int] = GROUP_BOUNDARIES

@@ -6,7 +6,7 @@ Built once from a list of (path, label), checked, cached; see ``scan.py`` for th
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -78,9 +78,6 @@ class PathTable(Sequence[str]):
         if not 0 <= item < len(self):
             raise IndexError(item)
         return bytes(self._view[self.offsets[item] : self.offsets[item + 1]]).decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
 
     def take(self, indices: np.ndarray) -> "PathTable":
         """The paths of these rows."""

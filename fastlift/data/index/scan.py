@@ -79,10 +79,9 @@ def cached_scan(
     make_listing: Callable[[], Listing],
     cache_dir: Path,
     num_classes: int,
-    *,
-    rescan: bool = False,
-    what: str = "",
-    progress: Progress | None = None,
+    rescan: bool,
+    what: str,
+    progress: Progress | None,
 ) -> Scan:
     """Scan the files of a listing, or load what an earlier scan of the same listing at the same place found.
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.data.datasets.catalogue import load_data_set, source_of
+from fastlift.data.datasets.dataset import Source
 from fastlift.data.datasets.published import Published
-from fastlift.data.datasets.source import Source
 from fastlift.data.index.scan import Progress
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user

@@ -161,11 +161,7 @@ class Stats:
 
 
 def stats(
-    name: str,
-    *,
-    boundaries: tuple[int, int] = GROUP_BOUNDARIES,
-    progress: Progress | None = None,
-    **options: Any,
+    name: str, *, boundaries: tuple[int, int] = GROUP_BOUNDARIES, progress: Progress | None = None, **options: Any
 ) -> Stats:
     """The numbers of a data set, with groups split at ``boundaries``; ``options`` as for ``load_data_set``."""
     return describe(load_data_set(name, progress=progress, **options), boundaries)

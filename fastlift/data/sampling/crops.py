@@ -101,14 +101,8 @@ class CropSettings(Settings):
 
     def build(self, image_size: int, epochs: int) -> TrainCrops:
         """The training crops of a run: ``image_size`` in pixels; of 0 epochs, those of one."""
-        return TrainCrops(
-            image_size,
-            kind=self.augmentation,
-            min_scale=self.min_scale,
-            schedule=self.schedule,
-            epochs=max(epochs, 1),
-            interpolation=self.interpolation,
-        )
+        how = self.augmentation, self.min_scale, self.schedule
+        return TrainCrops(image_size, *how, epochs=max(epochs, 1), interpolation=self.interpolation)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a loader delivers, as numbers: the samples of each step, the files that show them, and their crop boxes.
+"""What a loader delivers, as numbers: which sample comes when, the files that show it, and its crop boxes.
 
 Both backends only carry out what this says, so they cannot disagree about samples, boxes or flips.
 """
@@ -11,8 +11,28 @@ from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
-from fastlift.data.sampling.order import epoch_order, share, steps_in, training_batch
 from fastlift.errors import UserError
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The training order of one epoch: int64 permutation of range(n), from NumPy's Philox keyed by (seed, epoch).
+
+    Sorts raw 64-bit words (stable, so that ties cannot make it depend on the sorting algorithm): unlike
+    ``Generator.permutation``, whose stream NumPy may change, this stays the same in all versions.
+    """
+    words = np.random.Philox(key=np.array([seed & (2**64 - 1), epoch], dtype=np.uint64)).random_raw(n)
+    return np.argsort(words, kind="stable").astype(np.int64)
+
+
+def share(n: int, rank: int = 0, world_size: int = 1) -> range:
+    """Which of n things one rank takes: each exactly once over the ranks, neighbours together, lengths within one."""
+    return range(n * rank // world_size, n * (rank + 1) // world_size)
+
+
+def steps_in(n: int, batch_size: int, drop_last: bool = False) -> int:
+    """Batches of n samples, a last short one included unless it is dropped."""
+    whole, rest = divmod(n, batch_size)
+    return whole if drop_last or rest == 0 else whole + 1
 
 
 @dataclass(frozen=True)
@@ -69,23 +89,21 @@ class Stream:
         return np.arange(len(self.index), dtype=np.int64)
 
     def step(self, order: np.ndarray, epoch: int, step: int, replacements: Replacements) -> Step:
-        """Samples and boxes of one step; ``order`` is ``self.order(epoch)``."""
-        if self.shuffle:
-            whole = training_batch(order, step, self.batch_size)
-            mine = share(len(whole), self.rank, self.world_size)
-            return self.of(whole[mine.start : mine.stop], epoch, replacements, whole)
-        steps = steps_in(len(order), self.batch_size, self.drop_last)
-        return self.of(
-            training_batch(order, share(steps, self.rank, self.world_size)[step], self.batch_size), epoch, replacements
-        )
+        """Samples and boxes of one step; ``order`` is ``self.order(epoch)``.
+
+        In training the ranks share each batch, so an epoch is the same whatever their number, and every sample comes once in it.
+        """
+        if not self.shuffle:
+            step = share(steps_in(len(order), self.batch_size, self.drop_last), self.rank, self.world_size)[step]
+        whole = order[step * self.batch_size : (step + 1) * self.batch_size]
+        if not self.shuffle:
+            return self.of(whole, epoch, replacements)
+        mine = share(len(whole), self.rank, self.world_size)
+        return self.of(whole[mine.start : mine.stop], epoch, replacements, whole)
 
     def of(self, samples: np.ndarray, epoch: int, replacements: Replacements, whole: np.ndarray | None = None) -> Step:
         """The step of given samples in an epoch, int64 [B]; ``whole`` are those of all ranks, where others share the step."""
         sources = replacements.sources(samples)
         widths, heights = self.index.widths[sources], self.index.heights[sources]
-        return Step(
-            samples if whole is None else whole,
-            samples,
-            sources,
-            self.crops.boxes(self.seed, epoch, samples, widths, heights),
-        )
+        boxes = self.crops.boxes(self.seed, epoch, samples, widths, heights)
+        return Step(samples if whole is None else whole, samples, sources, boxes)

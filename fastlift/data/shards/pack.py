@@ -7,8 +7,9 @@ side makes decoding faster too, but changes pixels (resized once more, and encod
 import io
 import tarfile
 from array import array
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -101,22 +102,18 @@ def run(
         sizes.update(writer.close())
         write_split(folder, split, writer.index_of(index))
     write_manifest(folder, data, sizes, short_side)
-    return PackResult(
-        str(folder), len(data.train), len(data.test), len(sizes), sum(sizes.values()), source_bytes, shrunk
-    )
+    images = len(data.train), len(data.test)
+    return PackResult(str(folder), *images, len(sizes), sum(sizes.values()), source_bytes, shrunk)
 
 
 def _prepared(index: ImageIndex, short_side: int | None) -> Iterator[_Image]:
     """All images in order, prepared by threads a few ahead."""
     with ThreadPoolExecutor(cpus()) as pool:
-        numbers = iter(range(len(index)))
-        ahead: list[Future[_Image]] = []
-        for i in islice(numbers, 64):
-            ahead.append(pool.submit(_prepare, index, i, short_side))
+        coming = (pool.submit(_prepare, index, i, short_side) for i in range(len(index)))
+        ahead = deque(islice(coming, 64))
         while ahead:
-            yield ahead.pop(0).result()
-            for i in islice(numbers, 1):
-                ahead.append(pool.submit(_prepare, index, i, short_side))
+            yield ahead.popleft().result()
+            ahead.extend(islice(coming, 1))
 
 
 def _prepare(index: ImageIndex, i: int, short_side: int | None) -> _Image:
@@ -195,11 +192,5 @@ class _ShardWriter:
 
     def index_of(self, index: ImageIndex) -> PackedSplit:
         rows = np.array(self._rows, dtype=np.int64).reshape(-1, _ROW)
-        return PackedSplit(
-            index.paths,
-            index.labels,
-            rows[:, 3].astype(np.int32),
-            rows[:, 4].astype(np.int32),
-            rows[:, 0].astype(np.int32),
-            np.ascontiguousarray(rows[:, 1:3]),
-        )
+        shards, widths, heights = (rows[:, column].astype(np.int32) for column in (0, 3, 4))
+        return PackedSplit(index.paths, index.labels, widths, heights, shards, np.ascontiguousarray(rows[:, 1:3]))

@@ -57,10 +57,9 @@ def shard_name(split: str, number: int) -> str:
 
 def write_split(root: Path, split: str, packed: PackedSplit) -> None:
     """Store the index of one split."""
-    columns = {name: getattr(packed, name) for name in ("labels", "widths", "heights", "shards", "spans")}
-    write_columns(
-        root / f"{split}.npz", {"data": packed.originals.data, "offsets": packed.originals.offsets, **columns}
-    )
+    columns = {"data": packed.originals.data, "offsets": packed.originals.offsets}
+    columns |= {name: getattr(packed, name) for name in ("labels", "widths", "heights", "shards", "spans")}
+    write_columns(root / f"{split}.npz", columns)
 
 
 def write_manifest(root: Path, data: DataSet, shard_bytes: dict[str, int], short_side: int | None) -> None:
@@ -179,21 +178,16 @@ def _split(root: Path, split: str, classes: int, shard_bytes: dict[str, int], pr
     offset, length = packed.spans[:, 0], packed.spans[:, 1]
     area = packed.widths.astype(np.int64) * packed.heights
     _add_rows(problems, f"{file}: a label out of range (0..{classes - 1})", packed.labels, 0, classes - 1)
-    _add_rows(problems, f"{file}: a picture in a shard that is not listed", size, 0, None)
-    _add_rows(problems, f"{file}: a place before or after the shard", np.minimum(offset, size - offset), 0, None)
-    _add_rows(
-        problems,
-        f"{file}: a picture that ends after the shard",
-        np.minimum(length - 1, size - offset - length),
-        0,
-        None,
-    )
+    _add_rows(problems, f"{file}: a picture in a shard that is not listed", size, 0)
+    _add_rows(problems, f"{file}: a place before or after the shard", np.minimum(offset, size - offset), 0)
+    left = np.minimum(length - 1, size - offset - length)
+    _add_rows(problems, f"{file}: a picture that ends after the shard", left, 0)
     sides = np.minimum(packed.widths, packed.heights)
     _add_rows(problems, f"{file}: a picture of impossible size", np.where(sides < 1, 0, area), 1, MAX_PIXELS)
     return packed if problems.total == before else None
 
 
-def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high: int | None) -> None:
+def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high: int | None = None) -> None:
     """One problem for all rows whose value is not in low..high."""
     wrong = np.flatnonzero((values < low) | (False if high is None else values > high))
     if len(wrong):
@@ -203,15 +197,6 @@ def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high:
 def _index(root: Path, name: str, split: str, packed: PackedSplit, class_names: tuple[str, ...]) -> ImageIndex:
     paths = PathTable.from_strings(shard_name(split, int(shard)) for shard in packed.shards)
     # Hashed over the original paths: a pack of unchanged images can go on with a run on the files, and the reverse.
-    hashed = fingerprint(packed.originals, packed.labels, packed.widths, packed.heights, class_names)
-    return ImageIndex(
-        f"{name}/{split}",
-        root,
-        paths,
-        packed.labels,
-        packed.widths,
-        packed.heights,
-        class_names,
-        hashed,
-        spans=packed.spans,
-    )
+    columns = packed.labels, packed.widths, packed.heights
+    hashed = fingerprint(packed.originals, *columns, class_names)
+    return ImageIndex(f"{name}/{split}", root, paths, *columns, class_names, hashed, spans=packed.spans)

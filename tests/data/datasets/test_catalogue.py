@@ -8,8 +8,7 @@ import pytest
 
 from fastlift.data.datasets import catalogue
 from fastlift.data.datasets.catalogue import SourceSettings, load_data_set, names, source_of
-from fastlift.data.datasets.dataset import DataSet
-from fastlift.data.datasets.source import Request, Source
+from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.errors import UserError

@@ -16,7 +16,7 @@ def test_group_boundaries_belong_to_medium() -> None:
 
 
 def test_settings_are_two_numbers_that_do_not_fall() -> None:
-    found = GroupSettings((1, 2)).build([3, 2, 1, 0])
+    found = group_masks([3, 2, 1, 0], GroupSettings((1, 2)).group_boundaries)
     assert {name: mask.tolist().index(True) for name, mask in found.items()} == {"many": 0, "medium": 1, "few": 3}
     for wrong in ((100, 20), (-1, 3), (1, 2, 3), ()):
         with pytest.raises(

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from fastlift.data.sampling.order import epoch_order, share, steps_in, training_batch
+from fastlift.data.index.index import array_index
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.sampling.philox import philox_4x32, uniform
+from fastlift.data.sampling.stream import Stream, epoch_order, share, steps_in
 
 # Random123's known answers for philox4x32-10: counter, key, output.
 KNOWN_ANSWERS = [
@@ -46,16 +49,17 @@ def test_epoch_order_is_a_permutation_that_never_changes() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("n", [60, 61, 97])
 def test_an_epoch_shows_every_sample_once_for_any_number_of_ranks(n: int, world_size: int) -> None:
-    order, batch = epoch_order(n, 3, 1), 8
+    index = array_index("drawn", np.zeros((n, 2, 2, 3), np.uint8), np.zeros(n, np.int64), ["one"])
+    streams = [Stream(index, TrainCrops(2), 8, seed=3, rank=r, world_size=world_size) for r in range(world_size)]
+    order, replacements = epoch_order(n, 3, 1), BadImageSettings().build(index)
     seen: list[int] = []
-    for step in range(steps_in(n, batch)):
-        whole = training_batch(order, step, batch)
-        parts = [
-            whole[mine.start : mine.stop] for mine in (share(len(whole), r, world_size) for r in range(world_size))
-        ]
+    for number in range(streams[0].steps_per_epoch):
+        steps = [stream.step(stream.order(1), 1, number, replacements) for stream in streams]
+        parts = [step.samples for step in steps]
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-        seen.extend(whole.tolist())
+        for step in steps:
+            np.testing.assert_array_equal(np.concatenate(parts), step.whole)
+        seen.extend(steps[0].whole.tolist())
     assert seen == order.tolist()
 
 
