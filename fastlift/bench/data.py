@@ -4,6 +4,7 @@ Each way runs in a process of its own that is started once; rounds alternate bet
 slows all of them alike. Ratios of the medians say more than the numbers.
 """
 
+import contextlib
 import os
 import platform
 import tempfile
@@ -107,19 +108,10 @@ def machine() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
-    for package in (
-        "torch",
-        "torchvision",
-        "pillow",
-        "simplejpeg",
-        "nvidia-dali-cuda130",
-        "nvidia-dali-cuda120",
-        "numpy",
-    ):
-        try:
+    packages = ("torch", "torchvision", "pillow", "simplejpeg", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy")
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "cores": cpus(),
         "processor": processor_name(),

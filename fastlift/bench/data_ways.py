@@ -75,16 +75,11 @@ def _fastlift(files: list[str], crops: TrainCrops, workers: int) -> Epoch:
     """``build_loader``, for batches on a CPU."""
     from fastlift.data.loading.loader import build_loader
 
-    return build_loader(
-        index_of(files),
-        crops,
-        batch_size=BATCH,
-        mean=MEAN,
-        std=STD,
-        executor="torchvision",
-        workers=workers,
-        cache_bytes=0,
-    ).epoch
+    index = index_of(files)
+    loader = build_loader(
+        index, crops, batch_size=BATCH, mean=MEAN, std=STD, executor="torchvision", workers=workers, cache_bytes=0
+    )
+    return loader.epoch
 
 
 # Way -> (files, crops, workers) to a function that makes the batches of an epoch.

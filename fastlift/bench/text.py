@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlift.bench.rounds import alternate
+from fastlift.bench.rounds import Step, alternate
 from fastlift.models import backbones
 from fastlift.models.text.features import PROMPTS_A_BATCH, TextTower, encode_prompts, prompts_for, text_features
 from fastlift.system.device import describe_machine, versions
@@ -73,24 +73,19 @@ def run(model: str = "ViT-B-16-quickgelu", *, class_names: list[str] | None = No
     assert tower is not None
     prompts = [prompt for group in prompts_for(names, "default") for prompt in group]
     difference = float((plain(tower, prompts) - encode_prompts(tower, prompts)).abs().max())
-
-    def ours() -> None:
-        encode_prompts(tower, prompts)
-
-    def theirs() -> None:
-        plain(tower, prompts)
-
-    timings = alternate({"plain": theirs, "fastlift": ours}, rounds, warmup=0)
+    ways: dict[str, Step] = {
+        "plain": lambda: plain(tower, prompts),
+        "fastlift": lambda: encode_prompts(tower, prompts),
+    }
+    timings = alternate(ways, rounds, warmup=0)
     with tempfile.TemporaryDirectory() as folder:
         text_features(tower, names, cache=Path(folder))
         start = time.perf_counter()
         text_features(tower, names, cache=Path(folder))
         cached = time.perf_counter() - start
     slow, fast = timings["plain"].median, timings["fastlift"].median
-    device = torch.device("cpu")
-    return TextBench(
-        model, len(names), slow, fast, cached, slow / fast, difference, describe_machine(device), versions()
-    )
+    machine = describe_machine(torch.device("cpu"))
+    return TextBench(model, len(names), slow, fast, cached, slow / fast, difference, machine, versions())
 
 
 def ensemble_seconds(model: str = "ViT-B-16-quickgelu") -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -122,7 +123,8 @@ def run(
         "reference": lambda: reference.step(images, labels),
         "fastlift": lambda: learner.step(images, labels),
     }
-    flop, ops = _count(steps)  # before compiling: a graph hides its ops from the counters
+    # Before compiling: a graph hides its ops from the counters.
+    flop, ops = ({name: count(step) for name, step in steps.items()} for count in (count_flop, count_ops))
     compile_s = None
     if compile:
         compile_backbone(fast, "default", {batch})
@@ -134,39 +136,18 @@ def run(
     rate = matmul_gflops(dtype, rows=batch * vit.sequence_length)
     timings = alternate(steps, rounds)
     rows = {name: _row(timings[name], batch, flop[name], rate, saved[name], ops[name]) for name in steps}
-    return TrainBench(
-        model=model,
-        batch=batch,
-        rank=rank,
-        classes=classes,
-        amp=amp,
-        matmul_gflops=rate,
-        speedup=timings["reference"].median / timings["fastlift"].median,
-        loss_difference=difference,
-        compile_s=compile_s,
-        rows=rows,
-        machine=describe_machine(torch.device("cpu")),
-        versions=versions(),
-    )
+    speedup = timings["reference"].median / timings["fastlift"].median
+    machine = describe_machine(torch.device("cpu"))
+    return TrainBench(model, batch, rank, classes, amp, rate, speedup, difference, compile_s, rows, machine, versions())
 
 
 def twins(name: str, rank: int, classes: int) -> tuple[LiftModel, LiftModel]:
     """Two equal LIFT models with random weights."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights are what a benchmark wants
         torch.manual_seed(0)
         model = create_model(name, class_names=[f"class {i}" for i in range(classes)], rank=rank, init="random")
     return model, copy.deepcopy(model)
-
-
-def _count(steps: dict[str, Step]) -> tuple[dict[str, int], dict[str, int]]:
-    """FLOP and dispatched ops of each way's step."""
-    return (
-        {name: count_flop(step) for name, step in steps.items()},
-        {name: count_ops(step) for name, step in steps.items()},
-    )
 
 
 def _compare(learner: Learner, reference: ReferenceLearner, images: Tensor, labels: Tensor, steps: int) -> float:

@@ -1,6 +1,6 @@
 """``fastlift doctor``: what this machine has, what fastlift will use of it, what is missing and what that costs.
 
-``machine`` and ``software`` find the facts, ``choices`` what "auto" comes to, ``advise`` is a function of them, ``show`` prints
+``facts`` finds the facts, ``choices`` what "auto" comes to, ``advise`` is a function of them, ``show`` prints
 it all. It imports every room before it, most of them only when asked, so that a broken part is described; ``commands`` imports
 it.
 """
@@ -14,9 +14,8 @@ from rich.console import RenderableType
 
 from fastlift.doctor.advice import advise
 from fastlift.doctor.choices import automatic_choices
-from fastlift.doctor.machine import machine_facts
+from fastlift.doctor.facts import machine_facts, software_facts
 from fastlift.doctor.show import show
-from fastlift.doctor.software import software_facts
 
 __all__ = ["render", "report"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastlift.doctor.software import DALI
+from fastlift.doctor.facts import DALI
 from fastlift.system.machine.threads import BY_USER
 
 SEVERITIES = ("broken", "slow", "note")
@@ -33,14 +33,8 @@ def advise(facts: Mapping[str, Any]) -> list[Advice]:
     Args:
         facts: the sections that `fastlift.doctor.report` finds.
     """
-    findings = [
-        *_packages(facts),
-        *_gpu(facts),
-        *_kernels(facts),
-        *_executor(facts),
-        *_resources(facts),
-        *_broken(facts),
-    ]
+    rules = (_packages, _gpu, _kernels, _executor, _resources, _broken)
+    findings = [entry for rule in rules for entry in rule(facts)]
     return sorted(findings, key=lambda entry: SEVERITIES.index(entry.severity))
 
 
@@ -55,9 +49,8 @@ def _packages(facts: Mapping[str, Any]) -> Iterator[Advice]:
         elif name == "fastlift":
             if found is None:
                 what = "fastlift itself is not installed; it runs from a folder of source files."
-                yield Advice(
-                    "note", what, "The fastlift command and the compiled kernels are absent.", "pip install -e ."
-                )
+                cost = "The fastlift command and the compiled kernels are absent."
+                yield Advice("note", what, cost, "pip install -e .")
         elif found is None and name != "triton":
             yield Advice("broken", f"The package {name} is not installed.", "fastlift needs it.", f"pip install {name}")
 
@@ -141,27 +134,21 @@ def _resources(facts: Mapping[str, Any]) -> Iterator[Advice]:
     if available is not None and available < NEEDED_MEMORY_GIB:
         what = f"Only {available:.1f} GiB of memory are free."
         cost = f"Training on the default set takes up to {NEEDED_MEMORY_GIB:g} GiB, and may be slow or be killed."
-        yield Advice(
-            "slow",
-            what,
-            cost,
-            "fastlift train --micro-batch 32   (the same result in 0.2 GiB less), or end other programs",
-        )
+        fix = "fastlift train --micro-batch 32   (the same result in 0.2 GiB less), or end other programs"
+        yield Advice("slow", what, cost, fix)
     if not cache["writable"]:
         what = f"The cache folder {cache['folder']} cannot be written."
         cost = "Drawn pictures, indices and text features cannot be kept; commands that need them fail."
         yield Advice("broken", what, cost, "export FASTLIFT_CACHE=/a/folder/that/you/own")
     elif cache["free_gib"] < NEEDED_DISK_GIB:
         what = f"Only {cache['free_gib']:.1f} GiB are free where the cache lies ({cache['folder']})."
-        yield Advice(
-            "slow", what, "Caches and downloads may fill the disk.", "export FASTLIFT_CACHE=/a/folder/with/room"
-        )
+        cost = "Caches and downloads may fill the disk."
+        yield Advice("slow", what, cost, "export FASTLIFT_CACHE=/a/folder/with/room")
     if not facts["shipped_clip"]["present"]:
         what = f"The small shipped CLIP is incomplete: {', '.join(facts['shipped_clip']['missing'])} missing."
         cost = "fastlift train without --model has no backbone."
-        yield Advice(
-            "broken", what, cost, "git checkout fastlift/assets, or make it again: python scripts/pretrain_clip.py"
-        )
+        fix = "git checkout fastlift/assets, or make it again: python scripts/pretrain_clip.py"
+        yield Advice("broken", what, cost, fix)
 
 
 def _broken(facts: Mapping[str, Any]) -> Iterator[Advice]:

@@ -6,8 +6,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from fastlift.doctor.software import kernel_facts
+import torch
+
+from fastlift.doctor.facts import kernel_facts
 from fastlift.errors import FastliftWarning
+from fastlift.system.device import resolve_device
 from fastlift.system.machine import plan_threads
 
 
@@ -27,10 +30,6 @@ def _outcome(choose: Callable[[], tuple[str, str]]) -> dict[str, str]:
 
 
 def _device() -> tuple[str, str]:
-    import torch
-
-    from fastlift.system.device import resolve_device
-
     device = resolve_device("auto")
     if device.type == "cuda":
         return str(device), torch.cuda.get_device_name(device)
@@ -40,7 +39,6 @@ def _device() -> tuple[str, str]:
 def _amp() -> tuple[str, str]:
     """On CPUs for a ViT-B/16, from the cache or measured anew in about half a second."""
     from fastlift.models.precision import VIT_B_16, dtype_name, resolve_amp
-    from fastlift.system.device import resolve_device
 
     device = resolve_device("auto")
     chosen = resolve_amp("auto", device, VIT_B_16, keep=False)
@@ -54,7 +52,6 @@ def _executor() -> tuple[str, str]:
 
     from fastlift.data.index.index import ImageIndex, PathTable
     from fastlift.data.loading.loader import LoaderSettings
-    from fastlift.system.device import resolve_device
 
     side = np.array([100_000], dtype=np.int32)
     index = ImageIndex(
@@ -66,8 +63,6 @@ def _executor() -> tuple[str, str]:
 
 def _kernel() -> tuple[str, str]:
     """By the rule of the ops: Triton on GPUs, the native library on CPUs, each where it is there."""
-    from fastlift.system.device import resolve_device
-
     kernels = kernel_facts()
     if not kernels["importable"]:
         raise RuntimeError(kernels["error"])
@@ -84,7 +79,6 @@ def _kernel() -> tuple[str, str]:
 
 def _compile() -> tuple[str, str]:
     from fastlift.models.compile import CPU_TFLOP_TO_EARN, GPU_STEPS_TO_EARN, has_cpp_compiler
-    from fastlift.system.device import resolve_device
 
     if resolve_device("auto").type == "cuda":
         return f"from {GPU_STEPS_TO_EARN:,} steps on", "shorter runs would not earn the time to compile back"
@@ -94,8 +88,6 @@ def _compile() -> tuple[str, str]:
 
 
 def _threads() -> tuple[str, str]:
-    import torch
-
     plan, there = plan_threads(), torch.get_num_threads()
     return str(there), plan.compute_why if there == plan.compute else f"of this process; {plan.compute_why}"
 

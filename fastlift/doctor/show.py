@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fastlift.doctor.machine import gib_text
+from fastlift.doctor.facts import gib_text
 
 _STYLES = {"broken": "bold red", "slow": "yellow", "note": "cyan"}
 
@@ -63,12 +63,8 @@ def _machine_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     for index, gpu in enumerate(found["gpus"]):
         dtypes = " ".join(name for name in ("fp16", "bf16", "fp8") if gpu[name]) or "fp32 only"
         capability = ".".join(map(str, gpu["capability"]))
-        rows.append(
-            (
-                f"gpu {index}",
-                f"{gpu['name']}, capability {capability}, {gib_text(gpu['memory_gib'])}, multiplies {dtypes}",
-            )
-        )
+        told = f"{gpu['name']}, capability {capability}, {gib_text(gpu['memory_gib'])}, multiplies {dtypes}"
+        rows.append((f"gpu {index}", told))
     if not found["gpus"]:
         built = f"built for CUDA {cuda['built_for']}" if cuda["built_for"] else "built without CUDA"
         rows.append(("gpu", f"none that PyTorch can use (PyTorch is {built}; driver: {cuda['driver'] or 'none'})"))

@@ -104,11 +104,9 @@ class Pace:
         since, before = self._marks[0] if self._marks else (now, done)
         if not self._marks or now - self._marks[-1][0] >= 1.0:
             self._marks.append((now, done))
-        return (
-            datetime.timedelta(seconds=round((now - since) * (total - done) / (done - before)))
-            if done > before
-            else None
-        )
+        if done <= before:
+            return None
+        return datetime.timedelta(seconds=round((now - since) * (total - done) / (done - before)))
 
 
 class _RichBar:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from fastlift import __version__
 from fastlift.reporting import plots
 from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text
 from fastlift.reporting.record import Record, RunRecord, read_runs
@@ -54,18 +54,15 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_printable
     )
     template = environment.from_string(files("fastlift.reporting").joinpath("report.html").read_text(encoding="utf-8"))
+    overview = plots.group_bars(runs), plots.calibration_plot(runs), _class_counts_plot(runs)
     return template.render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
-        version=_own_version(),
+        version=__version__,
         several=len(runs) > 1,
         cards=[_card(index, run) for index, run in enumerate(runs)],
         figures=_figures_tables(runs),
         differences=_differences(runs),
-        result_plots=[
-            plot
-            for plot in (plots.group_bars(runs), plots.calibration_plot(runs), _class_counts_plot(runs))
-            if plot is not None
-        ],
+        result_plots=[plot for plot in overview if plot is not None],
         per_class=plots.per_class_plot(runs),
         curves=plots.learning_curves(runs),
         classes=[_class_lists(index, run) for index, run in enumerate(runs)],
@@ -263,10 +260,3 @@ def _epoch_rows(epochs: Sequence[Record]) -> Rows:
             ]
         )
     return rows
-
-
-def _own_version() -> str:
-    try:
-        return version("fastlift")
-    except PackageNotFoundError:
-        return ""

@@ -49,10 +49,8 @@ def curve(run: RunRecord, field: str) -> tuple[Floats, Floats]:
         return np.empty(0), np.empty(0)
     steps, values = np.asarray(points, dtype=np.float64).T
     blocks = min(len(steps), MAX_CURVE_POINTS)
-    return (
-        np.array([block.mean() for block in np.array_split(steps, blocks)]),
-        np.array([block.mean() for block in np.array_split(values, blocks)]),
-    )
+    means = [[block.mean() for block in np.array_split(column, blocks)] for column in (steps, values)]
+    return np.array(means[0]), np.array(means[1])
 
 
 def smoothed(counts: Floats, values: Floats, at: Floats) -> Floats:
@@ -97,8 +95,7 @@ def _curve_plot(
             axes.plot(steps, values, color=colour(index), marker=marker, markersize=4, drawstyle=style)
             if field == "accuracy":
                 _mark_evaluations(axes, runs[index], colour(index))
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel(unit)
+        axes.set(xlabel="optimiser step", ylabel=unit)
         if field != "loss":
             axes.set_ylim(bottom=0)
         svg = inline_svg(figure, f"curve-{field}", f"{title} over optimiser steps, for {_names(runs)}")
@@ -112,11 +109,9 @@ def _mark_evaluations(axes: Axes, run: RunRecord, tint: str) -> None:
         axes.plot(*zip(*points, strict=True), linestyle="", marker="D", markersize=5, color=tint)
 
 
-def class_counts_plot(run: RunRecord) -> Plot | None:
-    """Training images per class, largest first: the long tail itself."""
-    counts = run.data.get("class_counts")
-    if not counts:
-        return None
+def class_counts_plot(run: RunRecord) -> Plot:
+    """Training images per class, largest first: the long tail itself; of a run that tells them."""
+    counts = run.data["class_counts"]
     order = np.argsort(-np.asarray(counts), kind="stable")
     ordered = np.asarray(counts, dtype=np.float64)[order]
     masks = group_masks(np.asarray(run.data.get("group_counts") or counts)[order].tolist(), _boundaries(run))
@@ -135,9 +130,7 @@ def class_counts_plot(run: RunRecord) -> Plot | None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_plain_number)
         axes.set_ylim(bottom=0.5 if ordered.min() <= 1 else 1)
-        axes.set_xlim(0, len(ordered))
-        axes.set_xlabel("classes, largest first")
-        axes.set_ylabel("training images")
+        axes.set(xlim=(0, len(ordered)), xlabel="classes, largest first", ylabel="training images")
         axes.legend(loc="upper right")
         svg = inline_svg(figure, "class-counts", "Training images per class, largest class first")
     return Plot("The long tail", "Training images per class, on a logarithmic scale.", svg)
@@ -177,11 +170,9 @@ def group_bars(runs: Sequence[RunRecord]) -> Plot | None:
         axes.set_xticks(range(len(groups)), ["overall" if name == "accuracy" else name for name in groups])
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x", visible=False)
-        axes.set_ylim(0, 100)
-        axes.set_ylabel("accuracy (%)")
-        svg = inline_svg(
-            figure, "groups", f"Accuracy overall and by many, medium and few-shot classes, for {_names(runs)}"
-        )
+        axes.set(ylim=(0, 100), ylabel="accuracy (%)")
+        description = f"Accuracy overall and by many, medium and few-shot classes, for {_names(runs)}"
+        svg = inline_svg(figure, "groups", description)
     return Plot("Many, medium, few", "Mean class accuracy of each group; overall over all test images.", svg)
 
 
@@ -206,9 +197,7 @@ def per_class_plot(runs: Sequence[RunRecord]) -> Plot | None:
         boundaries = {_boundaries(run) for _, run, _, _ in pairs}
         if all(_groups_follow_counts(run) for _, run, _, _ in pairs) and len(boundaries) == 1:
             _mark_groups(axes, boundaries.pop())
-        axes.set_ylim(-2, 102)
-        axes.set_xlabel("training images of the class")
-        axes.set_ylabel("test accuracy of the class (%)")
+        axes.set(ylim=(-2, 102), xlabel="training images of the class", ylabel="test accuracy of the class (%)")
         svg = inline_svg(figure, "per-class", f"Class accuracy against training images, for {_names(runs)}")
     caption = (
         "One dot per class. The line is a Gaussian mean over neighbouring counts. The rare classes are at the left."
@@ -230,10 +219,7 @@ def calibration_plot(runs: Sequence[RunRecord]) -> Plot | None:
             x, y = ([entry[name] for entry in bins] for name in ("confidence", "accuracy"))
             axes.plot(x, y, color=colour(index), linewidth=1.2)
             axes.scatter(x, y, s=12 + 240 * share, color=colour(index), alpha=0.7, linewidths=0)
-        axes.set_xlim(0, 104)
-        axes.set_ylim(0, 104)
-        axes.set_xlabel("confidence (%)")
-        axes.set_ylabel("accuracy (%)")
+        axes.set(xlim=(0, 104), ylim=(0, 104), xlabel="confidence (%)", ylabel="accuracy (%)")
         svg = inline_svg(figure, "calibration", f"Accuracy against confidence, for {_names(runs)}")
     caption = "One dot per bin; its size is the bin's share of the test images. Below the dashed line the model is overconfident."
     return Plot("Calibration", caption, svg)
@@ -243,11 +229,8 @@ def _class_pairs(run: RunRecord) -> tuple[Floats, Floats]:
     """(training images, accuracy) of the classes that have both."""
     counts = run.data.get("class_counts") or []
     accuracies = run.metrics().get("per_class") or []
-    pairs = [
-        (count, accuracy)
-        for count, accuracy in zip(counts, accuracies, strict=False)
-        if accuracy is not None and count > 0
-    ]
+    both = zip(counts, accuracies, strict=False)
+    pairs = [(count, accuracy) for count, accuracy in both if accuracy is not None and count > 0]
     if not pairs:
         return np.empty(0), np.empty(0)
     first, second = np.asarray(pairs, dtype=np.float64).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
         raise UserError(f"the same run was given twice: {', '.join(twice)}")
     records = [read_run(folder) for folder in folders]
     names = _distinct_names(resolved)
-    return [_renamed(record, name) for record, name in zip(records, names, strict=True)]
-
-
-def _renamed(record: RunRecord, name: str) -> RunRecord:
-    return RunRecord(**{**record.__dict__, "name": name})
+    return [replace(record, name=name) for record, name in zip(records, names, strict=True)]
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastlift.doctor.advice import SEVERITIES, Advice, advise
-from fastlift.doctor.software import DALI
+from fastlift.doctor.facts import DALI
 
 
 def package(name: str, version: str | None, *, optional: bool = False) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from fastlift import doctor
-from fastlift.doctor import machine, software
+from fastlift.doctor import facts
 from fastlift.doctor.choices import CHOICES
 from fastlift.errors import FastliftWarning
 from fastlift.system import cuda as gpus
@@ -89,7 +89,7 @@ def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for room in (gpus, machine):
+    for room in (gpus, facts):
         monkeypatch.setattr(room, "driver", lambda: old)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FastliftWarning)
@@ -192,7 +192,7 @@ def test_square_brackets_are_not_markup() -> None:
      ((8, 9), ["fp16", "bf16", "fp8"]), ((9, 0), ["fp16", "bf16", "fp8"]), ((12, 0), ["fp16", "bf16", "fp8"])],
 )  # fmt: skip
 def test_dtypes_by_capability(capability: tuple[int, int], supported: list[str]) -> None:
-    assert [name for name, there in machine.dtype_support(capability).items() if there] == supported
+    assert [name for name, there in facts.dtype_support(capability).items() if there] == supported
 
 
 def test_packages_and_ranges_come_from_the_package_s_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +203,9 @@ def test_packages_and_ranges_come_from_the_package_s_metadata(monkeypatch: pytes
         'pytest>=8; extra == "test"',
         'winonly; platform_system == "Windows"',
     ]
-    monkeypatch.setattr(software, "requires", lambda name: lines)
-    monkeypatch.setattr(software, "installed", lambda name: {"torch": "2.9.0", "fastlift": "0.1"}.get(name))
-    assert software.software_facts()["packages"] == [
+    monkeypatch.setattr(facts, "requires", lambda name: lines)
+    monkeypatch.setattr(facts, "installed", lambda name: {"torch": "2.9.0", "fastlift": "0.1"}.get(name))
+    assert facts.software_facts()["packages"] == [
         {"name": "fastlift", "version": "0.1", "range": "", "fits": True, "optional": False},
         {"name": "torch", "version": "2.9.0", "range": "!=2.10.0,>=2.9", "fits": True, "optional": False},
         {"name": "triton", "version": None, "range": ">=3.5", "fits": True, "optional": False},
@@ -219,6 +219,6 @@ def test_packages_and_ranges_come_from_the_package_s_metadata(monkeypatch: pytes
      ("2.16.0rc1", True), ("3", True)],
 )  # fmt: skip
 def test_a_version_outside_the_range_does_not_fit(monkeypatch: pytest.MonkeyPatch, installed: str, fits: bool) -> None:
-    monkeypatch.setattr(software, "requires", lambda name: ["torch>=2.9,!=2.10.0"])
-    monkeypatch.setattr(software, "installed", lambda name: installed)
-    assert [entry["fits"] for entry in software.software_facts()["packages"]] == [True, fits]
+    monkeypatch.setattr(facts, "requires", lambda name: ["torch>=2.9,!=2.10.0"])
+    monkeypatch.setattr(facts, "installed", lambda name: installed)
+    assert [entry["fits"] for entry in facts.software_facts()["packages"]] == [True, fits]

@@ -61,9 +61,10 @@ class Cifar(Source):
         train, test = self._torchvision_sets(root or request.cache_dir / "cifar", download=root is None)
         labels, test_labels = (np.array(split.targets, dtype=np.int64) for split in (train, test))
         kept = draw_long_tail(labels, self.ratio)
+        images, test_images = np.ascontiguousarray(train.data[kept]), np.ascontiguousarray(test.data)
         arrays = [
-            array_index(f"{request.name}/train", train.data[kept], labels[kept], train.classes),
-            array_index(f"{request.name}/test", np.ascontiguousarray(test.data), test_labels, train.classes),
+            array_index(f"{request.name}/train", images, labels[kept], train.classes),
+            array_index(f"{request.name}/test", test_images, test_labels, train.classes),
         ]
         return finish(request.name, arrays, problems, groups)
 

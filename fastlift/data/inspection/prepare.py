@@ -66,8 +66,7 @@ def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> P
         try:
             steps.append(Step(title, True, attempt()))
         except UserError as error:
-            message = str(error).split("\nHow to get")[0]
-            steps.append(Step(title, False, message))
+            steps.append(Step(title, False, str(error).split("\nHow to get")[0]))
     missing = isinstance(source, Published) and not all(step.done for step in steps)
     return PrepareResult(name, tuple(steps), source.how_to_get().strip() if missing else "")
 

@@ -178,30 +178,15 @@ def describe(data: DataSet, boundaries: tuple[int, int] = GROUP_BOUNDARIES) -> S
         }
         for group, mask in group_masks(data.group_counts.tolist(), boundaries).items()
     }
-    return Stats(
-        data.name,
-        data.train.fingerprint,
-        len(data.class_names),
-        _split(data.train),
-        _split(data.test),
-        groups,
-        tuple(train_counts.tolist()),
-        data.class_names,
-    )
+    splits, counts = (_split(data.train), _split(data.test)), tuple(train_counts.tolist())
+    return Stats(data.name, data.train.fingerprint, len(data.class_names), *splits, groups, counts, data.class_names)
 
 
 def _split(index: ImageIndex) -> SplitStats:
     counts = index.class_counts()
-    return SplitStats(
-        len(index),
-        int((counts > 0).sum()),
-        int(counts.max()),
-        int(counts.min()),
-        _quantiles(index.widths),
-        _quantiles(index.heights),
-        index.decoded_bytes() / 2**20,
-        len(index.bad),
-    )
+    classes = int((counts > 0).sum()), int(counts.max()), int(counts.min())
+    quantiles = _quantiles(index.widths), _quantiles(index.heights)
+    return SplitStats(len(index), *classes, *quantiles, index.decoded_bytes() / 2**20, len(index.bad))
 
 
 def _quantiles(values: np.ndarray) -> dict[str, int]:

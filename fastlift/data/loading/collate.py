@@ -15,16 +15,10 @@ import torch
 from fastlift.data.loading.batch import Batch
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.errors import UserError
-from fastlift.system.machine.threads import decode_threads
 
 _MAX_CHUNK = 16  # samples a task
 
 Draw = Callable[[int, np.ndarray], None]  # row of the step, its crops to fill in: uint8 [V, 3, S, S]
-
-
-def default_workers() -> int:
-    """Threads for decoding where no number is given: by affinity and quota, at most 16."""
-    return decode_threads()[0]
 
 
 def chunks(count: int, workers: int) -> list[range]:

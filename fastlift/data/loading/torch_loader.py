@@ -11,11 +11,12 @@ import numpy as np
 
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.batch import Batch
-from fastlift.data.loading.collate import Collator, Normalise, Pending, default_workers
+from fastlift.data.loading.collate import Collator, Normalise, Pending
 from fastlift.data.loading.decode import jpeg_decoder, load_image
 from fastlift.data.loading.reading import DecodeError
 from fastlift.data.loading.render import render_crops
 from fastlift.data.sampling.stream import Step, Stream
+from fastlift.system.machine.threads import decode_threads
 
 _PREFETCH = 3  # batches in the making
 
@@ -31,7 +32,7 @@ class TorchLoader:
         """``keep`` decoded images in memory; arrays are there anyway."""
         self.steps_per_epoch = stream.steps_per_epoch
         self._stream, self._replacements = stream, replacements
-        self._collator = Collator(stream, normalise, workers or default_workers())
+        self._collator = Collator(stream, normalise, workers or decode_threads()[0])
         if stream.index.arrays is None:
             jpeg_decoder()  # here rather than in several threads: whether it is missing is said once
         self._keep = keep and stream.index.arrays is None

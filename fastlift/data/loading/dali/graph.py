@@ -85,10 +85,13 @@ def _decoded(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
     """The pixels that the crops are made of, HWC: the box alone where there is one."""
     from nvidia.dali import fn
 
+    options: dict[str, Any] = {"adjust_orientation": False, "device": "cpu"}  # as Pillow: EXIF rotation is ignored
+    if spec.device == "gpu":
+        options.update(device="mixed", jpeg_fancy_upsampling=True)  # the chroma upsampling of the CPU's decoder
     if not spec.decodes_boxes:
-        return fn.decoders.image(encoded, **_decoder_options(spec))
+        return fn.decoders.image(encoded, **options)
     starts, sizes = columns[:2]
-    return fn.decoders.image_slice(encoded, start=starts, shape=sizes, axis_names="WH", **_decoder_options(spec))
+    return fn.decoders.image_slice(encoded, start=starts, shape=sizes, axis_names="WH", **options)
 
 
 def _crops(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
@@ -96,13 +99,6 @@ def _crops(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
     first, second, flips = (*columns, None)[:3]
     make = _crops_of_resized if spec.resizes_whole else _resized_boxes
     return _normalised(spec, make(spec, _decoded(spec, encoded, columns), first, second, flips), flips)
-
-
-def _decoder_options(spec: GraphSpec) -> dict[str, Any]:
-    options: dict[str, Any] = {"adjust_orientation": False, "device": "cpu"}  # as Pillow: EXIF rotation is ignored
-    if spec.device == "gpu":
-        options.update(device="mixed", jpeg_fancy_upsampling=True)  # the chroma upsampling of the CPU's decoder
-    return options
 
 
 def _resized(spec: GraphSpec, image: Any, size: Any) -> Any:
@@ -148,17 +144,10 @@ def _crops_of_resized(spec: GraphSpec, pixels: Any, size: Any, starts: Any, flip
 def _normalised(spec: GraphSpec, pixels: Any, flips: Any) -> Any:
     from nvidia.dali import fn, types
 
-    options: dict[str, Any] = {
-        "dtype": types.FLOAT16 if spec.half else types.FLOAT,
-        "mean": _times_255(spec.mean),
-        "std": _times_255(spec.std),
-    }
+    mean, std = ([255.0 * value for value in values] for values in (spec.mean, spec.std))
+    options: dict[str, Any] = {"dtype": types.FLOAT16 if spec.half else types.FLOAT, "mean": mean, "std": std}
     if spec.crops.stacked:
         return fn.crop_mirror_normalize(fn.reshape(pixels, layout="FHWC"), output_layout="FCHW", **options)
     if spec.flips:
         options["mirror"] = flips[0]
     return fn.crop_mirror_normalize(pixels, output_layout="CHW", **options)
-
-
-def _times_255(values: Sequence[float]) -> list[float]:
-    return [255.0 * value for value in values]

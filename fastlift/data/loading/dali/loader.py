@@ -17,7 +17,7 @@ import torch
 
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.batch import Batch
-from fastlift.data.loading.collate import Normalise, default_workers, labelled, moved
+from fastlift.data.loading.collate import Normalise, labelled, moved
 from fastlift.data.loading.dali.feed import Feed
 from fastlift.data.loading.dali.graph import GraphSpec, build_pipeline
 from fastlift.data.loading.dali.output import Handover
@@ -29,6 +29,7 @@ from fastlift.data.loading.reading import DecodeError
 from fastlift.data.loading.render import render_crops
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.errors import FastliftWarning
+from fastlift.system.machine.threads import decode_threads
 
 _PREFETCH = 2  # batches that DALI has in the making
 _MADE = 1  # batches that it has made wait to be asked for
@@ -43,7 +44,7 @@ class DaliLoader:
     def __init__(self, stream: Stream, replacements: Replacements, normalise: Normalise, workers: int | None) -> None:
         self.steps_per_epoch = stream.steps_per_epoch
         self._stream, self._replacements, self._normalise = stream, replacements, normalise
-        self._workers = workers or default_workers()
+        self._workers = workers or decode_threads()[0]
         self._spec = GraphSpec(
             stream.crops,
             normalise.mean,
@@ -94,13 +95,9 @@ class DaliLoader:
         self._handover.close()
 
     def _build(self, feed: Feed, batch_size: int, prefetch: int) -> Any:
+        device = device_id_of(self._normalise.device)
         pipeline = build_pipeline(
-            self._spec,
-            feed,
-            batch_size=batch_size,
-            workers=self._workers,
-            device_id=device_id_of(self._normalise.device),
-            prefetch=prefetch,
+            self._spec, feed, batch_size=batch_size, workers=self._workers, device_id=device, prefetch=prefetch
         )
         pipeline.build()
         return pipeline
