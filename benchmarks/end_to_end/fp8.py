@@ -16,7 +16,7 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
 from fastlift.engine.train import train
 from fastlift.evaluation.settings import EnsemblingSettings
-from fastlift.models.fp8 import quantise_frozen
+from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.system.progress import Quiet
 
@@ -55,7 +55,7 @@ def _variants(model: LiftModel) -> dict[str, LiftModel]:
     half, eighth = copy.deepcopy(model), copy.deepcopy(model)
     half.set_compute_dtype(torch.bfloat16)
     eighth.set_compute_dtype(torch.bfloat16)
-    quantise_frozen(eighth.vit)
+    Fp8Settings("fp8").build(eighth.vit)
     return {"fp32": model, "bf16": half, "fp8": eighth}
 
 

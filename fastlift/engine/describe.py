@@ -58,17 +58,17 @@ def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
 
 def describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
     """What ``results.json`` holds of a model: its name, its tuner and sizes, and how many parameters train."""
-    size = tuner_size(model.towers, model.tuner_parameters)
+    tuned, share = tuner_size(model.towers, model.tuner_parameters)
     head = sum(parameter.numel() for parameter in model.head_parameters.values())
     return {
         "name": config.model.model,
         "tuner": list(config.model.tuner),
         "rank": model.tuner_settings.rank,
         "layers": list(model.tuner_settings.values()["layers"]),
-        "tuner_parameters": size.parameters,
-        "tuner_share": size.share,
+        "tuner_parameters": tuned,
+        "tuner_share": share,
         "head_parameters": head,
-        "tuned_parameters": size.parameters + head,
+        "tuned_parameters": tuned + head,
         "image_size": model.preprocessing.image_size,
         "backbone_fingerprint": model.backbone_fingerprint,
     }

@@ -22,10 +22,10 @@ from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.settings import EvaluationSettings, InferenceSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
-from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
+from fastlift.models.weights import weights_fingerprint
 from fastlift.runs import folder as runs
 from fastlift.runs.checkpoints import epoch_path
 from fastlift.runs.claims import InUse, claimed

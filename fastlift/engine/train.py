@@ -26,8 +26,8 @@ from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
-from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.lift import LiftModel
+from fastlift.models.weights import weights_fingerprint
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from fastlift.errors import UserError
+from fastlift.models.tuners.own_weights import block_weight
 
 LiftState = dict[str, dict[str, Tensor]]
 
@@ -118,8 +119,3 @@ _RULES: dict[str, Callable[[int, re.Match[str], bool], str]] = {
         f"masked_linear_list.{i}.{m[2]}.optimized_{m[3]}" + (".mask" if m[4] == "mask" else "")
     ),
 }
-
-
-def block_weight(i: int | str, part: str, kind: str) -> str:
-    """LIFT's name of a block's own weight; in OpenAI's CLIP the one of queries, keys and values belongs to no module."""
-    return f"block_tuned.{i}.{part}{'_' if part == 'attn.in_proj' else '.'}{kind}"

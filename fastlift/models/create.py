@@ -17,12 +17,12 @@ from fastlift.models import backbones
 from fastlift.models.backbones import Backbone, BackboneSettings
 from fastlift.models.classifier_init import ClassifierInitSettings, class_features
 from fastlift.models.classifiers import Classifier, ClassifierSettings, ZeroShotClassifier
-from fastlift.models.fingerprint import weights_fingerprint
 from fastlift.models.lift import LiftModel, Preprocessing
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.classifier import TextSideSettings
 from fastlift.models.text.features import Progress, PromptTextSettings
 from fastlift.models.tuners import TunerSettings
+from fastlift.models.weights import weights_fingerprint
 from fastlift.settings import MOST, Between, converted
 from fastlift.settings.validate import Rule
 from fastlift.system.memory import check_room, free_bytes

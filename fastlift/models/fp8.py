@@ -27,45 +27,6 @@ CAPABILITY = (8, 9)  # Ada; Hopper and Blackwell are above
 ADA_SINCE = "2.12"  # of torch: before, its row-wise product for Ada ran beside the current stream (pytorch#177651)
 
 
-def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
-    """Whether ``--frozen fp8`` can run here.
-
-    Raises:
-        UserError: no GPU with fp8 units, or another compute dtype than bf16.
-    """
-    if device.type != "cuda":
-        raise UserError("frozen fp8: needs a GPU with fp8 units (capability 8.9 or more), this run is on the CPU")
-    capability = torch.cuda.get_device_capability(device)
-    if capability < CAPABILITY:
-        major, minor = capability
-        raise UserError(f"frozen fp8: this GPU (capability {major}.{minor}) has no fp8 units; 8.9 or more has")
-    if capability == CAPABILITY and Version(torch.__version__) < Version(ADA_SINCE):
-        raise UserError(
-            f"frozen fp8: on this GPU (capability 8.9) torch {torch.__version__} may hang in its scaled product; "
-            f"torch {ADA_SINCE} or newer does not, or leave the frozen weights in bf16 (--frozen compute)"
-        )
-    if dtype != torch.bfloat16:
-        raise UserError("frozen fp8: torch's scaled product gives bf16; use --amp bf16")
-
-
-@dataclass(frozen=True)
-class Fp8Settings(Settings):
-    """How frozen products are computed."""
-
-    frozen: Literal["compute", "fp8"] = "compute"
-    """Frozen products of the blocks: in the compute dtype, or with fp8 weights and inputs forward (GPUs that have fp8)."""
-
-    def check(self, device: torch.device, dtype: torch.dtype) -> None:
-        """What is asked for can run here; see ``check_fp8``."""
-        if self.frozen == "fp8":
-            check_fp8(device, dtype)
-
-    def build(self, vit: nn.Module) -> None:
-        """Replace the frozen products where that is asked for; see ``quantise_frozen``."""
-        if self.frozen == "fp8":
-            quantise_frozen(vit)
-
-
 class _ScaledProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, unscaled: Tensor) -> Tensor:
@@ -132,32 +93,57 @@ class Fp8QKV(Fp8Linear):
 _REPLACEMENTS: dict[type[nn.Module], type[Fp8Linear]] = {Linear: Fp8Linear, QKV: Fp8QKV}
 
 
-def quantise_frozen(vit: nn.Module) -> int:
-    """Replace the frozen products of the blocks, in place; what trains, or holds something that trains, stays.
+@dataclass(frozen=True)
+class Fp8Settings(Settings):
+    """How frozen products are computed."""
 
-    Returns:
-        how many were replaced.
+    frozen: Literal["compute", "fp8"] = "compute"
+    """Frozen products of the blocks: in the compute dtype, or with fp8 weights and inputs forward (GPUs that have fp8)."""
 
-    Raises:
-        UserError: a backbone that is not a vision transformer, or in which nothing could be replaced.
-    """
-    if not isinstance(vit, VisionTransformer):
-        raise UserError("frozen fp8: only vision transformers")
-    replaced = 0
-    for parent in list(vit.blocks.modules()):
-        for name, child in list(parent.named_children()):
-            replacement = _REPLACEMENTS.get(type(child))
-            if replacement is not None and _is_frozen(child) and _fits(cast(Linear, child)):
+    def check(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Whether what is asked for can run here.
+
+        Raises:
+            UserError: fp8 without a GPU with fp8 units, or with another compute dtype than bf16.
+        """
+        if self.frozen != "fp8":
+            return
+        if device.type != "cuda":
+            raise UserError("frozen fp8: needs a GPU with fp8 units (capability 8.9 or more), this run is on the CPU")
+        capability = torch.cuda.get_device_capability(device)
+        if capability < CAPABILITY:
+            major, minor = capability
+            raise UserError(f"frozen fp8: this GPU (capability {major}.{minor}) has no fp8 units; 8.9 or more has")
+        if capability == CAPABILITY and Version(torch.__version__) < Version(ADA_SINCE):
+            raise UserError(
+                f"frozen fp8: on this GPU (capability 8.9) torch {torch.__version__} may hang in its scaled product; "
+                f"torch {ADA_SINCE} or newer does not, or leave the frozen weights in bf16 (--frozen compute)"
+            )
+        if dtype != torch.bfloat16:
+            raise UserError("frozen fp8: torch's scaled product gives bf16; use --amp bf16")
+
+    def build(self, vit: nn.Module) -> int:
+        """With ``fp8``, replace the frozen products of the blocks in place; what trains, or holds what does, stays.
+
+        Returns:
+            how many were replaced.
+
+        Raises:
+            UserError: a backbone that is not a vision transformer, or in which nothing could be replaced.
+        """
+        if self.frozen != "fp8":
+            return 0
+        if not isinstance(vit, VisionTransformer):
+            raise UserError("frozen fp8: only vision transformers")
+        replaced = 0
+        for parent in list(vit.blocks.modules()):
+            for name, child in list(parent.named_children()):
+                replacement = _REPLACEMENTS.get(type(child))
+                trains = any(parameter.requires_grad for parameter in child.parameters())
+                if replacement is None or trains or any(size % MULTIPLE for size in cast(Linear, child).weight.shape):
+                    continue
                 setattr(parent, name, replacement(cast(Linear, child)))
                 replaced += 1
-    if not replaced:
-        raise UserError(f"frozen fp8: no frozen product with sizes that are multiples of {MULTIPLE} in this model")
-    return replaced
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    return not any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _fits(linear: Linear) -> bool:
-    return linear.in_features % MULTIPLE == 0 and linear.out_features % MULTIPLE == 0
+        if not replaced:
+            raise UserError(f"frozen fp8: no frozen product with sizes that are multiples of {MULTIPLE} in this model")
+        return replaced

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from fastlift.data.sampling.crops import Interpolation
 from fastlift.models import classifiers, tuners
-from fastlift.models.backbones.weights import check_fit
 from fastlift.models.resnet import ResNet
 from fastlift.models.tuners.mask import Scatter
 from fastlift.models.vit import VisionTransformer
+from fastlift.models.weights import check_fit
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastlift.errors import UserError
-from fastlift.models.backbones.weights import check_fit
 from fastlift.models.classifiers import Classifier
 from fastlift.models.lift import LiftModel
+from fastlift.models.weights import check_fit
 from fastlift.training.distributed import Vote, World, add_up
 from fastlift.training.finite import Watch
 from fastlift.training.losses import Loss

@@ -90,8 +90,8 @@ def test_a_run_is_graded_in_its_dtype(trained: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_fp8_has_a_row_of_its_own(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlift.models.fp8.check_fp8", lambda *_: None)
-    monkeypatch.setattr("fastlift.models.fp8.quantise_frozen", lambda *_: None)
+    monkeypatch.setattr("fastlift.models.fp8.Fp8Settings.check", lambda *_: None)
+    monkeypatch.setattr("fastlift.models.fp8.Fp8Settings.build", lambda *_: 0)
     assert list(evaluate_run(trained, settings={"frozen": "fp8"})) == ["center (fp8)"]
 
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastlift
 import fastlift_kernels as kernels
 from fastlift.models.create import create_model
-from fastlift.models.fp8 import Fp8Linear, Fp8QKV, check_fp8, quantise_frozen
+from fastlift.models.fp8 import Fp8Linear, Fp8QKV, Fp8Settings
 from fastlift.models.vit import Linear
 
 
@@ -65,7 +65,7 @@ def test_a_model_keeps_what_trains_and_nearly_its_logits() -> None:
     model.set_compute_dtype(torch.bfloat16)
     images = torch.randn(4, 3, 48, 48, dtype=torch.bfloat16)
     before, trained = model(images).detach(), model.trained()
-    assert quantise_frozen(model.vit) == 4 * model.vit.depth
+    assert Fp8Settings("fp8").build(model.vit) == 4 * model.vit.depth
     assert isinstance(model.vit.block(0).qkv, Fp8QKV)
     assert list(model.trained()) == list(trained)
     logits = model(images)
@@ -78,7 +78,7 @@ def test_a_model_keeps_what_trains_and_nearly_its_logits() -> None:
 def test_what_trains_stays() -> None:
     model = create_model("shapes-clip", class_names=["a", "b"], tuner="full")
     with pytest.raises(fastlift.UserError, match="no frozen product"):
-        quantise_frozen(model.vit)
+        Fp8Settings("fp8").build(model.vit)
 
 
 @needs_product
@@ -145,10 +145,10 @@ def test_which_gpus_may(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch, "__version__", torch_version)
     if not message:
-        check_fp8(torch.device("cuda"), dtype)
+        Fp8Settings("fp8").check(torch.device("cuda"), dtype)
         return
     with pytest.raises(fastlift.UserError, match=message):
-        check_fp8(torch.device("cuda"), dtype)
+        Fp8Settings("fp8").check(torch.device("cuda"), dtype)
 
 
 @needs_product
@@ -157,7 +157,7 @@ def test_lora_beside_products_in_fp8() -> None:
     model.set_compute_dtype(torch.bfloat16)
     images = torch.randn(2, 3, 48, 48, dtype=torch.bfloat16)
     before = model(images).detach()
-    assert quantise_frozen(model.vit) == 4 * model.vit.depth
+    assert Fp8Settings("fp8").build(model.vit) == 4 * model.vit.depth
     logits = model(images)
     assert (logits - before).norm() < 0.15 * before.norm()
     logits.sum().backward()
@@ -166,6 +166,6 @@ def test_lora_beside_products_in_fp8() -> None:
 
 def test_refused_on_a_cpu_before_anything_is_loaded() -> None:
     with pytest.raises(fastlift.UserError, match="needs a GPU with fp8 units"):
-        check_fp8(torch.device("cpu"), torch.bfloat16)
+        Fp8Settings("fp8").check(torch.device("cpu"), torch.bfloat16)
     with pytest.raises(fastlift.UserError, match="needs a GPU with fp8 units"):
         fastlift.train(fastlift.recipes.lift("shapes_lt", frozen="fp8", device="cpu"))

@@ -17,7 +17,7 @@ from fastlift.config import Config
 from fastlift.engine import evaluate as engine_evaluate
 from fastlift.engine import train as training
 from fastlift.errors import FastliftWarning, UserError
-from fastlift.models.fp8 import check_fp8
+from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.precision import resolve_amp
 from fastlift.system import cuda as gpus
 from fastlift.system.cuda import check_triton, triton_trouble, trouble
@@ -194,10 +194,10 @@ def test_dtypes_that_a_card_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"amp bf16: this GPU \(capability 7.5\) has no bf16 units.*use --amp fp16"):
         resolve_amp("bf16", GPU)
     with pytest.raises(UserError, match=r"frozen fp8: this GPU \(capability 7.5\) has no fp8 units; 8.9 or more has"):
-        check_fp8(GPU, torch.float16)
+        Fp8Settings("fp8").check(GPU, torch.float16)
     pretend(monkeypatch, gpus_seen=1, capability=(8, 9))
     assert resolve_amp("auto", GPU).dtype is torch.bfloat16
-    check_fp8(GPU, torch.bfloat16)
+    Fp8Settings("fp8").check(GPU, torch.bfloat16)
 
 
 def test_a_run_has_its_gpu_and_its_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from benchmarks.gpu.rounds import alternated
 from benchmarks.gpu.rows import Row
 from fastlift.errors import UserError
 from fastlift.models.compile import compile_backbone
-from fastlift.models.fp8 import check_fp8, quantise_frozen
+from fastlift.models.fp8 import Fp8Settings
 from fastlift.training.step import Learner
 
 MODES = {"default": "default", "max": "max-autotune"}  # --compile's words for those of torch.compile
@@ -143,7 +143,7 @@ def make_ready(bench: Bench, way: Way) -> tuple[Callable[[], Any], Row]:
     vit: Any = model.vit
     if way.frozen == "fp8":
         _check_fp8(bench)
-        quantise_frozen(vit)
+        Fp8Settings("fp8").build(vit)
     vit.activation_checkpointing = way.recompute
     for block in vit.blocks:
         block.pre_mlp.adapter.impl = way.impl
@@ -183,14 +183,14 @@ def _check_fp8(bench: Bench) -> None:
     """
     if bench.is_rehearsal:
         model = model_of(bench, bench.sizes.ranks[0])
-        quantise_frozen(model.vit)
+        Fp8Settings("fp8").build(model.vit)
         try:
             model.features(batch_of(bench, model, 2)[0])
         except RuntimeError as error:
             raise Skip("this PyTorch does not multiply fp8 with a scale a row on a CPU") from error
         return
     try:
-        check_fp8(bench.device, bench.dtype)
+        Fp8Settings("fp8").check(bench.device, bench.dtype)
     except UserError as error:
         raise Skip(str(error)) from error
 

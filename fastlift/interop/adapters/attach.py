@@ -21,17 +21,14 @@ from fastlift.interop.adapters.blocks import (
     restore_activation,
 )
 from fastlift.interop.adapters.towers import Tower, find_tower
-from fastlift.models.tuners import resolve_layers
+from fastlift.models.tuners import TUNERS, resolve_layers
 from fastlift.models.tuners.adapter import Adapter, AdaptFormer
+from fastlift.models.tuners.base import named
 from fastlift.settings import MOST, MOST_SIZE, Between, Settings, converted
 from fastlift.system.memory import check_room, free_bytes
 
 TunerName = Literal["adaptformer", "adapter"]
-# name -> (module of a block, prefix of its parameters in the authors' checkpoints)
-TUNERS: dict[str, tuple[type[AdaptFormer] | type[Adapter], str]] = {
-    "adaptformer": (AdaptFormer, "adaptformer_list"),
-    "adapter": (Adapter, "adapter_list"),
-}
+_MODULES: dict[str, type[AdaptFormer] | type[Adapter]] = {"adaptformer": AdaptFormer, "adapter": Adapter}
 _RECORD = "_fastlift_adapters"
 
 
@@ -96,7 +93,6 @@ def add_adapters(
             a rank or layers out of range.
     """
     converted(_Asked, {"tuner": tuner, "rank": rank, "seed": seed})
-    module, prefix = TUNERS[tuner]
     if holder_of(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
         raise UserError("this model has adapters already; fastlift.remove_adapters(model) removes them")
     tower = find_tower(model)
@@ -108,7 +104,7 @@ def add_adapters(
     generator = torch.Generator().manual_seed(seed)
     for i in chosen:
         block = tower.blocks[i]
-        adapter = module(tower.width, rank, generator)
+        adapter = _MODULES[tuner](tower.width, rank, generator)
         if impl is not None:
             adapter.impl = impl
         adapt(block, adapter.to(next(block.parameters()).device).train(block.training))
@@ -116,7 +112,7 @@ def add_adapters(
         for block in tower.blocks:
             fuse_activation(block, tower.family)
     setattr(model, _RECORD, Attachment(tuner, rank, chosen, trained))
-    return _named(tower, prefix)
+    return _named(tower, tuner)
 
 
 def remove_adapters(model: nn.Module) -> nn.Module:
@@ -146,7 +142,7 @@ def tuner_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         UserError: a model without adapters.
     """
     _, record, tower = attached(model)
-    return _named(tower, TUNERS[record.tuner][1])
+    return _named(tower, record.tuner)
 
 
 def attached(model: nn.Module) -> tuple[nn.Module, Attachment, Tower]:
@@ -168,10 +164,7 @@ def holder_of(model: nn.Module) -> nn.Module | None:
     return next((module for module in model.modules() if _RECORD in vars(module)), None)
 
 
-def _named(tower: Tower, prefix: str) -> dict[str, nn.Parameter]:
-    return {
-        f"{prefix}.{i}.{name}": parameter
-        for i, block in enumerate(tower.blocks)
-        if isinstance(block, AdaptedBlock)
-        for name, parameter in block.get_submodule(SLOT).named_parameters()
-    }
+def _named(tower: Tower, tuner: TunerName) -> dict[str, nn.Parameter]:
+    adapters = [(i, getattr(block, SLOT)) for i, block in enumerate(tower.blocks) if isinstance(block, AdaptedBlock)]
+    prefix = TUNERS[tuner].PREFIX
+    return {key: value for i, adapter in adapters for key, value in named(f"{prefix}.{i}", adapter).items()}

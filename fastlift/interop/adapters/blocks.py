@@ -29,14 +29,12 @@ class Family:
     """How the blocks of one library are put together.
 
     Attributes:
-        library: where such blocks come from, for messages.
         norm: name of the norm before the MLP.
         activation: path of the MLP's activation module.
         attention: (block, x, ...) -> t, all that happens before the norm.
         mlp: (block, normed) -> what is added to the residual stream.
     """
 
-    library: str
     norm: str
     activation: str
     attention: Callable[..., Tensor]
@@ -69,42 +67,36 @@ def _attention_dinov2(block: Any, hidden_states: Tensor, *args: Any, **kwargs: A
 
 
 # (the class of the block, the package it is defined in) -> how it works
-_CLIP = Family(
-    "transformers", "layer_norm2", "mlp.activation_fn", _attention_clip, lambda block, normed: block.mlp(normed)
-)
+_ACTIVATION = "mlp.activation_fn"  # in all of transformers
+_CLIP = Family("layer_norm2", _ACTIVATION, _attention_clip, lambda block, normed: block.mlp(normed))
 FAMILIES: dict[tuple[str, str], Family] = {
     ("ResidualAttentionBlock", "open_clip"): Family(
-        "open_clip", "ln_2", "mlp.gelu", _attention_open_clip, lambda block, normed: block.ls_2(block.mlp(normed))
+        "ln_2", "mlp.gelu", _attention_open_clip, lambda block, normed: block.ls_2(block.mlp(normed))
     ),
     ("Block", "timm"): Family(
-        "timm",
-        "norm2",
-        "mlp.act",
-        _attention_timm,
-        lambda block, normed: block.drop_path2(block.ls2(block.mlp(normed))),
+        "norm2", "mlp.act", _attention_timm, lambda block, normed: block.drop_path2(block.ls2(block.mlp(normed)))
     ),
     ("CLIPEncoderLayer", "transformers"): _CLIP,
     ("SiglipEncoderLayer", "transformers"): _CLIP,
     ("ViTLayer", "transformers"): Family(
-        "transformers",
-        "layernorm_after",
-        "mlp.activation_fn",
-        _attention_vit,
-        lambda block, normed: block.dropout(block.mlp(normed)),
+        "layernorm_after", _ACTIVATION, _attention_vit, lambda block, normed: block.dropout(block.mlp(normed))
     ),
     ("Dinov2Layer", "transformers"): Family(
-        "transformers",
         "norm2",
-        "mlp.activation_fn",
+        _ACTIVATION,
         _attention_dinov2,
         lambda block, normed: block.drop_path(block.layer_scale2(block.mlp(normed))),
     ),
 }
 
 
-def family_of(block: nn.Module) -> Family | None:
+def own_class(block: nn.Module) -> type[nn.Module]:
+    """The class that its library gave a block."""
+    return block.original if isinstance(block, AdaptedBlock) else type(block)
+
+
+def family_of(kind: type[nn.Module]) -> Family | None:
     """What is known about a block's class; None where nothing is. Subclasses of a known class are others' inventions."""
-    kind = block.original if isinstance(block, AdaptedBlock) else type(block)
     return FAMILIES.get((kind.__name__, kind.__module__.split(".")[0]))
 
 
@@ -134,8 +126,7 @@ _CLASSES: dict[type[nn.Module], type[AdaptedBlock]] = {}
 def adapted_class(original: type[nn.Module]) -> type[AdaptedBlock]:
     """The subclass of a known block class that runs an adapter; one for each class."""
     if original not in _CLASSES:
-        family = FAMILIES[(original.__name__, original.__module__.split(".")[0])]
-        names = {"original": original, "family": family, "__module__": __name__}
+        names = {"original": original, "family": family_of(original), "__module__": __name__}
         _CLASSES[original] = type(f"Adapted{original.__name__}", (AdaptedBlock, original), names)
     return _CLASSES[original]
 

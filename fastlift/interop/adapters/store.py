@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fastlift import __version__
 from fastlift.errors import UserError
 from fastlift.interop.adapters.attach import (
-    TUNERS,
     TunerName,
     add_adapters,
     attached,
@@ -27,7 +26,8 @@ from fastlift.interop.adapters.attach import (
     tuner_parameters,
 )
 from fastlift.interop.adapters.towers import Tower, find_tower
-from fastlift.models.backbones.weights import check_fit
+from fastlift.models.tuners import TUNERS
+from fastlift.models.weights import check_fit
 from fastlift.system import sealed
 
 FILE, DESCRIPTION = "adapters.safetensors", "description"
@@ -221,7 +221,7 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
 
 def _check_tensors(path: Path, described: Description, state: Mapping[str, Tensor]) -> None:
     """Refuse sizes other than described, before anything of the rank that the description names is made; and NaN."""
-    narrow = {f"{TUNERS[described.tuner][1]}.{i}.down_proj.weight" for i in described.layers}
+    narrow = {f"{TUNERS[described.tuner].PREFIX}.{i}.down_proj.weight" for i in described.layers}
     sizes = {tuple(state[name].shape) for name in narrow & state.keys()}
     samples = len(described.base.mlp_samples)
     fits = sizes == {(described.rank, described.base.width)} and samples == described.base.depth

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fastlift.errors import UserError
-from fastlift.interop.adapters.blocks import FAMILIES, AdaptedBlock, Family, check_block, family_of
+from fastlift.interop.adapters.blocks import FAMILIES, Family, check_block, family_of, own_class
 
 # Parts of a path that mark the vision tower of a model with two.
 _VISION = ("visual", "vision", "image")
@@ -51,7 +51,7 @@ def find_tower(model: nn.Module) -> Tower:
         raise UserError(
             f"{type(model).__name__} cuts no image into patches (it has no Conv2d), so {path} is no vision tower"
         )
-    family = family_of(blocks[0])
+    family = family_of(own_class(blocks[0]))
     assert family is not None
     widths = {check_block(block, family, f"{path}.{i}") for i, block in enumerate(blocks)}
     if len(widths) > 1:
@@ -64,25 +64,17 @@ def _known_lists(model: nn.Module) -> dict[str, tuple[nn.Module, ...]]:
     found = {}
     for path, module in model.named_modules():
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module):
-            kinds = {_own_class(block) for block in module}
-            if len(kinds) == 1 and family_of(next(iter(module))) is not None:
+            kinds = {own_class(block) for block in module}
+            if len(kinds) == 1 and family_of(kinds.pop()) is not None:
                 found[path] = tuple(module)
     return found
 
 
-def _own_class(block: nn.Module) -> type[nn.Module]:
-    return block.original if isinstance(block, AdaptedBlock) else type(block)
-
-
 def _nothing_known(model: nn.Module) -> str:
     known = ", ".join(f"{package}'s {name}" for name, package in FAMILIES)
-    seen = sorted(
-        {
-            f"{type(module[0]).__module__.split('.')[0]}'s {type(module[0]).__name__}"
-            for module in model.modules()
-            if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1
-        }
-    )
+    lists = (module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential)))
+    kinds = {type(parts[0]) for parts in lists if len(parts) > 1}
+    seen = sorted({f"{kind.__module__.split('.')[0]}'s {kind.__name__}" for kind in kinds})
     if type(model).__module__.startswith("fastlift."):
         return f"{type(model).__name__} is fastlift's own: choose its tuner with fastlift.create_model(tuner=...)"
     return (

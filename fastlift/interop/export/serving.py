@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import fastlift_kernels as kernels
-from fastlift.interop.export.merging import merge_tuners
 from fastlift.models.lift import LiftModel
-from fastlift.models.tuners.adapter import Adapter, AdaptFormer
-from fastlift.models.vit import Block
+from fastlift.models.tuners.adapter import Adapter, AdaptFormer, AdaptFormerBranch
+from fastlift.models.tuners.lora import LoRA, LoRALinear, LoRAQKV
+from fastlift.models.tuners.mask import Scatter
+from fastlift.models.tuners.ssf import SSFQKV, SSFAfter, SSFBranch
+from fastlift.models.vit import QKV, Block, LayerNorm, Linear, NormBranch
 
 _FUSED = (kernels.quick_gelu, kernels.gelu)
 
@@ -63,3 +67,76 @@ def serving_model(model: LiftModel, crops: int = 1) -> ServingModel:
         if isinstance(module, Block) and module.activation in _FUSED:
             module.activation = partial(module.activation, impl="reference")
     return serving
+
+
+@torch.no_grad()
+def merge_tuners(site: nn.Module) -> nn.Module:
+    """Fold tuners that are linear into the weights they act on, from the inside out, in place.
+
+    Exact: LoRA (W + (A B)^T / r), SSF on products and norms (scale and shift of their output), masks (their values in
+    place). Not linear, so they stay: AdaptFormer, Adapter, prompts, and whatever stands after something that stays.
+
+    Returns:
+        ``site``, or what stands for it now.
+    """
+    for name, child in list(site.named_children()):
+        setattr(site, name, merge_tuners(child))
+    module: Any = _without_mask(site)
+    if type(module) in _FOLDS:
+        inner, fold = _FOLDS[type(module)]
+        if type(module.inner) in inner:
+            fold(module)
+            return module.inner
+    return module
+
+
+def _without_mask(module: Any) -> nn.Module:
+    """A masked product as a plain one. Made anew: removing a parametrisation would change the class of the original."""
+    if not parametrize.is_parametrized(module) or not isinstance(module, Linear):
+        return module
+    lists = cast(nn.ModuleDict, module.parametrizations).values()
+    if not all(isinstance(part, Scatter) for parts in lists for part in cast(nn.ModuleList, parts)):
+        return module
+    kind = QKV if isinstance(module, QKV) else Linear
+    plain = kind(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+    for name in ("weight", "bias"):
+        value = getattr(module, name)
+        if value is not None:
+            setattr(plain, name, nn.Parameter(value.detach().clone(), requires_grad=False))
+    return plain
+
+
+def _update(lora: LoRA) -> Tensor:
+    """What LoRA adds to a weight [out, in]."""
+    return (lora.lora_A @ lora.lora_B / lora.lora_A.shape[1]).T
+
+
+def _fold_lora(site: Any) -> None:
+    site.inner.weight += _update(site.lora).to(site.inner.weight)
+
+
+def _fold_lora_qkv(site: Any) -> None:
+    weight = site.inner.weight  # [3D, D]
+    width = weight.shape[1]
+    weight[:width] += _update(site.q).to(weight)
+    weight[2 * width :] += _update(site.v).to(weight)
+
+
+def _fold_ssf(site: Any) -> None:
+    """y = W x + b or a norm's affine part -> y * scale + shift."""
+    # Of the site before the MLP it is the MLP's input alone; an adapter beside the MLP has a norm of its own.
+    inner: Any = site.inner.norm if isinstance(site, SSFBranch) else site.inner
+    scale, shift = site.ssf.scale.to(inner.weight), site.ssf.shift.to(inner.weight)
+    inner.weight.mul_(scale if inner.weight.dim() == 1 else scale[:, None])
+    bias = shift if inner.bias is None else inner.bias * scale + shift
+    inner.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+
+# What a linear tuner put around a site -> what may stand inside, and how it is folded into that.
+_FOLDS: dict[type[nn.Module], tuple[tuple[type[nn.Module], ...], Callable[[Any], None]]] = {
+    LoRALinear: ((Linear,), _fold_lora),
+    LoRAQKV: ((QKV,), _fold_lora_qkv),
+    SSFAfter: ((Linear, LayerNorm), _fold_ssf),
+    SSFQKV: ((QKV,), _fold_ssf),
+    SSFBranch: ((NormBranch, AdaptFormerBranch), _fold_ssf),
+}

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models import conversion
 from fastlift.models.backbones.backbone import Backbone, Name
-from fastlift.models.backbones.weights import RANDOM, check_finite, check_fit, read_state, seeded
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.features import TextTower
 from fastlift.models.vit import VisionTransformer
+from fastlift.models.weights import RANDOM, check_finite, check_fit, read_state, seeded
 from fastlift.settings import one_of
 from fastlift.system.files import read_json
 

@@ -10,9 +10,9 @@ from torch import nn
 from fastlift.errors import UserError
 from fastlift.models import conversion
 from fastlift.models.backbones.backbone import Backbone, Name
-from fastlift.models.backbones.weights import RANDOM, check_finite, check_fit, read_state, seeded
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
+from fastlift.models.weights import RANDOM, check_finite, check_fit, read_state, seeded
 from fastlift.settings import one_of
 
 PREFIX = "timm:"

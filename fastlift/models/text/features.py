@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
-from fastlift.models.fingerprint import weights_fingerprint
+from fastlift.models.weights import weights_fingerprint
 from fastlift.settings import Acts, NamesFile, Settings
 from fastlift.system import sealed
 from fastlift.system.files import cache_folder, read_json

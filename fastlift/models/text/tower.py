@@ -9,6 +9,7 @@ Legend: C classes, L tokens of the longest prompt, M context tokens, W text widt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -147,7 +148,9 @@ class TextTransformer(Tower):
         rows = torch.arange(len(self.index), device=self.index.device)
         if len(rows) <= CHUNK:
             return self._encode(rows)
-        run = self._encode if not torch.is_grad_enabled() else _checkpointed(self._encode)
+        run = self._encode
+        if torch.is_grad_enabled():
+            run = partial(checkpoint, self._encode, use_reentrant=False, preserve_rng_state=False)
         return torch.cat([run(part) for part in rows.split(CHUNK)])
 
     def _encode(self, rows: Tensor) -> Tensor:
@@ -161,10 +164,6 @@ class TextTransformer(Tower):
             x = block(x)
         ends = self.ends[rows] + x.shape[1] - self.length  # learned tokens behind the start token move it
         return self.norm(x[torch.arange(len(rows), device=x.device), ends])
-
-
-def _checkpointed(encode: Any) -> Any:
-    return lambda rows: checkpoint(encode, rows, use_reentrant=False, preserve_rng_state=False)
 
 
 def _check_room(prompts: list[str], tokens: Tensor, ends: Tensor) -> None:

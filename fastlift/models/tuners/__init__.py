@@ -168,15 +168,7 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     return chosen
 
 
-@dataclass(frozen=True)
-class TunerSize:
-    """How much learns inside the towers, and its share of all of their weights."""
-
-    parameters: int
-    share: float
-
-
-def tuner_size(towers: Sequence[nn.Module], trained: dict[str, nn.Parameter]) -> TunerSize:
-    """Count what trains inside the towers: the image tower, and the text tower where it is part of the model."""
+def tuner_size(towers: Sequence[nn.Module], trained: dict[str, nn.Parameter]) -> tuple[int, float]:
+    """How many numbers train inside the towers (the image's, and the text's in a model), and their share of all weights."""
     tuned = sum(parameter.numel() for parameter in trained.values())
-    return TunerSize(tuned, tuned / sum(parameter.numel() for tower in towers for parameter in tower.parameters()))
+    return tuned, tuned / sum(parameter.numel() for tower in towers for parameter in tower.parameters())

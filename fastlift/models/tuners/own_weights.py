@@ -24,6 +24,11 @@ def block_parts(tower: Tower, i: int) -> dict[str, nn.Module]:
     }
 
 
+def block_weight(i: int | str, part: str, kind: str) -> str:
+    """LIFT's name of a block's own weight; in OpenAI's CLIP the one of queries, keys and values belongs to no module."""
+    return f"block_tuned.{i}.{part}{'_' if part == 'attn.in_proj' else '.'}{kind}"
+
+
 @dataclass(frozen=True)
 class FullSettings(Tuner):
     """Every weight of the chosen blocks: what LIFT shows to hurt the rare classes.
@@ -42,9 +47,7 @@ class FullSettings(Tuner):
         trained: dict[str, nn.Parameter] = {}
         for i in context.layers:
             for part, module in block_parts(tower, i).items():
-                separator = "_" if part == "attn.in_proj" else "."  # nn.MultiheadAttention's in_proj_weight
-                for name, parameter in module.named_parameters():
-                    trained[f"block_tuned.{i}.{part}{separator}{name}"] = parameter
+                trained |= {block_weight(i, part, name): parameter for name, parameter in module.named_parameters()}
         return trained
 
 

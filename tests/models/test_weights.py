@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastlift.models.fingerprint import weights_fingerprint
+from fastlift.models.weights import weights_fingerprint
 
 WEIGHTS = {"a": torch.randn(301, 77), "scale": torch.tensor(1.5), "half": torch.randn(5).bfloat16()}
 KNOWN = weights_fingerprint(WEIGHTS.items())
