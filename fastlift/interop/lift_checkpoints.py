@@ -47,6 +47,8 @@ _KINDS = {
     "bn_list": "batchnorm",
     "ssf_attn": "ssf",
 }
+# Tensors of the head -> tuner on the text side.
+_JOINT_TUNERS = {"context": "coop", "image_adapter.down_proj.weight": "clip_adapter", "text_projection": "projection"}
 _BIAS = re.compile(r"bias_tuned\.[0-9]{1,6}")
 
 
@@ -208,7 +210,7 @@ def settings_of(state: LiftState) -> dict[str, Any]:
     image = {name: tensor for name, tensor in tuner.items() if not name.startswith("text.")}
     text = {name.removeprefix("text."): tensor for name, tensor in tuner.items() if name.startswith("text.")}
     found: dict[str, Any] = {"tuner": _tuners_of(image) or ("none",)} | _sizes_of(image)
-    text_tuner = (*_tuners_of(text), *_joint_tuners_of(head))
+    text_tuner = (*_tuners_of(text), *(tuner for name, tuner in _JOINT_TUNERS.items() if name in head))
     if text_tuner or ("weight" not in head):
         sizes = _sizes_of(text)
         found = {name: sizes.pop(name) for name in ("sizes", "mask_ratio") if name in sizes} | found  # both towers'
@@ -282,8 +284,3 @@ def _share_of_masks(names: Mapping[str, Tensor]) -> dict[str, Any]:
         return {}
     least, most = max(k / n for k, n in masks), min((k + 1) / n for k, n in masks)
     return {"sizes": "lift_plus", "mask_ratio": min(1.0, (least + most) / 2)}
-
-
-def _joint_tuners_of(head: Mapping[str, Tensor]) -> tuple[str, ...]:
-    signs = {"context": "coop", "image_adapter.down_proj.weight": "clip_adapter", "text_projection": "projection"}
-    return tuple(tuner for name, tuner in signs.items() if name in head)

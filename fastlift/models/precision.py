@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -147,25 +147,17 @@ def speeds(shape: Shape, keep: bool = True) -> Speeds:
     key = {"format": FORMAT, **machine, **asdict(shape)}
     name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
     path = cache_folder() / "speeds" / f"{name}.json"
-    try:
+    with contextlib.suppress(UserError, KeyError):  # not there yet, or damaged
         found = read_json(path)
-        if found["key"] == key and (known := _speeds(found)) is not None:
-            return known
-    except (UserError, KeyError):
-        pass  # not there yet, or damaged
+        fp32, bf16, ratio = (found[number] for number in ("fp32", "bf16", "ratio"))
+        is_sound = all(isinstance(number, float) and 0 < number < math.inf for number in (fp32, bf16, ratio))
+        if found["key"] == key and is_sound:
+            return Speeds(fp32, bf16, ratio)
     measured = measure(shape)
     if keep:
         with contextlib.suppress(OSError):  # then the next run measures again
             write_json(path, {"key": key, **asdict(measured)})
     return measured
-
-
-def _speeds(found: dict[str, Any]) -> Speeds | None:
-    """From a file's numbers; None where they are none."""
-    numbers = [found.get(name) for name in ("fp32", "bf16", "ratio")]
-    if all(isinstance(number, float) and 0 < number < math.inf for number in numbers):
-        return Speeds(*numbers)  # type: ignore[arg-type]
-    return None
 
 
 def measure(shape: Shape) -> Speeds:

@@ -11,15 +11,7 @@ from torch import nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
-from fastlift.interop.adapters.blocks import (
-    SLOT,
-    AdaptedBlock,
-    adapt,
-    check_halves,
-    fuse_activation,
-    restore,
-    restore_activation,
-)
+from fastlift.interop.adapters.blocks import SLOT, AdaptedBlock, adapt, check_halves, fuse_activation, restore
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import TUNERS, resolve_layers
 from fastlift.models.tuners.adapter import Adapter, AdaptFormer
@@ -126,9 +118,7 @@ def remove_adapters(model: nn.Module) -> nn.Module:
     """
     holder, record, tower = attached(model)
     for block in tower.blocks:
-        restore_activation(block, tower.family)
-        if isinstance(block, AdaptedBlock):
-            restore(block)
+        restore(block, tower.family)
     delattr(holder, _RECORD)
     for name, parameter in holder.named_parameters():
         parameter.requires_grad_(name in record.trained)

@@ -142,12 +142,6 @@ def adapt(block: nn.Module, adapter: AdaptFormer | Adapter) -> None:
     setattr(block, SLOT, adapter)
 
 
-def restore(block: AdaptedBlock) -> None:
-    """Make the block what it was."""
-    delattr(block, SLOT)
-    cast(Any, block).__class__ = block.original
-
-
 class FusedQuickGELU(nn.Module):
     """x * sigmoid(1.702 x) in one pass; keeps the module that it stands for, out of sight of the state dict."""
 
@@ -167,12 +161,15 @@ def fuse_activation(block: nn.Module, family: Family) -> None:
         setattr(place, name, FusedQuickGELU(module))
 
 
-def restore_activation(block: nn.Module, family: Family) -> None:
-    """Put the activation's own module back."""
+def restore(block: nn.Module, family: Family) -> None:
+    """Make the block what it was: its activation's own module, and no adapter."""
     place, name = _activation_place(block, family)
     module = getattr(place, name, None)
     if isinstance(module, FusedQuickGELU):
         setattr(place, name, module.__dict__["replaced"])
+    if isinstance(block, AdaptedBlock):
+        delattr(block, SLOT)
+        cast(Any, block).__class__ = block.original
 
 
 def _activation_place(block: nn.Module, family: Family) -> tuple[nn.Module, str]:

@@ -224,18 +224,12 @@ class TextSideSettings(Settings):
     ) -> TextTransformer:
         """The text tower with its class prompts, and CoOp's context among them."""
         template, context = _template(prompt), None
-        if "coop" in self.text_tuner:
-            worded = self.coop_init == "prompt"
-            context = (
-                worded_context(tower, template) if worded else random_context(self.coop_length, self.coop_position)
-            )
-            template = context.template
-        text = TextTransformer(tower, [prompts[0] for prompts in prompts_for(class_names, template)], context)
-        if context is not None and self.coop_init == "random":
-            text.start_context(context.length, generator)
-        elif context is not None:
-            text.start_context_from_words()
-        return text
+        if "coop" in self.text_tuner and self.coop_init == "prompt":
+            context = worded_context(tower, template)
+        elif "coop" in self.text_tuner:
+            context = random_context(self.coop_length, self.coop_position)
+        prompts = prompts_for(class_names, template if context is None else context.template)
+        return TextTransformer(tower, [one for (one,) in prompts], context, generator)
 
     def _attach(
         self, text: TextTransformer, classes: int, image_side: TunerSettings, generator: torch.Generator | None

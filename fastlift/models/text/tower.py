@@ -29,24 +29,22 @@ CoopPosition = Literal["front", "middle", "end"]
 
 @dataclass(frozen=True)
 class Context:
-    """Which words of a template learn: the first ``left`` ones, and ``right`` ones up to ``skip`` before the end."""
+    """Which words of a template learn: ``left`` at its beginning and ``right`` at its end, M in all.
+
+    They start from the template's own words where it ``is_worded``; else at random, and the full stop stays as it is.
+    """
 
     template: str
     left: int
     right: int
-    skip: int
-
-    @property
-    def length(self) -> int:
-        """M, the words that learn."""
-        return self.left + self.right
+    is_worded: bool
 
 
 def random_context(length: int, position: CoopPosition) -> Context:
     """CoOp's context of ``length`` placeholder words with the class name at the front, in the middle, or at the end."""
     left = {"front": 0, "middle": length // 2, "end": length}[position]
     template = "X " * left + "{}" + " X" * (length - left) + "."
-    return Context(template, left, length - left, skip=1)
+    return Context(template, left, length - left, is_worded=False)
 
 
 def worded_context(tower: TextTower, template: str) -> Context:
@@ -55,7 +53,7 @@ def worded_context(tower: TextTower, template: str) -> Context:
     left, right = (_words(tower, part) for part in (before, after))
     if not left + right:
         raise UserError(f"coop_init prompt: the prompt {template!r} has no words around the class name to start from")
-    return Context(template, left, right, skip=0)
+    return Context(template, left, right, is_worded=True)
 
 
 def _words(tower: TextTower, text: str) -> int:
@@ -89,12 +87,20 @@ class TextTransformer(Tower):
         tower: an open_clip model with a causal text tower.
         prompts: one for each class.
         context: which of their words are replaced by learned ones, or None.
+        generator: source of the learned words' random start.
 
     Raises:
-        UserError: the tower is not causal, or is another library's; prompts without room for the learned words.
+        UserError: the tower is not causal, or is another library's; prompts without room for the learned words, or whose
+            words are not the same in all where they are to start from them.
     """
 
-    def __init__(self, tower: TextTower, prompts: list[str], context: Context | None = None) -> None:
+    def __init__(
+        self,
+        tower: TextTower,
+        prompts: list[str],
+        context: Context | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         text = causal_parts(tower.model)
         if text is None:
             raise UserError("this model's text tower is not a causal CLIP text transformer, so it can only stay frozen")
@@ -116,29 +122,21 @@ class TextTransformer(Tower):
         if context is not None:
             _check_room(prompts, tokens, ends)
             self.register_buffer("places", _places(ends, context))  # [C, M]
+            self.context = nn.Parameter(self._start(context, generator))
 
     words: Tensor
     index: Tensor
     ends: Tensor
     places: Tensor
 
-    def start_context(self, length: int, generator: torch.Generator | None) -> nn.Parameter:
-        """A random context, N(0, 0.02): CoOp's."""
-        start = torch.empty(length, self.width).normal_(0.0, PROMPT_STD, generator=generator)
-        self.context = nn.Parameter(start)
-        return self.context
-
-    def start_context_from_words(self) -> nn.Parameter:
-        """A context that starts at the words that it replaces.
-
-        Raises:
-            UserError: they are not the same words in every prompt.
-        """
+    def _start(self, context: Context, generator: torch.Generator | None) -> Tensor:
+        """The learned words [M, W] at their start: CoOp's N(0, 0.02), or the words that they replace."""
+        if not context.is_worded:
+            return torch.empty(context.left + context.right, self.width).normal_(0.0, PROMPT_STD, generator=generator)
         chosen = self.index.gather(1, self.places)  # [C, M]
         if not torch.equal(chosen, chosen[:1].expand_as(chosen)):
             raise UserError("coop_init prompt: words of the prompt run into the class names; set a space beside {}")
-        self.context = nn.Parameter(self.words[chosen[0]].clone())
-        return self.context
+        return self.words[chosen[0]].clone()
 
     def prompt_site(self) -> PromptSite:
         """Behind the start token: in a causal tower what comes after the end-of-text token has no effect."""
@@ -179,5 +177,5 @@ def _check_room(prompts: list[str], tokens: Tensor, ends: Tensor) -> None:
 def _places(ends: Tensor, context: Context) -> Tensor:
     """Positions of the context's tokens in each prompt, [C, M]: after the start token, and before the end-of-text token."""
     left = torch.arange(1, context.left + 1).expand(len(ends), -1)
-    behind = torch.arange(-context.right, 0) - context.skip
+    behind = torch.arange(-context.right, 0) - (0 if context.is_worded else 1)  # 1: the full stop
     return torch.cat([left, ends[:, None] + behind], dim=1)

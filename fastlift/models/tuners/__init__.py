@@ -1,4 +1,4 @@
-"""Tuners: the few parameters that learn inside a frozen ViT, a file a method.
+"""Tuners: the few parameters that learn inside a frozen ViT, a file for methods of one kind.
 
 A tuner is a class of settings whose ``build`` puts modules at sites of the blocks and returns what trains, under the names
 that the authors' checkpoints use, so that one naming serves checkpoints, reports and old files. ``TunerSettings`` derives

@@ -43,21 +43,10 @@ class Bottleneck(nn.Module):
 
     def run(self, x: Tensor, norm: nn.LayerNorm | None, scale: Tensor | float) -> tuple[Tensor | None, Tensor]:
         """(norm(x) or None, x + scale * (W_up relu(W_down LN_a(x) + b_down) + b_up)) in one pass over x [.., D]."""
-        return kernels.adapter(
-            x,
-            None if norm is None else norm.weight,
-            None if norm is None else norm.bias,
-            self.ln.weight,
-            self.ln.bias,
-            self.down_proj.weight,
-            self.down_proj.bias,
-            self.up_proj.weight,
-            self.up_proj.bias,
-            scale,
-            eps=self.ln.eps if norm is None else norm.eps,
-            ln_eps=self.ln.eps,
-            impl=self.impl,
-        )
+        weight, bias, eps = (None, None, self.ln.eps) if norm is None else (norm.weight, norm.bias, norm.eps)
+        ln, down, up = self.ln, self.down_proj, self.up_proj
+        inside = (ln.weight, ln.bias, down.weight, down.bias, up.weight, up.bias)
+        return kernels.adapter(x, weight, bias, *inside, scale, eps=eps, ln_eps=ln.eps, impl=self.impl)
 
 
 class AdaptFormer(Bottleneck):
