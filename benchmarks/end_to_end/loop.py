@@ -64,7 +64,7 @@ def overhead(name: str, classes: int, batch: int, steps: int) -> dict[str, Any]:
     work, saving = _Clock(), _Clock()
     with TemporaryDirectory() as folder:
         config = recipes.lift("shapes_lt", epochs=1)
-        run = create(Path(folder) / "run", config, overwrite=False)
+        run = create(Path(folder), config, overwrite=False)
         identity, index = (
             Identity.new(config, "fp32"),
             array_index("none", np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1), ["a"]),
