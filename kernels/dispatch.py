@@ -1,5 +1,6 @@
 """Which implementation runs, by the tensor's device and dtype or by name; and a report of what this machine has."""
 
+import functools
 import importlib.util
 import os
 import warnings
@@ -26,7 +27,10 @@ def choose(impl: Impl | None, name: str, tensor: torch.Tensor) -> Impl:
         if tensor.is_cpu and library.LOADED is not None and dtype in library.DTYPES:
             return "native"
         if tensor.is_cuda and TRITON_FOUND and dtype in TRITON_DTYPES:
-            return "triton" if torch.compiler.is_compiling() or not _told_fault() else "reference"
+            if torch.compiler.is_compiling():
+                return "triton"
+            warn_of_triton_fault()
+            return "reference" if triton_fault() else "triton"
         return "reference"
     if impl == "reference":
         return impl
@@ -84,44 +88,36 @@ def triton_reason(device: str) -> str:
     if not TRITON_FOUND:
         return "triton is not installed"
     if device == "cuda":
-        return _triton_fault()
+        return triton_fault()
     if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return ""
     return "no GPU is visible" if device == "" else f"Triton kernels need a GPU, got a tensor on {device!r}"
 
 
-_fault: str | None = None
-_is_told = False
-
-
-def _triton_fault() -> str:
+@functools.cache
+def triton_fault() -> str:
     """Why Triton cannot launch kernels on this GPU, "" where it can; tried once.
 
     At its first use Triton compiles its launcher, and needs a C compiler and Python's headers for that.
     """
-    global _fault
-    if _fault is None:
-        _fault = ""
-        if torch.cuda.is_available():
-            try:
-                from triton.runtime import driver
+    if not torch.cuda.is_available():
+        return ""
+    try:
+        from triton.runtime import driver
 
-                getattr(driver.active, "utils", None)  # compiles the launcher, or finds it in the cache
-            except Exception as error:
-                # Whatever stands in the way, from a library that is missing to a compiler's exit.
-                said = (str(error).splitlines() or [""])[0]
-                _fault = f"Triton starts no kernels here ({type(error).__name__}: {said}); it needs a C compiler and Python.h"
-    return _fault
+        getattr(driver.active, "utils", None)  # compiles the launcher, or finds it in the cache
+    except Exception as error:
+        # Whatever stands in the way, from a library that is missing to a compiler's exit.
+        said = (str(error).splitlines() or [""])[0]
+        return f"Triton starts no kernels here ({type(error).__name__}: {said}); it needs a C compiler and Python.h"
+    return ""
 
 
-def _told_fault() -> str:
-    """The same, with a warning the first time that there is a reason."""
-    global _is_told
-    fault = _triton_fault()
-    if fault and not _is_told:
-        _is_told = True
+@functools.cache
+def warn_of_triton_fault() -> None:
+    """Warn once in a process where a GPU's tensors are computed by plain PyTorch, with the reason."""
+    if fault := triton_fault():
         warnings.warn(f"{fault}. The ops run as plain PyTorch.", RuntimeWarning, stacklevel=4)
-    return fault
 
 
 def _triton_version() -> str:

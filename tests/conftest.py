@@ -40,12 +40,12 @@ def _fixed_seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _triton_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def _triton_is_tried_anew() -> None:
     """Whether Triton starts kernels is asked once in a process: a test that pretends a GPU must not answer for the next."""
     from fastlift_kernels import dispatch
 
-    monkeypatch.setattr(dispatch, "_fault", None)
-    monkeypatch.setattr(dispatch, "_is_told", False)
+    dispatch.triton_fault.cache_clear()
+    dispatch.warn_of_triton_fault.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,7 +164,6 @@ def test_dtypes_without_a_fused_path() -> None:
 def test_a_triton_that_starts_nothing_is_said_once_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU whose machine has no C compiler: a sentence, and plain PyTorch, in place of a traceback in the first step."""
     pytest.importorskip("triton")
-    from triton.runtime import driver
 
     class Broken:
         @property
@@ -172,7 +172,6 @@ def test_a_triton_that_starts_nothing_is_said_once_and_not_used(monkeypatch: pyt
 
     monkeypatch.setattr("triton.runtime.driver", Broken())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(dispatch, "_fault", None)
     with FakeTensorMode():
         x = torch.empty(4, 8, device="cuda")
     said = r"Triton starts no kernels here \(RuntimeError: Failed to find C compiler.*\); it needs a C compiler and Python.h"
@@ -181,6 +180,6 @@ def test_a_triton_that_starts_nothing_is_said_once_and_not_used(monkeypatch: pyt
     assert len(warned) == 1
     with pytest.raises(RuntimeError, match=f'impl="triton" is not available: {said}'):
         dispatch.choose("triton", "x", x)
-    monkeypatch.setattr("triton.runtime.driver", driver)
-    monkeypatch.setattr(dispatch, "_fault", "")
+    monkeypatch.setattr("triton.runtime.driver", SimpleNamespace(active=SimpleNamespace(utils="a launcher")))
+    dispatch.triton_fault.cache_clear()
     assert dispatch.choose(None, "x", x) == "triton"

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlift.system.machine.text import read
 
-_MODULE = Path("/proc/driver/nvidia/version")  # of the kernel's module: containers see it without seeing a GPU
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")  # containers see it without seeing a GPU
 _TEXT = 96  # bytes of NVML's texts
 
 
@@ -36,7 +36,7 @@ def driver() -> Driver | None:
     found = None if library is None else _ask(library)
     if found is not None:
         return found
-    version = re.search(r"\s(\d{3,}\.\d[\d.]*)\s", read(_MODULE))
+    version = re.search(r"\s(\d{3,}\.\d[\d.]*)\s", read(KERNEL_MODULE))
     return None if version is None else Driver(version[1])
 
 

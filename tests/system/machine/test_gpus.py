@@ -1,5 +1,6 @@
 """What NVIDIA's driver is asked and what its file tells, on pretended machines."""
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,13 @@ class Library:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     def pretend(library: Library | None, module: str | None) -> None:
-        monkeypatch.setattr(gpus, "_library", lambda: library)
-        monkeypatch.setattr(gpus, "_MODULE", tmp_path / "version")
+        def load(name: str) -> Library:
+            if name != "libnvidia-ml.so.1" or library is None:
+                raise OSError(f"{name}: cannot open shared object file")
+            return library
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        monkeypatch.setattr(gpus, "KERNEL_MODULE", tmp_path / "version")
         if module is not None:
             (tmp_path / "version").write_text(module)
 

@@ -23,7 +23,7 @@ class Handover:
         # -1: DALI is not to make a stream wait, which would wait for the batches after this one as well.
         theirs = torch.from_dlpack(output.as_tensor().__dlpack__(stream=-1))
         images = torch.empty(theirs.shape, dtype=self._dtype, device=theirs.device).copy_(theirs)
-        if _on_gpu(images):
+        if images.is_cuda:  # where a copy may still be going on
             copied = torch.cuda.Event()
             copied.record(torch.cuda.current_stream(images.device))
             self._held.append((copied, (output, theirs)))
@@ -37,8 +37,3 @@ class Handover:
             copied, _ = self._held[0]
             copied.synchronize()
             self._held.popleft()
-
-
-def _on_gpu(images: torch.Tensor) -> bool:
-    """Whether copying to it may still be going on."""
-    return images.is_cuda

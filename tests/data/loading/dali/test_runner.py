@@ -16,7 +16,6 @@ from loaders import NEEDS_DALI, WITH_HELPERS, levels_apart, make_loader
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.dali import loader as dali_loader
-from fastlift.data.loading.dali import output as dali_output
 from fastlift.data.loading.dali.feed import Feed, Memory
 from fastlift.data.loading.dali.output import Handover
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
@@ -221,6 +220,12 @@ class FakeEvent:
         self.reached = self.waited_for = True
 
 
+class OnGPU(torch.Tensor):
+    """A tensor in the machine's memory that says that it is on a GPU."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
 class FakeOutput:
     """DALI's list: notes how its memory is asked for, and when it is let go."""
 
@@ -243,7 +248,8 @@ def test_dalis_memory_is_held_until_it_is_copied(dtype: torch.dtype, monkeypatch
     FakeEvent.made, freed = [], []
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the stream that copies")
-    monkeypatch.setattr(dali_output, "_on_gpu", lambda tensor: True)
+    from_dlpack = torch.from_dlpack
+    monkeypatch.setattr(torch, "from_dlpack", lambda capsule: from_dlpack(capsule).as_subclass(OnGPU))
     handover = Handover(dtype)
     content = [torch.full((2, 3), float(k)) for k in range(4)]
     images = [handover.own(FakeOutput(content[k], freed, k)) for k in range(2)]
