@@ -56,7 +56,7 @@ def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
         rounds_s = []
         for _ in range(rounds + 1):
             start, cpu = time.perf_counter(), time.process_time()
-            scan_files(Path(copies), paths, np.arange(len(paths)))
+            scan_files(Path(copies), paths)
             rounds_s.append((time.perf_counter() - start, time.process_time() - cpu))
     return {
         "files_per_s": [len(names) / elapsed for elapsed, _ in rounds_s[1:]],

@@ -74,7 +74,7 @@ def index_of(files: list[str]) -> ImageIndex:
     """
     paths = PathTable.from_strings(file.lstrip("/") for file in map(os.path.abspath, files))
     root = Path(os.path.abspath(os.sep))
-    widths, heights, reasons = scan_files(root, paths, np.arange(len(paths)))
+    widths, heights, reasons = scan_files(root, paths)
     if reasons:
         i, reason = next(iter(reasons.items()))
         raise UserError(f"{files[i]} {reason}")

@@ -57,7 +57,7 @@ def index_images(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
     resolved = [path.resolve() for path in paths]
     root = Path(resolved[0].anchor)
     table = PathTable.from_strings(str(path.relative_to(root)) for path in resolved)
-    widths, heights, reasons = scan_files(root, table, np.arange(len(paths)))
+    widths, heights, reasons = scan_files(root, table)
     good = np.array([i for i in range(len(paths)) if i not in reasons], dtype=np.int64)
     labels = np.zeros(len(good), dtype=np.int64)
     kept, sizes = table.take(good), (widths[good], heights[good])

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.folder import class_folder_names, list_split
-from fastlift.data.datasets.splits import finish, index_listing
+from fastlift.data.datasets.splits import finish, index_listings
 from fastlift.data.index.index import array_index
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
@@ -50,14 +50,9 @@ class Cifar(Source):
             raise UserError(f"{request.name}: the imbalance ratio must be at least 1")
         groups = long_tail_counts(100, 500, _RATIO_OF_GROUPS) if self.classes == 100 else None
         root, problems = request.data_root, Problems(request.name)
-        if root is not None and has_folders(root, self.classes):
-            *listings, names = list_folders(root, self.classes, self.ratio, problems)
-            problems.raise_if_any()
-            indices = [
-                index_listing(request, split, listing, tuple(names), problems)
-                for split, listing in zip(("train", "test"), listings, strict=True)
-            ]
-            return finish(request.name, indices, problems, groups)
+        if root is not None and self._has_folders(root):
+            names = class_folder_names(root / "train")
+            return index_listings(request, self._listings(root, names, problems), tuple(names), problems, groups)
         train, test = self._torchvision_sets(root or request.cache_dir / "cifar", download=root is None)
         labels, test_labels = (np.array(split.targets, dtype=np.int64) for split in (train, test))
         kept = draw_long_tail(labels, self.ratio)
@@ -67,6 +62,22 @@ class Cifar(Source):
             array_index(f"{request.name}/test", test_images, test_labels, train.classes),
         ]
         return finish(request.name, arrays, problems, groups)
+
+    def _has_folders(self, root: Path) -> bool:
+        """Whether it holds train/CLASS and test/CLASS for all classes."""
+        splits = (root / "train", root / "test")
+        return all(split.is_dir() and len(class_folder_names(split)) == self.classes for split in splits)
+
+    def _listings(self, root: Path, names: list[str], problems: Problems) -> tuple[Listing, Listing]:
+        """Long-tailed training listing and test listing of class folders; raises UnusableData where images are missing."""
+        train, test = (list_split(root, split, names, problems) for split in ("train", "test"))
+        for split, listing, images in (("train", train, 50_000), ("test", test, 10_000)):
+            counts, expected = np.bincount(listing.labels, minlength=self.classes), images // self.classes
+            for label in np.flatnonzero(counts != expected):
+                problems.add(f"{root / split / names[label]}: {counts[label]} pictures, expected {expected}")
+        problems.raise_if_any()
+        kept = draw_long_tail(train.labels, self.ratio)
+        return Listing(train.paths.take(kept), train.labels[kept]), test
 
     def _torchvision_sets(self, root: Path, *, download: bool) -> list[Any]:
         """Both splits by torchvision, which checks the files' hashes and downloads them where it is allowed.
@@ -107,26 +118,6 @@ def draw_long_tail(labels: np.ndarray, ratio: float) -> np.ndarray:
         random.shuffle(indices)
         kept.append(indices[: counts[label]])
     return np.concatenate(kept)
-
-
-def has_folders(root: Path, num_classes: int) -> bool:
-    """Whether ``root`` holds train/CLASS and test/CLASS with as many classes as this CIFAR has."""
-    return all((root / s).is_dir() and len(class_folder_names(root / s)) == num_classes for s in ("train", "test"))
-
-
-def list_folders(root: Path, num_classes: int, ratio: float, problems: Problems) -> tuple[Listing, Listing, list[str]]:
-    """Long-tailed training listing, test listing and class names of a class-folder copy."""
-    classes = class_folder_names(root / "train")
-    train = list_split(root, "train", classes, problems)
-    test = list_split(root, "test", classes, problems)
-    for split, listing, each in (("train", train, 50_000 // num_classes), ("test", test, 10_000 // num_classes)):
-        counts = np.bincount(listing.labels, minlength=num_classes)
-        for label in np.flatnonzero(counts != each):
-            problems.add(f"{root / split / classes[label]}: {counts[label]} pictures, expected {each}")
-    if problems.total:
-        return train, test, classes
-    kept = draw_long_tail(train.labels, ratio)
-    return Listing(train.paths.take(kept), train.labels[kept]), test, classes
 
 
 CIFAR = tuple(Cifar(classes, ratio) for classes in (100, 10) for ratio in (100, 50, 10))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
-from fastlift.data.datasets.splits import check_classes, finish, index_listing
+from fastlift.data.datasets.splits import check_classes, index_listings
 from fastlift.data.index.index import PathTable
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.lists import Listing, parse_class_names
@@ -56,11 +56,7 @@ class ClassFolders(Source):
         test = list_split(root, test_split, classes, problems)
         if len(test.labels) == 0:
             problems.add(f"{root / test_split}: no images")
-        indices = [
-            index_listing(request, split, listing, class_names, problems)
-            for split, listing in (("train", train), ("test", test))
-        ]
-        return finish(request.name, indices, problems)
+        return index_listings(request, (train, test), class_names, problems)
 
 
 def _find_split(root: Path, names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """From listings to the two splits of a data set: scan the files, collect what is wrong with both, raise it together."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,15 +9,7 @@ from fastlift.data.datasets.dataset import DataSet, Request
 from fastlift.data.index.index import ImageIndex, fingerprint
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
-from fastlift.data.index.scan import cached_scan, finish_index, scan_files
-
-
-class _Rejected(Exception):
-    """A listing with problems, which are collected already: nothing to cache."""
-
-    def __init__(self, listing: Listing) -> None:
-        super().__init__()
-        self.listing = listing
+from fastlift.data.index.scan import Scan, cache_file_of, finish_index, load_scan, scan_files, store_scan
 
 
 def index_split(
@@ -27,42 +20,39 @@ def index_split(
     class_names: tuple[str, ...],
     problems: Problems,
 ) -> ImageIndex | None:
-    """Scan one split of the data root; None where its listing has problems already, to which those of its files are added.
+    """Scan the files of one split, or take what an earlier scan of the same listing below the same data root found.
+
+    Files that were found bad earlier are looked at again in any case.
 
     Args:
         key: the content that determines the listing, under which the scan is cached.
         make_listing: adds what is wrong to ``problems``; called where no scan is cached.
-    """
 
-    def checked() -> Listing:
+    Returns:
+        The index; None where the listing has problems, to which those of its files are added.
+    """
+    assert request.data_root is not None
+    root, name = request.data_root, f"{request.name}/{split}"
+    cache_file = cache_file_of(root, key, request.cache_dir)
+    scan = None if request.rescan else load_scan(cache_file, len(class_names))
+    if scan is None:
         before = problems.total
         listing = make_listing()
+        scan = Scan(listing.paths, listing.labels, *scan_files(root, listing.paths, name, request.progress))
         if problems.total > before:
-            raise _Rejected(listing)
-        return listing
-
-    assert request.data_root is not None
-    root, what = request.data_root, f"{request.name}/{split}"
-    try:
-        scan = cached_scan(
-            root, key, checked, request.cache_dir, len(class_names), request.rescan, what, request.progress
-        )
-    except _Rejected as rejected:
-        paths = rejected.listing.paths
-        *_, reasons = scan_files(root, paths, np.arange(len(paths)), what, request.progress)
-        if request.bad_images == "stop":
-            problems.add_files(f"{root / paths[i]}: {reasons[i]}" for i in sorted(reasons))
-        return None
-    return finish_index(what, root, scan, class_names, request.bad_images, problems)
-
-
-def index_listing(
-    request: Request, split: str, listing: Listing, class_names: tuple[str, ...], problems: Problems
-) -> ImageIndex | None:
-    """The same for a listing that was read from the folders."""
-    nothing = listing.labels[:0]
-    key = b"listing\0" + fingerprint(listing.paths, listing.labels, nothing, nothing, ()).encode()
-    return index_split(request, split, key, lambda: listing, class_names, problems)
+            if request.bad_images == "stop":
+                problems.add_files(scan.bad_files(root))
+            return None
+        store_scan(cache_file, scan)
+    elif scan.reasons:
+        again = np.array(sorted(scan.reasons))
+        widths, heights, reasons = scan_files(root, scan.paths.take(again), name, request.progress)
+        found = {int(again[k]): reason for k, reason in reasons.items()}
+        if found != scan.reasons:
+            scan.widths[again], scan.heights[again] = widths, heights
+            scan = replace(scan, reasons=found)
+            store_scan(cache_file, scan)
+    return finish_index(name, root, scan, class_names, request.bad_images, problems)
 
 
 def check_classes(listing: Listing, class_names: tuple[str, ...], source: str, problems: Problems) -> None:
@@ -70,6 +60,24 @@ def check_classes(listing: Listing, class_names: tuple[str, ...], source: str, p
     counts = np.bincount(listing.labels, minlength=len(class_names))
     for label in np.flatnonzero(counts == 0):
         problems.add(f"{source}: class {label} ({class_names[label]}) has no image")
+
+
+def index_listings(
+    request: Request,
+    listings: tuple[Listing, Listing],
+    class_names: tuple[str, ...],
+    problems: Problems,
+    group_counts: np.ndarray | None = None,
+) -> DataSet:
+    """The data set of a training and a test listing that were read from the folders; see ``finish``."""
+
+    def index(split: str, listing: Listing) -> ImageIndex | None:
+        nothing = listing.labels[:0]
+        key = b"listing\0" + fingerprint(listing.paths, listing.labels, nothing, nothing, ()).encode()
+        return index_split(request, split, key, lambda: listing, class_names, problems)
+
+    train, test = listings
+    return finish(request.name, [index("train", train), index("test", test)], problems, group_counts)
 
 
 def finish(

@@ -5,9 +5,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy as np
 from fastlift.data.index.columns import read_columns, write_columns
 from fastlift.data.index.headers import read_header
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
-from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, replaced_rows
 from fastlift.errors import FastliftWarning
@@ -38,32 +37,34 @@ class Scan:
     heights: np.ndarray  # int32 [N]
     reasons: dict[int, str]
 
+    def bad_files(self, root: Path) -> Iterator[str]:
+        """What is wrong with each unusable file, with its path, in the list's order."""
+        return (f"{root / self.paths[i]}: {self.reasons[i]}" for i in sorted(self.reasons))
+
 
 def scan_files(
-    root: Path, paths: PathTable, indices: np.ndarray, what: str = "", progress: Progress | None = None
+    root: Path, paths: PathTable, what: str = "", progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Read the headers of ``paths[indices]`` with threads: widths, heights (int32, as ``indices``) and reasons."""
-    widths, heights = np.zeros(len(indices), dtype=np.int32), np.zeros(len(indices), dtype=np.int32)
+    """Read the headers of all files with threads: widths and heights, int32 [N], and the reasons of unusable ones by row."""
+    count = len(paths)
+    widths, heights = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
     reasons: dict[int, str] = {}
     prefix = os.fspath(root) + os.sep
 
     def chunk(start: int) -> int:
-        stop = min(start + _CHUNK, len(indices))
-        for k in range(start, stop):
-            i = int(indices[k])
+        stop = min(start + _CHUNK, count)
+        for i in range(start, stop):
             header = read_header(prefix + paths[i])
-            widths[k], heights[k] = header.width, header.height
+            widths[i], heights[i] = header.width, header.height
             if header.reason:
                 reasons[i] = header.reason
-        return stop - start
+        return stop
 
-    done = 0
     # Threads hide the latency of disks and network shares; the parsing itself holds the interpreter lock.
     with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
-        for count in pool.map(chunk, range(0, len(indices), _CHUNK)):
-            done += count
+        for done in pool.map(chunk, range(0, count, _CHUNK)):
             if progress:
-                progress(what, done, len(indices))
+                progress(what, done, count)
     return widths, heights, reasons
 
 
@@ -71,41 +72,6 @@ def cache_file_of(root: Path, key: bytes, cache_dir: Path) -> Path:
     """Where the scan of a listing at a place is kept."""
     digest = hashlib.sha256(b"\0".join([_FORMAT.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
     return cache_dir / "index" / f"{digest}.npz"
-
-
-def cached_scan(
-    root: Path,
-    key: bytes,
-    make_listing: Callable[[], Listing],
-    cache_dir: Path,
-    num_classes: int,
-    rescan: bool,
-    what: str,
-    progress: Progress | None,
-) -> Scan:
-    """Scan the files of a listing, or load what an earlier scan of the same listing at the same place found.
-
-    Args:
-        key: the content that determines the listing. A cached scan is used only for the same key and root.
-        make_listing: called where nothing is cached.
-        num_classes: labels of a cached scan are below it.
-        rescan: look at all files again. Files found bad earlier are looked at again in any case.
-    """
-    cache_file = cache_file_of(root, key, cache_dir)
-    scan = None if rescan else load_scan(cache_file, num_classes)
-    if scan is None:
-        listing = make_listing()
-        every = np.arange(len(listing.paths))
-        scan = Scan(listing.paths, listing.labels, *scan_files(root, listing.paths, every, what, progress))
-        store_scan(cache_file, scan)
-    elif scan.reasons:
-        again = np.array(sorted(scan.reasons))
-        widths, heights, reasons = scan_files(root, scan.paths, again, what, progress)
-        if reasons != scan.reasons:
-            scan.widths[again], scan.heights[again] = widths, heights
-            scan = replace(scan, reasons=reasons)
-            store_scan(cache_file, scan)
-    return scan
 
 
 def load_scan(path: Path, num_classes: int) -> Scan | None:
@@ -116,7 +82,7 @@ def load_scan(path: Path, num_classes: int) -> Scan | None:
         return _scan_of(read_columns(path, _KINDS), num_classes)
     except ValueError as error:
         told = f"the index {path} is damaged ({error}): all files are looked at again"
-        warnings.warn(told, FastliftWarning, stacklevel=4)
+        warnings.warn(told, FastliftWarning, stacklevel=3)
         return None
 
 
@@ -171,7 +137,7 @@ def finish_index(
     paths, widths, heights = scan.paths, scan.widths, scan.heights
     bad: list[BadImage] = []
     if scan.reasons and bad_images == "stop":
-        problems.add_files(f"{root / paths[i]}: {scan.reasons[i]}" for i in sorted(scan.reasons))
+        problems.add_files(scan.bad_files(root))
     elif scan.reasons:
         source = replaced_rows(scan.labels, scan.reasons)
         for i in sorted(scan.reasons):

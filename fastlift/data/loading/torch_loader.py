@@ -61,33 +61,22 @@ class TorchLoader:
 
     def _draw(self, step: Step, epoch: int, row: int, out: np.ndarray) -> None:
         """The crops of one image, or of its replacement."""
-        try:
-            pixels = self._image(int(step.sources[row]))
-        except DecodeError as error:
-            self._draw_replacement(step, epoch, row, str(error), out)
-        else:
-            render_crops(pixels, step.boxes, row, self._stream.crops.interpolation, out)
-
-    def _draw_replacement(self, step: Step, epoch: int, row: int, reason: str, out: np.ndarray) -> None:
-        sample, source = int(step.samples[row]), int(step.sources[row])
         while True:
-            source = self._replacements.replace(sample, source, reason)
             try:
-                pixels = self._image(source)
+                pixels = self._image(int(step.sources[row]))
+                break
             except DecodeError as error:
-                reason = str(error)
-            else:
-                boxes = self._stream.of(step.samples[row : row + 1], epoch, self._replacements).boxes
-                render_crops(pixels, boxes, 0, self._stream.crops.interpolation, out)
-                return
+                self._replacements.replace(int(step.samples[row]), int(step.sources[row]), str(error))
+                step, row = self._stream.of(step.samples[row : row + 1], epoch, self._replacements), 0
+        render_crops(pixels, step.boxes, row, self._stream.crops.interpolation, out)
 
     def _image(self, source: int) -> np.ndarray:
         arrays = self._stream.index.arrays
         if arrays is not None:
             return arrays[source]
-        kept = self._kept.get(source)
-        if kept is None:
-            kept = load_image(self._stream.index, source)
-            if self._keep:
-                self._kept[source] = kept
-        return kept
+        if (kept := self._kept.get(source)) is not None:
+            return kept
+        pixels = load_image(self._stream.index, source)
+        if self._keep:
+            self._kept[source] = pixels
+        return pixels

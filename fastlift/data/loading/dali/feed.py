@@ -164,7 +164,7 @@ class Feed:
             try:
                 encoded = self._plain(int(fed.step.sources[row]), fed.memory)
                 if isinstance(encoded, bytes) or too_long[row]:
-                    fed.ours[row] = self._crops_of(fed.step, row, bytes(encoded))
+                    fed.ours[row] = drawn(self._stream, fed.step, row, bytes(encoded))
                 else:
                     fed.encoded[row] = encoded
             except DecodeError as error:
@@ -195,13 +195,18 @@ class Feed:
             self._looks.note(source, after, began_ns, parts)
         return data if parts is None else np.frombuffer(joined(data, parts), dtype=np.uint8)
 
-    def _crops_of(self, step: Step, row: int, data: bytes) -> np.ndarray:
-        """The crops of a row that DALI does not make, from its bytes: uint8 [V, 3, S, S]; raises DecodeError."""
-        crops = self._stream.crops
-        pixels = load_image(self._stream.index, int(step.sources[row]), data)
-        made = np.empty((crops.per_image, 3, crops.size, crops.size), dtype=np.uint8)
-        render_crops(pixels, step.boxes, row, crops.interpolation, made)
-        return made
+
+def drawn(stream: Stream, step: Step, row: int, data: bytes | None = None) -> np.ndarray:
+    """The crops of a row that DALI does not make, from its bytes where they are read: uint8 [V, 3, S, S].
+
+    Raises:
+        DecodeError: its image is broken.
+    """
+    crops = stream.crops
+    pixels = load_image(stream.index, int(step.sources[row]), data)
+    made = np.empty((crops.per_image, 3, crops.size, crops.size), dtype=np.uint8)
+    render_crops(pixels, step.boxes, row, crops.interpolation, made)
+    return made
 
 
 def _too_long(boxes: CropBoxes | ResizedCrops) -> np.ndarray:

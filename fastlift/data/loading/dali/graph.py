@@ -96,9 +96,25 @@ def _decoded(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
 
 def _crops(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
     """Resized, mirrored and normalised crops."""
+    from nvidia.dali import fn
+
     first, second, flips = (*columns, None)[:3]
-    make = _crops_of_resized if spec.resizes_whole else _resized_boxes
-    return _normalised(spec, make(spec, _decoded(spec, encoded, columns), first, second, flips), flips)
+    pixels = _decoded(spec, encoded, columns)
+    side = [spec.crops.size, spec.crops.size]
+    pairs = [slice(2 * v, 2 * v + 2) for v in range(spec.crops.per_image)]  # of each crop, in the columns
+    if spec.resizes_whole:
+        whole = _resized(spec, pixels, first)
+        crops = [fn.slice(whole, start=second[pair], shape=side, axis_names="WH") for pair in pairs]
+    elif spec.decodes_boxes:
+        crops = [_resized(spec, pixels, side)]
+    else:
+        parts = [fn.slice(pixels, start=first[pair], shape=second[pair], axis_names="WH") for pair in pairs]
+        crops = [_resized(spec, part, side) for part in parts]
+    if not spec.crops.stacked:
+        return _normalised(spec, crops[0], flips)
+    if spec.flips:
+        crops = [fn.flip(crop, horizontal=flips[v]) for v, crop in enumerate(crops)]
+    return _normalised(spec, fn.stack(*crops), flips)
 
 
 def _resized(spec: GraphSpec, image: Any, size: Any) -> Any:
@@ -110,38 +126,8 @@ def _resized(spec: GraphSpec, image: Any, size: Any) -> Any:
     return fn.resize(image, size=size, interp_type=kind, antialias=True)
 
 
-def _resized_boxes(spec: GraphSpec, pixels: Any, starts: Any, sizes: Any, flips: Any) -> Any:
-    """Each box resized to S x S: HWC, or VHWC with the flips already made."""
-    from nvidia.dali import fn
-
-    target = [spec.crops.size, spec.crops.size]
-    if spec.decodes_boxes:
-        return _resized(spec, pixels, target)
-    cut = [
-        fn.slice(pixels, start=starts[2 * v : 2 * v + 2], shape=sizes[2 * v : 2 * v + 2], axis_names="WH")
-        for v in range(spec.crops.per_image)
-    ]
-    return fn.stack(*(fn.flip(_resized(spec, part, target), horizontal=flips[v]) for v, part in enumerate(cut)))
-
-
-def _crops_of_resized(spec: GraphSpec, pixels: Any, size: Any, starts: Any, flips: Any) -> Any:
-    """Crops of the whole image resized once: HWC, or VHWC with the flips already made."""
-    from nvidia.dali import fn
-
-    resized = _resized(spec, pixels, size)
-    target = [spec.crops.size, spec.crops.size]
-    cut = [
-        fn.slice(resized, start=starts[2 * v : 2 * v + 2], shape=target, axis_names="WH")
-        for v in range(spec.crops.per_image)
-    ]
-    if not spec.crops.stacked:
-        return cut[0]
-    if spec.flips:
-        cut = [fn.flip(part, horizontal=flips[v]) for v, part in enumerate(cut)]
-    return fn.stack(*cut)
-
-
 def _normalised(spec: GraphSpec, pixels: Any, flips: Any) -> Any:
+    """From HWC; or from VHWC, where the flips are already made."""
     from nvidia.dali import fn, types
 
     mean, std = ([255.0 * value for value in values] for values in (spec.mean, spec.std))

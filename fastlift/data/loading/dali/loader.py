@@ -18,15 +18,13 @@ import torch
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.batch import Batch
 from fastlift.data.loading.collate import Normalise, labelled, moved
-from fastlift.data.loading.dali.feed import Feed
+from fastlift.data.loading.dali.feed import Feed, drawn
 from fastlift.data.loading.dali.graph import GraphSpec, build_pipeline
 from fastlift.data.loading.dali.output import Handover
 from fastlift.data.loading.dali.runner import Made, Runner
 from fastlift.data.loading.dali.trial import device_id_of, gist, raise_if_machines_fault
-from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import DecodeError
-from fastlift.data.loading.render import render_crops
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.errors import FastliftWarning
 from fastlift.system.machine.threads import decode_threads
@@ -164,12 +162,8 @@ class DaliLoader:
         Raises:
             DecodeError: the image is broken.
         """
-        source, crops = int(step.sources[0]), self._stream.crops
-        decoded = load_image(self._stream.index, source)
-        name = self._stream.index.label_of(source)
+        images = self._normalise.all_of(drawn(self._stream, step, 0))
+        name = self._stream.index.label_of(int(step.sources[0]))
         what = f"DALI cannot decode {name}, libjpeg-turbo or Pillow does it instead: {reason}"
         warnings.warn(what, FastliftWarning, stacklevel=2)
-        pixels = np.empty((crops.per_image, 3, crops.size, crops.size), dtype=np.uint8)
-        render_crops(decoded, step.boxes, 0, crops.interpolation, pixels)
-        images = self._normalise.all_of(pixels)
-        return images if crops.stacked else images[0]
+        return images if self._stream.crops.stacked else images[0]

@@ -58,7 +58,12 @@ class Runner:
             if not coming.cancel():
                 wait([coming])
         self._coming.clear()
-        self._drain()
+        self._feed.start(iter(()))
+        with contextlib.suppress(RuntimeError):  # of a GPU that fails for good; what went wrong was told before
+            while self._run() is not None:
+                pass
+        self._pipeline.reset()
+        self._feed.fed.clear()
 
     def close(self) -> None:
         """End the threads, the feed's too, and let go of the pipeline."""
@@ -79,14 +84,6 @@ class Runner:
                 raise
             return Made(self._feed.failed(), None, error)
         return Made(self._feed.done(), output)
-
-    def _drain(self) -> None:
-        self._feed.start(iter(()))
-        with contextlib.suppress(RuntimeError):  # of a GPU that fails for good; what went wrong was told before
-            while self._run() is not None:
-                pass
-        self._pipeline.reset()
-        self._feed.fed.clear()
 
     def _save(self) -> None:
         if self._looks is not None:
