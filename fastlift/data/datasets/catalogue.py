@@ -34,11 +34,7 @@ def names() -> list[str]:
 
 
 def source_of(name: str) -> Source:
-    """The data set of a name.
-
-    Raises:
-        UserError: an unknown name; the message has the near ones.
-    """
+    """The data set of a name; for an unknown one a UserError with the near ones."""
     found = next((found for source in SOURCES if (found := source.named(name)) is not None), None)
     return found or source_of(one_of("data set", name, names()))  # raises
 

@@ -80,11 +80,7 @@ class Cifar(Source):
         return Listing(train.paths.take(kept), train.labels[kept]), test
 
     def _torchvision_sets(self, root: Path, *, download: bool) -> list[Any]:
-        """Both splits by torchvision, which checks the files' hashes and downloads them where it is allowed.
-
-        Raises:
-            UserError: nothing there and no way to get it.
-        """
+        """Both splits by torchvision, which checks the files' hashes and downloads them where it is allowed."""
         from torchvision.datasets import CIFAR10, CIFAR100
 
         kind = {10: CIFAR10, 100: CIFAR100}[self.classes]

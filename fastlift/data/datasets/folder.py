@@ -60,11 +60,7 @@ class ClassFolders(Source):
 
 
 def _find_split(root: Path, names: Sequence[str]) -> str:
-    """The first of ``names`` that is a folder with class folders in it.
-
-    Raises:
-        UserError: none is; says what was looked for and the expected layout.
-    """
+    """The first of ``names`` that is a folder with class folders in it; raises UserError where none is."""
     for name in names:
         if (root / name).is_dir() and class_folder_names(root / name):
             return name

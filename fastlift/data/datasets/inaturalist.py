@@ -20,13 +20,13 @@ def parse_annotations(text: str, source: str, num_classes: int | None, problems:
 
     Bad entries are added to ``problems`` and left out of the result.
     """
+    pairs: list[tuple[str | None, int]] = []
     try:
         data = parse_json(text)
         files = {image["id"]: str(image["file_name"]) for image in data["images"]}
         pairs = [(files.get(entry["image_id"]), _category(entry)) for entry in data["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
         problems.add(f"{source}: not an annotation file of iNaturalist ({type(error).__name__}: {error})")
-        return Listing(PathTable.from_strings([]), np.zeros(0, dtype=np.int64))
     paths, labels = [], []
     limit = LARGEST_LABEL if num_classes is None else num_classes
     for number, (path, label) in enumerate(pairs, start=1):
@@ -53,11 +53,7 @@ def _category(entry: Mapping[str, Any]) -> int:
 
 
 def parse_categories(text: str, source: str) -> list[dict[str, Any]]:
-    """The entries of ``categories.json`` in the order of their ids.
-
-    Raises:
-        UserError: something else, or ids that are not 0..C-1.
-    """
+    """The entries of ``categories.json`` in the order of their ids; raises UserError where these are not 0..C-1."""
     try:
         entries = sorted(parse_json(text), key=lambda entry: entry["id"])
         complete = [entry["id"] for entry in entries] == list(range(len(entries)))

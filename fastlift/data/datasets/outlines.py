@@ -39,9 +39,13 @@ def _polygon(corners: Sequence[tuple[float, float]]) -> Floats:
     return np.where(inside, -nearest, nearest).astype(np.float32)
 
 
+def _curve(corner: Callable[[float], tuple[float, float]], corners: int, first: float = 0.0) -> Floats:
+    """A closed curve, given as a function of the angle, by so many of its points."""
+    return _polygon([corner(2 * math.pi * (i + first) / corners) for i in range(corners)])
+
+
 def _polar(radius: Callable[[float], float], corners: int) -> Floats:
-    angles = [2 * math.pi * i / corners for i in range(corners)]
-    return _polygon([(radius(a) * math.sin(a), -radius(a) * math.cos(a)) for a in angles])
+    return _curve(lambda a: (radius(a) * math.sin(a), -radius(a) * math.cos(a)), corners)
 
 
 def _disc(radius: float, x0: float = 0.0, y0: float = 0.0) -> Floats:
@@ -49,19 +53,13 @@ def _disc(radius: float, x0: float = 0.0, y0: float = 0.0) -> Floats:
     return np.hypot(x - x0, y - y0) - np.float32(radius)
 
 
-def _heart() -> Floats:
-    def corner(t: float) -> tuple[float, float]:
-        height = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-        return math.sin(t) ** 3, -(height + 2) / 15
-
-    return _polygon([corner(2 * math.pi * i / 72) for i in range(72)])
+def _heart(t: float) -> tuple[float, float]:
+    height = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+    return math.sin(t) ** 3, -(height + 2) / 15
 
 
-def _drop() -> Floats:
-    def corner(t: float) -> tuple[float, float]:
-        return 0.95 * math.sin(t) * math.sin(t / 2) ** 1.6, -1.05 * math.cos(t)
-
-    return _polygon([corner(2 * math.pi * (i + 0.5) / 72) for i in range(72)])
+def _drop(t: float) -> tuple[float, float]:
+    return 0.95 * math.sin(t) * math.sin(t / 2) ** 1.6, -1.05 * math.cos(t)
 
 
 def _fish() -> Floats:
@@ -80,13 +78,13 @@ _OUTLINES: dict[str, Callable[[], Floats]] = {
     "diamond": lambda: _polygon([(0, -1.15), (0.6, 0), (0, 1.15), (-0.6, 0)]),
     "star": lambda: _polar(lambda a: 1.15 if round(a / (math.pi / 5)) % 2 == 0 else 0.48, 10),
     "cross": lambda: _polygon(_CROSS),
-    "heart": _heart,
+    "heart": lambda: _curve(_heart, 72),
     "moon": lambda: np.maximum(_disc(1.0, -0.1), -_disc(0.85, 0.42)),
     "arrow": lambda: _polygon(
         [(-1.1, -0.28), (0.1, -0.28), (0.1, -0.8), (1.1, 0), (0.1, 0.8), (0.1, 0.28), (-1.1, 0.28)]
     ),
     "bolt": lambda: _polygon([(0.25, -1.2), (-0.7, 0.2), (-0.1, 0.2), (-0.3, 1.2), (0.7, -0.3), (0.1, -0.3)]),
-    "drop": _drop,
+    "drop": lambda: _curve(_drop, 72, first=0.5),
     "flower": lambda: _polar(lambda a: 0.75 + 0.32 * math.cos(5 * a), 90),
     "gear": lambda: np.maximum(_polar(lambda a: 1.08 if math.sin(8 * a) > 0 else 0.78, 128), -_disc(0.33)),
     "fish": _fish,

@@ -38,6 +38,7 @@ class Published(Source):
     known_names: Callable[[], tuple[str, ...]] | None = None  # of the classes, where there is no file of them
 
     takes_lists = takes_class_names = True
+    last_step = "index"
 
     def how_to_get(self) -> str:
         return f"\nHow to get {self.title}:\n{self.where}"

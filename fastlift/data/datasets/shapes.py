@@ -34,8 +34,6 @@ COLOURS = {
 _PALETTE: Floats = np.array(list(COLOURS.values()), dtype=np.float32)
 SPLITS = ("pretrain", "validate", "train", "test")  # the first two belong to the shipped CLIP
 
-# ---------------------------------------------------------------------------------------------- kinds
-
 
 def kind_name(kind: int) -> str:
     """Kind number -> "texture colour shape", e.g. "striped red star"."""
@@ -66,9 +64,6 @@ class Scene:
 
 
 PRETRAIN = Scene(strength=(0.0, 1.0))
-
-
-# ---------------------------------------------------------------------------------------------- drawing
 
 
 class _Draws:
@@ -110,12 +105,9 @@ _SPREAD /= _SPREAD.sum(axis=1, keepdims=True)
 
 def _background(draws: _Draws, strength: float) -> Floats:
     """A gradient between two colours with soft blotches: [S, S, 3]."""
-    first, second = draws.colour(), draws.colour()
+    colours = draws.colour(), draws.colour()
     saturation = draws.between(0.15, 0.3 + 0.5 * strength)
-    first, second = (
-        first + (1 - saturation) * (first.mean() - first),
-        second + (1 - saturation) * (second.mean() - second),
-    )
+    first, second = (colour + (1 - saturation) * (colour.mean() - colour) for colour in colours)
     second = first + (0.3 + 0.5 * strength) * (second - first)
     angle = draws.between(0, 2 * math.pi)
     slope = (_LINE - SIDE / 2) / SIDE
@@ -143,13 +135,6 @@ def _pattern(texture: str, along: Floats, across: Floats, depth: Floats, period:
     return None
 
 
-def _second_tone(colour: Floats, white: bool, pick: float) -> Floats:
-    """The other colour of a texture: a light or a dark shade of the first."""
-    if white or pick < 0.5:
-        return 0.22 * colour
-    return 0.2 * colour + 0.78
-
-
 def _paint(
     canvas: Floats, kind: int, draws: _Draws, x0: float, y0: float, radius: float, turn: float, hue: float
 ) -> None:
@@ -169,12 +154,12 @@ def _paint(
     if TEXTURES[texture] == "hollow":
         cover *= np.clip(0.5 + depth + max(2.2, 0.22 * radius), 0, 1)
     shift = np.array([draws.between(-hue, hue) for _ in range(3)], dtype=np.float32)
-    first = np.clip(_PALETTE[colour_number] + shift, 0, 1)
-    ink: Floats = first
+    ink: Floats = np.clip(_PALETTE[colour_number] + shift, 0, 1)
     tone = _pattern(TEXTURES[texture], along, across, depth, max(5.0, draws.between(0.42, 0.55) * radius))
-    second = _second_tone(first, colour_number == len(COLOURS) - 1, draws.between(0, 1))
+    darker = draws.between(0, 1) < 0.5 or colour_number == len(COLOURS) - 1  # white has no lighter shade
     if tone is not None:
-        ink = first + tone[..., None] * (second - first)
+        second = 0.22 * ink if darker else 0.2 * ink + 0.78
+        ink = ink + tone[..., None] * (second - ink)
     part = canvas[top:bottom, left:right]
     part += cover[..., None] * (ink - part)
 

@@ -85,8 +85,7 @@ def finish(
 ) -> DataSet:
     """The data set of a training and a test split, with groups by ``group_counts``, int64 [C], or by the training counts.
 
-    Raises:
-        UnusableData: there are problems; of a split that is None there are.
+    Raises UnusableData where there are problems; of a split that is None there are.
     """
     problems.raise_if_any()
     train, test = splits

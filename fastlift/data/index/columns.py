@@ -36,7 +36,10 @@ def read_columns(path: Path, kinds: Mapping[str, type[np.generic]]) -> dict[str,
     """
     try:
         with path.open("rb") as raw:
-            _refuse_packed(raw.name)
+            with zipfile.ZipFile(raw) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise ValueError("its columns are packed")  # a few packed KiB may stand for more than the memory
+            raw.seek(0)
             with np.load(raw, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
         digest = columns.pop(_DIGEST).tobytes()
@@ -56,10 +59,3 @@ def digest_of(columns: Columns) -> bytes:
         digest.update(f"{name} {columns[name].dtype} {columns[name].shape}|".encode())
         digest.update(np.ascontiguousarray(columns[name]).data)
     return digest.digest()
-
-
-def _refuse_packed(name: str) -> None:
-    """A few packed KiB may stand for more than the memory."""
-    with zipfile.ZipFile(name) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ValueError("its columns are packed")

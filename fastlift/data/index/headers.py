@@ -43,11 +43,7 @@ def is_shortage(error: OSError) -> bool:
 
 
 def read_header(path: str) -> Header:
-    """Look at one file; never raises for a bad one.
-
-    Raises:
-        OSError: a shortage, of open files say.
-    """
+    """Look at one file; raises OSError for a shortage, of open files say, but never for a bad file."""
     try:
         descriptor = os.open(path, READ_FLAGS)
     except FileNotFoundError:
@@ -62,7 +58,7 @@ def read_header(path: str) -> Header:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return bad("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
-        return _inspect(descriptor, status.st_size)
+        return _checked(status.st_size, lambda offset, count: os.pread(descriptor, count, offset))
     except OSError as error:
         if is_shortage(error):
             raise
@@ -73,26 +69,20 @@ def read_header(path: str) -> Header:
 
 def read_header_bytes(data: bytes) -> Header:
     """The same for a file that is in memory."""
-    return _checked(data[:_HEAD_BYTES], data[-32:], len(data), lambda offset, count: data[offset : offset + count])
+    return _checked(len(data), lambda offset, count: data[offset : offset + count])
 
 
 def refusal(data: bytes) -> str:
     """Why a file is refused without decoding it; empty where decoding has the last word."""
-    reason = _parse(data[:_HEAD_BYTES], data[-32:], len(data), lambda at, count: data[at : at + count]).reason
+    reason = _parse(len(data), lambda offset, count: data[offset : offset + count]).reason
     return "" if reason == _LOOK_CLOSER else reason
 
 
-def _inspect(descriptor: int, size: int) -> Header:
-    head = os.pread(descriptor, _HEAD_BYTES, 0)
-    tail = head[-32:] if size <= len(head) else os.pread(descriptor, 32, size - 32)
-    return _checked(head, tail, size, lambda offset, count: os.pread(descriptor, count, offset))
-
-
-def _checked(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
-    """``read(offset, count)`` fetches more bytes where the head is not enough."""
+def _checked(size: int, read: _Read) -> Header:
+    """That of a file of so many bytes, decoded where its first ones do not tell."""
     if size > MAX_BYTES:
         return bad(f"is too large ({size:,} bytes)")
-    header = _parse(head, tail, size, read)
+    header = _parse(size, read)
     if header.reason == _LOOK_CLOSER:
         header = _decode(read(0, size))
     if header.reason:
@@ -108,9 +98,11 @@ _LOOK_CLOSER = "look closer"
 _NO_IMAGE = "is damaged (no picture in it)"
 
 
-def _parse(head: bytes, tail: bytes, size: int, read: _Read) -> Header:
+def _parse(size: int, read: _Read) -> Header:
     if size == 0:
         return bad("is empty")
+    head = read(0, _HEAD_BYTES)
+    tail = head[-32:] if size <= len(head) else read(size - 32, 32)
     if head[:3] == b"\xff\xd8\xff":
         header = _jpeg(head, size, read)
         # Whole files end with the end marker; some carry harmless bytes after it, or stray ones between segments, which

@@ -6,17 +6,16 @@ Built once from a list of (path, label), checked, cached; see ``scan.py`` for th
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 _ROWS_AT_A_TIME = 2**16
 
 
-class PathTable(Sequence[str]):
+class PathTable:
     """Millions of relative paths as one byte string and offsets: a tenth of a list's memory, no objects to load."""
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray) -> None:
@@ -47,14 +46,10 @@ class PathTable(Sequence[str]):
 
     @classmethod
     def checked(cls, data: np.ndarray, offsets: np.ndarray) -> "PathTable":
-        """A table from columns of a file.
-
-        Raises:
-            ValueError: they are not those of one.
-        """
-        if data.dtype != np.uint8 or offsets.dtype != np.int64 or data.ndim != 1 or offsets.ndim != 1:
+        """A table from columns of a file, of the right dtypes; raises ValueError where they are not those of one."""
+        if data.ndim != 1 or offsets.ndim != 1 or not len(offsets):
             raise ValueError("paths of another kind")
-        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
+        if offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
             raise ValueError("paths that are not one after another")
         return cls(data, offsets)
 
@@ -66,18 +61,13 @@ class PathTable(Sequence[str]):
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @overload
-    def __getitem__(self, item: int) -> str: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[str]: ...
-    def __getitem__(self, item: int | slice) -> str | list[str]:
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        if item < 0:
-            item += len(self)
-        if not 0 <= item < len(self):
-            raise IndexError(item)
-        return bytes(self._view[self.offsets[item] : self.offsets[item + 1]]).decode("utf-8", "surrogateescape")
+    def __getitem__(self, row: int) -> str:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return bytes(self._view[self.offsets[row] : self.offsets[row + 1]]).decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
 
     def take(self, indices: np.ndarray) -> "PathTable":
         """The paths of these rows."""
@@ -108,7 +98,7 @@ class PathTable(Sequence[str]):
 
 @dataclass(frozen=True)
 class BadImage:
-    """A sample whose file cannot be used, and the sample of its class that stands in for it (-1: none)."""
+    """A sample whose file cannot be used, and the sample of its class that is shown instead (-1: none)."""
 
     index: int
     path: str
@@ -166,11 +156,7 @@ class ImageIndex:
 
     def label_of(self, i: int) -> str:
         """A sample's name for messages."""
-        if self.arrays is not None:
-            return f"{self.name}[{i}]"
-        if self.spans is not None:
-            return f"{self.file(i)} at byte {self.spans[i, 0]}"
-        return str(self.file(i))
+        return f"{self.name}[{i}]" if self.root is None else str(self.root / self.file_name(i))
 
     def decoded_bytes(self) -> int:
         """Memory of all samples as uint8 RGB."""

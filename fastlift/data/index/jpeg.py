@@ -66,7 +66,7 @@ def _after_segment(data: bytes | memoryview, position: int) -> int:
 def is_whole(encoded: np.ndarray, frame: Frame) -> bool:
     """Whether nothing in the scans of a JPEG, uint8 [n], could make a decoder stop; False also where that is not certain.
 
-    A decoder that is asked for a window may never come to the place where one that decodes the whole image fails.
+    A decoder that is asked for a crop box may never come to the place where one that decodes the whole image fails.
     """
     if not frame.scan or encoded[-2] != 0xFF or encoded[-1] != _END:
         return False

@@ -129,11 +129,7 @@ def _is_ordinary(letters: np.ndarray, starts: np.ndarray, stops: np.ndarray, end
 
 
 def _parse_line(line: str, num_classes: int | None) -> tuple[str, int] | None:
-    """Path and label of one line, None for an empty one.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
+    """Path and label of one line, None for an empty one; raises ValueError with what is wrong with it."""
     parts = line.rsplit(None, 1)
     if not parts:
         return None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.data.datasets.catalogue import load_data_set, source_of
-from fastlift.data.datasets.dataset import Source
 from fastlift.data.datasets.published import Published
 from fastlift.data.index.scan import Progress
 from fastlift.errors import UserError
@@ -61,30 +60,26 @@ def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> P
         UserError: an unknown name.
     """
     source = source_of(name)
+    known = source if isinstance(source, Published) else None
+
+    def index() -> str:
+        data = load_data_set(name, rescan=True, progress=progress, **options)
+        train, test = f"{len(data.train):,} training", f"{len(data.test):,} test images"
+        counts = ", counts as published" if known else ""
+        return f"{train} and {test} of {len(data.class_names):,} classes, all headers read{counts}"
+
     steps: list[Step] = []
-    for title, attempt in _plan(name, source, options, progress):
+    for title, attempt in [*(_files(known, options) if known else ()), (source.last_step, index)]:
         try:
             steps.append(Step(title, True, attempt()))
         except UserError as error:
             steps.append(Step(title, False, str(error).split("\nHow to get")[0]))
-    missing = isinstance(source, Published) and not all(step.done for step in steps)
+    missing = known is not None and not all(step.done for step in steps)
     return PrepareResult(name, tuple(steps), source.how_to_get().strip() if missing else "")
 
 
-def _plan(
-    name: str, source: Source, options: dict[str, Any], progress: Progress | None
-) -> list[tuple[str, Callable[[], str]]]:
+def _files(known: Published, options: dict[str, Any]) -> list[tuple[str, Callable[[], str]]]:
     """Titles, and functions that give the detail of a done step or raise UserError."""
-
-    def index() -> str:
-        data = load_data_set(name, rescan=True, progress=progress, **options)
-        known = ", counts as published" if isinstance(source, Published) else ""
-        train, test = f"{len(data.train):,} training", f"{len(data.test):,} test images"
-        return f"{train} and {test} of {len(data.class_names):,} classes, all headers read{known}"
-
-    if not isinstance(source, Published):
-        return [(source.last_step, index)]
-    known = source
 
     def root() -> Path:
         given = options.get("data_root")
@@ -95,33 +90,28 @@ def _plan(
         return expand_user(Path(given))
 
     def images() -> str:
-        missing = [folder for folder in known.image_folders if not (root() / folder).is_dir()]
-        if missing:
+        if missing := [folder for folder in known.image_folders if not (root() / folder).is_dir()]:
             raise UserError(f"no folder {' and '.join(missing)} in {root()}")
         return ", ".join(str(root() / folder) for folder in known.image_folders)
 
-    def file(flag: str, files: tuple[str, ...]) -> Callable[[], str]:
-        def attempt() -> str:
-            given = options.get(flag)
-            if given is not None and not expand_user(Path(given)).is_file():
-                raise UserError(f"{given} does not exist")
-            return str(given or known.find_file(root(), files))
-
-        return attempt
+    def file(flag: str, files: tuple[str, ...]) -> str:
+        given = options.get(flag)
+        if given is not None and not expand_user(Path(given)).is_file():
+            raise UserError(f"{given} does not exist")
+        return str(given or known.find_file(root(), files))
 
     def class_names() -> str:
         try:
-            return file("class_names", known.names_files)()
+            return file("class_names", known.names_files)
         except UserError:
-            if known.known_names is not None and options.get("class_names") is None:
-                return "CLIP's own"
-            raise
+            if known.known_names is None or options.get("class_names") is not None:
+                raise
+            return "CLIP's own"
 
     return [
         ("data root", lambda: str(root())),
         ("image folders", images),
-        ("training list", file("train_list", known.train_files)),
-        ("test list", file("test_list", known.test_files)),
+        ("training list", lambda: file("train_list", known.train_files)),
+        ("test list", lambda: file("test_list", known.test_files)),
         ("class names", class_names),
-        ("index", index),
     ]

@@ -129,7 +129,7 @@ class SplitStats:
     classes_with_images: int
     largest_class: int
     smallest_class: int
-    width_quantiles: dict[str, int]  # "min", "5%", ..., "max" in pixels
+    width_quantiles: dict[str, int]  # "min", "5%", ..., "max", in pixels
     height_quantiles: dict[str, int]
     decoded_mib: float  # as uint8 RGB
     replaced: int  # unusable files with a replacement (bad_images="skip")
@@ -211,33 +211,35 @@ def long_tail_picture(counts: Iterable[int], width: int = 64, height: int = 8) -
 
 
 def _splits_table(found: Stats) -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"{found.dataset}: {found.classes:,} classes")
-    for column in ("", "train", "test"):
-        table.add_column(column, justify="right" if column else "left")
-    pairs = [
+    splits = (found.train, found.test)
+    table = _table(f"{found.dataset}: {found.classes:,} classes", "", "train", "test")
+    for label, field in (
         ("images", "images"),
         ("classes with images", "classes_with_images"),
         ("largest class", "largest_class"),
         ("smallest class", "smallest_class"),
         ("unusable files replaced", "replaced"),
-    ]
-    for label, field in pairs:
-        table.add_row(label, *(f"{getattr(split, field):,}" for split in (found.train, found.test)))
+    ):
+        table.add_row(label, *(f"{getattr(split, field):,}" for split in splits))
     for label, field in (("width", "width_quantiles"), ("height", "height_quantiles")):
-        cells = (getattr(split, field) for split in (found.train, found.test))
-        table.add_row(f"{label}: least, median, largest", *(f"{c['min']}, {c['50%']}, {c['max']}" for c in cells))
-    table.add_row("decoded (MiB)", *(f"{split.decoded_mib:,.0f}" for split in (found.train, found.test)))
+        sides = (getattr(split, field) for split in splits)
+        table.add_row(f"{label}: least, median, largest", *(f"{s['min']}, {s['50%']}, {s['max']}" for s in sides))
+    table.add_row("decoded (MiB)", *(f"{split.decoded_mib:,.0f}" for split in splits))
     return table
 
 
 def _groups_table(found: Stats) -> Any:
+    table = _table(None, "group", "classes", "training images", "test images")
+    for group, row in found.groups.items():
+        table.add_row(group, *(f"{count:,}" for count in row.values()))
+    return table
+
+
+def _table(title: str | None, *columns: str) -> Any:
+    """Without rows: names in the first column, numbers in the others."""
     from rich.table import Table
 
-    table = Table()
-    for column in ("group", "classes", "training images", "test images"):
-        table.add_column(column, justify="left" if column == "group" else "right")
-    for group, row in found.groups.items():
-        table.add_row(group, *(f"{row[key]:,}" for key in ("classes", "train_images", "test_images")))
+    table = Table(title=title)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="right" if k else "left")
     return table

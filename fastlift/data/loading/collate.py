@@ -1,12 +1,6 @@
-"""From decoded images to batches, in threads: crop, resize, mirror, normalise.
+"""What both backends make batches with: parts for threads, normalisation, the way to the device, labels."""
 
-Threads, not processes: resizing and normalising release the interpreter lock, nothing is copied between processes, and
-nothing has to start.
-"""
-
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,8 +11,6 @@ from fastlift.data.sampling.stream import Step, Stream
 from fastlift.errors import UserError
 
 _MAX_CHUNK = 16  # samples a task
-
-Draw = Callable[[int, np.ndarray], None]  # row of the step, its crops to fill in: uint8 [V, 3, S, S]
 
 
 def chunks(count: int, workers: int) -> list[range]:
@@ -87,53 +79,3 @@ def labelled(stream: Stream, step: Step, images: torch.Tensor) -> Batch:
     if len(step.whole) > len(step.samples):
         whole = moved(torch.from_numpy(stream.index.labels[step.whole]), images.device)
     return Batch(images, labels, torch.from_numpy(step.samples.copy()), whole)
-
-
-@dataclass
-class Pending:
-    """A batch in the making."""
-
-    step: Step
-    images: torch.Tensor  # [B, V, 3, S, S], uint8 or, on CPUs, float32 and normalised
-    tasks: list[Future[None]]
-
-    def cancel(self) -> None:
-        """Leave what has not begun."""
-        for task in self.tasks:
-            task.cancel()
-
-
-class Collator:
-    """Fills batches in threads, by functions that draw the crops of one image."""
-
-    def __init__(self, stream: Stream, normalise: Normalise, workers: int) -> None:
-        self._stream, self._normalise, self._workers = stream, normalise, workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastlift-data")
-
-    def start(self, step: Step, draw: Draw) -> Pending:
-        """Begin to draw the rows of ``step``; ``draw`` is called from several threads."""
-        count, crops = len(step.samples), self._stream.crops
-        kind = torch.float32 if self._normalise.in_workers else torch.uint8
-        shape = (count, crops.per_image, 3, crops.size, crops.size)
-        images = torch.empty(shape, dtype=kind, pin_memory=self._normalise.device.type == "cuda")
-        tasks = [self._pool.submit(self._fill, draw, rows, images.numpy()) for rows in chunks(count, self._workers)]
-        return Pending(step, images, tasks)
-
-    def finish(self, pending: Pending) -> Batch:
-        """The batch; raises what ``draw`` raised."""
-        for task in pending.tasks:
-            task.result()
-        images = pending.images if self._stream.crops.stacked else pending.images.squeeze(1)
-        return labelled(self._stream, pending.step, self._normalise.finish(images))
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _fill(self, draw: Draw, rows: range, out: np.ndarray) -> None:
-        part = out[rows.start : rows.stop]
-        crops = np.empty(part.shape, dtype=np.uint8) if self._normalise.in_workers else part
-        for row, of_row in zip(rows, crops, strict=True):
-            draw(row, of_row)
-        if crops is not part:
-            self._normalise.in_worker(crops, part)

@@ -63,8 +63,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
 def load_image(index: ImageIndex, i: int, data: bytes | None = None) -> np.ndarray:
     """The pixels of sample ``i``, uint8 [H, W, 3], of the size that the index promises; from its bytes, where they are read.
 
-    Raises:
-        DecodeError: with the reason.
+    Raises DecodeError with the reason.
     """
     pixels = decode(read_encoded(index, i) if data is None else data)
     expected = (int(index.heights[i]), int(index.widths[i]))

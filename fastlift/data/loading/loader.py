@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MAX_CACHED_BYTES = 512 * 2**20
 _CURE = "pip install 'fastlift[dali]' for drivers of CUDA 13, 'fastlift[dali-cuda12]' for CUDA 12, on Linux; or "
 
-
 Executor = Literal["auto", "dali", "torchvision"]
 
 
@@ -39,11 +38,7 @@ class LoaderSettings(Settings):
     def backend_for(
         self, index: ImageIndex, device: str | torch.device = "cpu", cache_bytes: int = MAX_CACHED_BYTES
     ) -> tuple[Literal["dali", "torchvision"], str]:
-        """The backend that will make batches of ``index`` on a device, and why.
-
-        Raises:
-            UserError: one was asked for that cannot be used for this set, on this device or this machine.
-        """
+        """The backend that will make batches of ``index`` on a device, and why; raises UserError for one that cannot."""
         if self.executor == "torchvision":
             return "torchvision", "asked for"
         if self.executor == "dali":
@@ -66,15 +61,7 @@ class LoaderSettings(Settings):
     def build(
         self, stream: Stream, normalise: Normalise, replacements: Replacements, cache_bytes: int = MAX_CACHED_BYTES
     ) -> Loader:
-        """The loader of a stream of batches, on the device and in the dtype of ``normalise``.
-
-        Args:
-            replacements: of images that break when they are decoded.
-            cache_bytes: sets up to this size when decoded are kept in memory by the torchvision backend; 0 for none.
-
-        Raises:
-            UserError: a backend that cannot be used.
-        """
+        """The loader of a stream of batches, on the device and in the dtype of ``normalise``; see ``build_loader``."""
         backend, _ = self.backend_for(stream.index, normalise.device, cache_bytes)
         if backend == "dali":
             from fastlift.data.loading.dali.loader import DaliLoader

@@ -100,11 +100,7 @@ class Looks:
             write_columns(self._file, columns)
 
     def _take_over(self, file: Path) -> None:
-        """Add what a file has of images that this process has not looked at.
-
-        Raises:
-            ValueError: it is damaged, or is not there any more.
-        """
+        """Add what a file has of images that this process has not looked at; raises ValueError where it is damaged or gone."""
         columns = read_columns(file, _KINDS)
         conditions, cuts = columns["conditions"], columns["cuts"]
         if conditions.shape != self._conditions.shape or cuts.shape != self._cuts.shape:

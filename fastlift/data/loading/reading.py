@@ -1,7 +1,8 @@
 """Images as they lie on disk: files, or members of tar shards, opened and read."""
 
 import os
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from fastlift.data.index.headers import MAX_BYTES, READ_FLAGS, is_shortage
@@ -22,34 +23,12 @@ class Condition(NamedTuple):
 
 
 class ImageFile:
-    """The open file of sample ``i``, for a ``with`` statement, in which errors of reading become ``DecodeError``.
-
-    Raises:
-        DecodeError: it cannot be opened, with the reason.
-        OSError: a shortage, of open files say: the image is as good as before, and nothing may stand in for it.
-    """
+    """The open file of an image, or of the shard that it is a member of: see ``open_file``."""
 
     __slots__ = ("_descriptor", "_member")
 
-    def __init__(self, index: ImageIndex, i: int) -> None:
-        self._member: tuple[int, int] | None = None
-        if index.spans is not None:
-            offset, count = index.spans[i].tolist()
-            self._member = offset, count
-        try:
-            self._descriptor = os.open(index.path(i), READ_FLAGS)
-        except OSError as error:
-            _raise_reason(error)
-
-    def __enter__(self) -> "ImageFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
-        if isinstance(error, OSError):
-            _raise_reason(error)
+    def __init__(self, descriptor: int, member: tuple[int, int] | None) -> None:
+        self._descriptor, self._member = descriptor, member
 
     def condition(self) -> Condition:
         """That of the file, or of the whole shard, now."""
@@ -62,24 +41,17 @@ class ImageFile:
 
     def read_into(self, offset: int, out: memoryview) -> bool:
         """Fill ``out`` with what lies from ``offset`` on; whether there was enough."""
-        done = os.preadv(self._descriptor, [out], offset)
-        while 0 < done < len(out):  # a network share gives less than was asked for
-            more = os.preadv(self._descriptor, [out[done:]], offset + done)
-            if not more:
-                break
+        done = 0  # a network share may give less than was asked for
+        while done < len(out) and (more := os.preadv(self._descriptor, [out[done:]], offset + done)):
             done += more
         return done == len(out)
 
     def read(self) -> bytes:
-        """The whole image, encoded.
-
-        Raises:
-            DecodeError: the shard ends before it does, or no image is that large.
-        """
+        """The whole image, encoded; raises DecodeError where the shard ends before it does, or no image is that large."""
         offset, count = self.place(self.condition())
         if count > MAX_BYTES:
             raise DecodeError(f"is too large ({count:,} bytes)")
-        data = os.pread(self._descriptor, count, offset)
+        data = b""
         while len(data) < count and (more := os.pread(self._descriptor, count - len(data), offset + len(data))):
             data += more
         if self._member is not None and len(data) < count:
@@ -87,16 +59,30 @@ class ImageFile:
         return data
 
 
-def read_encoded(index: ImageIndex, i: int) -> bytes:
-    """The encoded bytes of sample ``i``; raises as ``ImageFile`` and its ``read``."""
-    with ImageFile(index, i) as file:
-        return file.read()
+@contextmanager
+def open_file(index: ImageIndex, i: int) -> Iterator[ImageFile]:
+    """The file of sample ``i``, open as long as the ``with`` statement lasts.
 
-
-def _raise_reason(error: OSError) -> None:
-    """Raise what an error says of the image; or the error, where it says nothing of it."""
-    if isinstance(error, FileNotFoundError):
+    Raises:
+        DecodeError: it cannot be opened or read, with the reason.
+        OSError: a shortage, of open files say: the image is as good as before, and nothing may stand in for it.
+    """
+    member = None if index.spans is None else tuple(index.spans[i].tolist())
+    try:
+        descriptor = os.open(index.path(i), READ_FLAGS)
+        try:
+            yield ImageFile(descriptor, member)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as error:
         raise DecodeError("is missing") from error
-    if is_shortage(error):
-        raise error
-    raise DecodeError(f"cannot be read ({error.strerror})") from error
+    except OSError as error:
+        if is_shortage(error):
+            raise
+        raise DecodeError(f"cannot be read ({error.strerror})") from error
+
+
+def read_encoded(index: ImageIndex, i: int) -> bytes:
+    """The encoded bytes of sample ``i``; raises as ``open_file`` and ``ImageFile.read``."""
+    with open_file(index, i) as file:
+        return file.read()

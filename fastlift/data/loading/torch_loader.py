@@ -1,17 +1,20 @@
-"""The torchvision backend: threads read, decode, crop and resize.
+"""The torchvision backend: threads read, decode, crop, resize, mirror and normalise.
 
-Images of sets that are small when decoded are decoded once and kept.
+Threads, not processes: resizing and normalising release the interpreter lock, nothing is copied between processes, and
+nothing has to start. Images of sets that are small when decoded are decoded once and kept.
 """
 
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.batch import Batch
-from fastlift.data.loading.collate import Collator, Normalise, Pending
+from fastlift.data.loading.collate import Normalise, chunks, labelled
 from fastlift.data.loading.decode import jpeg_decoder, load_image
 from fastlift.data.loading.reading import DecodeError
 from fastlift.data.loading.render import render_crops
@@ -19,6 +22,14 @@ from fastlift.data.sampling.stream import Step, Stream
 from fastlift.system.machine.threads import decode_threads
 
 _PREFETCH = 3  # batches in the making
+
+
+class _Pending(NamedTuple):
+    """A batch in the making."""
+
+    step: Step
+    images: torch.Tensor  # [B, V, 3, S, S], uint8 or, on CPUs, float32 and normalised
+    tasks: list[Future[None]]
 
 
 class TorchLoader:
@@ -31,33 +42,60 @@ class TorchLoader:
     ) -> None:
         """``keep`` decoded images in memory; arrays are there anyway."""
         self.steps_per_epoch = stream.steps_per_epoch
-        self._stream, self._replacements = stream, replacements
-        self._collator = Collator(stream, normalise, workers or decode_threads()[0])
+        self._stream, self._replacements, self._normalise = stream, replacements, normalise
+        self._workers = workers or decode_threads()[0]
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastlift-data")
         if stream.index.arrays is None:
             jpeg_decoder()  # here rather than in several threads: whether it is missing is said once
-        self._keep = keep and stream.index.arrays is None
+        self._keep = keep
         self._kept: dict[int, np.ndarray] = {}
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on."""
         order = self._stream.order(epoch)
-        pending: deque[Pending] = deque()
+        pending: deque[_Pending] = deque()
         try:
             for number in range(start_step, self.steps_per_epoch):
-                step = self._stream.step(order, epoch, number, self._replacements)
-                pending.append(self._collator.start(step, partial(self._draw, step, epoch)))
+                pending.append(self._begin(self._stream.step(order, epoch, number, self._replacements), epoch))
                 if len(pending) == _PREFETCH:
-                    yield self._collator.finish(pending.popleft())
+                    yield self._finish(pending.popleft())
             while pending:
-                yield self._collator.finish(pending.popleft())
+                yield self._finish(pending.popleft())
         finally:
             for batch in pending:
-                batch.cancel()
+                for task in batch.tasks:
+                    task.cancel()
 
     def close(self) -> None:
         """End the threads, and let go of what was kept."""
-        self._collator.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
         self._kept.clear()
+
+    def _begin(self, step: Step, epoch: int) -> _Pending:
+        crops = self._stream.crops
+        images = torch.empty(
+            (len(step.samples), crops.per_image, 3, crops.size, crops.size),
+            dtype=torch.float32 if self._normalise.in_workers else torch.uint8,
+            pin_memory=self._normalise.device.type == "cuda",
+        )
+        parts = chunks(len(step.samples), self._workers)
+        tasks = [self._pool.submit(self._fill, step, epoch, rows, images.numpy()) for rows in parts]
+        return _Pending(step, images, tasks)
+
+    def _finish(self, pending: _Pending) -> Batch:
+        for task in pending.tasks:
+            task.result()
+        images = pending.images if self._stream.crops.stacked else pending.images.squeeze(1)
+        return labelled(self._stream, pending.step, self._normalise.finish(images))
+
+    def _fill(self, step: Step, epoch: int, rows: range, out: np.ndarray) -> None:
+        """Make some rows of a batch."""
+        part = out[rows.start : rows.stop]
+        crops = np.empty(part.shape, dtype=np.uint8) if self._normalise.in_workers else part
+        for row, of_row in zip(rows, crops, strict=True):
+            self._draw(step, epoch, row, of_row)
+        if crops is not part:
+            self._normalise.in_worker(crops, part)
 
     def _draw(self, step: Step, epoch: int, row: int, out: np.ndarray) -> None:
         """The crops of one image, or of its replacement."""

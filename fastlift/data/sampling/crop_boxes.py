@@ -40,7 +40,7 @@ def _integers(u: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def random_resized_crop(
-    u: np.ndarray, widths: np.ndarray, heights: np.ndarray, min_scale: float, max_scale: float = 1.0
+    u: np.ndarray, widths: np.ndarray, heights: np.ndarray, min_scale: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """torchvision's RandomResizedCrop from given uniform numbers: ten attempts, then the centre of allowed shape.
 
@@ -53,7 +53,7 @@ def random_resized_crop(
     """
     u = u.reshape(len(u), ATTEMPTS, 4)
     width, height = widths[:, None].astype(np.int64), heights[:, None].astype(np.int64)
-    area = width * height * (min_scale + (max_scale - min_scale) * u[..., 0])  # [B, attempts]
+    area = width * height * (min_scale + (1.0 - min_scale) * u[..., 0])  # [B, attempts]
     low, high = np.log(_RATIO[0]), np.log(_RATIO[1])
     aspect = np.exp(low + (high - low) * u[..., 1])
     w = np.rint(np.sqrt(area * aspect)).astype(np.int64)

@@ -6,7 +6,7 @@ Legend of shapes: B samples, V crops a sample.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -55,15 +55,8 @@ class TrainCrops(Settings):
     epochs: int = 1
     interpolation: Interpolation = "bilinear"
 
-    @property
-    def per_image(self) -> int:
-        """V: one."""
-        return 1
-
-    @property
-    def stacked(self) -> bool:
-        """Whether batches have a dimension of crops: [B, V, 3, S, S] instead of [B, 3, S, S]."""
-        return False
+    per_image: ClassVar = 1  # V
+    stacked: ClassVar = False  # batches are [B, 3, S, S]
 
     def least_area(self, epoch: int) -> float:
         """The lower bound of a crop's share of the image in this epoch."""
@@ -160,11 +153,9 @@ class EvalCrops(Settings):
         return ResizedCrops(new_w, new_h, x, y, flip)
 
     def _random(self, seed: int, epoch: int, samples: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> CropBoxes:
-        columns: list[tuple[np.ndarray, ...]] = []
-        for crop in range(self.n_random):
-            box_stream, flip_stream = 2 + 2 * crop, 3 + 2 * crop
-            box = random_resized_crop(
-                uniform(seed, epoch, box_stream, samples, 4 * ATTEMPTS), widths, heights, self.min_scale
-            )
-            columns.append((*box, uniform(seed, epoch, flip_stream, samples, 1)[:, 0] < 0.5))
-        return CropBoxes(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
+        crops: list[tuple[np.ndarray, ...]] = []
+        for k in range(self.n_random):
+            u = uniform(seed, epoch, 2 + 2 * k, samples, 4 * ATTEMPTS)
+            flip = uniform(seed, epoch, 3 + 2 * k, samples, 1)[:, 0] < 0.5
+            crops.append((*random_resized_crop(u, widths, heights, self.min_scale), flip))
+        return CropBoxes(*(np.stack(column, axis=1) for column in zip(*crops, strict=True)))

@@ -1,7 +1,7 @@
 """Counter-based random numbers: any sample's numbers without drawing those of the samples before it.
 
 Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), vectorised over counters.
-NumPy's own ``Philox`` is a sequential stream of another width; views need random access by (epoch, sample).
+NumPy's own ``Philox`` is a sequential stream of another width; crops need random access by (epoch, sample).
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def uniform(seed: int, epoch: int, stream: int, samples: np.ndarray, count: int)
     """``count`` uniform numbers in the open interval (0, 1) for every sample: a function of the arguments alone.
 
     Args:
-        stream: keeps the uses apart (flips, windows, ...), a small integer.
+        stream: keeps the uses apart (flips, crop boxes, ...), a small integer.
         samples: int array [B], indices below 2**32.
 
     Returns:

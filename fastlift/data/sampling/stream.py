@@ -24,7 +24,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(words, kind="stable").astype(np.int64)
 
 
-def share(n: int, rank: int = 0, world_size: int = 1) -> range:
+def share(n: int, rank: int, world_size: int) -> range:
     """Which of n things one rank takes: each exactly once over the ranks, neighbours together, lengths within one."""
     return range(n * rank // world_size, n * (rank + 1) // world_size)
 

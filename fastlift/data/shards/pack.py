@@ -23,7 +23,7 @@ from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.scan import Progress
 from fastlift.data.loading.decode import decode
 from fastlift.data.loading.reading import DecodeError, read_encoded
-from fastlift.data.shards.packed import PACK_MANIFEST, PackedSplit, shard_name, write_manifest, write_split
+from fastlift.data.shards.packed import PACK_MANIFEST, shard_name, write_manifest, write_split
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user
 from fastlift.system.machine import cpus
@@ -100,7 +100,7 @@ def run(
             if progress and ((i + 1) % 100 == 0 or i + 1 == len(index)):
                 progress(f"pack {index.name}", i + 1, len(index))
         sizes.update(writer.close())
-        write_split(folder, split, writer.index_of(index))
+        write_split(folder, split, index.paths, {"labels": index.labels, **writer.columns()})
     write_manifest(folder, data, sizes, short_side)
     images = len(data.train), len(data.test)
     return PackResult(str(folder), *images, len(sizes), sum(sizes.values()), source_bytes, shrunk)
@@ -154,43 +154,41 @@ class _ShardWriter:
     def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
         self._folder, self._split, self._limit = folder, split, shard_bytes
         self._tar: tarfile.TarFile | None = None
-        self._sizes: dict[str, int] = {}
+        self._shards: list[str] = []
         self._rows = array("q")  # of each image: shard, offset, bytes, width, height
 
     def add(self, image: _Image, label: int) -> None:
         if self._tar is None or self._tar.offset >= self._limit:
             self._close_shard()
-            name = shard_name(self._split, len(self._sizes))
-            self._sizes[name] = 0
-            self._tar = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed when full
+            self._shards.append(shard_name(self._split, len(self._shards)))
+            file = self._folder / self._shards[-1]
+            self._tar = tarfile.open(file, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed when full
         key = f"{len(self._rows) // _ROW:09d}"
-        offset = self._member(f"{key}.{image.extension}", image.data)
-        self._member(f"{key}.cls", str(label).encode())
-        self._rows.extend((len(self._sizes) - 1, offset, len(image.data), image.width, image.height))
-
-    def _member(self, name: str, data: bytes) -> int:
-        """Append a file; gives the offset of its content."""
-        assert self._tar is not None
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        header = info.tobuf(tarfile.USTAR_FORMAT)
-        offset = self._tar.offset + len(header)
-        self._tar.addfile(info, io.BytesIO(data))
-        return offset
+        offset = _append(self._tar, f"{key}.{image.extension}", image.data)
+        _append(self._tar, f"{key}.cls", str(label).encode())
+        self._rows.extend((len(self._shards) - 1, offset, len(image.data), image.width, image.height))
 
     def _close_shard(self) -> None:
         if self._tar is not None:
             self._tar.close()
-            name = shard_name(self._split, len(self._sizes) - 1)
-            self._sizes[name] = (self._folder / name).stat().st_size
-            self._tar = None
 
     def close(self) -> dict[str, int]:
         """Finish; the size of each shard."""
         self._close_shard()
-        return self._sizes
+        return {name: (self._folder / name).stat().st_size for name in self._shards}
 
-    def index_of(self, index: ImageIndex) -> PackedSplit:
-        rows = np.array(self._rows, dtype=np.int64).reshape(-1, _ROW)
-        shards, widths, heights = (rows[:, column].astype(np.int32) for column in (0, 3, 4))
-        return PackedSplit(index.paths, index.labels, widths, heights, shards, np.ascontiguousarray(rows[:, 1:3]))
+    def columns(self) -> dict[str, np.ndarray]:
+        """Where the images lie, and their sizes."""
+        shards, offsets, lengths, widths, heights = np.array(self._rows, dtype=np.int64).reshape(-1, _ROW).T
+        flat = {"shards": shards, "widths": widths, "heights": heights}
+        columns = {name: column.astype(np.int32) for name, column in flat.items()}
+        return {**columns, "spans": np.stack([offsets, lengths], axis=1)}
+
+
+def _append(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append a file; gives the offset of its content."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    offset = tar.offset + len(info.tobuf(tarfile.USTAR_FORMAT))
+    tar.addfile(info, io.BytesIO(data))
+    return offset

@@ -8,7 +8,7 @@ manifest carry digests.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +16,9 @@ import numpy as np
 from msgspec import Meta, Struct, ValidationError, convert
 
 from fastlift.data.datasets.dataset import DataSet, Rank
+from fastlift.data.datasets.splits import finish
 from fastlift.data.datasets.taxon import RANKS
-from fastlift.data.index.columns import read_columns, write_columns
+from fastlift.data.index.columns import Columns, read_columns, write_columns
 from fastlift.data.index.headers import MAX_PIXELS
 from fastlift.data.index.index import ImageIndex, PathTable, fingerprint
 from fastlift.data.index.lists import LARGEST_LABEL, is_file_name
@@ -28,26 +29,14 @@ from fastlift.system.files import read_json, write_json
 PACK_MANIFEST = "fastlift-pack.json"
 _FORMAT = 2
 _KINDS: dict[str, type[np.generic]] = {
-    "data": np.uint8,
+    "data": np.uint8,  # with the offsets: relative paths before packing, as in ``PathTable``
     "offsets": np.int64,
-    "labels": np.int64,
-    "widths": np.int32,
-    "heights": np.int32,
-    "shards": np.int32,
-    "spans": np.int64,
+    "labels": np.int64,  # [N]
+    "widths": np.int32,  # [N], of the packed image
+    "heights": np.int32,  # [N]
+    "shards": np.int32,  # [N], which tar
+    "spans": np.int64,  # [N, 2], offset and bytes of the encoded image in it
 }
-
-
-@dataclass(frozen=True)
-class PackedSplit:
-    """The index of one packed split, as it is stored."""
-
-    originals: PathTable  # relative paths before packing
-    labels: np.ndarray  # int64 [N]
-    widths: np.ndarray  # int32 [N], of the packed image
-    heights: np.ndarray  # int32 [N]
-    shards: np.ndarray  # int32 [N], which tar
-    spans: np.ndarray  # int64 [N, 2], offset and bytes of the encoded image in it
 
 
 def shard_name(split: str, number: int) -> str:
@@ -55,11 +44,9 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
 
 
-def write_split(root: Path, split: str, packed: PackedSplit) -> None:
-    """Store the index of one split."""
-    columns = {"data": packed.originals.data, "offsets": packed.originals.offsets}
-    columns |= {name: getattr(packed, name) for name in ("labels", "widths", "heights", "shards", "spans")}
-    write_columns(root / f"{split}.npz", columns)
+def write_split(root: Path, split: str, originals: PathTable, columns: Columns) -> None:
+    """Store the index of one split: the paths before packing, and the other columns of ``_KINDS``."""
+    write_columns(root / f"{split}.npz", {"data": originals.data, "offsets": originals.offsets, **columns})
 
 
 def write_manifest(root: Path, data: DataSet, shard_bytes: dict[str, int], short_side: int | None) -> None:
@@ -97,18 +84,13 @@ def load_pack(root: Path, name: str) -> DataSet:
         elif file.stat().st_size != size:
             problems.add(f"{file}: {file.stat().st_size:,} bytes instead of {size:,}")
     class_names = tuple(manifest.class_names)
-    splits = [_split(root, split, len(class_names), manifest.shard_bytes, problems) for split in ("train", "test")]
-    problems.raise_if_any()
-    train, test = (
-        _index(root, name, split, packed, class_names)
-        for split, packed in zip(("train", "test"), splits, strict=True)
-        if packed is not None
-    )
+    splits = [_index(root, name, split, class_names, manifest.shard_bytes, problems) for split in ("train", "test")]
+    data = finish(name, splits, problems, np.array(manifest.group_counts, dtype=np.int64))
     ranks = {
         rank: Rank(tuple(stored.names), np.array(stored.of_class, dtype=np.int64))
         for rank, stored in manifest.ranks.items()
     }
-    return DataSet(name, train, test, class_names, np.array(manifest.group_counts, dtype=np.int64), ranks)
+    return replace(data, ranks=ranks)
 
 
 class _StoredRank(Struct):
@@ -156,35 +138,49 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _split(root: Path, split: str, classes: int, shard_bytes: dict[str, int], problems: Problems) -> PackedSplit | None:
-    """The index of one split whose numbers fit the manifest; None where they do not, which is added to the problems."""
+def _index(
+    root: Path, name: str, split: str, class_names: tuple[str, ...], shard_bytes: dict[str, int], problems: Problems
+) -> ImageIndex | None:
+    """One split; None where its numbers fit neither each other nor the manifest, which is added to the problems."""
     file = root / f"{split}.npz"
     try:
         columns = read_columns(file, _KINDS)
-        packed = PackedSplit(PathTable.checked(columns.pop("data"), columns.pop("offsets")), **columns)
+        originals = PathTable.checked(columns["data"], columns["offsets"])
     except ValueError as error:
         problems.add(f"{file} cannot be read: {error}")
         return None
-    count, before = len(packed.originals), problems.total
-    flat = (packed.labels, packed.widths, packed.heights, packed.shards)
-    if any(column.shape != (count,) for column in flat) or packed.spans.shape != (count, 2):
+    labels, widths, heights, shards = (columns[kind] for kind in ("labels", "widths", "heights", "shards"))
+    count, before = len(originals), problems.total
+    flat = (labels, widths, heights, shards)
+    if any(column.shape != (count,) for column in flat) or columns["spans"].shape != (count, 2):
         problems.add(f"{file}: columns of different lengths")
         return None
     if not count:
         problems.add(f"{file}: no pictures")
-    shards = len(shard_bytes)
-    sizes = np.array([*(shard_bytes.get(shard_name(split, k), -1) for k in range(shards)), -1], dtype=np.int64)
-    size = sizes[np.where((packed.shards < 0) | (packed.shards > shards), shards, packed.shards)]
-    offset, length = packed.spans[:, 0], packed.spans[:, 1]
-    area = packed.widths.astype(np.int64) * packed.heights
-    _add_rows(problems, f"{file}: a label out of range (0..{classes - 1})", packed.labels, 0, classes - 1)
+    sizes = [shard_bytes.get(shard_name(split, k), -1) for k in range(len(shard_bytes))]
+    _check_rows(str(file), columns, np.array([*sizes, -1], dtype=np.int64), len(class_names), problems)
+    if problems.total > before:
+        return None
+    paths = PathTable.from_strings(shard_name(split, int(shard)) for shard in shards)
+    # Hashed over the original paths: a pack of unchanged images can go on with a run on the files, and the reverse.
+    hashed = fingerprint(originals, labels, widths, heights, class_names)
+    spans = columns["spans"]
+    return ImageIndex(f"{name}/{split}", root, paths, labels, widths, heights, class_names, hashed, spans=spans)
+
+
+def _check_rows(file: str, columns: Columns, sizes: np.ndarray, classes: int, problems: Problems) -> None:
+    """``sizes`` of the shards in bytes, int64 [shards + 1]: -1 for those that are not there, and for the last."""
+    labels, widths, heights, shards = (columns[kind] for kind in ("labels", "widths", "heights", "shards"))
+    offset, length = columns["spans"].T
+    last = len(sizes) - 1
+    size = sizes[np.where((shards < 0) | (shards > last), last, shards)]
+    area = np.where(np.minimum(widths, heights) < 1, 0, widths.astype(np.int64) * heights)
+    ends = np.minimum(length - 1, size - offset - length)
+    _add_rows(problems, f"{file}: a label out of range (0..{classes - 1})", labels, 0, classes - 1)
     _add_rows(problems, f"{file}: a picture in a shard that is not listed", size, 0)
     _add_rows(problems, f"{file}: a place before or after the shard", np.minimum(offset, size - offset), 0)
-    left = np.minimum(length - 1, size - offset - length)
-    _add_rows(problems, f"{file}: a picture that ends after the shard", left, 0)
-    sides = np.minimum(packed.widths, packed.heights)
-    _add_rows(problems, f"{file}: a picture of impossible size", np.where(sides < 1, 0, area), 1, MAX_PIXELS)
-    return packed if problems.total == before else None
+    _add_rows(problems, f"{file}: a picture that ends after the shard", ends, 0)
+    _add_rows(problems, f"{file}: a picture of impossible size", area, 1, MAX_PIXELS)
 
 
 def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high: int | None = None) -> None:
@@ -192,11 +188,3 @@ def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high:
     wrong = np.flatnonzero((values < low) | (False if high is None else values > high))
     if len(wrong):
         problems.add(f"{what}: picture {wrong[0]}" + (f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""))
-
-
-def _index(root: Path, name: str, split: str, packed: PackedSplit, class_names: tuple[str, ...]) -> ImageIndex:
-    paths = PathTable.from_strings(shard_name(split, int(shard)) for shard in packed.shards)
-    # Hashed over the original paths: a pack of unchanged images can go on with a run on the files, and the reverse.
-    columns = packed.labels, packed.widths, packed.heights
-    hashed = fingerprint(packed.originals, *columns, class_names)
-    return ImageIndex(f"{name}/{split}", root, paths, *columns, class_names, hashed, spans=packed.spans)

@@ -23,7 +23,7 @@ from fastlift.data.loading.dali.graph import GraphSpec
 from fastlift.data.loading.dali.trial import black_jpeg
 from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.looks import Looks
-from fastlift.data.loading.reading import DecodeError, ImageFile
+from fastlift.data.loading.reading import DecodeError, ImageFile, open_file
 from fastlift.data.loading.render import MAX_RESIZED_PIXELS, render_crops
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.stream import Step, Stream
@@ -68,11 +68,7 @@ class Fed:
     given: tuple[Any, ...] = ()  # DALI's own lists of images and columns
 
     def crops(self, row: int) -> np.ndarray:
-        """Those of a row that DALI does not make: uint8 [V, 3, S, S].
-
-        Raises:
-            DecodeError: its image is broken.
-        """
+        """Those of a row that DALI does not make: uint8 [V, 3, S, S]; raises DecodeError where its image is broken."""
         made = self.ours[row]
         if isinstance(made, DecodeError):
             raise made
@@ -174,7 +170,7 @@ class Feed:
         """What DALI decodes of an image, uint8 [n]; or all of its bytes, where it decodes nothing of it."""
         began_ns = time.time_ns()
         index = self._stream.index
-        with ImageFile(index, source) as file:
+        with open_file(index, source) as file:
             before = file.condition()
             known = self._looks.known(source, before)
             offset, count = file.place(before)
@@ -186,22 +182,17 @@ class Feed:
                 known = False  # it is changing under our hands
             data = file.read()
             after = file.condition()
-        if known and after == before:
-            if parts is None:
-                return data
-            parts = plain_parts(data, int(index.widths[source]), int(index.heights[source]), whole=True)
-        else:
-            parts = plain_parts(data, int(index.widths[source]), int(index.heights[source]))
+        known = known and after == before
+        if known and parts is None:
+            return data
+        parts = plain_parts(data, int(index.widths[source]), int(index.heights[source]), whole=known)
+        if not known:
             self._looks.note(source, after, began_ns, parts)
         return data if parts is None else np.frombuffer(joined(data, parts), dtype=np.uint8)
 
 
 def drawn(stream: Stream, step: Step, row: int, data: bytes | None = None) -> np.ndarray:
-    """The crops of a row that DALI does not make, from its bytes where they are read: uint8 [V, 3, S, S].
-
-    Raises:
-        DecodeError: its image is broken.
-    """
+    """The crops of a row, from its encoded bytes where they are read: uint8 [V, 3, S, S]; raises as ``load_image``."""
     crops = stream.crops
     pixels = load_image(stream.index, int(step.sources[row]), data)
     made = np.empty((crops.per_image, 3, crops.size, crops.size), dtype=np.uint8)

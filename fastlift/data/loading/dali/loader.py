@@ -111,11 +111,7 @@ class DaliLoader:
             return self._repaired(made.fed.step, epoch)
 
     def _images(self, made: Made) -> torch.Tensor:
-        """The crops that DALI has made, and in between those that it did not get: [B, 3, S, S] or [B, V, 3, S, S].
-
-        Raises:
-            DecodeError: an image that DALI did not get is broken.
-        """
+        """The crops of DALI, and in between those of images that it did not get; raises DecodeError for broken ones of these."""
         images = self._handover.own(made.output)
         if rows := list(made.fed.ours):
             crops = self._normalise.all_of(np.stack([made.fed.crops(row) for row in rows]))
@@ -137,11 +133,7 @@ class DaliLoader:
         return labelled(self._stream, step, torch.stack(images))
 
     def _one(self, step: Step) -> torch.Tensor:
-        """The crops of a step of one sample, made by the same graph: [3, S, S] or [V, 3, S, S].
-
-        Raises:
-            DecodeError: its image is broken.
-        """
+        """The crops of a step of one sample: [3, S, S] or [V, 3, S, S]; raises DecodeError where its image is broken."""
         if self._single is None:
             feed = Feed(self._stream, self._spec, self._looks, workers=1, ahead=0)
             self._single = Runner(feed, self._build(feed, 1, prefetch=1), ahead=0)
@@ -157,11 +149,7 @@ class DaliLoader:
         return self._images(made)[0]
 
     def _in_place_of_dali(self, step: Step, reason: str) -> torch.Tensor:
-        """The crops of a step of one sample whose image DALI refuses, with a warning: [3, S, S] or [V, 3, S, S].
-
-        Raises:
-            DecodeError: the image is broken.
-        """
+        """The same for an image that DALI refuses, with a warning."""
         images = self._normalise.all_of(drawn(self._stream, step, 0))
         name = self._stream.index.label_of(int(step.sources[0]))
         what = f"DALI cannot decode {name}, libjpeg-turbo or Pillow does it instead: {reason}"

@@ -40,11 +40,7 @@ class Runner:
         self._feed.start(steps)
 
     def next(self) -> Made | None:
-        """The next batch; None after the last one.
-
-        Raises:
-            OSError, UserError: from reading, or from making up the steps.
-        """
+        """The next batch, None after the last one; raises what reading raises, or making up the steps."""
         while len(self._coming) <= self._ahead:
             self._coming.append(self._thread.submit(self._run))
         return self._coming.popleft().result()

@@ -81,11 +81,7 @@ def gist(message: str) -> str:
 
 
 def raise_if_machines_fault(error: RuntimeError) -> None:
-    """No image is at fault where the GPU has no memory left, or fails: to decode them one by one would not help.
-
-    Raises:
-        UserError: that is so.
-    """
+    """Raise UserError where the GPU has no memory left, or fails: to decode images one by one would not help."""
     if _MACHINES_FAULT.search(str(error)):
         what = "Take a smaller batch, or --executor torchvision, which needs less memory of the GPU"
         raise UserError(f"DALI failed on the GPU: {gist(str(error))}. {what}", exit_code=1) from error
