@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastlift.bench import data as bench
 from fastlift.bench.data_images import draw_image, index_of
 from fastlift.data.datasets.folder import images_in

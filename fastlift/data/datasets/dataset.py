@@ -66,8 +66,4 @@ class Source(ABC):
 
     @abstractmethod
     def load(self, request: Request) -> DataSet:
-        """Both splits, checked.
-
-        Raises:
-            UserError: something is missing, or there are problems in lists and images.
-        """
+        """Both splits, checked; raises UserError where something is missing, or for problems in lists and images."""

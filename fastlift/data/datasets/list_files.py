@@ -42,14 +42,9 @@ def load_lists(
     problems: Problems,
     check: Callable[[str, Listing, str, Problems], None] | None = None,
 ) -> DataSet:
-    """Both splits of list files below the data root.
+    """Both splits of list files below the data root; raises UnusableData where there are problems.
 
-    Args:
-        problems: what is wrong with the set so far.
-        check: called with (split, listing, name of its file, problems) for a list without problems; adds to these.
-
-    Raises:
-        UnusableData: there are problems.
+    ``check`` is called with (split, listing, name of its file, problems) for a list without problems, and adds to these.
     """
     indices: list[ImageIndex | None] = []
     for split, file in (("train", train_list), ("test", test_list)):
@@ -71,11 +66,9 @@ def load_lists(
 
 
 def read_list(file: Path, num_classes: int | None, problems: Problems) -> Listing:
-    """What a list file, or one of iNaturalist's annotation files, says.
+    """What a list file, or one of iNaturalist's annotation files, says; bad lines are told in ``problems`` and left out.
 
-    Args:
-        num_classes: labels must be below it; None where it is not known.
-        problems: every bad line is added here and left out of the result.
+    Labels must be below ``num_classes``; None where it is not known.
     """
     if is_json(file):
         return inaturalist.parse_annotations(read_text(file), file.name, num_classes, problems)
@@ -88,11 +81,7 @@ def is_json(file: Path) -> bool:
 
 
 def read_class_names(train_list: Path, file: Path | None) -> tuple[str, ...]:
-    """Names from a file, else the folders that the classes' files lie in.
-
-    Raises:
-        UserError: the list has problems, its folders do not name the classes, or the file of names cannot be used.
-    """
+    """Names from a file, else the folders that the classes' files lie in; raises UserError where these do not tell them."""
     problems = Problems(str(train_list))  # found again, and told, when the list itself is loaded
     if file is None:
         return _names_of_folders(read_list(train_list, None, problems), train_list, problems)

@@ -66,12 +66,8 @@ class Published(Source):
         return data
 
     def find_file(self, root: Path, files: tuple[str, ...], beside: Path | None = None) -> Path:
-        """The first of ``files`` in the data root, its ``splits``, or ``beside``, plain or gzipped.
-
-        Raises:
-            UserError: none is there; says where it was looked for and how to get the set.
-        """
-        places = [root, root / "splits", *([beside] if beside and beside not in (root, root / "splits") else [])]
+        """The first of ``files`` in the data root, its ``splits``, or ``beside``, plain or gzipped; UserError where none is."""
+        places = dict.fromkeys([root, root / "splits", beside or root])
         for candidate in (folder / f"{file}{end}" for folder in places for file in files for end in ("", ".gz")):
             if candidate.is_file():
                 return candidate

@@ -22,14 +22,12 @@ def index_split(
 ) -> ImageIndex | None:
     """Scan the files of one split, or take what an earlier scan of the same listing below the same data root found.
 
-    Files that were found bad earlier are looked at again in any case.
+    Files that were found bad earlier are looked at again in any case. None where the listing has problems, to which those
+    of its files are added.
 
     Args:
         key: the content that determines the listing, under which the scan is cached.
         make_listing: adds what is wrong to ``problems``; called where no scan is cached.
-
-    Returns:
-        The index; None where the listing has problems, to which those of its files are added.
     """
     assert request.data_root is not None
     root, name = request.data_root, f"{request.name}/{split}"

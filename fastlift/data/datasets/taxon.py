@@ -24,10 +24,9 @@ class TaxonSettings(Settings):
     """What the classes of iNaturalist are: its species, or their groups at a higher rank."""
 
     def build(self, data: DataSet) -> DataSet:
-        """The set with classes of this rank; groups by count are then those of the rank.
+        """The set with classes of this rank, and so with the groups by count of the rank.
 
-        Raises:
-            UserError: the set's files do not tell the rank, or all of its species are of one.
+        Raises UserError where the set's files do not tell the rank, or all of its species are of one.
         """
         if self.taxon == SPECIES:
             return data

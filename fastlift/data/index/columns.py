@@ -29,11 +29,7 @@ def write_columns(path: Path, columns: Columns) -> None:
 
 
 def read_columns(path: Path, kinds: Mapping[str, type[np.generic]]) -> dict[str, np.ndarray]:
-    """The columns of a file, each of its kind.
-
-    Raises:
-        ValueError: the file is damaged, or holds something else.
-    """
+    """The columns of a file, each of its kind; raises ValueError where it is damaged, or holds something else."""
     try:
         with path.open("rb") as raw:
             with zipfile.ZipFile(raw) as archive:

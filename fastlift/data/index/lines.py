@@ -6,7 +6,6 @@ line ends nor a bomb of a few packed KiB takes more than it holds.
 
 import gzip
 import hashlib
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ LONGEST_LINE = 2**16  # sixteen times the longest path that Linux opens
 MOST_LINES = 2**26  # of a list; each takes some twenty bytes beside its path
 MOST_NAMES = 2**22  # of classes
 LARGEST_TEXT = 2**29  # of a file that is read as a whole; iNaturalist's annotations have two fifths of that
-_LINE_END = re.compile("\r\n|\n|\r")
 
 
 def line_blocks(path: Path, most: int = MOST_LINES) -> Iterator[bytes]:
@@ -55,8 +53,7 @@ def content_digest(path: Path) -> bytes:
 def read_text(path: Path) -> str:
     """The whole of a file; bytes that are no UTF-8 stay as they are, since file names may hold any.
 
-    Raises:
-        UserError: as ``line_blocks``, and a file that is larger than such files are.
+    Raises as ``line_blocks``, and UserError for a file that is larger than such files are.
     """
     parts, size = [], 0
     for chunk in _chunks(path):
@@ -69,12 +66,8 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """All lines of a file that is a list of names, without those at its end that are empty. Raises as ``line_blocks``."""
-    return lines_of(b"".join(line_blocks(path, MOST_NAMES)).decode("utf-8", "surrogateescape").rstrip())
-
-
-def lines_of(text: str) -> list[str]:
-    """Lines by any of the three line ends; ``str.splitlines`` takes more for one, which file names may hold."""
-    return _LINE_END.split(text)
+    text = b"".join(line_blocks(path, MOST_NAMES)).decode("utf-8", "surrogateescape")
+    return text.rstrip().split("\n")  # ``str.splitlines`` takes more for a line end, which file names may hold
 
 
 def _unix(block: bytes) -> bytes:

@@ -174,9 +174,8 @@ def parse_class_names(
     words = [line.split(None, 1) for line in lines]
     if not all(len(pair) == 2 for pair in words):
         return tuple(lines)
-    first, names = [pair[0] for pair in words], [pair[1] for pair in words]
-    by_folder = _by_folder(first, names, folders())
-    if by_folder is not None:
+    first, names = zip(*words, strict=True)
+    if (by_folder := _by_folder(first, names, folders())) is not None:
         return by_folder
     return tuple(names if all(_IDENTIFIER.fullmatch(word) for word in first) else lines)
 

@@ -42,11 +42,9 @@ class Replacements:
         self._lock = threading.Lock()
         self._broken = np.zeros(len(index), dtype=bool)
         self._source: dict[int, int] = {}
-        # Rows that show one file, since the header scan put it in the place of others.
-        self._shown_by: dict[int, list[int]] = {}
+        self._file = np.arange(len(index))  # the row whose file each row shows since the header scan
         for bad in index.bad:
-            self._shown_by.setdefault(bad.replacement, []).append(bad.index)
-        self._shows = {bad.index: bad.replacement for bad in index.bad}
+            self._file[bad.index] = bad.replacement
 
     def sources(self, samples: np.ndarray) -> np.ndarray:
         """The index rows whose images are shown for ``samples``: int64 [B] both."""
@@ -64,9 +62,8 @@ class Replacements:
         if self._stop:
             raise UserError(f"{name} {reason}. Repair or remove it, or pass --bad-images skip", exit_code=1)
         with self._lock:
-            file = self._shows.get(source, source)
-            known = self._broken[file]
-            self._broken[[file, *self._shown_by.get(file, ())]] = True
+            known = self._broken[source]
+            self._broken[self._file == self._file[source]] = True
             other = next_good(self._index.labels, self._broken, source)
             if other < 0:
                 raise UserError(f"{name} {reason}, and its class has no other good image", exit_code=1)
@@ -77,14 +74,9 @@ class Replacements:
 
 
 def replaced_rows(labels: np.ndarray, bad: Iterable[int]) -> np.ndarray:
-    """The row whose file each row shows: its own, or where that is bad the next good one of its class.
+    """The row whose file each row shows: its own, or for one of ``bad`` the next good one of its class; -1 where none is.
 
-    Args:
-        labels: int64 [N].
-        bad: rows without a usable file.
-
-    Returns:
-        int64 [N]; -1 where a class has no good file.
+    Labels and result are int64 [N].
     """
     rows = np.arange(len(labels))
     is_bad = np.zeros(len(rows), dtype=bool)

@@ -53,11 +53,7 @@ class PrepareResult:
 def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> PrepareResult:
     """Look step by step for what a set needs (downloading CIFAR, drawing shapes), then check it and write its index.
 
-    Args:
-        name: of the set; ``options`` as for ``load_data_set``.
-
-    Raises:
-        UserError: an unknown name.
+    ``options`` are those of ``load_data_set``. Raises UserError for an unknown name.
     """
     source = source_of(name)
     known = source if isinstance(source, Published) else None

@@ -32,8 +32,7 @@ def decode(data: bytes) -> np.ndarray:
     libjpeg-turbo decodes JPEG of one or three channels by itself, a fifth faster than under Pillow, to the same pixels. What
     it warns of goes to Pillow, which has the last word on what is usable; so does everything where simplejpeg is missing.
 
-    Raises:
-        DecodeError: with the reason.
+    Raises DecodeError with the reason.
     """
     if data[:3] == b"\xff\xd8\xff":
         frame = read_frame(data)

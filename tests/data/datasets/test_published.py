@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastlift.data.datasets.catalogue import load_data_set
-from fastlift.data.index.lines import line_blocks, lines_of, read_lines
+from fastlift.data.index.lines import line_blocks, read_lines
 from fastlift.data.index.lists import class_folders, parse_class_names, parse_list
 from fastlift.data.index.problems import Problems
 from fastlift.errors import UserError
@@ -36,7 +36,7 @@ def test_imagenet_needs_no_class_names(pictures: Any, tmp_path: Path, shared: Pa
     from fastlift.data.datasets.imagenet_lt import clip_names
 
     text = gzip.decompress((shared / "data" / "splits" / "ImageNet_LT_classnames.txt.gz").read_bytes()).decode()
-    assert clip_names() == parse_class_names(lines_of(text.rstrip()), "x")
+    assert clip_names() == parse_class_names(text.rstrip().split("\n"), "x")
     for file in ("ImageNet_LT_train.txt", "ImageNet_LT_test.txt"):
         (pictures.root / file).write_text("train/n0/0.jpg 0\n")
     with pytest.raises(UserError, match=r"1 lines, ImageNet-LT has 115,846"):

@@ -8,7 +8,7 @@ import pytest
 
 from fastlift.data.index import lists
 from fastlift.data.index.index import PathTable
-from fastlift.data.index.lines import line_blocks, lines_of
+from fastlift.data.index.lines import line_blocks
 from fastlift.data.index.lists import Listing, _parse_line, leaves_root, parse_class_names, parse_list
 from fastlift.data.index.problems import Problems
 from fastlift.errors import UserError
@@ -84,13 +84,13 @@ def test_paths_that_leave_the_root(path: str, leaves: bool) -> None:
     ],
 )
 def test_class_names_with_and_without_folders(text: str, folders: list[str | None], expected: tuple[str, ...]) -> None:
-    assert parse_class_names(lines_of(text.rstrip()), "x", lambda: folders) == expected
+    assert parse_class_names(text.rstrip().split("\n"), "x", lambda: folders) == expected
 
 
 @pytest.mark.parametrize("text", ["", "a\n\nb\n"])
 def test_class_names_with_holes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="empty"):
-        parse_class_names(lines_of(text.rstrip()), "x")
+        parse_class_names(text.rstrip().split("\n"), "x")
 
 
 @pytest.mark.parametrize("label", ["\u00b2", "--5", "1.0", "x"])
@@ -126,7 +126,7 @@ def test_all_line_ends_and_no_others(end: str, tmp_path: Path) -> None:
 
 def test_class_names_that_are_no_text() -> None:
     with pytest.raises(UserError, match="line 2 is not UTF-8"):
-        parse_class_names(lines_of(b"cat\ncaf\xe9".decode("utf-8", "surrogateescape")), "names")
+        parse_class_names(b"cat\ncaf\xe9".decode("utf-8", "surrogateescape").split("\n"), "names")
 
 
 @pytest.mark.parametrize("num_classes", [7, None])

@@ -143,15 +143,13 @@ class DaliLoader:
         finally:
             self._single.stop()
         assert made is not None
-        if made.error is not None:  # a plain JPEG that DALI cannot decode all the same
-            raise_if_machines_fault(made.error)
-            return self._in_place_of_dali(step, gist(str(made.error)))
-        return self._images(made)[0]
-
-    def _in_place_of_dali(self, step: Step, reason: str) -> torch.Tensor:
-        """The same for an image that DALI refuses, with a warning."""
-        images = self._normalise.all_of(drawn(self._stream, step, 0))
-        name = self._stream.index.label_of(int(step.sources[0]))
+        if made.error is None:
+            return self._images(made)[0]
+        raise_if_machines_fault(made.error)
+        images = self._normalise.all_of(
+            drawn(self._stream, step, 0)
+        )  # a plain JPEG that DALI cannot decode all the same
+        name, reason = self._stream.index.label_of(int(step.sources[0])), gist(str(made.error))
         what = f"DALI cannot decode {name}, libjpeg-turbo or Pillow does it instead: {reason}"
         warnings.warn(what, FastliftWarning, stacklevel=2)
         return images if self._stream.crops.stacked else images[0]
