@@ -111,8 +111,9 @@ def _product_flops(a: Any) -> int:
 
 def _save(ctx: Any, arguments: tuple[Any, ...], results: AdapterOutputs) -> tuple[torch.Tensor, ...]:
     """Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient."""
+    a, _, ctx.keep, ctx.impl = _unflatten_forward(arguments)
     ln2, _, statistics, hidden = results
-    *tensors, fixed_scale, eps, ln_eps, _products, ctx.keep, ctx.impl = arguments
+    *tensors, fixed_scale, eps, ln_eps = a
     ctx.numbers = fixed_scale, eps, ln_eps
     ctx.save_for_backward(statistics, hidden, *tensors)
     return () if ctx.needs_input_grad[0] else (ln2,)
@@ -123,16 +124,17 @@ def _differentiate(
 ) -> tuple[torch.Tensor | None, ...]:
     if not ctx.keep:
         raise RuntimeError("adapter_forward: called with keep=False, but a gradient is asked for")
-    statistics, hidden, t, ln2_weight, ln2_bias, *learned = ctx.saved_tensors
-    d_ln2 = None if ln2_weight is None else d_ln2
-    d_residual = torch.zeros_like(t) if d_residual is None else d_residual
-    need_t, _, _, *needs = ctx.needs_input_grad
-    d_t, *gradients = adapter_backward.below_autograd(
-        d_residual, d_ln2, statistics, hidden, t, ln2_weight, ln2_bias, *learned, *ctx.numbers, need_t, ctx.impl
-    )
-    wanted = zip(gradients, learned, needs, strict=False)  # needs goes on: the six constants need nothing
-    d_learned = [_as(d, p) if need else None for d, p, need in wanted]
-    return (d_t if need_t else None, None, None, *d_learned, *[None] * 6)
+    statistics, hidden, *tensors = ctx.saved_tensors
+    a = AdapterArguments(*tensors, *ctx.numbers)
+    d_residual = torch.zeros_like(a.t) if d_residual is None else d_residual
+    incoming = AdapterIncoming(d_residual, None if a.ln2_weight is None else d_ln2, statistics, hidden)
+    needs = dict(zip(AdapterArguments._fields, ctx.needs_input_grad, strict=False))  # products, keep and impl follow
+    found = adapter_backward.below_autograd(*incoming, *a, needs["t"], ctx.impl)
+    gradients = dict(zip(AdapterGradients._fields, found, strict=True))
+    wanted = [
+        _as(gradients[x], getattr(a, x)) if x in gradients and needs[x] else None for x in AdapterArguments._fields
+    ]
+    return (*wanted, None, None, None)
 
 
 def _as(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

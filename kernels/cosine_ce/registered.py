@@ -65,11 +65,13 @@ def _save(ctx: Any, arguments: tuple[Any, ...], results: tuple[torch.Tensor, ...
 
 
 def _differentiate(ctx: Any, d_loss: torch.Tensor, _: None) -> tuple[torch.Tensor | None, ...]:
-    d_features, d_weight, d_bias = (
-        (d * d_loss).to(dtype) if wanted else None
-        for d, dtype, wanted in zip(ctx.saved_tensors, ctx.dtypes, ctx.need, strict=True)
-    )
-    return (d_features, d_weight, None, None, d_bias, *[None] * 9)
+    gradients = {
+        name: (d * d_loss).to(dtype)
+        for name, d, dtype, wanted in zip(Needed._fields, ctx.saved_tensors, ctx.dtypes, ctx.need, strict=True)
+        if wanted
+    }
+    constants = len(Needed._fields) + 1  # which gradients are wanted, and the implementation
+    return (*map(gradients.get, ClassifierArguments._fields), *[None] * constants)
 
 
 register_autograd(cosine_cross_entropy_forward, _save, _differentiate, own=2)
