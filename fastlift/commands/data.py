@@ -137,7 +137,7 @@ def _prepare(arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     command = parse(Check, arguments, "data check", examples=EXAMPLES["check"])
-    from fastlift.data.inspection.report import check
+    from fastlift.data.inspection.check import check
     from fastlift.reporting.console import show_found
 
     found = check(decode=command.decode, progress=progress_lines(), **source_options(command.source))
@@ -147,7 +147,7 @@ def _check(arguments: list[str]) -> int:
 
 def _stats(arguments: list[str]) -> int:
     command = parse(Stats, arguments, "data stats", examples=EXAMPLES["stats"])
-    from fastlift.data.inspection.report import stats
+    from fastlift.data.inspection.stats import stats
     from fastlift.reporting.console import show_found
 
     options = source_options(command.source) | command.taxon.values() | {"boundaries": command.groups.group_boundaries}

@@ -131,10 +131,8 @@ def _load_packed(request: Request) -> DataSet:
     assert request.data_root is not None
     data = load_pack(request.data_root, request.name)
     count = len(data.class_names)
-    for flag, file, index in (
-        ("--train-list", request.train_list, data.train),
-        ("--test-list", request.test_list, data.test),
-    ):
+    lists = {"--train-list": (request.train_list, data.train), "--test-list": (request.test_list, data.test)}
+    for flag, (file, index) in lists.items():
         if file is None:
             continue
         listing = read_list(file, count, Problems(str(file)))

@@ -35,8 +35,7 @@ def group_masks(
 ) -> dict[str, NDArray[np.bool_]]:
     """Which classes are many (> upper), medium (lower..upper, both included) and few (< lower): three masks, bool [C].
 
-    Raises:
-        UserError: the boundaries fall.
+    Raises UserError where the boundaries fall.
     """
     lower, upper = boundaries
     if lower > upper:

@@ -55,8 +55,7 @@ class Replacements:
     def replace(self, sample: int, source: int, reason: str) -> int:
         """Note that the image of row ``source``, shown for ``sample``, is broken; give the row to show instead.
 
-        Raises:
-            UserError: with "stop", or where the class has no other image.
+        Raises UserError with "stop", or where the class has no other image.
         """
         name = self._index.label_of(source)
         if self._stop:

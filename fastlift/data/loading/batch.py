@@ -29,8 +29,7 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on: bit-identical to the end of the whole epoch's stream.
 
-        Raises:
-            UserError: while iterating, an image that is broken and may not be replaced.
+        Raises UserError, while iterating, for an image that is broken and may not be replaced.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""``data check`` finds everything, ``data stats`` counts right."""
+"""``data check`` finds everything."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastlift.data.inspection.report import check, describe, long_tail_picture, stats
+from fastlift.data.inspection.check import check
 from fastlift.errors import UserError
 
 
@@ -78,40 +78,6 @@ def test_decoding_goes_on_beside_bad_headers(pictures: Any, make_bad_file: Calla
     assert sorted(problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems) == ["2.jpg", "holed.png"]
     (pictures.root.parent / "train.txt").write_text("c0/0.jpg\n")
     assert "No image was decoded" in check("list", decode=True, **pictures.options()).hint
-
-
-def test_stats_count_images_and_groups(pictures: Any) -> None:
-    pictures.fill()
-    for k in range(5, 25):
-        pictures.add(f"c2/{k}.jpg", 2, (pictures.root / "c2" / "0.jpg").read_bytes())
-    data = pictures.load()
-    found = stats("list", **pictures.options())
-    assert found == describe(data)
-    assert found.train_counts == (5, 5, 25)
-    assert (found.train.largest_class, found.train.smallest_class, found.train.images) == (25, 5, 35)
-    assert found.groups["few"] == {"classes": 2, "train_images": 10, "test_images": 10}
-    assert found.groups["medium"] == {"classes": 1, "train_images": 25, "test_images": 25}
-    assert found.groups["many"]["classes"] == 0
-    moved = stats("list", boundaries=(5, 24), **pictures.options()).groups
-    assert {name: row["classes"] for name, row in moved.items()} == {"many": 1, "medium": 2, "few": 0}
-    assert found.train.width_quantiles["min"] == 80
-    assert found.train.width_quantiles["max"] == 80 + 7 * 4
-    json.dumps(found.to_dict())
-    shown = text_of(found.render())
-    assert "medium" in shown
-    assert "█" in shown
-
-
-@pytest.mark.parametrize("counts", [[5000, 50], [1], [0, 0], list(range(1000, 0, -1))])
-def test_the_picture_slopes_down(counts: list[int]) -> None:
-    rows = long_tail_picture(counts, width=20, height=4).splitlines()
-    assert len(rows) == 5
-    assert f"{max(counts):,} down to {min(counts):,}" in rows[-1]
-    heights = [
-        sum(" ▁▂▃▄▅▆▇█".index(row[k]) if k < len(row) else 0 for row in rows[:-1]) for k in range(min(20, len(counts)))
-    ]
-    assert heights == sorted(heights, reverse=True)
-    assert heights[0] == (32 if max(counts) > 1 else heights[0])
 
 
 GOOD_LIST, GOOD_NAMES = b"c0/0.jpg 0\nc1/0.jpg 1\nc2/0.jpg 2\n", b"thing a\nthing b\nthing c\n"
