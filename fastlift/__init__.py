@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
 
-if (
-    TYPE_CHECKING
-):  # what type checkers and editors read; at run time the table below gives the same, when it is asked for
+# What type checkers and editors read; at run time the table below gives the same, when it is asked for.
+if TYPE_CHECKING:
     from fastlift import data as data
     from fastlift import recipes as recipes
     from fastlift.config import Config as Config
-    from fastlift.engine.load_run import load_run as load_run
+    from fastlift.engine.model import load_run as load_run
     from fastlift.engine.train import train as train
     from fastlift.errors import UserError as UserError
     from fastlift.interop import lift_checkpoints
@@ -56,7 +55,7 @@ _HOMES = {
     "add_adapters": "interop.adapters",
     "create_model": "models.create",
     "load_adapters": "interop.adapters",
-    "load_run": "engine.load_run",
+    "load_run": "engine.model",
     "remove_adapters": "interop.adapters",
     "save_adapters": "interop.adapters",
     "train": "engine.train",

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     """Export by flags."""
     command = parse(Export, arguments, "export", examples=EXAMPLES)
     Config().override(tte=command.tte, expand=command.expand)  # refuses an expand that nothing is cropped from
-    from fastlift.engine.load_run import load_run
+    from fastlift.engine.model import load_run
     from fastlift.interop.export import export_model
     from fastlift.reporting.console import Terminal, show_json, show_line
 

@@ -40,11 +40,10 @@ def run(arguments: list[str]) -> int:
     """Predict, a line a picture; unreadable files are named on stderr and make the exit code 1."""
     command, changes = parse_changes(Predict, arguments, "predict", (PrecisionSettings,), EXAMPLES)
     if not command.pictures or command.top < 1:
-        raise UserError(
-            "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
-        )
-    from fastlift.engine.load_run import load_run
+        told = "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
+        raise UserError(told)
     from fastlift.engine.memory import Work, check_images
+    from fastlift.engine.model import load_run
     from fastlift.evaluation.predict import Prediction, find_images, index_images, predict
     from fastlift.models.precision import resolve_amp, shape_of
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
@@ -81,14 +80,7 @@ def run(arguments: list[str]) -> int:
             model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, config.run.eval_batch)).dtype)
         model.to(device)
         readable = [path for path in paths if path not in broken]
-        predictions = predict(
-            model,
-            readable,
-            index,
-            command.inference,
-            top=command.top,
-            on_bad=on_bad,
-        )
+        predictions = predict(model, readable, index, command.inference, top=command.top, on_bad=on_bad)
         with command.threads.use(), using_device(device):
             for prediction in predictions:
                 show(prediction)

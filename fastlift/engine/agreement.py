@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from fastlift.config import Config, marked
-from fastlift.data.index.index import ImageIndex
 from fastlift.engine.processes import END
 from fastlift.errors import UserError
-from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, Shape, dtype_name, resolve_amp
 from fastlift.settings import May
+from fastlift.system.cuda import check_triton
 from fastlift.system.device import versions
-from fastlift.training.distributed import LostCompany, World, total
+from fastlift.system.settings import DeviceSettings
+from fastlift.training.distributed import LostCompany, World, open_group, total
 
 WAITING_S = 1800.0  # for what another one does before a note, such as an index of a large data set
 _ROUNDING = 1e-2  # of the largest value; text features in bf16 differ by less on unlike processors
@@ -46,20 +46,15 @@ def agree(world: World, facts: Mapping[str, Any]) -> None:
         )
 
 
-def settings_of(config: Config, device: torch.device) -> dict[str, Any]:
-    """What ``agree`` is asked of first: settings, kind of device, versions."""
+def join(world: World, config: Config, **given: Any) -> torch.device:
+    """This rank's device, once all ranks are known to be asked for the same: settings, what else was ``given``, versions."""
+    device = config.part(DeviceSettings).build()
     settings = {name: value for name, value in config.flat().items() if name not in marked(May.DIFFER)}
     packages = {f"the version of {package}": number for package, number in versions().items()}
-    return {"recipe": config.recipe, **settings, "the kind of device": device.type, **packages}
-
-
-def fingerprints_of(train: ImageIndex, test: ImageIndex, model: LiftModel) -> dict[str, str]:
-    """What ``agree`` is asked of once data and model are there."""
-    return {
-        "the training data": train.fingerprint,
-        "the test data": test.fingerprint,
-        "the backbone's weights": model.backbone_fingerprint,
-    }
+    agree(world, {"recipe": config.recipe, **settings, "the kind of device": device.type, **packages, **given})
+    device = open_group(world, device)
+    check_triton(device)
+    return device
 
 
 def first_says(world: World, answer: Callable[[], str]) -> str:
@@ -97,6 +92,11 @@ def first_amp(world: World, name: str, device: torch.device, shape: Callable[[],
     return found[0] if found else resolve_amp(chosen, device)
 
 
+def first_values(world: World, own: Tensor) -> Tensor:
+    """The first rank's values, on all ranks."""
+    return total({"": own.clone() if world.is_main else torch.zeros_like(own)}, world)[""]
+
+
 def take_first_start(world: World, parameters: Mapping[str, Tensor]) -> None:
     """Give ``parameters`` the first rank's values on all, so that they are equal to the last bit on unlike processors.
 
@@ -106,7 +106,7 @@ def take_first_start(world: World, parameters: Mapping[str, Tensor]) -> None:
     if world.size == 1 or not parameters:  # none where nothing trains, as in zero-shot
         return
     own = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
-    first = total({"": own.clone() if world.is_main else torch.zeros_like(own)}, world)[""]
+    first = first_values(world, own)
     sizes = [parameter.numel() for parameter in parameters.values()]
     pairs = list(zip(own.split(sizes), first.split(sizes), strict=True))
     near = all(bool((mine - theirs).abs().max() <= _ROUNDING * theirs.abs().max()) for mine, theirs in pairs)
@@ -125,12 +125,7 @@ def _exchange(world: World, text: str, patience: float = WAITING_S) -> list[str]
 
 
 def _read(world: World, key: str, rank: int, patience: float) -> str:
-    """A note of another rank, once it is there.
-
-    Raises:
-        LostCompany: some rank has ended.
-        UserError: it does not come.
-    """
+    """A note of another rank, once it is there; an error where it does not come, or some rank has ended."""
     assert world.store is not None
     deadline, pause = time.monotonic() + patience, 0.01
     try:

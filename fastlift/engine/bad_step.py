@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastlift.data.index.index import ImageIndex
@@ -13,29 +12,14 @@ from fastlift.system import launcher
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class BadStep:
-    """A step whose loss or gradients were not finite.
-
-    Attributes:
-        number: steps taken before it.
-        epoch: from 0.
-        learning_rate: of its epoch.
-        images: the names of all images of its batch, of all processes.
-    """
-
-    number: int
-    epoch: int
-    learning_rate: float
-    images: tuple[str, ...]
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.images[:_SHOWN])
-        more = f" and {len(self.images) - _SHOWN} more (metrics.jsonl names them)" if len(self.images) > _SHOWN else ""
-        return (
-            f"loss or gradients are not finite at step {self.number + 1} (epoch {self.epoch + 1}, learning rate "
-            f"{self.learning_rate:g}). Its images: {shown}{more}"
-        )
+def told(number: int, epoch: int, learning_rate: float, images: tuple[str, ...]) -> str:
+    """What was not finite: the step after ``number`` others, its epoch (from 0), its images in all processes."""
+    shown = ", ".join(images[:_SHOWN])
+    more = f" and {len(images) - _SHOWN} more (metrics.jsonl names them)" if len(images) > _SHOWN else ""
+    return (
+        f"loss or gradients are not finite at step {number + 1} (epoch {epoch + 1}, learning rate {learning_rate:g}). "
+        f"Its images: {shown}{more}"
+    )
 
 
 def images_of(index: ImageIndex, seed: int, epoch: int, step: int, batch_size: int) -> tuple[str, ...]:

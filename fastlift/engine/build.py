@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from fastlift.config import Config
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.dataset import DataSet
@@ -17,25 +15,15 @@ from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
 from fastlift.runs.bad_images import BadImages
-from fastlift.system.progress import Ui
+from fastlift.system.progress import Ui, now_and_then
 from fastlift.training.distributed import World
 from fastlift.training.inputs import model_loader
-
-SILENT_S = 2.0  # scans that are quicker say nothing
 
 
 def load_data(config: Config, ui: Ui) -> DataSet:
     """The data set of a config, checked."""
-    last: dict[str, float] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done < total and now - last.setdefault(what, now) > SILENT_S:
-            last[what] = now
-            ui.say(f"{what}: {done} of {total}")
-
     source, bad_images = config.part(SourceSettings), config.part(BadImageSettings)
-    found = source.build(config.part(TaxonSettings), bad_images, progress=progress)
+    found = source.build(config.part(TaxonSettings), bad_images, progress=now_and_then(ui.say))
     for index in (found.train, found.test):
         if index.bad:
             first = f"the first: {index.bad[0].path} {index.bad[0].reason}"

@@ -12,11 +12,10 @@ from fastlift.config import Config, load
 from fastlift.data.datasets.dataset import Rank
 from fastlift.data.datasets.taxon import rank_at
 from fastlift.data.index.index import BadImage, ImageIndex
-from fastlift.engine.agreement import agree, first_amp, settings_of
+from fastlift.engine.agreement import agree, first_amp, join
 from fastlift.engine.build import load_data
-from fastlift.engine.load_run import load_run
 from fastlift.engine.memory import Work, check_images
-from fastlift.engine.model import build_model
+from fastlift.engine.model import build_model, load_run
 from fastlift.engine.processes import company
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
@@ -30,12 +29,11 @@ from fastlift.runs import folder as runs
 from fastlift.runs.checkpoints import epoch_path
 from fastlift.runs.claims import InUse, claimed
 from fastlift.runs.stored import read_data, read_results
-from fastlift.system.cuda import check_triton
 from fastlift.system.device import using_device
 from fastlift.system.files import write_json
 from fastlift.system.progress import Quiet, Ui
-from fastlift.system.settings import DeviceSettings, ThreadSettings
-from fastlift.training.distributed import World, open_group
+from fastlift.system.settings import ThreadSettings
+from fastlift.training.distributed import World
 
 PATIENCE_S = 60.0
 
@@ -77,8 +75,8 @@ def _evaluate_among_others(
     ui: Ui,
 ) -> dict[str, dict[str, Any]]:
     told, run = ui if world.is_main else Quiet(), runs.open_run(folder)
-    trained, config = load(run.config), load(run.config).override(**settings)
-    identity = run.identity()
+    trained, identity = load(run.config), run.identity()
+    config = trained.override(**settings)
     config = config.merged(amp=runs.amp_of(run.path, config.run.amp))
     if trained.data.taxon not in ("species", config.data.taxon):
         raise UserError(
@@ -89,30 +87,32 @@ def _evaluate_among_others(
     data = load_data(config.override(taxon=trained.data.taxon), told)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
-    _check_same_classes(run, data.class_names)
+    if run.class_names() != data.class_names:
+        raise UserError(f"the data set has other classes than {run.path} was trained on")
     known = read_data(run.data).get("fingerprints", {}).get(split, index.fingerprint)
     if known != index.fingerprint:
         told.say(f"these are not the {split} images of the training: the list, sizes or names changed")
     results = read_results(run.results) if run.has_ended() else None  # a damaged file is told before the work
     for wanted in checkpoints:  # a name that is none is told before the work too
         run.find_checkpoint(wanted)
+    unusual = {
+        " (train)": split == "train",
+        f" (images {index.fingerprint[:8]})": index.fingerprint != known,
+        f" ({config.data.taxon})": rank is not None,
+        " (groups at {}, {})".format(*config.data.group_boundaries): (
+            config.data.group_boundaries != trained.data.group_boundaries
+        ),
+        f" ({config.run.amp})": identity is not None and config.run.amp != identity.dtype,
+        f" ({'' if config.run.frozen == 'fp8' else 'without '}fp8)": config.run.frozen != trained.run.frozen,
+    }
+    marks = "".join(mark for mark, holds in unusual.items() if holds)
     rows: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints or (_in_place_of_the_last(run, trained, told),):
         model = load_run(folder, checkpoint, told)
-        name = config.run.ensembling_name
-        name += f"@{checkpoint}" if checkpoint is not None else ""
-        name += " (train)" if split == "train" else ""
-        name += "" if index.fingerprint == known else f" (images {index.fingerprint[:8]})"
-        name += f" ({config.data.taxon})" if rank is not None else ""
-        if config.data.group_boundaries != trained.data.group_boundaries:
-            name += " (groups at {}, {})".format(*config.data.group_boundaries)
-        name += f" ({config.run.amp})" if identity is not None and config.run.amp != identity.dtype else ""
-        if config.run.frozen != trained.run.frozen:
-            name += " (fp8)" if config.run.frozen == "fp8" else " (without fp8)"
+        name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
-        rows[name] = evaluate_on(
-            model, index, data.group_counts.tolist(), config, device, world, ui, rank
-        ).metrics.to_dict()
+        evaluation = evaluate_on(model, index, data.group_counts.tolist(), config, device, world, ui, rank)
+        rows[name] = evaluation.metrics.to_dict()
     if results is not None and world.is_main:
         try:
             _keep(run, results, rows, told)
@@ -132,12 +132,7 @@ def _in_place_of_the_last(run: runs.RunFolder, config: Config, ui: Ui) -> str | 
 
 
 def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str, Any]], ui: Ui) -> None:
-    """Add rows to the results as they are now: another ``evaluate`` may have added its own, or a new run taken their place.
-
-    Raises:
-        InUse: another process has been writing in the folder for a minute.
-        OSError: the folder cannot be written.
-    """
+    """Add rows to the results as they are now: another ``evaluate`` may have added its own, or a new run taken their place."""
     from fastlift.reporting.html import write_report
 
     with claimed(run.path, ui.say, wait=PATIENCE_S):
@@ -148,15 +143,6 @@ def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str,
         results["evaluations"] = results.get("evaluations", {}) | rows
         write_json(run.results, results, parents=False)
         write_report([run.path], run.report)  # the page shows every way of testing
-
-
-def join(world: World, config: Config, **given: Any) -> torch.device:
-    """This rank's device, once all ranks are known to be asked for the same."""
-    device = config.part(DeviceSettings).build()
-    agree(world, settings_of(config, device) | given)
-    device = open_group(world, device)
-    check_triton(device)
-    return device
 
 
 def evaluate_on(
@@ -231,8 +217,3 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
         model = build_model(config, data.class_names, told)
         told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
         return evaluate_on(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())
-
-
-def _check_same_classes(run: runs.RunFolder, names: tuple[str, ...]) -> None:
-    if run.class_names() != names:
-        raise UserError(f"the data set has other classes than {run.path} was trained on")

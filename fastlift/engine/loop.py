@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
-from fastlift.engine.bad_step import BadStep, going_on, images_of, starting_again
+from fastlift.engine import bad_step
 from fastlift.engine.memory import estimate
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
@@ -75,6 +75,7 @@ class Fit:
     images_seen: int = 0
     _started: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
+    _log: MetricsLog | None = None  # the first process's
 
     @property
     def elapsed(self) -> float:
@@ -110,58 +111,55 @@ class Fit:
         settings = self.settings
         total = settings.epochs * self.loader.steps_per_epoch
         self._started = time.perf_counter()
-        log = MetricsLog(self.run, self.global_step) if self.world.is_main else NoLog()
         trace = self.run.profile if settings.profile and self.world.is_main else None
         with (
-            log,
+            MetricsLog(self.run, self.global_step) if self.world.is_main else nullcontext() as self._log,
             self.ui.bar("training", total, self.global_step) as bar,
             StopRequest() as stop,
             profiled(trace) as after_step,
         ):
             while self.epoch < settings.epochs:
-                self._epoch(log, bar, stop, after_step)
+                self._epoch(bar, stop, after_step)
         self._ended = time.perf_counter()
         if self.world.is_main:  # where a kill or a power cut kept one, and no later save came
             last = checkpoints.epoch_path(self.run.checkpoints, self.epoch)
             checkpoints.remove_old_steps(self.run.checkpoints, keep=last)
 
-    def _epoch(self, log: MetricsLog | NoLog, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
+    def _epoch(self, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
         settings, learner = self.settings, self.learner
         lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
         learner.set_lr(lr)
-        pace, stopping = _Pace(self.images_seen), False
+        stopping, since, seen = False, time.perf_counter(), self.images_seen
         for batch in self.loader.epoch(self.epoch, self.step):
-            stopping = self._step(batch, log, stop)
+            stopping = self._step(batch, stop)
             after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
             self.images_seen += len(batch.whole)
             bar.update(self.global_step)
             if self.global_step % settings.log_steps == 0:
-                self._log(log, bar, lr, pace.rate(self.images_seen))
+                now = time.perf_counter()
+                self._log_step(bar, lr, (self.images_seen - seen) / max(now - since, 1e-9))
+                since, seen = now, self.images_seen
             in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
             if stopping and in_the_middle:
-                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
+                self._save_in_epoch()
                 self._interrupt(stop)
             every = settings.checkpoint_steps
             if every and self.global_step % every == 0 and in_the_middle:
-                self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
-        self._end_epoch(log, bar)
+                self._save_in_epoch()
+        self._end_epoch(bar)
         if stopping or (self.epoch == settings.epochs and learner.vote.last()):
             self._interrupt(stop)
 
-    def _step(self, batch: Batch, log: MetricsLog | NoLog, stop: StopRequest) -> bool:
-        """One step of the learner.
-
-        Raises:
-            OutOfMemory: there is not enough memory for it; the state before it is saved.
-        """
+    def _step(self, batch: Batch, stop: StopRequest) -> bool:
+        """One step of the learner; where there is not enough memory for it, the state before it is saved."""
         learner = self.learner
         asked = attempt(lambda: learner.step(batch.images, batch.labels, batch.whole, lambda: stop.asked))
         if asked is not None:
             return asked
         learner.optimizer.zero_grad(set_to_none=True)
         if self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
-            self._save(checkpoints.step_path(self.run.checkpoints, self.global_step), log)
+            self._save_in_epoch()
         whole, at_a_time = self.settings.batch_size, len(batch.labels)
         at_a_time = min(at_a_time, self.settings.micro_batch or at_a_time)
         found = attempt(lambda: estimate(learner.model, at_a_time, whole))
@@ -177,20 +175,24 @@ class Fit:
         name = signal.Signals(number).name
         raise Interrupted(f"{name}: stopped at step {self.global_step}, {where}; go on with: {resume}", number)
 
-    def _log(self, log: MetricsLog | NoLog, bar: Bar, lr: float, images_per_s: float) -> None:
-        self._check_steps(log)
+    def _log_event(self, event: str, step: int, values: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(event, step, values)
+
+    def _log_step(self, bar: Bar, lr: float, images_per_s: float) -> None:
+        self._check_steps()
         if not self.learner.sums.counted():  # all steps of this epoch were left out so far: there is no figure yet
             return
         loss, accuracy = self.learner.sums.read()
         values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
-        log.write("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
+        self._log_event("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
         place = f"epoch {self.epoch + 1}/{self.settings.epochs}"
         bar.update(
             self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
         )
 
-    def _end_epoch(self, log: MetricsLog | NoLog, bar: Bar) -> None:
-        self._check_steps(log)
+    def _end_epoch(self, bar: Bar) -> None:
+        self._check_steps()
         if not self.learner.sums.counted():
             raise UserError(
                 f"not one step of epoch {self.epoch + 1} was finite, so nothing was learned from it: start a new run with a "
@@ -199,7 +201,7 @@ class Fit:
             )
         loss, accuracy = self.learner.sums.read()
         values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
-        log.write("epoch", self.global_step, values)
+        self._log_event("epoch", self.global_step, values)
         bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
         if skipped := int(self.learner.watch.skipped):
             self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")
@@ -207,16 +209,15 @@ class Fit:
         self.learner.sums = Sums.zeros(self.learner.sums.loss.device)
         self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
 
-    def _save(self, path: Path, log: MetricsLog | NoLog) -> None:
+    def _save_in_epoch(self) -> None:
         """Save the state in the middle of an epoch."""
-        self._check_steps(log)
-        self._write(path)
+        self._check_steps()
+        self._write(checkpoints.step_path(self.run.checkpoints, self.global_step))
 
-    def _check_steps(self, log: MetricsLog | NoLog) -> None:
-        """All steps so far were finite, or may be left out; reads the device. The same on all ranks.
+    def _check_steps(self) -> None:
+        """Stop, on all ranks, where a step was not finite and may not be left out; reads the device.
 
-        Raises:
-            UserError: one was not, with ``on_nonfinite`` stop; nothing was updated since, and that state is saved.
+        Nothing was updated since that step: the state before it is saved.
         """
         first = self.learner.watch.first_step()
         if first is None or self.settings.on_nonfinite == "skip":
@@ -224,28 +225,25 @@ class Fit:
         settings = self.settings
         self.epoch, self.step = divmod(first, self.loader.steps_per_epoch)
         self.global_step = first
-        images = images_of(self.data, settings.seed, self.epoch, self.step, settings.batch_size)
-        bad = BadStep(first, self.epoch, cosine_lr(settings.lr, self.epoch, settings.epochs), images)
-        log.write("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": bad.learning_rate, "images": images})
-        self._check_state(f"{bad}. ")
+        lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
+        images = bad_step.images_of(self.data, settings.seed, self.epoch, self.step, settings.batch_size)
+        told = bad_step.told(first, self.epoch, lr, images)
+        self._log_event("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": lr, "images": images})
+        self._check_state(f"{told}. ")
         saved = checkpoints.step_path(self.run.checkpoints, first) if self.step else None
         if saved is not None:
             self._write(saved)
         elif self.epoch:
             saved = checkpoints.epoch_path(self.run.checkpoints, self.epoch)  # the end of the epoch before
-        raise UserError(f"{bad}. {going_on(self.run.path, saved)}", exit_code=1)
+        raise UserError(f"{told}. {bad_step.going_on(self.run.path, saved)}", exit_code=1)
 
     def _check_state(self, said: str = "") -> None:
-        """Everything that a checkpoint would hold is finite.
-
-        Raises:
-            UserError: it is not; the message begins with ``said``.
-        """
+        """Stop where something that a checkpoint would hold is not finite; the message begins with ``said``."""
         learner = self.learner
         momentum = {f"momentum of {name}": buffer for name, buffer in learner.momentum_buffers().items()}
         wrong = checkpoints.first_not_finite({**learner.parameters, **momentum})
         if wrong is not None:
-            raise UserError(f"{said}{starting_again(wrong, self.run.last_checkpoint())}", exit_code=1)
+            raise UserError(f"{said}{bad_step.starting_again(wrong, self.run.last_checkpoint())}", exit_code=1)
 
     def _write(self, path: Path) -> None:
         """Save a state that is finite; older ones in the middle of an epoch go only then."""
@@ -272,29 +270,3 @@ class Fit:
             sync_file(self.run.metrics)  # after a power cut the log reaches as far as the checkpoint
         checkpoints.save(path, learner, state)
         checkpoints.remove_old_steps(self.run.checkpoints, keep=path)
-
-
-class _Pace:
-    """Images per second since the last question."""
-
-    def __init__(self, images: int) -> None:
-        self.time, self.images = time.perf_counter(), images
-
-    def rate(self, images: int) -> float:
-        now = time.perf_counter()
-        rate = (images - self.images) / max(now - self.time, 1e-9)
-        self.time, self.images = now, images
-        return rate
-
-
-class NoLog:
-    """Ranks other than the first write nothing."""
-
-    def __enter__(self) -> NoLog:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
-        return None

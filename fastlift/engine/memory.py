@@ -99,11 +99,7 @@ class MemoryEstimate:
         return f"{text}, but {self.free / GIB:.1f} GiB are free: {micro_batch}, and --recompute mlp or block needs less"
 
     def check(self) -> None:
-        """It fits, as far as anybody can tell.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Refuse what does not fit, as far as anybody can tell."""
         if self.fits is False:
             raise UserError(f"training {self} (--memory ignore tries it anyway)")
 
@@ -139,7 +135,7 @@ class Work:
         return cls(0, 0, min(passes.crops_at_a_time, images * passes.crops_per_image))
 
 
-def check_settings(config: Config, classes: int, work: Work, device: torch.device) -> None:
+def check_memory(config: Config, classes: int, work: Work, device: torch.device) -> None:
     """Settings that have a chance to fit, asked before the model is made; quick, and nothing large is allocated.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The model of a run: built by its config, moved to its device, and started as the run asks for."""
+"""The model of a run: built by its config, read back, moved to its device, and started as the run asks for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import torch
 
-from fastlift.config import Config
+from fastlift.config import Config, load
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
-from fastlift.engine.agreement import agree, fingerprints_of, first_amp, first_does, take_first_start
-from fastlift.engine.memory import Work, check_settings, estimate
+from fastlift.engine.agreement import agree, first_amp, first_does, first_values, take_first_start
+from fastlift.engine.memory import Work, check_memory, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import InferenceSettings
@@ -29,9 +29,10 @@ from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
 from fastlift.runs.identity import Identity
+from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui
 from fastlift.training.classifier_init import image_start
-from fastlift.training.distributed import World, total
+from fastlift.training.distributed import World
 
 
 def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
@@ -53,11 +54,48 @@ def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = No
     )
 
 
+def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = None) -> LiftModel:
+    """The trained model of a run, on the CPU in fp32, ready to predict.
+
+    Args:
+        folder: a run folder.
+        checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one that is whole.
+        ui: told which newer checkpoints were passed over, and why.
+
+    Raises:
+        UserError: no run; no checkpoint; a damaged one, or another run's; settings, class names or backbone weights other
+            than those that the run trained on.
+    """
+    run = runs.open_run(Path(folder))
+    config = load(run.config)
+    identity = run.identity()
+    runs.check_settings(run, identity, config)
+    names = run.class_names()
+    path = run.find_checkpoint(checkpoint, (ui or Quiet()).say)
+    if path is None:
+        untrained = None if config.training.epochs else build_model(config, names)
+        if untrained is None or untrained.trained():
+            raise UserError(f"{folder} has no checkpoint yet; {runs.way_on(run.path)}")
+        return untrained
+    trained, _, state = checkpoints.read(path, identity)
+    if state.epoch > config.training.epochs:
+        raise UserError(
+            f"{path} is no place in this run: it was saved after epoch {state.epoch} of {config.training.epochs}"
+        )
+    if state.classes != names_digest(names):
+        raise UserError(f"{run.data} was changed or damaged: its class names are not those that {path} was trained on")
+    model = build_model(config, names, init="random")
+    if state.backbone != model.backbone_fingerprint:
+        raise UserError(f"the backbone weights are not those that {folder} was trained on; restore them first")
+    model.load_trained(trained, f"checkpoint {path}")
+    return model
+
+
 def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -> LiftModel:
     """The model on its device, where it fits, and alike on all ranks; nothing is written yet."""
     config, world, ui = asked.config, place.world, place.ui
     work = Work.of(config, len(data.train), len(data.test), world.size)
-    check_settings(config, len(data.class_names), work, place.device)
+    check_memory(config, len(data.class_names), work, place.device)
     model = build_model(config, data.class_names, ui)
     if asked.start is not None:
         state = as_lift_state(asked.start)
@@ -69,8 +107,16 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     config.part(ActivationCheckpointingSettings).build(model.vit)
     _check_possible(config, model, world)
     if config.training.epochs:
-        _check_memory(config, model, work, ui)
-    agree(world, fingerprints_of(data.train, data.test, model))
+        needed = estimate(model, work.micro_batch, config.training.batch_size)  # before a run folder is made
+        if config.run.memory == "check":
+            needed.check()
+        ui.say(f"training {needed}")
+    fingerprints = {
+        "the training data": data.train.fingerprint,
+        "the test data": data.test.fingerprint,
+        "the backbone's weights": model.backbone_fingerprint,
+    }
+    agree(world, fingerprints)
     take_first_start(world, model.trained())
     return model
 
@@ -83,14 +129,6 @@ def _check_possible(config: Config, model: LiftModel, world: World) -> None:
         )
     if config.training.epochs and not model.trained():
         raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to evaluate it as it is")
-
-
-def _check_memory(config: Config, model: LiftModel, work: Work, ui: Ui) -> None:
-    """Training fits, by a measured forward pass; refused where it does not, before a run folder is made."""
-    needed = estimate(model, work.micro_batch, config.training.batch_size)
-    if config.run.memory == "check":
-        needed.check()
-    ui.say(f"training {needed}")
 
 
 def go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) -> None:
@@ -128,8 +166,7 @@ def start_from_images(config: Config, place: Place, data: DataSet, model: LiftMo
 
     first_does(world, make)
     if world.size > 1:
-        mine = classifier.weight.detach().clone() if world.is_main else torch.zeros_like(classifier.weight)
-        classifier.set_weight(total({"weight": mine}, world)["weight"])
+        classifier.set_weight(first_values(world, classifier.weight.detach()))
 
 
 def choose_amp(asked: Asked, place: Place) -> Amp:

@@ -88,9 +88,7 @@ def _results_hold(run: RunFolder, ui: Ui) -> bool:
 def ready_folder(asked: Asked, place: Place, dtype: torch.dtype) -> tuple[RunFolder, Identity]:
     """The run's folder, made where it is a new one, and which run it is."""
     run, config, is_main = RunFolder(asked.path), asked.config, place.world.is_main
-    if (
-        place.claim is not None and not asked.resume
-    ):  # only now, so that a mistake leaves no empty folder, costs no old run
+    if place.claim is not None and not asked.resume:  # only now: a mistake leaves no empty folder, costs no old run
         place.claim.take()
         runs.create(asked.path, config, overwrite=asked.overwrite, given_start=asked.start is not None)
     if asked.resume or is_main:

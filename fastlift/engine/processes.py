@@ -46,7 +46,9 @@ def company() -> Iterator[World]:
         yield _met or World()
         return
     _met = world = _meet()
-    watch, theirs = _Watch(world), dist.is_initialized()
+    assert world.store is not None
+    over, theirs, watching = threading.Event(), dist.is_initialized(), replace(world, store=world.store.clone())
+    threading.Thread(target=_watch, args=(watching, over), name="fastlift-company", daemon=True).start()
     with Outlasting():
         try:
             yield world
@@ -58,7 +60,7 @@ def company() -> Iterator[World]:
             if dist.is_initialized() and not theirs:
                 dist.destroy_process_group()
             _part(world)
-            watch.stop()
+            over.set()
 
 
 def _meet() -> World:
@@ -71,24 +73,27 @@ def _meet() -> World:
             "the environment says that this is one of several processes (RANK, WORLD_SIZE), but not where they meet: use "
             f"torchrun, or unset RANK to run alone ({error})"
         ) from None
-    store = dist.PrefixStore(
-        f"fastlift/{next(_numbers)}", store
-    )  # the next run of these processes has notes of its own
-    return World(rank, size, launcher.local_rank(), store)
+    # The next run of these processes has notes of its own.
+    return World(rank, size, launcher.local_rank(), dist.PrefixStore(f"fastlift/{next(_numbers)}", store))
 
 
 def _part(world: World) -> None:
     """Leave the others; the first process waits until they have read the notes, where it keeps them itself."""
     assert world.store is not None
-    deadline = time.monotonic() + PARTING_S
-    try:
+    with suppress(RuntimeError):  # whoever kept the notes has gone
         world.store.set(f"left/{world.rank}", "")
-        names = [f"left/{rank}" for rank in range(world.size)]
-        keeps = world.is_main and not launcher.keeps_notes()
-        while keeps and not world.store.check(names) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    except RuntimeError:
-        return  # whoever kept the notes has gone
+        if world.is_main and not launcher.keeps_notes():
+            _wait_for(world.store, [f"left/{rank}" for rank in range(world.size)], PARTING_S)
+
+
+def _wait_for(store: dist.Store, notes: list[str], patience: float) -> bool:
+    """Whether all of these notes are there, within so many seconds."""
+    deadline = time.monotonic() + patience
+    while not store.check(notes):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 @dataclass(frozen=True)
@@ -115,12 +120,7 @@ def claim_end(world: World, error: BaseException) -> bool:
 def noted_end(world: World, patience: float = 0.0) -> End | None:
     """What ended another process, or this one; waits for so many seconds where nothing is noted yet."""
     assert world.store is not None
-    deadline = time.monotonic() + patience
-    while not world.store.check([END]):
-        if time.monotonic() >= deadline:
-            return None
-        time.sleep(0.02)
-    return End(**json.loads(world.store.get(END)))
+    return End(**json.loads(world.store.get(END))) if _wait_for(world.store, [END], patience) else None
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -138,34 +138,21 @@ def end_together(world: World, error: BaseException, tell: Callable[[BaseExcepti
             with suppress(RuntimeError):
                 world.store.set(_TOLD, "")
     try:
-        deadline = time.monotonic() + PARTING_S
-        while not world.store.check([_TOLD]) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _wait_for(world.store, [_TOLD], PARTING_S)
         end = noted_end(world) if isinstance(error, LostCompany) else None
     except RuntimeError:
         end = None
     return exit_code_of(error) if end is None else end.exit_code
 
 
-class _Watch:
-    """Ends a process that goes on after another one's end, perhaps in the middle of a collective that will never return."""
-
-    def __init__(self, world: World) -> None:
-        assert world.store is not None
-        self._world, self._store, self._over = world, world.store.clone(), threading.Event()
-        threading.Thread(target=self._look, name="fastlift-company", daemon=True).start()
-
-    def stop(self) -> None:
-        self._over.set()
-
-    def _look(self) -> None:
-        watched = replace(self._world, store=self._store)
-        try:
-            while (end := noted_end(watched)) is None:
-                if self._over.wait(0.2):
-                    return
-        except RuntimeError:  # whoever kept the notes has gone: the next collective meets that
-            return
-        if end.rank != self._world.rank and not self._over.wait(PARTING_S):
-            sys.stdout.flush()
-            os._exit(end.exit_code)
+def _watch(world: World, over: threading.Event) -> None:
+    """End a process that goes on after another one's end, perhaps in the middle of a collective that will never return."""
+    try:
+        while (end := noted_end(world)) is None:
+            if over.wait(0.2):
+                return
+    except RuntimeError:  # whoever kept the notes has gone: the next collective meets that
+        return
+    if end.rank != world.rank and not over.wait(PARTING_S):
+        sys.stdout.flush()
+        os._exit(end.exit_code)

@@ -12,10 +12,9 @@ from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.sampling.stream import steps_in
 from fastlift.engine import model as models
-from fastlift.engine.agreement import agree, settings_of
+from fastlift.engine.agreement import agree, join
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.describe import announce, describe_data, results_of
-from fastlift.engine.load_run import load_run
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.engine.opening import Asked, Place, claim_folder, ready_folder, threads_to_go_on_with
 from fastlift.engine.processes import company
@@ -35,13 +34,12 @@ from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
-from fastlift.system.cuda import check_triton
 from fastlift.system.device import using_device
 from fastlift.system.files import write_json
 from fastlift.system.progress import Quiet, Ui
-from fastlift.system.settings import DeviceSettings, ThreadSettings
+from fastlift.system.settings import ThreadSettings
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
-from fastlift.training.distributed import LostCompany, barrier, open_group
+from fastlift.training.distributed import LostCompany, barrier
 from fastlift.training.losses import LossSettings
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
@@ -59,7 +57,7 @@ class Run:
     @cached_property
     def model(self) -> LiftModel:
         """The model as it was trained; read from the folder where this process did not train it."""
-        return load_run(self.folder) if self.trained is None else self.trained
+        return models.load_run(self.folder) if self.trained is None else self.trained
 
 
 def train(
@@ -94,13 +92,10 @@ def train(
     config = absolute_paths(config)  # the run folder holds in any working folder
     with company() as world:
         told = ui if ui is not None and world.is_main else Quiet()
-        device = config.part(DeviceSettings).build()
-        agree(world, settings_of(config, device) | {"resume": resume, "overwrite": overwrite})
         if world.size > 1 and output is None:
             raise UserError("several processes need one folder: name it with --output")
+        device = join(world, config, resume=resume, overwrite=overwrite)
         path = Path(output) if output is not None else runs.default_path(config)
-        device = open_group(world, device)
-        check_triton(device)
         if resume and device.type == "cpu":
             config = config.merged(threads=threads_to_go_on_with(config, path, told))
         try:
@@ -127,14 +122,16 @@ def train(
 
 def _train(asked: Asked, place: Place) -> Run:
     config, world, ui = asked.config, place.world, place.ui
+    epochs, batch_size = config.training.epochs, config.training.batch_size
     amp = models.choose_amp(asked, place)
     data = load_data(config, ui)
     model = models.ready_model(asked, place, data, amp.dtype)
     run, identity = ready_folder(asked, place, amp.dtype)
-    last = run.last_checkpoint(ui.say, _schedule(config, data)) if asked.resume else None
+    schedule = Schedule(epochs, steps_in(len(data.train), batch_size), batch_size)
+    last = run.last_checkpoint(ui.say, schedule) if asked.resume else None
     if asked.resume and last is None:
         ui.say("no checkpoint yet: starting from the beginning")
-    if last is not None and not config.training.epochs:
+    if last is not None and not epochs:
         models.go_back_to(last, identity, data, model)
     bad = BadImages(run)
     if world.is_main:
@@ -145,12 +142,12 @@ def _train(asked: Asked, place: Place) -> Run:
         write_json(run.data, describe_data(data, config), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
         announce(config, data, model, place.device, amp, ui)
-        if not config.training.epochs and model.trained() and last is None:  # nothing else keeps what it starts with
+        if not epochs and model.trained() and last is None:  # nothing else keeps what it starts with
             state = TrainState.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, state)
             runs.start_is_kept(run)
     prepare_backbone(config, len(data.train), model, world, ui)
-    fit = _fit(asked, place, run, identity, data, model, last, bad) if config.training.epochs else None
+    fit = _fit(asked, place, run, identity, data, model, last, bad) if epochs else None
     evaluation = _evaluate(config, place, data, model, bad)
     results = results_of(config, data, model, fit, evaluation, place.device)
     if world.is_main:
@@ -213,8 +210,3 @@ def _evaluate(config: Config, place: Place, data: DataSet, model: LiftModel, bad
             on_progress=lambda done, total: bar.update(done),
             on_bad=bad.of(data.test),
         )
-
-
-def _schedule(config: Config, data: DataSet) -> Schedule:
-    training = config.training
-    return Schedule(training.epochs, steps_in(len(data.train), training.batch_size), training.batch_size)

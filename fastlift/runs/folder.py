@@ -196,11 +196,7 @@ def standing(path: Path) -> str:
 
 
 def open_run(path: Path) -> RunFolder:
-    """An existing run.
-
-    Raises:
-        UserError: not a run folder.
-    """
+    """An existing run; a folder that is none is refused."""
     run = RunFolder(path)
     if not run.config.is_file():
         what = "there is no such folder" if not path.exists() else "it has no config.json"
@@ -273,11 +269,7 @@ def identify(run: RunFolder, config: Config, dtype: str, *, is_main: bool) -> Id
 
 
 def check_settings(run: RunFolder, identity: Identity | None, config: Config) -> None:
-    """The settings are those that the run was made with, as far as they change what is computed.
-
-    Raises:
-        UserError: they are not.
-    """
+    """Refuse settings other than those that the run was made with, as far as they change what is computed."""
     if identity is not None and identity.settings != settings_digest(config):
         raise UserError(
             f"{run.config} was changed or damaged since the run was made: other settings would compute something else. "
@@ -285,27 +277,23 @@ def check_settings(run: RunFolder, identity: Identity | None, config: Config) ->
         )
 
 
-def reopen(path: Path, config: Config) -> RunFolder:
-    """A run to go on with.
+def reopen(path: Path, config: Config) -> None:
+    """Make a run ready to go on with.
 
     Raises:
         UserError: no run there, or settings that would change what it computes.
     """
-    run = open_run(path)
-    changed = {
-        name: values
-        for name, values in differences(absolute_paths(load(run.config)), config).items()
-        if name not in may_change(config)
-    }
-    if (recipe := load(run.config).recipe) != config.recipe:
-        changed["recipe"] = (recipe, config.recipe)
+    run, free = open_run(path), may_change(config)
+    before = absolute_paths(load(run.config))
+    changed = {name: values for name, values in differences(before, config).items() if name not in free}
+    if before.recipe != config.recipe:
+        changed["recipe"] = (before.recipe, config.recipe)
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{path} cannot be resumed with other settings ({listed}); start a new run instead")
     run.checkpoints.mkdir(exist_ok=True)  # ``create`` may have been cut short
     if state(path) is State.TRAINED:
         start_is_kept(run)  # which a kill after the first checkpoint left unsaid
-    return run
 
 
 def amp_of(path: Path, asked: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+SILENT_S = 2.0
 
 
 class Bar(Protocol):
@@ -37,3 +40,16 @@ class Quiet:
     def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
         """A bar that nobody sees."""
         yield self
+
+
+def now_and_then(say: Callable[[str], object]) -> Callable[[str, int, int], None]:
+    """What scans call with (what, done, total): says how far one is every two seconds, of one that is quicker nothing."""
+    last: dict[str, float] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - last.setdefault(what, now) > SILENT_S:
+            last[what] = now
+            say(f"{what}: {done:,} of {total:,}")
+
+    return progress

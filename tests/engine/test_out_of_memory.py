@@ -15,7 +15,7 @@ import fastlift
 from fastlift import cli
 from fastlift.config import Config
 from fastlift.engine import memory
-from fastlift.engine.memory import MemoryEstimate, Work, check_settings
+from fastlift.engine.memory import MemoryEstimate, Work, check_memory
 from fastlift.errors import OutOfMemory
 from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.evaluate import evaluate
@@ -236,19 +236,19 @@ def test_settings_that_no_gpu_of_that_size_holds(settings: Config, gpu_of_8_gib:
     """Told before anything is made, in the GPU's name, with a micro-batch that divides the batch."""
     many = settings.override(batch_size=3 * 2**16, model="ViT-B-16", pretrained=None)
     with pytest.raises(fastlift.UserError, match=r"^batch_size: 196608 .*Choose a smaller batch_size; --memory"):
-        check_settings(many, 6, Work.of(many, 10**6, 1), gpu_of_8_gib)  # its pixels alone are too many
+        check_memory(many, 6, Work.of(many, 10**6, 1), gpu_of_8_gib)  # its pixels alone are too many
     small = settings.override(batch_size=512, model="ViT-B-16", pretrained=None)
     refusal = (
         r"^batch_size: 512 .* of the GPU \(cuda:0\): .*Choose a smaller batch_size, or --micro-batch \d+, which may fit"
     )
     with pytest.raises(fastlift.UserError, match=refusal) as error:
-        check_settings(small, 6, Work.of(small, 10**6, 1), gpu_of_8_gib)
+        check_memory(small, 6, Work.of(small, 10**6, 1), gpu_of_8_gib)
     size = int(str(error.value).split("--micro-batch ")[1].split(",")[0])
     fitting = small.override(micro_batch=size)
-    check_settings(fitting, 6, Work.of(fitting, 10**6, 1), gpu_of_8_gib)
+    check_memory(fitting, 6, Work.of(fitting, 10**6, 1), gpu_of_8_gib)
     too_many = small.override(micro_batch=2 * size)
     with pytest.raises(fastlift.UserError):
-        check_settings(too_many, 6, Work.of(too_many, 10**6, 1), gpu_of_8_gib)
+        check_memory(too_many, 6, Work.of(too_many, 10**6, 1), gpu_of_8_gib)
 
 
 def test_weights_count_as_they_lie_on_the_gpu(settings: Config, gpu_of_8_gib: torch.device) -> None:

@@ -12,7 +12,7 @@ import fastlift
 from fastlift.config import Config
 from fastlift.engine import memory
 from fastlift.engine import model as training
-from fastlift.engine.memory import Work, check_settings, saved_bytes, storages
+from fastlift.engine.memory import Work, check_memory, saved_bytes, storages
 from fastlift.models import backbones
 from fastlift.models import footprint as bounds
 from fastlift.models.tuners import TUNERS
@@ -131,8 +131,8 @@ def test_models_that_cannot_be(tiny_clip: Files, settings: dict[str, Any], blame
 def test_runs_that_cannot_be(config: Config, settings: dict[str, Any], blamed: str) -> None:
     config = config.override(**settings)
     with pytest.raises(fastlift.UserError, match=f"^{blamed}"):
-        check_settings(config, 6, Work.of(config, 10**6, 10**6), CPU)
-    check_settings(config.override(memory="ignore"), 6, Work.of(config, 10**6, 10**6), CPU)
+        check_memory(config, 6, Work.of(config, 10**6, 10**6), CPU)
+    check_memory(config.override(memory="ignore"), 6, Work.of(config, 10**6, 10**6), CPU)
 
 
 @pytest.mark.usefixtures("only_100_mib")
@@ -147,13 +147,13 @@ def test_no_batch_is_larger_than_its_split(config: Config) -> None:
     """A batch size beyond the data set is every image at once, which may well fit."""
     config = config.override(batch_size=10**6, eval_batch=10**6)
     assert Work.of(config, 40, 24) == Work(40, 40, 24)
-    check_settings(config, 6, Work.of(config, 40, 24), CPU)
+    check_memory(config, 6, Work.of(config, 40, 24), CPU)
 
 
 def test_no_folder_is_made_for_it(config: Config, tmp_path: Path, tiny_data: Path, monkeypatch: Any) -> None:
     """By the measured forward pass, for what the bound does not tell; and as the command line says it."""
     monkeypatch.setattr(free, "free_bytes", lambda: 1000)
-    monkeypatch.setattr(training, "check_settings", lambda *_: None)
+    monkeypatch.setattr(training, "check_memory", lambda *_: None)
     lists = {
         name: tiny_data / f"{name.removesuffix('_list')}.txt" for name in ("train_list", "test_list", "class_names")
     }

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fastlift.config import Config
+from fastlift.engine import agreement
 from fastlift.engine import evaluate as engine_evaluate
 from fastlift.engine import train as training
 from fastlift.errors import FastliftWarning, UserError
@@ -295,8 +296,7 @@ def test_it_is_asked_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     def refuse(device: torch.device) -> None:
         raise UserError("no compiler")
 
-    for room in (training, engine_evaluate):
-        monkeypatch.setattr(room, "check_triton", refuse)
+    monkeypatch.setattr(agreement, "check_triton", refuse)
     with pytest.raises(UserError, match="no compiler"):
         training.train(Config(), output=tmp_path / "run")
     with pytest.raises(UserError, match="no compiler"):

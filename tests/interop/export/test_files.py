@@ -108,7 +108,7 @@ def test_served_without_fastlift(
 
 def test_command(tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     model = trained_model(tiny_clip, "adaptformer")
-    monkeypatch.setattr("fastlift.engine.load_run.load_run", lambda *arguments: model)
+    monkeypatch.setattr("fastlift.engine.model.load_run", lambda *arguments: model)
     assert command.run([str(tmp_path), "--format", "pt2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert Path(printed["model"]) == tmp_path / "export" / "pt2" / "model.pt2"
