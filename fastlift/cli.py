@@ -145,7 +145,7 @@ def _tell(error: BaseException) -> int:
         told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
         print(f"fastlift: {printable(told)}", file=sys.stderr)
         return 1
-    if _is_out_of_threads(error):
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # Python's own words
         print(
             "fastlift: no more threads may be started here; raise the limit (ulimit -u, or the container's of processes), or "
             "end other programs",
@@ -158,16 +158,7 @@ def _tell(error: BaseException) -> int:
     raise error
 
 
-def _is_out_of_threads(error: BaseException) -> bool:
-    """Python's own words, for which it has no kind."""
-    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
-
-
 def _quiet_about_files(error: threading.ExceptHookArgs) -> None:
     """No traceback where a library's thread (TensorBoard's) meets a full disk: the main thread meets it too, and tells."""
     if not issubclass(error.exc_type, OSError):
         threading.__excepthook__(error)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import msgspec
 
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.taxon import TaxonSettings
@@ -27,18 +29,11 @@ from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.precision import PrecisionSettings
 from fastlift.models.vit import ActivationCheckpointingSettings
 from fastlift.settings import May, NamesFile, Settings, check_effects, check_rules, converted, marker, one_of
+from fastlift.settings.base import Part
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
 from fastlift.training.losses import LossSettings
-from fastlift.training.settings import (
-    BatchSettings,
-    EpochSettings,
-    LoopSettings,
-    NonFiniteSettings,
-    SGDSettings,
-)
-
-Part = TypeVar("Part", bound=Settings)
+from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
 
 # The bases of a section are read from the last one to the first: so its settings stand in ``--help``. Parts have a ``build``
 # of their own each, which a section does not use: ``Config.part`` gives one part's settings.
@@ -132,7 +127,8 @@ class Config:
             settings.setdefault("pretrained", default_weights(str(settings["model"])))
         data = to_dict(self)
         for name, value in settings.items():
-            data[SECTION_OF[one_of("setting", name, SECTION_OF)]][name] = _plain(value)
+            section = data[SECTION_OF[one_of("setting", name, SECTION_OF)]]
+            section[name] = str(value) if isinstance(value, Path) else value
         return from_dict(data)
 
     def check_effects(self, given: Iterable[str]) -> None:
@@ -195,18 +191,9 @@ def absolute_paths(config: Config) -> Config:
     return config.merged(**{"pretrained": config.model.pretrained} | changed)
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def to_dict(config: Config) -> dict[str, Any]:
     """Nested plain values, as ``config.json`` holds them."""
-    plain: dict[str, Any] = _plain(asdict(config))
+    plain: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str)  # str of paths
     return plain
 
 

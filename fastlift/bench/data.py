@@ -4,7 +4,6 @@ Each way runs in a process of its own that is started once; rounds alternate bet
 slows all of them alike. Ratios of the medians say more than the numbers.
 """
 
-import contextlib
 import os
 import platform
 import tempfile
@@ -20,6 +19,7 @@ from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.scan import Progress
 from fastlift.data.sampling.crops import Interpolation, TrainCrops
 from fastlift.errors import UserError
+from fastlift.system.device import installed
 from fastlift.system.machine import cpus, processor_name
 
 
@@ -38,7 +38,6 @@ class BenchResult:
     skipped: dict[str, str]  # ways that cannot run here, and why
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
     def render(self) -> Any:
@@ -105,17 +104,11 @@ def run(
 
 def machine() -> dict[str, Any]:
     """What the figures are of: cores, processor, system, load and versions."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {}
     packages = ("torch", "torchvision", "pillow", "simplejpeg", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy")
-    for package in packages:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
     return {
         "cores": cpus(),
         "processor": processor_name(),
         "system": platform.platform(),
         "load_average": os.getloadavg()[0],
-        "versions": versions,
+        "versions": {package: number for package in packages if (number := installed(package)) is not None},
     }

@@ -34,11 +34,9 @@ class TextBench:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
     def render(self) -> Any:
-        """A rich renderable."""
         from rich.text import Text
 
         return Text(
@@ -65,18 +63,10 @@ def run(model: str = "ViT-B-16-quickgelu", *, class_names: list[str] | None = No
     """
     from open_clip import IMAGENET_CLASSNAMES
 
-    names = class_names or list(IMAGENET_CLASSNAMES)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        tower = backbones.load(model).text
-    assert tower is not None
+    names, tower = class_names or list(IMAGENET_CLASSNAMES), _tower(model)
     prompts = [prompt for group in prompts_for(names, "default") for prompt in group]
     difference = float((plain(tower, prompts) - encode_prompts(tower, prompts)).abs().max())
-    ways: dict[str, Step] = {
-        "plain": lambda: plain(tower, prompts),
-        "fastlift": lambda: encode_prompts(tower, prompts),
-    }
+    ways: dict[str, Step] = {"plain": lambda: plain(tower, prompts), "fastlift": lambda: encode_prompts(tower, prompts)}
     timings = alternate(ways, rounds, warmup=0)
     with tempfile.TemporaryDirectory() as folder:
         text_features(tower, names, cache=Path(folder))
@@ -88,14 +78,21 @@ def run(model: str = "ViT-B-16-quickgelu", *, class_names: list[str] | None = No
     return TextBench(model, len(names), slow, fast, cached, slow / fast, difference, machine, versions())
 
 
+def _tower(model: str) -> TextTower:
+    """With random weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        tower = backbones.load(model).text
+    assert tower is not None
+    return tower
+
+
 def ensemble_seconds(model: str = "ViT-B-16-quickgelu") -> float:
     """Seconds for the mean features of ImageNet's 1000 classes over 80 templates, cold."""
     from open_clip import IMAGENET_CLASSNAMES
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tower = backbones.load(model).text
-    assert tower is not None
+    tower = _tower(model)
     with tempfile.TemporaryDirectory() as folder:  # an empty cache
         start = time.perf_counter()
         text_features(tower, list(IMAGENET_CLASSNAMES), prompt="ensemble", cache=Path(folder))

@@ -56,11 +56,9 @@ class TrainBench:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
     def render(self) -> Any:
-        """A rich renderable."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.settings import one_of
+from fastlift.system.progress import now_and_then
 
 ACTIONS = {
     "prepare": "tell step by step what a set needs and what of it is there; check it and write its index",
@@ -123,14 +124,8 @@ def _prepare(arguments: list[str]) -> int:
     from fastlift.data.inspection.prepare import prepare
     from fastlift.reporting.console import show_found
 
-    found = prepare(
-        command.name,
-        data_root=command.data_root,
-        train_list=command.train_list,
-        test_list=command.test_list,
-        class_names=command.class_names,
-        progress=progress_lines(),
-    )
+    files = {name: getattr(command, name) for name in ("data_root", "train_list", "test_list", "class_names")}
+    found = prepare(command.name, progress=progress_lines(), **files)
     show_found(found, command.json)
     return 0 if found.ready else 1
 
@@ -181,13 +176,5 @@ def source_options(source: SourceSettings) -> dict[str, Any]:
 
 
 def progress_lines() -> Any:
-    """A line on stderr every two seconds, so that long scans are not silent."""
-    last = time.monotonic()
-
-    def tell(what: str, done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 2.0:
-            last = time.monotonic()
-            print(f"{what}: {done:,} of {total:,}", file=sys.stderr)
-
-    return tell
+    """Lines on stderr, so that long scans are not silent."""
+    return now_and_then(partial(print, file=sys.stderr))

@@ -19,11 +19,8 @@ def run(arguments: list[str]) -> int:
     """Look, and tell."""
     command = parse(Doctor, arguments, "doctor", examples=("fastlift doctor", "fastlift doctor --json"))
     from fastlift import doctor
-    from fastlift.reporting.console import show, show_json
+    from fastlift.reporting.console import show_result
 
     found = doctor.report()
-    if command.json:
-        show_json(found)
-    else:
-        show(doctor.render(found))
+    show_result(found, doctor.render(found), command.json)
     return 0

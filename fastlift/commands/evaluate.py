@@ -52,16 +52,12 @@ def run(arguments: list[str]) -> int:
     command, changes = parse_changes(Evaluate, arguments, "evaluate", CHANGES, EXAMPLES)
 
     from fastlift.engine.evaluate import evaluate_run
-    from fastlift.reporting.console import Terminal, show, show_json
+    from fastlift.reporting.console import Terminal, show_result
     from fastlift.reporting.table import comparison_table, metrics_table
 
     moved = {} if command.data_root is None else {"data_root": command.data_root}
     settings = embedded(command) | changes | moved
     rows = evaluate_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
-    if command.json:
-        show_json(rows)
-    elif len(rows) == 1:
-        show(metrics_table(next(iter(rows.values())), title=next(iter(rows))))
-    else:
-        show(comparison_table(rows))
+    name = next(iter(rows))
+    show_result(rows, metrics_table(rows[name], name) if len(rows) == 1 else comparison_table(rows), command.json)
     return 0

@@ -47,7 +47,8 @@ def run(arguments: list[str]) -> int:
         raise UserError("name the checkpoint: fastlift import-lift CHECKPOINT --dataset ... --output RUN")
     from fastlift.engine.train import train
     from fastlift.interop.lift_checkpoints import as_lift_state, is_lift_plus, read_checkpoint, settings_of
-    from fastlift.reporting.console import Terminal, show, show_json
+    from fastlift.reporting.console import Terminal, show_result
+    from fastlift.reporting.table import metrics_table
 
     content = read_checkpoint(command.checkpoint)
     state = as_lift_state(content)
@@ -61,11 +62,7 @@ def run(arguments: list[str]) -> int:
         if name in told and settings.flat()[name] != value:
             raise UserError(f"{name} {value}: an import of this checkpoint has {name} {settings.flat()[name]}")
     settings.check_effects(given)
-    finished = train(settings, output=command.output, overwrite=command.overwrite, start=state, ui=Terminal())
-    if command.json:
-        show_json(finished.results)
-    else:
-        from fastlift.reporting.table import metrics_table
-
-        show(metrics_table(finished.results["metrics"], title=f"{command.checkpoint} on {settings.data.dataset}"))
+    results = train(settings, output=command.output, overwrite=command.overwrite, start=state, ui=Terminal()).results
+    table = metrics_table(results["metrics"], title=f"{command.checkpoint} on {settings.data.dataset}")
+    show_result(results, table, command.json)
     return 0

@@ -28,11 +28,7 @@ Command = TypeVar("Command")
 
 
 def parse(
-    kind: type[Command],
-    arguments: list[str],
-    prog: str,
-    default: Command | None = None,
-    examples: Sequence[str] = (),
+    kind: type[Command], arguments: list[str], prog: str, default: Command | None = None, examples: Sequence[str] = ()
 ) -> Command:
     """Flags as an instance of a dataclass; ``--help`` and mistakes leave with exit code 0 and 2.
 
@@ -43,9 +39,7 @@ def parse(
     given: dict[str, Any] = {} if default is None else {"default": default}
     if launcher.processes() == 1:
         return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, **given)
-    said = (
-        io.StringIO()
-    )  # all processes make the same mistake: it goes the way of their other errors, which are told once
+    said = io.StringIO()  # all make the same mistake: it goes the way of their other errors, which are told once
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, **given)
@@ -101,7 +95,9 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
     if known.resume:
         if known.output is None:
             raise UserError("--resume goes with --output FOLDER, the run to go on with")
-        found = config.load(_config_of(known.output) if known.config is None else known.config)
+        from fastlift.runs.folder import open_run
+
+        found = config.load(open_run(known.output).config if known.config is None else known.config)
         if known.recipe not in (None, found.recipe):
             raise UserError(
                 f"--recipe {known.recipe}: the run {known.output} is of {found.recipe}; start a new run instead"
@@ -114,10 +110,3 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
         return found if known.model is None else found.override(model=known.model)
     chosen = {} if known.model is None else {"model": known.model}  # so that its weights are not another model's
     return recipes.build(known.recipe or recipe, known.dataset, **chosen)
-
-
-def _config_of(folder: Path) -> Path:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run folder: it has no config.json, so there is nothing to resume")
-    return path

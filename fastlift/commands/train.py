@@ -46,23 +46,11 @@ def run(arguments: list[str]) -> int:
     command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES)
     command.settings.check_effects(differences(base, command.settings))
     from fastlift.engine.train import train
-    from fastlift.reporting.console import Terminal, show, show_json
+    from fastlift.reporting.console import Terminal, show_result
+    from fastlift.reporting.table import metrics_table
 
-    finished = train(
-        command.settings,
-        output=command.output,
-        resume=command.resume,
-        overwrite=command.overwrite,
-        ui=Terminal(),
-    )
-    if command.json:
-        show_json(finished.results)
-    else:
-        from fastlift.reporting.table import metrics_table
-
-        show(
-            metrics_table(
-                finished.results["metrics"], title=f"{command.settings.recipe} on {command.settings.data.dataset}"
-            )
-        )
+    settings, resume, overwrite = command.settings, command.resume, command.overwrite
+    results = train(settings, output=command.output, resume=resume, overwrite=overwrite, ui=Terminal()).results
+    table = metrics_table(results["metrics"], title=f"{settings.recipe} on {settings.data.dataset}")
+    show_result(results, table, command.json)
     return 0

@@ -50,19 +50,15 @@ def run(arguments: list[str]) -> int:
     from fastlift import recipes
     from fastlift.engine.evaluate import zero_shot
     from fastlift.engine.train import train
-    from fastlift.reporting.console import Terminal, show, show_json
+    from fastlift.reporting.console import Terminal, show_result
     from fastlift.reporting.table import metrics_table
 
     chosen = {name: getattr(command, name) for name in ("model", "pretrained", "image_size")}
-    config = recipes.zero_shot(
-        **embedded(command), **{name: value for name, value in chosen.items() if value is not None}
-    )
+    given = {name: value for name, value in chosen.items() if value is not None}
+    config = recipes.zero_shot(**embedded(command), **given)
     if command.output is not None:
-        metrics = train(config, output=command.output, ui=Terminal()).metrics
+        metrics = train(config, output=command.output, ui=Terminal()).metrics.to_dict()
     else:
-        metrics = zero_shot(config, ui=Terminal()).metrics
-    if command.json:
-        show_json(metrics.to_dict())
-    else:
-        show(metrics_table(metrics.to_dict(), title=f"zero-shot on {config.data.dataset}"))
+        metrics = zero_shot(config, ui=Terminal()).metrics.to_dict()
+    show_result(metrics, metrics_table(metrics, title=f"zero-shot on {config.data.dataset}"), command.json)
     return 0

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import RenderableType
-
 from fastlift.doctor.advice import advise
 from fastlift.doctor.choices import automatic_choices
 from fastlift.doctor.facts import machine_facts, software_facts
-from fastlift.doctor.show import show
+from fastlift.doctor.show import render
 
 __all__ = ["render", "report"]
 
@@ -30,8 +28,3 @@ def report() -> dict[str, Any]:
     """
     facts = {**machine_facts(), **software_facts(), "choices": automatic_choices()}
     return {**facts, "advice": [asdict(entry) for entry in advise(facts)]}
-
-
-def render(found: dict[str, Any]) -> RenderableType:
-    """What `report` found, for people."""
-    return show(found)

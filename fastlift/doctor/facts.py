@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import torch
 from packaging.requirements import Requirement
 
 from fastlift.system.cuda import trouble
+from fastlift.system.device import installed
 from fastlift.system.files import cache_folder
 from fastlift.system.machine import cores, cpu_quota, cpus, driver, memory, processor_flags, processor_name
+from fastlift.system.memory import GIB
 
-GIB = 2**30
 SHOWN_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
 # What is looked for where fastlift runs from a checkout that was never installed, and so has no metadata.
 WITHOUT_METADATA = ("torch", "torchvision", "open_clip_torch", "timm")
@@ -140,14 +141,6 @@ def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def installed(distribution: str) -> str | None:
-    """Version of an installed distribution, None where it is not there."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
 def kernel_facts() -> dict[str, Any]:
     """`fastlift_kernels.available()` and what Triton lacks, or why the package does not load."""
     try:
@@ -170,7 +163,7 @@ def _cache() -> dict[str, Any]:
         "exists": folder.is_dir(),
         "size_mib": size / 2**20,
         "writable": existing.is_dir() and os.access(existing, os.W_OK),
-        "free_gib": shutil.disk_usage(existing).free / 2**30,
+        "free_gib": shutil.disk_usage(existing).free / GIB,
     }
 
 

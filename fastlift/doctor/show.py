@@ -15,7 +15,7 @@ from fastlift.doctor.facts import gib_text
 _STYLES = {"broken": "bold red", "slow": "yellow", "note": "cyan"}
 
 
-def show(found: Mapping[str, Any]) -> RenderableType:
+def render(found: Mapping[str, Any]) -> RenderableType:
     """Machine, choices, packages and advice, as one renderable that also reads well without colour."""
     parts: list[RenderableType] = [
         Text("What this machine has", style="bold"),

@@ -49,12 +49,17 @@ def show_json(value: Any) -> None:
     print(printable(json.dumps(value, ensure_ascii=False)), flush=True)
 
 
+def show_result(value: Any, shown: RenderableType, as_json: bool) -> None:
+    """A command's result, for programs or for people."""
+    if as_json:
+        show_json(value)
+    else:
+        show(shown)
+
+
 def show_found(found: Any, as_json: bool) -> None:
     """What a command found: an object that can tell itself as JSON (``to_dict``) and to people (``render``)."""
-    if as_json:
-        show_json(found.to_dict())
-    else:
-        show(found.render())
+    show_result(found.to_dict(), found.render(), as_json)
 
 
 def complain(message: str) -> None:

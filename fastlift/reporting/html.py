@@ -16,7 +16,7 @@ from fastlift import __version__
 from fastlift.reporting import plots
 from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text
 from fastlift.reporting.record import Record, RunRecord, read_runs
-from fastlift.system.files import write_atomically
+from fastlift.system.files import write_text
 from fastlift.system.printing import printable
 
 WORST_CLASSES = 12
@@ -41,10 +41,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     Raises:
         UserError: a run folder cannot be read.
     """
-    output = Path(output)
-    page = render_report(read_runs(runs))
-    data = page.encode("utf-8", errors="replace")
-    write_atomically(output, lambda part: part.write_bytes(data))
+    write_text(output, render_report(read_runs(runs)))
     return output
 
 
@@ -59,14 +56,12 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
         version=__version__,
         several=len(runs) > 1,
-        cards=[_card(index, run) for index, run in enumerate(runs)],
+        runs=[_shown(run) | {"colour": plots.colour(index)} for index, run in enumerate(runs)],
         figures=_figures_tables(runs),
         differences=_differences(runs),
         result_plots=[plot for plot in overview if plot is not None],
         per_class=plots.per_class_plot(runs),
         curves=plots.learning_curves(runs),
-        classes=[_class_lists(index, run) for index, run in enumerate(runs)],
-        details=[_details(index, run) for index, run in enumerate(runs)],
     )
 
 
@@ -77,14 +72,17 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _card(index: int, run: RunRecord) -> dict[str, Any]:
+def _shown(run: RunRecord) -> dict[str, Any]:
+    """What the page's sections show of one run."""
+    return {"name": run.name, **_card(run), **_class_lists(run), **_details(run)}
+
+
+def _card(run: RunRecord) -> dict[str, Any]:
     """The heading figures of a run, and what a reader must know before trusting them."""
     metrics = run.metrics()
     data = run.data
     facts = [text for text in (_data_fact(data), _model_fact(run.section("model")), _timing_fact(run)) if text]
     return {
-        "name": run.name,
-        "colour": plots.colour(index),
         "finished": run.finished,
         "notes": [*run.notes, *_metric_notes(run)],
         "accuracy": FIGURES[0].text(metrics),
@@ -204,7 +202,7 @@ def _class_counts_plot(runs: Sequence[RunRecord]) -> plots.Plot | None:
     return plots.class_counts_plot(telling[0])
 
 
-def _class_lists(index: int, run: RunRecord) -> dict[str, Any]:
+def _class_lists(run: RunRecord) -> dict[str, Any]:
     """Worst classes, most confused pairs, and all classes (up to a limit) from the worst up."""
     metrics, names = run.metrics(), run.class_names()
     counts = run.data.get("class_counts") or []
@@ -218,8 +216,6 @@ def _class_lists(index: int, run: RunRecord) -> dict[str, Any]:
         for entry in (metrics.get("confusions") or [])[:CONFUSED_PAIRS]
     ]
     return {
-        "name": run.name,
-        "colour": plots.colour(index),
         "worst": rows[:WORST_CLASSES],
         "all": rows[:LISTED_CLASSES],
         "total": len(rows),
@@ -231,7 +227,7 @@ def _name(names: Sequence[str], place: int) -> str:
     return names[place] if 0 <= place < len(names) else f"class {place}"
 
 
-def _details(index: int, run: RunRecord) -> dict[str, Any]:
+def _details(run: RunRecord) -> dict[str, Any]:
     sections = {
         "Settings": run.config,
         "Model": run.section("model"),
@@ -240,8 +236,6 @@ def _details(index: int, run: RunRecord) -> dict[str, Any]:
         "Versions": run.section("versions"),
     }
     return {
-        "name": run.name,
-        "colour": plots.colour(index),
         "sections": [(title, sorted(flat(value).items())) for title, value in sections.items() if value],
         "epochs": _epoch_rows(run.epochs),
     }

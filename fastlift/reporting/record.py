@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.errors import UserError
+from fastlift.runs.folder import RunFolder
 from fastlift.runs.metrics_log import read_events
-from fastlift.runs.stored import read_data, read_results
+from fastlift.runs.stored import Record, read_data, read_results
 from fastlift.system.files import read_json
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,6 @@ class RunRecord:
     """
 
     name: str
-    folder: Path
     config: Record
     data: Record
     steps: tuple[Record, ...]
@@ -41,8 +39,7 @@ class RunRecord:
 
     def section(self, name: str) -> Record:
         """One part of the results ("model", "timing", "machine", ...), empty where absent."""
-        value = (self.results or {}).get(name)
-        return value if isinstance(value, dict) else {}
+        return (self.results or {}).get(name, {})
 
     def metrics(self) -> Record:
         """The final figures; for an unfinished run those of its last evaluation; empty where there is none."""
@@ -50,7 +47,7 @@ class RunRecord:
 
     def named_evaluations(self) -> dict[str, Record]:
         """Figures by the way of testing ("center", "fivecrop", ...)."""
-        return {name: value for name, value in self.section("evaluations").items() if isinstance(value, dict)}
+        return self.section("evaluations")
 
     def class_names(self) -> list[str]:
         """Names of the classes, "class 7" where the run does not tell; as many as there are class accuracies."""
@@ -65,21 +62,20 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         UserError: the folder is missing, has no ``config.json``, or holds a JSON file that cannot be read.
     """
-    folder = Path(folder)
+    run = RunFolder(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such run folder")
-    if not (folder / "config.json").is_file():
+    if not run.config.is_file():
         raise UserError(f"{folder}: not a run folder, it has no config.json (a run is what `fastlift train` writes)")
-    events, notes = _read_events(folder / "metrics.jsonl")
-    results = read_results(folder / "results.json") if (folder / "results.json").is_file() else None
-    data = read_data(folder / "data.json") if (folder / "data.json").is_file() else {}
+    events, notes = _read_events(run.metrics)
+    results = read_results(run.results) if run.has_ended() else None
+    data = read_data(run.data) if run.data.is_file() else {}
     data = (results or {}).get("data") or data
     if results is None:
         notes.insert(0, "This run has not ended: it has no results.json yet.")
     return RunRecord(
         name=folder.resolve().name,
-        folder=folder,
-        config=read_json(folder / "config.json"),
+        config=read_json(run.config),
         data=data,
         steps=_by_step(events, "step"),
         epochs=_by_step(events, "epoch"),

@@ -72,8 +72,8 @@ class Claim:
             self._say(f"{self.path}: this file system has no locks, so see to it that no other process writes there")
         self._sign()
         recover(self.path)
-        for folder in _folders(self.path):
-            sweep(folder)
+        for folder, _, _ in os.walk(self.path):
+            sweep(Path(folder))
 
     def _sign(self) -> None:
         assert self._descriptor is not None
@@ -86,11 +86,7 @@ class Claim:
 
 @contextmanager
 def claimed(path: Path, say: Callable[[str], None], wait: float = 0.0) -> Iterator[Claim]:
-    """A claim that is taken at once.
-
-    Raises:
-        InUse, OSError: as ``Claim.take``.
-    """
+    """A claim that is taken at once; errors as ``Claim.take``."""
     with Claim(path, say) as claim:
         claim.take(wait)
         yield claim
@@ -102,8 +98,3 @@ def _holder(lock: Path) -> str:
         return f"process {int(holder['pid'])} on {holder['host']!s:.64} (since {holder['since']!s:.32})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
-
-
-def _folders(path: Path) -> Iterator[Path]:
-    for folder, _, _ in os.walk(path):
-        yield Path(folder)

@@ -42,11 +42,7 @@ class Identity:
         return msgspec.convert({"run": secrets.token_hex(16), "settings": settings_digest(config), "dtype": dtype}, cls)
 
     def check(self, other: Identity, what: str) -> None:
-        """``other`` is this run.
-
-        Raises:
-            UserError: it is not; the message begins with ``what`` and says in which way.
-        """
+        """Refuse another run than this one; the message begins with ``what`` and says in which way it is another."""
         if other.run != self.run:
             raise UserError(f"{what} belongs to another run ({other.run[:8]}, this one is {self.run[:8]})")
         if other.settings != self.settings:
@@ -60,7 +56,7 @@ def load_identity(path: Path) -> Identity | None:
     try:
         values = read_json(path)
         digest = values.pop("blake2b", None)
-        return msgspec.convert(values, Identity) if digest == _digest(values) else None
+        return msgspec.convert(values, Identity) if digest == digest_of(values) else None
     except (UserError, msgspec.ValidationError):
         return None
 
@@ -68,13 +64,13 @@ def load_identity(path: Path) -> Identity | None:
 def store_identity(path: Path, identity: Identity) -> None:
     """Write a ``run.json``."""
     values = msgspec.to_builtins(identity)
-    write_json(path, values | {"blake2b": _digest(values)}, parents=False)
+    write_json(path, values | {"blake2b": digest_of(values)}, parents=False)
 
 
-def _digest(values: Any) -> str:
-    return hashlib.blake2b(
-        json.dumps(values, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=16
-    ).hexdigest()
+def digest_of(values: Any) -> str:
+    """BLAKE2b of what is written as JSON."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def settings_digest(config: Config) -> str:
@@ -90,4 +86,4 @@ def settings_digest(config: Config) -> str:
         for name, value in named.items()
         if name not in free
     }
-    return _digest({"recipe": config.recipe, **kept})
+    return digest_of({"recipe": config.recipe, **kept})

@@ -133,20 +133,12 @@ class Event(_Event, Metrics, total=False):
 
 
 def read_data(path: Path) -> Record:
-    """A run's ``data.json``.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """A run's ``data.json``; one that is missing or damaged is refused."""
     return _read(path, Data, "fastlift train --resume writes it again")
 
 
 def read_results(path: Path) -> Record:
-    """A run's ``results.json``.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """A run's ``results.json``; one that is missing or damaged is refused."""
     return _read(path, Results, "fastlift train --resume keeps it aside and evaluates again")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from msgspec import Meta
 
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
-from fastlift.runs.identity import Identity
+from fastlift.runs.identity import Identity, digest_of
 from fastlift.runs.stored import Count, Text, fits, said
 from fastlift.system.files import parse_json
 from fastlift.system.sealed import Damaged
@@ -103,11 +102,7 @@ class TrainState:
         return json.dumps(msgspec.to_builtins(self), allow_nan=False)
 
     def check(self, path: Path, schedule: Schedule) -> None:
-        """This is a place in a run of that length.
-
-        Raises:
-            UserError: it is not; the message names the values.
-        """
+        """Refuse what is no place in a run of that length; the message names the values."""
         epochs, steps_per_epoch = schedule.epochs, schedule.steps_per_epoch
         steps = self.epoch * steps_per_epoch + self.step
         problems = {
@@ -123,11 +118,7 @@ class TrainState:
             raise UserError(f"{path} is no place in this run: {'; '.join(wrong)}")
 
     def check_origin(self, path: Path, data: str, backbone: str) -> None:
-        """It was written on the same training data and frozen weights, whose fingerprints these are.
-
-        Raises:
-            UserError: it was not.
-        """
+        """Refuse what was written on other training data or frozen weights than those of these fingerprints."""
         if self.data != data:
             raise UserError(f"{path} was written while training on other images or labels; start a new run")
         if self.backbone != backbone:
@@ -136,4 +127,4 @@ class TrainState:
 
 def names_digest(class_names: Sequence[str]) -> str:
     """Digest of the classes' names in their order."""
-    return hashlib.blake2b(json.dumps(list(class_names)).encode(), digest_size=16).hexdigest()
+    return digest_of(list(class_names))

@@ -63,10 +63,10 @@ def check_value(kind: type, name: str, value: Any) -> None:
 
 
 def check_rules(kind: type, values: Mapping[str, Any]) -> None:
-    """The values contradict no rule of ``kind`` or of the classes that it derives from, as far as all that a rule names is known.
+    """Refuse values that contradict a rule of ``kind`` or of a class that it derives from, where all that the rule names is known.
 
     Raises:
-        UserError: they do; the message is the rule's.
+        UserError: its message is the rule's.
     """
     for rule in dict.fromkeys(rule for base in kind.__mro__ for rule in vars(base).get("RULES", ())):
         message = rule(**_named(rule, values)) if _names(rule) <= values.keys() else None

@@ -132,25 +132,16 @@ def triton_trouble() -> Trouble | None:
     if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang"))):
         what = "Triton needs a C compiler to start its kernels, and finds none (no gcc or clang in PATH, CC is not set)"
         return Trouble(what, f"apt-get install gcc, {instead}")
-    headers = Path(sysconfig.get_paths(scheme=_scheme())["include"])
+    scheme = sysconfig.get_default_scheme()  # Triton looks in another one on Debian, whose own has no headers
+    headers = Path(sysconfig.get_paths(scheme="posix_prefix" if scheme == "posix_local" else scheme)["include"])
     if not (headers / "Python.h").is_file():
         what = f"Triton needs Python's headers to start its kernels, and {headers} has no Python.h"
         return Trouble(what, f"apt-get install python3-dev, {instead}")
     return None
 
 
-def _scheme() -> str:
-    """Where Triton looks: Debian's own scheme has no headers."""
-    scheme = sysconfig.get_default_scheme()
-    return "posix_prefix" if scheme == "posix_local" else scheme
-
-
 def check_triton(device: torch.device) -> None:
-    """Kernels can be started on a GPU: asked before the work, since the first step would end in a traceback.
-
-    Raises:
-        UserError: Triton is installed and cannot start them.
-    """
+    """Refuse a GPU on which Triton is installed and cannot start kernels, before the first step ends in a traceback."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return
     try:

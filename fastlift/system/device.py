@@ -48,11 +48,7 @@ def _automatic() -> torch.device:
 
 
 def _check_gpu(name: str, index: int) -> None:
-    """PyTorch can use a GPU that was asked for.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Refuse a GPU that was asked for and that PyTorch cannot use."""
     why = trouble(index)
     if why is not None:
         raise UserError(f"device {name}: {why}; or use --device cpu")
@@ -112,10 +108,13 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what computes, for ``results.json``."""
-    found = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {"python": platform.python_version()} | {package: installed(package) for package in RECORDED_PACKAGES}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def installed(distribution: str) -> str | None:
+    """Version of an installed distribution, None where it is not there."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -34,11 +34,7 @@ def local_rank() -> int:
 
 
 def _number(name: str, without: int) -> int:
-    """A variable of the environment; ``without`` where it is not set.
-
-    Raises:
-        UserError: it is no whole number of 0 or more.
-    """
+    """A variable of the environment, a whole number of 0 or more; ``without`` where it is not set."""
     text = os.environ.get(name, str(without))
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise UserError(

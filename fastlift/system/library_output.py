@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
 from fastlift.errors import FastliftWarning
 from fastlift.system.printing import printable
@@ -56,13 +55,6 @@ def native_stdout_shut() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show(message: Warning | str, category: type[Warning], *place: object, **named: object) -> None:
     if issubclass(category, FastliftWarning):
-        print(f"fastlift: {printable(str(message), lines=True)}", file=file or sys.stderr)
+        print(f"fastlift: {printable(str(message), lines=True)}", file=sys.stderr)

@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 # Controls (escape sequences, line ends), formats (other directions of writing, no width), halves of characters or bytes
-# that are no text, and Unicode's own line ends: what a terminal or a page would carry out, or hide, instead of showing it.
+# that are no text, and Unicode's own line ends.
 _NOT_SHOWN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
@@ -23,8 +23,5 @@ def printable(text: str, *, lines: bool = False) -> str:
         return "\n".join(map(printable, text.split("\n")))
     if text.isprintable():
         return text
-    return "".join(_escape(letter) if unicodedata.category(letter) in _NOT_SHOWN else letter for letter in text)
-
-
-def _escape(letter: str) -> str:
-    return json.dumps(letter)[1:-1]
+    shown = (json.dumps(one)[1:-1] if unicodedata.category(one) in _NOT_SHOWN else one for one in text)
+    return "".join(shown)

@@ -335,7 +335,7 @@ def test_damaged_files_of_a_run(flags: list[str], model: list[str], tmp_path: Pa
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0, 0.01)
-    monkeypatch.setattr("fastlift.commands.data.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("fastlift.system.progress.time.monotonic", lambda: next(clock))
     tell = data.progress_lines()
     for done in range(400):
         tell("drawing", done, 400)

@@ -6,12 +6,11 @@ The one place that asks. It loads neither torch nor NumPy, since the command lin
 from fastlift.system.machine.gpus import Driver, driver, gpus_are_hidden
 from fastlift.system.machine.memory import Memory, memory
 from fastlift.system.machine.processor import cores, cpu_quota, cpus, processor_flags, processor_name
-from fastlift.system.machine.threads import Threads, plan_threads
+from fastlift.system.machine.threads import plan_threads
 
 __all__ = [
     "Driver",
     "Memory",
-    "Threads",
     "cores",
     "cpu_quota",
     "cpus",

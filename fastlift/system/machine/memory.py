@@ -32,15 +32,15 @@ def memory(root: Path = cgroups.ROOT) -> Memory:
     kib = {line.partition(":")[0]: line.split()[1] for line in read(root / "proc/meminfo").splitlines() if " " in line}
     total, available = (int(kib[name]) * 1024 if name in kib else None for name in ("MemTotal", "MemAvailable"))
     total = total if total is not None or root != cgroups.ROOT else _physical()
-    limited = False
+    rooms, limited = [] if available is None else [available], False
     for folder in cgroups.folders("memory", root):
         limit = _limit(folder)
-        if limit is None or (total is not None and limit >= total):
-            continue  # version 1 writes "no limit" as a number beyond any memory
-        total, limited = limit, True
-    rooms = [room for folder in cgroups.folders("memory", root) if (room := _room(folder)) is not None]
-    available = min([*rooms, *([] if available is None else [available])], default=total)
-    return Memory(total, available, limited, 0 if limited else int(kib.get("SwapFree", "0")) * 1024)
+        if limit is None:
+            continue
+        rooms.append(_room(folder, limit))
+        if total is None or limit < total:  # version 1 writes "no limit" as a number beyond any memory
+            total, limited = limit, True
+    return Memory(total, min(rooms, default=total), limited, 0 if limited else int(kib.get("SwapFree", "0")) * 1024)
 
 
 def _limit(folder: Path) -> int | None:
@@ -49,11 +49,8 @@ def _limit(folder: Path) -> int | None:
     return min((value for name in names if (value := number(folder / name)) is not None), default=None)
 
 
-def _room(folder: Path) -> int | None:
-    """Bytes that one group has left, its cached files given up."""
-    limit = _limit(folder)
-    if limit is None:
-        return None
+def _room(folder: Path, limit: int) -> int:
+    """Bytes that one group has left of its limit, its cached files given up."""
     used = number(folder / "memory.current") or number(folder / "memory.usage_in_bytes") or 0
     stat = dict(line.split() for line in read(folder / "memory.stat").splitlines() if len(line.split()) == 2)
     names = [f"{prefix}{state}_file" for prefix in ("total_", "") for state in ("active", "inactive")]
