@@ -59,5 +59,6 @@ def run(arguments: list[str]) -> int:
     settings = embedded(command) | changes | moved
     rows = evaluate_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
     name = next(iter(rows))
-    show_result(rows, metrics_table(rows[name], name) if len(rows) == 1 else comparison_table(rows), command.json)
+    table = metrics_table(rows[name], title=name) if len(rows) == 1 else comparison_table(rows)
+    show_result(rows, table, command.json)
     return 0

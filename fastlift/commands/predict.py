@@ -40,8 +40,9 @@ def run(arguments: list[str]) -> int:
     """Predict, a line a picture; unreadable files are named on stderr and make the exit code 1."""
     command, changes = parse_changes(Predict, arguments, "predict", (PrecisionSettings,), EXAMPLES)
     if not command.pictures or command.top < 1:
-        told = "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
-        raise UserError(told)
+        raise UserError(
+            "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
+        )
     from fastlift.engine.memory import Work, check_images
     from fastlift.engine.model import load_run
     from fastlift.evaluation.predict import Prediction, find_images, index_images, predict

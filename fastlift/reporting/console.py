@@ -34,11 +34,6 @@ class PrintableConsole(Console):
             yield segment if segment.control else Segment(printable(segment.text, lines=True), segment.style)
 
 
-def show(result: RenderableType) -> None:
-    """A table or a text as a command's result."""
-    PrintableConsole().print(result)
-
-
 def show_line(text: str) -> None:
     """One line of a command's result."""
     print(printable(text), flush=True)
@@ -50,11 +45,11 @@ def show_json(value: Any) -> None:
 
 
 def show_result(value: Any, shown: RenderableType, as_json: bool) -> None:
-    """A command's result, for programs or for people."""
+    """A command's result, for programs or, as a table or a text, for people."""
     if as_json:
         show_json(value)
     else:
-        show(shown)
+        PrintableConsole().print(shown)
 
 
 def show_found(found: Any, as_json: bool) -> None:

@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 from fastlift.errors import UserError
@@ -38,18 +38,14 @@ class Signalled(KeyboardInterrupt):
         self.number = number
 
 
-class _Heard:
-    """When the last signal came that was no echo; handlers inside each other share it."""
-
-    at = -math.inf
-
-
 class _Handlers:
     """While entered, the first of the signals calls ``arrived``, its echoes nothing; the next finds the handlers from before."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
-        self._heard = _Heard()
+        self._heard = SimpleNamespace(
+            at=-math.inf
+        )  # the last signal that was no echo; shared by handlers inside each other
         self._arrived = False
 
     def __enter__(self) -> Any:
