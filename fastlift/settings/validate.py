@@ -21,7 +21,7 @@ Rule = Callable[..., "str | None"]
 
 def hints_of(kind: type) -> dict[str, Any]:
     """Setting -> its type, with what ``Annotated`` adds."""
-    return _hints(kind)
+    return _hints(kind)  # a function of its own: to mypy the types of dataclasses are not hashable, as a cache wants
 
 
 @cache
