@@ -48,9 +48,9 @@ def _polar(radius: Callable[[float], float], corners: int) -> Floats:
     return _curve(lambda a: (radius(a) * math.sin(a), -radius(a) * math.cos(a)), corners)
 
 
-def _disc(radius: float, x0: float = 0.0, y0: float = 0.0) -> Floats:
+def _disc(radius: float, x0: float = 0.0) -> Floats:
     x, y = _grid()
-    return np.hypot(x - x0, y - y0) - np.float32(radius)
+    return np.hypot(x - x0, y) - np.float32(radius)
 
 
 def _heart(t: float) -> tuple[float, float]:

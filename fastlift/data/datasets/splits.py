@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request
+from fastlift.data.index.columns import cached_columns
 from fastlift.data.index.index import ImageIndex, fingerprint
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
-from fastlift.data.index.scan import Scan, cache_file_of, finish_index, load_scan, scan_files, store_scan
+from fastlift.data.index.scan import SCAN_FORMAT, Scan, finish_index, load_scan, scan_files, store_scan
 
 
 def index_split(
@@ -31,7 +32,7 @@ def index_split(
     """
     assert request.data_root is not None
     root, name = request.data_root, f"{request.name}/{split}"
-    cache_file = cache_file_of(root, key, request.cache_dir)
+    cache_file = cached_columns(request.cache_dir, "index", SCAN_FORMAT, root, key)
     scan = None if request.rescan else load_scan(cache_file, len(class_names))
     if scan is None:
         before = problems.total

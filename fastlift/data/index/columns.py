@@ -5,6 +5,7 @@ finds damage, not forgery: who can write the file can write its digest, so reade
 """
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,12 @@ from fastlift.system.files import write_atomically
 
 Columns = Mapping[str, np.ndarray]
 _DIGEST = "digest"
+
+
+def cached_columns(cache: Path, folder: str, form: str, root: Path, key: bytes) -> Path:
+    """The file for what is learnt of files below ``root``, by its format and by the content that determines it."""
+    digest = hashlib.sha256(b"\0".join([form.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
+    return cache / folder / f"{digest}.npz"
 
 
 def write_columns(path: Path, columns: Columns) -> None:

@@ -50,7 +50,6 @@ def parse_list(blocks: Iterable[bytes], source: str, num_classes: int | None, pr
 
     Args:
         blocks: of whole lines (see ``lines.line_blocks``).
-        source: the list's name, for messages.
         num_classes: labels must be below it; None where it is not known.
         problems: every bad line is added here and left out of the result; after very many of them reading stops.
     """
@@ -160,8 +159,7 @@ def parse_class_names(
     their line: the Places-LT class names that circulate have five classes in another order than its lists. Where no
     folders are known, a first word that is an identifier on every line (``n01440764``, ``17``) is dropped.
 
-    Raises:
-        UserError: the file is empty, or has an empty line inside.
+    Raises UserError where the file is empty, has an empty line inside, or a line that is not UTF-8.
     """
     lines = [line.strip() for line in lines]
     if not any(lines):

@@ -1,7 +1,6 @@
 """The header scan: sizes of all files, what is missing or unreadable, cached by the list's content."""
 
 import contextlib
-import hashlib
 import json
 import os
 import warnings
@@ -23,7 +22,7 @@ from fastlift.system.machine import cpus
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
-_FORMAT = "fastlift-index-2"
+SCAN_FORMAT = "fastlift-index-2"
 _CHUNK = 256
 
 
@@ -66,12 +65,6 @@ def scan_files(
             if progress:
                 progress(what, done, count)
     return widths, heights, reasons
-
-
-def cache_file_of(root: Path, key: bytes, cache_dir: Path) -> Path:
-    """Where the scan of a listing at a place is kept."""
-    digest = hashlib.sha256(b"\0".join([_FORMAT.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
-    return cache_dir / "index" / f"{digest}.npz"
 
 
 def load_scan(path: Path, num_classes: int) -> Scan | None:

@@ -10,7 +10,6 @@ a disk that gives other bytes than were written to it.
 
 import contextlib
 import hashlib
-import os
 import struct
 import threading
 import warnings
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlift.data.index.columns import read_columns, write_columns
+from fastlift.data.index.columns import cached_columns, read_columns, write_columns
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.jpeg import Ranges
 from fastlift.data.loading.reading import Condition
@@ -117,8 +116,7 @@ def _file_of(index: ImageIndex) -> Path | None:
     """Where the findings of an index are kept: by its content, of which the images' sizes are a part, and its place."""
     if index.cache is None or index.root is None:
         return None
-    key = b"\0".join([_FORMAT.encode(), os.fsencode(index.root.resolve()), index.fingerprint.encode()])
-    return index.cache / "looks" / f"{hashlib.sha256(key).hexdigest()[:32]}.npz"
+    return cached_columns(index.cache, "looks", _FORMAT, index.root, index.fingerprint.encode())
 
 
 def _digest(condition: Condition) -> int:
