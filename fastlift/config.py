@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +120,13 @@ class Config:
         Raises:
             UserError: an unknown name, or a value that is refused.
         """
-        for name in ("tuner", "text_tuner"):
-            if isinstance(settings.get(name), str):
-                settings[name] = (settings[name],)
         if "model" in settings:  # the weights of another model would not fit
             settings.setdefault("pretrained", default_weights(str(settings["model"])))
-        data = to_dict(self)
+        changed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         for name, value in settings.items():
-            section = data[SECTION_OF[one_of("setting", name, SECTION_OF)]]
-            section[name] = str(value) if isinstance(value, Path) else value
-        return from_dict(data)
+            changed[SECTION_OF[one_of("setting", name, SECTION_OF)]][name] = value
+        sections = {section: replace(getattr(self, section), **values) for section, values in changed.items()}
+        return replace(self, **sections)
 
     def check_effects(self, given: Iterable[str]) -> None:
         """Every setting that was given, by name, acts beside the others, or has its default value.

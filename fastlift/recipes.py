@@ -90,7 +90,7 @@ def full_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
 
 
 def arbitrary_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
-    """A random share of all weights of the blocks learns, the rest as in LIFT: what is light need not be clever.
+    """A random share of all weights of the blocks learns, the rest as in LIFT: light fine-tuning without a choice of weights.
 
     ``fastlift train --recipe arbitrary_finetune --dataset imagenet_lt --data-root IMAGENET``
 

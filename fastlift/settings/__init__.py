@@ -6,11 +6,10 @@ on (``Acts``), what contradicts what (``RULES``), and what may differ where (``M
 reads them. It imports ``errors`` alone; every other room may import it.
 """
 
-from fastlift.settings.base import Settings
-from fastlift.settings.convert import converted
+from fastlift.settings.base import Settings, converted
 from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_SIZE, MOST_THREADS, Acts, Between, May, NamesFile
 from fastlift.settings.names import one_of
-from fastlift.settings.validate import check_effects, check_rules, check_value, hints_of, marker
+from fastlift.settings.validate import check_effects, check_rules, hints_of, marker
 
 __all__ = [
     "MOST",
@@ -24,7 +23,6 @@ __all__ = [
     "Settings",
     "check_effects",
     "check_rules",
-    "check_value",
     "converted",
     "hints_of",
     "marker",

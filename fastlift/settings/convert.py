@@ -1,43 +1,33 @@
-"""From plain values (JSON, keywords) to settings, by msgspec; messages in the words of someone who writes JSON."""
+"""From plain values (JSON, flags, keywords) to a setting's type, by msgspec; messages in the words of someone who writes JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from fastlift.errors import UserError
-from fastlift.settings.base import Settings
 from fastlift.settings.names import one_of
-from fastlift.settings.validate import hints_of, plain
+from fastlift.settings.validate import plain
 
-Kind = TypeVar("Kind", bound=Settings)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
-def converted(kind: type[Kind], values: Any, where: str = "") -> Kind:
-    """Settings from plain values; what is missing takes its default.
-
-    Args:
-        where: what the values are called in messages.
+def typed(name: str, hint: Any, value: Any) -> Any:
+    """The value of setting ``name`` in its type: a path may stand for text and text for a path, a text for a tuple of one.
 
     Raises:
-        UserError: something that is no object, an unknown name, a value of another type, or one that is refused.
+        UserError: a value of another type, or none of the choices.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"settings{where and f' {where}'}: expected an object, got {type(values).__name__}")
-    hints = hints_of(kind)
-    for name in values:
-        one_of(f"setting{where and f' in {where}'}", name, hints)
-    return kind(**{name: _value(name, hints[name], value) for name, value in values.items()})
-
-
-def _value(name: str, hint: Any, value: Any) -> Any:
     kind = plain(hint)
+    if isinstance(value, Path):
+        value = str(value)
     if get_origin(kind) is Literal and isinstance(value, str):
         return one_of(f"value of {name}", value, get_args(kind))
+    if get_origin(kind) is tuple and isinstance(value, str):
+        value = (value,)
     try:
         return msgspec.convert(value, kind, dec_hook=_path)
     except (msgspec.ValidationError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""The one validator: choices, ranges, contradictions and settings without effect, all from the declarations."""
+"""The one validator: ranges, contradictions and settings without effect, all from the declarations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import fields
 from functools import cache
 from inspect import signature
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
 from fastlift.settings.declare import Acts, Between
-from fastlift.settings.names import one_of
 
 Marker = TypeVar("Marker")
 Rule = Callable[..., "str | None"]
@@ -47,16 +46,13 @@ def plain(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def check_value(kind: type, name: str, value: Any) -> None:
-    """A setting of ``kind`` may have this value.
+def check_range(kind: type, name: str, value: Any) -> None:
+    """A number among the settings of ``kind`` is finite and in its range.
 
     Raises:
-        UserError: it is not one of the choices, or out of the range; the message names the setting.
+        UserError: it is not; the message names the setting.
     """
-    hint = plain(hints_of(kind)[name])
-    if get_origin(hint) is Literal:
-        one_of(f"value of {name}", value, get_args(hint))
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         refusal = (marker(kind, name, Between) or Between()).refusal(value)
         if refusal is not None:
             raise UserError(f"{name}: {refusal}, got {f'{value!r:.40}'}")
