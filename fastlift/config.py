@@ -28,7 +28,7 @@ from fastlift.models.create import ModelSettings
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.precision import PrecisionSettings
 from fastlift.models.vit import ActivationCheckpointingSettings
-from fastlift.settings import May, NamesFile, Settings, check_effects, check_rules, converted, marker, one_of
+from fastlift.settings import May, NamesFile, Settings, check_effects, check_rules, converted, keywords, marker, one_of
 from fastlift.settings.base import Part
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
@@ -125,7 +125,9 @@ class Config:
         changed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         for name, value in settings.items():
             changed[SECTION_OF[one_of("setting", name, SECTION_OF)]][name] = value
-        sections = {section: replace(getattr(self, section), **values) for section, values in changed.items()}
+        sections = {
+            name: replace(getattr(self, name), **keywords(kind, changed[name])) for name, kind in SECTIONS.items()
+        }
         return replace(self, **sections)
 
     def check_effects(self, given: Iterable[str]) -> None:

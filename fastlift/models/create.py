@@ -23,7 +23,7 @@ from fastlift.models.text.classifier import TextSideSettings
 from fastlift.models.text.features import Progress, PromptTextSettings
 from fastlift.models.tuners import TunerSettings
 from fastlift.models.weights import weights_fingerprint
-from fastlift.settings import MOST, Between, converted
+from fastlift.settings import MOST, Between, converted, keywords
 from fastlift.settings.validate import Rule
 from fastlift.system.memory import check_room, free_bytes
 
@@ -95,21 +95,21 @@ def create_model(
 
     Source: LIFT (Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024).
     """
-    keywords = _keywords(name, init, settings | {"interpolation": interpolation, "seed": seed})
+    asked = _keywords(name, init, settings | {"interpolation": interpolation, "seed": seed})
     names = list(class_names)
     if len(names) < 2:
         raise UserError(f"class_names: expected at least two classes, got {len(names)}")
-    source = keywords.model if isinstance(name, ModelSettings) else name
-    backbone = backbones.load(source, keywords.pretrained, keywords.image_size)
+    source = asked.model if isinstance(name, ModelSettings) else name
+    backbone = backbones.load(source, asked.pretrained, asked.image_size)
     weights = backbone.vit.named_parameters()  # under the names that the fingerprints in run folders were taken with
     fingerprint = weights_fingerprint((name.replace(".pre_mlp.", ".branch."), weight) for name, weight in weights)
-    tuners, generator = keywords.part(TunerSettings), torch.Generator().manual_seed(seed)
+    tuners, generator = asked.part(TunerSettings), torch.Generator().manual_seed(seed)
     context = tuners.context(backbone.vit, len(names), generator)
     resolved = tuners.resolve(context)
     if not isinstance(backbone.vit, ResNet):
         check_room(tuners.trained_bytes(backbone.vit, context), resolved.values(), free_bytes())
     parameters = tuners.attach(backbone.vit, context)
-    head, inside = _classifier(keywords, backbone, names, init, generator, progress)
+    head, inside = _classifier(asked, backbone, names, init, generator, progress)
     return LiftModel(
         backbone.vit,
         head,
@@ -124,12 +124,7 @@ def create_model(
 def _keywords(name: Any, init: str | Tensor | None, given: dict[str, Any]) -> _Keywords:
     """The settings that ``create_model`` was given, checked."""
     values = name.values() if isinstance(name, ModelSettings) else {}
-    values |= given
-    for tuner in ("tuner", "text_tuner"):  # one may stand for itself
-        if isinstance(values.get(tuner), str):
-            values[tuner] = (values[tuner],)
-    if isinstance(values.get("pretrained"), Path):
-        values["pretrained"] = str(values["pretrained"])
+    values |= keywords(_Keywords, given)
     if init is not None and not isinstance(init, Tensor):
         values["init"] = init
     return converted(_Keywords, values)

@@ -7,6 +7,7 @@ reads them. It imports ``errors`` alone; every other room may import it.
 """
 
 from fastlift.settings.base import Settings, converted
+from fastlift.settings.convert import keywords
 from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_SIZE, MOST_THREADS, Acts, Between, May, NamesFile
 from fastlift.settings.names import one_of
 from fastlift.settings.validate import check_effects, check_rules, hints_of, marker
@@ -25,6 +26,7 @@ __all__ = [
     "check_rules",
     "converted",
     "hints_of",
+    "keywords",
     "marker",
     "one_of",
 ]

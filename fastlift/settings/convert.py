@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -10,13 +11,13 @@ import msgspec
 
 from fastlift.errors import UserError
 from fastlift.settings.names import one_of
-from fastlift.settings.validate import plain
+from fastlift.settings.validate import hints_of, plain
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
 def typed(name: str, hint: Any, value: Any) -> Any:
-    """The value of setting ``name`` in its type: a path may stand for text and text for a path, a text for a tuple of one.
+    """The value of setting ``name`` in its type; a path may stand for text, and text for a path.
 
     Raises:
         UserError: a value of another type, or none of the choices.
@@ -26,12 +27,16 @@ def typed(name: str, hint: Any, value: Any) -> Any:
         value = str(value)
     if get_origin(kind) is Literal and isinstance(value, str):
         return one_of(f"value of {name}", value, get_args(kind))
-    if get_origin(kind) is tuple and isinstance(value, str):
-        value = (value,)
     try:
         return msgspec.convert(value, kind, dec_hook=_path)
     except (msgspec.ValidationError, NotImplementedError):
         raise UserError(f"{name}: expected {_said(kind)}, got {value!r}") from None
+
+
+def keywords(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are written in Python: one text may stand for a list of one, as in ``tuner="lora"``."""
+    lists = {name for name, hint in hints_of(kind).items() if get_origin(plain(hint)) is tuple}
+    return {name: (value,) if name in lists and isinstance(value, str) else value for name, value in values.items()}
 
 
 def _path(kind: type, value: Any) -> Any:

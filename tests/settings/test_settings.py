@@ -79,6 +79,25 @@ def test_converted() -> None:
         converted(Both, [], "crops")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rate": "fast"}, "rate: expected a number, got 'fast'"),
+        ({"batch": True}, "batch: expected a whole number, got True"),
+        ({"side": 1.5}, "side: expected a whole number, got 1.5"),
+        ({"kind": 3}, "kind: expected 'square' or 'free', got 3"),
+    ],
+)
+def test_keywords_are_refused_as_json_is(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        Both(**values)
+
+
+def test_keywords_are_converted_as_json_is() -> None:
+    values = {"sides": [1, 2], "rate": 1, "root": "a"}
+    assert Both(**values) == converted(Both, values)
+
+
 def test_a_part_has_its_own_settings() -> None:
     both = Both(side=3, rate=0.7)
     assert both.part(Crop) == Crop(side=3)
