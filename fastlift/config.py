@@ -47,11 +47,6 @@ class DataConfig(  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class ModelConfig(ModelSettings):
-    """Which backbone, what learns in it, and how the classifier starts."""
-
-
-@dataclass(frozen=True)
 class TrainingConfig(SGDSettings, BatchSettings, EpochSettings, LossSettings):  # type: ignore[misc]
     """The loss and the optimiser."""
 
@@ -76,7 +71,7 @@ class RunConfig(  # type: ignore[misc]
 
 SECTIONS: dict[str, type[Settings]] = {
     "data": DataConfig,
-    "model": ModelConfig,
+    "model": ModelSettings,
     "training": TrainingConfig,
     "run": RunConfig,
 }
@@ -95,7 +90,7 @@ class Config:
     recipe: str = "lift"
     """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -131,11 +126,7 @@ class Config:
         return replace(self, **sections)
 
     def check_effects(self, given: Iterable[str]) -> None:
-        """Every setting that was given, by name, acts beside the others, or has its default value.
-
-        Raises:
-            UserError: one without effect; the message says what it goes with.
-        """
+        """Refuse a setting that was given, by name, and has no effect beside the others; the message says what it goes with."""
         check_effects(SECTIONS.values(), self.flat(), Config().flat(), given)
 
     def part(self, kind: type[Part]) -> Part:

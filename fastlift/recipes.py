@@ -139,15 +139,8 @@ def zero_shot(dataset: str = "shapes_lt", **settings: Any) -> Config:
     return _recipe("zero_shot", dataset, defaults, settings)
 
 
-RECIPES: dict[str, Callable[..., Config]] = {
-    "lift": lift,
-    "lift_plus": lift_plus,
-    "linear_probe": linear_probe,
-    "full_finetune": full_finetune,
-    "arbitrary_finetune": arbitrary_finetune,
-    "coop": coop,
-    "zero_shot": zero_shot,
-}
+_ALL = (lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot)
+RECIPES: dict[str, Callable[..., Config]] = {recipe.__name__: recipe for recipe in _ALL}
 
 
 def build(recipe: str, dataset: str = "shapes_lt", **settings: Any) -> Config:

@@ -67,11 +67,7 @@ def draw_image(file: Path, seed: int) -> None:
 
 
 def index_of(files: list[str]) -> ImageIndex:
-    """An index of files; every image is of class 0.
-
-    Raises:
-        UserError: one that cannot be used.
-    """
+    """An index of files, all of class 0; one that cannot be used is refused."""
     paths = PathTable.from_strings(file.lstrip("/") for file in map(os.path.abspath, files))
     root = Path(os.path.abspath(os.sep))
     widths, heights, reasons = scan_files(root, paths)

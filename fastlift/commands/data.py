@@ -25,10 +25,7 @@ ACTIONS = {
 }
 
 EXAMPLES = {
-    "prepare": (
-        "fastlift data prepare cifar100_ir100",
-        "fastlift data prepare imagenet_lt --data-root /data/imagenet",
-    ),
+    "prepare": ("fastlift data prepare cifar100_ir100", "fastlift data prepare imagenet_lt --data-root /data/imagenet"),
     "check": (
         "fastlift data check --dataset places_lt --data-root /data/places",
         "fastlift data check --dataset list --data-root photos --train-list train.txt --test-list test.txt --decode",

@@ -29,11 +29,7 @@ _ROUNDING = 1e-2  # of the largest value; text features in bf16 differ by less o
 
 
 def agree(world: World, facts: Mapping[str, Any]) -> None:
-    """Go on only where all ranks have the same facts, whose names the message tells.
-
-    Raises:
-        UserError: on every rank, with the same message, where one differs.
-    """
+    """Refuse facts that differ: on every rank, with the same message, which names them."""
     if world.size == 1:
         return
     mine = {name: str(value) for name, value in facts.items()}

@@ -83,11 +83,7 @@ class Fit:
         return self.seconds + (self._ended or time.perf_counter()) - self._started
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            UserError: it is damaged, or another run's; or the data or the backbone are not its own.
-        """
+        """Go on from a checkpoint; one that is damaged, another run's, or of other data or another backbone is refused."""
         state = checkpoints.read_train_state(path)
         state.check_origin(path, self.data.fingerprint, self.learner.model.backbone_fingerprint)
         checkpoints.restore(path, self.learner, self.identity)

@@ -41,10 +41,8 @@ def saved_bytes(forward: Callable[[], Tensor], exclude: set[int]) -> int:
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    total = sum(seen.values())
-    del output
-    return total
+        forward()
+    return sum(seen.values())
 
 
 def storages(model: LiftModel) -> set[int]:
@@ -136,10 +134,9 @@ class Work:
 
 
 def check_memory(config: Config, classes: int, work: Work, device: torch.device) -> None:
-    """Settings that have a chance to fit, asked before the model is made; quick, and nothing large is allocated.
+    """Refuse settings that have no chance to fit, before the model is made; the message names the one that needs most.
 
-    Raises:
-        UserError: they have none; the message names the setting that needs most.
+    It is quick, and nothing large is allocated.
     """
     model = config.model
     shape = outline(model.model, model.image_size)

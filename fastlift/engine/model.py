@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,26 +31,21 @@ from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import names_digest
-from fastlift.system.progress import Quiet, Ui
+from fastlift.system.progress import Quiet, Ui, now_and_then
 from fastlift.training.classifier_init import image_start
 from fastlift.training.distributed import World
 
 
 def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
     """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
-    told, init = ui or Quiet(), changes.pop("init", config.model.init)
-
-    def progress(done: int, total: int) -> None:
-        if total > 20_000:
-            told.say(f"text features: {done} of {total} prompts")
-
+    init = changes.pop("init", config.model.init)
     return create_model(
         config.model,
         class_names=class_names,
         init="random" if init in IMAGE_INITS else init,  # from images once model and images are there
         interpolation=config.data.interpolation,
         seed=config.run.seed,
-        progress=progress,
+        progress=partial(now_and_then((ui or Quiet()).say), "text features"),
         **changes,
     )
 

@@ -124,23 +124,18 @@ def _data_fact(data: Mapping[str, Any]) -> str:
 
 
 def _model_fact(model: Mapping[str, Any]) -> str:
-    parts = []
-    for key, words in (("tuned_parameters", "parameters learn"), ("tuner_parameters", "in the tuner"),
-                       ("head_parameters", "in the classifier")):  # fmt: skip
-        if isinstance(model.get(key), int):
-            parts.append(f"{model[key]:,} {words}")
+    words = {"tuned": "parameters learn", "tuner": "in the tuner", "head": "in the classifier"}
+    counts = {what: model.get(f"{what}_parameters") for what in words}
+    parts = [f"{count:,} {words[what]}" for what, count in counts.items() if count is not None]
     if model.get("rank") is not None:
         parts.append(f"rank {model['rank']}")
     return ", ".join(parts)
 
 
 def _timing_fact(run: RunRecord) -> str:
-    timing = run.section("timing")
-    parts = []
-    for key, words in (("train_s", "training"), ("evaluate_s", "evaluation")):
-        if isinstance(timing.get(key), int | float):
-            parts.append(f"{words} {duration_text(timing[key])}")
-    if isinstance(timing.get("images_per_s"), int | float):
+    timing, words = run.section("timing"), {"train_s": "training", "evaluate_s": "evaluation"}
+    parts = [f"{word} {duration_text(timing[name])}" for name, word in words.items() if name in timing]
+    if "images_per_s" in timing:
         parts.append(f"{timing['images_per_s']:.0f} training images/s")
     if not run.finished and run.steps:
         last = run.steps[-1]
@@ -228,13 +223,8 @@ def _name(names: Sequence[str], place: int) -> str:
 
 
 def _details(run: RunRecord) -> dict[str, Any]:
-    sections = {
-        "Settings": run.config,
-        "Model": run.section("model"),
-        "Timing": run.section("timing"),
-        "Machine": run.section("machine"),
-        "Versions": run.section("versions"),
-    }
+    of_results = {name.title(): run.section(name) for name in ("model", "timing", "machine", "versions")}
+    sections = {"Settings": run.config, **of_results}
     return {
         "sections": [(title, sorted(flat(value).items())) for title, value in sections.items() if value],
         "epochs": _epoch_rows(run.epochs),

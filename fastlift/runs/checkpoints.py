@@ -70,11 +70,7 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def restore(path: Path, learner: Learner, identity: Identity | None = None) -> TrainState:
-    """Put a learner where the checkpoint was saved.
-
-    Raises:
-        UserError: as ``read``; or it does not fit the model or its optimiser.
-    """
+    """Put a learner where the checkpoint was saved; one that does not fit the model or its optimiser is refused, as by ``read``."""
     trained, momentum, state = read(path, identity)
     learner.check_momentum(momentum, f"checkpoint {path}")
     scaler = learner.scaler.state_dict()  # empty but for fp16

@@ -205,11 +205,7 @@ def open_run(path: Path) -> RunFolder:
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """A new run can be written to ``path``.
-
-    Raises:
-        UserError: the folder exists, and overwriting was not asked for; or it is not a run and will not be deleted.
-    """
+    """Refuse a folder that exists where overwriting was not asked for, and one that is no run, which is never deleted."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} exists and is a file; choose another --output")
     found = state(path)

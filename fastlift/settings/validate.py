@@ -47,11 +47,7 @@ def plain(hint: Any) -> Any:
 
 
 def check_range(kind: type, name: str, value: Any) -> None:
-    """A number among the settings of ``kind`` is finite and in its range.
-
-    Raises:
-        UserError: it is not; the message names the setting.
-    """
+    """Refuse a number that is not finite or out of the range of a setting of ``kind``; the message names the setting."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         refusal = (marker(kind, name, Between) or Between()).refusal(value)
         if refusal is not None:
@@ -73,11 +69,7 @@ def check_rules(kind: type, values: Mapping[str, Any]) -> None:
 def check_effects(
     kinds: Iterable[type], values: Mapping[str, Any], defaults: Mapping[str, Any], given: Iterable[str]
 ) -> None:
-    """Every setting that was given acts beside the others, or has its default value.
-
-    Raises:
-        UserError: one without effect; the message says what it goes with.
-    """
+    """Refuse a setting that was given, is not its default, and has no effect beside the others; the message says what it goes with."""
     home = {name: kind for kind in kinds for name in hints_of(kind)}
     for name in given:
         acts = marker(home[name], name, Acts) if name in home else None

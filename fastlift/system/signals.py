@@ -88,7 +88,6 @@ class StopSignals(_Handlers):
     """While entered, a signal raises ``Signalled``."""
 
     def arrived(self, number: int) -> None:
-        """End the work."""
         raise Signalled(number)
 
 
@@ -104,7 +103,6 @@ class StopRequest(_Handlers):
         self.number: int | None = None
 
     def arrived(self, number: int) -> None:
-        """Note the signal."""
         self.number = number
 
     @property

@@ -16,7 +16,7 @@ ROOT = Path("/")
 
 
 def folders(controller: str, root: Path = ROOT) -> list[Path]:
-    """Folders of the groups that this process is in for a controller (``cpu``, ``memory``), its own first.
+    """Folders of the groups that this process is in for a controller (``cpu``, ``memory``), its own first, the topmost last.
 
     Args:
         root: where ``proc`` and the mounts are found, for looking at another tree.
@@ -25,7 +25,8 @@ def folders(controller: str, root: Path = ROOT) -> list[Path]:
     for controllers, path in _memberships(root):
         for kinds, top, point in _mounts(root):
             if kinds == controllers and (controller in kinds or not kinds):
-                found += _upwards(root / point.lstrip("/"), _below(path, top))
+                mounted, names = root / point.lstrip("/"), _below(path, top)
+                found += [mounted.joinpath(*names[:count]) for count in range(len(names), -1, -1)]
     return found
 
 
@@ -65,8 +66,3 @@ def _below(path: str, top: str) -> tuple[str, ...]:
     if ".." in group.parts or not group.is_relative_to(shown):
         return ()
     return group.relative_to(shown).parts
-
-
-def _upwards(point: Path, names: tuple[str, ...]) -> list[Path]:
-    """The folder of the group itself, then of those around it, up to the mount point."""
-    return [point.joinpath(*names[:count]) for count in range(len(names), -1, -1)]
