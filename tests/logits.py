@@ -7,8 +7,8 @@ import torch
 from fastlift.evaluation.accumulator import ClassificationAccumulator
 
 
-def counts_of(logits: torch.Tensor, labels: torch.Tensor, confusion: bool | None = None) -> ClassificationAccumulator:
-    accumulator = ClassificationAccumulator(logits.shape[1], confusion=confusion)
+def counts_of(logits: torch.Tensor, labels: torch.Tensor) -> ClassificationAccumulator:
+    accumulator = ClassificationAccumulator(logits.shape[1])
     accumulator.update(logits, labels)
     return accumulator
 

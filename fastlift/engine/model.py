@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -20,7 +20,6 @@ from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.lift_checkpoints import as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.models.backbones import outline
 from fastlift.models.classifier_init import IMAGE_INITS
-from fastlift.models.classifiers import Classifier
 from fastlift.models.create import create_model
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
@@ -139,7 +138,7 @@ def start_from_images(config: Config, place: Place, data: DataSet, model: LiftMo
 
     The first process makes the start for all: on GPUs features need not have the same bits.
     """
-    world, classifier = place.world, cast(Classifier, model.classifier)
+    world, classifier = place.world, model.classifier
 
     def make() -> None:
         changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}

@@ -5,7 +5,8 @@ Legend: B images in a batch, C classes, K = 15 calibration bins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -25,20 +26,18 @@ class ClassificationAccumulator:
     """Counts of one pass over a test set, kept on the device and added to without a host sync.
 
     ``update`` adds a batch, ``compute`` reads the counts (the only sync). Ranks are joined by summing every tensor of
-    ``state()`` in place, for example ``for tensor in accumulator.state().values(): dist.all_reduce(tensor)``, or with
-    ``merge``. All sums are integers, so the result does not depend on order, batch size or number of ranks.
+    ``state()`` in place, for example ``for tensor in accumulator.state().values(): dist.all_reduce(tensor)``. All sums are
+    integers, so the result does not depend on order, batch size or number of ranks.
 
     Args:
-        num_classes: C.
+        num_classes: C; up to 1024 of them the C x C confusion matrix is kept too.
         device: where the counts live; it must be the device of the logits.
-        confusion: keep the C x C confusion matrix; None: where C <= 1024 (8 MiB).
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu", *, confusion: bool | None = None) -> None:
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.num_classes = num_classes
-        keep_confusion = num_classes <= MAX_CONFUSION_CLASSES if confusion is None else confusion
         lengths = {
             "correct": num_classes,
             "total": num_classes,
@@ -49,7 +48,7 @@ class ClassificationAccumulator:
             "loss_sum": 1,  # units of 2^-24 nats
             "non_finite": 1,
         }
-        if keep_confusion:
+        if num_classes <= MAX_CONFUSION_CLASSES:
             lengths["confusion"] = num_classes * num_classes  # row = label, column = prediction
         # Tensors born in inference mode could not be all-reduced in place outside of it.
         with torch.inference_mode(False):
@@ -79,68 +78,36 @@ class ClassificationAccumulator:
             log_total = logits.logsumexp(dim=1)  # [B]
             finite = log_total.isfinite() & real
             hits = (predictions == labels) & finite
-            self._add_classes(labels, predictions, real, finite, hits)
-            self._add_confidences((top - log_total).exp(), finite, hits)
+            state = self._state
+            # index_add_ rather than bincount, which reads the largest label back to the host.
+            state["correct"].index_add_(0, labels, hits.long())
+            state["total"].index_add_(0, labels, real.long())
+            state["predicted"].index_add_(0, predictions, finite.long())
+            state["non_finite"] += (real & ~finite).sum()
+            if "confusion" in state:
+                state["confusion"].index_add_(0, labels * self.num_classes + predictions, finite.long())
+            confidences = torch.where(finite, (top - log_total).exp(), 0.0).clamp(0.0, 1.0)  # [B]
+            bins = torch.bucketize(confidences, self._edges, right=True)  # [B] in 0..K-1
+            state["bin_count"].index_add_(0, bins, finite.long())
+            state["bin_correct"].index_add_(0, bins, hits.long())
+            state["bin_confidence"].index_add_(0, bins, (confidences * _CONFIDENCE_UNIT).round().long())
             losses = log_total - logits.gather(1, labels[:, None]).squeeze(1)  # [B]
             losses = torch.where(finite, losses, 0.0).clamp(0.0, _LOSS_CAP)
-            self._state["loss_sum"] += (losses.double() * _LOSS_UNIT).round().long().sum()
-
-    def _add_classes(
-        self,
-        labels: torch.Tensor,
-        predictions: torch.Tensor,
-        real: torch.Tensor,
-        finite: torch.Tensor,
-        hits: torch.Tensor,
-    ) -> None:
-        """Count per class; index_add_ rather than bincount, which reads the largest label back to the host."""
-        state = self._state
-        state["correct"].index_add_(0, labels, hits.long())
-        state["total"].index_add_(0, labels, real.long())
-        state["predicted"].index_add_(0, predictions, finite.long())
-        state["non_finite"] += (real & ~finite).sum()
-        if "confusion" in state:
-            state["confusion"].index_add_(0, labels * self.num_classes + predictions, finite.long())
-
-    def _add_confidences(self, confidences: torch.Tensor, finite: torch.Tensor, hits: torch.Tensor) -> None:
-        confidences = torch.where(finite, confidences, 0.0).clamp(0.0, 1.0)  # [B]
-        bins = torch.bucketize(confidences, self._edges, right=True)  # [B] in 0..K-1
-        self._state["bin_count"].index_add_(0, bins, finite.long())
-        self._state["bin_correct"].index_add_(0, bins, hits.long())
-        self._state["bin_confidence"].index_add_(0, bins, (confidences * _CONFIDENCE_UNIT).round().long())
+            state["loss_sum"] += (losses.double() * _LOSS_UNIT).round().long().sum()
 
     def state(self) -> dict[str, torch.Tensor]:
         """The live int64 tensors, to be summed in place across ranks or saved; the dict itself is a copy."""
         return dict(self._state)
 
-    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
-        """Add the `state` of another accumulator over the same classes.
-
-        Raises:
-            ValueError: the other state has other names or shapes.
-        """
-        shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items()}
-        other_shapes = {name: tuple(tensor.shape) for name, tensor in other.items()}
-        if shapes != other_shapes:
-            raise ValueError(f"cannot merge accumulators of different make: {shapes} and {other_shapes}")
-        for name, tensor in other.items():
-            self._state[name] += tensor.to(self._state[name].device)
-
     def counts(self) -> Counts:
         """What was counted so far: waits for the device."""
-        found = {name: tensor.cpu().numpy() for name, tensor in self._state.items()}
-        confusion = found.pop("confusion", None)
-        return Counts(
-            correct=found["correct"],
-            total=found["total"],
-            predicted=found["predicted"],
-            non_finite=int(found["non_finite"][0]),
-            loss_sum=float(found["loss_sum"][0]) / _LOSS_UNIT,
-            bin_count=found["bin_count"],
-            bin_correct=found["bin_correct"],
-            bin_confidence=found["bin_confidence"] / _CONFIDENCE_UNIT,
-            confusion=None if confusion is None else confusion.reshape(self.num_classes, self.num_classes),
-        )
+        found: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self._state.items()}
+        found["non_finite"] = int(found["non_finite"][0])
+        found["loss_sum"] = float(found["loss_sum"][0]) / _LOSS_UNIT
+        found["bin_confidence"] = found["bin_confidence"] / _CONFIDENCE_UNIT
+        if "confusion" in found:
+            found["confusion"] = found["confusion"].reshape(self.num_classes, self.num_classes)
+        return Counts(**found)
 
     def compute(self, group_counts: Sequence[int], boundaries: tuple[int, int] = GROUP_BOUNDARIES) -> Metrics:
         """The figures of what was counted so far, as ``metrics_of`` gives them."""

@@ -48,7 +48,7 @@ class Counts:
     bin_count: NDArray[np.int64]
     bin_correct: NDArray[np.int64]
     bin_confidence: NDArray[np.float64]
-    confusion: NDArray[np.int64] | None
+    confusion: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,10 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     missing = [str(place) for place in places if not place.exists()]
     if missing:
         raise UserError(f"no such file or folder: {', '.join(missing[:10])}")
-    found = [path for place in places for path in (_below(place) if place.is_dir() else [place])]
+    found = [path for place in places for path in (map(Path, sorted(images_in(place))) if place.is_dir() else [place])]
     if not found:
         raise UserError(f"no images in {', '.join(map(str, places))}")
     return found
-
-
-def _below(folder: Path) -> list[Path]:
-    return [Path(path) for path in sorted(images_in(folder))]
 
 
 def index_images(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
@@ -59,18 +55,8 @@ def index_images(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
     table = PathTable.from_strings(str(path.relative_to(root)) for path in resolved)
     widths, heights, reasons = scan_files(root, table)
     good = np.array([i for i in range(len(paths)) if i not in reasons], dtype=np.int64)
-    labels = np.zeros(len(good), dtype=np.int64)
-    kept, sizes = table.take(good), (widths[good], heights[good])
-    index = ImageIndex(
-        name="pictures",
-        root=root,
-        paths=kept,
-        labels=labels,
-        widths=sizes[0],
-        heights=sizes[1],
-        class_names=("any",),
-        fingerprint=fingerprint(kept, labels, *sizes, ("any",)),
-    )
+    columns = table.take(good), np.zeros(len(good), dtype=np.int64), widths[good], heights[good], ("any",)
+    index = ImageIndex("pictures", root, *columns, fingerprint=fingerprint(*columns))
     return index, {paths[i]: reason for i, reason in reasons.items()}
 
 

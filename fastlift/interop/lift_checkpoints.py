@@ -18,7 +18,9 @@ from fastlift.errors import UserError
 from fastlift.interop.lift_plus import PARTS, from_lift_plus
 from fastlift.interop.lift_plus import LiftState as LiftState
 from fastlift.models.lift import LiftModel
+from fastlift.models.tuners import RESNET_TUNERS, TUNERS
 from fastlift.models.tuners.own_weights import block_weight
+from fastlift.models.tuners.prompts import PromptSettings
 
 # timm's names of the same parts, in timm's order.
 _TIMM_PARTS = {
@@ -29,24 +31,7 @@ _TIMM_PARTS = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-# First parts of LIFT's names -> tuner.
-_KINDS = {
-    "adaptformer_list": "adaptformer",
-    "adapter_list": "adapter",
-    "lora_list": "lora",
-    "lora_mlp_list": "lora_mlp",
-    "ssf_attn_list": "ssf_attn",
-    "ssf_mlp_list": "ssf_mlp",
-    "ssf_ln_list": "ssf_ln",
-    "bias_tuned": "bias",
-    "ln_tuned": "layernorm",
-    "block_tuned": "full",
-    "masked_linear_list": "mask",
-    "full_list": "full",
-    "bias_list": "bias",
-    "bn_list": "batchnorm",
-    "ssf_attn": "ssf",
-}
+
 # Tensors of the head -> tuner on the text side.
 _JOINT_TUNERS = {"context": "coop", "image_adapter.down_proj.weight": "clip_adapter", "text_projection": "projection"}
 _BIAS = re.compile(r"bias_tuned\.[0-9]{1,6}")
@@ -226,11 +211,11 @@ def settings_of(state: LiftState) -> dict[str, Any]:
 
 
 def _tuners_of(names: Mapping[str, Tensor]) -> tuple[str, ...]:
-    firsts = {name.partition(".")[0] for name in names}
-    found = [tuner for first, tuner in _KINDS.items() if first in firsts]
-    if "vpt_list" in firsts:
-        blocks = {name.split(".")[1] for name in names if name.startswith("vpt_list.")}
-        found.append("vpt_shallow" if blocks == {"0"} else "vpt_deep")
+    firsts = {name.partition(".")[0] for name in names} - {""}
+    found = [kind.NAME for kind in (*TUNERS.values(), *RESNET_TUNERS.values()) if kind.PREFIX in firsts]
+    if PromptSettings.PREFIX in firsts:  # of both tuners with prompts
+        blocks = {name.split(".")[1] for name in names if name.startswith(f"{PromptSettings.PREFIX}.")}
+        found.remove("vpt_deep" if blocks == {"0"} else "vpt_shallow")
     return tuple(found)
 
 
@@ -264,10 +249,10 @@ def _blocks_of(names: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     numbers = sorted(int(name.removeprefix("bias_tuned.")) for name in names if name.startswith("bias_tuned."))
     biases = [names.get(f"bias_tuned.{number}", ()) for number in numbers[:2]]
     counted = len(biases) == 2 and len(biases[0]) == 3 * len(biases[1])  # as CLIP counts, the one of qkv first
-    deep = "vpt_deep" in _tuners_of(names)
+    resnets, deep = {kind.PREFIX for kind in RESNET_TUNERS.values()}, "vpt_deep" in _tuners_of(names)
     for name in names:
         first, _, rest = name.partition(".")
-        if first in ("full_list", "bias_list", "bn_list", "ssf_attn") or (first == "vpt_list" and not deep):
+        if first in resnets or (first == PromptSettings.PREFIX and not deep):
             continue
         number = int(match[0]) if (match := re.match(r"[0-9]{1,6}(?=\.|$)", rest)) else None
         if number is None or (first == "bias_tuned" and not counted):

@@ -1,26 +1,117 @@
-"""What the classifier starts from: text features of the class names, random rows, or a weight made from training images."""
+"""What the classifier starts from: text features of the class names, random rows, or a weight made from training images.
+
+Source of the inits from images: LIFT (Shi et al., ICML 2024), table 7.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastlift.errors import UserError
 from fastlift.models.backbones import Backbone
+from fastlift.models.classifiers import OF_TEXT
 from fastlift.models.text.features import Progress, text_features
 from fastlift.settings import Acts, Settings
 from fastlift.settings.validate import Rule
 
+
+def choose_shots(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
+    """Rows of at most ``shots`` samples of each class, drawn without replacement; all rows for None.
+
+    Args:
+        labels: int64 [N].
+
+    Returns:
+        int64, ascending.
+    """
+    if shots is None:
+        return np.arange(len(labels))
+    order = np.random.Generator(np.random.Philox(seed & (2**64 - 1))).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]  # each class's rows together, shuffled
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # place within the class
+    return np.sort(by_class[rank < shots])
+
+
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """w_c = mean of the features of class c, L2-normed: [C, D].
+
+    Args:
+        features: [N, D].
+        labels: int64 [N].
+
+    Raises:
+        UserError: a class without an image.
+    """
+    counts = _counts(labels, classes)
+    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64).index_add(0, labels, features.double())
+    return F.normalize(sums / counts[:, None], dim=1).float()
+
+
+def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Coefficients of a multinomial logistic regression, L2-normed: [C, D].
+
+    L-BFGS, at most 100 iterations, L2 penalty of strength 1, classes weighted by n / (C n_c), features as they are.
+
+    Raises:
+        UserError: a class without an image.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    _counts(labels, classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the papers stop after 100 iterations, converged or not
+        probe = LogisticRegression(solver="lbfgs", max_iter=100, class_weight="balanced")
+        probe.fit(features.numpy(), labels.numpy())
+    weight = torch.from_numpy(probe.coef_)
+    if classes == 2:  # scikit-learn keeps one row for two classes
+        weight = torch.cat([-weight, weight])
+    return F.normalize(weight, dim=1).float()
+
+
+def _counts(labels: Tensor, classes: int) -> Tensor:
+    counts = torch.bincount(labels, minlength=classes)
+    empty = (counts == 0).nonzero()[:, 0].tolist()
+    if empty:
+        raise UserError(f"no image to start {len(empty)} of {classes} classes from (first: {empty[:10]})")
+    return counts
+
+
+@dataclass(frozen=True)
+class ImageInit:
+    """A weight [C, D] made of frozen features [N, D] with their labels [N], of all images or of ``shots`` a class."""
+
+    make: Callable[[Tensor, Tensor, int], Tensor]
+    shots: int | None = None
+
+
 # Those that need images of the training set: ``fastlift.starts`` makes them, ``create_model`` takes them as a tensor.
-IMAGE_INITS = ("class_mean", "class_mean_1", "class_mean_10", "class_mean_100", "linear_probe")
+IMAGE_INITS = {
+    "class_mean": ImageInit(class_means),
+    "class_mean_1": ImageInit(class_means, shots=1),
+    "class_mean_10": ImageInit(class_means, shots=10),
+    "class_mean_100": ImageInit(class_means, shots=100),
+    "linear_probe": ImageInit(linear_probe),
+}
+_NAMES = ("text", "random", *IMAGE_INITS)
+
+if TYPE_CHECKING:
+    InitName = str
+else:  # the choices of the flag are the names above, which a type checker cannot read
+    InitName = Literal[_NAMES]
 
 
 def _needs_a_weight(init: str, classifier: str) -> str | None:
-    if init in IMAGE_INITS and classifier in ("text", "zero_shot"):
+    if init in IMAGE_INITS and classifier in OF_TEXT:
         return f"init {init}: the classifier {classifier} has no weight of its own to start"
     return None
 
@@ -30,10 +121,10 @@ class ClassifierInitSettings(Settings):
     """The start of the classifier's weight."""
 
     init: Annotated[
-        Literal["text", "random", "class_mean", "class_mean_1", "class_mean_10", "class_mean_100", "linear_probe"],
+        InitName,
         Acts(
             "the initial weight of the classifier, and the classifiers text and zero_shot have none",
-            lambda classifier: classifier not in ("text", "zero_shot"),
+            lambda classifier: classifier not in OF_TEXT,
         ),
     ] = "text"
     """Classifier init: text features of the class names, random unit rows, mean features of all training images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,12 +90,7 @@ class Classifier(nn.Module):
 
 
 class WeightClassifier(Classifier):
-    """A classifier with a weight of its own.
-
-    Args:
-        width: D, the features' width.
-        classes: C.
-        generator: source of the random start.
+    """A classifier with a weight of its own, from features of ``width`` D to C ``classes``.
 
     Attributes:
         NAME: what users call it.
@@ -103,11 +98,8 @@ class WeightClassifier(Classifier):
 
     NAME: ClassVar[str]
 
-    def __init__(
-        self, width: int, classes: int, *, scale: float = 1.0, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, width: int, classes: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.scale = scale
         self.weight = nn.Parameter(self.initial_weight(width, classes, generator))
 
     def initial_weight(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
@@ -124,7 +116,8 @@ class CosineClassifier(WeightClassifier):
     def __init__(
         self, width: int, classes: int, *, scale: float = 25.0, generator: torch.Generator | None = None
     ) -> None:
-        super().__init__(width, classes, scale=scale, generator=generator)
+        super().__init__(width, classes, generator=generator)
+        self.scale = scale
 
 
 class LinearClassifier(WeightClassifier):
@@ -157,49 +150,49 @@ class LayerNormedClassifier(WeightClassifier):
         return F.layer_norm(features, features.shape[-1:], eps=1e-12)
 
 
-class ZeroShotClassifier(nn.Module):
+class ZeroShotClassifier(Classifier):
     """CLIP's own zero-shot head: z = exp(logit_scale) * <P f/|P f|, text features>; nothing of it trains.
 
     Args:
         projection: P^T, [D, E], from the ViT's width to the joint space, or None where they are the same.
-        text: text features [C, E], L2-normed.
+        weight: text features [C, E], L2-normed.
         scale: exp(logit_scale).
     """
 
     projection: Tensor | None
-    text: Tensor
 
-    def __init__(self, projection: Tensor | None, text: Tensor, scale: float) -> None:
+    def __init__(self, projection: Tensor | None, weight: Tensor, scale: float) -> None:
         super().__init__()
         self.scale = scale
         self.register_buffer("projection", projection)
-        self.register_buffer("text", text)
+        self.register_buffer("weight", weight)
 
-    def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """Nothing."""
-        return {}
+    def prepare(self, features: Tensor) -> Tensor:
+        return F.normalize(features if self.projection is None else features @ self.projection, dim=1)
 
-    def set_compute_dtype(self, dtype: torch.dtype) -> None:
-        """Computes in fp32."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        features = features.float()
-        if self.projection is not None:
-            features = features @ self.projection
-        return self.scale * F.normalize(features, dim=1) @ self.text.T
+    def _logits(self, features: Tensor) -> Tensor:
+        return self.scale * self.prepare(features.float()) @ self.weight.T
 
 
 # Classifiers with a weight of their own, by name.
-CLASSIFIERS = {
+CLASSIFIERS: dict[str, type[WeightClassifier]] = {
     kind.NAME: kind for kind in (CosineClassifier, LinearClassifier, L2NormedClassifier, LayerNormedClassifier)
 }
+# Those whose class features are made from text instead, by ``TextSideSettings`` and ``create_model``.
+OF_TEXT = ("text", "zero_shot")
+_NAMES = (*CLASSIFIERS, *OF_TEXT)
+
+if TYPE_CHECKING:
+    ClassifierName = str
+else:  # the choices of the flag are the names above, which a type checker cannot read
+    ClassifierName = Literal[_NAMES]
 
 
 @dataclass(frozen=True)
 class ClassifierSettings(Settings):
     """The classifier on the features."""
 
-    classifier: Literal["cosine", "linear", "l2", "layernorm", "text", "zero_shot"] = "cosine"
+    classifier: ClassifierName = "cosine"
     """Classifier on the class token; 'text' is CLIP's own head with class features from the text tower in every step,
     'zero_shot' the same with nothing that trains."""
     scale: Annotated[
@@ -213,7 +206,7 @@ class ClassifierSettings(Settings):
     """Scale of the cosine classifier, and of LDAM's margins with any."""
 
     def build(self, width: int, classes: int, generator: torch.Generator | None = None) -> WeightClassifier:
-        """A classifier with a weight of its own, from features of a width D to C classes, at its random start."""
-        kind = CLASSIFIERS[self.classifier]
-        options = {"scale": self.scale} if kind is CosineClassifier else {}
-        return kind(width, classes, generator=generator, **options)
+        """A classifier with a weight of its own, from features of ``width`` D to C ``classes``, at its random start."""
+        if self.classifier == CosineClassifier.NAME:
+            return CosineClassifier(width, classes, scale=self.scale, generator=generator)
+        return CLASSIFIERS[self.classifier](width, classes, generator=generator)

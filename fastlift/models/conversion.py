@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +16,13 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
-from fastlift.models.pooling import ClassTokenPool, LatentPool, MeanPool
+from fastlift.models.pooling import ClassTokenPool, LatentPool, MeanPool, Pool
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import QKV, Block, LayerNorm, LayerScale, Linear, Rotary, VisionTransformer
 
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh form: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-    return F.gelu(x, approximate="tanh")
+# 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+GELU_TANH = partial(F.gelu, approximate="tanh")
+NO_SUCH_ROTARY = "rotary positions that are learned, differ by block, or turn neighbouring channels are not supported"
 
 
 def from_open_clip(visual: nn.Module) -> tuple[VisionTransformer | ResNet, Tensor | None]:
@@ -54,10 +54,8 @@ def _from_open_clip_vit(tower: Any) -> VisionTransformer:
     if tower.pool_type not in ("tok", "avg"):
         raise UserError(f"image towers with pool_type={tower.pool_type!r} are not supported")
     norm_post = norm(tower.ln_post)
-    pool: ClassTokenPool | MeanPool
-    if tower.pool_type == "tok":
-        pool = ClassTokenPool(norm_post)
-    else:
+    pool: Pool = ClassTokenPool(norm_post)
+    if tower.pool_type == "avg":
         before, after = (nn.Identity(), norm_post) if tower.final_ln_after_pool else (norm_post, nn.Identity())
         pool = MeanPool(before, after, first=1, count=tower.grid_size[0] * tower.grid_size[1])
     return VisionTransformer(
@@ -141,7 +139,7 @@ def from_timm(trunk: nn.Module) -> VisionTransformer:
     )
 
 
-def _timm_pool(model: Any, prefix: int) -> ClassTokenPool | MeanPool | LatentPool:
+def _timm_pool(model: Any, prefix: int) -> Pool:
     norm_post, norm_after = norm(model.norm), norm(model.fc_norm)
     if model.attn_pool is None and model.global_pool == "token":
         _refuse(norm_after, "a norm after the class token is taken")
@@ -167,9 +165,6 @@ def _timm_block(block: Any) -> Block:
     qkv, scales = _qkv(attention.qkv.weight, attention.qkv.bias), (_layer_scale(block.ls1), _layer_scale(block.ls2))
     norms, products = (block.norm1, block.norm2), (mlp.fc1, mlp.act, mlp.fc2)
     return _block(norms, qkv, attention.proj, products, scales, heads=attention.num_heads)
-
-
-NO_SUCH_ROTARY = "rotary positions that are learned, differ by block, or turn neighbouring channels are not supported"
 
 
 def _rotary(model: Any, prefix: int) -> Rotary | None:
@@ -243,5 +238,5 @@ def _activation(activation: nn.Module) -> Callable[[Tensor], Tensor]:
         return kernels.quick_gelu
     if name in ("GELU", "GELUTanh"):
         approximate = getattr(activation, "approximate", "tanh" if name == "GELUTanh" else "none")
-        return gelu_tanh if approximate == "tanh" else kernels.gelu
+        return GELU_TANH if approximate == "tanh" else kernels.gelu
     raise UserError(f"the activation {name} is not supported (QuickGELU, GELU and its tanh form are)")

@@ -16,7 +16,7 @@ from fastlift.errors import UserError
 from fastlift.models import backbones
 from fastlift.models.backbones import Backbone, BackboneSettings
 from fastlift.models.classifier_init import ClassifierInitSettings, class_features
-from fastlift.models.classifiers import Classifier, ClassifierSettings, ZeroShotClassifier
+from fastlift.models.classifiers import OF_TEXT, Classifier, ClassifierSettings, ZeroShotClassifier
 from fastlift.models.lift import LiftModel, Preprocessing
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.classifier import TextSideSettings
@@ -75,7 +75,8 @@ def create_model(
 
     Args:
         name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (dict, or path of its
-            JSON), or ``timm:NAME``; or all settings of a model at once (a config's ``model``).
+            JSON), or ``timm:NAME``; or all settings of a model at once (a ``ModelSettings``, such as a config's
+            ``model``), whose names and types a type checker knows.
         class_names: names of the C classes, in the order of the labels.
         init: start of the classifier's weight: ``text`` (text features of the class names, mapped back to the ViT's
             width by the projection's transpose, L2-normed), ``random``, or a weight [C, D], as ``fastlift.starts`` makes
@@ -103,6 +104,9 @@ def create_model(
     backbone = backbones.load(source, asked.pretrained, asked.image_size)
     weights = backbone.vit.named_parameters()  # under the names that the fingerprints in run folders were taken with
     fingerprint = weights_fingerprint((name.replace(".pre_mlp.", ".branch."), weight) for name, weight in weights)
+    height, width = backbone.vit.image_size
+    if height != width:
+        raise UserError(f"models with images that are not square ({height} x {width}) are not supported")
     tuners, generator = asked.part(TunerSettings), torch.Generator().manual_seed(seed)
     context = tuners.context(backbone.vit, len(names), generator)
     resolved = tuners.resolve(context)
@@ -114,7 +118,7 @@ def create_model(
         backbone.vit,
         head,
         class_names=names,
-        preprocessing=Preprocessing(_square(backbone.vit.image_size), backbone.mean, backbone.std, interpolation),
+        preprocessing=Preprocessing(height, backbone.mean, backbone.std, interpolation),
         tuner_parameters=parameters | inside,
         tuner_settings=resolved,
         backbone_fingerprint=fingerprint,
@@ -137,10 +141,10 @@ def _classifier(
     init: str | Tensor | None,
     generator: torch.Generator,
     progress: Progress | None,
-) -> tuple[Classifier | ZeroShotClassifier, dict[str, nn.Parameter]]:
+) -> tuple[Classifier, dict[str, nn.Parameter]]:
     """The classifier at its start, and what trains for it inside the text tower."""
     prompt = settings.part(PromptTextSettings)
-    if isinstance(init, Tensor) and settings.classifier in ("text", "zero_shot"):
+    if isinstance(init, Tensor) and settings.classifier in OF_TEXT:
         raise UserError(
             f"init: the classifier {settings.classifier} is made from text and has no weight of its own to start"
         )
@@ -157,9 +161,3 @@ def _classifier(
     if weight is not None:
         own.set_weight(weight)
     return own, {}
-
-
-def _square(size: tuple[int, int]) -> int:
-    if size[0] != size[1]:
-        raise UserError(f"models with images that are not square ({size[0]} x {size[1]}) are not supported")
-    return size[0]

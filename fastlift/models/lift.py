@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastlift.data.sampling.crops import Interpolation
-from fastlift.models import classifiers, tuners
+from fastlift.models.classifiers import Classifier
 from fastlift.models.resnet import ResNet
+from fastlift.models.tuners import TunerSettings
 from fastlift.models.tuners.mask import Scatter
 from fastlift.models.vit import VisionTransformer
 from fastlift.models.weights import check_fit
@@ -36,12 +37,12 @@ class LiftModel(nn.Module):
     def __init__(
         self,
         vit: VisionTransformer | ResNet,
-        classifier: classifiers.Classifier | classifiers.ZeroShotClassifier,
+        classifier: Classifier,
         *,
         class_names: Sequence[str],
         preprocessing: Preprocessing,
         tuner_parameters: dict[str, nn.Parameter],
-        tuner_settings: tuners.TunerSettings,
+        tuner_settings: TunerSettings,
         backbone_fingerprint: str,
     ) -> None:
         super().__init__()

@@ -45,3 +45,6 @@ class LatentPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm_after(self.pool(self.norm(x[:, self.first : self.first + self.count])))
+
+
+Pool = ClassTokenPool | MeanPool | LatentPool

@@ -1,8 +1,9 @@
 """The dtype that a backbone computes in; on a CPU the faster of fp32 and bf16, as measured at the model's shapes.
 
-A processor's flags do not tell which is faster: with AVX-512 BF16 alone bf16 products can be slower than fp32 ones, with AMX several times as fast. A
-block of the model's widths runs forward and backward in both, in turn, so that attention, norms and casts count too. What
-is found is kept in the cache folder, and so the same for every later run on the same processor, with the same threads.
+A processor's flags do not tell which is faster: with AVX-512 BF16 alone bf16 products can be slower than fp32 ones, with
+AMX several times as fast. A block of the model's widths runs forward and backward in both, in turn, so that attention,
+norms and casts count too. What is found is kept in the cache folder, and so the same for every later run on the same
+processor, with the same threads.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -134,25 +135,20 @@ def shape_of(vit: VisionTransformer | ResNet, images: int) -> Shape:
         one = Shape(1, side**2, width, width, 0)
     else:
         one = Shape(1, min(vit.sequence_length, MOST_SIDE**2), vit.width, vit.block(0).mlp_width, vit.block(0).heads)
-    return Shape(max(1, min(images, round(WORK / one.flop))), *list(asdict(one).values())[1:])
+    return replace(one, images=max(1, min(images, round(WORK / one.flop))))
 
 
 def speeds(shape: Shape, keep: bool = True) -> Speeds:
-    """What was measured before on this processor with these threads, else what is measured now.
-
-    Args:
-        keep: write what is measured into the cache folder.
-    """
+    """What was measured before on this processor with these threads, else what is measured, and with ``keep`` kept, now."""
     machine = {"processor": processor_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     key = {"format": FORMAT, **machine, **asdict(shape)}
     name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
     path = cache_folder() / "speeds" / f"{name}.json"
     with contextlib.suppress(UserError, KeyError):  # not there yet, or damaged
         found = read_json(path)
-        fp32, bf16, ratio = (found[number] for number in ("fp32", "bf16", "ratio"))
-        is_sound = all(isinstance(number, float) and 0 < number < math.inf for number in (fp32, bf16, ratio))
-        if found["key"] == key and is_sound:
-            return Speeds(fp32, bf16, ratio)
+        numbers = [found[name] for name in ("fp32", "bf16", "ratio")]
+        if found["key"] == key and all(isinstance(one, float) and 0 < one < math.inf for one in numbers):
+            return Speeds(*numbers)
     measured = measure(shape)
     if keep:
         with contextlib.suppress(OSError):  # then the next run measures again

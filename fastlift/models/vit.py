@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastlift.errors import UserError
-from fastlift.models.pooling import ClassTokenPool, LatentPool, MeanPool
+from fastlift.models.pooling import Pool
 from fastlift.settings import May, Settings
 
 # What backward computes again: nothing, each MLP from its input, or each block from its input.
@@ -254,7 +254,7 @@ class VisionTransformer(Tower):
         positions: Tensor | None,
         norm_pre: nn.Module,
         blocks: list[Block],
-        pool: ClassTokenPool | MeanPool | LatentPool,
+        pool: Pool,
         image_size: tuple[int, int],
     ) -> None:
         super().__init__(blocks, patches.out_channels)

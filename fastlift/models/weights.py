@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlift.errors import UserError
 
@@ -49,15 +49,19 @@ def check_fit(given: dict[str, Tensor], wanted: dict[str, Tensor], what: str) ->
         raise UserError(f"{what} ({len(problems)} tensors differ):\n  {shown}")
 
 
-def check_finite(state: dict[str, Tensor], what: str) -> None:
-    """No number in it is NaN or infinite.
+def load_strictly(model: nn.Module, state: dict[str, Tensor], weights: Path, name: str) -> None:
+    """Load the state of a weights file.
 
     Raises:
-        UserError: there is one; the message names its tensor.
+        UserError: it does not fit the model ``name``, or holds NaN or infinity; the message names tensors.
     """
-    wrong = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    check_fit(state, model.state_dict(), f"the weights {weights} do not fit the model {name}")
+    wrong = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if wrong:
-        raise UserError(f"{what} hold NaN or infinity in {len(wrong)} tensors (first: {wrong[0]}): they are damaged")
+        raise UserError(
+            f"the weights {weights} hold NaN or infinity in {len(wrong)} tensors (first: {wrong[0]}): they are damaged"
+        )
+    model.load_state_dict(state)
 
 
 @contextmanager

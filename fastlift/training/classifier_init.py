@@ -1,21 +1,16 @@
-"""Initial weights of the classifier that are made from training images: class means, and a logistic regression.
+"""Initial weights of the classifier that are made from training images, by features of the frozen backbone without a tuner.
 
-Images are seen as the authors see them here: short side resized to the model's size, centre crop. Features are those of
-the frozen backbone, without any tuner.
-
-Source: LIFT (Shi et al., ICML 2024), table 7.
+Images are seen as the authors see them here: short side resized to the model's size, centre crop.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastlift.data.index.index import BadImage, ImageIndex
@@ -23,12 +18,12 @@ from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import EvalCrops
 from fastlift.errors import UserError
-from fastlift.models.classifier_init import IMAGE_INITS
+from fastlift.models.classifier_init import IMAGE_INITS, choose_shots
+from fastlift.models.classifier_init import class_means as class_means
+from fastlift.models.classifier_init import linear_probe as linear_probe
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import attempt, in_evaluation
 from fastlift.training.inputs import model_loader
-
-_ITERATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -39,69 +34,6 @@ class PlainCrops(EvalCrops):
     def short_side(self) -> int:
         """The short side of the resized image in pixels."""
         return self.size
-
-
-def choose_shots(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
-    """Rows of at most ``shots`` samples of each class, drawn without replacement; all rows for None.
-
-    Args:
-        labels: int64 [N].
-
-    Returns:
-        int64, ascending.
-    """
-    if shots is None:
-        return np.arange(len(labels))
-    order = np.random.Generator(np.random.Philox(seed & (2**64 - 1))).permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]  # each class's rows together, shuffled
-    counts = np.bincount(labels)
-    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # place within the class
-    return np.sort(by_class[rank < shots])
-
-
-def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """w_c = mean of the features of class c, L2-normed: [C, D].
-
-    Args:
-        features: [N, D].
-        labels: int64 [N].
-
-    Raises:
-        UserError: a class without an image.
-    """
-    counts = _counts(labels, classes)
-    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64).index_add(0, labels, features.double())
-    return F.normalize(sums / counts[:, None], dim=1).float()
-
-
-def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Coefficients of a multinomial logistic regression, L2-normed: [C, D].
-
-    L-BFGS, at most 100 iterations, L2 penalty of strength 1, classes weighted by n / (C n_c), features as they are.
-
-    Raises:
-        UserError: a class without an image.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    _counts(labels, classes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the papers stop after 100 iterations, converged or not
-        probe = LogisticRegression(solver="lbfgs", max_iter=_ITERATIONS, class_weight="balanced")
-        probe.fit(features.numpy(), labels.numpy())
-    weight = torch.from_numpy(probe.coef_)
-    if classes == 2:  # scikit-learn keeps one row for two classes
-        weight = torch.cat([-weight, weight])
-    return F.normalize(weight, dim=1).float()
-
-
-def _counts(labels: Tensor, classes: int) -> Tensor:
-    counts = torch.bincount(labels, minlength=classes)
-    empty = (counts == 0).nonzero()[:, 0].tolist()
-    if empty:
-        raise UserError(f"no image to start {len(empty)} of {classes} classes from (first: {empty[:10]})")
-    return counts
 
 
 @torch.inference_mode()
@@ -170,12 +102,10 @@ def image_start(
     """
     if init not in IMAGE_INITS:
         raise UserError(f"init {init!r} is not made from images: {', '.join(IMAGE_INITS)} are")
-    shots = int(init.rpartition("_")[2]) if init.startswith("class_mean_") else None
-    rows = choose_shots(index.labels, shots, seed)
-    chosen = index if shots is None else subset(index, rows)
+    how = IMAGE_INITS[init]
+    chosen = index if how.shots is None else subset(index, choose_shots(index.labels, how.shots, seed))
     features, labels = frozen_features(model, chosen, loader, bad_images, what=f"the start {init}", **options)
-    make = linear_probe if init == "linear_probe" else class_means
-    return make(features, labels, len(model.class_names))
+    return how.make(features, labels, len(model.class_names))
 
 
 def subset(index: ImageIndex, rows: np.ndarray) -> ImageIndex:

@@ -33,7 +33,7 @@ Counts = Sequence[int] | np.ndarray | Tensor
 
 
 class Loss(nn.Module):
-    """(logits [B, C], labels [B]) -> scalar: a mean over the images.
+    """(logits [B, C], labels int64 [B]) -> scalar: a mean over the images.
 
     A batch may be made in parts, in one process after another and in several at once: its loss is the sum of those of the
     parts, each times its ``share``.
@@ -78,7 +78,6 @@ class SoftmaxLoss(Loss):
         self.register_buffer("class_weight", class_weight)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits [B, C], labels int64 [B] -> the scalar loss."""
         if self.log_prior is not None:
             logits = logits + self.tau * self.log_prior.to(logits.dtype)
         weight = None if self.class_weight is None else self.class_weight.to(logits.dtype)
@@ -87,13 +86,11 @@ class SoftmaxLoss(Loss):
     def on_features(
         self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As ``Loss.on_features``, in one op of the kernels."""
         return classifier.cross_entropy(
             features, labels, log_prior=self.log_prior, tau=self.tau, class_weight=self.class_weight, impl=impl
         )
 
     def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
-        """As ``Loss.share``: by the weights of the classes where there are some."""
         if self.class_weight is None:
             return super().share(labels, whole)
         return self.class_weight[labels].sum() / self.class_weight[whole].sum()
@@ -108,7 +105,6 @@ class FocalLoss(Loss):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits [B, C], labels int64 [B] -> the scalar loss."""
         cross_entropy = F.cross_entropy(logits, labels, reduction="none")
         return ((1 - torch.exp(-cross_entropy)) ** self.gamma * cross_entropy).mean()
 
@@ -125,11 +121,8 @@ class LDAMLoss(Loss):
         self.register_buffer("margins", margin * (class_counts / class_counts.min()) ** -0.25)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits [B, C], labels int64 [B] -> the scalar loss."""
-        lowered = torch.zeros_like(logits).scatter(
-            1, labels[:, None], self.scale * self.margins[labels][:, None].to(logits)
-        )
-        return F.cross_entropy(logits - lowered, labels)
+        margins = self.scale * self.margins[labels][:, None].to(logits)
+        return F.cross_entropy(logits - torch.zeros_like(logits).scatter(1, labels[:, None], margins), labels)
 
 
 class LADELoss(Loss):
@@ -151,17 +144,14 @@ class LADELoss(Loss):
         self._world = World()
 
     def join(self, world: World) -> None:
-        """Exchange three sums a class with these processes."""
         self._world = world
 
     def without_images(self) -> None:
-        """Exchange the sums of no image."""
         nothing = self.prior.new_zeros(3, len(self.prior))
         nothing[0] = -math.inf
         gather(nothing, self._world)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits [B, C], labels int64 [B] -> the scalar loss."""
         classes = logits.shape[1]
         prior = self.prior.to(logits)
         cross_entropy = F.cross_entropy(logits + prior.log(), labels)
@@ -232,7 +222,7 @@ def _inverse_weight(counts: Tensor) -> Tensor:
     return (weight / weight.mean()).float()
 
 
-# How each loss is made of the class counts and its own options, by keyword.
+# How each loss is made of the class counts and its own options, by keyword: the one list of losses.
 _BUILDERS: dict[str, Callable[..., Loss]] = {
     "CE": lambda counts: SoftmaxLoss(),
     "Focal": lambda counts, gamma=2.0: FocalLoss(gamma),

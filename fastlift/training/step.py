@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fastlift.errors import UserError
-from fastlift.models.classifiers import Classifier
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import check_fit
 from fastlift.training.distributed import Vote, World, add_up
@@ -82,9 +81,8 @@ class Learner:
     ) -> None:
         self.model, self.loss = model, loss
         self.parameters = model.trained()
-        if not self.parameters or not isinstance(model.classifier, Classifier):
+        if not self.parameters:
             raise ValueError("nothing in this model trains")
-        self.classifier = model.classifier
         self.micro_batch = micro_batch
         self.world = world or World()
         device = next(iter(self.parameters.values())).device
@@ -131,7 +129,7 @@ class Learner:
                 continue
             if self.model.replays_graphs:
                 torch.compiler.cudagraph_mark_step_begin()  # what the part before left in the graphs' memory is used up
-            loss, predictions = self.loss.on_features(self.classifier, self.model.features(some), theirs)
+            loss, predictions = self.loss.on_features(self.model.classifier, self.model.features(some), theirs)
             if len(theirs) < len(whole):
                 loss = loss * self.loss.share(theirs, whole)
             self.scaler.scale(self.watch.guard(loss)).backward()

@@ -138,6 +138,6 @@ def test_the_learner_takes_the_same_steps(golden: Path, micro_batch: int | None)
 def test_zero_shot(golden: Path) -> None:
     tensors, case = load(golden / "zero_shot.safetensors")
     model = build(golden, case, tuner="none", classifier="zero_shot")
-    torch.testing.assert_close(model.classifier.text, tensors["text_features"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.classifier.weight, tensors["text_features"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(model(tensors["image"]), tensors["logits"], rtol=1e-5, atol=1e-5)
     assert not model.trained()

@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 
 import torch
 from torch import nn
+from typing_extensions import Doc
 
 from fastlift.models.backbones import open_clip_models, timm_models
 from fastlift.models.backbones.backbone import Backbone, Name
@@ -22,7 +23,13 @@ from fastlift.system.memory import check_room, free_bytes
 
 
 class Library(Protocol):
-    """Where models come from."""
+    """Where models come from.
+
+    Attributes:
+        NAMES: how its models are named, for ``--help``.
+    """
+
+    NAMES: str
 
     def takes(self, name: object) -> bool:
         """Whether a name is for this library."""
@@ -66,8 +73,9 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
 class BackboneSettings(Settings):
     """Which pre-trained model."""
 
-    model: Annotated[str, NamesFile(suffix=".json")] = "shapes-clip"
-    """'shapes-clip' (shipped), an open_clip model name, the path of an open_clip JSON, or 'timm:NAME'."""
+    model: Annotated[
+        str, NamesFile(suffix=".json"), Doc(f"{', or '.join(library.NAMES for library in reversed(LIBRARIES))}.")
+    ] = "shapes-clip"
     pretrained: Annotated[str | None, NamesFile()] = None
     """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors). Default: OpenAI's
     weights for their architectures; the shipped model's and timm's own; else random, with a warning."""

@@ -26,7 +26,6 @@ class Backbone:
         text: the text tower, or None.
         logit_scale: exp of CLIP's learned temperature.
         mean, std: normalisation of RGB values in 0..1.
-        pretrained: False where the weights are random.
     """
 
     vit: VisionTransformer | ResNet
@@ -35,4 +34,3 @@ class Backbone:
     logit_scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    pretrained: bool

@@ -20,14 +20,14 @@ from fastlift.models.backbones.backbone import Backbone, Name
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.features import TextTower
 from fastlift.models.vit import VisionTransformer
-from fastlift.models.weights import RANDOM, check_finite, check_fit, read_state, seeded
+from fastlift.models.weights import RANDOM, load_strictly, read_state, seeded
 from fastlift.settings import one_of
 from fastlift.system.files import read_json
 
 SHIPPED = "shapes-clip"
+NAMES = f"'{SHIPPED}' (shipped), an open_clip model name, the path of an open_clip JSON"
 _ASSETS = files("fastlift") / "assets"
-# what OpenAI's files hold beside weights
-OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -43,17 +43,17 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
     config, label = _configuration(name)
     if label == SHIPPED and pretrained is None:
         pretrained = str(_ASSETS / "shapes_clip.safetensors")
-    is_random = pretrained == RANDOM
-    if is_random:
-        pretrained = None
-    tag = open_clip.get_pretrained_cfg(label, str(pretrained)) if pretrained is not None else {}
-    weights = _weights_file(label, pretrained, tag)
+    tag: dict[str, Any] = {}
+    weights = None
+    if pretrained is not None and pretrained != RANDOM:
+        tag = open_clip.get_pretrained_cfg(label, str(pretrained))
+        weights = _weights_file(label, pretrained, tag)
     if tag.get("quick_gelu"):  # the tag's weights were trained with it, whatever the plain configuration says
         config["quick_gelu"] = True
     _set_image_size(config, label, image_size)
     with seeded():
         model: Any = _instantiate(config, label)
-    if weights is None and not is_random:
+    if pretrained is None:
         told = f"{label}: no pretrained weights were named, so the backbone is random"
         warnings.warn(told, FastliftWarning, stacklevel=4)
     elif weights is not None:
@@ -67,7 +67,6 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
         logit_scale=math.exp(float(model.logit_scale)),
         mean=tuple(tag.get("mean") or OPENAI_MEAN),
         std=tuple(tag.get("std") or OPENAI_STD),
-        pretrained=weights is not None,
     )
 
 
@@ -115,9 +114,7 @@ def _set_image_size(config: dict[str, Any], label: str, image_size: int | None) 
     config["vision_cfg"]["image_size"] = image_size
 
 
-def _weights_file(label: str, pretrained: str | Path | None, tag: dict[str, Any]) -> Path | None:
-    if pretrained is None:
-        return None
+def _weights_file(label: str, pretrained: str | Path, tag: dict[str, Any]) -> Path:
     if Path(pretrained).is_file():
         return Path(pretrained)
     import open_clip
@@ -160,7 +157,7 @@ def _load_weights(model: Any, weights: Path, label: str, resize: bool) -> None:
     state = convert_state_dict(model, read_state(weights))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
-    for name in OPENAI_EXTRAS:
+    for name in ("input_resolution", "context_length", "vocab_size"):  # what OpenAI's files hold beside weights
         state.pop(name, None)
     for name in ("logit_scale", "logit_bias"):  # stored as a scalar or as one element
         if name in state and getattr(model, name) is not None:
@@ -169,9 +166,7 @@ def _load_weights(model: Any, weights: Path, label: str, resize: bool) -> None:
         resize_pos_embed(state, model)
         _resize_pooling(state, model.state_dict())
         _resize_trunk(state, model.visual)
-    check_fit(state, model.state_dict(), f"the weights {weights} do not fit the model {label}")
-    check_finite(state, f"the weights {weights}")
-    model.load_state_dict(state)
+    load_strictly(model, state, weights, label)
 
 
 def _resize_pooling(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

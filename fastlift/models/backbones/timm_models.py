@@ -12,10 +12,11 @@ from fastlift.models import conversion
 from fastlift.models.backbones.backbone import Backbone, Name
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
-from fastlift.models.weights import RANDOM, check_finite, check_fit, read_state, seeded
+from fastlift.models.weights import RANDOM, load_strictly, read_state, seeded
 from fastlift.settings import one_of
 
 PREFIX = "timm:"
+NAMES = f"'{PREFIX}NAME'"
 
 
 def takes(name: object) -> bool:
@@ -43,7 +44,6 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
         logit_scale=1.0,
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
-        pretrained=pretrained != RANDOM,
     )
 
 
@@ -74,7 +74,7 @@ def _model(name: object, pretrained: bool, image_size: int | None) -> Any:
     return model
 
 
-def _load_weights(model: Any, file: Path, name: object) -> None:
+def _load_weights(model: Any, file: Path, name: Name) -> None:
     """Load a file strictly, but for a classifier that the model does not have; positions are fitted to its grid."""
     from timm.models import eva, vision_transformer
 
@@ -82,10 +82,6 @@ def _load_weights(model: Any, file: Path, name: object) -> None:
     family = {"VisionTransformer": vision_transformer, "Eva": eva}.get(type(model).__name__)
     if family is not None:
         state = family.checkpoint_filter_fn(state, model)
-    wanted = model.state_dict()
-    state = {
-        key: tensor for key, tensor in state.items() if key in wanted or not key.startswith(("head.", "head_dist."))
-    }
-    check_fit(state, wanted, f"the weights {file} do not fit the model {name}")
-    check_finite(state, f"the weights {file}")
-    model.load_state_dict(state)
+    wanted, classifiers = model.state_dict().keys(), ("head.", "head_dist.")
+    state = {key: tensor for key, tensor in state.items() if key in wanted or not key.startswith(classifiers)}
+    load_strictly(model, state, file, str(name))

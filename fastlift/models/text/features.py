@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
+from fastlift.models.classifiers import OF_TEXT
 from fastlift.models.weights import weights_fingerprint
 from fastlift.settings import Acts, NamesFile, Settings
 from fastlift.system import sealed
@@ -45,7 +46,7 @@ class TextTower:
 
 
 def _reads_prompt(classifier: str, init: str, text_tuner: tuple[str, ...], coop_init: str) -> bool:
-    if classifier in ("text", "zero_shot"):
+    if classifier in OF_TEXT:
         return "coop" not in text_tuner or coop_init != "random"
     return init == "text"
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import Doc
 
 from fastlift.errors import UserError
 from fastlift.models.resnet import ResNet
@@ -45,19 +46,22 @@ def refusal(tuner: tuple[str, ...]) -> str | None:
     return None
 
 
-_CHOSEN_BLOCKS = Acts(
-    "which blocks get a tuner, and there is none that has a choice", lambda tuner: choose_blocks(tuner)
-)
+def _help() -> str:
+    return (
+        f"What learns inside the ViT: {', '.join(TUNERS)}; several may be combined. "
+        f"For CLIP ResNets: {', '.join(RESNET_TUNERS)}."
+    )
 
 
 @dataclass(frozen=True)
 class ChosenTuners(Settings):
     """Which tuners, where, and whose sizes."""
 
-    tuner: tuple[str, ...] = ("adaptformer",)
-    """What learns inside the ViT: adaptformer, adapter, lora, lora_mlp, vpt_shallow, vpt_deep, ssf_attn, ssf_mlp, ssf_ln,
-    bias, layernorm, mask, full, none; several may be combined. For CLIP ResNets: full, bias, batchnorm, ssf, none."""
-    layers: Annotated[int | tuple[int, ...] | None, _CHOSEN_BLOCKS] = None
+    tuner: Annotated[tuple[str, ...], Doc(_help())] = ("adaptformer",)
+    layers: Annotated[
+        int | tuple[int, ...] | None,
+        Acts("which blocks get a tuner, and there is none that has a choice", lambda tuner: choose_blocks(tuner)),
+    ] = None
     """Blocks that get a tuner: all (default), the last k (one number), or indices (of one block: given twice)."""
     sizes: Sizes = "lift"
     """Whose rule gives the sizes that are not given."""
@@ -123,20 +127,19 @@ class TunerSettings(
         Raises:
             UserError: tuners of another architecture, or such as cannot be combined in this one.
         """
+        known: dict[str, Any] = TUNERS
+        why = "is for CLIP ResNets; a transformer has"
         if isinstance(tower, ResNet):
-            self._check_known(RESNET_TUNERS, "acts inside transformer blocks; for a CLIP ResNet there are")
-            parts = [kind().build(tower, context) for name, kind in RESNET_TUNERS.items() if name in self.tuner]
-        else:
-            self._check_known(TUNERS, "is for CLIP ResNets; a transformer has")
-            parts = [self.part(kind).build(tower, context) for name, kind in TUNERS.items() if name in self.tuner]
-        trained = {name: parameter for part in parts for name, parameter in part.items()}
+            known, why = RESNET_TUNERS, "acts inside transformer blocks; for a CLIP ResNet there are"
+        if foreign := [name for name in self.tuner if name not in known]:
+            raise UserError(f"tuner {', '.join(foreign)} {why}: {', '.join(known)}")
+        trained: dict[str, nn.Parameter] = {}
+        for name, kind in known.items():
+            if name in self.tuner:
+                trained |= self.part(kind).build(tower, context)
         for parameter in trained.values():
             parameter.requires_grad_(True)
         return trained
-
-    def _check_known(self, known: Iterable[str], why: str) -> None:
-        if foreign := [name for name in self.tuner if name not in known]:
-            raise UserError(f"tuner {', '.join(foreign)} {why}: {', '.join(known)}")
 
 
 TUNERS: dict[str, type[Tuner]] = {kind.NAME: kind for kind in TunerSettings.__bases__ if issubclass(kind, Tuner)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -47,7 +47,7 @@ class Tuner(Settings):
         NAME: what users call it.
         CONFLICTS: tuners that it cannot be combined with, each with the reason.
         CHOOSES_BLOCKS: whether ``layers`` says which blocks get it.
-        PREFIX: of its parameters' names, before the block's number.
+        PREFIX: of its parameters' names, before a number.
     """
 
     NAME: ClassVar[str]
@@ -86,23 +86,25 @@ class NoTuner(Tuner):
     """Nothing inside the tower learns: a linear probe, when the classifier does."""
 
     NAME = "none"
+    PREFIX = ""
     CHOOSES_BLOCKS = False
 
     def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
         return {}
 
 
-_RANKED = Acts(
-    "the bottleneck of tuners that have one (adaptformer, adapter, lora, lora_mlp)",
-    lambda tuner: has_tuner(RankSettings, tuner),
-)
-
-
 @dataclass(frozen=True)
 class RankSettings(Tuner):
     """Of tuners with a bottleneck."""
 
-    rank: Annotated[int | None, Between(1, MOST_SIZE), _RANKED] = None
+    rank: Annotated[
+        int | None,
+        Between(1, MOST_SIZE),
+        Acts(
+            f"the bottleneck of tuners that have one ({names_with(RankSettings)})",
+            lambda tuner: has_tuner(RankSettings, tuner),
+        ),
+    ] = None
     """Bottleneck width (default: 2 ** max(0, floor(log2(C / (2 L)))) for C classes and L blocks)."""
 
     def bottleneck(self, context: TunerContext) -> int:
@@ -126,12 +128,22 @@ def adaptive_rank(classes: int, layers: int) -> int:
     return power_of_two(classes / (2 * layers))
 
 
-def has_tuner(kind: type[Tuner], names: Sequence[str]) -> bool:
+def has_tuner(kind: type[Tuner], names: Iterable[str]) -> bool:
     """Whether one of the named tuners has the settings of ``kind``."""
+    return not _names(kind).isdisjoint(names)
+
+
+def names_with(kind: type[Tuner], between: str = ", ") -> str:
+    """The names of the tuners that have the settings of ``kind``, for messages."""
+    return between.join(_names(kind))
+
+
+def _names(kind: type[Tuner]) -> KeysView[str]:
+    """In the order of their declaration."""
     kinds = [kind]
     for one in kinds:
         kinds += one.__subclasses__()
-    return any(vars(one).get("NAME") in names for one in kinds)
+    return dict.fromkeys(one.NAME for one in kinds if "NAME" in vars(one)).keys()
 
 
 def named(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:

@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.base import RankSettings, Sizes, TunerContext, adaptive_rank, power_of_two
+from fastlift.models.tuners.base import (
+    RankSettings,
+    Sizes,
+    TunerContext,
+    adaptive_rank,
+    has_tuner,
+    names_with,
+    power_of_two,
+)
 from fastlift.models.vit import Block, Tower
 from fastlift.settings import MOST_SIZE, Acts, Between
 
@@ -59,7 +67,8 @@ class LoRARankSettings(RankSettings):
         int | None,
         Between(1, MOST_SIZE),
         Acts(
-            "LoRA's own bottleneck (tuner lora or lora_mlp)", lambda tuner: not {"lora", "lora_mlp"}.isdisjoint(tuner)
+            f"LoRA's own bottleneck (tuner {names_with(LoRARankSettings, ' or ')})",
+            lambda tuner: has_tuner(LoRARankSettings, tuner),
         ),
     ] = None
     """Bottleneck width of LoRA beside tuners of another width (default: --rank, else by --sizes)."""

@@ -71,6 +71,7 @@ class MaskSettings(Tuner):
     """
 
     NAME = "mask"
+    PREFIX = "masked_linear_list"
 
     mask_ratio: Annotated[
         float | None, Between(0, 1, "(]", "a share in (0, 1]"), Acts("the share that the tuner mask trains", _acts)
@@ -103,7 +104,7 @@ class MaskSettings(Tuner):
                 for name, mask in zip(("weight", "bias"), masks, strict=True):
                     scatter = Scatter(getattr(module, name), mask)
                     parametrize.register_parametrization(module, name, scatter)
-                    trained[f"masked_linear_list.{i}.{site}.optimized_{name}"] = scatter.values
+                    trained[f"{self.PREFIX}.{i}.{site}.optimized_{name}"] = scatter.values
         if not any(map(len, trained.values())):
             raise UserError(f"mask_ratio: {ratio:g} of the weights of a product is not one of them")
         return trained

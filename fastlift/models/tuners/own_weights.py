@@ -26,7 +26,7 @@ def block_parts(tower: Tower, i: int) -> dict[str, nn.Module]:
 
 def block_weight(i: int | str, part: str, kind: str) -> str:
     """LIFT's name of a block's own weight; in OpenAI's CLIP the one of queries, keys and values belongs to no module."""
-    return f"block_tuned.{i}.{part}{'_' if part == 'attn.in_proj' else '.'}{kind}"
+    return f"{FullSettings.PREFIX}.{i}.{part}{'_' if part == 'attn.in_proj' else '.'}{kind}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class FullSettings(Tuner):
     """
 
     NAME = "full"
+    PREFIX = "block_tuned"
     CONFLICTS: ClassVar = {
         "bias": "full fine-tuning trains the biases already",
         "layernorm": "full fine-tuning trains the LayerNorms already",
@@ -56,6 +57,7 @@ class BiasSettings(Tuner):
     """The biases of the chosen blocks (BitFit); numbered through all blocks, as the authors do."""
 
     NAME = "bias"
+    PREFIX = "bias_tuned"
     CONFLICTS: ClassVar = {
         "layernorm": "both would train the LayerNorms' biases",
         "mask": "both would train biases of the products",
@@ -64,7 +66,7 @@ class BiasSettings(Tuner):
     def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
         places = ((i, module) for i in range(tower.depth) for module in block_parts(tower, i).values())
         biases = [(i, bias) for i, module in places if isinstance(bias := getattr(module, "bias", None), nn.Parameter)]
-        return {f"bias_tuned.{number}": bias for number, (i, bias) in enumerate(biases) if i in context.layers}
+        return {f"{self.PREFIX}.{number}": bias for number, (i, bias) in enumerate(biases) if i in context.layers}
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ class LayerNormSettings(Tuner):
     """The LayerNorms of the chosen blocks; numbered through all blocks, as the authors do."""
 
     NAME = "layernorm"
+    PREFIX = "ln_tuned"
 
     def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
         trained: dict[str, nn.Parameter] = {}
         for i in context.layers:
-            parts = block_parts(tower, i)
-            trained |= named(f"ln_tuned.{2 * i}", parts["ln_1"]) | named(f"ln_tuned.{2 * i + 1}", parts["ln_2"])
+            for place, part in enumerate(("ln_1", "ln_2")):
+                trained |= named(f"{self.PREFIX}.{2 * i + place}", block_parts(tower, i)[part])
         return trained

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastlift.models.tuners.base import Sizes, Tuner, TunerContext, power_of_two
+from fastlift.models.tuners.base import Sizes, Tuner, TunerContext, has_tuner, names_with, power_of_two
 from fastlift.models.vit import Block, PromptSite, Tower
 from fastlift.settings import MOST_SIZE, Acts, Between
 
@@ -42,8 +42,8 @@ class PromptSettings(Tuner):
         int | None,
         Between(1, MOST_SIZE),
         Acts(
-            "the number of visual prompts (tuner vpt_shallow or vpt_deep)",
-            lambda tuner: not {"vpt_shallow", "vpt_deep"}.isdisjoint(tuner),
+            f"the number of visual prompts (tuner {names_with(PromptSettings, ' or ')})",
+            lambda tuner: has_tuner(PromptSettings, tuner),
         ),
     ] = None
     """Visual prompts a block (default: by --sizes)."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fixtures import CLASS_NAMES
 from torch import nn
+from typing_extensions import Doc
 
 import fastlift
 from fastlift.errors import UserError
@@ -18,7 +19,7 @@ from fastlift.models.tuners import TUNERS, TunerSettings
 from fastlift.models.tuners.base import RankSettings, Tuner, TunerContext, has_tuner
 from fastlift.models.tuners.prompts import PromptSettings
 from fastlift.models.vit import Block, Tower
-from fastlift.settings import Acts, Between, check_effects, converted
+from fastlift.settings import Acts, Between, check_effects, converted, marker
 
 Files = tuple[Path, Path]
 pytestmark = pytest.mark.usefixtures("weights_read_once")
@@ -113,3 +114,14 @@ def test_a_new_tuner_is_a_file_and_a_line(tiny_clip: Files, monkeypatch: pytest.
         check_effects([grown.TunerSettings], values, defaults, ["toy_count"])
     with pytest.raises(UserError, match="toy_count: expected more than 0"):
         grown.TunerSettings(toy_count=0)
+    told = marker(grown.TunerSettings, "tuner", Doc)
+    assert told is not None and "ssf_ln, toy, none; several may be combined" in told.documentation
+
+
+def test_messages_name_the_tuners_by_their_declarations() -> None:
+    meanings = {name: marker(TunerSettings, name, Acts) for name in ("rank", "lora_rank", "prompt_length")}
+    assert [acts and acts.meaning.partition("(")[2] for acts in meanings.values()] == [
+        "adaptformer, adapter, lora, lora_mlp)",
+        "tuner lora or lora_mlp)",
+        "tuner vpt_shallow or vpt_deep)",
+    ]
