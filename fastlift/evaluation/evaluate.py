@@ -54,11 +54,8 @@ class Groups:
         return cls(numbers, torch.zeros(len(numbers), groups, device=device).scatter_(1, numbers[:, None], 1.0))
 
     def logits(self, logits: Tensor) -> Tensor:
-        """Log-probabilities [B, G] from logits [B, C].
-
-        By a product, whose sums have the same order every time; an indexed sum on a GPU adds in the order in which threads
-        come by.
-        """
+        """Log-probabilities [B, G] from logits [B, C]."""
+        # An indexed sum on a GPU would add in the order in which threads come by; a product's is the same every time.
         sums = logits.float().softmax(dim=1) @ self.members
         return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
 

@@ -28,40 +28,27 @@ LISTED_CONFUSIONS = 50
 
 @dataclass(frozen=True)
 class Counts:
-    """What one pass over a test set counts.
+    """What one pass over a test set counts."""
 
-    Attributes:
-        correct, total: right images and all images of each class, int64 [C].
-        predicted: images that were taken for each class, int64 [C].
-        non_finite: images whose logits were NaN or infinite; they are wrong, and counted in no other field below.
-        loss_sum: sum of -ln p(label), in nats.
-        bin_count, bin_correct: images and right images of each confidence bin, int64 [K].
-        bin_confidence: sums of the confidences (0..1) in each bin, float64 [K].
-        confusion: images by label and prediction, int64 [C, C]; None where it was not kept.
-    """
-
-    correct: NDArray[np.int64]
-    total: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    non_finite: int
-    loss_sum: float
-    bin_count: NDArray[np.int64]
-    bin_correct: NDArray[np.int64]
-    bin_confidence: NDArray[np.float64]
-    confusion: NDArray[np.int64] | None = None
+    correct: NDArray[np.int64]  # [C] right images of each class
+    total: NDArray[np.int64]  # [C] images of each class
+    predicted: NDArray[np.int64]  # [C] images that were taken for each class
+    non_finite: int  # images whose logits were NaN or infinite; they are wrong, and counted in no other field below
+    loss_sum: float  # sum of -ln p(label), in nats
+    bin_count: NDArray[np.int64]  # [K] images of each confidence bin
+    bin_correct: NDArray[np.int64]  # [K] right images of each
+    bin_confidence: NDArray[np.float64]  # [K] sums of the confidences (0..1) in each
+    confusion: NDArray[np.int64] | None = None  # [C, C] images by label and prediction, where it was kept
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Images whose top-1 confidence lies in [lower, upper); the last bin includes 1.
+    """Images whose top-1 confidence lies in [lower, upper); the last bin includes 1."""
 
-    confidence and accuracy are the bin's means in percent, None for an empty bin; lower and upper are fractions.
-    """
-
-    lower: float
+    lower: float  # a fraction, as ``upper``
     upper: float
     count: int
-    confidence: float | None
+    confidence: float | None  # means of the bin in percent, None for an empty one
     accuracy: float | None
 
 
@@ -76,40 +63,26 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one evaluation found. Percent, unless said otherwise; None where there is nothing to average.
-
-    accuracy: correct images / images. many, medium, few: means of the class accuracies within a group of classes by
-    *training* count. mean_class_accuracy: mean of all class accuracies. macro_f1: mean of F1 = 2 TP / (images of the
-    class + predictions of it). worst_class: least class accuracy. harmonic_mean: of class accuracies, a class at 0
-    counting as 0.001 %. geometric_mean: of class accuracies; one class at 0 makes it 0, as in the authors' evaluator.
-    expected_calibration_error: sum over bins of (share of images) * |accuracy - confidence|. log_loss: mean of
-    -ln p(label), in nats. non_finite: images whose logits were NaN or infinite; they count as wrong and are left out
-    of calibration and log loss.
-
-    group_boundaries: few < lower <= medium <= upper < many. per_class: accuracy of each class, None without a test
-    image. group_sizes: classes with test images in each group.
-    calibration: K bins. confusions: the largest off-diagonal counts, most frequent first; empty where no
-    confusion matrix was kept.
-    """
+    """What one evaluation found. Percent, unless said otherwise; None where there is nothing to average."""
 
     samples: int
-    accuracy: float
-    many: float | None
+    accuracy: float  # correct images / images
+    many: float | None  # means of the class accuracies within a group of classes by *training* count
     medium: float | None
     few: float | None
     mean_class_accuracy: float
-    macro_f1: float
-    worst_class: float
-    harmonic_mean: float
-    geometric_mean: float
-    expected_calibration_error: float | None
-    log_loss: float | None
-    non_finite: int
-    group_boundaries: tuple[int, int]
-    group_sizes: dict[str, int]
-    per_class: tuple[float | None, ...]
-    calibration: tuple[CalibrationBin, ...]
-    confusions: tuple[Confusion, ...]
+    macro_f1: float  # mean of F1 = 2 TP / (images of the class + predictions of it)
+    worst_class: float  # least class accuracy
+    harmonic_mean: float  # of class accuracies, a class at 0 counting as 0.001 %
+    geometric_mean: float  # of class accuracies; one class at 0 makes it 0, as in the authors' evaluator
+    expected_calibration_error: float | None  # sum over bins of (share of images) * |accuracy - confidence|
+    log_loss: float | None  # mean of -ln p(label), in nats
+    non_finite: int  # images with NaN or infinite logits: wrong, and left out of calibration and log loss
+    group_boundaries: tuple[int, int]  # few < lower <= medium <= upper < many
+    group_sizes: dict[str, int]  # classes with test images in each group
+    per_class: tuple[float | None, ...]  # accuracy of each class, None without a test image
+    calibration: tuple[CalibrationBin, ...]  # K bins
+    confusions: tuple[Confusion, ...]  # largest off-diagonal counts, most frequent first; none without a matrix
 
     def summary(self) -> dict[str, float | int | None]:
         """The single figures, without lists: what one line of ``metrics.jsonl`` holds."""

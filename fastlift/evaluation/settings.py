@@ -1,28 +1,20 @@
-"""Settings of evaluation: which crops of an image are looked at, and how many of them at once. Loads no torch."""
+"""Settings of evaluation: which crops of an image are looked at, and how many of them at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.crops import EvalCrops, EvalKind
+from fastlift.models.lift import Preprocessing
 from fastlift.settings import Acts, Between, May, Settings
 from fastlift.system.settings import SeedSettings
 
-if TYPE_CHECKING:
-    from fastlift.data.sampling.crops import EvalCrops, EvalKind
-    from fastlift.models.lift import Preprocessing
-
 Ensembling = Literal["none", "fivecrop", "tencrop", "random"]
 _CROPS: dict[Ensembling, EvalKind] = {"none": "center", "fivecrop": "five", "tencrop": "ten", "random": "random"}
-PAPER_SIZE, PAPER_EXPAND = 224, 24
-
-
-def default_expand(image_size: int) -> int:
-    """Pixels added to the short side before five crops: the paper's 24, less in proportion for models below 224 pixels."""
-    return min(PAPER_EXPAND, round(PAPER_EXPAND * image_size / PAPER_SIZE))
 
 
 @dataclass(frozen=True)
@@ -62,10 +54,8 @@ class EnsemblingSettings(Settings):
 
     def build(self, preprocessing: Preprocessing) -> EvalCrops:
         """The crops that a model is evaluated on."""
-        from fastlift.data.sampling.crops import EvalCrops
-
         size = preprocessing.image_size
-        expand = default_expand(size) if self.expand is None else self.expand
+        expand = min(24, round(24 * size / 224)) if self.expand is None else self.expand  # the paper's for 224 pixels
         return EvalCrops(size, _CROPS[self.tte], self.tte_crops, expand, interpolation=preprocessing.interpolation)
 
 

@@ -81,13 +81,12 @@ def as_lift_state(source: str | Path | LiftState) -> LiftState:
         shown = ", ".join(map(str, list(state)[:5]))
         raise UserError(f"not a LIFT checkpoint: expected the keys 'tuner' and 'head', got {shown}")
     _check_tensors(state)
-    if is_lift_plus(state):
-        found = from_lift_plus(state["tuner"])
-        _check_form(found)
-        return found
-    found = {part: dict(state.get(part) or {}) for part in ("tuner", "head")}
+    is_plus = is_lift_plus(state)
+    found = (
+        from_lift_plus(state["tuner"]) if is_plus else {part: dict(state.get(part) or {}) for part in ("tuner", "head")}
+    )
     _check_form(found)
-    return found | {"tuner": _from_timm(found["tuner"])}
+    return found if is_plus else found | {"tuner": _from_timm(found["tuner"])}
 
 
 def is_lift_plus(state: Mapping[str, Any]) -> bool:
@@ -112,11 +111,7 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
 
 
 def _check_form(state: LiftState) -> None:
-    """Names have the numbers, and tensors the dimensions, that tuners and sizes are told by.
-
-    Raises:
-        UserError: one has not.
-    """
+    """Names have the numbers, and tensors the dimensions, that tuners and sizes are told by."""
     for part, tensors in state.items():
         for name, tensor in tensors.items():
             is_scale, is_matrix = name.endswith("scale"), name.endswith(("down_proj.weight", "lora_A"))
@@ -231,7 +226,10 @@ def _sizes_of(names: Mapping[str, Tensor]) -> dict[str, Any]:
     lora = sizes.get("lora_rank")
     if lora is not None and sizes.setdefault("rank", lora) == lora:
         del sizes["lora_rank"]  # one width says both
-    sizes |= _share_of_masks(names)
+    if masks := [(int(mask.sum()), mask.numel()) for name, mask in names.items() if name.endswith(".mask")]:
+        # LIFT+'s, which are stored: each chooses int(n * share) of its n entries, with one share for all.
+        least, most = max(k / n for k, n in masks), min((k + 1) / n for k, n in masks)
+        sizes |= {"sizes": "lift_plus", "mask_ratio": min(1.0, (least + most) / 2)}
     blocks = _blocks_of(names)
     if len(set(blocks.values())) > 1:
         told = ", ".join(f"{tuner} in {list(chosen)}" for tuner, chosen in blocks.items())
@@ -260,12 +258,3 @@ def _blocks_of(names: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         in_a_block = {"bias_tuned": len(PARTS), "ln_tuned": 2}.get(first, 1)
         found.setdefault(first, set()).add(number // in_a_block)
     return {first: tuple(sorted(blocks)) for first, blocks in found.items()}
-
-
-def _share_of_masks(names: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The share that LIFT+'s stored masks have in common: each chooses int(n * share) of its n entries."""
-    masks = [(int(mask.sum()), mask.numel()) for name, mask in names.items() if name.endswith(".mask")]
-    if not masks:
-        return {}
-    least, most = max(k / n for k, n in masks), min((k + 1) / n for k, n in masks)
-    return {"sizes": "lift_plus", "mask_ratio": min(1.0, (least + most) / 2)}

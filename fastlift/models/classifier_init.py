@@ -24,13 +24,9 @@ from fastlift.settings.validate import Rule
 
 
 def choose_shots(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
-    """Rows of at most ``shots`` samples of each class, drawn without replacement; all rows for None.
+    """Rows (int64, ascending) of at most ``shots`` samples of each class, drawn without replacement; all for None.
 
-    Args:
-        labels: int64 [N].
-
-    Returns:
-        int64, ascending.
+    ``labels`` are int64 [N].
     """
     if shots is None:
         return np.arange(len(labels))
@@ -42,11 +38,7 @@ def choose_shots(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray
 
 
 def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """w_c = mean of the features of class c, L2-normed: [C, D].
-
-    Args:
-        features: [N, D].
-        labels: int64 [N].
+    """w_c = mean of the features [N, D] whose label (int64 [N]) is c, L2-normed: [C, D].
 
     Raises:
         UserError: a class without an image.
@@ -162,11 +154,7 @@ class ClassifierInitSettings(Settings):
 def class_features(
     backbone: Backbone, class_names: Sequence[str], prompt: str, progress: Progress | None = None
 ) -> Tensor:
-    """Text features [C, E] of the class names.
-
-    Raises:
-        UserError: a model without a text tower, or a prompt that is refused.
-    """
+    """Text features [C, E] of the class names."""
     if backbone.text is None:
         raise UserError(
             "init: this model has no text tower for init text: choose another init (class_mean, linear_probe or "

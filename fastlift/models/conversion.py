@@ -26,11 +26,7 @@ NO_SUCH_ROTARY = "rotary positions that are learned, differ by block, or turn ne
 
 
 def from_open_clip(visual: nn.Module) -> tuple[VisionTransformer | ResNet, Tensor | None]:
-    """The vision tower of an open_clip model -> (our tower, projection to the joint space [D, E] or None).
-
-    Raises:
-        UserError: the tower is neither a ViT nor a CLIP ResNet, or has parts that ``Block`` does not hold.
-    """
+    """The vision tower of an open_clip model -> (our tower, projection to the joint space [D, E] or None)."""
     kind = type(visual).__name__
     tower: Any = visual
     if kind == "VisionTransformer":
@@ -109,11 +105,7 @@ def _block(
 
 
 def from_timm(trunk: nn.Module) -> VisionTransformer:
-    """A timm ``VisionTransformer``, or ``Eva`` as DINOv3 uses it -> our ViT; its classifier is left out.
-
-    Raises:
-        UserError: another architecture, or parts that ``Block`` does not hold.
-    """
+    """A timm ``VisionTransformer``, or ``Eva`` as DINOv3 uses it -> our ViT; its classifier is left out."""
     model: Any = trunk
     kind = type(trunk).__name__
     if kind not in ("VisionTransformer", "Eva"):

@@ -101,11 +101,7 @@ class Fp8Settings(Settings):
     """Frozen products of the blocks: in the compute dtype, or with fp8 weights and inputs forward (GPUs that have fp8)."""
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Whether what is asked for can run here.
-
-        Raises:
-            UserError: fp8 without a GPU with fp8 units, or with another compute dtype than bf16.
-        """
+        """Whether what is asked for can run here."""
         if self.frozen != "fp8":
             return
         if device.type != "cuda":

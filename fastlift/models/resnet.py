@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 
 class ResNet(nn.Module):
-    """images [B, 3, S, S], normalised -> features [B, E].
+    """images [B, 3, S, S], normalised -> features [B, E], by open_clip's ``ModifiedResNet``.
 
     Weights stay in fp32 and the compute dtype is reached by autocast, since batch norms and convolutions are PyTorch's.
     Batch norms use their stored statistics in training too, so that a step does not depend on how its batch is cut.
-
-    Args:
-        tower: open_clip's ``ModifiedResNet``.
     """
 
     def __init__(self, tower: Any) -> None:

@@ -318,11 +318,7 @@ class ActivationCheckpointingSettings(Settings):
     """Activation checkpointing: what backward computes again instead of keeping it. Less memory, more time."""
 
     def build(self, vit: nn.Module) -> None:
-        """Set it in a backbone.
-
-        Raises:
-            UserError: a backbone without transformer blocks.
-        """
+        """Set it in a backbone."""
         if isinstance(vit, VisionTransformer):
             vit.activation_checkpointing = self.recompute
         elif self.recompute != "none":

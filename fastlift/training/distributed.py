@@ -41,12 +41,11 @@ class LostCompany(UserError):
     """A collective broke off because another process of the run has ended."""
 
 
-def open_group(world: World, device: torch.device) -> torch.device:
-    """Let the ranks compute together, all on devices of the same kind; gives this rank's own device.
+_GONE = ("connection", "gloo", "nccl", "socket", "timed out")  # words of torch's errors then
 
-    Raises:
-        UserError: more processes on this machine than GPUs.
-    """
+
+def open_group(world: World, device: torch.device) -> torch.device:
+    """Let the ranks compute together, all on devices of the same kind; gives this rank's own device."""
     if world.size == 1:
         return device
     if device.type == "cuda":
@@ -64,11 +63,7 @@ def open_group(world: World, device: torch.device) -> torch.device:
 
 @contextmanager
 def _others_needed() -> Iterator[None]:
-    """What torch raises where another rank has gone is no fault of this one.
-
-    Raises:
-        LostCompany: instead of torch's own error, which says which socket was closed.
-    """
+    """Where another rank has gone, ``LostCompany`` instead of torch's own error, which says which socket was closed."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -79,9 +74,6 @@ def _others_needed() -> Iterator[None]:
                 "another process of this run has ended without a word (killed, or out of memory?)", exit_code=1
             ) from error
         raise
-
-
-_GONE = ("connection", "gloo", "nccl", "socket", "timed out")
 
 
 def barrier(world: World) -> None:

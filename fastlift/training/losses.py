@@ -22,12 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
+from fastlift.models.classifiers import Classifier
 from fastlift.settings import Settings, one_of
 from fastlift.training.distributed import World, gather
-
-if TYPE_CHECKING:
-    from fastlift.models.classifiers import Classifier
-    from fastlift_kernels import Impl
+from fastlift_kernels import Impl
 
 Counts = Sequence[int] | np.ndarray | Tensor
 
@@ -210,16 +208,14 @@ def _log_prior(counts: Tensor) -> Tensor:
     return (counts / counts.sum()).log().float()
 
 
-def _balanced_weight(counts: Tensor, beta: float) -> Tensor:
+def _weighted(weight: Tensor) -> SoftmaxLoss:
+    return SoftmaxLoss(class_weight=(weight / weight.mean()).float())
+
+
+def _class_balanced(counts: Tensor, beta: float = 0.9999) -> SoftmaxLoss:
     if not 0 <= beta < 1:
         raise UserError(f"beta: expected a number in [0, 1), got {beta}")
-    weight = (1 - beta) / (1 - beta**counts)
-    return (weight / weight.mean()).float()
-
-
-def _inverse_weight(counts: Tensor) -> Tensor:
-    weight = counts.sum() / counts
-    return (weight / weight.mean()).float()
+    return _weighted((1 - beta) / (1 - beta**counts))
 
 
 # How each loss is made of the class counts and its own options, by keyword: the one list of losses.
@@ -227,8 +223,8 @@ _BUILDERS: dict[str, Callable[..., Loss]] = {
     "CE": lambda counts: SoftmaxLoss(),
     "Focal": lambda counts, gamma=2.0: FocalLoss(gamma),
     "LDAM": lambda counts, margin=0.5, scale=25.0: LDAMLoss(counts.float(), margin, scale),
-    "CB": lambda counts, beta=0.9999: SoftmaxLoss(class_weight=_balanced_weight(counts, beta)),
-    "GRW": lambda counts: SoftmaxLoss(class_weight=_inverse_weight(counts)),
+    "CB": _class_balanced,
+    "GRW": lambda counts: _weighted(counts.sum() / counts),
     "BS": lambda counts: SoftmaxLoss(_log_prior(counts)),
     "LA": lambda counts, tau=1.0: SoftmaxLoss(_log_prior(counts), tau),
     "LADE": lambda counts, weight=0.1, regularisation=0.1: LADELoss(counts.float(), weight, regularisation),

@@ -1,17 +1,15 @@
-"""Settings of the training: the optimiser, batches, epochs and the loop. Loads no torch."""
+"""Settings of the training: the optimiser, batches, epochs and the loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
 
 from fastlift.settings import Acts, Between, May, Settings
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import SGD
-
 
 OnNonFinite = Literal["stop", "skip"]
 
@@ -27,17 +25,13 @@ class SGDSettings(Settings):
     weight_decay: Annotated[float, Between(0)] = 5e-4
     """Decay of what trains, added to its gradient (L2)."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> SGD:
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """The fused optimiser, its momentum buffers (fp32, shapes of the parameters) at zero, where the recurrence starts.
 
         Left to itself SGD makes them at its first update, and where that one is skipped the fused kernel (torch 2.14) goes on
         from garbage.
         """
-        import torch
-
-        optimizer = torch.optim.SGD(
-            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
-        )
+        optimizer = torch.optim.SGD(parameters, **self.values(), fused=True)
         for parameter in optimizer.param_groups[0]["params"] if self.momentum else ():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer

@@ -35,19 +35,12 @@ class _Asked(Settings):
 
 @dataclass(frozen=True)
 class Attachment:
-    """What ``add_adapters`` did to a model, kept on it.
-
-    Attributes:
-        tuner: name.
-        rank: r, the bottleneck's width.
-        layers: indices of the blocks with an adapter.
-        trained: names of the parameters that had ``requires_grad`` before.
-    """
+    """What ``add_adapters`` did to a model, kept on it."""
 
     tuner: TunerName
-    rank: int
-    layers: tuple[int, ...]
-    trained: frozenset[str]
+    rank: int  # r, the bottleneck's width
+    layers: tuple[int, ...]  # indices of the blocks with an adapter
+    trained: frozenset[str]  # names of the parameters that had ``requires_grad`` before
 
 
 def add_adapters(
@@ -104,7 +97,7 @@ def add_adapters(
         for block in tower.blocks:
             fuse_activation(block, tower.family)
     setattr(model, _RECORD, Attachment(tuner, rank, chosen, trained))
-    return _named(tower, tuner)
+    return tuner_parameters(model)
 
 
 def remove_adapters(model: nn.Module) -> nn.Module:
@@ -132,15 +125,14 @@ def tuner_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         UserError: a model without adapters.
     """
     _, record, tower = attached(model)
-    return _named(tower, record.tuner)
+    found: dict[str, nn.Parameter] = {}
+    for i in record.layers:
+        found |= named(f"{TUNERS[record.tuner].PREFIX}.{i}", getattr(tower.blocks[i], SLOT))
+    return found
 
 
 def attached(model: nn.Module) -> tuple[nn.Module, Attachment, Tower]:
-    """(the model that has adapters, what was added, its tower), looked up through wrappers such as DDP.
-
-    Raises:
-        UserError: a model without adapters.
-    """
+    """(the model that has adapters, what was added, its tower), looked up through wrappers such as DDP."""
     holder = holder_of(model)
     if holder is None:
         raise UserError(
@@ -152,9 +144,3 @@ def attached(model: nn.Module) -> tuple[nn.Module, Attachment, Tower]:
 def holder_of(model: nn.Module) -> nn.Module | None:
     """The module that adapters were added to, inside wrappers or not; None where there are none."""
     return next((module for module in model.modules() if _RECORD in vars(module)), None)
-
-
-def _named(tower: Tower, tuner: TunerName) -> dict[str, nn.Parameter]:
-    adapters = [(i, getattr(block, SLOT)) for i, block in enumerate(tower.blocks) if isinstance(block, AdaptedBlock)]
-    prefix = TUNERS[tuner].PREFIX
-    return {key: value for i, adapter in adapters for key, value in named(f"{prefix}.{i}", adapter).items()}

@@ -26,19 +26,12 @@ SLOT = "fastlift_adapter"
 
 @dataclass(frozen=True)
 class Family:
-    """How the blocks of one library are put together.
+    """How the blocks of one library are put together."""
 
-    Attributes:
-        norm: name of the norm before the MLP.
-        activation: path of the MLP's activation module.
-        attention: (block, x, ...) -> t, all that happens before the norm.
-        mlp: (block, normed) -> what is added to the residual stream.
-    """
-
-    norm: str
-    activation: str
-    attention: Callable[..., Tensor]
-    mlp: Callable[[Any, Tensor], Tensor]
+    norm: str  # name of the norm before the MLP
+    activation: str  # path of the MLP's activation module
+    attention: Callable[..., Tensor]  # (block, x, ...) -> t, all that happens before the norm
+    mlp: Callable[[Any, Tensor], Tensor]  # (block, normed) -> what is added to the residual stream
 
 
 def _attention_open_clip(block: Any, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
@@ -178,11 +171,7 @@ def _activation_place(block: nn.Module, family: Family) -> tuple[nn.Module, str]
 
 
 def check_block(block: nn.Module, family: Family, where: str) -> int:
-    """The width D of a block whose norm the op can compute.
-
-    Raises:
-        UserError: the norm before the MLP is missing or not an affine LayerNorm over a width that the op takes.
-    """
+    """The width D of a block whose norm the op can compute."""
     norm = getattr(block, family.norm, None)
     if not isinstance(norm, nn.LayerNorm):
         raise UserError(

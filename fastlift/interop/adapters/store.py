@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,18 +40,13 @@ _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class Base(msgspec.Struct, kw_only=True, frozen=True):
-    """The base model in a few words and numbers: enough to notice another one, in whatever dtype.
+    """The base model in a few words and numbers: enough to notice another one, in whatever dtype."""
 
-    Attributes:
-        name: what its library calls it, or "".
-        kind: library and class.
-        mlp_samples: of each block, an even sample of the largest weight of its MLP.
-    """
-
-    name: str
-    kind: str = msgspec.field(name="class")
+    name: str  # what its library calls it, or ""
+    kind: str = msgspec.field(name="class")  # library and class
     width: _Count
     depth: _Count
+    # Of each block, an even sample of the largest weight of its MLP.
     mlp_samples: list[list[Annotated[float, msgspec.Meta(gt=-1e30, lt=1e30)]]]
 
 
@@ -83,7 +77,13 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
     state = {name: p.detach().cpu().contiguous() for name, p in tuner_parameters(holder).items()}
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, so nothing is saved")
-    base = _describe(holder, tower)
+    base = Base(
+        name=_name(holder),
+        kind=f"{type(holder).__module__.split('.')[0]}.{type(holder).__name__}",
+        width=tower.width,
+        depth=len(tower.blocks),
+        mlp_samples=[_samples(block).tolist() for block in tower.blocks],
+    )
     described = Description(tuner=record.tuner, rank=record.rank, layers=list(record.layers), base=base)
     sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(msgspec.to_builtins(described), allow_nan=False)})
     return folder
@@ -133,16 +133,6 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
     return trained
 
 
-def _describe(model: nn.Module, tower: Tower) -> Base:
-    return Base(
-        name=_name(model),
-        kind=f"{type(model).__module__.split('.')[0]}.{type(model).__name__}",
-        width=tower.width,
-        depth=len(tower.blocks),
-        mlp_samples=[_samples(tower, i).tolist() for i in range(len(tower.blocks))],
-    )
-
-
 def _name(model: Any) -> str:
     """What its library calls a model, or "" (open_clip keeps no name on it)."""
     config = getattr(model, "config", None)
@@ -154,10 +144,9 @@ def _name(model: Any) -> str:
     return ""
 
 
-def _samples(tower: Tower, i: int) -> Tensor:
-    """An even sample of the largest weight of block i's MLP, in fp32."""
-    weights = [p for p in tower.blocks[i].get_submodule("mlp").parameters() if p.dim() == 2]
-    flat = weights[0].detach().flatten()
+def _samples(block: nn.Module) -> Tensor:
+    """An even sample of the largest weight of a block's MLP, in fp32."""
+    flat = next(p for p in block.get_submodule("mlp").parameters() if p.dim() == 2).detach().flatten()
     return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].float().cpu()
 
 
@@ -169,7 +158,7 @@ def _check_base(model: nn.Module, tower: Tower, base: Base, source: str | Path) 
             f"this {type(model).__name__} has {len(tower.blocks)} blocks of width {tower.width}"
         )
     for i, wanted in enumerate(base.mlp_samples):
-        mine = _samples(tower, i)
+        mine = _samples(tower.blocks[i])
         if mine.is_meta or len(mine) != len(wanted):
             continue
         if not torch.allclose(mine, torch.tensor(wanted), rtol=2e-2, atol=1e-4):  # room for bf16, not for other weights
@@ -203,11 +192,7 @@ def _fetch(source: str, revision: str | None) -> Path:
 
 
 def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description of adapters, and tensors that are what it says.
-
-    Raises:
-        UserError: a file that is missing, damaged, or not of adapters; adapters of other sizes, or not finite.
-    """
+    """The description of adapters, and tensors that are what it says."""
     if not path.is_file():
         raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
     state, metadata = sealed.read(path)
@@ -215,12 +200,7 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
         described = msgspec.json.decode(metadata.get(DESCRIPTION, ""), type=Description)
     except msgspec.DecodeError:
         raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read") from None
-    _check_tensors(path, described, state)
-    return described, state
-
-
-def _check_tensors(path: Path, described: Description, state: Mapping[str, Tensor]) -> None:
-    """Refuse sizes other than described, before anything of the rank that the description names is made; and NaN."""
+    # Before anything of the rank that the description names is made.
     narrow = {f"{TUNERS[described.tuner].PREFIX}.{i}.down_proj.weight" for i in described.layers}
     sizes = {tuple(state[name].shape) for name in narrow & state.keys()}
     samples = len(described.base.mlp_samples)
@@ -229,3 +209,4 @@ def _check_tensors(path: Path, described: Description, state: Mapping[str, Tenso
         raise UserError(f"{path} does not fit its description: no adapters of rank {described.rank} are in it")
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")
+    return described, state

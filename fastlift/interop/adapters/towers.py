@@ -15,27 +15,16 @@ _VISION = ("visual", "vision", "image")
 
 @dataclass(frozen=True)
 class Tower:
-    """The blocks of a vision tower.
+    """The blocks of a vision tower."""
 
-    Attributes:
-        path: of the list of blocks inside the model.
-        blocks: in order.
-        family: what kind they are of.
-        width: D.
-    """
-
-    path: str
+    path: str  # of the list of blocks inside the model
     blocks: tuple[nn.Module, ...]
     family: Family
-    width: int
+    width: int  # D
 
 
 def find_tower(model: nn.Module) -> Tower:
-    """The blocks of the one vision tower of ``model``.
-
-    Raises:
-        UserError: no known blocks, several towers and no way to tell, or blocks without a LayerNorm before the MLP.
-    """
+    """The blocks of the one vision tower of ``model``."""
     lists = _known_lists(model)
     vision = {path: blocks for path, blocks in lists.items() if any(word in path.lower() for word in _VISION)}
     lists = vision or lists

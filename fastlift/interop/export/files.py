@@ -79,19 +79,19 @@ def export_model(
         )
     if format == "onnx":
         _need_onnx()
-    views = EnsemblingSettings(tte=ensembling, expand=expand).build(model.preprocessing)
-    wanted = _own_logits(model, views)
-    serving = serving_model(model, views.per_image)
-    images = _random_images(views, batch=2)
+    crops = EnsemblingSettings(tte=ensembling, expand=expand).build(model.preprocessing)
+    wanted = _own_logits(model, crops)
+    serving = serving_model(model, crops.per_image)
+    images = _random_images(crops, batch=2)
     program = _program(serving, images)
-    described = describe(model, views, path.name, format)
+    described = describe(model, crops, path.name, format)
     write, read = (_write_onnx, _read_onnx) if format == "onnx" else (_write_pt2, _read_pt2)
     difference = math.nan
 
     def write_and_compare(part: Path) -> None:
         nonlocal difference
         write(program, images, part, json.dumps(described, ensure_ascii=False))
-        difference = _difference(wanted, read(part), views)
+        difference = _difference(wanted, read(part), crops)
         description.unlink(missing_ok=True)  # of an old model, which must not be left to the new one
 
     write_atomically(path, write_and_compare)
@@ -99,12 +99,12 @@ def export_model(
     return Exported(path, description, difference)
 
 
-def describe(model: LiftModel, views: EvalCrops, file: str, format: str) -> dict[str, Any]:
+def describe(model: LiftModel, crops: EvalCrops, file: str, format: str) -> dict[str, Any]:
     """All that a server needs to know beside the file: input, output, classes, and every step of the preprocessing."""
-    size, crops = views.size, views.per_image
+    size, count = crops.size, crops.per_image
     corners = [["0", "0"], ["width - size", "0"], ["0", "height - size"], ["width - size", "height - size"]]
     centre = ["round((width - size) / 2)", "round((height - size) / 2)"]
-    shape = ["batch", 3, size, size] if crops == 1 else ["batch", crops, 3, size, size]
+    shape = ["batch", 3, size, size] if count == 1 else ["batch", count, 3, size, size]
     return {
         "format": 1,
         "fastlift": __version__,
@@ -115,12 +115,12 @@ def describe(model: LiftModel, views: EvalCrops, file: str, format: str) -> dict
         "classes": list(model.class_names),
         "preprocessing": {
             "colour": "RGB, without EXIF rotation",
-            "short_side": views.short_side,
+            "short_side": crops.short_side,
             "resize": "width = width * short_side // short, height = height * short_side // short, "
             "with short = min(width, height) of the picture",
-            "interpolation": f"{views.interpolation}, antialiased",
+            "interpolation": f"{crops.interpolation}, antialiased",
             "size": size,
-            "crops": [centre] if crops == 1 else [*corners, centre],
+            "crops": [centre] if count == 1 else [*corners, centre],
             "crops_are": "left and top of squares of `size` pixels; round is to the nearest even number at a half",
             "normalise": "(value / 255 - mean) / std",
             "mean": list(model.preprocessing.mean),
@@ -129,9 +129,9 @@ def describe(model: LiftModel, views: EvalCrops, file: str, format: str) -> dict
     }
 
 
-def _random_images(views: EvalCrops, batch: int) -> Tensor:
-    crops = () if views.per_image == 1 else (views.per_image,)
-    return torch.randn(batch, *crops, 3, views.size, views.size, generator=torch.Generator().manual_seed(0))
+def _random_images(crops: EvalCrops, batch: int) -> Tensor:
+    several = () if crops.per_image == 1 else (crops.per_image,)
+    return torch.randn(batch, *several, 3, crops.size, crops.size, generator=torch.Generator().manual_seed(0))
 
 
 def _program(serving: ServingModel, images: Tensor) -> torch.export.ExportedProgram:
@@ -185,22 +185,18 @@ def _read_pt2(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _own_logits(model: LiftModel, views: EvalCrops) -> dict[int, Tensor]:
-    """The model's logits of random images, in batches of two sizes.
-
-    Raises:
-        UserError: NaN or infinite ones: that training had failed.
-    """
+def _own_logits(model: LiftModel, crops: EvalCrops) -> dict[int, Tensor]:
+    """The model's logits of random images, in batches of two sizes."""
     device = next(model.parameters()).device
-    wanted = {batch: mean_logits(model, _random_images(views, batch).to(device)).cpu() for batch in (1, 3)}
+    wanted = {batch: mean_logits(model, _random_images(crops, batch).to(device)).cpu() for batch in (1, 3)}
     if not all(logits.isfinite().all() for logits in wanted.values()):
         raise UserError("this model's logits are NaN or infinite: there is nothing to serve", exit_code=1)
     return wanted
 
 
 @torch.no_grad()
-def _difference(wanted: dict[int, Tensor], served: Callable[[Tensor], Tensor], views: EvalCrops) -> float:
-    each = [(served(_random_images(views, batch)) - logits).abs().max() for batch, logits in wanted.items()]
+def _difference(wanted: dict[int, Tensor], served: Callable[[Tensor], Tensor], crops: EvalCrops) -> float:
+    each = [(served(_random_images(crops, batch)) - logits).abs().max() for batch, logits in wanted.items()]
     largest = float(torch.stack(each).max())  # NaN, if there is one
     if not largest <= TOLERANCE:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The model as it is served: tuners merged, plain PyTorch ops only, logits of one view or the mean over five crops."""
+"""The model as it is served: tuners merged, plain PyTorch ops only, logits of one crop or the mean over five."""
 
 from __future__ import annotations
 

@@ -23,13 +23,9 @@ from fastlift.system.memory import check_room, free_bytes
 
 
 class Library(Protocol):
-    """Where models come from.
+    """Where models come from."""
 
-    Attributes:
-        NAMES: how its models are named, for ``--help``.
-    """
-
-    NAMES: str
+    NAMES: str  # how its models are named, for ``--help``
 
     def takes(self, name: object) -> bool:
         """Whether a name is for this library."""
@@ -49,15 +45,10 @@ def _library(name: Name) -> Library:
 
 
 def load(name: Name, pretrained: str | Path | None = None, image_size: int | None = None) -> Backbone:
-    """Load a backbone.
+    """Load a backbone, by the settings of ``BackboneSettings``; an open_clip model configuration may be a dict too.
 
     Args:
-        name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (a dict, or the path
-            of its JSON), or ``timm:NAME``.
-        pretrained: an open_clip tag (downloaded), or a weights file: safetensors, or a torch file, read with
-            weights_only; or ``random``. None: random weights (with a warning), but timm's own default weights for
-            ``timm:NAME``.
-        image_size: pixels; position embeddings are interpolated when it is not the model's own.
+        pretrained: without it open_clip's models are random (with a warning), and timm's have their own weights.
 
     Raises:
         UserError: unknown names, weights that do not fit (the message names the tensors), models that are neither ViTs
@@ -95,9 +86,6 @@ def outline(name: Name, image_size: int | None = None) -> Outline | None:
     """The shape of what ``load`` would give, in a fraction of a second; nothing large is allocated, and no weights are read.
 
     None for architectures whose making reads numbers, which the meta device does not have.
-
-    Raises:
-        UserError: unknown names, and models that are not supported.
     """
     try:
         with torch.device("meta"), warnings.catch_warnings():

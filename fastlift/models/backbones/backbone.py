@@ -18,19 +18,13 @@ Name = str | Path | dict[str, Any]
 
 @dataclass
 class Backbone:
-    """A pre-trained model, ready to be frozen.
-
-    Attributes:
-        vit: the vision tower.
-        projection: from the ViT's width to the joint space, [D, E]; None where there is no text side, or no projection.
-        text: the text tower, or None.
-        logit_scale: exp of CLIP's learned temperature.
-        mean, std: normalisation of RGB values in 0..1.
-    """
+    """A pre-trained model, ready to be frozen."""
 
     vit: VisionTransformer | ResNet
-    projection: Tensor | None
+    projection: (
+        Tensor | None
+    )  # [D, E], from the ViT's width to the joint space; None without a text side or a projection
     text: TextTower | None
-    logit_scale: float
-    mean: tuple[float, float, float]
+    logit_scale: float  # exp of CLIP's learned temperature
+    mean: tuple[float, float, float]  # with ``std`` the normalisation of RGB values in 0..1
     std: tuple[float, float, float]

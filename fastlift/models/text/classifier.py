@@ -19,7 +19,7 @@ from fastlift.models.text.features import PromptTextSettings, TextTower, prompts
 from fastlift.models.text.tower import TextTransformer, causal_projection, random_context, worded_context
 from fastlift.models.tuners import TUNERS, TunerSettings, choose_blocks, refusal
 from fastlift.models.tuners.adapter import Adapter
-from fastlift.models.tuners.base import RankSettings, has_tuner
+from fastlift.models.tuners.base import RankSettings, has_tuner, named, names_with
 from fastlift.models.tuners.prompts import PromptSettings
 from fastlift.settings import MOST_SIZE, Acts, Between, Settings, one_of
 from fastlift.settings.validate import Rule
@@ -90,16 +90,13 @@ class TextClassifier(Classifier):
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The context, the projections and the adapters, as far as they learn (tuners in the tower are the model's)."""
-        named: dict[str, nn.Parameter] = {} if self.text.context is None else {"context": self.text.context}
+        found: dict[str, nn.Parameter | None] = {"context": self.text.context}
         if self.tune_projections:
-            named["text_projection"] = self.text_projection
-            if self.image_projection is not None:
-                named["image_projection"] = self.image_projection
-        for side in ("image_adapter", "text_adapter"):
-            adapter = getattr(self, side)
+            found |= {"text_projection": self.text_projection, "image_projection": self.image_projection}
+        for side, adapter in (("image_adapter", self.image_adapter), ("text_adapter", self.text_adapter)):
             if adapter is not None:
-                named |= {f"{side}.{name}": parameter for name, parameter in adapter.named_parameters()}
-        return named
+                found |= named(side, adapter)
+        return {name: parameter for name, parameter in found.items() if parameter is not None}
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """The text tower computes in ``dtype``; projections and adapters in fp32."""
@@ -130,7 +127,7 @@ def _needs_text(text_tuner: tuple[str, ...], classifier: str) -> str | None:
 
 
 _RANKED = Acts(
-    "the bottleneck of text tuners that have one (adaptformer, adapter, lora, lora_mlp)",
+    f"the bottleneck of text tuners that have one ({names_with(RankSettings)})",
     lambda text_tuner: has_tuner(RankSettings, text_tuner),
 )
 _CHOSEN_BLOCKS = Acts(
@@ -201,15 +198,16 @@ class TextSideSettings(Settings):
         if tower is None:
             raise UserError("this model has no text tower: the classifier 'text' needs one")
         text = self._tower(tower, class_names, prompt, generator)
-        if "clip_adapter" in self.text_tuner:
-            size = 4 * 4 * text.width * self.clip_adapter_rank  # a way in and a way out, on both sides
+        adapters = self.clip_adapter_rank if "clip_adapter" in self.text_tuner else None
+        if adapters is not None:
+            size = 4 * 4 * text.width * adapters  # a way in and a way out, on both sides
             check_room({"clip_adapter_rank": size}, self.values(), free_bytes())
         head = TextClassifier(
             text,
             (backbone.projection, causal_projection(tower)),
             backbone.logit_scale,
             tune_projections="projection" in self.text_tuner,
-            adapters=self.clip_adapter_rank if "clip_adapter" in self.text_tuner else None,
+            adapters=adapters,
             generator=generator,
         )
         trained = self._attach(text, len(class_names), image_side, generator)

@@ -64,11 +64,7 @@ def _words(tower: TextTower, text: str) -> int:
 
 
 def causal_projection(tower: TextTower) -> Tensor:
-    """From the text width to the joint space, [W, E].
-
-    Raises:
-        UserError: the projection has a bias, or there is none.
-    """
+    """From the text width to the joint space, [W, E]."""
     text: Any = causal_parts(tower.model)
     projection = None if text is None else text.text_projection
     if isinstance(projection, nn.Linear) and projection.bias is None:

@@ -92,11 +92,7 @@ class TunerSettings(
     """All that tuners can be told."""
 
     def context(self, tower: Tower | ResNet, classes: int, generator: torch.Generator | None = None) -> TunerContext:
-        """What these settings come to in a tower.
-
-        Raises:
-            UserError: blocks that the tower does not have.
-        """
+        """What these settings come to in a tower."""
         if isinstance(tower, ResNet) and self.layers is not None:
             raise UserError("layers: a CLIP ResNet has no transformer blocks to choose from")
         layers = resolve_layers(self.layers, tower.depth)

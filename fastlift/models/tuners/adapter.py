@@ -18,18 +18,12 @@ from fastlift.models.vit import Block, LayerNorm, NormBranch, Tower
 
 
 class Bottleneck(nn.Module):
-    """LN_a, W_down [r, D], b_down, W_up [D, r] and b_up, started at W_up = b_up = b_down = 0.
+    """LN_a, W_down [r, D], b_down, W_up [D, r] and b_up, with r the ``rank`` and D the ``width``.
 
-    Args:
-        width: D.
-        rank: r, the bottleneck's width.
-        generator: source of W_down's Kaiming-normal start (a = sqrt 5).
-
-    Attributes:
-        impl: which implementation of the op runs; None chooses by device and dtype.
+    W_down starts Kaiming-normal (a = sqrt 5), the rest of the bottleneck at zero.
     """
 
-    impl: kernels.Impl | None = None
+    impl: kernels.Impl | None = None  # which implementation of the op runs; None chooses by device and dtype
 
     def __init__(self, width: int, rank: int, generator: torch.Generator | None = None) -> None:
         super().__init__()

@@ -18,23 +18,14 @@ Sizes = Literal["lift", "lift_plus"]
 
 @dataclass(frozen=True)
 class TunerContext:
-    """What tuners are told beside their settings.
+    """What tuners are told beside their settings."""
 
-    Attributes:
-        classes: C.
-        width: D of the tower.
-        layers: indices of the blocks that get a tuner.
-        counted: L of the papers' rules: all blocks (LIFT), or those that get a tuner (LIFT+).
-        sizes: whose rules give the sizes that are not given.
-        generator: source of the random starts; None draws from PyTorch's global generator.
-    """
-
-    classes: int
-    width: int
-    layers: tuple[int, ...]
-    counted: int
-    sizes: Sizes
-    generator: torch.Generator | None = None
+    classes: int  # C
+    width: int  # D of the tower
+    layers: tuple[int, ...]  # indices of the blocks that get a tuner
+    counted: int  # L of the papers' rules: all blocks (LIFT), or those that get a tuner (LIFT+)
+    sizes: Sizes  # whose rules give the sizes that are not given
+    generator: torch.Generator | None = None  # of the random starts; None draws from PyTorch's global one
 
 
 @dataclass(frozen=True)
@@ -42,18 +33,12 @@ class Tuner(Settings):
     """A tuner of vision transformers: a subclass holds its settings and attaches it.
 
     A class that names itself is one; classes without ``NAME`` hold what several share.
-
-    Attributes:
-        NAME: what users call it.
-        CONFLICTS: tuners that it cannot be combined with, each with the reason.
-        CHOOSES_BLOCKS: whether ``layers`` says which blocks get it.
-        PREFIX: of its parameters' names, before a number.
     """
 
-    NAME: ClassVar[str]
-    CONFLICTS: ClassVar[Mapping[str, str]] = {}
-    CHOOSES_BLOCKS: ClassVar[bool] = True
-    PREFIX: ClassVar[str]
+    NAME: ClassVar[str]  # what users call it
+    PREFIX: ClassVar[str]  # of its parameters' names, before a number
+    CONFLICTS: ClassVar[Mapping[str, str]] = {}  # tuners that it cannot be combined with, each with the reason
+    CHOOSES_BLOCKS: ClassVar[bool] = True  # whether ``layers`` says which blocks get it
 
     def build(self, tower: Tower, context: TunerContext) -> dict[str, nn.Parameter]:
         """Put the tuner's modules at sites of the blocks, in place.

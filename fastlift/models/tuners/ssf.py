@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,23 +25,23 @@ class SSF(nn.Module):
         return torch.addcmul(self.shift.to(x.dtype), x, self.scale.to(x.dtype))
 
 
-class SSFAfter(nn.Module):
-    """A site whose output is scaled and shifted."""
+class SSFSite(nn.Module):
+    """A site of a block, and what is done to its output."""
 
     def __init__(self, inner: nn.Module, ssf: SSF) -> None:
         super().__init__()
         self.inner, self.ssf = inner, ssf
+
+
+class SSFAfter(SSFSite):
+    """A site whose output is scaled and shifted."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ssf(self.inner(x))
 
 
-class SSFQKV(nn.Module):
+class SSFQKV(SSFSite):
     """The qkv site with its 3 D outputs scaled and shifted."""
-
-    def __init__(self, inner: nn.Module, ssf: SSF) -> None:
-        super().__init__()
-        self.inner, self.ssf = inner, ssf
 
     def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         scales, shifts = self.ssf.scale.to(x.dtype).chunk(3), self.ssf.shift.to(x.dtype).chunk(3)
@@ -50,12 +50,8 @@ class SSFQKV(nn.Module):
         return q, k, v
 
 
-class SSFBranch(nn.Module):
+class SSFBranch(SSFSite):
     """The site before the MLP with the MLP's normalised input scaled and shifted; the residual is left alone."""
-
-    def __init__(self, inner: nn.Module, ssf: SSF) -> None:
-        super().__init__()
-        self.inner, self.ssf = inner, ssf
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         normed, residual = self.inner(t)
@@ -64,13 +60,10 @@ class SSFBranch(nn.Module):
 
 @dataclass(frozen=True)
 class SSFSettings(Tuner):
-    """SSF at two sites of each chosen block.
+    """SSF at two sites of each chosen block."""
 
-    Attributes:
-        SITES: a site's name in the authors' checkpoints -> ours, and what takes its place.
-    """
-
-    SITES: ClassVar[Mapping[str, tuple[str, Callable[[nn.Module, SSF], nn.Module]]]]
+    # A site's name in the authors' checkpoints -> ours, and what takes its place.
+    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]]
 
     def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
         parts = nn.ModuleDict()

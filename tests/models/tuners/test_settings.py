@@ -115,7 +115,8 @@ def test_a_new_tuner_is_a_file_and_a_line(tiny_clip: Files, monkeypatch: pytest.
     with pytest.raises(UserError, match="toy_count: expected more than 0"):
         grown.TunerSettings(toy_count=0)
     told = marker(grown.TunerSettings, "tuner", Doc)
-    assert told is not None and "ssf_ln, toy, none; several may be combined" in told.documentation
+    assert told is not None
+    assert "ssf_ln, toy, none; several may be combined" in told.documentation
 
 
 def test_messages_name_the_tuners_by_their_declarations() -> None:
