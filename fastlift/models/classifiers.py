@@ -151,24 +151,28 @@ class LayerNormedClassifier(WeightClassifier):
 
 
 class ZeroShotClassifier(Classifier):
-    """CLIP's own zero-shot head: z = exp(logit_scale) * <P f/|P f|, text features>; nothing of it trains.
+    """z = scale * <A(P f)/|A(P f)|, class features>, of which nothing trains: CLIP's own head, or ``text`` once trained.
 
     Args:
         projection: P^T, [D, E], from the ViT's width to the joint space, or None where they are the same.
-        weight: text features [C, E], L2-normed.
+        weight: class features [C, E], L2-normed.
         scale: exp(logit_scale).
+        adapter: A, a CLIP-Adapter, or None.
     """
 
     projection: Tensor | None
 
-    def __init__(self, projection: Tensor | None, weight: Tensor, scale: float) -> None:
+    def __init__(
+        self, projection: Tensor | None, weight: Tensor, scale: float, adapter: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.adapter = scale, adapter
         self.register_buffer("projection", projection)
         self.register_buffer("weight", weight)
 
     def prepare(self, features: Tensor) -> Tensor:
-        return F.normalize(features if self.projection is None else features @ self.projection, dim=1)
+        joint = features if self.projection is None else features @ self.projection
+        return F.normalize(joint if self.adapter is None else self.adapter(joint), dim=1)
 
     def _logits(self, features: Tensor) -> Tensor:
         return self.scale * self.prepare(features.float()) @ self.weight.T

@@ -115,8 +115,8 @@ class LDAMLoss(Loss):
     def __init__(self, class_counts: Tensor, margin: float = 0.5, scale: float = 25.0) -> None:
         super().__init__()
         _not_negative(margin=margin, scale=scale)
-        self.scale = scale
-        self.register_buffer("margins", margin * (class_counts / class_counts.min()) ** -0.25)
+        self.scale, counts = scale, class_counts.float()
+        self.register_buffer("margins", margin * (counts / counts.min()) ** -0.25)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         margins = self.scale * self.margins[labels][:, None].to(logits)
@@ -138,7 +138,8 @@ class LADELoss(Loss):
         super().__init__()
         _not_negative(weight=weight, regularisation=regularisation)
         self.weight, self.regularisation = weight, regularisation
-        self.register_buffer("prior", class_counts / class_counts.sum())
+        counts = class_counts.float()
+        self.register_buffer("prior", counts / counts.sum())
         self._world = World()
 
     def join(self, world: World) -> None:
@@ -222,12 +223,12 @@ def _class_balanced(counts: Tensor, beta: float = 0.9999) -> SoftmaxLoss:
 _BUILDERS: dict[str, Callable[..., Loss]] = {
     "CE": lambda counts: SoftmaxLoss(),
     "Focal": lambda counts, gamma=2.0: FocalLoss(gamma),
-    "LDAM": lambda counts, margin=0.5, scale=25.0: LDAMLoss(counts.float(), margin, scale),
+    "LDAM": LDAMLoss,
     "CB": _class_balanced,
     "GRW": lambda counts: _weighted(counts.sum() / counts),
     "BS": lambda counts: SoftmaxLoss(_log_prior(counts)),
     "LA": lambda counts, tau=1.0: SoftmaxLoss(_log_prior(counts), tau),
-    "LADE": lambda counts, weight=0.1, regularisation=0.1: LADELoss(counts.float(), weight, regularisation),
+    "LADE": LADELoss,
 }
 
 

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from fastlift.errors import UserError
-from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings, InferenceSettings, default_expand
+from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings, InferenceSettings
 from fastlift.models.lift import Preprocessing
+
+
+def preprocessing(size: int) -> Preprocessing:
+    return Preprocessing(size, (0.5,) * 3, (0.5,) * 3, "bicubic")
 
 
 @pytest.mark.parametrize(
@@ -25,9 +29,9 @@ from fastlift.models.lift import Preprocessing
 def test_names_and_crops(settings: dict[str, Any], name: str, crops: int) -> None:
     ensembling = EnsemblingSettings(**settings)
     assert (ensembling.ensembling_name, ensembling.crops_per_image) == (name, crops)
-    built = ensembling.build(Preprocessing(32, (0.5,) * 3, (0.5,) * 3, "bicubic"))
+    built = ensembling.build(preprocessing(32))
     assert (built.size, built.interpolation) == (32, "bicubic")
-    assert built.expand == settings.get("expand", default_expand(32))
+    assert built.expand == settings.get("expand", 3)
 
 
 @pytest.mark.parametrize(("batch", "images"), [(1, 1), (5, 1), (9, 1), (10, 2), (128, 25)])
@@ -37,7 +41,7 @@ def test_crops_of_an_image_go_together(batch: int, images: int) -> None:
 
 
 def test_expand_is_the_paper_s_or_less_in_proportion() -> None:
-    assert [default_expand(size) for size in (32, 112, 224, 384)] == [3, 12, 24, 24]
+    assert [EnsemblingSettings().build(preprocessing(size)).expand for size in (32, 112, 224, 384)] == [3, 12, 24, 24]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fastlift_kernels as kernels
+from fastlift.models.classifiers import ZeroShotClassifier
 from fastlift.models.lift import LiftModel
+from fastlift.models.text.classifier import TextClassifier
 from fastlift.models.tuners.adapter import Adapter, AdaptFormer, AdaptFormerBranch
 from fastlift.models.tuners.lora import LoRA, LoRALinear, LoRAQKV
 from fastlift.models.tuners.mask import Scatter
@@ -21,22 +23,6 @@ from fastlift.models.tuners.ssf import SSFQKV, SSFAfter, SSFBranch
 from fastlift.models.vit import QKV, Block, LayerNorm, Linear, NormBranch
 
 _FUSED = (kernels.quick_gelu, kernels.gelu)
-
-
-class FixedTextHead(nn.Module):
-    """A text classifier whose class features, which no longer change, are a constant [C, E]."""
-
-    weight: Tensor
-
-    def __init__(self, head: Any) -> None:
-        super().__init__()
-        self.register_buffer("weight", F.normalize(head.weight.detach(), dim=1))
-        head.text, head.text_projection, head.text_adapter = nn.Identity(), None, None
-        self.head = head
-
-    def forward(self, features: Tensor) -> Tensor:
-        features = F.normalize(self.head.prepare(features.float()), dim=1)
-        return self.head.scale * F.linear(features, self.weight)
 
 
 class ServingModel(nn.Module):
@@ -57,9 +43,11 @@ def serving_model(model: LiftModel, crops: int = 1) -> ServingModel:
     """A copy of ``model`` on the CPU in fp32 that computes the same with PyTorch's own ops."""
     copied = deepcopy(model).cpu().eval().requires_grad_(False)
     copied.set_compute_dtype(torch.float32)
-    classifier: nn.Module = copied.classifier
-    if hasattr(classifier, "text_projection"):  # class features come from the text tower
-        classifier = FixedTextHead(classifier)
+    classifier = copied.classifier
+    if isinstance(classifier, TextClassifier):  # its class features no longer change
+        weight, projection = F.normalize(classifier.weight.detach(), dim=1), classifier.image_projection
+        plain = None if projection is None else projection.detach()
+        classifier = ZeroShotClassifier(plain, weight, classifier.scale, classifier.image_adapter)
     serving = ServingModel(merge_tuners(copied.vit), classifier, crops).float()
     for module in serving.modules():
         if isinstance(module, (AdaptFormer, Adapter)):
