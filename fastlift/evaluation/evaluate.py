@@ -40,18 +40,13 @@ def mean_logits(model: LiftModel, images: Tensor) -> Tensor:
     return model(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(dim=1)
 
 
-@dataclass(frozen=True)
 class Groups:
-    """Groups of classes: ``of_class`` [C] is the group of each, ``members`` [C, G] has a 1 where a class is in a group."""
+    """Groups of classes: ``of_class`` int64 [C] is the group of each, of ``groups`` G in all."""
 
-    of_class: Tensor
-    members: Tensor
-
-    @classmethod
-    def of(cls, of_class: np.ndarray, groups: int, device: torch.device) -> Groups:
-        """From the group of each class, int64 [C], on a device."""
-        numbers = torch.from_numpy(of_class).to(device)
-        return cls(numbers, torch.zeros(len(numbers), groups, device=device).scatter_(1, numbers[:, None], 1.0))
+    def __init__(self, of_class: np.ndarray, groups: int, device: torch.device) -> None:
+        self.of_class = torch.from_numpy(of_class).to(device)
+        zeros = torch.zeros(len(of_class), groups, device=device)
+        self.members = zeros.scatter_(1, self.of_class[:, None], 1.0)  # [C, G], 1 where a class is in a group
 
     def logits(self, logits: Tensor) -> Tensor:
         """Log-probabilities [B, G] from logits [B, C]."""
@@ -116,7 +111,7 @@ def evaluate(
         on_bad=on_bad,
     )
     classes = len(model.class_names) if rank is None else len(rank.names)
-    groups = None if rank is None else Groups.of(rank.of_class, classes, device)
+    groups = None if rank is None else Groups(rank.of_class, classes, device)
     if rank is not None:
         group_counts = np.bincount(rank.of_class, weights=group_counts, minlength=classes).astype(np.int64).tolist()
     accumulator = ClassificationAccumulator(classes, device)

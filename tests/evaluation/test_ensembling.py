@@ -120,7 +120,7 @@ def test_probabilities_of_groups(device: torch.device) -> None:
     logits = torch.randn(5, 9)
     logits[3, 4] = torch.nan
     of_class = np.array([2, 0, 1, 1, 0, 2, 2, 0, 2])
-    found = evaluation.Groups.of(of_class, 4, device).logits(logits.to(device)).cpu()
+    found = evaluation.Groups(of_class, 4, device).logits(logits.to(device)).cpu()
     probabilities = logits.double().softmax(dim=1)
     for group in range(3):
         expected = probabilities[:, of_class == group].sum(dim=1).log()

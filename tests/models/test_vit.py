@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlift.errors import UserError
 from fastlift.models.conversion import from_open_clip, from_timm
+from fastlift.models.pooling import ClassTokenPool
 from fastlift.models.tuners import TunerSettings
-from fastlift.models.vit import Block, ClassTokenPool
+from fastlift.models.vit import Block
 
 
 def lively(model: nn.Module) -> nn.Module:

@@ -96,7 +96,7 @@ def test_a_batch_of_evaluation(tiny_clip: Files, device: torch.device, classifie
     ).to(device)
     images = torch.randn(4, *([] if views == 1 else [views]), 3, 32, 32).to(device)
     labels = torch.arange(4, device=device)
-    groups = Groups.of(np.array([0, 0, 1, 1, 2, 2]), 3, device)
+    groups = Groups(np.array([0, 0, 1, 1, 2, 2]), 3, device)
     accumulators = ClassificationAccumulator(len(CLASS_NAMES), device), ClassificationAccumulator(3, device)
     with torch.inference_mode():
         for watched in (False, True):

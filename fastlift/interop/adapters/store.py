@@ -135,13 +135,10 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
 
 def _name(model: Any) -> str:
     """What its library calls a model, or "" (open_clip keeps no name on it)."""
-    config = getattr(model, "config", None)
-    for value in (getattr(config, "_name_or_path", ""), (getattr(model, "pretrained_cfg", None) or {})):
-        if isinstance(value, dict):
-            value = ".".join(filter(None, (value.get("architecture"), value.get("tag"))))
-        if value:
-            return str(value)
-    return ""
+    if name := getattr(getattr(model, "config", None), "_name_or_path", ""):
+        return str(name)
+    timms = getattr(model, "pretrained_cfg", None) or {}
+    return ".".join(filter(None, (timms.get("architecture"), timms.get("tag"))))
 
 
 def _samples(block: nn.Module) -> Tensor:

@@ -10,8 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
@@ -170,15 +168,13 @@ def _load_weights(model: Any, weights: Path, label: str, resize: bool) -> None:
 
 
 def _resize_pooling(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Positions of a ResNet's attention pooling for another grid: the mean's own, then the grid's, interpolated."""
+    """Positions of a ResNet's attention pooling for another grid; the first is the mean's own."""
+    from timm.layers import resample_abs_pos_embed
+
     name = "visual.attnpool.positional_embedding"
-    if name not in state or name not in wanted or state[name].shape == wanted[name].shape:
-        return
-    mean, grid = state[name][:1], state[name][1:]  # [1, W], [side * side, W]
-    old, new = round(len(grid) ** 0.5), round((len(wanted[name]) - 1) ** 0.5)
-    square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    state[name] = torch.cat([mean, resized.permute(0, 2, 3, 1).reshape(new * new, -1)])
+    if name in state and name in wanted and state[name].shape != wanted[name].shape:
+        side = math.isqrt(len(wanted[name]) - 1)
+        state[name] = resample_abs_pos_embed(state[name][None], [side, side], num_prefix_tokens=1)[0]
 
 
 def _resize_trunk(state: dict[str, Tensor], visual: Any) -> None:
