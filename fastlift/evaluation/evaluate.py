@@ -20,7 +20,7 @@ from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.lift import LiftModel
-from fastlift.models.out_of_memory import attempt, in_evaluation
+from fastlift.models.out_of_memory import without_gradients
 from fastlift.training.distributed import World, total
 from fastlift.training.inputs import model_loader
 
@@ -118,8 +118,8 @@ def evaluate(
     start, done = time.perf_counter(), 0
     try:
         for images, labels, _ in loader.epoch(0):
-            if attempt(partial(add_batch, accumulator, model, images, labels, groups)) is None:
-                raise in_evaluation(model, len(labels) * settings.crops_per_image, settings.crops_per_image)
+            add = partial(add_batch, accumulator, model, images, labels, groups)
+            without_gradients(add, model, len(labels) * settings.crops_per_image, settings.crops_per_image)
             done += len(labels)
             if on_progress is not None:
                 on_progress(min(done * world.size, len(index)), len(index))

@@ -20,7 +20,7 @@ from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
-from fastlift.models.out_of_memory import attempt, in_evaluation
+from fastlift.models.out_of_memory import without_gradients
 from fastlift.training.inputs import model_loader
 
 
@@ -109,10 +109,8 @@ def predict(
     )
     try:
         for images, _, indices in loader.epoch(0):
-            found = attempt(partial(_best, model, images, min(top, len(model.class_names))))
-            if found is None:
-                crops = settings.crops_per_image
-                raise in_evaluation(model, len(images) * crops, crops, "prediction")
+            best, crops = partial(_best, model, images, min(top, len(model.class_names))), settings.crops_per_image
+            found = without_gradients(best, model, len(images) * crops, crops, "prediction")
             rows = zip(indices.tolist(), *(part.tolist() for part in found), strict=True)
             for row, is_finite, probabilities, classes in rows:
                 if row in broken:

@@ -62,10 +62,8 @@ def lift_state(model: LiftModel) -> LiftState:
     """
     if model.given_masks():
         raise UserError("this model's masks come from a LIFT+ checkpoint: LIFT's files have no place for them")
-    return {
-        "tuner": {name: parameter.detach().cpu().clone() for name, parameter in model.tuner_parameters.items()},
-        "head": {name: parameter.detach().cpu().clone() for name, parameter in model.head_parameters.items()},
-    }
+    parts = {"tuner": model.tuner_parameters, "head": model.head_parameters}
+    return {part: {name: p.detach().cpu().clone() for name, p in named.items()} for part, named in parts.items()}
 
 
 def as_lift_state(source: str | Path | LiftState) -> LiftState:
@@ -81,12 +79,13 @@ def as_lift_state(source: str | Path | LiftState) -> LiftState:
         shown = ", ".join(map(str, list(state)[:5]))
         raise UserError(f"not a LIFT checkpoint: expected the keys 'tuner' and 'head', got {shown}")
     _check_tensors(state)
-    is_plus = is_lift_plus(state)
-    found = (
-        from_lift_plus(state["tuner"]) if is_plus else {part: dict(state.get(part) or {}) for part in ("tuner", "head")}
-    )
+    if is_lift_plus(state):
+        found = from_lift_plus(state["tuner"])
+        _check_form(found)
+        return found
+    found = {part: dict(state.get(part) or {}) for part in ("tuner", "head")}
     _check_form(found)
-    return found if is_plus else found | {"tuner": _from_timm(found["tuner"])}
+    return found | {"tuner": _from_timm(found["tuner"])}
 
 
 def is_lift_plus(state: Mapping[str, Any]) -> bool:

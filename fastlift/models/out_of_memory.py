@@ -50,16 +50,20 @@ def in_training(
     )
 
 
-def in_evaluation(model: LiftModel, crops: int, per_image: int, what: str = "evaluation") -> OutOfMemory:
-    """The error for a batch without gradients.
+def without_gradients(
+    work: Callable[[], Result], model: LiftModel, crops: int, per_image: int = 1, what: str = "evaluation"
+) -> Result:
+    """The result of ``work``, which is not None, on a batch of ``crops``, of which those of an image go together.
 
-    Args:
-        crops: in the batch.
-        per_image: crops of one image, which go together.
+    Raises:
+        OutOfMemory: memory ran out.
     """
+    found = attempt(work)
+    if found is not None:
+        return found
     smaller = crops // per_image // 2 * per_image
     fewer = "fewer crops with --tte" if per_image > 1 else "--device cpu, or a smaller model"
-    return OutOfMemory(
+    raise OutOfMemory(
         f"out of memory in {what} with {crops} crops at a time{_room(model)}: "
         f"try {f'--eval-batch {smaller}' if smaller else fewer}"
     )

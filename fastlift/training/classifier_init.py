@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from fastlift.models.classifier_init import IMAGE_INITS, choose_shots
 from fastlift.models.classifier_init import class_means as class_means
 from fastlift.models.classifier_init import linear_probe as linear_probe
 from fastlift.models.lift import LiftModel
-from fastlift.models.out_of_memory import attempt, in_evaluation
+from fastlift.models.out_of_memory import without_gradients
 from fastlift.training.inputs import model_loader
 
 
@@ -66,10 +67,8 @@ def frozen_features(
     labels: list[Tensor] = []
     try:
         for images, theirs, _ in batches.epoch(0):
-            found = attempt(lambda: model.features(images).float().cpu())  # noqa: B023 - called at once
-            if found is None:
-                raise in_evaluation(model, len(images), 1, what)
-            features.append(found)
+            found = without_gradients(partial(model.features, images), model, len(images), what=what)
+            features.append(found.float().cpu())
             labels.append(theirs.cpu())
             if on_progress is not None:
                 on_progress(sum(map(len, labels)))
