@@ -129,6 +129,7 @@ def metrics_of(counts: Counts, group_counts: Sequence[int], boundaries: tuple[in
     accuracies = np.full(classes, np.nan)  # [C] percent
     accuracies[tested] = 100.0 * counts.correct[tested] / counts.total[tested]
     groups = {name: mask & tested for name, mask in group_masks(group_counts, boundaries).items()}
+    f1 = 2.0 * counts.correct[tested] / (counts.total[tested] + counts.predicted[tested])
     bins, scored = _calibration(counts), int(counts.bin_count.sum())
     return Metrics(
         samples=samples,
@@ -137,7 +138,7 @@ def metrics_of(counts: Counts, group_counts: Sequence[int], boundaries: tuple[in
         medium=_mean(accuracies[groups["medium"]]),
         few=_mean(accuracies[groups["few"]]),
         mean_class_accuracy=float(accuracies[tested].mean()),
-        macro_f1=_macro_f1(counts, tested),
+        macro_f1=100.0 * float(f1.mean()),
         worst_class=float(accuracies[tested].min()),
         harmonic_mean=harmonic_mean(accuracies[tested]),
         geometric_mean=geometric_mean(accuracies[tested]),
@@ -169,11 +170,6 @@ def geometric_mean(accuracies: NDArray[np.float64]) -> float:
 
 def _mean(values: NDArray[np.float64]) -> float | None:
     return float(values.mean()) if values.size else None
-
-
-def _macro_f1(counts: Counts, tested: NDArray[np.bool_]) -> float:
-    f1 = 2.0 * counts.correct[tested] / (counts.total[tested] + counts.predicted[tested])
-    return 100.0 * float(f1.mean())
 
 
 def _calibration(counts: Counts) -> tuple[CalibrationBin, ...]:

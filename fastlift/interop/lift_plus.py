@@ -7,7 +7,7 @@ became modules of a block.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ PARTS = {
     "mlp_out": "mlp.c_proj",
     "norm2": "ln_2",
 }
-_BOTTLENECK = {"norm": "ln", "down": "down_proj", "up": "up_proj"}
+_MASKED = r"blocks\.(\d+)\.aft\.((?:attn|mlp)_(?:in|out))\.masked_(weight|bias)"
 
 
 def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
@@ -43,7 +43,7 @@ def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
         tower, _, rest = name.partition(".")
         if tower == "classifier":
             head[rest] = tensor
-        elif (found := _head_name(name)) is not None:
+        elif (found := _translated(name, _HEAD)) is not None:
             head[found] = tensor
         elif tower in whole and (found := _tuner_name(_as_first_version(rest), whole[tower])) is not None:
             is_adaptformers = found.startswith("adaptformer_list") and found.endswith(".scale")
@@ -57,15 +57,6 @@ def from_lift_plus(state: Mapping[str, Tensor]) -> LiftState:
     if unplaced:
         raise UserError(f"a LIFT+ checkpoint whose masks are missing, {len(unplaced)} of them: {unplaced[:10]}")
     return {"tuner": tuner, "head": head}
-
-
-def _head_name(name: str) -> str | None:
-    """Names beside the two towers: CoOp's context, projections, CLIP-Adapters."""
-    plain = {"text_encoder.ctx": "context", "image_proj": "image_projection", "text_proj": "text_projection"}
-    if name in plain:
-        return plain[name]
-    match = re.fullmatch(r"((?:image|text)_adapter)\.(norm|down|up)\.(weight|bias)", name)
-    return None if match is None else f"{match[1]}.{_BOTTLENECK[match[2]]}.{match[3]}"
 
 
 def _trains_whole_blocks(state: Mapping[str, Tensor], tower: str) -> bool:
@@ -90,32 +81,36 @@ _SECOND_VERSION = {
 
 def _tuner_name(name: str, whole: bool) -> str | None:
     """One name inside a tower, without the tower's own."""
-    if name in ("ssf.scale", "ssf.shift"):  # of a ResNet's pooled feature
-        return f"ssf_attn.{name.partition('.')[2]}"
-    for pattern, rename in _RULES.items():
-        match = re.fullmatch(rf"blocks\.(\d+)\.{pattern}", name)
-        if match:
-            return rename(int(match[1]), match, whole)
-    return None
+    own = re.fullmatch(rf"blocks\.(\d+)\.({'|'.join(PARTS)})_(weight|bias)", name)
+    if own is None:
+        return _translated(name, _TUNERS)
+    if whole:
+        return block_weight(own[1], PARTS[own[2]], own[3])
+    # Biases alone, numbered through all blocks.
+    return f"bias_tuned.{len(PARTS) * int(own[1]) + list(PARTS).index(own[2])}"
 
 
-def _own_weight(i: int, match: re.Match[str], whole: bool) -> str:
-    part, kind = match[2], match[3]
-    if not whole:  # biases alone, numbered through all blocks
-        return f"bias_tuned.{len(PARTS) * i + list(PARTS).index(part)}"
-    return block_weight(i, PARTS[part], kind)
+def _translated(name: str, names: Mapping[str, str]) -> str | None:
+    matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in names.items())
+    return next((match.expand(ours) for match, ours in matches if match is not None), None)
 
 
-_RULES: dict[str, Callable[[int, re.Match[str], bool], str]] = {
-    rf"({'|'.join(PARTS)})_(weight|bias)": _own_weight,
-    r"prompt": lambda i, m, _: f"vpt_list.{i}.prompt",
-    r"lora\.(q|v)\.(down|up)": lambda i, m, _: f"lora_list.{i}.{m[2]}.lora_{'A' if m[3] == 'down' else 'B'}",
-    r"(adapter|adaptformer)\.(norm|down|up)\.(weight|bias)": lambda i, m, _: (
-        f"{m[2]}_list.{i}.{_BOTTLENECK[m[3]]}.{m[4]}"
-    ),
-    r"adaptformer\.scale": lambda i, m, _: f"adaptformer_list.{i}.scale",
-    r"ssf\.(attn|mlp)_(in|out)\.(scale|shift)": lambda i, m, _: f"ssf_{m[2]}_list.{i}.{m[2]}_{m[3]}.{m[4]}",
-    r"aft\.(attn_in|attn_out|mlp_in|mlp_out)\.masked_(weight|bias)\.(optimized_params|mask)": lambda i, m, _: (
-        f"masked_linear_list.{i}.{m[2]}.optimized_{m[3]}" + (".mask" if m[4] == "mask" else "")
-    ),
+# LIFT+'s names -> LIFT's: beside the two towers (CoOp's context, projections, CLIP-Adapters), and inside one.
+_HEAD = {
+    r"text_encoder\.ctx": r"context",
+    r"(image|text)_proj": r"\1_projection",
+    r"(image|text)_adapter\.norm\.(weight|bias)": r"\1_adapter.ln.\2",
+    r"(image|text)_adapter\.(down|up)\.(weight|bias)": r"\1_adapter.\2_proj.\3",
+}
+_TUNERS = {
+    r"ssf\.(scale|shift)": r"ssf_attn.\1",  # of a ResNet's pooled feature
+    r"blocks\.(\d+)\.prompt": r"vpt_list.\1.prompt",
+    r"blocks\.(\d+)\.lora\.(q|v)\.down": r"lora_list.\1.\2.lora_A",
+    r"blocks\.(\d+)\.lora\.(q|v)\.up": r"lora_list.\1.\2.lora_B",
+    r"blocks\.(\d+)\.(adapter|adaptformer)\.norm\.(weight|bias)": r"\2_list.\1.ln.\3",
+    r"blocks\.(\d+)\.(adapter|adaptformer)\.(down|up)\.(weight|bias)": r"\2_list.\1.\3_proj.\4",
+    r"blocks\.(\d+)\.adaptformer\.scale": r"adaptformer_list.\1.scale",
+    r"blocks\.(\d+)\.ssf\.(attn|mlp)_(in|out)\.(scale|shift)": r"ssf_\2_list.\1.\2_\3.\4",
+    rf"{_MASKED}\.optimized_params": r"masked_linear_list.\1.\2.optimized_\3",
+    rf"{_MASKED}\.mask": r"masked_linear_list.\1.\2.optimized_\3.mask",
 }

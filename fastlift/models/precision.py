@@ -183,7 +183,7 @@ def summarise(fp32: list[float], bf16: list[float], flop: float) -> Speeds:
 
 def _step(shape: Shape, dtype: torch.dtype) -> Callable[[], None]:
     """Forward and backward of frozen weights in ``dtype``."""
-    run, tokens = _convolution(shape, dtype) if not shape.heads else _block(shape, dtype)
+    run, tokens = _frozen(shape, dtype)
     tokens.requires_grad_()
     direction = torch.ones_like(tokens)
 
@@ -194,7 +194,13 @@ def _step(shape: Shape, dtype: torch.dtype) -> Callable[[], None]:
     return step
 
 
-def _block(shape: Shape, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def _frozen(shape: Shape, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """What is run, and its input."""
+    if not shape.heads:
+        side = math.isqrt(shape.tokens)
+        weight = torch.randn(shape.hidden, shape.width, 3, 3).to(dtype)
+        images = torch.randn(shape.images, shape.width, side, side).to(dtype)
+        return lambda x: F.conv2d(x, weight, padding=1), images
     block = Block(
         norm_1=LayerNorm(shape.width),
         qkv=QKV(shape.width, 3 * shape.width),
@@ -206,10 +212,3 @@ def _block(shape: Shape, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor]
         heads=shape.heads,
     ).requires_grad_(False)
     return block.to(dtype), torch.randn(shape.images, shape.tokens, shape.width).to(dtype)
-
-
-def _convolution(shape: Shape, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    side = math.isqrt(shape.tokens)
-    weight = torch.randn(shape.hidden, shape.width, 3, 3).to(dtype)
-    images = torch.randn(shape.images, shape.width, side, side).to(dtype)
-    return lambda x: F.conv2d(x, weight, padding=1), images
