@@ -130,9 +130,6 @@ class ClassifierInitSettings(Settings):
         """The classifier's weight [C, D]: from text, the class features through the projection's transpose, L2-normed.
 
         None for ``random``, which classifiers do themselves.
-
-        Raises:
-            UserError: a start that needs training images, or text where the model has none.
         """
         if self.init in IMAGE_INITS:
             raise UserError(

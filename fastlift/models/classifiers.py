@@ -90,13 +90,9 @@ class Classifier(nn.Module):
 
 
 class WeightClassifier(Classifier):
-    """A classifier with a weight of its own, from features of ``width`` D to C ``classes``.
+    """A classifier with a weight of its own, from features of ``width`` D to C ``classes``."""
 
-    Attributes:
-        NAME: what users call it.
-    """
-
-    NAME: ClassVar[str]
+    NAME: ClassVar[str]  # what users call it
 
     def __init__(self, width: int, classes: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()

@@ -108,13 +108,9 @@ class Rotary(nn.Module):
 
     x -> x cos + (-x_2, x_1) sin for x = (x_1, x_2) in halves, in fp32. Tokens before ``first`` and behind the patches
     (class token, registers, visual prompts) have no place and are left alone.
-
-    Args:
-        sin, cos: of each patch's angles, [patches, D/H].
-        first: tokens before the patches.
     """
 
-    sin: Tensor
+    sin: Tensor  # of each patch's angles, [patches, D/H]
     cos: Tensor
 
     def __init__(self, sin: Tensor, cos: Tensor, first: int) -> None:

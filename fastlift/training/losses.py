@@ -277,9 +277,6 @@ class LossSettings(Settings):
         Args:
             class_counts: training images of each class, [C].
             scale: of LDAM's margins: the model's setting of that name, whatever its classifier, as in the authors' programs.
-
-        Raises:
-            UserError: class counts that are not positive.
         """
         options = {"tau": self.tau, "scale": scale}
         accepted = signature(_BUILDERS[self.loss]).parameters

@@ -119,9 +119,6 @@ class TunerSettings(
 
         Returns:
             what trains, under the authors' names.
-
-        Raises:
-            UserError: tuners of another architecture, or such as cannot be combined in this one.
         """
         known: dict[str, Any] = TUNERS
         why = "is for CLIP ResNets; a transformer has"
@@ -147,11 +144,7 @@ def choose_blocks(names: Iterable[str]) -> bool:
 
 
 def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:
-    """Blocks that get a tuner: all (None), the last k (an integer), or a list of indices.
-
-    Raises:
-        UserError: an index or a count that the ViT does not have.
-    """
+    """Blocks that get a tuner: all (None), the last k (an integer), or a list of indices."""
     if layers is None:
         return tuple(range(depth))
     if isinstance(layers, int):
