@@ -21,9 +21,8 @@ class Backbone:
     """A pre-trained model, ready to be frozen."""
 
     vit: VisionTransformer | ResNet
-    projection: (
-        Tensor | None
-    )  # [D, E], from the ViT's width to the joint space; None without a text side or a projection
+    # [D, E], from the ViT's width to the joint space; None where there is no text side, or no projection.
+    projection: Tensor | None
     text: TextTower | None
     logit_scale: float  # exp of CLIP's learned temperature
     mean: tuple[float, float, float]  # with ``std`` the normalisation of RGB values in 0..1
