@@ -112,7 +112,6 @@ def test_timm_models_by_name_with_random_weights_offline(monkeypatch: pytest.Mon
     size = 56 if "patch14" in name else 64
     torch.manual_seed(0)
     backbone = backbones.load(f"timm:{name}", "random", size)
-    assert not backbone.pretrained
     assert backbone.vit.image_size == (size, size)
     torch.manual_seed(0)
     pool = {"global_pool": "token"} if "dinov3" in name else {}
