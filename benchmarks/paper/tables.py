@@ -97,7 +97,7 @@ def _tuners() -> tuple[Cell, ...]:
     )
 
 
-def _starts() -> tuple[Cell, ...]:
+def _inits() -> tuple[Cell, ...]:
     names = ("random", "class_mean_1", "class_mean_10", "class_mean_100", "class_mean", "linear_probe")
     return (
         *(Cell(name, "lift", {"init": name}, FIVE) for name in names),
@@ -188,7 +188,7 @@ _AXES = {"figure4": "share of the weights", "figure6": "rank", "figure11": "expa
 _MAKERS: dict[str, tuple[str, str, Callable[[], tuple[Cell, ...]]]] = {
     "table5": ("ablation", _LIFT, _ablation),
     "table6": ("tuners", _LIFT, _tuners),
-    "table7": ("classifier init", _LIFT, _starts),
+    "table7": ("classifier init", _LIFT, _inits),
     "table12": ("test-time ensembling", _LIFT, _ensembling),
     "table13": ("prompts of the text init", _LIFT, _prompts),
     "table14": ("epochs", _LIFT, _epochs),

@@ -93,7 +93,7 @@ def first_values(world: World, own: Tensor) -> Tensor:
     return total({"": own.clone() if world.is_main else torch.zeros_like(own)}, world)[""]
 
 
-def take_first_start(world: World, parameters: Mapping[str, Tensor]) -> None:
+def take_first_values(world: World, parameters: Mapping[str, Tensor]) -> None:
     """Give ``parameters`` the first rank's values on all, so that they are equal to the last bit on unlike processors.
 
     Raises:
@@ -106,7 +106,7 @@ def take_first_start(world: World, parameters: Mapping[str, Tensor]) -> None:
     sizes = [parameter.numel() for parameter in parameters.values()]
     pairs = list(zip(own.split(sizes), first.split(sizes), strict=True))
     near = all(bool((mine - theirs).abs().max() <= _ROUNDING * theirs.abs().max()) for mine, theirs in pairs)
-    agree(world, {"the start of what trains": "that of rank 0" if near else "another"})
+    agree(world, {"the initial values of what trains": "that of rank 0" if near else "another"})
     with torch.no_grad():
         for parameter, (_, theirs) in zip(parameters.values(), pairs, strict=True):
             parameter.copy_(theirs.view_as(parameter))

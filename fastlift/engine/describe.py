@@ -23,7 +23,7 @@ def announce(config: Config, data: DataSet, model: LiftModel, device: torch.devi
     """Tell what will be trained, on what, and how."""
     counts = data.train.class_counts()
     described = describe_model(config, model)
-    executor, why = config.part(LoaderSettings).backend_for(data.train, device)
+    backend, why = config.part(LoaderSettings).backend_for(data.train, device)
     ui.say(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {len(counts)} classes "
         f"of {counts.max()} to {counts.min()} images"
@@ -35,7 +35,7 @@ def announce(config: Config, data: DataSet, model: LiftModel, device: torch.devi
         f"{described['head_parameters']:,}"
     )
     ui.say(
-        f"{device} in {dtype_name(amp.dtype)} ({amp.why}), {torch.get_num_threads()} threads; images by {executor} ({why})"
+        f"{device} in {dtype_name(amp.dtype)} ({amp.why}), {torch.get_num_threads()} threads; images by {backend} ({why})"
     )
     if device.type == "cuda" and (reason := fastlift_kernels.available()["triton_reason"]):
         ui.say(f"the fused operations run as plain PyTorch on the GPU: {reason}")

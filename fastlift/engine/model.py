@@ -1,4 +1,4 @@
-"""The model of a run: built by its config, read back, moved to its device, and started as the run asks for."""
+"""The model of a run: built by its config, read back, moved to its device, its classifier initialised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastlift.config import Config, load
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
-from fastlift.engine.agreement import agree, first_amp, first_does, first_values, take_first_start
+from fastlift.engine.agreement import agree, first_amp, first_does, first_values, take_first_values
 from fastlift.engine.memory import Work, check_memory, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.errors import UserError
@@ -31,7 +31,7 @@ from fastlift.runs.bad_images import BadImages
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
-from fastlift.training.classifier_init import image_start
+from fastlift.training.classifier_init import init_from_images
 from fastlift.training.distributed import World
 
 
@@ -112,7 +112,7 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
         "the backbone's weights": model.backbone_fingerprint,
     }
     agree(world, fingerprints)
-    take_first_start(world, model.trained())
+    take_first_values(world, model.trained())
     return model
 
 
@@ -127,16 +127,16 @@ def _check_possible(config: Config, model: LiftModel, world: World) -> None:
 
 
 def go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) -> None:
-    """Give a model that is only evaluated what the run kept of its start."""
+    """Give a model that is only evaluated what the run kept of its initial values."""
     trained, _, state = checkpoints.read(path, identity)
     state.check_origin(path, data.train.fingerprint, model.backbone_fingerprint)
     model.load_trained(trained, f"checkpoint {path}")
 
 
-def start_from_images(config: Config, place: Place, data: DataSet, model: LiftModel, bad: BadImages) -> None:
-    """Start the classifier from features that the frozen backbone, without its tuner, has of training images.
+def init_classifier(config: Config, place: Place, data: DataSet, model: LiftModel, bad: BadImages) -> None:
+    """Initialise the classifier by features that the frozen backbone, without its tuner, has of training images.
 
-    The first process makes the start for all: on GPUs features need not have the same bits.
+    The first process makes the weight for all: on GPUs features need not have the same bits.
     """
     world, classifier = place.world, model.classifier
 
@@ -145,8 +145,8 @@ def start_from_images(config: Config, place: Place, data: DataSet, model: LiftMo
         frozen = build_model(config, data.class_names, **changes)
         frozen.set_compute_dtype(model.vit.compute_dtype)
         frozen.to(place.device)
-        with place.ui.bar(f"start: {config.model.init}", len(data.train)) as bar:
-            weight = image_start(
+        with place.ui.bar(f"classifier init: {config.model.init}", len(data.train)) as bar:
+            weight = init_from_images(
                 frozen,
                 data.train,
                 config.model.init,

@@ -137,7 +137,7 @@ def _train(asked: Asked, place: Place) -> Run:
     if world.is_main:
         bad.note_found(data)
     if config.model.init in IMAGE_INITS and asked.start is None and last is None:
-        models.start_from_images(config, place, data, model, bad)
+        models.init_classifier(config, place, data, model, bad)
     if world.is_main:
         write_json(run.data, describe_data(data, config), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops

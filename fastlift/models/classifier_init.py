@@ -1,4 +1,4 @@
-"""What the classifier starts from: text features of the class names, random rows, or a weight made from training images.
+"""How the classifier is initialised: by text features of the class names, random rows, or a weight made from training images.
 
 Source of the inits from images: LIFT (Shi et al., ICML 2024), table 7.
 """
@@ -74,7 +74,7 @@ def _counts(labels: Tensor, classes: int) -> Tensor:
     counts = torch.bincount(labels, minlength=classes)
     empty = (counts == 0).nonzero()[:, 0].tolist()
     if empty:
-        raise UserError(f"no image to start {len(empty)} of {classes} classes from (first: {empty[:10]})")
+        raise UserError(f"no image to initialise {len(empty)} of {classes} classes from (first: {empty[:10]})")
     return counts
 
 
@@ -104,13 +104,13 @@ else:  # the choices of the flag are the names above, which a type checker canno
 
 def _needs_a_weight(init: str, classifier: str) -> str | None:
     if init in IMAGE_INITS and classifier in OF_TEXT:
-        return f"init {init}: the classifier {classifier} has no weight of its own to start"
+        return f"init {init}: the classifier {classifier} has no weight of its own to initialise"
     return None
 
 
 @dataclass(frozen=True)
 class ClassifierInitSettings(Settings):
-    """The start of the classifier's weight."""
+    """The initial weight of the classifier."""
 
     init: Annotated[
         InitName,

@@ -48,7 +48,7 @@ def _zero_shot_has_no_epochs(classifier: str, epochs: int) -> str | None:
 class ModelSettings(  # type: ignore[misc]  # each part builds itself: cut it out first
     TextSideSettings, PromptTextSettings, ClassifierInitSettings, ClassifierSettings, TunerSettings, BackboneSettings
 ):
-    """Which backbone, what learns in it, and how the classifier starts."""
+    """Which backbone, what learns in it, and how the classifier is initialised."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (_something_trains, _zero_shot_tunes_nothing, _zero_shot_has_no_epochs)
 
@@ -80,7 +80,7 @@ def create_model(
         class_names: names of the C classes, in the order of the labels.
         init: start of the classifier's weight: ``text`` (text features of the class names, mapped back to the ViT's
             width by the projection's transpose, L2-normed), ``random``, or a weight [C, D], as ``fastlift.starts`` makes
-            it from training images. The classifiers ``text`` and ``zero_shot`` have no weight to start.
+            it from training images. The classifiers ``text`` and ``zero_shot`` have no weight to initialise.
         interpolation: how images are resized: ``bilinear`` (LIFT), or ``bicubic`` (LIFT+, CLIP's own evaluation).
         seed: of the tuner's and the classifier's random starts.
         progress: called with (done, total) while prompts are encoded.
@@ -146,7 +146,7 @@ def _classifier(
     prompt = settings.part(PromptTextSettings)
     if isinstance(init, Tensor) and settings.classifier in OF_TEXT:
         raise UserError(
-            f"init: the classifier {settings.classifier} is made from text and has no weight of its own to start"
+            f"init: the classifier {settings.classifier} is made from text and has no weight of its own to initialise"
         )
     if settings.classifier == "zero_shot":
         features = F.normalize(class_features(backbone, names, prompt.prompt, progress), dim=1)

@@ -77,7 +77,7 @@ def frozen_features(
     return torch.cat(features), torch.cat(labels)
 
 
-def image_start(
+def init_from_images(
     model: LiftModel,
     index: ImageIndex,
     init: str,
@@ -103,7 +103,7 @@ def image_start(
         raise UserError(f"init {init!r} is not made from images: {', '.join(IMAGE_INITS)} are")
     how = IMAGE_INITS[init]
     chosen = index if how.shots is None else subset(index, choose_shots(index.labels, how.shots, seed))
-    features, labels = frozen_features(model, chosen, loader, bad_images, what=f"the start {init}", **options)
+    features, labels = frozen_features(model, chosen, loader, bad_images, what=f"classifier init {init}", **options)
     return how.make(features, labels, len(model.class_names))
 
 

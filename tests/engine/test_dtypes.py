@@ -1,4 +1,4 @@
-"""A run has one compute dtype: what ``auto`` was when it was made, kept by resuming, grading and predicting."""
+"""A run has one compute dtype: what ``auto`` was when it was made, kept by resuming, evaluating and predicting."""
 
 import json
 import shutil
@@ -102,10 +102,10 @@ def test_commands_take_the_runs_dtype(
     asked: list[torch.dtype] = []
     change = LiftModel.set_compute_dtype
     monkeypatch.setattr(LiftModel, "set_compute_dtype", lambda self, dtype: (asked.append(dtype), change(self, dtype)))
-    picture = str(tiny_data / "test" / "class0" / "0.jpg")
-    assert predict.run([str(trained), picture]) == 0
+    image = str(tiny_data / "test" / "class0" / "0.jpg")
+    assert predict.run([str(trained), image]) == 0
     assert evaluate.run([str(trained), "--json"]) == 0
-    assert predict.run([str(trained), picture, "--amp", "fp32"]) == 0
+    assert predict.run([str(trained), image, "--amp", "fp32"]) == 0
     assert asked == [torch.bfloat16, torch.bfloat16, torch.float32]
     capsys.readouterr()
 
@@ -121,7 +121,7 @@ def spoilt(model: LiftModel, row: int | None = None) -> LiftModel:
 
 
 @pytest.mark.parametrize("row", [None, 2])
-def test_a_model_without_finite_logits_is_not_graded(
+def test_a_model_without_finite_logits_is_not_evaluated(
     trained: Path, monkeypatch: pytest.MonkeyPatch, row: int | None
 ) -> None:
     load = engine_evaluate.load_run
@@ -148,15 +148,15 @@ def test_zero_shot_without_finite_logits_is_refused(settings: Config, monkeypatc
         engine_evaluate.zero_shot(zero)
 
 
-def test_pictures_without_finite_logits_get_no_prediction(
+def test_images_without_finite_logits_get_no_prediction(
     trained: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fastlift.engine import model as loading
 
     load = loading.load_run
     monkeypatch.setattr(loading, "load_run", lambda *arguments: spoilt(load(*arguments), 1))
-    picture = tiny_data / "test" / "class0" / "0.jpg"
-    assert predict.run([str(trained), str(picture), "--json"]) == 1
+    image = tiny_data / "test" / "class0" / "0.jpg"
+    assert predict.run([str(trained), str(image), "--json"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert f"{picture}: the model gives NaN or infinity for it" in printed.err
+    assert f"{image}: the model gives NaN or infinity for it" in printed.err

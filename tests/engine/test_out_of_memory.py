@@ -196,7 +196,7 @@ def test_evaluation(settings: Config, tmp_path: Path, monkeypatch: pytest.Monkey
             evaluate(ended.model, data.test, counts, settings.override(**changes).part(EvaluationSettings))
 
 
-def test_starts_and_predictions(
+def test_classifier_inits_and_predictions(
     settings: Config,
     tmp_path: Path,
     tiny_data: Path,
@@ -205,8 +205,8 @@ def test_starts_and_predictions(
 ) -> None:
     run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
     monkeypatch.setattr(LiftModel, "features", full)
-    with pytest.raises(OutOfMemory, match=r"in the start class_mean with 6 crops at a time, .*--eval-batch 3"):
-        fastlift.train(settings.override(init="class_mean"), output=tmp_path / "start")
+    with pytest.raises(OutOfMemory, match=r"in classifier init class_mean with 6 crops at a time, .*--eval-batch 3"):
+        fastlift.train(settings.override(init="class_mean"), output=tmp_path / "init")
     assert cli.main(["predict", str(run.folder), str(tiny_data / "test"), "--eval-batch", "8"]) == 1
     assert "fastlift: out of memory in prediction with 8 crops at a time" in capsys.readouterr().err
 

@@ -141,12 +141,12 @@ def test_unlike_processes_do_not_start(what: str, tiny_clip: Files, tiny_data: P
     assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_picture_of_one_rank_ends_all_with_one_message(tiny_clip: Files, tmp_path: Path) -> None:
+def test_a_broken_image_of_one_rank_ends_all_with_one_message(tiny_clip: Files, tmp_path: Path) -> None:
     data = write_tiny_data(tmp_path / "data")
-    picture = data / "train" / "class0" / "3.jpg"
-    Image.open(picture).save(picture, "PNG")
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[: len(whole) // 2] + whole[-12:])  # its header and its end are as they should be
+    file = data / "train" / "class0" / "3.jpg"
+    Image.open(file).save(file, "PNG")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] + whole[-12:])  # its header and its end are as they should be
     run = tmp_path / "run"
     outcomes = Group(tmp_path / "said", 3, fastlift, (command(tiny_clip, data, run),)).join()
     assert [outcome.code for outcome in outcomes] == [1, 1, 1]

@@ -34,7 +34,7 @@ def results() -> dict[str, Any]:
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], runs.RunFolder]:
-    """A function that makes a run that is trained and not graded yet; pages are a word, since drawing them takes a second."""
+    """A function that makes a run that is trained and not evaluated yet; pages are a word, since drawing them takes a second."""
     number = 0
 
     def make() -> runs.RunFolder:
@@ -67,7 +67,7 @@ def whole(run: runs.RunFolder) -> None:
 def test_a_kill_while_a_run_ends(
     trained: Callable[[], runs.RunFolder], results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Resuming grades it again where there are no results, and completes it where there are."""
+    """Resuming evaluates it again where there are no results, and completes it where there are."""
     run, seen = runs.RunFolder(Path()), set()
 
     def fresh() -> runs.RunFolder:

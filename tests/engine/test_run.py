@@ -246,7 +246,7 @@ def test_a_run_that_has_ended_is_not_resumed_but_returned(settings: Config, tmp_
 
 
 def test_two_processes_in_one_folder(settings: Config, tmp_path: Path) -> None:
-    """The second is refused whatever it wants, and changes nothing; who only grades keeps his rows to himself."""
+    """The second is refused whatever it wants, and changes nothing; who only evaluates keeps his rows to himself."""
     run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
     with claimed(run.folder, print):
         before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
@@ -259,18 +259,18 @@ def test_two_processes_in_one_folder(settings: Config, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "new") == [".lock"]
 
 
-def test_grading_beside_another_grading(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_beside_another(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are added to the results as they are when the folder is free, and kept out of another run's."""
     run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
     results = json.loads((run.folder / "results.json").read_text())
-    grade = engine_evaluate.evaluate_on
+    evaluate_on = engine_evaluate.evaluate_on
 
     def meanwhile(change: dict[str, Any]) -> None:
-        def grade_while_another_writes(*arguments: Any) -> Any:
+        def evaluate_while_another_writes(*arguments: Any) -> Any:
             (run.folder / "results.json").write_text(json.dumps(results | change))
-            return grade(*arguments)
+            return evaluate_on(*arguments)
 
-        monkeypatch.setattr(engine_evaluate, "evaluate_on", grade_while_another_writes)
+        monkeypatch.setattr(engine_evaluate, "evaluate_on", evaluate_while_another_writes)
 
     meanwhile({"evaluations": {"another's": results["metrics"]}})
     engine_evaluate.evaluate_run(run.folder)
@@ -279,7 +279,7 @@ def test_grading_beside_another_grading(settings: Config, tmp_path: Path, monkey
     meanwhile({"timing": {"train_s": 1.0}})
     assert set(engine_evaluate.evaluate_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
     assert set(json.loads((run.folder / "results.json").read_text())["evaluations"]) == {"center"}
-    monkeypatch.setattr(engine_evaluate, "evaluate_on", grade)
+    monkeypatch.setattr(engine_evaluate, "evaluate_on", evaluate_on)
     monkeypatch.setattr(engine_evaluate, "PATIENCE_S", 0.0)
     with claimed(run.folder, print):
         assert set(engine_evaluate.evaluate_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
@@ -309,8 +309,8 @@ def test_a_resumed_run_keeps_what_it_went_on_with(settings: Config, tmp_path: Pa
     going_on = settings.override(epochs=1, group_boundaries=(3, 8))
     resumed = fastlift.train(going_on, output=run.folder, resume=True)
     assert config.load(run.folder / "config.json").data.data_root == tiny_data
-    graded = engine_evaluate.evaluate_run(run.folder)
-    assert graded["center"]["group_sizes"] == resumed.results["evaluations"]["center"]["group_sizes"]
+    evaluated = engine_evaluate.evaluate_run(run.folder)
+    assert evaluated["center"]["group_sizes"] == resumed.results["evaluations"]["center"]["group_sizes"]
 
 
 def test_other_backbone_weights_are_noticed(settings: Config, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_replaced_images_are_listed_once(
     assert resumed.results["replaced_images"] == 3
 
 
-def test_a_run_that_a_test_picture_stopped_goes_on_with_skip(
+def test_a_run_that_a_test_image_stopped_goes_on_with_skip(
     settings: Config, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message of the stop advises it; what was trained before is not lost."""

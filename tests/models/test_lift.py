@@ -139,7 +139,7 @@ def test_mistakes_are_explained(tiny_clip: Files, settings: dict[str, Any], mess
         build(tiny_clip, **settings)
 
 
-def test_models_without_text_need_another_start(tmp_path: Path) -> None:
+def test_models_without_text_need_another_init(tmp_path: Path) -> None:
     name, weights = "timm:vit_tiny_patch16_224", tmp_path / "weights.safetensors"
     safetensors.torch.save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
     with pytest.raises(fastlift.UserError, match="no text tower"):

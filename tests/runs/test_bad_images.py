@@ -1,4 +1,4 @@
-"""What a run lists of the pictures that others stand in for."""
+"""What a run lists of the images that others replace."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def index(split: str) -> ImageIndex:
     return ImageIndex(f"list/{split}", Path("root"), paths, np.zeros(3, dtype=np.int64), sizes, sizes, ("x",), "")
 
 
-def test_a_picture_is_listed_once_over_resumed_runs(tmp_path: Path) -> None:
-    """By split and path: a resumed run may find another reason, or another picture to show."""
+def test_an_image_is_listed_once_over_resumed_runs(tmp_path: Path) -> None:
+    """By split and path: a resumed run may find another reason, or another replacement."""
     run = RunFolder(tmp_path)
     for reason, other in (("is truncated", 2), ("is missing", 2), ("is truncated", 0)):
         listed = BadImages(run)  # of a run that goes on

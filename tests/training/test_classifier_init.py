@@ -1,4 +1,4 @@
-"""Starts of the classifier from training images: what they compute, and that a run uses and keeps them."""
+"""Classifier inits from training images: what they compute, and that a run uses and keeps them."""
 
 import itertools
 import time
@@ -30,7 +30,7 @@ from fastlift.models.lift import LiftModel
 from fastlift.runs import folder as runs
 from fastlift.system import launcher
 from fastlift.system.progress import Quiet
-from fastlift.training import classifier_init as starts
+from fastlift.training import classifier_init
 
 Files = tuple[Path, Path]
 
@@ -48,22 +48,22 @@ def settings(tiny_clip: Files, tiny_data: Path) -> Config:
 
 def test_shots_are_drawn_by_class_and_seed() -> None:
     labels = np.array([0, 1, 0, 2, 1, 0, 0, 1])
-    rows = starts.choose_shots(labels, 2, seed=1)
+    rows = classifier_init.choose_shots(labels, 2, seed=1)
     assert np.bincount(labels[rows]).tolist() == [2, 2, 1]
     assert np.array_equal(rows, np.unique(rows))
-    assert np.array_equal(rows, starts.choose_shots(labels, 2, seed=1))
-    drawn = {tuple(starts.choose_shots(labels, 1, seed=seed)) for seed in range(40)}
+    assert np.array_equal(rows, classifier_init.choose_shots(labels, 2, seed=1))
+    drawn = {tuple(classifier_init.choose_shots(labels, 1, seed=seed)) for seed in range(40)}
     assert len(drawn) == 4 * 3  # every pair of samples of the first two classes comes up
-    assert np.array_equal(starts.choose_shots(labels, None, seed=0), np.arange(8))
-    assert len(starts.choose_shots(labels, 1, seed=-1)) == 3  # torch takes negative seeds too
+    assert np.array_equal(classifier_init.choose_shots(labels, None, seed=0), np.arange(8))
+    assert len(classifier_init.choose_shots(labels, 1, seed=-1)) == 3  # torch takes negative seeds too
 
 
 def test_class_means() -> None:
     features, labels = torch.randn(9, 5), torch.tensor([0, 1, 2, 0, 0, 2, 1, 1, 1])
     expected = torch.stack([F.normalize(features[labels == c].mean(dim=0), dim=0) for c in range(3)])
-    torch.testing.assert_close(starts.class_means(features, labels, 3), expected)
+    torch.testing.assert_close(classifier_init.class_means(features, labels, 3), expected)
     with pytest.raises(fastlift.UserError, match=r"1 of 4 classes .*\[3\]"):
-        starts.class_means(features, labels, 4)
+        classifier_init.class_means(features, labels, 4)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -72,7 +72,7 @@ def test_linear_probe_separates(classes: int) -> None:
     centres = torch.randn(classes, 6) * 4
     labels = torch.cat([torch.full((40 // (c + 1),), c) for c in range(classes)])
     features = centres[labels] + torch.randn(len(labels), 6) * 0.3
-    weight = starts.linear_probe(features, labels, classes)
+    weight = classifier_init.linear_probe(features, labels, classes)
     torch.testing.assert_close(weight.norm(dim=1), torch.ones(classes))
     centred = features - features.mean(dim=0)
     assert ((centred @ weight.T).argmax(dim=1) == labels).float().mean() > 0.95
@@ -86,7 +86,7 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
     settings = settings.override(interpolation=interpolation)
     data = building.load_data(settings, Quiet())
     model = models.build_model(settings, data.class_names, tuner="none")
-    features, labels = starts.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
+    features, labels = classifier_init.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     view = v2.Compose(
         [
@@ -107,7 +107,7 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
     [*((init, "cpu") for init in IMAGE_INITS), pytest.param("class_mean_10", "cuda", marks=on_gpu())],
 )
 def test_a_run_starts_from_images_and_keeps_it(settings: Config, tmp_path: Path, init: Any, place: str) -> None:
-    """Without an epoch, evaluation sees the start itself: colours are told by it; and the run can be loaded again."""
+    """Without an epoch, evaluation sees the init itself: colours are told by it; and the run can be loaded again."""
     settings = settings.override(device=place)
     run = fastlift.train(settings.override(init=init), output=tmp_path / "run")
     assert run.metrics.accuracy > 50  # chance is 17
@@ -125,8 +125,8 @@ def test_a_run_starts_from_images_and_keeps_it(settings: Config, tmp_path: Path,
 def test_training_goes_on_from_it(settings: Config, tmp_path: Path) -> None:
     begun = settings.override(init="class_mean", epochs=1, lr=0.0)
     run = fastlift.train(begun, output=tmp_path / "run")
-    start = fastlift.train(settings.override(init="class_mean"), output=tmp_path / "start")
-    assert torch.equal(run.model.trained()["head.weight"], start.model.trained()["head.weight"])
+    initial = fastlift.train(settings.override(init="class_mean"), output=tmp_path / "init")
+    assert torch.equal(run.model.trained()["head.weight"], initial.model.trained()["head.weight"])
 
 
 class Cut(BaseException):
@@ -162,7 +162,7 @@ def same(model: LiftModel, given: LiftState) -> bool:
 def test_a_run_that_is_only_graded_goes_on_with_what_it_kept(
     init: Any, settings: Config, given: LiftState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut short while it is evaluated, an import has the checkpoint's values still, and a start from images its own."""
+    """Cut short while it is evaluated, an import has the checkpoint's values still, and a classifier init from images its own."""
     settings, start = settings.override(init=init, rank=4), given if init == "random" else None
     whole = fastlift.train(settings, output=tmp_path / "whole", start=start)
     cut_short_at(monkeypatch, "fastlift.engine.train.evaluate", settings, output=tmp_path / "run", start=start)
@@ -204,9 +204,9 @@ def test_a_given_start_is_kept_before_the_first_step(
     assert not same(whole.model, given)
 
 
-def start_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
-    """How often this rank makes the start, and the weight it has then. Each look at the clock of one that waits is an hour."""
-    make, does, made, hours = models.image_start, models.first_does, [0], itertools.count()
+def init_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
+    """How often this rank makes the init, and the weight it has then. Each look at the clock of one that waits is an hour."""
+    make, does, made, hours = models.init_from_images, models.first_does, [0], itertools.count()
 
     def counted(*given: Any, **named: Any) -> Tensor:
         made[0] += 1
@@ -219,15 +219,15 @@ def start_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
         does(*given)
         agreement.time = time
 
-    models.image_start, models.first_does = counted, for_hours  # type: ignore[attr-defined]
+    models.init_from_images, models.first_does = counted, for_hours  # type: ignore[attr-defined]
     run = fastlift.train(settings, output=output)
     return made[0], run.model.trained()["head.weight"].detach()
 
 
-def test_the_first_process_makes_the_start_however_long_it_takes(settings: Config, tmp_path: Path) -> None:
+def test_the_first_process_makes_the_init_however_long_it_takes(settings: Config, tmp_path: Path) -> None:
     settings = settings.override(init="class_mean", amp="fp32")
     (first, weight), (second, others) = together(
-        tmp_path / "said", 2, start_among_others, settings, tmp_path / "several"
+        tmp_path / "said", 2, init_among_others, settings, tmp_path / "several"
     )
     assert (first, second) == (1, 0)
     assert torch.equal(weight, others)
@@ -235,14 +235,14 @@ def test_the_first_process_makes_the_start_however_long_it_takes(settings: Confi
     torch.testing.assert_close(alone, weight)
 
 
-def test_starts_without_meaning_are_refused(settings: Config, tiny_clip: Files) -> None:
+def test_inits_without_meaning_are_refused(settings: Config, tiny_clip: Files) -> None:
     with pytest.raises(fastlift.UserError, match="no weight of its own"):
         settings.override(init="class_mean", classifier="text")
     with pytest.raises(fastlift.UserError, match="needs training images"):
         fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init="class_mean")  # type: ignore[arg-type]
 
 
-def test_a_weight_as_a_start(tiny_clip: Files) -> None:
+def test_a_weight_as_init(tiny_clip: Files) -> None:
     weight = torch.randn(6, 48)
     model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init=weight)
     assert torch.equal(model.trained()["head.weight"], weight)
