@@ -18,8 +18,8 @@ def test_group_boundaries_belong_to_medium() -> None:
 def test_settings_are_two_numbers_that_do_not_fall() -> None:
     found = group_masks([3, 2, 1, 0], GroupSettings((1, 2)).group_boundaries)
     assert {name: mask.tolist().index(True) for name, mask in found.items()} == {"many": 0, "medium": 1, "few": 3}
-    for wrong in ((100, 20), (-1, 3), (1, 2, 3), ()):
-        with pytest.raises(
-            UserError, match=r"group_boundaries: expected two numbers of images that do not fall, got \["
-        ):
+    do_not_fall = "two numbers of images that do not fall, got \\["
+    two = "a list of 2, each item a whole number, got \\("
+    for wrong, expected in (((100, 20), do_not_fall), ((-1, 3), do_not_fall), ((1, 2, 3), two), ((), two)):
+        with pytest.raises(UserError, match=rf"group_boundaries: expected {expected}"):
             GroupSettings(wrong)  # type: ignore[arg-type]
