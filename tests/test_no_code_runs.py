@@ -23,15 +23,16 @@ from PIL import Image
 
 import fastlift
 from fastlift import config
+from fastlift.data import pack
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import Condition
-from fastlift.data.shards import pack
 from fastlift.errors import UserError
 from fastlift.evaluation.predict import index_images
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.models import backbones
-from fastlift.models.text.features import TextTower, prompts_for, text_features
+from fastlift.models.backbones.backbone import TextTower
+from fastlift.models.text.features import prompts_for, text_features
 from fastlift.reporting.record import read_run
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs

@@ -90,6 +90,18 @@ def against_order(edges: dict[str, set[str]], rooms: tuple[str, ...] = ROOMS) ->
     )
 
 
+def folded(edges: dict[str, set[str]], package: str) -> dict[str, set[str]]:
+    """The same for the parts of one package, its files and folders: what a folder's files import, the folder imports."""
+    depth = package.count(".") + 2
+    found: dict[str, set[str]] = {}
+    for name, imported in edges.items():
+        if name.startswith(f"{package}."):
+            part = ".".join(name.split(".")[:depth])
+            others = {".".join(other.split(".")[:depth]) for other in imported if other.startswith(f"{package}.")}
+            found.setdefault(part, set()).update(others - {part})
+    return found
+
+
 @cache
 def fastlift_graph() -> dict[str, set[str]]:
     return graph(ROOT / "fastlift", "fastlift")
@@ -102,6 +114,13 @@ def test_a_room_imports_none_behind_it() -> None:
 @pytest.mark.parametrize(("folder", "package"), [("fastlift", "fastlift"), ("kernels", "fastlift_kernels")])
 def test_no_import_circle(folder: str, package: str) -> None:
     assert circles(graph(ROOT / folder, package)) == []
+
+
+@pytest.mark.parametrize(
+    "package", sorted({name.rpartition(".")[0] for name in fastlift_graph() if name.count(".") > 1})
+)
+def test_no_circle_among_the_parts_of_a_room(package: str) -> None:
+    assert circles(folded(fastlift_graph(), package)) == []
 
 
 def test_what_is_planted_is_found(tmp_path: Path) -> None:
@@ -119,6 +138,13 @@ def test_what_is_planted_is_found(tmp_path: Path) -> None:
     edges = graph(root, "some")
     assert against_order(edges, ("errors", "data", "models")) == ["some.data -> some.models.vit"]
     assert circles(edges) == ["some.models.text", "some.models.vit"]
+
+
+def test_planted_folders_that_import_each_other_are_found() -> None:
+    """No file is on a circle, but the folders are."""
+    edges = {"a.b.x.one": {"a.b.y.two"}, "a.b.y.two": set(), "a.b.y.three": {"a.b.x.four"}, "a.b.x.four": set()}
+    assert circles(edges) == []
+    assert circles(folded(edges, "a.b")) == ["a.b.x", "a.b.y"]
 
 
 def test_every_room_is_in_the_order() -> None:

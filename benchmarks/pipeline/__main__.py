@@ -175,8 +175,8 @@ def memory(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """The images as files, as a pack, and as a pack of short side 256: bytes, and images/s."""
+    from fastlift.data import pack as packing
     from fastlift.data.datasets.catalogue import load_data_set
-    from fastlift.data.shards import pack as packing
 
     pictures = [os.path.relpath(path, folder) for path in sorted(images_in(folder))]
     found: dict[str, Any] = {}

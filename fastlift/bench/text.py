@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fastlift.bench.rounds import Step, alternate
 from fastlift.models import backbones
-from fastlift.models.text.features import PROMPTS_A_BATCH, TextTower, encode_prompts, prompts_for, text_features
+from fastlift.models.backbones.backbone import TextTower
+from fastlift.models.text.features import PROMPTS_A_BATCH, encode_prompts, prompts_for, text_features
 from fastlift.system.device import describe_machine, versions
 
 

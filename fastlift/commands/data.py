@@ -149,7 +149,7 @@ def _stats(arguments: list[str]) -> int:
 
 def _pack(arguments: list[str]) -> int:
     command = parse(Pack, arguments, "data pack", examples=EXAMPLES["pack"])
-    from fastlift.data.shards import pack
+    from fastlift.data import pack
     from fastlift.reporting.console import show_json, show_line
 
     options = source_options(command.source)

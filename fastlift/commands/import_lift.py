@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from fastlift.commands.parsing import base_config, parse
+from fastlift.commands.base_config import base_config
+from fastlift.commands.parsing import parse
 from fastlift.config import Config, differences
 from fastlift.errors import UserError
 

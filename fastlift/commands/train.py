@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastlift.commands.parsing import base_config, parse
+from fastlift.commands.base_config import base_config
+from fastlift.commands.parsing import parse
 from fastlift.config import Config, differences
 
 EXAMPLES = (

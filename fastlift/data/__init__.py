@@ -1,14 +1,13 @@
 """From files to batches: index -> order and crop boxes -> backend. Importing this loads neither torch nor DALI.
 
 ``load_data_set`` gives a set's two splits, ``build_loader`` batches that any PyTorch loop takes: images, labels, indices. The
-rooms, each of which imports from those before it:
+parts, each of which imports from those before it:
 
 - ``index/``: one split as columns (paths, labels, sizes), read from lists and headers, cached
 - ``sampling/``: which sample comes when, and which part of it is seen, as pure functions of (seed, epoch, sample)
 - ``loading/``: threads or DALI decode, crop and collate
-- ``shards/``: sets as a few tar files
-- ``datasets/``: the sets by name, one file each
-- ``inspection/``: what is wrong with a set, and what it looks like
+- ``datasets/``: the sets by name, one file each, and packs of them (a few tar files)
+- ``pack``, ``inspection/``: make a pack; tell what is wrong with a set, and what it looks like
 
 This room imports ``errors``, ``settings`` and ``system``; models, training and all that follow import it.
 """

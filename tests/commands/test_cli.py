@@ -15,7 +15,7 @@ from fixtures import CLASS_NAMES
 
 from fastlift.cli import COMMANDS, main
 from fastlift.commands import bench, data
-from fastlift.commands.parsing import base_config
+from fastlift.commands.base_config import base_config
 
 Files = tuple[Path, Path]
 Streams = pytest.CaptureFixture[str]
@@ -79,6 +79,16 @@ def test_help_is_instant_because_it_loads_nothing() -> None:
     code = "import sys, fastlift.cli as c; c.main(['--help']); import fastlift; sys.exit(any(m in sys.modules for m in {}))"
     heavy = ("torch", "triton", "nvidia.dali", "open_clip", "tyro", "numpy")
     assert subprocess.run([sys.executable, "-c", code.format(heavy)], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["report", "doctor", "data", "data prepare", "data check", "data stats", "data pack"]
+)
+def test_help_of_commands_without_a_model_loads_no_torch(command: str) -> None:
+    code = "import sys, fastlift.cli as c\ntry: c.main([*{}, '--help'])\nfinally: sys.exit('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code.format(command.split())], capture_output=True, text=True)
+    assert "usage" in told.stdout
+    assert told.returncode == 0
 
 
 def test_training_evaluating_predicting_reporting(

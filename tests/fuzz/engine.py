@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["fastlift", "json", "gzip", "zipfile", "PIL", "numpy.lib"]):
     import fastlift.config
     import fastlift.data.datasets.inaturalist
+    import fastlift.data.datasets.packed
     import fastlift.data.index.headers
     import fastlift.data.index.lists
     import fastlift.data.index.scan
     import fastlift.data.loading.decode
-    import fastlift.data.shards.pack
-    import fastlift.data.shards.packed
+    import fastlift.data.pack
     import fastlift.interop.lift_checkpoints
     import fastlift.models.text.features  # noqa: F401
 

@@ -163,7 +163,7 @@ def _pack() -> Path:
     """A small pack, to be damaged in one file at a time."""
     from fixtures import write_tiny_data
 
-    from fastlift.data.shards import pack
+    from fastlift.data import pack
 
     data, root = write_tiny_data(_folder() / "data", tests_a_class=1), _folder() / "pack"
     lists = {"train_list": data / "train.txt", "test_list": data / "test.txt", "class_names": data / "class_names.txt"}
@@ -172,7 +172,7 @@ def _pack() -> Path:
 
 
 def _damaged_pack(name: str, data: bytes) -> None:
-    from fastlift.data.shards.packed import load_pack
+    from fastlift.data.datasets.packed import load_pack
 
     file = _pack() / name
     good = file.read_bytes()
@@ -200,8 +200,8 @@ def tar_shard(data: bytes) -> None:
     """A shard that holds something else than its index says: each picture is decoded, or refused with a reason."""
     from dataclasses import replace
 
+    from fastlift.data.datasets.packed import load_pack
     from fastlift.data.loading.decode import load_image
-    from fastlift.data.shards.packed import load_pack
 
     index = load_pack(_pack(), "list").test
     name = index.paths[0]

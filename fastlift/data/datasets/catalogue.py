@@ -12,6 +12,7 @@ from fastlift.data.datasets.folder import FOLDER
 from fastlift.data.datasets.imagenet_lt import IMAGENET_LT
 from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.datasets.list_files import LIST, is_json, read_list
+from fastlift.data.datasets.packed import PACK_MANIFEST, load_pack
 from fastlift.data.datasets.places_lt import PLACES_LT
 from fastlift.data.datasets.shapes_lt import SHAPES_LT
 from fastlift.data.datasets.taxon import Taxon, TaxonSettings
@@ -20,7 +21,6 @@ from fastlift.data.index.lines import read_lines
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, BadImageSettings
 from fastlift.data.index.scan import Progress
-from fastlift.data.shards.packed import PACK_MANIFEST, load_pack
 from fastlift.errors import UserError
 from fastlift.settings import May, Settings, one_of
 from fastlift.system.files import cache_folder, expand_user

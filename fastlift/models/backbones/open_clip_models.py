@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models import conversion
-from fastlift.models.backbones.backbone import Backbone, Name
+from fastlift.models.backbones.backbone import Backbone, Name, TextTower
 from fastlift.models.resnet import ResNet
-from fastlift.models.text.features import TextTower
 from fastlift.models.vit import VisionTransformer
 from fastlift.models.weights import RANDOM, load_strictly, read_state, seeded
 from fastlift.settings import one_of

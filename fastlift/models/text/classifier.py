@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from fastlift.errors import UserError
 from fastlift.models.backbones import Backbone
+from fastlift.models.backbones.backbone import TextTower
 from fastlift.models.classifiers import Classifier
-from fastlift.models.text.features import PromptTextSettings, TextTower, prompts_for
+from fastlift.models.text.features import PromptTextSettings, prompts_for
 from fastlift.models.text.tower import TextTransformer, causal_projection, random_context, worded_context
 from fastlift.models.tuners import TUNERS, TunerSettings, choose_blocks, refusal
 from fastlift.models.tuners.adapter import Adapter

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import FastliftWarning, UserError
+from fastlift.models.backbones.backbone import TextTower
 from fastlift.models.classifiers import OF_TEXT
-from fastlift.models.weights import weights_fingerprint
 from fastlift.settings import Acts, NamesFile, Settings
 from fastlift.system import sealed
 from fastlift.system.files import cache_folder, read_json
@@ -30,19 +30,6 @@ from fastlift.system.files import cache_folder, read_json
 DEFAULT_TEMPLATE = "a photo of a {}."
 PROMPTS_A_BATCH = 256
 Progress = Callable[[int, int], None]  # (done, total)
-
-
-@dataclass
-class TextTower:
-    """A CLIP model's text side: ``model`` is an open_clip model, ``tokenize`` its tokenizer (strings -> [N, context])."""
-
-    model: nn.Module
-    tokenize: Callable[[list[str]], Tensor]
-
-    def fingerprint(self) -> str:
-        """Name of the tower's weights: another checkpoint has other text features."""
-        state = self.model.state_dict().items()
-        return weights_fingerprint((name, tensor) for name, tensor in state if not name.startswith("visual."))
 
 
 def _reads_prompt(classifier: str, init: str, text_tuner: tuple[str, ...], coop_init: str) -> bool:

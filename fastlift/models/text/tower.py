@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastlift.errors import UserError
+from fastlift.models.backbones.backbone import TextTower
 from fastlift.models.conversion import norm, text_blocks
-from fastlift.models.text.features import TextTower, causal_parts, end_of_text
+from fastlift.models.text.features import causal_parts, end_of_text
 from fastlift.models.vit import PromptSite, Tower
 
 # Prompts at a time; larger sets are computed again in backward, part by part, so that memory stays bounded.

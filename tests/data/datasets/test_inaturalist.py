@@ -18,7 +18,7 @@ from fastlift.data.datasets.inaturalist import parse_annotations, parse_categori
 from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.index.problems import Problems
 from fastlift.data.loading.loader import build_loader
-from fastlift.data.shards.pack import run
+from fastlift.data.pack import run
 from fastlift.engine.evaluate import evaluate_run
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import EnsemblingSettings

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import v2
 
+from fastlift.data import pack
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.index.index import BadImage, ImageIndex, array_index
 from fastlift.data.loading import loader as loader_module
@@ -21,7 +22,6 @@ from fastlift.data.loading.loader import LoaderSettings, build_loader
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
-from fastlift.data.shards import pack
 from fastlift.errors import UserError
 
 ALL_VIEWS = [

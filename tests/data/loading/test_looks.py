@@ -16,6 +16,7 @@ import pytest
 import torch
 from loaders import NEEDS_DALI, WITH_HELPERS, levels_apart, make_loader
 
+from fastlift.data import pack
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.index.columns import digest_of
 from fastlift.data.index.index import BadImage, ImageIndex
@@ -29,7 +30,6 @@ from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import Condition
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
-from fastlift.data.shards import pack
 from fastlift.errors import FastliftWarning, UserError
 
 LONG_AGO = Condition(bytes=1000, modified_ns=10**18, changed_ns=10**18, inode=7)

@@ -14,8 +14,9 @@ from open_clip import SimpleTokenizer
 from open_clip.model import CLIP, CustomTextCLIP
 
 from fastlift.errors import UserError
+from fastlift.models.backbones.backbone import TextTower
 from fastlift.models.text import features as text
-from fastlift.models.text.features import TextTower, encode_prompts, prompts_for, text_features
+from fastlift.models.text.features import encode_prompts, prompts_for, text_features
 
 PROMPTS = ["cat", "a photo of a very small and somewhat unusual grey cat.", "a photo of a dog.", "x " * 60]
 

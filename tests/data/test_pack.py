@@ -13,13 +13,13 @@ import torch
 from loaders import BACKENDS, make_loader
 
 from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.packed import _digest
 from fastlift.data.index.columns import write_columns
 from fastlift.data.index.problems import UnusableData
 from fastlift.data.inspection.check import check
 from fastlift.data.loading.reading import read_encoded
+from fastlift.data.pack import run
 from fastlift.data.sampling.crops import TrainCrops
-from fastlift.data.shards.pack import run
-from fastlift.data.shards.packed import _digest
 from fastlift.errors import UserError
 
 

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.packed import PACK_MANIFEST, shard_name, write_manifest, write_split
 from fastlift.data.index.headers import read_header_bytes
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.scan import Progress
 from fastlift.data.loading.decode import decode
 from fastlift.data.loading.reading import DecodeError, read_encoded
-from fastlift.data.shards.packed import PACK_MANIFEST, shard_name, write_manifest, write_split
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user
 from fastlift.system.machine import cpus
