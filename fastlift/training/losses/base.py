@@ -1,0 +1,72 @@
+"""What every loss is, and the class counts that losses are made of.
+
+Legend: B images, C classes; n_c training images of class c, p = n / sum n, z logits, y label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastlift.errors import UserError
+from fastlift.models.classifiers import Classifier
+from fastlift.training.distributed import World
+from fastlift_kernels import Impl
+
+Counts = Sequence[int] | np.ndarray | Tensor
+
+
+class Loss(nn.Module):
+    """(logits [B, C], labels int64 [B]) -> scalar: a mean over the images.
+
+    A batch may be made in parts, in one process after another and in several at once: its loss is the sum of those of the
+    parts, each times its ``share``.
+    """
+
+    def on_features(
+        self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """features [B, D] -> (loss, predictions [B]); predictions are the argmax of the plain logits."""
+        logits = classifier(features)
+        return self(logits, labels), logits.detach().argmax(dim=1)
+
+    def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
+        """What a part with ``labels`` [B] counts in the mean over its whole batch, whose labels are ``whole`` [W]."""
+        return len(labels) / len(whole)
+
+    def join(self, world: World) -> None:
+        """Learn which processes make parts of each batch at the same time; means over images need not know."""
+
+    def without_images(self) -> None:
+        """Take part where the other processes make a part of a batch and this one has none of it."""
+
+
+def class_counts_tensor(class_counts: Counts) -> Tensor:
+    """Class counts as a float64 tensor [C].
+
+    Raises:
+        UserError: what is not numbers, no class, more than one dimension, or a class without an image.
+    """
+    try:
+        counts = torch.as_tensor(class_counts).detach().double().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"class counts: expected one number a class, got {class_counts!r}") from error
+    if counts.dim() != 1 or not len(counts):
+        raise UserError(f"class counts: expected one number a class, got shape {list(counts.shape)}")
+    if not counts.isfinite().all():
+        raise UserError(f"class counts: expected finite numbers, got {counts[~counts.isfinite()][0].item()}")
+    empty = (counts <= 0).nonzero()[:, 0].tolist()
+    if empty:
+        shown = ", ".join(map(str, empty[:10]))
+        raise UserError(f"class counts: {len(empty)} of {len(counts)} classes have no image (first: {shown})")
+    return counts
+
+
+def not_negative(**options: float) -> None:
+    """Refuse options below 0, or NaN, by their names."""
+    for name, value in options.items():
+        if not value >= 0:
+            raise UserError(f"{name}: expected 0 or more, got {value}")

@@ -1,0 +1,25 @@
+"""LDAM, the label-distribution-aware margin loss (Cao et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastlift.training.losses.base import Loss, not_negative
+
+
+class LDAMLoss(Loss):
+    """CE with the true logit lowered by scale * margin * (n_y / n_min)^(-1/4)."""
+
+    margins: Tensor
+
+    def __init__(self, class_counts: Tensor, margin: float = 0.5, scale: float = 25.0) -> None:
+        super().__init__()
+        not_negative(margin=margin, scale=scale)
+        self.scale, counts = scale, class_counts.float()
+        self.register_buffer("margins", margin * (counts / counts.min()) ** -0.25)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        margins = self.scale * self.margins[labels][:, None].to(logits)
+        return F.cross_entropy(logits - torch.zeros_like(logits).scatter(1, labels[:, None], margins), labels)

@@ -1,0 +1,76 @@
+"""Softmax cross-entropy, shifted by a log prior or weighted by class.
+
+Cross-entropy (CE), class-balanced (CB: Cui et al. 2019), inverse frequency (GRW: Zhang et al. 2021), balanced softmax (BS: Ren
+et al. 2020) and logit adjustment (LA: Menon et al. 2021) are one formula with its parts made of the class counts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastlift.errors import UserError
+from fastlift.models.classifiers import Classifier
+from fastlift.training.losses.base import Loss
+from fastlift_kernels import Impl
+
+
+class SoftmaxLoss(Loss):
+    """Mean CE(z + tau log p, y), weighted by class: (logits [B, C], labels int64 [B]) -> scalar of the logits' dtype.
+
+    Args:
+        log_prior: log p, [C], or None.
+        tau: strength of the adjustment.
+        class_weight: weight of each class, [C], or None; the mean is the weighted one.
+
+    Raises:
+        UserError: a tau that is not finite.
+    """
+
+    log_prior: Tensor | None
+    class_weight: Tensor | None
+
+    def __init__(self, log_prior: Tensor | None = None, tau: float = 1.0, class_weight: Tensor | None = None) -> None:
+        super().__init__()
+        if not math.isfinite(tau):
+            raise UserError(f"tau: expected a number, got {tau}")
+        self.tau = tau
+        self.register_buffer("log_prior", log_prior)
+        self.register_buffer("class_weight", class_weight)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.log_prior is not None:
+            logits = logits + self.tau * self.log_prior.to(logits.dtype)
+        weight = None if self.class_weight is None else self.class_weight.to(logits.dtype)
+        return F.cross_entropy(logits, labels, weight=weight)
+
+    def on_features(
+        self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return classifier.cross_entropy(
+            features, labels, log_prior=self.log_prior, tau=self.tau, class_weight=self.class_weight, impl=impl
+        )
+
+    def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
+        if self.class_weight is None:
+            return super().share(labels, whole)
+        return self.class_weight[labels].sum() / self.class_weight[whole].sum()
+
+
+def adjusted(counts: Tensor, tau: float = 1.0) -> SoftmaxLoss:
+    """CE(z + tau log p, y)."""
+    return SoftmaxLoss((counts / counts.sum()).log().float(), tau)
+
+
+def weighted(weight: Tensor) -> SoftmaxLoss:
+    """Cross-entropy with a ``weight`` [C] for each class, normalised to mean 1."""
+    return SoftmaxLoss(class_weight=(weight / weight.mean()).float())
+
+
+def class_balanced(counts: Tensor, beta: float = 0.9999) -> SoftmaxLoss:
+    """Cross-entropy weighted by (1 - beta) / (1 - beta^n)."""
+    if not 0 <= beta < 1:
+        raise UserError(f"beta: expected a number in [0, 1), got {beta}")
+    return weighted((1 - beta) / (1 - beta**counts))
