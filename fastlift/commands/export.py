@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from fastlift.commands.parsing import parse
 from fastlift.config import Config
+from fastlift.interop.export import Crops, Format, export_model
 from fastlift.system.settings import ThreadSettings
 
 EXAMPLES = ("fastlift export RUN --format onnx", "fastlift export RUN --format pt2 --tte fivecrop --output model.pt2")
@@ -21,11 +21,11 @@ class Export:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    format: Literal["onnx", "pt2"] = "onnx"
+    format: Format = "onnx"
     """ONNX (pip install 'fastlift[onnx]'), or PyTorch's own: torch.export.load(FILE).module()."""
     output: Path | None = None
     """The file; default RUN/export/onnx/model.onnx or RUN/export/pt2/model.pt2 (five crops: model-fivecrop)."""
-    tte: Literal["none", "fivecrop"] = "none"
+    tte: Crops = "none"
     """fivecrop: the file takes five crops of each image and gives the mean of their logits."""
     expand: int | None = None
     """Pixels that five crops add to the short side (default: 24; less in proportion below size 224)."""
@@ -43,7 +43,6 @@ def run(arguments: list[str]) -> int:
     command = parse(Export, arguments, "export", examples=EXAMPLES)
     Config().override(tte=command.tte, expand=command.expand)  # refuses an expand that nothing is cropped from
     from fastlift.engine.model import load_run
-    from fastlift.interop.export import export_model
     from fastlift.reporting.console import Terminal, show_json, show_line
 
     model = load_run(command.run, command.checkpoint, Terminal())

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
-from fastlift.data.sampling.crops import EvalCrops, EvalKind
+from fastlift.data.sampling.crops import EXPAND, RANDOM_CROPS, EvalCrops, EvalKind, crops_per_image
 from fastlift.models.lift import Preprocessing
 from fastlift.settings import Acts, Between, May, Settings
 from fastlift.system.settings import SeedSettings
 
-Ensembling = Literal["none", "fivecrop", "tencrop", "random"]
-_CROPS: dict[Ensembling, EvalKind] = {"none": "center", "fivecrop": "five", "tencrop": "ten", "random": "random"}
+# What users call the kinds of crops: the one list of choices.
+_CROPS: dict[str, EvalKind] = {"none": "center", "fivecrop": "five", "tencrop": "ten", "random": "random"}
+
+if TYPE_CHECKING:
+    Ensembling = str
+else:  # the names above, which a type checker cannot read
+    Ensembling = Literal[tuple(_CROPS)]
 
 
 @dataclass(frozen=True)
@@ -24,15 +29,15 @@ class EnsemblingSettings(Settings):
     tte: Annotated[Ensembling, May.CHANGE] = "none"
     """Test-time ensembling of the last evaluation: mean logits of five, ten, or --tte-crops random crops."""
     tte_crops: Annotated[
-        int, Between(1), Acts("how many random crops are taken (tte random)", lambda tte: tte == "random"), May.CHANGE
+        int, RANDOM_CROPS, Acts("how many random crops are taken (tte random)", lambda tte: tte == "random"), May.CHANGE
     ] = 10
     """How many crops 'random' takes."""
     expand: Annotated[
         int | None,
-        Between(0, said="0 or more pixels (the crop would leave the image)"),
+        EXPAND,
         Acts(
             "what five or ten crops add around the image (tte fivecrop or tencrop)",
-            lambda tte: tte in ("fivecrop", "tencrop"),
+            lambda tte: _CROPS[tte] in ("five", "ten"),
         ),
         May.CHANGE,
     ] = None
@@ -50,7 +55,7 @@ class EnsemblingSettings(Settings):
     @property
     def crops_per_image(self) -> int:
         """Crops of each image that the model sees."""
-        return {"none": 1, "fivecrop": 5, "tencrop": 10, "random": self.tte_crops}[self.tte]
+        return crops_per_image(_CROPS[self.tte], self.tte_crops)
 
     def build(self, preprocessing: Preprocessing) -> EvalCrops:
         """The crops that a model is evaluated on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,10 @@ from fastlift.models.text.classifier import TextSideSettings
 from fastlift.models.text.features import Progress, PromptTextSettings
 from fastlift.models.tuners import TunerSettings
 from fastlift.models.weights import weights_fingerprint
-from fastlift.settings import MOST, Between, converted, keywords
+from fastlift.settings import converted, keywords
 from fastlift.settings.validate import Rule
 from fastlift.system.memory import check_room, free_bytes
+from fastlift.system.settings import SeedSettings
 
 _NO_TRAINING = "classifier zero_shot does not train: use it with tuner none and epochs 0 (recipe zero_shot)"
 
@@ -54,11 +55,10 @@ class ModelSettings(  # type: ignore[misc]  # each part builds itself: cut it ou
 
 
 @dataclass(frozen=True)
-class _Keywords(ModelSettings):
+class _Keywords(ModelSettings, SeedSettings):  # type: ignore[misc]  # as above
     """What ``create_model`` takes by name."""
 
     interpolation: Interpolation = "bilinear"
-    seed: Annotated[int, Between(0, MOST)] = 0
 
 
 def create_model(

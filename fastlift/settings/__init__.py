@@ -8,15 +8,16 @@ reads them. It imports ``errors`` alone; every other room may import it.
 
 from fastlift.settings.base import Settings, converted
 from fastlift.settings.convert import keywords
-from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_SIZE, MOST_THREADS, Acts, Between, May, NamesFile
+from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_THREADS, SEED, SIZE, Acts, Between, May, NamesFile
 from fastlift.settings.names import one_of
 from fastlift.settings.validate import check_effects, check_rules, hints_of, marker
 
 __all__ = [
     "MOST",
     "MOST_PIXELS",
-    "MOST_SIZE",
     "MOST_THREADS",
+    "SEED",
+    "SIZE",
     "Acts",
     "Between",
     "May",

@@ -9,7 +9,6 @@ from enum import Flag, auto
 
 MOST = 2**63 - 1  # what torch, NumPy and DALI hold in 64 bits with a sign
 MOST_THREADS = 1024
-MOST_SIZE = 2**31 - 1  # of bottlenecks, prompts, batches: products of three such sizes stay far from overflowing
 MOST_PIXELS = 65535  # a side of the largest JPEG
 
 
@@ -51,6 +50,10 @@ class Between:
         above = value >= self.low if self.ends[0] == "[" else value > self.low
         below = value <= self.high if self.ends[1] == "]" else value < self.high
         return above and below
+
+
+SEED = Between(0, MOST)
+SIZE = Between(1, 2**31 - 1)  # of bottlenecks and prompts: products of three such sizes stay far from overflowing
 
 
 @dataclass(frozen=True)

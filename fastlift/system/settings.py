@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastlift.settings import MOST, MOST_THREADS, Between, May, Settings
+from fastlift.settings import MOST_THREADS, SEED, Between, May, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class ThreadSettings(Settings):
 class SeedSettings(Settings):
     """What is random."""
 
-    seed: Annotated[int, Between(0, MOST)] = 0
+    seed: Annotated[int, SEED] = 0
     """Fixes random starts, the order of samples, crops and flips; from 0 to 2^63 - 1."""
 
 

@@ -21,6 +21,8 @@ Interpolation = Literal["bilinear", "bicubic"]  # of resizing; always with antia
 
 Size = Annotated[int, Between(1, said="at least 1 pixel")]
 LeastArea = Annotated[float, Between(0, 1, "(]", "a share of the area in (0, 1]")]
+RANDOM_CROPS = Between(1)
+EXPAND = Between(0, said="0 or more pixels (the crop would leave the image)")
 # Streams of the generator: one purpose each, so that adding one never changes another.
 _BOX, _FLIP = 0, 1
 
@@ -98,6 +100,11 @@ class CropSettings(Settings):
         return TrainCrops(image_size, *how, epochs=max(epochs, 1), interpolation=self.interpolation)
 
 
+def crops_per_image(kind: EvalKind, n_random: int) -> int:
+    """Crops of an image in evaluation."""
+    return {"center": 1, "five": 5, "ten": 10, "random": n_random}[kind]
+
+
 @dataclass(frozen=True)
 class EvalCrops(Settings):
     """The crops of an image in evaluation.
@@ -109,15 +116,15 @@ class EvalCrops(Settings):
 
     size: Size
     crops: EvalKind = "center"
-    n_random: Annotated[int, Between(1)] = 10
-    expand: Annotated[int, Between(0, said="0 or more pixels (the crop would leave the image)")] = 24
+    n_random: Annotated[int, RANDOM_CROPS] = 10
+    expand: Annotated[int, EXPAND] = 24
     min_scale: LeastArea = 0.08
     interpolation: Interpolation = "bilinear"
 
     @property
     def per_image(self) -> int:
         """V: crops of an image."""
-        return {"center": 1, "five": 5, "ten": 10, "random": self.n_random}[self.crops]
+        return crops_per_image(self.crops, self.n_random)
 
     @property
     def stacked(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -13,31 +13,30 @@ import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.interop.adapters.blocks import SLOT, AdaptedBlock, adapt, check_halves, fuse_activation, restore
 from fastlift.interop.adapters.towers import Tower, find_tower
-from fastlift.models.tuners import TUNERS, resolve_layers
-from fastlift.models.tuners.adapter import Adapter, AdaptFormer
+from fastlift.models.tuners import resolve_layers
+from fastlift.models.tuners.adapter import AdapterName, BottleneckSettings
 from fastlift.models.tuners.base import named
-from fastlift.settings import MOST, MOST_SIZE, Between, Settings, converted
+from fastlift.settings import SIZE, converted
 from fastlift.system.memory import check_room, free_bytes
+from fastlift.system.settings import SeedSettings
 
-TunerName = Literal["adaptformer", "adapter"]
-_MODULES: dict[str, type[AdaptFormer] | type[Adapter]] = {"adaptformer": AdaptFormer, "adapter": Adapter}
+TUNERS: dict[str, type[BottleneckSettings]] = {kind.NAME: kind for kind in BottleneckSettings.__subclasses__()}
 _RECORD = "_fastlift_adapters"
 
 
 @dataclass(frozen=True)
-class _Asked(Settings):
+class _Asked(SeedSettings):
     """Arguments of ``add_adapters`` that are checked by their declarations."""
 
-    tuner: TunerName = "adaptformer"
-    rank: Annotated[int, Between(1, MOST_SIZE)] = 32
-    seed: Annotated[int, Between(0, MOST)] = 0
+    tuner: AdapterName = "adaptformer"
+    rank: Annotated[int, SIZE] = 32
 
 
 @dataclass(frozen=True)
 class Attachment:
     """What ``add_adapters`` did to a model, kept on it."""
 
-    tuner: TunerName
+    tuner: AdapterName
     rank: int  # r, the bottleneck's width
     layers: tuple[int, ...]  # indices of the blocks with an adapter
     trained: frozenset[str]  # names of the parameters that had ``requires_grad`` before
@@ -45,7 +44,7 @@ class Attachment:
 
 def add_adapters(
     model: nn.Module,
-    tuner: TunerName = "adaptformer",
+    tuner: AdapterName = "adaptformer",
     *,
     rank: int = 32,
     layers: int | Sequence[int] | None = None,
@@ -89,7 +88,7 @@ def add_adapters(
     generator = torch.Generator().manual_seed(seed)
     for i in chosen:
         block = tower.blocks[i]
-        adapter = _MODULES[tuner](tower.width, rank, generator)
+        adapter = TUNERS[tuner].MODULE(tower.width, rank, generator)
         if impl is not None:
             adapter.impl = impl
         adapt(block, adapter.to(next(block.parameters()).device).train(block.training))

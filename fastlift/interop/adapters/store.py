@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastlift import __version__
 from fastlift.errors import UserError
 from fastlift.interop.adapters.attach import (
-    TunerName,
+    TUNERS,
     add_adapters,
     attached,
     holder_of,
@@ -25,7 +25,7 @@ from fastlift.interop.adapters.attach import (
     tuner_parameters,
 )
 from fastlift.interop.adapters.towers import Tower, find_tower
-from fastlift.models.tuners import TUNERS
+from fastlift.models.tuners.adapter import AdapterName
 from fastlift.models.weights import check_fit
 from fastlift.system import sealed
 
@@ -55,7 +55,7 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
 
     format: Literal[3] = FORMAT
     fastlift: str = __version__
-    tuner: TunerName
+    tuner: AdapterName
     rank: _Count
     layers: list[_Count]
     base: Base

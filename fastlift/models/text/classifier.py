@@ -22,7 +22,7 @@ from fastlift.models.tuners import TUNERS, TunerSettings, choose_blocks, refusal
 from fastlift.models.tuners.adapter import Adapter
 from fastlift.models.tuners.base import RankSettings, has_tuner, named, names_with
 from fastlift.models.tuners.prompts import PromptSettings
-from fastlift.settings import MOST_SIZE, Acts, Between, Settings, one_of
+from fastlift.settings import SIZE, Acts, Between, Settings, one_of
 from fastlift.settings.validate import Rule
 from fastlift.system.memory import check_room, free_bytes
 
@@ -152,11 +152,11 @@ class TextSideSettings(Settings):
     text_tuner: tuple[str, ...] = ("none",)
     """What learns on the text side, with classifier 'text': coop (prompt context), clip_adapter, projection, and the
     tuners above inside the text tower; several may be combined."""
-    text_rank: Annotated[int, Between(1, MOST_SIZE), _RANKED] = 4
+    text_rank: Annotated[int, SIZE, _RANKED] = 4
     """Bottleneck width of tuners inside the text tower."""
     text_layers: Annotated[int | tuple[int, ...] | None, _CHOSEN_BLOCKS] = None
     """Blocks of the text tower that get a tuner: all (default), the last k, or indices (of one block: given twice)."""
-    text_prompt_length: Annotated[int, Between(1, MOST_SIZE), _PROMPTED] = 2
+    text_prompt_length: Annotated[int, SIZE, _PROMPTED] = 2
     """Learned tokens a block of the text tower (tuners vpt_shallow and vpt_deep there)."""
     coop_length: Annotated[int, Between(1, MOST_WORDS), _RANDOM_WORDS] = 4
     """Learned words of CoOp's prompt."""
@@ -168,7 +168,7 @@ class TextSideSettings(Settings):
     """Start of the learned words: random, or the words of --prompt."""
     clip_adapter_rank: Annotated[
         int,
-        Between(1, MOST_SIZE),
+        SIZE,
         Acts("CLIP-Adapter's (text tuner clip_adapter)", lambda text_tuner: "clip_adapter" in text_tuner),
     ] = 4
     """Bottleneck width of CLIP-Adapters."""

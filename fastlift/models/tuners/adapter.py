@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,12 +78,24 @@ class Adapter(Bottleneck):
         return self.run(m, None, 1.0)[1]
 
 
+AdapterName = Literal["adaptformer", "adapter"]  # of the settings below, for type checkers
+AdapterModule = type[AdaptFormer] | type[Adapter]
+
+
 @dataclass(frozen=True)
-class AdaptFormerSettings(RankSettings):
+class BottleneckSettings(RankSettings):
+    """Of tuners that are one bottleneck in each block, which fits the blocks of other libraries too."""
+
+    MODULE: ClassVar[AdapterModule]
+
+
+@dataclass(frozen=True)
+class AdaptFormerSettings(BottleneckSettings):
     """An AdaptFormer beside the MLP of each chosen block."""
 
     NAME = "adaptformer"
     PREFIX = "adaptformer_list"
+    MODULE: ClassVar[AdapterModule] = AdaptFormer
 
     def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
         adapter = AdaptFormer(tower.width, self.bottleneck(context), context.generator)
@@ -92,11 +104,12 @@ class AdaptFormerSettings(RankSettings):
 
 
 @dataclass(frozen=True)
-class AdapterSettings(RankSettings):
+class AdapterSettings(BottleneckSettings):
     """An Adapter on the MLP's output of each chosen block."""
 
     NAME = "adapter"
     PREFIX = "adapter_list"
+    MODULE: ClassVar[AdapterModule] = Adapter
 
     def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
         block.post_mlp = Adapter(tower.width, self.bottleneck(context), context.generator)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastlift.models.vit import Block, Tower
-from fastlift.settings import MOST_SIZE, Acts, Between, Settings
+from fastlift.settings import SIZE, Acts, Settings
 
 Sizes = Literal["lift", "lift_plus"]
 
@@ -84,7 +84,7 @@ class RankSettings(Tuner):
 
     rank: Annotated[
         int | None,
-        Between(1, MOST_SIZE),
+        SIZE,
         Acts(
             f"the bottleneck of tuners that have one ({names_with(RankSettings)})",
             lambda tuner: has_tuner(RankSettings, tuner),

@@ -19,7 +19,7 @@ from fastlift.models.tuners.base import (
     power_of_two,
 )
 from fastlift.models.vit import Block, Tower
-from fastlift.settings import MOST_SIZE, Acts, Between
+from fastlift.settings import SIZE, Acts
 
 
 class LoRA(nn.Module):
@@ -65,7 +65,7 @@ class LoRARankSettings(RankSettings):
 
     lora_rank: Annotated[
         int | None,
-        Between(1, MOST_SIZE),
+        SIZE,
         Acts(
             f"LoRA's own bottleneck (tuner {names_with(LoRARankSettings, ' or ')})",
             lambda tuner: has_tuner(LoRARankSettings, tuner),

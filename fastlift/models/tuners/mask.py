@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from fastlift.errors import UserError
 from fastlift.models.tuners.base import Sizes, Tuner, TunerContext
 from fastlift.models.vit import Tower
-from fastlift.settings import MOST, Acts, Between
+from fastlift.settings import SEED, Acts, Between
 
 
 class Scatter(nn.Module):
@@ -77,7 +77,7 @@ class MaskSettings(Tuner):
         float | None, Between(0, 1, "(]", "a share in (0, 1]"), Acts("the share that the tuner mask trains", _acts)
     ] = None
     """Share of the weights that the tuner 'mask' trains (default: by --sizes)."""
-    mask_seed: Annotated[int, Between(0, MOST), Acts("the draw of the tuner mask", _acts)] = 0
+    mask_seed: Annotated[int, SEED, Acts("the draw of the tuner mask", _acts)] = 0
     """Seed of the draw of those weights."""
 
     def ratio(self, context: TunerContext) -> float:

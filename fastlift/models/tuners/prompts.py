@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastlift.models.tuners.base import Sizes, Tuner, TunerContext, has_tuner, names_with, power_of_two
 from fastlift.models.vit import Block, PromptSite, Tower
-from fastlift.settings import MOST_SIZE, Acts, Between
+from fastlift.settings import SIZE, Acts
 
 
 class Prompt(nn.Module):
@@ -40,7 +40,7 @@ class PromptSettings(Tuner):
 
     prompt_length: Annotated[
         int | None,
-        Between(1, MOST_SIZE),
+        SIZE,
         Acts(
             f"the number of visual prompts (tuner {names_with(PromptSettings, ' or ')})",
             lambda tuner: has_tuner(PromptSettings, tuner),

@@ -1,6 +1,6 @@
 """Wrong use of the adapters: one clear message each, and the model is left as it was."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -8,6 +8,9 @@ from interop.adapters.models import build, timm_vit
 from torch import nn
 
 import fastlift
+from fastlift.interop.adapters.attach import TUNERS
+from fastlift.models import tuners
+from fastlift.models.tuners.adapter import AdapterName
 
 
 @pytest.mark.parametrize(
@@ -98,3 +101,19 @@ def test_a_block_of_another_version_is_noticed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Block, "forward", parallel)
     with pytest.raises(fastlift.UserError, match="computes something else"):
         fastlift.add_adapters(build("timm"))
+
+
+def test_its_tuners_are_those_that_it_declares() -> None:
+    """The names that type checkers read are the tuners with a bottleneck, and a tuner refuses the same ranks here and there."""
+    assert get_args(AdapterName) == tuple(TUNERS) == tuple(name for name in tuners.TUNERS if name in TUNERS)
+    for name, kind in TUNERS.items():
+        assert kind is tuners.TUNERS[name]
+    for rank in (0, 2**31):
+        with pytest.raises(fastlift.UserError) as here:
+            fastlift.add_adapters(build("timm"), rank=rank)
+        with pytest.raises(fastlift.UserError) as there:
+            tuners.TunerSettings(rank=rank)
+        assert str(here.value) == str(there.value)
+    for seed in (-1, 2**63):
+        with pytest.raises(fastlift.UserError, match="seed: expected a whole number from 0 to 2\\^63 - 1"):
+            fastlift.add_adapters(build("timm"), seed=seed)
