@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_type_hints
 
 import pytest
 
@@ -23,6 +23,12 @@ UNUSUAL: dict[str, Any] = {
     "prompt": "a {} of stone",
     "bad_images": "skip",
 }
+
+
+@pytest.mark.parametrize("section", config.SECTIONS.values())
+def test_class_variables_of_settings_name_their_type(section: type) -> None:
+    """tyro 1.0 makes a flag of a field that is annotated as a bare ``ClassVar``."""
+    assert [name for name, hint in get_type_hints(section).items() if hint is ClassVar] == []
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from fastlift.errors import UserError
 from fastlift.settings import Acts, Between, Settings, check_effects, converted
+from fastlift.settings.validate import Rule
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Batch(Settings):
     rate: Annotated[float, Between(0)] = 0.1
     decay: Annotated[float, Between(0, 1, "[)")] = 0.1
     root: Path | None = None
-    RULES: ClassVar = (_fits,)
+    RULES: ClassVar[tuple[Rule, ...]] = (_fits,)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastlift.errors import UserError
 from fastlift.settings import May, Settings
+from fastlift.settings.validate import Rule
 
 GROUP_BOUNDARIES = (20, 100)
 
@@ -27,7 +28,7 @@ class GroupSettings(Settings):
 
     group_boundaries: Annotated[tuple[int, int], May.CHANGE] = GROUP_BOUNDARIES
     """Classes with fewer training images than the first number are 'few', with more than the second 'many'."""
-    RULES: ClassVar = (_do_not_fall,)
+    RULES: ClassVar[tuple[Rule, ...]] = (_do_not_fall,)
 
 
 def group_masks(

@@ -6,7 +6,7 @@ Legend of shapes: B samples, V crops a sample.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -57,8 +57,8 @@ class TrainCrops(Settings):
     epochs: int = 1
     interpolation: Interpolation = "bilinear"
 
-    per_image: ClassVar = 1  # V
-    stacked: ClassVar = False  # batches are [B, 3, S, S]
+    per_image = 1  # V
+    stacked = False  # batches are [B, 3, S, S]
 
     def least_area(self, epoch: int) -> float:
         """The lower bound of a crop's share of the image in this epoch."""

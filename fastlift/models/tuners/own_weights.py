@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -38,7 +39,7 @@ class FullSettings(Tuner):
 
     NAME = "full"
     PREFIX = "block_tuned"
-    CONFLICTS: ClassVar = {
+    CONFLICTS: ClassVar[Mapping[str, str]] = {
         "bias": "full fine-tuning trains the biases already",
         "layernorm": "full fine-tuning trains the LayerNorms already",
         "mask": "full fine-tuning trains all weights already",
@@ -58,7 +59,7 @@ class BiasSettings(Tuner):
 
     NAME = "bias"
     PREFIX = "bias_tuned"
-    CONFLICTS: ClassVar = {
+    CONFLICTS: ClassVar[Mapping[str, str]] = {
         "layernorm": "both would train the LayerNorms' biases",
         "mask": "both would train biases of the products",
     }

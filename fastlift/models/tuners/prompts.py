@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -68,7 +69,7 @@ class ShallowPromptSettings(PromptSettings):
     """Prompts that enter at the first block and are computed on by all of them."""
 
     NAME = "vpt_shallow"
-    CONFLICTS: ClassVar = {"vpt_deep": "deep prompts replace the shallow ones at the next block"}
+    CONFLICTS: ClassVar[Mapping[str, str]] = {"vpt_deep": "deep prompts replace the shallow ones at the next block"}
     CHOOSES_BLOCKS = False
 
     def blocks(self, context: TunerContext) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ class ResNetFull(ResNetTuner):
 
     NAME = "full"
     PREFIX = "full_list"
-    CONFLICTS: ClassVar = {
+    CONFLICTS: ClassVar[Mapping[str, str]] = {
         "bias": "full fine-tuning trains the biases already",
         "batchnorm": "full fine-tuning trains the batch norms already",
     }
@@ -47,7 +47,7 @@ class ResNetBias(ResNetTuner):
 
     NAME = "bias"
     PREFIX = "bias_list"
-    CONFLICTS: ClassVar = {"batchnorm": "both would train the batch norms' biases"}
+    CONFLICTS: ClassVar[Mapping[str, str]] = {"batchnorm": "both would train the batch norms' biases"}
 
     def build(self, resnet: ResNet, context: TunerContext) -> dict[str, nn.Parameter]:
         biases = [parameter for name, parameter in resnet.tower.named_parameters() if name.endswith("bias")]

@@ -80,7 +80,10 @@ class SSFAttnSettings(SSFSettings):
 
     NAME = "ssf_attn"
     PREFIX = "ssf_attn_list"
-    SITES: ClassVar = {"attn_in": ("qkv", SSFQKV), "attn_out": ("out", SSFAfter)}
+    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]] = {
+        "attn_in": ("qkv", SSFQKV),
+        "attn_out": ("out", SSFAfter),
+    }
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,10 @@ class SSFMLPSettings(SSFSettings):
 
     NAME = "ssf_mlp"
     PREFIX = "ssf_mlp_list"
-    SITES: ClassVar = {"mlp_in": ("mlp_in", SSFAfter), "mlp_out": ("mlp_out", SSFAfter)}
+    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]] = {
+        "mlp_in": ("mlp_in", SSFAfter),
+        "mlp_out": ("mlp_out", SSFAfter),
+    }
 
 
 @dataclass(frozen=True)
@@ -98,4 +104,7 @@ class SSFNormSettings(SSFSettings):
 
     NAME = "ssf_ln"
     PREFIX = "ssf_ln_list"
-    SITES: ClassVar = {"ln_1": ("norm_1", SSFAfter), "ln_2": ("pre_mlp", SSFBranch)}
+    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]] = {
+        "ln_1": ("norm_1", SSFAfter),
+        "ln_2": ("pre_mlp", SSFBranch),
+    }

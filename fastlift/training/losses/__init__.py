@@ -13,6 +13,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fastlift.settings import Settings, one_of
+from fastlift.settings.validate import Rule
 from fastlift.training.losses.base import Counts, Loss, class_counts_tensor
 from fastlift.training.losses.focal import FocalLoss
 from fastlift.training.losses.lade import LADELoss
@@ -87,7 +88,7 @@ class LossSettings(Settings):
     """LA: cross-entropy of logits + tau * log prior (logit adjustment)."""
     tau: float = 1.0
     """Strength of the logit adjustment (LA only)."""
-    RULES: ClassVar = (_tau_is_of_logit_adjustment,)
+    RULES: ClassVar[tuple[Rule, ...]] = (_tau_is_of_logit_adjustment,)
 
     def build(self, class_counts: Counts, scale: float = 25.0) -> Loss:
         """The loss of a training set.
