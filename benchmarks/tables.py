@@ -247,11 +247,11 @@ def paper_tables(folder: Path, images: Path) -> str:
     note = "\n\n– : the paper's number is not among this project's sources, or is of other data."
     parts = []
     for name in NAMES:
-        file, picture = folder / f"{name}.md", images / f"{folder.name}_{name}.svg"
+        file, image = folder / f"{name}.md", images / f"{folder.name}_{name}.svg"
         if file.is_file():
             parts.append(file.read_text(encoding="utf-8").strip().removesuffix(note))
-        if picture.is_file():
-            parts.append(f"![{name}]({images.name}/{picture.name})")
+        if image.is_file():
+            parts.append(f"![{name}]({images.name}/{image.name})")
     return "\n\n".join(parts)
 
 

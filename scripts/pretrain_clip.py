@@ -1,16 +1,16 @@
-"""Trains the small CLIP that fastlift ships as ``shapes-clip``, from drawn pictures and their captions.
+"""Trains the small CLIP that fastlift ships as ``shapes-clip``, from drawn images and their captions.
 
     python scripts/pretrain_clip.py --work FOLDER [--steps 2600] [--seed 0]
 
-It draws every kind of ``fastlift.data.datasets.shapes`` equally often (scene ``PRETRAIN``), pairs each picture with a caption
+It draws every kind of ``fastlift.data.datasets.shapes`` equally often (scene ``PRETRAIN``), pairs each image with a caption
 ("a photo of a striped red star." and other templates), and learns CLIP's symmetric contrastive loss. A batch holds a kind
 at most once, so every other caption in it is truly wrong. ``FOLDER`` receives ``checkpoint.pt`` (to go on after an
 interruption: the same command again), ``log.jsonl`` and ``shapes_clip.safetensors``, the file that is shipped.
 
-How the shipped file came about: seed 0, 2,600 steps of 240 pictures (624,000 looks at 144,000 pictures), 75 minutes of wall
+How the shipped file came about: seed 0, 2,600 steps of 240 images (624,000 looks at 144,000 images), 75 minutes of wall
 clock on two cores of an AMD EPYC (Milan) that other work shared, fp32, with one interruption after step 1,800. Started
 with a larger ``--steps``, cut to 2,600 at the interruption: before the decay (from step 1,820) the learning rate does not
-depend on it, so the command above stands for the whole. Zero-shot accuracy among all 960 kinds, on 1,920 pictures it had not
+depend on it, so the command above stands for the whole. Zero-shot accuracy among all 960 kinds, on 1,920 images it had not
 seen, of every strength from clean to hard: 65.1 %. On ``shapes_lt``'s test split, among its 64 classes: 49.5 %.
 """
 
@@ -53,8 +53,8 @@ TEMPLATES = (
     "there is a {} in the picture.",
 )
 BATCH = 240  # divides the 960 kinds, so that four batches are one round over all of them
-PER_KIND = 150  # pictures
-CHECKED_PER_KIND = 2  # other pictures, for the zero-shot accuracy in the log
+PER_KIND = 150  # images
+CHECKED_PER_KIND = 2  # other images, for the zero-shot accuracy in the log
 CHECKPOINT_STEPS = 200
 WARM_UP_STEPS = 200
 PEAK_LR, WEIGHT_DECAY = 1.5e-3, 0.1
@@ -78,15 +78,15 @@ def _draw_kind(job: tuple[int, str, int, int]) -> np.ndarray:
     return np.stack([shapes.draw(seed, split, kind, number, shapes.PRETRAIN) for number in range(count)])
 
 
-def draw_pictures(seed: int, split: str, per_kind: int) -> Tensor:
-    """Pictures of every kind, in RAM: uint8 [kinds, per_kind, S, S, 3]."""
+def draw_images(seed: int, split: str, per_kind: int) -> Tensor:
+    """Images of every kind, in RAM: uint8 [kinds, per_kind, S, S, 3]."""
     side = shapes.SIDE
-    pictures = torch.empty(shapes.NUM_KINDS, per_kind, side, side, 3, dtype=torch.uint8)
+    pixels = torch.empty(shapes.NUM_KINDS, per_kind, side, side, 3, dtype=torch.uint8)
     jobs = [(seed, split, kind, per_kind) for kind in range(shapes.NUM_KINDS)]
     with multiprocessing.get_context("spawn").Pool(cpus()) as pool:
         for kind, drawn in enumerate(pool.imap(_draw_kind, jobs, chunksize=4)):
-            pictures[kind] = torch.from_numpy(drawn)
-    return pictures
+            pixels[kind] = torch.from_numpy(drawn)
+    return pixels
 
 
 def tokenize(templates: tuple[str, ...]) -> Tensor:
@@ -111,20 +111,20 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def random_resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Windows of 35 to 100 % of the area, aspect 3/4 to 4/3, half of them mirrored: [B, 3, S, S] -> [B, 3, 48, 48]."""
+    """Crops of 35 to 100 % of the area, aspect 3/4 to 4/3, half of them mirrored: [B, 3, S, S] -> [B, 3, 48, 48]."""
     area, aspect, across, down, mirror = torch.rand(5, len(images), generator=generator)
     area, aspect = 0.35 + 0.65 * area, torch.exp((2 * aspect - 1) * math.log(4 / 3))
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     flip = torch.where(mirror < 0.5, 1.0, -1.0)
-    window = torch.zeros(len(images), 2, 3)
-    window[:, 0, 0], window[:, 0, 2] = width * flip, (1 - width) * (2 * across - 1)
-    window[:, 1, 1], window[:, 1, 2] = height, (1 - height) * (2 * down - 1)
-    grid = F.affine_grid(window, [len(images), 3, IMAGE_SIDE, IMAGE_SIDE], align_corners=False)
+    crop = torch.zeros(len(images), 2, 3)
+    crop[:, 0, 0], crop[:, 0, 2] = width * flip, (1 - width) * (2 * across - 1)
+    crop[:, 1, 1], crop[:, 1, 2] = height, (1 - height) * (2 * down - 1)
+    grid = F.affine_grid(crop, [len(images), 3, IMAGE_SIDE, IMAGE_SIDE], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's loss: picture i belongs to caption i alone. Features of length 1 [B, E]; the mean of both directions."""
+    """CLIP's loss: image i belongs to caption i alone. Features of length 1 [B, E]; the mean of both directions."""
     logits = scale * image @ text.T  # [B, B]
     own = torch.arange(len(image))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -149,21 +149,21 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def zero_shot(model: open_clip.CLIP, pictures: Tensor, prompts: Tensor) -> float:
-    """Accuracy among all kinds, centre crop, prompt "a photo of a {}."; pictures [kinds, n, S, S, 3], prompts [kinds, T]."""
+def zero_shot(model: open_clip.CLIP, pixels: Tensor, prompts: Tensor) -> float:
+    """Accuracy among all kinds, centre crop, prompt "a photo of a {}."; pixels [kinds, n, S, S, 3], prompts [kinds, T]."""
     text = encode_text(model, prompts)  # [kinds, E]
     edge = round(shapes.SIDE / 16)  # the usual short side of size * 8/7, then a centre crop
     correct = 0
     for kinds in torch.arange(shapes.NUM_KINDS).split(120):
-        images = normalise(pictures[kinds].flatten(0, 1)[:, edge:-edge, edge:-edge])
+        images = normalise(pixels[kinds].flatten(0, 1)[:, edge:-edge, edge:-edge])
         images = F.interpolate(images, (IMAGE_SIDE, IMAGE_SIDE), mode="bicubic", antialias=True)
         predicted = (model.visual(images) @ text.T).argmax(dim=1)
-        correct += int((predicted == kinds.repeat_interleave(pictures.shape[1])).sum())
-    return correct / (pictures.shape[0] * pictures.shape[1])
+        correct += int((predicted == kinds.repeat_interleave(pixels.shape[1])).sum())
+    return correct / (pixels.shape[0] * pixels.shape[1])
 
 
 def batch_kinds(seed: int, step: int) -> tuple[Tensor, int]:
-    """The kinds of a step's batch and the number of their pictures; a pure function, so that resuming is starting there."""
+    """The kinds of a step's batch and the number of their images; a pure function, so that resuming is starting there."""
     batches = shapes.NUM_KINDS // BATCH
     lap, part = divmod(step, batches)
     order = np.random.default_rng([seed, lap]).permutation(shapes.NUM_KINDS)
@@ -188,16 +188,16 @@ def train(work: Path, steps: int, seed: int) -> None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start, seconds = saved["step"], saved["seconds"]
-    pictures = draw_pictures(seed, "pretrain", PER_KIND)
-    checked = draw_pictures(seed, "validate", CHECKED_PER_KIND)
-    print(f"drew {pictures[..., 0, 0, 0].numel()} pictures in {time.monotonic() - began:.0f} s", flush=True)
+    pixels = draw_images(seed, "pretrain", PER_KIND)
+    checked = draw_images(seed, "validate", CHECKED_PER_KIND)
+    print(f"drew {pixels[..., 0, 0, 0].numel()} images in {time.monotonic() - began:.0f} s", flush=True)
     prompts = tokenize(TEMPLATES)  # [templates, kinds, T]
     vision = torch.compile(model.visual)
     for step in range(start, steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         kinds, number = batch_kinds(seed, step)
         template = torch.randint(len(TEMPLATES), kinds.shape, generator=generator)
-        images = random_resized_crop(normalise(pictures[kinds, number]), generator)
+        images = random_resized_crop(normalise(pixels[kinds, number]), generator)
         image = F.normalize(vision(images), dim=1)
         loss = contrastive_loss(image, encode_text(model, prompts[template, kinds]), model.logit_scale.exp())
         for group in optimizer.param_groups:
@@ -232,7 +232,7 @@ def train(work: Path, steps: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint, the log and the weights")
-    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps of 240 pictures")
+    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps of 240 images")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     train(options.work, options.steps, options.seed)

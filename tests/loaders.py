@@ -1,4 +1,4 @@
-"""Loaders of small pictures by each backend. DALI's makes batches on a CPU here too, by its operators for CPUs and the same
+"""Loaders of small images by each backend. DALI's makes batches on a CPU here too, by its operators for CPUs and the same
 graph, feed, runner and repair as on a GPU; outside of tests it is for GPUs alone."""
 
 import os

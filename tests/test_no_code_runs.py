@@ -88,12 +88,12 @@ def test_the_pickles_would_run(tmp_path: Path, payload: str) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a place may need: a folder of its own, the pickle, a tiny CLIP and tiny pictures."""
+    """What a place may need: a folder of its own, the pickle, a tiny CLIP and tiny images."""
 
     folder: Path
     data: bytes
     clip: tuple[Path, Path]
-    pictures: Path
+    images: Path
 
     def file(self, name: str) -> Path:
         """The pickle under a name."""
@@ -112,10 +112,10 @@ class Scene:
         return run
 
     def options(self) -> dict[str, Any]:
-        """Of ``load_data_set``, for the tiny pictures."""
-        named = {name: self.pictures / f"{name}.txt" for name in ("class_names",)}
-        lists = {f"{split}_list": self.pictures / f"{split}.txt" for split in ("train", "test")}
-        return {"data_root": self.pictures, "cache_dir": self.folder / "cache", **named, **lists}
+        """Of ``load_data_set``, for the tiny images."""
+        named = {name: self.images / f"{name}.txt" for name in ("class_names",)}
+        lists = {f"{split}_list": self.images / f"{split}.txt" for split in ("train", "test")}
+        return {"data_root": self.images, "cache_dir": self.folder / "cache", **named, **lists}
 
 
 def _checkpoint(scene: Scene) -> None:
@@ -203,8 +203,8 @@ def _cifar_archive(scene: Scene) -> None:
     load_data_set("cifar10_ir100", data_root=scene.folder)
 
 
-def _picture(scene: Scene) -> None:
-    path = scene.file("picture.jpg")
+def _image(scene: Scene) -> None:
+    path = scene.file("image.jpg")
     _, broken = index_images([path])
     assert path in broken
 
@@ -257,22 +257,22 @@ PLACES: dict[str, Callable[[Scene], object]] = {
     "a pack's shard": _pack("train-000000.tar"),
     "CIFAR's batches": _cifar,
     "CIFAR's archive": _cifar_archive,
-    "a picture": _picture,
+    "an image": _image,
 }
-# What is made again, or told without an error: a line that is no JSON, a picture that is none.
+# What is made again, or told without an error: a line that is no JSON, an image that is none.
 NO_ERROR = {
     "a run's metrics.jsonl",
     "a run's run.json",
     "the cache of text features",
     "the cache of indices",
     "the cache of what is known of JPEGs",
-    "a picture",
+    "an image",
 }
 
 
 @pytest.fixture(scope="module")
-def few_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of one picture a split, with lists."""
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of one image a split, with lists."""
     folder = tmp_path_factory.mktemp("few")
     for split in ("train", "test"):
         for label in range(2):
@@ -285,11 +285,11 @@ def few_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_pickle_runs(place: str, tiny_clip: tuple[Path, Path], few_pictures: Path, tmp_path: Path) -> None:
+def test_no_pickle_runs(place: str, tiny_clip: tuple[Path, Path], few_images: Path, tmp_path: Path) -> None:
     for payload, make in PAYLOADS.items():
         marker, folder = tmp_path / "marker", tmp_path / payload
         folder.mkdir()
-        scene = Scene(folder, make(Evil(marker)), tiny_clip, few_pictures)
+        scene = Scene(folder, make(Evil(marker)), tiny_clip, few_images)
         said = ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

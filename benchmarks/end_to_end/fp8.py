@@ -34,20 +34,20 @@ def effect_on_a_trained_model() -> dict[str, Any]:
         mean=model.preprocessing.mean,
         std=model.preprocessing.std,
     )
-    pictures = [(images, labels) for images, labels, _ in loader.epoch(0)]
-    labels = torch.cat([labels for _, labels in pictures])
-    logits = {name: _logits(variant, pictures) for name, variant in _variants(model).items()}
+    batches = [(images, labels) for images, labels, _ in loader.epoch(0)]
+    labels = torch.cat([labels for _, labels in batches])
+    logits = {name: _logits(variant, batches) for name, variant in _variants(model).items()}
     found = {name: _compare(of, logits["fp32"]) for name, of in logits.items() if name != "fp32"}
     accuracies = {name: 100 * float((of.argmax(1) == labels).double().mean()) for name, of in logits.items()}
     return {"against_fp32": found, "accuracy": accuracies, "images": len(labels)}
 
 
 def effect_on_a_large_model(name: str, batch: int = 16) -> dict[str, Any]:
-    """The same for the logits of a large ViT with random weights and random pictures."""
+    """The same for the logits of a large ViT with random weights and random images."""
     model, _ = twins(name, rank=32, classes=1000)
     side = model.preprocessing.image_size
-    pictures = [(torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0)), torch.zeros(batch))]
-    logits = {kind: _logits(variant, pictures) for kind, variant in _variants(model).items()}
+    batches = [(torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0)), torch.zeros(batch))]
+    logits = {kind: _logits(variant, batches) for kind, variant in _variants(model).items()}
     return {kind: _compare(of, logits["fp32"]) for kind, of in logits.items() if kind != "fp32"}
 
 
@@ -60,9 +60,9 @@ def _variants(model: LiftModel) -> dict[str, LiftModel]:
 
 
 @torch.inference_mode()
-def _logits(model: LiftModel, pictures: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _logits(model: LiftModel, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
     dtype = model.vit.compute_dtype
-    return torch.cat([model(images.to(dtype)).float() for images, _ in pictures])
+    return torch.cat([model(images.to(dtype)).float() for images, _ in batches])
 
 
 def _compare(logits: Tensor, exact: Tensor) -> dict[str, float]:

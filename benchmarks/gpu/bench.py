@@ -43,7 +43,7 @@ class Bench:
         clock: of the device.
         rates: of the card.
         rows: where rows go.
-        scratch: a folder for pictures and runs, deleted after the run.
+        scratch: a folder for images and runs, deleted after the run.
         ends_at: when the part must have ended, by ``time.monotonic``.
     """
 

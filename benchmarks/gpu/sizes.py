@@ -22,8 +22,8 @@ class Sizes:
         adapters, activations, classifiers: shapes of the ops: (tokens, width, rank), (tokens, width), (batch, width, classes).
         square: side of the square product, the card's best case.
         copied: bytes of the copy whose rate is the card's.
-        pictures: drawn JPEGs.
-        images: of an epoch over them; pictures repeat.
+        files: drawn JPEGs.
+        images: of an epoch over them; files repeat.
         rounds: alternated rounds, at most.
     """
 
@@ -39,7 +39,7 @@ class Sizes:
     classifiers: tuple[tuple[int, int, int], ...]
     square: int
     copied: int
-    pictures: int
+    files: int
     images: int
     rounds: int
 
@@ -57,7 +57,7 @@ FULL = Sizes(
     classifiers=((128, 768, 1000), (512, 768, 8142), (256, 768, 100_000)),
     square=8192,
     copied=2**30,
-    pictures=512,
+    files=512,
     images=8192,
     rounds=20,
 )
@@ -74,7 +74,7 @@ TOY = Sizes(
     classifiers=((8, 64, 10),),
     square=64,
     copied=2**16,
-    pictures=12,
+    files=12,
     images=24,
     rounds=2,
 )

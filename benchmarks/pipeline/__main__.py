@@ -2,7 +2,7 @@
 
 ``loaders`` is ``fastlift bench data``; the others measure the header scan, the reading of what DALI is given, the loading of a
 large index from its cache, the growth of memory over epochs, and packs. Needs a folder of JPEGs (any depth); without one,
-pictures are drawn.
+images are drawn.
 """
 
 import argparse
@@ -41,15 +41,15 @@ def loaders(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 
 def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
-    """Header scan of 20,000 files (copies of the pictures), warm: files/s of each round, by the clock and by CPU time."""
+    """Header scan of 20,000 files (copies of the images), warm: files/s of each round, by the clock and by CPU time."""
     from fastlift.data.index.index import PathTable
     from fastlift.data.index.scan import scan_files
 
-    pictures = sorted(images_in(folder))
+    sources = sorted(images_in(folder))
     with tempfile.TemporaryDirectory() as copies:
         names = [f"{i}.jpg" for i in range(20_000)]
         for i, name in enumerate(names):
-            _link_or_copy(pictures[i % len(pictures)], Path(copies) / name)
+            _link_or_copy(sources[i % len(sources)], Path(copies) / name)
         paths = PathTable.from_strings(names)
         rounds_s = []
         for _ in range(rounds + 1):
@@ -75,9 +75,9 @@ def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     from fastlift.data.loading.looks import SETTLED_NS, Looks
     from fastlift.data.sampling.stream import Step, Stream
 
-    pictures = _index(folder, files)
-    time.sleep(SETTLED_NS / 1e9)  # drawn pictures are of this moment, and would not be noted
-    stream, replacements = Stream(pictures, TrainCrops(224), 512, seed=1), Replacements(pictures, "stop", None)
+    images = _index(folder, files)
+    time.sleep(SETTLED_NS / 1e9)  # drawn images are of this moment, and would not be noted
+    stream, replacements = Stream(images, TrainCrops(224), 512, seed=1), Replacements(images, "stop", None)
     spec = GraphSpec(stream.crops, (0.5,) * 3, (0.2,) * 3, "cpu", half=False)
 
     def steps(epoch: int) -> Iterator[Step]:
@@ -92,10 +92,10 @@ def feed(folder: Path, rounds: int, files: int) -> dict[str, Any]:
             source.done()
         return (time.process_time() - begun) / files * 1e6
 
-    known = Feed(stream, spec, Looks(pictures), workers=2, ahead=2)
+    known = Feed(stream, spec, Looks(images), workers=2, ahead=2)
     found: dict[str, Any] = {"looked_at_cpu_us": [], "known_cpu_us": []}
     for number in range(rounds + 1):
-        looked_at = Feed(stream, spec, Looks(pictures), workers=2, ahead=2)
+        looked_at = Feed(stream, spec, Looks(images), workers=2, ahead=2)
         for name, source in (("looked_at_cpu_us", looked_at), ("known_cpu_us", known)):
             taken = read(source, number)
             if number:
@@ -178,12 +178,12 @@ def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     from fastlift.data import pack as packing
     from fastlift.data.datasets.catalogue import load_data_set
 
-    pictures = [os.path.relpath(path, folder) for path in sorted(images_in(folder))]
+    paths = [os.path.relpath(path, folder) for path in sorted(images_in(folder))]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         lists = Path(work) / "list.txt"
-        lists.write_text("".join(f"{path} 0\n" for path in pictures))
-        (Path(work) / "names.txt").write_text("picture\n")
+        lists.write_text("".join(f"{path} 0\n" for path in paths))
+        (Path(work) / "names.txt").write_text("image\n")
         options: dict[str, Any] = {
             "train_list": lists,
             "test_list": lists,
@@ -216,9 +216,9 @@ def _alternate(indices: dict[str, ImageIndex], rounds: int, found: dict[str, Any
 
 
 def _index(folder: Path, count: int) -> ImageIndex:
-    """``count`` rows of the folder's pictures, repeated where there are fewer."""
-    pictures = sorted(images_in(folder))
-    return index_of([pictures[i % len(pictures)] for i in range(count)])
+    """``count`` rows of the folder's images, repeated where there are fewer."""
+    paths = sorted(images_in(folder))
+    return index_of([paths[i % len(paths)] for i in range(count)])
 
 
 def _link_or_copy(source: str, target: Path) -> None:
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("measurements", nargs="*", default=list(MEASUREMENTS), metavar="MEASUREMENT")
     parser.add_argument("--images", type=Path, help="folder of JPEGs; drawn ones without it")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--files", type=int, default=1000, help="pictures a round (loaders) or an epoch (memory)")
+    parser.add_argument("--files", type=int, default=1000, help="images a round (loaders) or an epoch (memory)")
     parser.add_argument("--output", type=Path, help="JSON file to add the results to")
     flags = parser.parse_args()
     if unknown := set(flags.measurements) - set(MEASUREMENTS):

@@ -1,6 +1,6 @@
 """``python -m benchmarks.pipeline.large_index FOLDER make FILES CLASSES | load | train``: a set of many files.
 
-``make`` writes a long-tailed tree of hard links to some small pictures, with list files and class names; ``load`` loads it
+``make`` writes a long-tailed tree of hard links to some small images, with list files and class names; ``load`` loads it
 as every command does; ``train`` runs ``fastlift train`` on it to the end of its first step. Both print seconds by the
 clock and of the processor (user and system), the peak of resident memory, and its growth over what was there before.
 """

@@ -42,7 +42,7 @@ class BenchData:
     interpolation: Interpolation = "bilinear"
     """Resizing in all ways: bilinear as LIFT, bicubic as LIFT+."""
     images: int = 512
-    """Pictures a round."""
+    """Images a round."""
     rounds: int = 5
     """Timed rounds; the ways alternate within each."""
     workers: tuple[int, ...] = ()

@@ -20,7 +20,7 @@ from fastlift.system.progress import now_and_then
 ACTIONS = {
     "prepare": "tell step by step what a set needs and what of it is there; check it and write its index",
     "check": "look for everything that is wrong: lists, counts, missing and unreadable files",
-    "stats": "classes, groups, image sizes, and the tail as a picture",
+    "stats": "classes, groups, image sizes, a plot of the class counts",
     "pack": "copy a set into tar shards, which read faster from disks that seek and from network shares",
 }
 
@@ -66,14 +66,14 @@ class Check:
 
     source: SourceSettings = field(default_factory=SourceSettings)
     decode: bool = False
-    """Decode every picture too, not only its header (slow)."""
+    """Decode every image too, not only its header (slow)."""
     json: bool = False
     """Print as JSON, with all problems."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """A data set in numbers: classes, groups, image sizes, and the tail as a picture."""
+    """A data set in numbers: classes, groups, image sizes, and a plot of the class counts."""
 
     source: SourceSettings = field(default_factory=SourceSettings)
     taxon: TaxonSettings = field(default_factory=TaxonSettings)
@@ -90,7 +90,7 @@ class Pack:
     """A new folder for the shards."""
     source: SourceSettings = field(default_factory=SourceSettings)
     short_side: int | None = None
-    """Shrink pictures to this short side in pixels (changes pixels; off by default)."""
+    """Shrink images to this short side in pixels (changes pixels; off by default)."""
     json: bool = False
     """Print as JSON."""
 

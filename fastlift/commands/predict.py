@@ -1,4 +1,4 @@
-"""``fastlift predict RUN PICTURE ...``."""
+"""``fastlift predict RUN IMAGE ...``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EXAMPLES = ("fastlift predict RUN photo.jpg folder/ --top 3", "fastlift predict 
 
 @dataclass(frozen=True)
 class Predict:
-    """The most probable classes of pictures, by a trained run."""
+    """The most probable classes of images, by a trained run."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    pictures: tyro.conf.Positional[tuple[Path, ...]]
-    """Files, and folders that are searched for pictures."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Files, and folders that are searched for images."""
     top: int = 5
     """How many classes to name."""
     inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(eval_batch=64))
@@ -33,16 +33,14 @@ class Predict:
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
     json: bool = False
-    """One JSON object a line for each picture."""
+    """One JSON object a line for each image."""
 
 
 def run(arguments: list[str]) -> int:
-    """Predict, a line a picture; unreadable files are named on stderr and make the exit code 1."""
+    """Predict, a line an image; unreadable files are named on stderr and make the exit code 1."""
     command, changes = parse_changes(Predict, arguments, "predict", (PrecisionSettings,), EXAMPLES)
-    if not command.pictures or command.top < 1:
-        raise UserError(
-            "name at least one picture or folder: fastlift predict RUN PICTURE ...  (and --top is at least 1)"
-        )
+    if not command.images or command.top < 1:
+        raise UserError("name at least one image or folder: fastlift predict RUN IMAGE ...  (and --top is at least 1)")
     from fastlift.engine.memory import Work, check_images
     from fastlift.engine.model import load_run
     from fastlift.evaluation.predict import Prediction, find_images, index_images, predict
@@ -61,7 +59,7 @@ def run(arguments: list[str]) -> int:
             show_line(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named))
 
     config = Config().override(**embedded(command), **changes)  # refuses what has no effect
-    paths = find_images(command.pictures)
+    paths = find_images(command.images)
     index, broken = index_images(paths)
     failed: list[Path] = []
 

@@ -138,7 +138,7 @@ def _resources(facts: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice("slow", what, cost, fix)
     if not cache["writable"]:
         what = f"The cache folder {cache['folder']} cannot be written."
-        cost = "Drawn pictures, indices and text features cannot be kept; commands that need them fail."
+        cost = "Drawn images, indices and text features cannot be kept; commands that need them fail."
         yield Advice("broken", what, cost, "export FASTLIFT_CACHE=/a/folder/that/you/own")
     elif cache["free_gib"] < NEEDED_DISK_GIB:
         what = f"Only {cache['free_gib']:.1f} GiB are free where the cache lies ({cache['folder']})."

@@ -56,7 +56,7 @@ def index_images(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
     widths, heights, reasons = scan_files(root, table)
     good = np.array([i for i in range(len(paths)) if i not in reasons], dtype=np.int64)
     columns = table.take(good), np.zeros(len(good), dtype=np.int64), widths[good], heights[good], ("any",)
-    index = ImageIndex("pictures", root, *columns, fingerprint=fingerprint(*columns))
+    index = ImageIndex("images", root, *columns, fingerprint=fingerprint(*columns))
     return index, {paths[i]: reason for i, reason in reasons.items()}
 
 

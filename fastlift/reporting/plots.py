@@ -20,7 +20,7 @@ from fastlift.reporting.svg import INK, MUTED, SERIES, drawing, inline_svg
 Floats = NDArray[np.float64]
 
 MAX_CURVE_POINTS = 400
-RASTER_POINTS = 2000  # above this, points become a picture inside the SVG: smaller, and quicker to show
+RASTER_POINTS = 2000  # above this, points become a raster image inside the SVG: smaller, and quicker to show
 STEPS_A_DECADE = 200  # of a plot three inches high: a third of a pixel
 SMOOTHING_DECADES = 0.12  # standard deviation of the kernel over log10(training images)
 

@@ -28,7 +28,7 @@ DEEPEST, LARGEST = 64, 2**64
 
 
 def cache_folder() -> Path:
-    """Folder for text features, image indices and drawn pictures: $FASTLIFT_CACHE, else the user's cache folder.
+    """Folder for text features, image indices and drawn images: $FASTLIFT_CACHE, else the user's cache folder.
 
     Everything in it can be made again; deleting it costs time, never data.
     """

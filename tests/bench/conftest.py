@@ -1,3 +1,3 @@
-"""Small pictures on disk."""
+"""Small images on disk."""
 
-from pictures import *  # noqa: F403 - fixtures
+from image_files import *  # noqa: F403 - fixtures

@@ -17,8 +17,8 @@ from fastlift.data.sampling.crops import TrainCrops
 from fastlift.errors import UserError
 
 
-def test_it_measures_and_names_the_bottleneck(pictures: Any) -> None:
-    index = pictures.fill(each=3).load().train
+def test_it_measures_and_names_the_bottleneck(image_files: Any) -> None:
+    index = image_files.fill(each=3).load().train
     found = run(
         index, image_size=32, images=64, rounds=2, workers=[1], ways=["torchvision-pil", "fastlift-torchvision"]
     )
@@ -36,22 +36,22 @@ def test_it_measures_and_names_the_bottleneck(pictures: Any) -> None:
     assert "Bottleneck" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_only_jpegs_are_compared(pictures: Any, make_bad_file: Callable, tmp_path: Path) -> None:
-    """torchvision.io reads nothing else; a picture of another kind must not end the measuring."""
+def test_only_jpegs_are_compared(image_files: Any, make_bad_file: Callable, tmp_path: Path) -> None:
+    """torchvision.io reads nothing else; an image of another kind must not end the measuring."""
     for k, kind in enumerate(("alpha", "grey", "cmyk", "progressive", "tiff")):
-        pictures.add(f"c0/{k}.x", 0, make_bad_file(kind))
-    files, source = files_to_read(pictures.load(classes=1).train, 10, tmp_path, None)
+        image_files.add(f"c0/{k}.x", 0, make_bad_file(kind))
+    files, source = files_to_read(image_files.load(classes=1).train, 10, tmp_path, None)
     assert [Path(file).name for file in files] == ["1.x", "3.x"]
     assert source == "the first 2 JPEGs of list/train"
 
 
-def test_files_that_vanished_since_the_scan_are_left_out(pictures: Any) -> None:
-    index = pictures.fill(classes=1, each=3).load(classes=1).train
-    (pictures.root / "c0" / "0.jpg").unlink()
+def test_files_that_vanished_since_the_scan_are_left_out(image_files: Any) -> None:
+    index = image_files.fill(classes=1, each=3).load(classes=1).train
+    (image_files.root / "c0" / "0.jpg").unlink()
     found = run(index, image_size=32, images=2, rounds=1, workers=[1], ways=["fastlift-torchvision"])
     assert found.source == "the first 2 JPEGs of list/train"
     for k in (1, 2):
-        (pictures.root / "c0" / f"{k}.jpg").unlink()
+        (image_files.root / "c0" / f"{k}.jpg").unlink()
     with pytest.raises(UserError, match="no JPEG files"):
         run(index, images=1, rounds=1)
 
@@ -62,13 +62,13 @@ def test_a_way_that_fails_is_told_in_a_line(tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_a_set_without_jpegs_is_refused(pictures: Any, make_bad_file: Callable) -> None:
-    pictures.add("c0/0.png", 0, make_bad_file("alpha"))
+def test_a_set_without_jpegs_is_refused(image_files: Any, make_bad_file: Callable) -> None:
+    image_files.add("c0/0.png", 0, make_bad_file("alpha"))
     with pytest.raises(UserError, match="no JPEG files"):
-        run(pictures.load(classes=1).train)
+        run(image_files.load(classes=1).train)
 
 
-def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
+def test_drawn_images_have_imagenets_sizes(tmp_path: Path) -> None:
     from PIL import Image
 
     for seed in (0, 10, 18):
@@ -79,8 +79,8 @@ def test_drawn_pictures_have_imagenets_sizes(tmp_path: Path) -> None:
     assert 3.5 < bits < 5.5  # 100 real ones: 4.4
 
 
-def test_nonsense_is_refused(pictures: Any) -> None:
-    index = pictures.fill(each=1).load().train
+def test_nonsense_is_refused(image_files: Any) -> None:
+    index = image_files.fill(each=1).load().train
     for numbers in ({"images": 0}, {"rounds": -1}, {"workers": [0]}, {"image_size": 0}):
         with pytest.raises(UserError, match="at least 1"):
             run(index, **numbers)

@@ -109,8 +109,8 @@ def test_training_evaluating_predicting_reporting(
     stored = json.loads((run / "results.json").read_text())["evaluations"]
     assert stored.keys() == {"center", "fivecrop@epoch-001"}
 
-    picture, folder = tiny_data / "test" / "class0" / "0.jpg", tiny_data / "test" / "class1"
-    assert call(["predict", str(run), str(picture), str(folder), "--json", "--top", "2"]) == 0
+    image, folder = tiny_data / "test" / "class0" / "0.jpg", tiny_data / "test" / "class1"
+    assert call(["predict", str(run), str(image), str(folder), "--json", "--top", "2"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["0.jpg", "0.jpg", "1.jpg", "2.jpg", "3.jpg"]
     assert all(len(line["top"]) == 2 and line["top"][0]["class"] in CLASS_NAMES for line in lines)
@@ -144,7 +144,7 @@ def test_predictions_go_on_after_broken_files(
     good = tmp_path / "good.jpg"
     good.write_bytes((tiny_data / "test" / "class0" / "0.jpg").read_bytes())
     (tmp_path / "cut.jpg").write_bytes(good.read_bytes()[:300])
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     assert call(["predict", str(run), str(tmp_path / "cut.jpg"), str(good), str(tmp_path / "text.png")]) == 1
     shown = capsys.readouterr()
     assert "good.jpg: " in shown.out

@@ -55,12 +55,12 @@ def run(whole_run: Path, tmp_path: Path) -> Path:
 
 def readers(run: Path, tiny_data: Path) -> dict[str, tuple[list[str], set[str]]]:
     """Commands, each with the files that it reads and cannot do without."""
-    picture, page = str(tiny_data / "test" / "class0" / "0.jpg"), str(run.parent / "page.html")
+    image, page = str(tiny_data / "test" / "class0" / "0.jpg"), str(run.parent / "page.html")
     known = {"config.json", "data.json"}
     return {
         "report": (["report", str(run), "--output", page], known | {"results.json"}),
         "evaluate": (["evaluate", str(run), "--device", "cpu"], known | {"results.json"}),
-        "predict": (["predict", str(run), picture, "--device", "cpu"], known),
+        "predict": (["predict", str(run), image, "--device", "cpu"], known),
         "export": (["export", str(run), "--format", "pt2"], known),
         "train --config": (["train", "--config", str(run / "config.json"), "--output", str(run)], {"config.json"}),
         "train --resume": (["train", "--resume", "--output", str(run)], {"config.json"}),

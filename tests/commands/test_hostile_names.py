@@ -67,7 +67,7 @@ def test_a_terminal_gets_its_own_sequences_alone(capsys: Streams) -> None:
 
 @pytest.fixture
 def hostile_data(tmp_path: Path) -> Path:
-    """A folder for each class under a hostile name, with pictures under hostile names, and two files that are none."""
+    """A folder for each class under a hostile name, with images under hostile names, and two files that are none."""
     root = tmp_path / "root \x1b[2J [/x]"
     for number, name in enumerate(HOSTILE):
         for split, count in (("train", 2), ("test", 1)):
@@ -84,7 +84,7 @@ def test_a_whole_run(tiny_clip: tuple[Path, Path], hostile_data: Path, tmp_path:
     data = ["--dataset", "folder", "--data-root", str(hostile_data)]
     model = ["--model", str(tiny_clip[0]), "--pretrained", str(tiny_clip[1])]
     train = ["train", *data, *model, "--device", "cpu", "--epochs", "1", "--batch-size", "8", "--output", str(run)]
-    pictures = [str(path) for path in sorted((hostile_data / "train").rglob("*.jpg"))]
+    images = [str(path) for path in sorted((hostile_data / "train").rglob("*.jpg"))]
     outputs = {}
     for name, arguments, code in (
         ("refused", train, 2),
@@ -94,8 +94,8 @@ def test_a_whole_run(tiny_clip: tuple[Path, Path], hostile_data: Path, tmp_path:
         ("train again", train, 2),
         ("stats json", ["data", "stats", "--json", *data], 2),
         ("evaluate", ["evaluate", str(run), "--tte", "fivecrop"], 0),
-        ("predict", ["predict", str(run), *pictures], 1),
-        ("predict json", ["predict", str(run), *pictures, "--json"], 1),
+        ("predict", ["predict", str(run), *images], 1),
+        ("predict json", ["predict", str(run), *images, "--json"], 1),
         ("report", ["report", str(run), "--output", str(tmp_path / "page \x1b.html")], 0),
         ("missing", ["predict", str(run), "no \x1b[2J such"], 2),
     ):
@@ -105,7 +105,7 @@ def test_a_whole_run(tiny_clip: tuple[Path, Path], hostile_data: Path, tmp_path:
         assert not controls(told.err), name
         outputs[name] = told.out + told.err
 
-    assert len(outputs["predict"].splitlines()) == len(pictures)  # a line a picture, whatever its name holds
+    assert len(outputs["predict"].splitlines()) == len(images)  # a line an image, whatever its name holds
     for page in (run / "report.html", tmp_path / "page \x1b.html"):
         text = page.read_text(encoding="utf-8")
         assert not controls(text)
@@ -119,7 +119,7 @@ def test_a_whole_run(tiny_clip: tuple[Path, Path], hostile_data: Path, tmp_path:
     # Programs get the names as they are: in the run's files and on stdout.
     assert sorted(json.loads((run / "data.json").read_text(encoding="utf-8"))["class_names"]) == sorted(HOSTILE)
     found = [json.loads(line) for line in outputs["predict json"].splitlines() if line.startswith("{")]
-    assert {entry["path"] for entry in found} == {path for path in pictures if "broken" not in os.path.basename(path)}
+    assert {entry["path"] for entry in found} == {path for path in images if "broken" not in os.path.basename(path)}
     assert all(entry["class"] in HOSTILE for line in found for entry in line["top"])
     checked = json.loads(outputs["check json"])["problems"]
     assert len(checked) == len(HOSTILE)

@@ -1,4 +1,4 @@
-"""Packs: the same pictures, labels and batches as the files; shrinking; broken packs."""
+"""Packs: the same images, labels and batches as the files; shrinking; broken packs."""
 
 import json
 import re
@@ -24,15 +24,15 @@ from fastlift.errors import UserError
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_pack_gives_the_same_batches(backend: str, pictures: Any, tmp_path: Path, make_bad_file: Callable) -> None:
-    pictures.fill()
+def test_a_pack_gives_the_same_batches(backend: str, image_files: Any, tmp_path: Path, make_bad_file: Callable) -> None:
+    image_files.fill()
     for kind in ("grey", "alpha", "webp", "tiff", "bmp"):
-        pictures.add(f"c0/{kind}.x", 0, make_bad_file(kind))
-    files = pictures.load()
-    result = run("list", tmp_path / "pack", shard_bytes=20_000, **pictures.options())
+        image_files.add(f"c0/{kind}.x", 0, make_bad_file(kind))
+    files = image_files.load()
+    result = run("list", tmp_path / "pack", shard_bytes=20_000, **image_files.options())
     assert (result.train_images, result.test_images, result.shrunk) == (20, 20, 0)
     assert result.shards > 4
-    assert result.source_bytes == 2 * sum((pictures.root / path).stat().st_size for path in files.train.paths)
+    assert result.source_bytes == 2 * sum((image_files.root / path).stat().st_size for path in files.train.paths)
     packed = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path)
     assert packed.train.fingerprint == files.train.fingerprint
     assert packed.class_names == files.class_names
@@ -45,10 +45,10 @@ def test_a_pack_gives_the_same_batches(backend: str, pictures: Any, tmp_path: Pa
         assert torch.equal(one.labels, other.labels)
 
 
-def test_shards_are_webdataset(pictures: Any, tmp_path: Path) -> None:
+def test_shards_are_webdataset(image_files: Any, tmp_path: Path) -> None:
     """Pairs of KEY.jpg and KEY.cls in each tar, the bytes of the files, the labels as text."""
-    files = pictures.fill().load()
-    run("list", tmp_path / "pack", **pictures.options())
+    files = image_files.fill().load()
+    run("list", tmp_path / "pack", **image_files.options())
     with tarfile.open(tmp_path / "pack" / "train-000000.tar") as tar:
         members = tar.getnames()
         assert members[:4] == ["000000000.jpg", "000000000.cls", "000000001.jpg", "000000001.cls"]
@@ -56,11 +56,11 @@ def test_shards_are_webdataset(pictures: Any, tmp_path: Path) -> None:
     assert content == [files.train.file(14).read_bytes(), b"2"]
 
 
-def test_shrinking_changes_the_large_pictures_only(pictures: Any, tmp_path: Path) -> None:
-    files = pictures.fill().load()  # heights 60, 65, 70; widths from 80
-    result = run("list", tmp_path / "pack", short_side=62, **pictures.options())
+def test_shrinking_changes_the_large_images_only(image_files: Any, tmp_path: Path) -> None:
+    files = image_files.fill().load()  # heights 60, 65, 70; widths from 80
+    result = run("list", tmp_path / "pack", short_side=62, **image_files.options())
     packed = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path)
-    assert result.shrunk == 20  # both splits: ten pictures of heights 65 and 70 each
+    assert result.shrunk == 20  # both splits: ten images of heights 65 and 70 each
     assert packed.train.heights.tolist() == [60] * 5 + [62] * 10
     assert packed.train.widths[5] == 80 * 62 // 65
     assert packed.train.fingerprint != files.train.fingerprint
@@ -68,10 +68,10 @@ def test_shrinking_changes_the_large_pictures_only(pictures: Any, tmp_path: Path
     assert batch.images.shape == (15, 3, 32, 32)
 
 
-def test_lists_beside_a_pack_must_be_its_own(pictures: Any, tmp_path: Path) -> None:
+def test_lists_beside_a_pack_must_be_its_own(image_files: Any, tmp_path: Path) -> None:
     """A run that names its lists can go on with the pack of them, but no other list is passed over in silence."""
-    pictures.fill().load()
-    given = pictures.options()
+    image_files.fill().load()
+    given = image_files.options()
     run("list", tmp_path / "pack", **given)
     given["data_root"] = tmp_path / "pack"
     assert len(load_data_set("list", **given).train) == 15
@@ -89,12 +89,12 @@ def test_lists_beside_a_pack_must_be_its_own(pictures: Any, tmp_path: Path) -> N
         load_data_set("list", **{**given, "train_list": tmp_path / "none.txt"})
 
 
-def test_broken_packs_are_told(pictures: Any, tmp_path: Path) -> None:
-    pictures.fill().load()
+def test_broken_packs_are_told(image_files: Any, tmp_path: Path) -> None:
+    image_files.fill().load()
     pack = tmp_path / "pack"
-    run("list", pack, **pictures.options())
+    run("list", pack, **image_files.options())
     with pytest.raises(UserError, match="holds a pack already"):
-        run("list", pack, **pictures.options())
+        run("list", pack, **image_files.options())
     with pytest.raises(UserError, match="is a pack of list, not of folder"):
         load_data_set("folder", data_root=pack)
     shard = pack / "train-000000.tar"
@@ -112,9 +112,9 @@ def test_broken_packs_are_told(pictures: Any, tmp_path: Path) -> None:
         load_data_set("list", data_root=pack)
 
 
-def test_no_flipped_bit_of_a_manifest_is_believed(pictures: Any, tmp_path: Path) -> None:
-    pictures.fill().load()
-    run("list", tmp_path / "pack", **pictures.options())
+def test_no_flipped_bit_of_a_manifest_is_believed(image_files: Any, tmp_path: Path) -> None:
+    image_files.fill().load()
+    run("list", tmp_path / "pack", **image_files.options())
     file = tmp_path / "pack" / "fastlift-pack.json"
     whole = file.read_bytes()
     expected = load_data_set("list", data_root=file.parent)
@@ -161,10 +161,10 @@ def test_no_flipped_bit_of_a_manifest_is_believed(pictures: Any, tmp_path: Path)
         ("ranks", {"none": {"names": ["a"], "of_class": [0, 0, 0]}}),
     ],
 )
-def test_manifests_of_strangers(entry: str, value: object, pictures: Any, tmp_path: Path) -> None:
+def test_manifests_of_strangers(entry: str, value: object, image_files: Any, tmp_path: Path) -> None:
     """With a digest that holds, as somebody with a will would write it."""
-    pictures.fill().load()
-    run("list", tmp_path / "pack", **pictures.options())
+    image_files.fill().load()
+    run("list", tmp_path / "pack", **image_files.options())
     file = tmp_path / "pack" / "fastlift-pack.json"
     manifest = {**json.loads(file.read_text()), entry: value}
     del manifest["digest"]
@@ -183,19 +183,19 @@ def test_manifests_that_are_none(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "row", "value", "message"),
     [
-        ("labels", 2, 3, r"a label out of range \(0\.\.2\): picture 2"),
+        ("labels", 2, 3, r"a label out of range \(0\.\.2\): image 2"),
         ("labels", 2, -1, "a label out of range"),
         ("labels", 2, 2**62, "a label out of range"),
-        ("shards", 1, 1, "in a shard that is not listed: picture 1"),
+        ("shards", 1, 1, "in a shard that is not listed: image 1"),
         ("shards", 1, -1, "in a shard that is not listed"),
         ("shards", 1, 2**31 - 1, "in a shard that is not listed"),
-        ("spans", 0, (-1, 5), "a place before or after the shard: picture 0"),
+        ("spans", 0, (-1, 5), "a place before or after the shard: image 0"),
         ("spans", 0, (2**62, 5), "a place before or after the shard"),
         ("spans", 0, (-(2**63), 5), "a place before or after the shard"),
         ("spans", 0, (512, 2**62), "ends after the shard"),
         ("spans", 0, (512, -(2**63)), "ends after the shard"),
         ("spans", 0, (512, 0), "ends after the shard"),
-        ("widths", 4, 0, "impossible size: picture 4"),
+        ("widths", 4, 0, "impossible size: image 4"),
         ("widths", 4, 2**31 - 1, "impossible size"),
         ("heights", 4, -5, "impossible size"),
         ("labels", slice(3, None), None, "columns of different lengths"),
@@ -206,10 +206,12 @@ def test_manifests_that_are_none(content: bytes, tmp_path: Path) -> None:
         ("labels", "object", None, "cannot be read: Object arrays"),
     ],
 )
-def test_indices_of_strangers(column: str, row: Any, value: Any, message: str, pictures: Any, tmp_path: Path) -> None:
-    pictures.fill().load()
+def test_indices_of_strangers(
+    column: str, row: Any, value: Any, message: str, image_files: Any, tmp_path: Path
+) -> None:
+    image_files.fill().load()
     pack = tmp_path / "pack"
-    run("list", pack, **pictures.options())
+    run("list", pack, **image_files.options())
     with np.load(pack / "train.npz") as stored:
         columns = {name: stored[name] for name in stored.files if name != "digest"}
     changed = columns[column].copy()
@@ -228,10 +230,10 @@ def test_indices_of_strangers(column: str, row: Any, value: Any, message: str, p
     assert any(re.search(message, problem) for problem in found.problems)
 
 
-def test_what_a_tar_says_of_its_members_is_not_asked(pictures: Any, tmp_path: Path) -> None:
-    """Links, devices, sizes and names of places outside: pictures lie where the index says, whatever the headers claim."""
-    pictures.fill().load()
-    run("list", tmp_path / "pack", **pictures.options())
+def test_what_a_tar_says_of_its_members_is_not_asked(image_files: Any, tmp_path: Path) -> None:
+    """Links, devices, sizes and names of places outside: images lie where the index says, whatever the headers claim."""
+    image_files.fill().load()
+    run("list", tmp_path / "pack", **image_files.options())
     index = load_data_set("list", data_root=tmp_path / "pack").train
     assert index.spans is not None
     before = [read_encoded(index, i) for i in range(len(index))]
@@ -246,9 +248,9 @@ def test_what_a_tar_says_of_its_members_is_not_asked(pictures: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_picture_that_breaks_in_a_pack_is_named(backend: str, pictures: Any, tmp_path: Path) -> None:
-    pictures.fill().load()
-    run("list", tmp_path / "pack", **pictures.options())
+def test_an_image_that_breaks_in_a_pack_is_named(backend: str, image_files: Any, tmp_path: Path) -> None:
+    image_files.fill().load()
+    run("list", tmp_path / "pack", **image_files.options())
     index = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path).train
     assert index.spans is not None
     offset, count = index.spans[3].tolist()

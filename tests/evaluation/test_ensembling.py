@@ -53,7 +53,7 @@ def config(run: Path, **changes: object) -> Config:
 def test_crops_share_the_memory_of_a_batch(
     run: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], name: str, views: int
 ) -> None:
-    """The model never sees more pictures at a time than --eval-batch says (one picture's crops, if those are more)."""
+    """The model never sees more images at a time than --eval-batch says (one image's crops, if those are more)."""
     seen: list[torch.Size] = []
     plain = evaluation.mean_logits
     monkeypatch.setattr(

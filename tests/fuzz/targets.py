@@ -128,7 +128,7 @@ def index_cache(data: bytes) -> None:
 
 
 def looks_cache(data: bytes) -> None:
-    """The cache of what is known of JPEGs: damaged is absent, and what is known lies within the picture."""
+    """The cache of what is known of JPEGs: damaged is absent, and what is known lies within the image."""
     from fastlift.data.index.index import ImageIndex, PathTable
     from fastlift.data.loading import looks
 
@@ -197,7 +197,7 @@ def pack_index(data: bytes) -> None:
 
 
 def tar_shard(data: bytes) -> None:
-    """A shard that holds something else than its index says: each picture is decoded, or refused with a reason."""
+    """A shard that holds something else than its index says: each image is decoded, or refused with a reason."""
     from dataclasses import replace
 
     from fastlift.data.datasets.packed import load_pack
@@ -210,8 +210,8 @@ def tar_shard(data: bytes) -> None:
         load_image(replace(index, root=elsewhere), i)
 
 
-def picture(data: bytes) -> None:
-    """A picture: where header and decoder both accept it, they agree on its size."""
+def image(data: bytes) -> None:
+    """An image: where header and decoder both accept it, they agree on its size."""
     from fastlift.data.index.headers import read_header_bytes
     from fastlift.data.loading.decode import decode
 
@@ -227,7 +227,7 @@ TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         image_list, class_names, annotations, categories, config, checkpoint, sealed_checkpoint, lift_checkpoint, index_cache, looks_cache, text_cache,
-        descriptors, pack_manifest, pack_index, tar_shard, picture,
+        descriptors, pack_manifest, pack_index, tar_shard, image,
     )
 }  # fmt: skip
 

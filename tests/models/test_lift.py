@@ -131,7 +131,7 @@ def test_checkpoints_that_do_not_fit_are_named(tiny_clip: Files, tmp_path: Path)
         ({"init": torch.zeros(6, 48), "classifier": "text"}, "no weight of its own"),
         ({"scale": 0.0}, "scale: expected more than 0"),
         ({"classifier": "zero_shot"}, "does not train"),
-        ({"prompt": "a picture"}, "template"),
+        ({"prompt": "an image"}, "template"),
     ],
 )
 def test_mistakes_are_explained(tiny_clip: Files, settings: dict[str, Any], message: str) -> None:

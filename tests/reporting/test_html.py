@@ -218,7 +218,7 @@ def test_group_boundaries_of_the_run_are_shown(make_run: MakeRun, tmp_path: Path
         (other / name).write_text(json.dumps(stored))
     text = report([other], tmp_path)[0]
     assert "Many-shot classes (&gt; 10000 training images)" in text
-    assert "medium (30)" in text  # in the long tail's picture
+    assert "medium (30)" in text  # in the long tail's plot
     together = report([folder, other], tmp_path)[0]
     assert "Many-shot classes</th>" in together
 

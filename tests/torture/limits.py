@@ -57,7 +57,7 @@ class UnderLimit:
 
 
 def skipping(scenarios: Scenarios) -> Scenario:
-    """A training of several threads that replaces broken pictures, as none here is."""
+    """A training of several threads that replaces broken images, as none here is."""
     train = scenarios.all()[0]
     return replace(train, name="skip", command=(*train.command, "--bad-images", "skip", "--workers", "4"))
 
@@ -81,7 +81,7 @@ def on_limits(commands: Commands, scenario: Scenario) -> Iterator[OnFullDisk | U
 
 
 def skipping_nothing(scenarios: Scenarios) -> Iterator[UnderLimit]:
-    """No picture counts as broken because its file could not be opened."""
+    """No image counts as broken because its file could not be opened."""
     for value in range(20):
         yield UnderLimit(skipping(scenarios), "NOFILE", value)
 

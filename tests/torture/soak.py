@@ -53,10 +53,10 @@ def cycle(base: Path, executor: str, number: int) -> None:
     )
     run = fastlift.train(settings, output=base / "run", overwrite=True)
     evaluate_run(run.folder, settings={"tte": "fivecrop"})
-    pictures = find_images([base / "test"])
-    index, unusable = index_images(pictures)
+    images = find_images([base / "test"])
+    index, unusable = index_images(images)
     assert not unusable
-    assert len(list(predict(fastlift.load_run(run.folder), pictures, index, InferenceSettings()))) == len(index)
+    assert len(list(predict(fastlift.load_run(run.folder), images, index, InferenceSettings()))) == len(index)
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ def test_linear_probe_separates(classes: int) -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolation: Any) -> None:
+def test_images_are_seen_whole(settings: Config, tiny_data: Path, interpolation: Any) -> None:
     """Short side to the model's size and the centre: torchvision's Resize and CenterCrop, to a rounding of pixels."""
     from torchvision.transforms import v2
 
@@ -97,9 +97,9 @@ def test_pictures_are_seen_whole(settings: Config, tiny_data: Path, interpolatio
             v2.Normalize(model.preprocessing.mean, model.preprocessing.std),
         ]
     )
-    pictures = torch.stack([view(Image.open(data.train.file(i)).convert("RGB")) for i in range(8)])
+    images = torch.stack([view(Image.open(data.train.file(i)).convert("RGB")) for i in range(8)])
     with torch.no_grad():
-        assert F.cosine_similarity(model.features(pictures), features[:8]).min() > 0.995
+        assert F.cosine_similarity(model.features(images), features[:8]).min() > 0.995
 
 
 @pytest.mark.parametrize(

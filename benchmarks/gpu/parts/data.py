@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.pictures import pictures, with_each_executor
+from benchmarks.gpu.images import image_set, with_each_backend
 from benchmarks.gpu.rows import Row
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.loading.loader import build_loader
@@ -18,13 +18,13 @@ EPOCHS = 3  # the first one warms up
 
 
 def run(bench: Bench) -> None:
-    """With each executor."""
-    with_each_executor(bench, NEEDS_S, rows_of)
+    """With each backend."""
+    with_each_backend(bench, NEEDS_S, rows_of)
 
 
-def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
+def rows_of(bench: Bench, backend: str) -> Iterator[Row]:
     """Epochs without a model behind them: what the path gives at most, and how long the training's thread is held."""
-    data = load_data_set("list", **pictures(bench).settings(), cache_dir=bench.scratch / "cache")
+    data = load_data_set("list", **image_set(bench).settings(), cache_dir=bench.scratch / "cache")
     loader = build_loader(
         data.train,
         TrainCrops(bench.sizes.image_size or 224),
@@ -33,14 +33,14 @@ def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
         std=STD,
         dtype=bench.dtype,
         device=bench.device,
-        executor=executor,
+        executor=backend,
         cache_bytes=0,
     )
     try:
         for epoch in range(EPOCHS):
             row = _epoch(bench, loader.epoch(epoch), len(data.train))
             if epoch:
-                yield {"name": f"{executor}, epoch {epoch + 1} of {EPOCHS}", "executor": loader.backend, **row}
+                yield {"name": f"{backend}, epoch {epoch + 1} of {EPOCHS}", "backend": loader.backend, **row}
     finally:
         loader.close()
 

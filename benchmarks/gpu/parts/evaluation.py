@@ -27,7 +27,7 @@ def run(bench: Bench) -> None:
 
 
 def rows_of(bench: Bench, name: str, mode: str) -> Iterator[Row]:
-    """Training, one crop, five crops: as many pictures at a time in memory in each."""
+    """Training, one crop, five crops: as many images at a time in memory in each."""
     torch.compiler.reset()
     model = model_of(bench, bench.sizes.ranks[0])
     whole = max(1, bench.sizes.batches[0] // CROPS) * CROPS
@@ -48,7 +48,7 @@ def rows_of(bench: Bench, name: str, mode: str) -> Iterator[Row]:
     for way, rate in rates.items():
         yield {
             "name": f"{name}, {way}",
-            "pictures": runs[way][0],
+            "images": runs[way][0],
             **times[way].to_row(),
             "images_per_s": round(rate, 1),
             "times_training": round(rate / rates["training"], 3),

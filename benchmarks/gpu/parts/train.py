@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.pictures import pictures, with_each_executor
+from benchmarks.gpu.images import image_set, with_each_backend
 from benchmarks.gpu.process import python
 from benchmarks.gpu.rows import Row
 from fastlift.system.files import read_json
@@ -22,14 +22,14 @@ LAST_WORDS = 300
 
 
 def run(bench: Bench) -> None:
-    """With each executor."""
-    with_each_executor(bench, NEEDS_S, rows_of)
+    """With each backend."""
+    with_each_backend(bench, NEEDS_S, rows_of)
 
 
-def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
+def rows_of(bench: Bench, backend: str) -> Iterator[Row]:
     """One run of two epochs, and what its own records say."""
-    settings = settings_of(bench, executor)
-    output = bench.scratch / f"run-{executor}"
+    settings = settings_of(bench, backend)
+    output = bench.scratch / f"run-{backend}"
     has_tyro = importlib.util.find_spec("tyro") is not None
     began = time.perf_counter()
     (_by_command if has_tyro else _by_function)(settings, output)
@@ -38,7 +38,7 @@ def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
     paces = _paces(output / "metrics.jsonl")
     way = "fastlift train" if has_tyro else "fastlift.train(config), as tyro is not installed"
     yield {
-        "name": f"{way}, {executor}",
+        "name": f"{way}, {backend}",
         "images_per_s": round(timing["images_per_s"], 1),
         "median_of_log_images_per_s": round(statistics.median(paces), 1) if paces else None,
         "train_s": round(timing["train_s"], 2),
@@ -48,11 +48,11 @@ def rows_of(bench: Bench, executor: str) -> Iterator[Row]:
     }
 
 
-def settings_of(bench: Bench, executor: str) -> dict[str, Any]:
-    """LIFT's recipe on the drawn pictures, by flag name."""
+def settings_of(bench: Bench, backend: str) -> dict[str, Any]:
+    """LIFT's recipe on the drawn images, by flag name."""
     found: dict[str, Any] = {
         "dataset": "list",
-        **pictures(bench).settings(),
+        **image_set(bench).settings(),
         "model": bench.sizes.trained_model,
         "pretrained": "random",
         "init": "random",
@@ -61,7 +61,7 @@ def settings_of(bench: Bench, executor: str) -> dict[str, Any]:
         "batch_size": bench.sizes.batches[1],
         "amp": "bf16",
         "device": bench.device.type,
-        "executor": executor,
+        "executor": backend,
         "log_steps": 5 if bench.sizes.images > 1000 else 1,
     }
     return found if bench.sizes.image_size is None else found | {"image_size": bench.sizes.image_size}

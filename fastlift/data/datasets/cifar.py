@@ -74,7 +74,7 @@ class Cifar(Source):
         for split, listing, images in (("train", train, 50_000), ("test", test, 10_000)):
             counts, expected = np.bincount(listing.labels, minlength=self.classes), images // self.classes
             for label in np.flatnonzero(counts != expected):
-                problems.add(f"{root / split / names[label]}: {counts[label]} pictures, expected {expected}")
+                problems.add(f"{root / split / names[label]}: {counts[label]} images, expected {expected}")
         problems.raise_if_any()
         kept = draw_long_tail(train.labels, self.ratio)
         return Listing(train.paths.take(kept), train.labels[kept]), test

@@ -14,7 +14,7 @@ from fastlift.data.index.lists import Listing, parse_class_names
 from fastlift.data.index.problems import Problems
 from fastlift.errors import UserError
 
-_LAYOUT = "  DATA_ROOT/train/CLASS/picture.jpg\n  DATA_ROOT/test/CLASS/picture.jpg   (or val)"
+_LAYOUT = "  DATA_ROOT/train/CLASS/image.jpg\n  DATA_ROOT/test/CLASS/image.jpg   (or val)"
 # The last four cannot be used, but are listed, so that they are refused by name instead of vanishing.
 _EXTENSIONS = tuple(
     f".{ending}"

@@ -17,7 +17,7 @@ INATURALIST2018 = Published(
     where="""\
 From https://github.com/visipedia/inat_comp/tree/master/2018: train_val2018.tar.gz (images), train2018.json.tar.gz,
   val2018.json.tar.gz and categories.json.tar.gz, unpacked as
-  DATA_ROOT/train_val2018/Aves/2761/PICTURE.jpg, DATA_ROOT/train2018.json, val2018.json and categories.json
+  DATA_ROOT/train_val2018/Aves/2761/IMAGE.jpg, DATA_ROOT/train2018.json, val2018.json and categories.json
 Instead of the JSON files: iNaturalist18_train.txt and iNaturalist18_val.txt (lines of 'path label'). Any of them may lie
   in DATA_ROOT/splits, or be given by --train-list, --test-list, --class-names.""",
 )

@@ -156,7 +156,7 @@ def _index(
         problems.add(f"{file}: columns of different lengths")
         return None
     if not count:
-        problems.add(f"{file}: no pictures")
+        problems.add(f"{file}: no images")
     sizes = [shard_bytes.get(shard_name(split, k), -1) for k in range(len(shard_bytes))]
     _check_rows(str(file), columns, np.array([*sizes, -1], dtype=np.int64), len(class_names), problems)
     if problems.total > before:
@@ -177,14 +177,14 @@ def _check_rows(file: str, columns: Columns, sizes: np.ndarray, classes: int, pr
     area = np.where(np.minimum(widths, heights) < 1, 0, widths.astype(np.int64) * heights)
     ends = np.minimum(length - 1, size - offset - length)
     _add_rows(problems, f"{file}: a label out of range (0..{classes - 1})", labels, 0, classes - 1)
-    _add_rows(problems, f"{file}: a picture in a shard that is not listed", size, 0)
+    _add_rows(problems, f"{file}: an image in a shard that is not listed", size, 0)
     _add_rows(problems, f"{file}: a place before or after the shard", np.minimum(offset, size - offset), 0)
-    _add_rows(problems, f"{file}: a picture that ends after the shard", ends, 0)
-    _add_rows(problems, f"{file}: a picture of impossible size", area, 1, MAX_PIXELS)
+    _add_rows(problems, f"{file}: an image that ends after the shard", ends, 0)
+    _add_rows(problems, f"{file}: an image of impossible size", area, 1, MAX_PIXELS)
 
 
 def _add_rows(problems: Problems, what: str, values: np.ndarray, low: int, high: int | None = None) -> None:
     """One problem for all rows whose value is not in low..high."""
     wrong = np.flatnonzero((values < low) | (False if high is None else values > high))
     if len(wrong):
-        problems.add(f"{what}: picture {wrong[0]}" + (f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""))
+        problems.add(f"{what}: image {wrong[0]}" + (f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""))

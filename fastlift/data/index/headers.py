@@ -95,7 +95,7 @@ def _checked(size: int, read: _Read) -> Header:
 
 
 _LOOK_CLOSER = "look closer"
-_NO_IMAGE = "is damaged (no picture in it)"
+_NO_IMAGE = "is damaged (no image in it)"
 
 
 def _parse(size: int, read: _Read) -> Header:

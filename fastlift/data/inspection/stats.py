@@ -1,4 +1,4 @@
-"""``fastlift data stats``: a data set in numbers, and its tail as a picture."""
+"""``fastlift data stats``: a data set in numbers, and a plot of its class counts."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -48,11 +48,11 @@ class Stats:
         return asdict(self)
 
     def render(self) -> Any:
-        """A rich renderable: tables, and the class counts as a picture."""
+        """A rich renderable: tables, and a plot of the class counts."""
         from rich.console import Group
         from rich.text import Text
 
-        return Group(_splits_table(self), _groups_table(self), Text(long_tail_picture(self.train_counts)))
+        return Group(_splits_table(self), _groups_table(self), Text(long_tail_plot(self.train_counts)))
 
 
 def stats(
@@ -89,7 +89,7 @@ def _quantiles(values: np.ndarray) -> dict[str, int]:
     return dict(zip(names, np.quantile(values, _QUANTILES, method="nearest").astype(int).tolist(), strict=True))
 
 
-def long_tail_picture(counts: Iterable[int], width: int = 64, height: int = 8) -> str:
+def long_tail_plot(counts: Iterable[int], width: int = 64, height: int = 8) -> str:
     """Class counts, largest first, as a histogram of block characters; the height is logarithmic.
 
     Example, 10 classes of 5000 down to 50 images: a slope from a full block to a quarter one.

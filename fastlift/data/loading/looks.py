@@ -103,7 +103,7 @@ class Looks:
         columns = read_columns(file, _KINDS)
         conditions, cuts = columns["conditions"], columns["cuts"]
         if conditions.shape != self._conditions.shape or cuts.shape != self._cuts.shape:
-            raise ValueError("it is of another number of pictures")
+            raise ValueError("it is of another number of images")
         start, end = cuts.T
         if not ((start >= _SEVERAL) & (start <= 0) & (end == 0) | (start >= 2) & (start <= end)).all():
             raise ValueError("its parts are none")

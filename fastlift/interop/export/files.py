@@ -117,7 +117,7 @@ def describe(model: LiftModel, crops: EvalCrops, file: str, format: str) -> dict
             "colour": "RGB, without EXIF rotation",
             "short_side": crops.short_side,
             "resize": "width = width * short_side // short, height = height * short_side // short, "
-            "with short = min(width, height) of the picture",
+            "with short = min(width, height) of the image",
             "interpolation": f"{crops.interpolation}, antialiased",
             "size": size,
             "crops": [centre] if count == 1 else [*corners, centre],

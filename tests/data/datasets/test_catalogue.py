@@ -36,21 +36,21 @@ def test_a_missing_data_root_says_what_it_must_hold(name: str, expected: str, tm
         load_data_set(name, data_root=tmp_path / "nowhere")
 
 
-def test_settings_load_what_the_function_does(pictures: Any) -> None:
-    expected = pictures.fill().load()
-    options = pictures.options()
+def test_settings_load_what_the_function_does(image_files: Any) -> None:
+    expected = image_files.fill().load()
+    options = image_files.options()
     cache = options.pop("cache_dir")
     found = SourceSettings("list", **options).build(TaxonSettings(), BadImageSettings(), cache_dir=cache)
     assert found.train.fingerprint == expected.train.fingerprint
     assert found.class_names == expected.class_names
     assert found.train.cache == cache
     with pytest.raises(UserError, match=r"unknown value of taxon 'genera'; did you mean genus"):
-        load_data_set("list", **pictures.options(), taxon="genera")
+        load_data_set("list", **image_files.options(), taxon="genera")
 
 
-def test_a_data_set_is_a_source_and_a_line(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_is_a_source_and_a_line(image_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What docs/data.md says of adding one."""
-    given = pictures.fill().load()
+    given = image_files.fill().load()
 
     class Mine(Source):
         name = "mine"

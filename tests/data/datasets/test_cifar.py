@@ -31,13 +31,13 @@ def test_cifar_draw_is_the_papers_draw() -> None:
     assert kept[50:73].tolist() == second[:23].tolist()
 
 
-def test_cifar_from_class_folders(pictures: Any, tmp_path: Path, encode: Callable, make_picture: Callable) -> None:
-    """A tree with fewer pictures than CIFAR is refused with the counts; a whole one is in ``test_real_cifar``."""
+def test_cifar_from_class_folders(image_files: Any, tmp_path: Path, encode: Callable, make_image: Callable) -> None:
+    """A tree with fewer images than CIFAR is refused with the counts; a whole one is in ``test_real_cifar``."""
     for split in ("train", "test"):
         for label in range(10):
-            pictures.add(f"{split}/c{label}/0.png", label, encode(make_picture(32, 32), "PNG"))
-    with pytest.raises(UserError, match="1 pictures, expected 5000"):
-        load_data_set("cifar10_ir100", data_root=pictures.root, cache_dir=tmp_path)
+            image_files.add(f"{split}/c{label}/0.png", label, encode(make_image(32, 32), "PNG"))
+    with pytest.raises(UserError, match="1 images, expected 5000"):
+        load_data_set("cifar10_ir100", data_root=image_files.root, cache_dir=tmp_path)
 
 
 def test_cifar_arrays_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_real_cifar(shared: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         archive = shared / "data" / f"cifar10_{split}.tar"
         if not archive.is_file():
-            pytest.skip("no CIFAR-10 pictures beside the repository")
+            pytest.skip("no CIFAR-10 images beside the repository")
         subprocess.run(["tar", "-xf", archive, "-C", tmp_path / "cifar"], check=True)
     data = load_data_set("cifar10_ir100", data_root=tmp_path / "cifar", cache_dir=tmp_path / "cache")
     assert data.train.class_counts().tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]

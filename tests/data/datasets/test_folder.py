@@ -10,13 +10,13 @@ from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.errors import UserError
 
 
-def test_class_folders(pictures: Any, tmp_path: Path, encode: Callable, make_picture: Callable) -> None:
-    root = pictures.root
+def test_class_folders(image_files: Any, tmp_path: Path, encode: Callable, make_image: Callable) -> None:
+    root = image_files.root
     for split in ("train", "val"):
         for name in ("bee", "ant"):
             for k in range(2):
-                pictures.add(f"{split}/{name}/deep/{k}.PNG", 0, encode(make_picture(20 + k, 30), "PNG"))
-    (root / "train" / "ant" / "notes.txt").write_text("no picture")
+                image_files.add(f"{split}/{name}/deep/{k}.PNG", 0, encode(make_image(20 + k, 30), "PNG"))
+    (root / "train" / "ant" / "notes.txt").write_text("no image")
     data = load_data_set("folder", data_root=root, cache_dir=tmp_path)
     assert data.class_names == ("ant", "bee")
     assert data.train.class_counts().tolist() == [2, 2]
@@ -30,25 +30,25 @@ def test_class_folders(pictures: Any, tmp_path: Path, encode: Callable, make_pic
 
 
 def test_folders_are_walked_once_and_hidden_ones_not_at_all(
-    pictures: Any, encode: Callable, make_picture: Callable, tmp_path: Path
+    image_files: Any, encode: Callable, make_image: Callable, tmp_path: Path
 ) -> None:
-    data = encode(make_picture(40, 30))
+    data = encode(make_image(40, 30))
     for path in ("train/cat/1.jpg", "train/cat/more/2.JPG", "train/dog/3.jfif", "test/cat/4.jpg", "test/dog/5.jpg"):
-        pictures.add(path, 0, data)
-    (pictures.root / "train" / "cat" / ".thumbnails").mkdir()
-    (pictures.root / "train" / "cat" / ".thumbnails" / "1.jpg").write_bytes(data)
+        image_files.add(path, 0, data)
+    (image_files.root / "train" / "cat" / ".thumbnails").mkdir()
+    (image_files.root / "train" / "cat" / ".thumbnails" / "1.jpg").write_bytes(data)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "6.jpg").write_bytes(data)
-    (pictures.root / "train" / "cat" / "linked").symlink_to(elsewhere)
-    (pictures.root / "train" / "cat" / "linked_again").symlink_to(elsewhere)
-    (pictures.root / "train" / "cat" / "more" / "loop").symlink_to(pictures.root / "train")
-    found = load_data_set("folder", data_root=pictures.root, cache_dir=pictures.cache).train
+    (image_files.root / "train" / "cat" / "linked").symlink_to(elsewhere)
+    (image_files.root / "train" / "cat" / "linked_again").symlink_to(elsewhere)
+    (image_files.root / "train" / "cat" / "more" / "loop").symlink_to(image_files.root / "train")
+    found = load_data_set("folder", data_root=image_files.root, cache_dir=image_files.cache).train
     assert list(found.paths) == [
         "train/cat/1.jpg", "train/cat/linked/6.jpg", "train/cat/more/2.JPG", "train/dog/3.jfif",
     ]  # fmt: skip
 
 
 def test_folder_says_which_layout_it_wants(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"DATA_ROOT/train/CLASS/picture\.jpg"):
+    with pytest.raises(UserError, match=r"DATA_ROOT/train/CLASS/image\.jpg"):
         load_data_set("folder", data_root=tmp_path)

@@ -78,20 +78,20 @@ def test_other_files_are_no_categories(text: str) -> None:
 
 
 @pytest.fixture
-def small_set(pictures: Any, monkeypatch: pytest.MonkeyPatch, encode: Callable, make_picture: Callable) -> Path:
+def small_set(image_files: Any, monkeypatch: pytest.MonkeyPatch, encode: Callable, make_image: Callable) -> Path:
     """Three species of 3, 2 and 1 training images, in iNaturalist's own files."""
     entries = [(f"train_val2018/Aves/{label}/{k}.jpg", label) for label in range(3) for k in range(3 - label)]
     for path, label in entries:
-        pictures.add(path, label, encode(make_picture(40, 30)))
-    (pictures.root / "train2018.json").write_text(annotations(entries))
-    (pictures.root / "val2018.json").write_text(annotations([entries[0], entries[3]]))
-    (pictures.root / "categories.json").write_text(json.dumps(CATEGORIES))
+        image_files.add(path, label, encode(make_image(40, 30)))
+    (image_files.root / "train2018.json").write_text(annotations(entries))
+    (image_files.root / "val2018.json").write_text(annotations([entries[0], entries[3]]))
+    (image_files.root / "categories.json").write_text(json.dumps(CATEGORIES))
     known = INATURALIST2018
     with pytest.raises(UserError, match=r"3 class names, iNaturalist 2018 has 8142"):
-        load_data_set("inaturalist2018", data_root=pictures.root, cache_dir=pictures.cache)
+        load_data_set("inaturalist2018", data_root=image_files.root, cache_dir=image_files.cache)
     small = replace(known, classes=3, train=6, test=(2,), largest=3, smallest=1)
     monkeypatch.setattr(catalogue, "SOURCES", (small, *catalogue.SOURCES))
-    return pictures.root
+    return image_files.root
 
 
 def test_the_set_is_found_checked_and_packed_with_its_ranks(small_set: Path, tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_an_imported_classifier_has_its_rows_in_the_order_of_the_categories(
         assert torch.equal(fastlift.load_run(tmp_path / taxon).classifier.weight, rows[expected])
 
 
-def test_sets_without_ranks_say_so(pictures: Any) -> None:
-    pictures.fill()
+def test_sets_without_ranks_say_so(image_files: Any) -> None:
+    image_files.fill()
     with pytest.raises(UserError, match=r"taxon family: list does not tell it .*categories\.json"):
-        pictures.load(taxon="family")
+        image_files.load(taxon="family")
 
 
 def test_a_run_on_species_is_graded_at_higher_ranks(

@@ -31,26 +31,26 @@ def test_places_names_go_to_labels_by_folder(shared: Path) -> None:
     assert folders[116] == "desert_road"
 
 
-def test_imagenet_needs_no_class_names(pictures: Any, tmp_path: Path, shared: Path) -> None:
+def test_imagenet_needs_no_class_names(image_files: Any, tmp_path: Path, shared: Path) -> None:
     """open_clip's names are those of LIFT's file; the set then fails on its made-up list, not on the names."""
     from fastlift.data.datasets.imagenet_lt import clip_names
 
     text = gzip.decompress((shared / "data" / "splits" / "ImageNet_LT_classnames.txt.gz").read_bytes()).decode()
     assert clip_names() == parse_class_names(text.rstrip().split("\n"), "x")
     for file in ("ImageNet_LT_train.txt", "ImageNet_LT_test.txt"):
-        (pictures.root / file).write_text("train/n0/0.jpg 0\n")
+        (image_files.root / file).write_text("train/n0/0.jpg 0\n")
     with pytest.raises(UserError, match=r"1 lines, ImageNet-LT has 115,846"):
-        load_data_set("imagenet_lt", data_root=pictures.root, cache_dir=tmp_path)
+        load_data_set("imagenet_lt", data_root=image_files.root, cache_dir=tmp_path)
 
 
-def test_published_counts_are_checked(pictures: Any, tmp_path: Path) -> None:
+def test_published_counts_are_checked(image_files: Any, tmp_path: Path) -> None:
     for label in range(365):
-        pictures.lines.append(f"train/folder{label}/0.jpg {label}")
+        image_files.lines.append(f"train/folder{label}/0.jpg {label}")
     for file in ("Places_LT_train.txt", "Places_LT_test.txt"):
-        (pictures.root / file).write_text("\n".join(pictures.lines))
-    (pictures.root / "Places_LT_classnames.txt").write_text("".join(f"folder{i} name {i}\n" for i in range(365)))
+        (image_files.root / file).write_text("\n".join(image_files.lines))
+    (image_files.root / "Places_LT_classnames.txt").write_text("".join(f"folder{i} name {i}\n" for i in range(365)))
     with pytest.raises(UserError) as caught:
-        load_data_set("places_lt", data_root=pictures.root, cache_dir=tmp_path)
+        load_data_set("places_lt", data_root=image_files.root, cache_dir=tmp_path)
     message = str(caught.value)
     assert "Places_LT_train.txt: 365 lines, Places-LT has 62,500" in message
     assert "largest and smallest class have 1 and 1 images, Places-LT has 4980 and 5" in message

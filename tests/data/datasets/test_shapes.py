@@ -1,4 +1,4 @@
-"""The embedded data set: pictures that never change, exact counts, a cache that is whole or absent, and weights that fit."""
+"""The embedded data set: images that never change, exact counts, a cache that is whole or absent, and weights that fit."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pixels_never_change(arguments: tuple[int, str, int, int, shapes.Scene], digest: str) -> None:
     pixels = shapes.draw(*arguments)
     assert (pixels.shape, pixels.dtype) == ((shapes.SIDE, shapes.SIDE, 3), np.uint8)
-    # Sixteen levels a channel: the last bit of a sine may differ between processors, the picture may not.
+    # Sixteen levels a channel: the last bit of a sine may differ between processors, the image may not.
     assert hashlib.sha256((np.round(pixels / 17)).astype(np.uint8).tobytes()).hexdigest()[:16] == digest
 
 
-def test_every_argument_changes_the_picture() -> None:
+def test_every_argument_changes_the_image() -> None:
     base = (1, "train", 10, 20, shapes.PRETRAIN)
     others = [(2, *base[1:]), (1, "test", *base[2:]), (1, "train", 11, *base[3:]), (*base[:3], 21, base[4])]
     others.append((*base[:4], shapes_lt.SCENE))
-    pictures = [shapes.draw(*arguments).tobytes() for arguments in (base, *others)]
-    assert len(set(pictures)) == len(pictures)
-    assert shapes.draw(*base).tobytes() == pictures[0]
+    images = [shapes.draw(*arguments).tobytes() for arguments in (base, *others)]
+    assert len(set(images)) == len(images)
+    assert shapes.draw(*base).tobytes() == images[0]
 
 
 def test_every_kind_shows_its_colour() -> None:
-    """On a clean plain picture, the middle of a disc has the kind's colour."""
+    """On a clean plain image, the middle of a disc has the kind's colour."""
     clean = shapes.Scene((0.0, 0.0))
     for number, (name, colour) in enumerate(shapes.COLOURS.items()):
         kind = shapes.KIND_NAMES.index(f"plain {name} circle")
@@ -84,7 +84,7 @@ def test_counts_are_long_tailed() -> None:
     assert groups == [10, 22, 32]
 
 
-def test_train_and_test_share_no_picture() -> None:
+def test_train_and_test_share_no_image() -> None:
     label = shapes_lt.SHAPES_CLASS_COUNTS.index(200)
     train = {shapes_lt.draw_image("train", label, number).tobytes() for number in range(60)}
     test = {shapes_lt.draw_image("test", label, number).tobytes() for number in range(shapes_lt.TEST_PER_CLASS)}
@@ -109,7 +109,7 @@ def test_prepare_writes_what_the_lists_say(tmp_path: Path) -> None:
     with Image.open(folder / "train" / names[0][0] / "0000.jpg") as image:
         assert (image.size, image.mode, image.format) == ((shapes.SIDE, shapes.SIDE), "RGB", "JPEG")
         drawn = shapes_lt.draw_image("train", 0, 0).astype(float)
-        assert np.abs(np.asarray(image) - drawn).mean() < 6  # JPEG's loss on noisy pictures
+        assert np.abs(np.asarray(image) - drawn).mean() < 6  # JPEG's loss on noisy images
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [folder.name]
 
 
@@ -177,8 +177,8 @@ def clip() -> open_clip.CLIP:
     return model.eval()
 
 
-def _zero_shot(clip: open_clip.CLIP, pictures: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> float:
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+def _zero_shot(clip: open_clip.CLIP, pixels: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> float:
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     images = F.interpolate(images, (54, 54), mode="bicubic", antialias=True)[:, :, 3:51, 3:51]
     mean, std = torch.tensor(open_clip.OPENAI_DATASET_MEAN), torch.tensor(open_clip.OPENAI_DATASET_STD)
     with torch.no_grad():
@@ -189,16 +189,16 @@ def _zero_shot(clip: open_clip.CLIP, pictures: np.ndarray, labels: np.ndarray, n
     return float(((image @ text.T).argmax(dim=1).numpy() == labels).mean())
 
 
-def test_the_shipped_clip_names_pictures_it_has_not_seen(clip: open_clip.CLIP) -> None:
+def test_the_shipped_clip_names_images_it_has_not_seen(clip: open_clip.CLIP) -> None:
     labels = np.arange(shapes.NUM_KINDS)[::2]
-    pictures = np.stack([shapes.draw(99, "validate", int(kind), 5, shapes.Scene((0.0, 0.3))) for kind in labels])
-    assert _zero_shot(clip, pictures, labels, shapes.KIND_NAMES) > 0.60  # chance is 0.001
+    images = np.stack([shapes.draw(99, "validate", int(kind), 5, shapes.Scene((0.0, 0.3))) for kind in labels])
+    assert _zero_shot(clip, images, labels, shapes.KIND_NAMES) > 0.60  # chance is 0.001
 
 
 def test_the_shipped_clip_leaves_room_on_shapes_lt(clip: open_clip.CLIP) -> None:
     labels = np.arange(shapes_lt.NUM_CLASSES).repeat(4)
-    pictures = np.stack([shapes_lt.draw_image("test", int(label), number % 4) for number, label in enumerate(labels)])
-    accuracy = _zero_shot(clip, pictures, labels, shapes_lt.SHAPES_CLASS_NAMES)
+    images = np.stack([shapes_lt.draw_image("test", int(label), number % 4) for number, label in enumerate(labels)])
+    accuracy = _zero_shot(clip, images, labels, shapes_lt.SHAPES_CLASS_NAMES)
     assert 0.30 < accuracy < 0.70
 
 
@@ -216,6 +216,6 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_data_root_without_a_data_set_is_not_taken_for_the_drawn_one(tmp_path: Path) -> None:
-    """The default set draws itself; who names a folder means other pictures."""
+    """The default set draws itself; who names a folder means other images."""
     with pytest.raises(UserError, match=r"does not hold shapes_lt: train\.txt is not there.*--dataset folder"):
         load_data_set("shapes_lt", data_root=tmp_path)

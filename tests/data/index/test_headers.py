@@ -39,7 +39,7 @@ ACCEPTED = [
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_bad_files_are_refused_with_the_reason(kind: str, make_bad_file: Callable, tmp_path: Path) -> None:
-    file = tmp_path / "picture.jpg"
+    file = tmp_path / "image.jpg"
     data = make_bad_file(kind)
     if data is not None:
         file.write_bytes(data)
@@ -50,7 +50,7 @@ def test_bad_files_are_refused_with_the_reason(kind: str, make_bad_file: Callabl
 
 @pytest.mark.parametrize("kind", ACCEPTED)
 def test_odd_but_usable_files_have_pillows_size(kind: str, make_bad_file: Callable, tmp_path: Path) -> None:
-    file = tmp_path / "picture.jpg"
+    file = tmp_path / "image.jpg"
     data = make_bad_file(kind)
     file.write_bytes(data)
     header = read_header(str(file))
@@ -68,10 +68,10 @@ def test_folders_and_unreadable_files_are_told(tmp_path: Path) -> None:
     assert "folder" in read_header(str(tmp_path)).reason
 
 
-def test_no_more_open_files_is_no_fault_of_a_picture(make_picture: Callable, encode: Callable, tmp_path: Path) -> None:
+def test_no_more_open_files_is_no_fault_of_an_image(make_image: Callable, encode: Callable, tmp_path: Path) -> None:
     """It counted as broken, so with --bad-images skip another one stood in for it: the run was another run."""
     file = tmp_path / "good.jpg"
-    file.write_bytes(encode(make_picture(40, 36)))
+    file.write_bytes(encode(make_image(40, 36)))
     index, _ = index_images([file])
     before, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, before[1]))
@@ -95,16 +95,16 @@ def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch, make_bad_file: Callabl
     assert "is too large (10000 x 10000" in read_header_bytes(make_bad_file("very_large")).reason
 
 
-def test_a_frame_header_behind_large_segments(make_picture: Callable, encode: Callable) -> None:
+def test_a_frame_header_behind_large_segments(make_image: Callable, encode: Callable) -> None:
     """Cameras put thumbnails and colour profiles of tens of KiB before the frame header."""
-    data = encode(make_picture(60, 40))
+    data = encode(make_image(60, 40))
     segment = b"\xff\xe2" + (60_000).to_bytes(2, "big") + bytes(59_998)
     large = data[:2] + segment * 3 + data[2:]
     assert read_header_bytes(large)[:2] == (60, 40)
 
 
-def test_every_cut_of_a_jpeg_is_refused(make_picture: Callable, encode: Callable) -> None:
-    data = encode(make_picture(40, 30))
+def test_every_cut_of_a_jpeg_is_refused(make_image: Callable, encode: Callable) -> None:
+    data = encode(make_image(40, 30))
     for length in range(0, len(data) - 10, 7):
         assert read_header_bytes(data[:length]).reason, length
 
@@ -117,9 +117,9 @@ def test_real_images(shared: Path) -> None:
         assert (header.width, header.height, header.reason) == (*Image.open(file).size, "")
 
 
-def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sparse, so that it takes no room: bytes of a JPEG that end in zeros would be decoded to tell whether they are whole."""
-    file = tmp_path / "picture.jpg"
+    file = tmp_path / "image.jpg"
     with file.open("wb") as raw:
         raw.write(b"\xff\xd8\xff\xe0" + bytes(100))
         raw.truncate(headers.MAX_BYTES + 1)
@@ -129,8 +129,8 @@ def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path, monkeypatch:
 
 def test_a_long_stretch_of_nothing_is_not_walked_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow takes five minutes for a gigabyte of zeros after a JPEG's first bytes."""
-    file = tmp_path / "picture.jpg"
+    file = tmp_path / "image.jpg"
     file.write_bytes(b"\xff\xd8\xff\xfe\0\x02" + bytes(2**17) + b"\xff\xd9")
     monkeypatch.setattr(headers, "open_image", lambda data: pytest.fail("Pillow was asked"))
-    assert read_header(str(file)).reason == "is damaged (no picture in it)"
-    assert headers.refusal(file.read_bytes()) == "is damaged (no picture in it)"
+    assert read_header(str(file)).reason == "is damaged (no image in it)"
+    assert headers.refusal(file.read_bytes()) == "is damaged (no image in it)"

@@ -17,8 +17,8 @@ def whole(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}, {"subsampling": 0}])
-def test_damage_in_the_scans(options: dict[str, object], encode: Callable, make_picture: Callable) -> None:
-    data = encode(make_picture(96, 72), quality=90, **options)
+def test_damage_in_the_scans(options: dict[str, object], encode: Callable, make_image: Callable) -> None:
+    data = encode(make_image(96, 72), quality=90, **options)
     frame = read_frame(data)
     assert (frame.channels, frame.progressive) == (3, "progressive" in options)
     assert whole(data)
@@ -29,8 +29,8 @@ def test_damage_in_the_scans(options: dict[str, object], encode: Callable, make_
             assert not whole(data[:place] + stray + data[place:]), (place, stray)
 
 
-def test_what_has_no_scan(encode: Callable, make_picture: Callable) -> None:
-    data = encode(make_picture(96, 72).convert("L"))
+def test_what_has_no_scan(encode: Callable, make_image: Callable) -> None:
+    data = encode(make_image(96, 72).convert("L"))
     frame = read_frame(data)
     assert (frame.channels, frame.scan > 0) == (1, True)
     for cut in range(2, frame.scan + 2):
@@ -50,8 +50,8 @@ def plain(data: bytes) -> bytes | None:
     return None if parts is None else joined(data, parts)
 
 
-def test_metadata_is_cut_out_and_pixels_stay(encode: Callable, make_picture: Callable) -> None:
-    image, exif = make_picture(96, 72), Image.Exif()
+def test_metadata_is_cut_out_and_pixels_stay(encode: Callable, make_image: Callable) -> None:
+    image, exif = make_image(96, 72), Image.Exif()
     exif[0x010F] = "Camera"
     bare = encode(image)
     full = encode(image, exif=exif, icc_profile=bytes(500), comment=b"a comment")
@@ -63,9 +63,9 @@ def test_metadata_is_cut_out_and_pixels_stay(encode: Callable, make_picture: Cal
 
 
 def test_what_is_not_certain_is_kept_from_others(
-    encode: Callable, make_picture: Callable, make_bad_file: Callable
+    encode: Callable, make_image: Callable, make_bad_file: Callable
 ) -> None:
-    image = make_picture(96, 72)
+    image = make_image(96, 72)
     data = encode(image)
     for kind in (
         "cmyk",
@@ -92,8 +92,8 @@ def test_what_is_not_certain_is_kept_from_others(
     assert plain(twice) is None
 
 
-def test_segments_without_a_length_are_not_plain(encode: Callable, make_picture: Callable) -> None:
+def test_segments_without_a_length_are_not_plain(encode: Callable, make_image: Callable) -> None:
     """A stranger's reader of EXIF data takes eight from a length that it does not look at."""
-    data = encode(make_picture(96, 72))
+    data = encode(make_image(96, 72))
     for length in (0, 1, 2, 7):
         assert plain(data[:2] + b"\xff\xe1" + length.to_bytes(2, "big") + b"Exif\0\0" + data[2:]) is None

@@ -20,9 +20,9 @@ def text_of(renderable: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_fine_set(pictures: Any) -> None:
-    pictures.fill().load()
-    found = check("list", decode=True, **pictures.options())
+def test_a_fine_set(image_files: Any) -> None:
+    image_files.fill().load()
+    found = check("list", decode=True, **image_files.options())
     assert found.ok
     assert found.looked_at == "pictures"
     assert (found.train_images, found.test_images, found.classes) == (15, 15, 3)
@@ -30,13 +30,13 @@ def test_a_fine_set(pictures: Any) -> None:
     assert json.loads(json.dumps(found.to_dict()))["ok"] is True
 
 
-def test_all_problems_are_in_the_result_and_ten_on_the_screen(pictures: Any) -> None:
-    pictures.fill().load()
+def test_all_problems_are_in_the_result_and_ten_on_the_screen(image_files: Any) -> None:
+    image_files.fill().load()
     for k in range(5):
-        (pictures.root / "c1" / f"{k}.jpg").write_bytes(b"")
-        (pictures.root / "c2" / f"{k}.jpg").unlink()
-    (pictures.root / "c0" / "0.jpg").write_bytes(b"no picture")
-    found = check("list", **pictures.options())
+        (image_files.root / "c1" / f"{k}.jpg").write_bytes(b"")
+        (image_files.root / "c2" / f"{k}.jpg").unlink()
+    (image_files.root / "c0" / "0.jpg").write_bytes(b"no image")
+    found = check("list", **image_files.options())
     assert not found.ok
     assert len(found.problems) == 11  # the test split lists the same files, which are told once
     shown = text_of(found.render())
@@ -44,40 +44,40 @@ def test_all_problems_are_in_the_result_and_ten_on_the_screen(pictures: Any) -> 
     assert shown.count(".jpg: ") == 10
 
 
-def test_decoding_finds_what_headers_hide(pictures: Any, make_bad_file: Callable) -> None:
+def test_decoding_finds_what_headers_hide(image_files: Any, make_bad_file: Callable) -> None:
     """A file whose middle is cut out keeps its header and its end marker."""
-    pictures.fill()
+    image_files.fill()
     png = make_bad_file("alpha")
-    pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
-    pictures.load()
-    assert check("list", **pictures.options()).ok
-    found = check("list", decode=True, **pictures.options())
+    image_files.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
+    image_files.load()
+    assert check("list", **image_files.options()).ok
+    found = check("list", decode=True, **image_files.options())
     assert [problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems] == ["holed.png"]
 
 
-def test_a_picture_is_told_once_though_both_splits_list_it(
-    pictures: Any, encode: Callable, make_picture: Callable
+def test_an_image_is_told_once_though_both_splits_list_it(
+    image_files: Any, encode: Callable, make_image: Callable
 ) -> None:
     """Pillow names what it cannot identify by its place in memory, another one each time."""
-    data = bytearray(encode(make_picture(60, 40)))
-    data[data.index(b"\xff\xc0") + 9] = 2  # components, of which no decoder makes a picture
-    pictures.fill().add("c0/odd.jpg", 0, bytes(data))
-    pictures.load()
-    found = check("list", decode=True, **pictures.options())
-    assert list(found.problems) == [f"{pictures.root}/c0/odd.jpg: cannot be decoded (cannot identify image file)"]
+    data = bytearray(encode(make_image(60, 40)))
+    data[data.index(b"\xff\xc0") + 9] = 2  # components, of which no decoder makes an image
+    image_files.fill().add("c0/odd.jpg", 0, bytes(data))
+    image_files.load()
+    found = check("list", decode=True, **image_files.options())
+    assert list(found.problems) == [f"{image_files.root}/c0/odd.jpg: cannot be decoded (cannot identify image file)"]
 
 
-def test_decoding_goes_on_beside_bad_headers(pictures: Any, make_bad_file: Callable) -> None:
-    pictures.fill()
+def test_decoding_goes_on_beside_bad_headers(image_files: Any, make_bad_file: Callable) -> None:
+    image_files.fill()
     png = make_bad_file("alpha")
-    pictures.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
-    pictures.load()
-    (pictures.root / "c1" / "2.jpg").write_bytes(b"")
-    found = check("list", decode=True, **pictures.options())
+    image_files.add("c0/holed.png", 0, png[: len(png) // 3] + png[-2 * (len(png) // 3) + 1000 :])
+    image_files.load()
+    (image_files.root / "c1" / "2.jpg").write_bytes(b"")
+    found = check("list", decode=True, **image_files.options())
     assert found.looked_at == "pictures"
     assert sorted(problem.split(": ")[0].rsplit("/", 1)[1] for problem in found.problems) == ["2.jpg", "holed.png"]
-    (pictures.root.parent / "train.txt").write_text("c0/0.jpg\n")
-    assert "No image was decoded" in check("list", decode=True, **pictures.options()).hint
+    (image_files.root.parent / "train.txt").write_text("c0/0.jpg\n")
+    assert "No image was decoded" in check("list", decode=True, **image_files.options()).hint
 
 
 GOOD_LIST, GOOD_NAMES = b"c0/0.jpg 0\nc1/0.jpg 1\nc2/0.jpg 2\n", b"thing a\nthing b\nthing c\n"
@@ -111,9 +111,9 @@ GOOD_LIST, GOOD_NAMES = b"c0/0.jpg 0\nc1/0.jpg 1\nc2/0.jpg 2\n", b"thing a\nthin
         ("names", b"\xef\xbb\xbf" + GOOD_NAMES.replace(b"\n", b"\r"), ""),
     ],
 )
-def test_lists_of_strangers(file: str, content: bytes, message: str, pictures: Any, tmp_path: Path) -> None:
+def test_lists_of_strangers(file: str, content: bytes, message: str, image_files: Any, tmp_path: Path) -> None:
     """Each is told, in the check's list or as the one reason why there is nothing to check; or is fine."""
-    pictures.fill()
+    image_files.fill()
     files = {"train": GOOD_LIST, "names": GOOD_NAMES, file: content}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
@@ -121,7 +121,7 @@ def test_lists_of_strangers(file: str, content: bytes, message: str, pictures: A
     lists = {f"{name}_list": tmp_path / name for name in ("train", "test")}
     try:
         found = check(
-            "list", data_root=pictures.root, class_names=tmp_path / "names", cache_dir=pictures.cache, **lists
+            "list", data_root=image_files.root, class_names=tmp_path / "names", cache_dir=image_files.cache, **lists
         )
     except UserError as error:
         told = str(error)

@@ -43,11 +43,11 @@ def test_steps_of_a_published_set(tmp_path: Path) -> None:
     assert shown.count("How to get") == 1
 
 
-def test_a_ready_set(pictures: Any) -> None:
-    pictures.fill().load()
+def test_a_ready_set(image_files: Any) -> None:
+    image_files.fill().load()
     files = {"train_list": "train.txt", "test_list": "train.txt", "class_names": "names.txt"}
-    paths = {flag: pictures.root.parent / file for flag, file in files.items()}
-    found = prepare("list", data_root=pictures.root, cache_dir=pictures.cache, **paths)
+    paths = {flag: image_files.root.parent / file for flag, file in files.items()}
+    found = prepare("list", data_root=image_files.root, cache_dir=image_files.cache, **paths)
     assert found.ready
     assert "15 training and 15 test images of 3 classes" in found.steps[0].detail
 
@@ -57,13 +57,13 @@ def test_unknown_names_are_refused() -> None:
         prepare("imagenet")
 
 
-def test_the_command(pictures: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(image_files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 0 for a set that is ready, 1 while something is missing, 2 for a name that is none."""
-    pictures.fill()
-    root = pictures.root.parent
+    image_files.fill()
+    root = image_files.root.parent
     flags = ["--train-list", str(root / "train.txt"), "--test-list", str(root / "train.txt")]
-    flags += ["--data-root", str(pictures.root), "--class-names", str(root / "names.txt"), "--json"]
-    pictures.load()
+    flags += ["--data-root", str(image_files.root), "--class-names", str(root / "names.txt"), "--json"]
+    image_files.load()
     assert cli.main(["data", "prepare", "list", *flags]) == 0
     assert json.loads(capsys.readouterr().out)["ready"]
     assert cli.main(["data", "prepare", "imagenet_lt", "--data-root", str(tmp_path)]) == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastlift.data.inspection.stats import describe, long_tail_picture, stats
+from fastlift.data.inspection.stats import describe, long_tail_plot, stats
 
 
 def text_of(renderable: Any) -> str:
@@ -16,19 +16,19 @@ def text_of(renderable: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_stats_count_images_and_groups(pictures: Any) -> None:
-    pictures.fill()
+def test_stats_count_images_and_groups(image_files: Any) -> None:
+    image_files.fill()
     for k in range(5, 25):
-        pictures.add(f"c2/{k}.jpg", 2, (pictures.root / "c2" / "0.jpg").read_bytes())
-    data = pictures.load()
-    found = stats("list", **pictures.options())
+        image_files.add(f"c2/{k}.jpg", 2, (image_files.root / "c2" / "0.jpg").read_bytes())
+    data = image_files.load()
+    found = stats("list", **image_files.options())
     assert found == describe(data)
     assert found.train_counts == (5, 5, 25)
     assert (found.train.largest_class, found.train.smallest_class, found.train.images) == (25, 5, 35)
     assert found.groups["few"] == {"classes": 2, "train_images": 10, "test_images": 10}
     assert found.groups["medium"] == {"classes": 1, "train_images": 25, "test_images": 25}
     assert found.groups["many"]["classes"] == 0
-    moved = stats("list", boundaries=(5, 24), **pictures.options()).groups
+    moved = stats("list", boundaries=(5, 24), **image_files.options()).groups
     assert {name: row["classes"] for name, row in moved.items()} == {"many": 1, "medium": 2, "few": 0}
     assert found.train.width_quantiles["min"] == 80
     assert found.train.width_quantiles["max"] == 80 + 7 * 4
@@ -39,8 +39,8 @@ def test_stats_count_images_and_groups(pictures: Any) -> None:
 
 
 @pytest.mark.parametrize("counts", [[5000, 50], [1], [0, 0], list(range(1000, 0, -1))])
-def test_the_picture_slopes_down(counts: list[int]) -> None:
-    rows = long_tail_picture(counts, width=20, height=4).splitlines()
+def test_the_plot_slopes_down(counts: list[int]) -> None:
+    rows = long_tail_plot(counts, width=20, height=4).splitlines()
     assert len(rows) == 5
     assert f"{max(counts):,} down to {min(counts):,}" in rows[-1]
     heights = [

@@ -38,11 +38,11 @@ print(json.dumps([str(warning.message) for warning in told]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_pillow_decodes_all_where_simplejpeg_is_missing(backend: str, pictures: Any, tmp_path: Path) -> None:
-    index = pictures.fill().load().train
+def test_pillow_decodes_all_where_simplejpeg_is_missing(backend: str, image_files: Any, tmp_path: Path) -> None:
+    index = image_files.fill().load().train
     odd = index.file(0).read_bytes()
     index.file(0).write_bytes(odd[:-40] + b"\xff\x02" + odd[-40:])  # DALI does not get it, we decode it: broken
-    output, options = tmp_path / "images.pt", {key: str(path) for key, path in pictures.options().items()}
+    output, options = tmp_path / "images.pt", {key: str(path) for key, path in image_files.options().items()}
     command = [sys.executable, "-c", WITHOUT, json.dumps([backend, str(output), options])]
     done = subprocess.run(command, capture_output=True, text=True, env=WITH_HELPERS)
     assert done.returncode == 0, done.stderr

@@ -73,8 +73,8 @@ def pillow_view(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @by_views
-def test_views_are_pillows(backend: str, views: TrainCrops | EvalCrops, pictures: Any) -> None:
-    index = pictures.fill(each=4).load().train
+def test_views_are_pillows(backend: str, views: TrainCrops | EvalCrops, image_files: Any) -> None:
+    index = image_files.fill(each=4).load().train
     for images, labels, indices in make_loader(index, views, backend).epoch(2):
         assert images.dtype == torch.float32
         assert images.is_contiguous()
@@ -88,16 +88,16 @@ def test_views_are_pillows(backend: str, views: TrainCrops | EvalCrops, pictures
             for view in range(views.per_image):
                 expected = pillow_view(image, plan, row, view, 32, views.interpolation)
                 difference = np.abs(pixels[row, view] - expected)
-                assert difference.mean() < 0.35  # grey levels; on pictures with noise in every pixel
+                assert difference.mean() < 0.35  # grey levels; on images with noise in every pixel
                 assert difference.max() < (4 if backend == "dali" else 3)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_evaluation_is_torchvisions_own_transform(interpolation: Any, pictures: Any) -> None:
+def test_evaluation_is_torchvisions_own_transform(interpolation: Any, image_files: Any) -> None:
     """Resize and CenterCrop of torchvision: the same bits as on tensors; on PIL images a few pixels differ by a level."""
     kind = v2.InterpolationMode(interpolation)
     theirs = v2.Compose([v2.Resize(256, interpolation=kind, antialias=True), v2.CenterCrop(224)])
-    index = pictures.fill(each=2, width=300, height=280).load().train
+    index = image_files.fill(each=2, width=300, height=280).load().train
     views = EvalCrops(224, interpolation=interpolation)
     for images, _, indices in make_loader(index, views, shuffle=False, cache_bytes=0).epoch(0):
         opened = [Image.open(index.file(int(i))).convert("RGB") for i in indices]
@@ -118,8 +118,8 @@ def test_evaluation_of_real_images_is_torchvisions(real_images: ImageIndex) -> N
 
 
 @with_and_without_cache
-def test_any_step_can_be_resumed(backend: str, cache_bytes: int, pictures: Any) -> None:
-    index = pictures.fill(each=6).load().train  # 18 samples: the last of five batches is short
+def test_any_step_can_be_resumed(backend: str, cache_bytes: int, image_files: Any) -> None:
+    index = image_files.fill(each=6).load().train  # 18 samples: the last of five batches is short
     whole = make_loader(index, TrainCrops(32), backend, cache_bytes=cache_bytes)
     assert whole.steps_per_epoch == 5
     full = list(whole.epoch(1))
@@ -133,8 +133,8 @@ def test_any_step_can_be_resumed(backend: str, cache_bytes: int, pictures: Any) 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_abandoned_epoch_leaves_no_trace(backend: str, pictures: Any) -> None:
-    index = pictures.fill().load().train
+def test_an_abandoned_epoch_leaves_no_trace(backend: str, image_files: Any) -> None:
+    index = image_files.fill().load().train
     loader = make_loader(index, TrainCrops(32), backend)
     expected = list(loader.epoch(3))
     begun = loader.epoch(0)
@@ -144,8 +144,8 @@ def test_an_abandoned_epoch_leaves_no_trace(backend: str, pictures: Any) -> None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_workers_and_batches_change_nothing(backend: str, pictures: Any) -> None:
-    index = pictures.fill().load().train
+def test_workers_and_batches_change_nothing(backend: str, image_files: Any) -> None:
+    index = image_files.fill().load().train
     images = [
         torch.cat(
             [batch.images for batch in make_loader(index, TrainCrops(32), backend, batch_size=b, workers=w).epoch(1)]
@@ -157,9 +157,9 @@ def test_workers_and_batches_change_nothing(backend: str, pictures: Any) -> None
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_each_training_batch(backend: str, ranks: int, pictures: Any) -> None:
+def test_ranks_share_each_training_batch(backend: str, ranks: int, image_files: Any) -> None:
     index = (
-        pictures.fill(each=6).load().train
+        image_files.fill(each=6).load().train
     )  # 18 samples: batches of 8, 8 and 2, of which the last leaves a rank without
     alone = make_loader(index, TrainCrops(32), backend, batch_size=8)
     each = [make_loader(index, TrainCrops(32), backend, batch_size=8, rank=r, world_size=ranks) for r in range(ranks)]
@@ -175,8 +175,8 @@ def test_ranks_share_each_training_batch(backend: str, ranks: int, pictures: Any
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ranks", [2, 7])
-def test_ranks_evaluate_the_same_batches(backend: str, ranks: int, pictures: Any) -> None:
-    index = pictures.fill(each=6).load().train
+def test_ranks_evaluate_the_same_batches(backend: str, ranks: int, image_files: Any) -> None:
+    index = image_files.fill(each=6).load().train
     alone = make_loader(index, EvalCrops(32), backend, batch_size=4, shuffle=False).epoch(0)
     each = [
         make_loader(index, EvalCrops(32), backend, batch_size=4, shuffle=False, rank=r, world_size=ranks)
@@ -187,8 +187,8 @@ def test_ranks_evaluate_the_same_batches(backend: str, ranks: int, pictures: Any
         assert torch.equal(one.images, other.images)
 
 
-def test_drop_last_and_dtypes(pictures: Any) -> None:
-    index = pictures.fill(each=6).load().train
+def test_drop_last_and_dtypes(image_files: Any) -> None:
+    index = image_files.fill(each=6).load().train
     loader = make_loader(index, TrainCrops(32), drop_last=True, dtype=torch.bfloat16)
     batches = list(loader.epoch(0))
     assert [len(batch.labels) for batch in batches] == [4] * 4 == [4] * loader.steps_per_epoch
@@ -199,8 +199,8 @@ def test_drop_last_and_dtypes(pictures: Any) -> None:
 
 @NEEDS_DALI
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_dali_dtypes(dtype: torch.dtype, pictures: Any) -> None:
-    index = pictures.fill().load().train
+def test_dali_dtypes(dtype: torch.dtype, image_files: Any) -> None:
+    index = image_files.fill().load().train
     images = next(make_loader(index, TrainCrops(32), "dali", dtype=dtype).epoch(0)).images
     exact = next(make_loader(index, TrainCrops(32), "dali").epoch(0)).images
     assert images.dtype == dtype
@@ -214,7 +214,7 @@ def test_arrays_need_no_files() -> None:
     assert LoaderSettings().backend_for(index)[0] == "torchvision"
     with pytest.raises(UserError, match="comes as arrays"):
         LoaderSettings("dali").backend_for(index)
-    views = EvalCrops(28)  # 28 * 8 // 7 = 32: the middle of the picture as it is
+    views = EvalCrops(28)  # 28 * 8 // 7 = 32: the middle of the image as it is
     for pixels, _, rows in make_loader(index, views, shuffle=False).epoch(0):
         expected = torch.from_numpy(images[rows.numpy(), 2:30, 2:30]).permute(0, 3, 1, 2).float()
         torch.testing.assert_close(levels(pixels), expected, atol=1e-3, rtol=0)
@@ -228,10 +228,10 @@ GOOD_KINDS = [
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", GOOD_KINDS)
-def test_odd_pictures_look_as_in_pillow(backend: str, kind: str, pictures: Any, make_bad_file: Callable) -> None:
+def test_odd_images_look_as_in_pillow(backend: str, kind: str, image_files: Any, make_bad_file: Callable) -> None:
     data = make_bad_file(kind)
-    pictures.fill(each=1).add("c0/odd.jpg", 0, data)
-    index = pictures.load().train
+    image_files.fill(each=1).add("c0/odd.jpg", 0, data)
+    index = image_files.load().train
     image = Image.open(io.BytesIO(data)).convert("RGB")
     # Grey levels. Decoding 3 of 3000 x 2 pixels, DALI sees less of the chroma around the window than Pillow does.
     limit = 1.5 if kind == "very_wide" else 0.6
@@ -246,10 +246,12 @@ def test_odd_pictures_look_as_in_pillow(backend: str, kind: str, pictures: Any, 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore:DALI cannot decode", "ignore:Image size:PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", ["without_end_marker", "webp_alpha", "tiff_rotated"])
-def test_pictures_that_only_some_decoders_take(backend: str, kind: str, pictures: Any, make_bad_file: Callable) -> None:
-    """A JPEG that lacks no more than its end marker is whole; where DALI refuses a picture, Pillow decodes it there too."""
-    pictures.fill(each=1).add("c0/odd.jpg", 0, make_bad_file(kind))
-    index = pictures.load().train
+def test_images_that_only_some_decoders_take(
+    backend: str, kind: str, image_files: Any, make_bad_file: Callable
+) -> None:
+    """A JPEG that lacks no more than its end marker is whole; where DALI refuses an image, Pillow decodes it there too."""
+    image_files.fill(each=1).add("c0/odd.jpg", 0, make_bad_file(kind))
+    index = image_files.load().train
     pixels = levels(next(make_loader(index, EvalCrops(32), backend, shuffle=False).epoch(0)).images)[3]
     plan = EvalCrops(32).boxes(0, 0, np.array([3]), index.widths[3:], index.heights[3:])
     expected = pillow_view(Image.open(index.file(3)).convert("RGB"), plan, 0, 0, 32)
@@ -258,46 +260,46 @@ def test_pictures_that_only_some_decoders_take(backend: str, kind: str, pictures
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_very_large_picture(backend: str, pictures: Any, make_bad_file: Callable) -> None:
-    pictures.fill(classes=1, each=1).add("c0/large.jpg", 0, make_bad_file("very_large"))
-    index = pictures.load(classes=1).train
+def test_a_very_large_image(backend: str, image_files: Any, make_bad_file: Callable) -> None:
+    image_files.fill(classes=1, each=1).add("c0/large.jpg", 0, make_bad_file("very_large"))
+    index = image_files.load(classes=1).train
     pixels = levels(next(make_loader(index, EvalCrops(32), backend, shuffle=False).epoch(0)).images)[1]
     assert (pixels.mean(dim=(1, 2)) - torch.tensor([200.0, 30.0, 60.0])).abs().max() < 4  # JPEG
 
 
 @with_and_without_cache
 @pytest.mark.parametrize("views", [TrainCrops(32), EvalCrops(32, crops="five")], ids=["train", "five"])
-def test_a_picture_that_breaks_later_stops_with_its_path(
-    backend: str, cache_bytes: int, views: TrainCrops | EvalCrops, pictures: Any, make_bad_file: Callable
+def test_an_image_that_breaks_later_stops_with_its_path(
+    backend: str, cache_bytes: int, views: TrainCrops | EvalCrops, image_files: Any, make_bad_file: Callable
 ) -> None:
-    index = pictures.fill().load().train
+    index = image_files.fill().load().train
     for kind, reason in [("empty", "is empty"), ("html", "is an HTML page"), ("truncated", "is truncated")]:
-        (pictures.root / "c1" / "2.jpg").write_bytes(make_bad_file(kind))
+        (image_files.root / "c1" / "2.jpg").write_bytes(make_bad_file(kind))
         with pytest.raises(UserError, match=rf"c1/2\.jpg {reason}.*--bad-images skip") as caught:
             list(make_loader(index, views, backend, cache_bytes=cache_bytes).epoch(0))
         assert caught.value.exit_code == 1
-    (pictures.root / "c1" / "2.jpg").unlink()
+    (image_files.root / "c1" / "2.jpg").unlink()
     with pytest.raises(UserError, match=r"c1/2\.jpg is missing"):
         list(make_loader(index, views, backend, cache_bytes=cache_bytes).epoch(0))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_picture_that_changed_its_size_stops(
-    backend: str, pictures: Any, encode: Callable, make_picture: Callable
+def test_an_image_that_changed_its_size_stops(
+    backend: str, image_files: Any, encode: Callable, make_image: Callable
 ) -> None:
-    index = pictures.fill().load().train
-    (pictures.root / "c1" / "2.jpg").write_bytes(encode(make_picture(300, 300)))
+    index = image_files.fill().load().train
+    (image_files.root / "c1" / "2.jpg").write_bytes(encode(make_image(300, 300)))
     with pytest.raises(UserError, match=r"c1/2\.jpg is 300 x 300 now, but was .* when it was indexed"):
         list(make_loader(index, TrainCrops(32), backend).epoch(0))
 
 
 @with_and_without_cache
 def test_skip_goes_on_the_same_after_a_resume(
-    backend: str, cache_bytes: int, pictures: Any, encode: Callable, make_picture: Callable
+    backend: str, cache_bytes: int, image_files: Any, encode: Callable, make_image: Callable
 ) -> None:
-    index = pictures.fill(each=4).load().train  # rows 4..7 are class 1
-    (pictures.root / "c1" / "2.jpg").write_bytes(b"")
-    (pictures.root / "c1" / "3.jpg").unlink()
+    index = image_files.fill(each=4).load().train  # rows 4..7 are class 1
+    (image_files.root / "c1" / "2.jpg").write_bytes(b"")
+    (image_files.root / "c1" / "3.jpg").unlink()
     bad: list[BadImage] = []
     loader = make_loader(index, TrainCrops(32), backend, cache_bytes=cache_bytes, bad_images="skip", on_bad=bad.append)
     first, second = list(loader.epoch(0)), list(loader.epoch(1))
@@ -321,11 +323,11 @@ def test_skip_goes_on_the_same_after_a_resume(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad_images", ["stop", "skip"])
-def test_damage_counts_wherever_the_boxes_lie(backend: str, bad_images: str, pictures: Any) -> None:
+def test_damage_counts_wherever_the_boxes_lie(backend: str, bad_images: str, image_files: Any) -> None:
     """A decoder of boxes may not reach the damage, in this epoch or in all: it still has the last word of the others."""
-    index = pictures.fill(each=4, width=400, height=400).load().train
+    index = image_files.fill(each=4, width=400, height=400).load().train
     for file, cut in (("c1/2.jpg", False), ("c2/1.jpg", True)):
-        path = pictures.root / file
+        path = image_files.root / file
         data = path.read_bytes()
         place = len(data) * 9 // 10
         path.write_bytes(data[:place] if cut else data[:place] + b"\xff\x02" + data[place:])
@@ -343,14 +345,14 @@ UNRECOGNISABLE = [bytes(3000), b"\0", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0
 
 
 @NEEDS_DALI
-def test_dali_never_sees_what_it_would_die_of(pictures: Any, make_bad_file: Callable) -> None:
+def test_dali_never_sees_what_it_would_die_of(image_files: Any, make_bad_file: Callable) -> None:
     """Files and members of packs that changed after they were indexed: in a process of its own, which DALI used to end."""
     import subprocess
     import sys
 
-    files = pictures.fill(classes=2, each=40).load(classes=2).train
-    pack.run("list", pictures.root.parent / "pack", **pictures.options())
-    packed = load_data_set("list", data_root=pictures.root.parent / "pack").train
+    files = image_files.fill(classes=2, each=40).load(classes=2).train
+    pack.run("list", image_files.root.parent / "pack", **image_files.options())
+    packed = load_data_set("list", data_root=image_files.root.parent / "pack").train
     contents = [
         *UNRECOGNISABLE,
         make_bad_file("gif"),
@@ -363,7 +365,7 @@ def test_dali_never_sees_what_it_would_die_of(pictures: Any, make_bad_file: Call
         with packed.file(3 * k).open("r+b") as shard:
             shard.seek(offset)
             shard.write(content[:count].ljust(count, b"\0"))
-    places = [pictures.options(), {"data_root": pictures.root.parent / "pack"}]
+    places = [image_files.options(), {"data_root": image_files.root.parent / "pack"}]
     arguments = json.dumps([{key: str(path) for key, path in place.items()} for place in places])
     done = subprocess.run([sys.executable, "-c", ITERATE, arguments], capture_output=True, text=True, env=WITH_HELPERS)
     assert done.returncode == 0, done.stderr
@@ -388,17 +390,17 @@ print(json.dumps(found))
 
 
 @NEEDS_DALI
-def test_dali_is_fed_plain_jpegs_alone(pictures: Any, make_bad_file: Callable) -> None:
-    """Everything else is a tiny picture to it, at a place that this has."""
+def test_dali_is_fed_plain_jpegs_alone(image_files: Any, make_bad_file: Callable) -> None:
+    """Everything else is a tiny image to it, at a place that this has."""
     from fastlift.data.index.replacements import Replacements
     from fastlift.data.loading.dali.feed import Feed
     from fastlift.data.loading.dali.graph import GraphSpec
     from fastlift.data.loading.looks import Looks
 
-    pictures.fill(classes=1, each=2)
+    image_files.fill(classes=1, each=2)
     for k, kind in enumerate(("alpha", "webp", "tiff", "cmyk", "progressive", "exif_rotated")):
-        pictures.add(f"c0/{k}.x", 0, make_bad_file(kind))
-    index = pictures.load(classes=1).train
+        image_files.add(f"c0/{k}.x", 0, make_bad_file(kind))
+    index = image_files.load(classes=1).train
     index.file(1).unlink()
     for views in (TrainCrops(32), EvalCrops(32)):
         stream = Stream(index, views, 8, shuffle=False)
@@ -420,13 +422,13 @@ def test_dali_is_fed_plain_jpegs_alone(pictures: Any, make_bad_file: Callable) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_reasons_are_the_same_words_every_time(backend: str, pictures: Any, make_bad_file: Callable) -> None:
+def test_reasons_are_the_same_words_every_time(backend: str, image_files: Any, make_bad_file: Callable) -> None:
     """They are compared when a run goes on, so they hold no address and no name of a passing file."""
     png = io.BytesIO()
     text = PngInfo()
     text.add_text("comment", "x" * 2_000_000, zip=True)
     Image.open(io.BytesIO(make_bad_file("alpha"))).save(png, "PNG", pnginfo=text)
-    pictures.fill(classes=1, each=2)
+    image_files.fill(classes=1, each=2)
     tiff = make_bad_file("tiff")
     kinds = {
         "text.png": png.getvalue(),
@@ -436,8 +438,8 @@ def test_reasons_are_the_same_words_every_time(backend: str, pictures: Any, make
         "other.jpg": make_bad_file("exif_rotated"),
     }
     for name, data in kinds.items():
-        pictures.add(f"c0/{name}", 0, data)
-    index = pictures.load(classes=1).train
+        image_files.add(f"c0/{name}", 0, data)
+    index = image_files.load(classes=1).train
     png_start = kinds["damaged.png"][:60] + bytes(20) + kinds["damaged.png"][80:]
     for name, data in {
         "damaged.png": png_start,
@@ -445,7 +447,7 @@ def test_reasons_are_the_same_words_every_time(backend: str, pictures: Any, make
         "none.jpg": b"\xff\xd8\xff" + bytes(3000),
         "other.jpg": make_bad_file("gif"),
     }.items():
-        (pictures.root / "c0" / name).write_bytes(data)
+        (image_files.root / "c0" / name).write_bytes(data)
     found = []
     for _ in range(2):
         bad: dict[str, str] = {}
@@ -463,12 +465,12 @@ def test_reasons_are_the_same_words_every_time(backend: str, pictures: Any, make
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_replacement_that_breaks_is_one_broken_file(backend: str, pictures: Any, make_bad_file: Callable) -> None:
+def test_a_replacement_that_breaks_is_one_broken_file(backend: str, image_files: Any, make_bad_file: Callable) -> None:
     """Row 0 has shown row 1's file since the scan; when that breaks, both show row 2's, and one file is told."""
-    pictures.fill(classes=1, each=3).add("c0/3.jpg", 0, b"")
-    index = pictures.load(classes=1, bad_images="skip").train
+    image_files.fill(classes=1, each=3).add("c0/3.jpg", 0, b"")
+    index = image_files.load(classes=1, bad_images="skip").train
     assert [(b.index, b.replacement) for b in index.bad] == [(3, 0)]
-    (pictures.root / "c0" / "0.jpg").write_bytes(make_bad_file("html"))
+    (image_files.root / "c0" / "0.jpg").write_bytes(make_bad_file("html"))
     bad: list[BadImage] = []
     loader = make_loader(
         index, EvalCrops(32), backend, shuffle=False, bad_images="skip", on_bad=bad.append, cache_bytes=0
@@ -480,16 +482,16 @@ def test_a_replacement_that_breaks_is_one_broken_file(backend: str, pictures: An
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_skip_ends_where_a_class_has_nothing_left(backend: str, pictures: Any) -> None:
-    index = pictures.fill(classes=2, each=2).load(classes=2).train
+def test_skip_ends_where_a_class_has_nothing_left(backend: str, image_files: Any) -> None:
+    index = image_files.fill(classes=2, each=2).load(classes=2).train
     for k in range(2):
-        (pictures.root / "c1" / f"{k}.jpg").write_bytes(b"")
+        (image_files.root / "c1" / f"{k}.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="its class has no other good image"):
         list(make_loader(index, TrainCrops(32), backend, bad_images="skip").epoch(0))
 
 
-def test_the_backend_is_chosen_and_explained(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    index, auto = pictures.fill().load().train, LoaderSettings()
+def test_the_backend_is_chosen_and_explained(image_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, auto = image_files.fill().load().train, LoaderSettings()
     assert auto.backend_for(index, "cuda")[0] == "torchvision"
     assert "kept in memory" in auto.backend_for(index, "cuda")[1]
     monkeypatch.setattr(loader_module, "without_dali", lambda device: "")
@@ -504,8 +506,8 @@ def test_the_backend_is_chosen_and_explained(pictures: Any, monkeypatch: pytest.
         LoaderSettings(workers=0)
 
 
-def test_on_a_cpu_there_is_one_way(pictures: Any) -> None:
-    index = pictures.fill(each=1).load().train
+def test_on_a_cpu_there_is_one_way(image_files: Any) -> None:
+    index = image_files.fill(each=1).load().train
     why = "DALI is only used for GPUs, and the batches are for cpu"
     assert LoaderSettings().backend_for(index, cache_bytes=0) == ("torchvision", why)
     with pytest.raises(UserError, match=f"^{why}: use torchvision$"):
@@ -515,8 +517,8 @@ def test_on_a_cpu_there_is_one_way(pictures: Any) -> None:
 @pytest.mark.parametrize(
     "options", [{"batch_size": 0}, {"workers": 0}, {"rank": 2}, {"bad_images": "perhaps"}, {"std": (1, 1)}]
 )
-def test_nonsense_is_refused(options: dict[str, Any], pictures: Any) -> None:
-    index = pictures.fill(each=1).load().train
+def test_nonsense_is_refused(options: dict[str, Any], image_files: Any) -> None:
+    index = image_files.fill(each=1).load().train
     with pytest.raises(UserError):
         build_loader(index, TrainCrops(32), **{"batch_size": 4, "mean": MEAN, "std": STD, **options})
 
@@ -534,7 +536,7 @@ def test_importing_the_data_package_loads_neither_torch_nor_dali() -> None:
 
 
 @NEEDS_DALI
-def test_a_schedule_needs_no_second_pipeline(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_needs_no_second_pipeline(image_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """LIFT+'s boxes change from epoch to epoch as numbers that are fed; the graph is built once."""
     from fastlift.data.loading.dali import loader as dali_loader
 
@@ -545,7 +547,7 @@ def test_a_schedule_needs_no_second_pipeline(pictures: Any, monkeypatch: pytest.
         return build(*arguments, **options)
 
     monkeypatch.setattr(dali_loader, "build_pipeline", counted)
-    index = pictures.fill().load().train
+    index = image_files.fill().load().train
     views = TrainCrops(32, kind="minimalist", schedule="linear", epochs=3)
     dali, plain = (make_loader(index, views, backend, cache_bytes=0) for backend in ("dali", "torchvision"))
     for epoch in range(3):

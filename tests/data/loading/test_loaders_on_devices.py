@@ -27,8 +27,8 @@ by_views = pytest.mark.parametrize("views", VIEWS, ids=lambda v: getattr(v, "kin
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_device = pytest.mark.parametrize("name", EVERY_DEVICE)
 on_cuda = pytest.mark.parametrize("name", [CUDA])
-# Grey levels on average over a picture. The GPU's normalisation differs from the CPU's by rounding alone, but its JPEG decoder by
-# a level or so: libjpeg's own two inverse transforms are 1.0 apart on these pictures, and chroma may be upsampled otherwise. Views
+# Grey levels on average over an image. The GPU's normalisation differs from the CPU's by rounding alone, but its JPEG decoder by
+# a level or so: libjpeg's own two inverse transforms are 1.0 apart on these images, and chroma may be upsampled otherwise. Views
 # that lie a pixel to the side are 13 to 20 levels apart.
 LEVELS = {"torchvision": 1e-3, "dali": 2.0}
 
@@ -43,12 +43,12 @@ def levels_apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.fixture
-def index(pictures: Any, make_bad_file: Callable) -> ImageIndex:
-    """JPEGs, and one picture a class that DALI does not get."""
-    pictures.fill(each=5, width=200, height=150)
+def index(image_files: Any, make_bad_file: Callable) -> ImageIndex:
+    """JPEGs, and one image a class that DALI does not get."""
+    image_files.fill(each=5, width=200, height=150)
     for label in range(3):
-        pictures.add(f"c{label}/x.png", label, make_bad_file("alpha"))
-    return pictures.load().train
+        image_files.add(f"c{label}/x.png", label, make_bad_file("alpha"))
+    return image_files.load().train
 
 
 @by_device
@@ -99,7 +99,7 @@ def test_any_step_can_be_resumed(name: str, backend: str, index: ImageIndex) -> 
 @by_device
 @by_backend
 @pytest.mark.parametrize("bad_images", ["stop", "skip"])
-def test_broken_pictures(name: str, backend: str, bad_images: str, index: ImageIndex) -> None:
+def test_broken_images(name: str, backend: str, bad_images: str, index: ImageIndex) -> None:
     """In a JPEG's middle, where a decoder of windows may not come, and one that is gone."""
     file = index.file(7)
     whole = file.read_bytes()
@@ -139,7 +139,7 @@ def test_an_abandoned_epoch_leaves_no_trace(name: str, backend: str, index: Imag
 @by_device
 @by_backend
 def test_ranks_share_each_training_batch(name: str, backend: str, index: ImageIndex) -> None:
-    """18 pictures in batches of 8, 8 and 2: the last one leaves a rank without, which gets an empty batch on the device."""
+    """18 images in batches of 8, 8 and 2: the last one leaves a rank without, which gets an empty batch on the device."""
     each = [make(index, name, backend, batch_size=8, rank=rank, world_size=3) for rank in range(3)]
     alone = make(index, name, backend, batch_size=8)
     for together, *parts in zip(alone.epoch(1), *(loader.epoch(1) for loader in each), strict=True):
@@ -201,7 +201,7 @@ def test_the_host_does_not_wait_for_the_gpu(name: str, backend: str, index: Imag
 def test_what_crosses_the_bus_is_pinned(
     name: str, backend: str, index: ImageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures are drawn into pinned memory, not copied there first; labels and rows are."""
+    """Images are drawn into pinned memory, not copied there first; labels and rows are."""
     sizes: list[tuple[bool, torch.dtype]] = []
     move = collate.moved
 

@@ -75,7 +75,7 @@ def with_much_metadata(jpeg: bytes) -> bytes:
 
 
 def fed(index: ImageIndex, known: Looks) -> list[bytes | None]:
-    """What DALI would get of each picture, in order; None where it gets another in its place."""
+    """What DALI would get of each image, in order; None where it gets another in its place."""
     stream = Stream(index, EvalCrops(32), len(index), shuffle=False)
     feed = Feed(stream, GraphSpec(stream.crops, (0, 0, 0), (1, 1, 1), "cpu", half=False), known, workers=2, ahead=0)
     feed.start(iter([stream.step(stream.order(0), 0, 0, Replacements(index, "stop", None))]))
@@ -85,19 +85,19 @@ def fed(index: ImageIndex, known: Looks) -> list[bytes | None]:
     return [None if row in step.ours else bytes(step.encoded[row]) for row in range(len(index))]
 
 
-def mixed(pictures: Any, make_bad_file: Callable) -> ImageIndex:
+def mixed(image_files: Any, make_bad_file: Callable) -> ImageIndex:
     """A plain JPEG, one with metadata, one with much, one that is no plain JPEG."""
-    pictures.fill(classes=1, each=1)
+    image_files.fill(classes=1, each=1)
     plain = make_bad_file("progressive")
     for name, data in (("one", with_metadata(plain)), ("two", with_much_metadata(plain)), ("x", make_bad_file("cmyk"))):
-        pictures.add(f"c0/{name}.jpg", 0, data)
-    return pictures.load(classes=1).train
+        image_files.add(f"c0/{name}.jpg", 0, data)
+    return image_files.load(classes=1).train
 
 
 def test_what_is_known_gives_the_same_bytes_without_a_look(
-    pictures: Any, make_bad_file: Callable, looked: list[bytes]
+    image_files: Any, make_bad_file: Callable, looked: list[bytes]
 ) -> None:
-    index = mixed(pictures, make_bad_file)
+    index = mixed(image_files, make_bad_file)
     plain = make_bad_file("progressive")
     known = Looks(index)
     expected = [index.file(0).read_bytes(), plain, plain, None]
@@ -132,10 +132,10 @@ def rewritten_with_the_old_time(file: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("change", [rewritten, replaced, rewritten_with_the_old_time])
 def test_a_file_that_changed_is_looked_at_again(
-    change: Callable[[Path, bytes], None], pictures: Any, make_bad_file: Callable, looked: list[bytes]
+    change: Callable[[Path, bytes], None], image_files: Any, make_bad_file: Callable, looked: list[bytes]
 ) -> None:
     """Of the same size, in bytes and in pixels, or not."""
-    index = mixed(pictures, make_bad_file)
+    index = mixed(image_files, make_bad_file)
     known, file = Looks(index), index.file(1)
     fed(index, known)
     whole = file.read_bytes()
@@ -149,10 +149,10 @@ def test_a_file_that_changed_is_looked_at_again(
 
 
 def test_a_file_that_changes_while_it_is_read_is_looked_at_again(
-    pictures: Any, make_bad_file: Callable, looked: list[bytes], monkeypatch: pytest.MonkeyPatch
+    image_files: Any, make_bad_file: Callable, looked: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its condition was found to be the old one."""
-    index = mixed(pictures, make_bad_file)
+    index = mixed(image_files, make_bad_file)
     known, file = Looks(index), index.file(1)
     fed(index, known)
     whole = file.read_bytes()
@@ -173,10 +173,10 @@ def test_a_file_that_changes_while_it_is_read_is_looked_at_again(
 
 
 def test_a_file_that_lost_its_end_is_looked_at_again(
-    pictures: Any, make_bad_file: Callable, looked: list[bytes], monkeypatch: pytest.MonkeyPatch
+    image_files: Any, make_bad_file: Callable, looked: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the file system does not tell: what is read is shorter than it was."""
-    index = mixed(pictures, make_bad_file)
+    index = mixed(image_files, make_bad_file)
     known = Looks(index)
     before = {i: index.file(i).stat() for i in range(4)}
     fed(index, known)
@@ -194,12 +194,12 @@ def test_a_file_that_lost_its_end_is_looked_at_again(
 
 
 def test_members_of_shards_are_known_as_long_as_their_shard_is_the_same(
-    pictures: Any, make_bad_file: Callable, looked: list[bytes]
+    image_files: Any, make_bad_file: Callable, looked: list[bytes]
 ) -> None:
-    mixed(pictures, make_bad_file)
-    folder = pictures.root.parent / "pack"
-    pack.run("list", folder, **pictures.options())
-    index = load_data_set("list", data_root=folder, cache_dir=pictures.cache).train
+    mixed(image_files, make_bad_file)
+    folder = image_files.root.parent / "pack"
+    pack.run("list", folder, **image_files.options())
+    index = load_data_set("list", data_root=folder, cache_dir=image_files.cache).train
     known = Looks(index)
     expected = fed(index, known)
     assert expected[1:] == [make_bad_file("progressive"), make_bad_file("progressive"), None]
@@ -213,9 +213,9 @@ def test_members_of_shards_are_known_as_long_as_their_shard_is_the_same(
     assert len(looked) == 8
 
 
-def test_files_of_this_moment_are_not_noted(the_clock: None, pictures: Any, looked: list[bytes]) -> None:
+def test_files_of_this_moment_are_not_noted(the_clock: None, image_files: Any, looked: list[bytes]) -> None:
     """A change within the same tick of the file system's clock would not show."""
-    index = pictures.fill(classes=1, each=3).load(classes=1).train
+    index = image_files.fill(classes=1, each=3).load(classes=1).train
     known = Looks(index)
     for times in (1, 2):
         fed(index, known)
@@ -224,15 +224,15 @@ def test_files_of_this_moment_are_not_noted(the_clock: None, pictures: Any, look
 
 @pytest.mark.parametrize("age_s", [0, 1.9, 2.1, 1000, -5])
 @pytest.mark.parametrize("which", ["modified_ns", "changed_ns"])
-def test_how_long_a_file_must_have_been_left_alone(the_clock: None, which: str, age_s: float, pictures: Any) -> None:
-    known = Looks(pictures.fill(classes=1, each=1).load(classes=1).train)
+def test_how_long_a_file_must_have_been_left_alone(the_clock: None, which: str, age_s: float, image_files: Any) -> None:
+    known = Looks(image_files.fill(classes=1, each=1).load(classes=1).train)
     condition = LONG_AGO._replace(**{which: NOW_NS - round(age_s * 1e9)})
     known.note(0, condition, NOW_NS, None)
     assert known.known(0, condition) == (age_s > 2)
 
 
-def test_nothing_is_known_of_another_condition(pictures: Any) -> None:
-    known = Looks(pictures.fill(classes=1, each=2).load(classes=1).train)
+def test_nothing_is_known_of_another_condition(image_files: Any) -> None:
+    known = Looks(image_files.fill(classes=1, each=2).load(classes=1).train)
     known.note(0, LONG_AGO, NOW_NS, ((0, 1000),))
     assert known.known(0, LONG_AGO)
     assert not known.known(1, LONG_AGO)
@@ -249,8 +249,8 @@ def test_nothing_is_known_of_another_condition(pictures: Any) -> None:
         (((0, 20), (50, 60), (70, 1000)), ()),
     ],
 )
-def test_what_is_noted_is_found(parts: Any, kept: Any, pictures: Any) -> None:
-    index = pictures.fill(classes=1, each=1).load(classes=1).train
+def test_what_is_noted_is_found(parts: Any, kept: Any, image_files: Any) -> None:
+    index = image_files.fill(classes=1, each=1).load(classes=1).train
     known = Looks(index)
     known.note(0, LONG_AGO, NOW_NS, parts)
     for found in (known, _saved(known, index)):
@@ -258,9 +258,9 @@ def test_what_is_noted_is_found(parts: Any, kept: Any, pictures: Any) -> None:
         assert found.parts(0, 1000) == kept
 
 
-def test_they_are_of_one_index(pictures: Any) -> None:
+def test_they_are_of_one_index(image_files: Any) -> None:
     """Other labels, sizes or another place: other findings."""
-    index = pictures.fill(classes=1, each=2).load(classes=1).train
+    index = image_files.fill(classes=1, each=2).load(classes=1).train
     known = Looks(index)
     known.note(0, LONG_AGO, NOW_NS, None)
     assert _saved(known, index).known(0, LONG_AGO)
@@ -268,8 +268,8 @@ def test_they_are_of_one_index(pictures: Any) -> None:
         assert not Looks(other).known(0, LONG_AGO)
 
 
-def test_no_flipped_bit_is_believed(pictures: Any) -> None:
-    index = pictures.fill(classes=1, each=3).load(classes=1).train
+def test_no_flipped_bit_is_believed(image_files: Any) -> None:
+    index = image_files.fill(classes=1, each=3).load(classes=1).train
     known = Looks(index)
     for i, parts in enumerate((None, ((0, 1000),), ((0, 20), (50, 1000)))):
         known.note(i, LONG_AGO, NOW_NS, parts)
@@ -305,9 +305,9 @@ def test_no_flipped_bit_is_believed(pictures: Any) -> None:
         ),
     ],
 )
-def test_columns_that_do_not_belong_together(changes: dict[str, np.ndarray], pictures: Any) -> None:
+def test_columns_that_do_not_belong_together(changes: dict[str, np.ndarray], image_files: Any) -> None:
     """With a digest that holds, as somebody with a will would write it."""
-    index = pictures.fill(classes=1, each=3).load(classes=1).train
+    index = image_files.fill(classes=1, each=3).load(classes=1).train
     known = Looks(index)
     known.note(0, LONG_AGO, NOW_NS, None)
     known.save()
@@ -319,18 +319,18 @@ def test_columns_that_do_not_belong_together(changes: dict[str, np.ndarray], pic
         assert not Looks(index).known(0, LONG_AGO)
 
 
-def test_a_part_past_the_end_is_not_taken(pictures: Any, make_bad_file: Callable) -> None:
-    """However it got there: such a picture is not for DALI."""
-    index = mixed(pictures, make_bad_file)
+def test_a_part_past_the_end_is_not_taken(image_files: Any, make_bad_file: Callable) -> None:
+    """However it got there: such an image is not for DALI."""
+    index = mixed(image_files, make_bad_file)
     known = Looks(index)
     fed(index, known)
     known._cuts[1] = 20, 10**9
     assert fed(index, known)[1] is None
 
 
-def test_processes_add_to_what_others_have_kept(pictures: Any) -> None:
+def test_processes_add_to_what_others_have_kept(image_files: Any) -> None:
     """Ranks look at their own shares, and save when they have seen them."""
-    index = pictures.fill(classes=1, each=4).load(classes=1).train
+    index = image_files.fill(classes=1, each=4).load(classes=1).train
     ranks = [Looks(index) for _ in range(3)]
     for rank, known in enumerate(ranks):
         known.note(rank, LONG_AGO, NOW_NS, ((0, 20), (30 + rank, 1000)))
@@ -345,9 +345,9 @@ def test_processes_add_to_what_others_have_kept(pictures: Any) -> None:
 
 
 @pytest.mark.filterwarnings("error::fastlift.errors.FastliftWarning")
-def test_many_write_at_once(pictures: Any) -> None:
+def test_many_write_at_once(image_files: Any) -> None:
     """Whoever reads meanwhile finds a whole file; what one of them lost of another comes back with its next save."""
-    index = pictures.fill(classes=1, each=8).load(classes=1).train
+    index = image_files.fill(classes=1, each=8).load(classes=1).train
 
     def work(rank: int) -> Looks:
         known = Looks(index)
@@ -367,8 +367,8 @@ def test_many_write_at_once(pictures: Any) -> None:
     assert [found.parts(i, 1000)[1][0] for i in range(8)] == [30 + i for i in range(8)]
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_else(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = pictures.fill(classes=1, each=1).load(classes=1).train
+def test_a_cache_that_cannot_be_written_costs_nothing_else(image_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = image_files.fill(classes=1, each=1).load(classes=1).train
     (index.cache / "looks").write_text("a file in the place of the folder")
     known = Looks(index)
     known.note(0, LONG_AGO, NOW_NS, None)
@@ -406,12 +406,12 @@ def images(loader: Loader, epoch: int, start: int = 0) -> torch.Tensor:
 
 
 @NEEDS_DALI
-def test_the_loader_looks_once_a_file(pictures: Any, make_bad_file: Callable, looked: list[bytes]) -> None:
+def test_the_loader_looks_once_a_file(image_files: Any, make_bad_file: Callable, looked: list[bytes]) -> None:
     """Over epochs, and for the next loader of the same data; with the pixels that the other backend makes."""
-    pictures.fill(each=4)
-    pictures.add("c0/x.jpg", 0, with_metadata(make_bad_file("progressive")))
-    pictures.add("c0/y.png", 0, make_bad_file("alpha"))
-    index = pictures.load().train
+    image_files.fill(each=4)
+    image_files.add("c0/x.jpg", 0, with_metadata(make_bad_file("progressive")))
+    image_files.add("c0/y.png", 0, make_bad_file("alpha"))
+    index = image_files.load().train
     plain, first, second = make(index, backend="torchvision"), make(index), make(index)
     expected = [images(plain, epoch) for epoch in range(3)]
     assert levels_apart(images(first, 0), expected[0]).max() < 0.35
@@ -425,8 +425,8 @@ def test_the_loader_looks_once_a_file(pictures: Any, make_bad_file: Callable, lo
 
 
 @NEEDS_DALI
-def test_an_abandoned_epoch_keeps_what_it_found(pictures: Any, looked: list[bytes]) -> None:
-    index = pictures.fill(each=8).load().train
+def test_an_abandoned_epoch_keeps_what_it_found(image_files: Any, looked: list[bytes]) -> None:
+    index = image_files.fill(each=8).load().train
     first = make(index)
     begun = first.epoch(0)
     next(begun)
@@ -439,12 +439,12 @@ def test_an_abandoned_epoch_keeps_what_it_found(pictures: Any, looked: list[byte
 
 
 @NEEDS_DALI
-def test_a_later_process_does_not_look_again(pictures: Any) -> None:
-    pictures.fill(each=4)
+def test_a_later_process_does_not_look_again(image_files: Any) -> None:
+    image_files.fill(each=4)
     counts = []
     for _ in range(2):
-        arguments = json.dumps({key: str(path) for key, path in pictures.options().items()})
-        pictures.load()
+        arguments = json.dumps({key: str(path) for key, path in image_files.options().items()})
+        image_files.load()
         done = subprocess.run(
             [sys.executable, "-c", COUNT, arguments], capture_output=True, text=True, env=WITH_HELPERS
         )
@@ -475,9 +475,9 @@ print(len(seen))
 
 @NEEDS_DALI
 @pytest.mark.parametrize("bad_images", ["stop", "skip"])
-def test_damage_is_the_same_damage_when_it_is_known(bad_images: str, pictures: Any, looked: list[bytes]) -> None:
+def test_damage_is_the_same_damage_when_it_is_known(bad_images: str, image_files: Any, looked: list[bytes]) -> None:
     """In the first epoch, in later ones, after resuming, and for a loader that knows of it from the cache."""
-    index = pictures.fill(each=4, width=200, height=200).load().train
+    index = image_files.fill(each=4, width=200, height=200).load().train
     file = index.file(6)
     whole = file.read_bytes()
     place = len(whole) * 9 // 10
@@ -504,13 +504,13 @@ def test_damage_is_the_same_damage_when_it_is_known(bad_images: str, pictures: A
 
 
 @NEEDS_DALI
-def test_a_file_replaced_between_epochs_shows_its_new_picture(
-    pictures: Any, encode: Callable, make_picture: Callable
+def test_a_file_replaced_between_epochs_shows_its_new_image(
+    image_files: Any, encode: Callable, make_image: Callable
 ) -> None:
-    index = pictures.fill(classes=1, each=4).load(classes=1).train
+    index = image_files.fill(classes=1, each=4).load(classes=1).train
     loader = make(index, crops=EvalCrops(32), shuffle=False)
     before = [images(loader, epoch) for epoch in range(2)]
-    index.file(1).write_bytes(encode(make_picture(87, 60, seed=999), quality=90))
+    index.file(1).write_bytes(encode(make_image(87, 60, seed=999), quality=90))
     after = images(loader, 2)
     assert torch.equal(before[0], before[1])
     assert [bool((after[k] == before[0][k]).all()) for k in range(4)] == [True, False, True, True]
@@ -519,9 +519,9 @@ def test_a_file_replaced_between_epochs_shows_its_new_picture(
 
 
 @NEEDS_DALI
-def test_nothing_is_written_over_what_dali_decodes(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_over_what_dali_decodes(image_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is given back is spoilt at once: the pixels stay the same, so DALI was through with it."""
-    index = pictures.fill(each=12).load().train
+    index = image_files.fill(each=12).load().train
     undisturbed = make(index)
     expected = [images(undisturbed, epoch) for epoch in range(4)]
     clear, spoilt = dali_feed.Memory.clear, []
@@ -535,4 +535,4 @@ def test_nothing_is_written_over_what_dali_decodes(pictures: Any, monkeypatch: p
     dali = make(index)
     for epoch in range(4):
         assert torch.equal(images(dali, epoch), expected[epoch])
-    assert sum(used > 0 for used in spoilt) >= 18  # from the second epoch on pictures lie there
+    assert sum(used > 0 for used in spoilt) >= 18  # from the second epoch on images lie there

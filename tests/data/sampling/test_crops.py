@@ -130,7 +130,7 @@ def test_flip_can_be_asked_for_or_refused() -> None:
 @pytest.mark.parametrize("crops", ["center", "five", "ten"])
 @pytest.mark.parametrize(("width", "height"), [s for s in SIZES if s not in ((1, 30), (2000, 90))])
 def test_evaluation_geometry_is_torchvisions(size: int, crops: str, width: int, height: int) -> None:
-    """Crop pictures whose pixels are their own coordinates, with torchvision and with our numbers."""
+    """Crop images whose pixels are their own coordinates, with torchvision and with our numbers."""
     views = EvalCrops(size, crops=crops)  # type: ignore[arg-type]
     plan = views.boxes(0, 0, np.arange(1), np.array([width]), np.array([height]))
     assert isinstance(plan, ResizedCrops)

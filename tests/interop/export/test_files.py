@@ -20,7 +20,7 @@ from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.export import export_model
 from fastlift.interop.export import files as export_files
 
-# Serves a picture from the file and its description alone; an import of fastlift in any form is an error.
+# Serves an image from the file and its description alone; an import of fastlift in any form is an error.
 SERVE = """
 import json, sys
 class Never:
@@ -32,11 +32,11 @@ import numpy as np
 from PIL import Image
 described = json.load(open(sys.argv[1]))
 p = described["preprocessing"]
-picture = Image.open(sys.argv[3]).convert("RGB")
-short = min(picture.size)
-width, height = (side * p["short_side"] // short for side in picture.size)
+image = Image.open(sys.argv[3]).convert("RGB")
+short = min(image.size)
+width, height = (side * p["short_side"] // short for side in image.size)
 kind, antialiased = p["interpolation"].split(", ")
-pixels = np.asarray(picture.resize((width, height), getattr(Image, kind.upper())))
+pixels = np.asarray(image.resize((width, height), getattr(Image, kind.upper())))
 size = p["size"]
 crops = []
 for left, top in p["crops"]:
@@ -85,8 +85,8 @@ def test_served_without_fastlift(
     model = trained_model(tiny_clip, tuner, interpolation=interpolation)
     done = export_model(model, tmp_path / f"model.{format}", format=format, ensembling=ensembling)
     assert done.difference <= 1e-4
-    picture, out = tiny_data / "test" / "class1" / "0.jpg", tmp_path / "out.npz"
-    arguments = [str(path) for path in (done.description, done.model, picture, out)]
+    image, out = tiny_data / "test" / "class1" / "0.jpg", tmp_path / "out.npz"
+    arguments = [str(path) for path in (done.description, done.model, image, out)]
     served = subprocess.run([sys.executable, "-c", SERVE, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert served.returncode == 0, served.stderr
     found = np.load(out)
@@ -94,8 +94,8 @@ def test_served_without_fastlift(
     wanted = model(images) if ensembling == "none" else model(images[0]).mean(dim=0, keepdim=True)
     np.testing.assert_allclose(found["logits"], wanted[0].detach().numpy(), rtol=0, atol=1e-4)
     # and the description leads to the views that fastlift itself looks at, but for the decoder's rounding
-    index, _ = index_images([picture])
-    best = next(predict(model, [picture], index, InferenceSettings(tte=ensembling), top=len(CLASS_NAMES)))
+    index, _ = index_images([image])
+    best = next(predict(model, [image], index, InferenceSettings(tte=ensembling), top=len(CLASS_NAMES)))
     ours = dict(zip(best.names, best.probabilities, strict=True))
     probabilities = torch.from_numpy(found["logits"]).softmax(0).tolist()
     described = json.loads(done.description.read_text())

@@ -94,9 +94,9 @@ def differences(index: ImageIndex, views: TrainCrops | EvalCrops, batch_size: in
 
 
 @by_views
-def test_the_graphs_crops_are_the_torchvision_backends(views: TrainCrops | EvalCrops, pictures: Any) -> None:
-    """At most 3 levels apart on pictures with noise in every pixel: DALI rounds once, torch after each of two passes."""
-    found = differences(pictures.fill(each=4).load().train, views, batch_size=5)
+def test_the_graphs_crops_are_the_torchvision_backends(views: TrainCrops | EvalCrops, image_files: Any) -> None:
+    """At most 3 levels apart on images with noise in every pixel: DALI rounds once, torch after each of two passes."""
+    found = differences(image_files.fill(each=4).load().train, views, batch_size=5)
     assert found.mean() < 0.35
     assert found.max() < 3
 

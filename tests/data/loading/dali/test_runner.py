@@ -31,7 +31,7 @@ def make(
     return make_loader(index, crops or TrainCrops(32), backend, cache_bytes=0, **options)
 
 
-def test_what_dali_asks_for_is_made_in_another_thread(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_dali_asks_for_is_made_in_another_thread(image_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The numbers of the steps, the reading, and what DALI is given."""
     threads: dict[str, set[str]] = {}
     for owner, name in ((Feed, "take"), (Feed, "_plain"), (Stream, "of")):
@@ -42,12 +42,12 @@ def test_what_dali_asks_for_is_made_in_another_thread(pictures: Any, monkeypatch
             return original(*arguments)
 
         monkeypatch.setattr(owner, name, noted)
-    list(make(pictures.fill().load().train).epoch(0))
+    list(make(image_files.fill().load().train).epoch(0))
     assert threads == {"take": {"fastlift-dali"}, "_plain": {"fastlift-read"}, "of": {"fastlift-dali"}}
 
 
-def test_a_batch_is_ready_before_it_is_asked_for(pictures: Any) -> None:
-    loader = make(pictures.fill(each=8).load().train)
+def test_a_batch_is_ready_before_it_is_asked_for(image_files: Any) -> None:
+    loader = make(image_files.fill(each=8).load().train)
     assert isinstance(loader, dali_loader.DaliLoader)
     batches = loader.epoch(0)
     next(batches)
@@ -61,9 +61,9 @@ def test_a_batch_is_ready_before_it_is_asked_for(pictures: Any) -> None:
 
 @pytest.mark.parametrize("where", ["reading", "steps"])
 def test_an_error_in_the_threads_is_told_and_the_loader_goes_on(
-    where: str, pictures: Any, monkeypatch: pytest.MonkeyPatch
+    where: str, image_files: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = pictures.fill(each=8).load().train
+    index = image_files.fill(each=8).load().train
     loader = make(index)
     expected = [batch.images for batch in make(index).epoch(1)]
     with monkeypatch.context() as broken:
@@ -78,18 +78,18 @@ def test_an_error_in_the_threads_is_told_and_the_loader_goes_on(
     loader.close()
 
 
-def test_a_loader_can_be_closed_in_the_middle_of_an_epoch(pictures: Any) -> None:
-    loader = make(pictures.fill(each=8).load().train)
+def test_a_loader_can_be_closed_in_the_middle_of_an_epoch(image_files: Any) -> None:
+    loader = make(image_files.fill(each=8).load().train)
     batches = loader.epoch(0)
     next(batches)
     loader.close()
     batches.close()  # type: ignore[attr-defined]
 
 
-def test_an_epoch_that_is_left_to_the_collector_ends(pictures: Any) -> None:
+def test_an_epoch_that_is_left_to_the_collector_ends(image_files: Any) -> None:
     """As after an error whose traceback holds it: its threads are gone before it is told to stop."""
-    pictures.fill(each=8).load()
-    arguments = json.dumps({key: str(path) for key, path in pictures.options().items()})
+    image_files.fill(each=8).load()
+    arguments = json.dumps({key: str(path) for key, path in image_files.options().items()})
     done = subprocess.run(
         [sys.executable, "-c", LEAVE, arguments], capture_output=True, text=True, timeout=120, env=WITH_HELPERS
     )
@@ -136,7 +136,7 @@ def test_memory_is_used_again() -> None:
     assert memory.take(150).base is not None
     memory.clear()
     memory.take(10)
-    memory.clear()  # one large picture does not hold its room for ever
+    memory.clear()  # one large image does not hold its room for ever
     assert len(memory._room) < 20
 
 
@@ -151,12 +151,12 @@ ALL_VIEWS = [
 
 
 @pytest.mark.parametrize("views", ALL_VIEWS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}")
-def test_order_labels_and_crops(views: TrainCrops | EvalCrops, pictures: Any, make_bad_file: Callable) -> None:
+def test_order_labels_and_crops(views: TrainCrops | EvalCrops, image_files: Any, make_bad_file: Callable) -> None:
     """The same as the torchvision backend's; rows that DALI does not get have the other backend's very bits."""
-    pictures.fill(each=3)
+    image_files.fill(each=3)
     for label in range(3):
-        pictures.add(f"c{label}/x.png", label, make_bad_file("alpha"))
-    index = pictures.load().train
+        image_files.add(f"c{label}/x.png", label, make_bad_file("alpha"))
+    index = image_files.load().train
     dali, plain = make(index, views), make(index, views, "torchvision")
     for epoch in range(2):
         for a, b in zip(dali.epoch(epoch), plain.epoch(epoch), strict=True):
@@ -170,17 +170,17 @@ def test_order_labels_and_crops(views: TrainCrops | EvalCrops, pictures: Any, ma
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_dtype(dtype: torch.dtype, pictures: Any, make_bad_file: Callable) -> None:
-    pictures.fill(each=2).add("c0/x.png", 0, make_bad_file("alpha"))
-    index = pictures.load().train
+def test_the_dtype(dtype: torch.dtype, image_files: Any, make_bad_file: Callable) -> None:
+    image_files.fill(each=2).add("c0/x.png", 0, make_bad_file("alpha"))
+    index = image_files.load().train
     for a, b in zip(make(index, dtype=dtype).epoch(0), make(index, backend="torchvision").epoch(0), strict=True):
         assert a.images.dtype == dtype
         assert levels_apart(a.images, b.images).max() < 1
 
 
-def test_it_resumes_and_repairs(pictures: Any) -> None:
-    """A broken picture, and one that only DALI cannot decode, in the same batches as ever."""
-    index = pictures.fill(each=6).load().train
+def test_it_resumes_and_repairs(image_files: Any) -> None:
+    """A broken image, and one that only DALI cannot decode, in the same batches as ever."""
+    index = image_files.fill(each=6).load().train
     file = index.file(7)
     whole = file.read_bytes()
     place = len(whole) * 9 // 10
@@ -277,11 +277,11 @@ def test_dalis_memory_is_held_until_it_is_copied(dtype: torch.dtype, monkeypatch
         "encountered:\nnvJPEG error (5): NVJPEG_STATUS_ALLOCATOR_FAILURE",
     ],
 )
-def test_a_gpu_that_fails_is_not_the_pictures_fault(
-    message: str, pictures: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_that_fails_is_not_the_images_fault(
+    message: str, image_files: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else every picture of the run would be tried alone, and told of."""
-    loader = make(pictures.fill().load().train)
+    """Else every image of the run would be tried alone, and told of."""
+    loader = make(image_files.fill().load().train)
 
     def fail() -> None:
         raise RuntimeError(message)

@@ -93,12 +93,12 @@ def fake_dali(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], 
     trial.cache_clear()
 
 
-def large(pictures: Any) -> ImageIndex:
-    return pictures.fill(each=1).load().train
+def large(image_files: Any) -> ImageIndex:
+    return image_files.fill(each=1).load().train
 
 
-def test_a_dali_that_works_is_taken(fake_dali: Callable[[str, str], None], pictures: Any) -> None:
-    index = large(pictures)
+def test_a_dali_that_works_is_taken(fake_dali: Callable[[str, str], None], image_files: Any) -> None:
+    index = large(image_files)
     for device, number in (("cuda", 3), ("cuda:1", 1)):
         for _ in range(2):
             assert LoaderSettings().backend_for(index, device, cache_bytes=0) == ("dali", "DALI is installed")
@@ -110,10 +110,12 @@ def test_a_dali_that_works_is_taken(fake_dali: Callable[[str, str], None], pictu
 
 @pytest.mark.parametrize("when", ["build", "run"])
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_dali_of_another_cuda(when: str, device: str, fake_dali: Callable[[str, str], None], pictures: Any) -> None:
+def test_a_dali_of_another_cuda(
+    when: str, device: str, fake_dali: Callable[[str, str], None], image_files: Any
+) -> None:
     """``auto`` takes the other backend and says why; asked for by name it is refused, in one sentence."""
     fake_dali(when, OLD_DRIVER)
-    index = large(pictures)
+    index = large(image_files)
     number = "3" if device == "cuda" else "1"
     why = (
         f"DALI cannot decode on cuda:{number} (CUDA runtime API error cudaErrorInsufficientDriver (35): "
@@ -129,14 +131,14 @@ def test_a_dali_of_another_cuda(when: str, device: str, fake_dali: Callable[[str
 
 
 def test_the_loader_asks_for_its_device(
-    fake_dali: Callable[[str, str], None], pictures: Any, monkeypatch: pytest.MonkeyPatch
+    fake_dali: Callable[[str, str], None], image_files: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_dali("build", NO_GPU)
     with pytest.raises(
         UserError, match=r"DALI cannot decode on cuda:2 \(You are trying to create a GPU DALI pipeline\.\)"
     ):
         build_loader(
-            large(pictures),
+            large(image_files),
             TrainCrops(8),
             batch_size=1,
             mean=(0, 0, 0),
@@ -157,7 +159,7 @@ def test_the_loader_asks_for_its_device(
     ],
 )
 def test_a_dali_whose_libraries_are_missing(
-    error: Exception, said: str, pictures: Any, monkeypatch: pytest.MonkeyPatch
+    error: Exception, said: str, image_files: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Finder:
         def find_spec(self, name: str, *_: Any) -> None:
@@ -167,7 +169,7 @@ def test_a_dali_whose_libraries_are_missing(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.delitem(sys.modules, "nvidia.dali", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    index = large(pictures)
+    index = large(image_files)
     backend, why = LoaderSettings().backend_for(index, "cuda:1", cache_bytes=0)
     assert backend == "torchvision"
     assert why == f"DALI is installed but cannot be imported ({said})"

@@ -1,4 +1,4 @@
-"""Small pictures on disk, and the ways to make bad ones: fixtures for the conftest of a folder that wants them."""
+"""Small images on disk, and the ways to make bad ones: fixtures for the conftest of a folder that wants them."""
 
 import io
 import struct
@@ -14,8 +14,8 @@ from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.index import ImageIndex
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth coloured picture with some noise: like a photograph to a codec and a resampler."""
+def drawn(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth coloured image with some noise: like a photograph to a codec and a resampler."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
@@ -29,7 +29,7 @@ def encoded(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-class Pictures:
+class ImageFiles:
     """A data root in the making: files, list lines, and the data set of them."""
 
     def __init__(self, root: Path) -> None:
@@ -44,11 +44,11 @@ class Pictures:
             (self.root / path).write_bytes(data)
         self.lines.append(f"{path} {label}")
 
-    def fill(self, classes: int = 3, each: int = 5, width: int = 80, height: int = 60) -> "Pictures":
+    def fill(self, classes: int = 3, each: int = 5, width: int = 80, height: int = 60) -> "ImageFiles":
         """``each`` JPEGs of varied size a class."""
         for label in range(classes):
             for k in range(each):
-                image = picture(width + 7 * k, height + 5 * label, seed=100 * label + k)
+                image = drawn(width + 7 * k, height + 5 * label, seed=100 * label + k)
                 self.add(f"c{label}/{k}.jpg", label, encoded(image, quality=90))
         return self
 
@@ -66,13 +66,13 @@ class Pictures:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Pictures:
-    return Pictures(tmp_path)
+def image_files(tmp_path: Path) -> ImageFiles:
+    return ImageFiles(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def make_picture() -> Callable[..., Image.Image]:
-    return picture
+def make_image() -> Callable[..., Image.Image]:
+    return drawn
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +102,7 @@ def bmp_of_16_bits(width: int, height: int) -> bytes:
 
 def bad_file(kind: str) -> bytes | None:
     """The content of a bad or odd file of a kind; None for a missing one."""
-    image = picture(96, 72, seed=7)
+    image = drawn(96, 72, seed=7)
     jpeg = encoded(image, quality=90)
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by a quarter turn
@@ -116,7 +116,7 @@ def bad_file(kind: str) -> bytes | None:
         "truncated_bmp": lambda: encoded(image, "BMP")[:-4000],
         "truncated_tiff": lambda: encoded(image, "TIFF")[:-4000],
         "float_tiff": lambda: encoded(image.convert("F"), "TIFF"),
-        "text": lambda: b"this is not a picture\n" * 20,
+        "text": lambda: b"this is not an image\n" * 20,
         "html": lambda: b"<!DOCTYPE html><html><body>404 not found</body></html>",
         "gif": lambda: encoded(image, "GIF"),
         "avif": lambda: b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B" + bytes(64),  # only newer Pillows write more
@@ -141,8 +141,8 @@ def bad_file(kind: str) -> bytes | None:
         "exif_rotated": lambda: encoded(image, exif=exif),
         "progressive": lambda: encoded(image, progressive=True),
         "bytes_after_the_end": lambda: jpeg + b"\0" * 100,
-        "one_pixel": lambda: encoded(picture(1, 1)),
-        "very_wide": lambda: encoded(picture(3000, 2)),
+        "one_pixel": lambda: encoded(drawn(1, 1)),
+        "very_wide": lambda: encoded(drawn(3000, 2)),
         "very_large": lambda: encoded(Image.new("RGB", (10_000, 10_000), (200, 30, 60)), quality=50),
     }
     return made[kind]()
