@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastlift.commands.data import progress_lines, source_options
 from fastlift.commands.parsing import parse
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.sampling.crops import Interpolation
 from fastlift.models.vit import ActivationCheckpointingSettings
-from fastlift.settings import one_of
+from fastlift.settings import MOST_PIXELS, MOST_THREADS, SIZE, Between, one_of
 from fastlift.system.settings import ThreadSettings
 
 ACTIONS = {
-    "data": "images/s, CPU time and memory of every way to make training views, and what limits them",
+    "data": "images/s, CPU time and memory of every way to make training crops, and what limits them",
     "train": "a training step compared with plain PyTorch: time, FLOP, memory, dispatched ops",
     "text": "text features of 1000 classes, compared with open_clip, and from the cache",
 }
@@ -31,21 +31,21 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class BenchData:
-    """Measure ways to make training views: torchvision with PIL, torchvision.io, and fastlift's own way.
+    """Measure ways to make training crops: torchvision with PIL, torchvision.io, and fastlift's own way.
 
     Without a data set, on drawn JPEG files of ImageNet's sizes.
     """
 
     source: SourceSettings = field(default_factory=lambda: SourceSettings(dataset="generated"))
-    image_size: int = 224
-    """Pixels of a view."""
+    image_size: Annotated[int, Between(1, MOST_PIXELS)] = 224
+    """Side of a crop in pixels."""
     interpolation: Interpolation = "bilinear"
     """Resizing in all ways: bilinear as LIFT, bicubic as LIFT+."""
-    images: int = 512
+    images: Annotated[int, Between(1)] = 512
     """Images a round."""
-    rounds: int = 5
+    rounds: Annotated[int, Between(1)] = 5
     """Timed rounds; the ways alternate within each."""
-    workers: tuple[int, ...] = ()
+    workers: Annotated[tuple[int, ...], Between(1, MOST_THREADS)] = ()
     """Threads or processes to try (default: the CPUs that this process may use)."""
     json: bool = False
     """Print as JSON."""
@@ -57,13 +57,13 @@ class BenchTrain:
 
     model: str = "ViT-B-16-quickgelu"
     """An open_clip ViT by name."""
-    batch: int = 16
+    batch: Annotated[int, SIZE] = 16
     """Images a step."""
-    rank: int = 32
+    rank: Annotated[int, SIZE] = 32
     """Bottleneck width of the adapters."""
-    classes: int = 1000
+    classes: Annotated[int, SIZE] = 1000
     """Rows of the classifier."""
-    rounds: int = 5
+    rounds: Annotated[int, Between(1)] = 5
     """Timed rounds of one step each way."""
     checkpointing: ActivationCheckpointingSettings = field(default_factory=ActivationCheckpointingSettings)
     compile: bool = False
@@ -81,7 +81,7 @@ class BenchText:
 
     model: str = "ViT-B-16-quickgelu"
     """An open_clip model by name."""
-    rounds: int = 3
+    rounds: Annotated[int, Between(1)] = 3
     """Alternated rounds."""
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     json: bool = False

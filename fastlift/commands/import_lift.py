@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -27,9 +28,9 @@ class ImportLift:
     seed and share of LIFT's masks, where a context's class name stands (--coop-position). Tensors that do not fit are named, and nothing is written.
     """
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help_behavior_hint="(required)")]
     """The authors' checkpoint.pth.tar (tensors alone are read from it)."""
-    settings: Config = field(default_factory=Config)
+    settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     config: Path | None = None
     """A config file in place of the recipe's defaults; other flags change it."""
     output: Path | None = None

@@ -10,39 +10,101 @@ import contextlib
 import inspect
 import io
 from collections.abc import Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from functools import cache, partial
 from typing import Annotated, Any, TypeVar
 
 import docstring_parser
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from fastlift.errors import UserError
-from fastlift.settings import Settings, hints_of
+from fastlift.settings import Settings, check_range, hints_of, plain
 from fastlift.system import launcher
 
 Command = TypeVar("Command")
+_FLAGS = ConstructorRegistry()
+
+
+class _Refused(Exception):
+    """Carries a ``UserError`` through tyro, which would print it under a name from inside the program."""
 
 
 def parse(
     kind: type[Command], arguments: list[str], prog: str, default: Command | None = None, examples: Sequence[str] = ()
 ) -> Command:
-    """Flags as an instance of a dataclass; ``--help`` and mistakes leave with exit code 0 and 2.
+    """Flags as an instance of a dataclass; ``--help`` and mistyped flags leave with exit code 0 and 2.
 
-    Settings that contradict each other are the dataclass's to refuse; tyro shows such errors as it shows typos.
+    Raises:
+        UserError: numbers out of their ranges, and settings that contradict each other.
     """
-    title, markers = f"fastlift {prog}", (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     told = "\n".join([inspect.getdoc(kind) or "", "", "examples:", *(f"  {line}" for line in examples)])
-    given: dict[str, Any] = {} if default is None else {"default": default}
-    if launcher.processes() == 1:
-        return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, **given)
+    how: dict[str, Any] = {
+        "args": arguments,
+        "prog": f"fastlift {prog}",
+        "description": told,
+        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        "registry": _FLAGS,
+    } | ({} if default is None else {"default": default})
     said = io.StringIO()  # all make the same mistake: it goes the way of their other errors, which are told once
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, **given)
+        with contextlib.nullcontext() if launcher.processes() == 1 else contextlib.redirect_stderr(said):
+            made: Command = tyro.cli(kind, **how)
+            return made
     except SystemExit as end:
-        if not end.code:
+        if not end.code or launcher.processes() == 1:
             raise
         raise UserError(said.getvalue().strip()) from None
+    except _Refused as refused:
+        raise refused.args[0] from None
+
+
+@_FLAGS.struct_rule
+def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
+    """The flags of a dataclass. Help names a default where there is one; what None stands for is in the field's text."""
+    if not is_dataclass(asked.type):
+        return None
+    kind: Any = asked.type
+    hint = tyro.conf.arg(help_behavior_hint=lambda default: "" if default in ("None", "") else f"(default: {default})")
+    flags, hints, given = [], hints_of(kind), asked.default
+    for one in fields(kind):
+        declared = hints[one.name]
+        said = (
+            plain(declared),
+            hint,
+            *getattr(declared, "__metadata__", ()),
+        )  # a hint of its own comes last, and holds
+        shown: Any = Annotated[said]
+        default = getattr(given, one.name) if type(given) is kind else _default_of(one)
+        flags.append(StructFieldSpec(one.name, shown, default, partial(_text_of, kind, one.name)))
+    return StructConstructorSpec(partial(_made, kind), tuple(flags))
+
+
+def _default_of(one: Field[Any]) -> Any:
+    if one.default_factory is not MISSING:
+        return one.default_factory()
+    return tyro.MISSING if one.default is MISSING else one.default
+
+
+def _made(kind: type[Command], **values: Any) -> Command:
+    try:
+        for name, value in values.items():
+            check_range(kind, name, value)
+        return kind(**values)
+    except UserError as error:
+        raise _Refused(error) from None
+
+
+def _text_of(kind: Any, name: str) -> str | None:
+    return _texts(kind).get(name)
+
+
+@cache
+def _texts(kind: Any) -> dict[str, str]:
+    """Field -> its docstring, in one line."""
+    bases = (base for base in reversed(kind.__mro__) if is_dataclass(base))
+    found = (one for base in bases for one in docstring_parser.parse_from_object(base).params)
+    return {one.arg_name: " ".join(one.description.split()) for one in found if one.description}
 
 
 def parse_changes(
@@ -57,12 +119,13 @@ def parse_changes(
     return command, {name: value for name, value in values.items() if value is not None}
 
 
-def _as_in_the_run(kind: type[Settings]) -> list[tuple[str, Any, Any]]:
+def _as_in_the_run(kind: Any) -> list[tuple[str, Any, Any]]:
     """The fields of settings, with None for their default."""
-    told = {one.arg_name: one.description for one in docstring_parser.parse_from_object(kind).params}
-    hints = hints_of(kind)
-    shown = {name: tyro.conf.arg(help=told[name], help_behavior_hint="(default: as in the run)") for name in told}
-    return [(one.name, Annotated[hints[one.name] | None, shown[one.name]], field(default=None)) for one in fields(kind)]
+    as_in_the_run = partial(tyro.conf.arg, help_behavior_hint="(default: as in the run)")
+    return [
+        (name, Annotated[hint | None, as_in_the_run(help=_texts(kind)[name])], field(default=None))
+        for name, hint in hints_of(kind).items()
+    ]
 
 
 def embedded(command: object) -> dict[str, Any]:

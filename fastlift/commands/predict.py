@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -12,6 +13,7 @@ from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.precision import PrecisionSettings
+from fastlift.settings import Between
 from fastlift.system.settings import DeviceSettings, ThreadSettings
 
 EXAMPLES = ("fastlift predict RUN photo.jpg folder/ --top 3", "fastlift predict RUN folder/ --json > predictions.jsonl")
@@ -25,7 +27,7 @@ class Predict:
     """Run folder."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Files, and folders that are searched for images."""
-    top: int = 5
+    top: Annotated[int, Between(1)] = 5
     """How many classes to name."""
     inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(eval_batch=64))
     checkpoint: str | None = None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from fastlift.commands.base_config import base_config
 from fastlift.commands.parsing import parse
@@ -28,7 +31,7 @@ class Train:
     the recipe and fit the data set: photographs are trained on CLIP ViT-B/16, whose weights download by themselves.
     """
 
-    settings: Config = field(default_factory=Config)
+    settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     config: Path | None = None
     """A config file (such as a run's config.json) in place of the recipe's defaults; other flags change it."""
     output: Path | None = None

@@ -10,7 +10,7 @@ from fastlift.settings.base import Settings, converted
 from fastlift.settings.convert import keywords
 from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_THREADS, SEED, SIZE, Acts, Between, May, NamesFile
 from fastlift.settings.names import one_of
-from fastlift.settings.validate import check_effects, check_rules, hints_of, marker
+from fastlift.settings.validate import check_effects, check_range, check_rules, hints_of, marker, plain
 
 __all__ = [
     "MOST",
@@ -24,10 +24,12 @@ __all__ = [
     "NamesFile",
     "Settings",
     "check_effects",
+    "check_range",
     "check_rules",
     "converted",
     "hints_of",
     "keywords",
     "marker",
     "one_of",
+    "plain",
 ]

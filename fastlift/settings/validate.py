@@ -47,11 +47,12 @@ def plain(hint: Any) -> Any:
 
 
 def check_range(kind: type, name: str, value: Any) -> None:
-    """Refuse a number that is not finite or out of the range of a setting of ``kind``; the message names the setting."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        refusal = (marker(kind, name, Between) or Between()).refusal(value)
-        if refusal is not None:
-            raise UserError(f"{name}: {refusal}, got {f'{value!r:.40}'}")
+    """Refuse numbers that are not finite or out of the range of a setting of ``kind``; the message names the setting."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            refusal = (marker(kind, name, Between) or Between()).refusal(number)
+            if refusal is not None:
+                raise UserError(f"{name}: {refusal}, got {f'{number!r:.40}'}")
 
 
 def check_rules(kind: type, values: Mapping[str, Any]) -> None:

@@ -1,0 +1,60 @@
+"""Help as it is read, and mistakes as they are told: one line each, in the names of the flags."""
+
+import re
+
+import pytest
+
+from fastlift.cli import COMMANDS, main
+from fastlift.commands import bench, data
+
+LEAVES = [*(name for name in COMMANDS if name not in ("data", "bench")), *(f"data {name}" for name in data.ACTIONS)]
+LEAVES += [f"bench {name}" for name in bench.ACTIONS]
+
+
+@pytest.fixture
+def helped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> list[str]:
+    """The help of a command: titles, and flags with their texts."""
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        main([*request.param.split(), "--help"])
+    parts = re.split(r"\n {1,2}(?=\S)", capsys.readouterr().out)
+    return [" ".join(part.split()) for part in parts]
+
+
+@pytest.mark.parametrize("helped", LEAVES, indirect=True)
+def test_help_tells_a_default_once_and_names_nothing_internal(helped: list[str]) -> None:
+    for line in helped:
+        assert len(re.findall(r"\(default\b|\bDefault:|; default ", line)) <= 1, line
+        assert not re.search(r"default: (None\)|\))|settings\.", line), line
+
+
+@pytest.mark.parametrize("helped", ["train"], indirect=True)
+def test_help_names_the_sections_and_the_defaults_that_say_something(helped: list[str]) -> None:
+    titles = [line for line in helped if line.endswith("options")]
+    assert titles == ["options", "data options", "model options", "training options", "run options"]
+    (rate,), (at_a_time,) = (
+        [line for line in helped if line.startswith(f"{flag} ")] for flag in ("--lr", "--micro-batch")
+    )
+    assert rate.endswith("(default: 0.01)")
+    assert at_a_time.endswith("gradients of a batch are accumulated (default: the whole batch).")
+
+
+@pytest.mark.parametrize(
+    ("command", "refused"),
+    [
+        *((f"bench train --{name} 0", name) for name in ("batch", "rank", "classes", "rounds")),
+        *((f"bench data --{name} 0", name) for name in ("image-size", "images", "rounds", "workers")),
+        ("bench data --workers 2 0", "workers"),
+        ("bench data --image-size 65536", "image_size"),
+        ("bench text --rounds 0", "rounds"),
+        ("predict RUN image.jpg --top 0", "top"),
+        ("train --rank 0", "rank"),
+        ("evaluate RUN --threads 0", "threads"),
+    ],
+)
+def test_numbers_out_of_range_are_one_line(command: str, refused: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split()) == 2
+    name = refused.replace("-", "_")
+    assert re.fullmatch(rf"fastlift: {name}: expected [^\n]*, got \d+\n", capsys.readouterr().err)
