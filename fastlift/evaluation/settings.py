@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
@@ -13,13 +13,8 @@ from fastlift.models.lift import Preprocessing
 from fastlift.settings import Acts, Between, May, Settings
 from fastlift.system.settings import SeedSettings
 
-# What users call the kinds of crops: the one list of choices.
-_CROPS: dict[str, EvalKind] = {"none": "center", "fivecrop": "five", "tencrop": "ten", "random": "random"}
-
-if TYPE_CHECKING:
-    Ensembling = str
-else:  # the names above, which a type checker cannot read
-    Ensembling = Literal[tuple(_CROPS)]
+Ensembling = Literal["none", "fivecrop", "tencrop", "random"]  # what users call the kinds of crops, in their order
+_CROPS: dict[str, EvalKind] = dict(zip(get_args(Ensembling), get_args(EvalKind), strict=True))
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,17 @@ import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.interop.adapters.blocks import SLOT, AdaptedBlock, adapt, check_halves, fuse_activation, restore
 from fastlift.interop.adapters.towers import Tower, find_tower
-from fastlift.models.tuners import resolve_layers
-from fastlift.models.tuners.adapter import AdapterName, BottleneckSettings
+from fastlift.models.tuners import TUNERS, resolve_layers
+from fastlift.models.tuners.adapter import Adapter, AdapterName, AdapterSettings, AdaptFormer, AdaptFormerSettings
 from fastlift.models.tuners.base import named
 from fastlift.settings import SIZE, converted
 from fastlift.system.memory import check_room, free_bytes
 from fastlift.system.settings import SeedSettings
 
-TUNERS: dict[str, type[BottleneckSettings]] = {kind.NAME: kind for kind in BottleneckSettings.__subclasses__()}
+MODULES: dict[str, type[AdaptFormer] | type[Adapter]] = {
+    AdaptFormerSettings.NAME: AdaptFormer,
+    AdapterSettings.NAME: Adapter,
+}
 _RECORD = "_fastlift_adapters"
 
 
@@ -88,7 +91,7 @@ def add_adapters(
     generator = torch.Generator().manual_seed(seed)
     for i in chosen:
         block = tower.blocks[i]
-        adapter = TUNERS[tuner].MODULE(tower.width, rank, generator)
+        adapter = MODULES[tuner](tower.width, rank, generator)
         if impl is not None:
             adapter.impl = impl
         adapt(block, adapter.to(next(block.parameters()).device).train(block.training))

@@ -16,15 +16,9 @@ from torch import Tensor, nn
 
 from fastlift import __version__
 from fastlift.errors import UserError
-from fastlift.interop.adapters.attach import (
-    TUNERS,
-    add_adapters,
-    attached,
-    holder_of,
-    remove_adapters,
-    tuner_parameters,
-)
+from fastlift.interop.adapters.attach import add_adapters, attached, holder_of, remove_adapters, tuner_parameters
 from fastlift.interop.adapters.towers import Tower, find_tower
+from fastlift.models.tuners import TUNERS
 from fastlift.models.tuners.adapter import AdapterName
 from fastlift.models.weights import check_fit
 from fastlift.system import sealed

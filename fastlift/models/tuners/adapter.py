@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import fastlift_kernels as kernels
 from fastlift.models.tuners.base import RankSettings, TunerContext
 from fastlift.models.vit import Block, LayerNorm, NormBranch, Tower
+
+AdapterName = Literal["adaptformer", "adapter"]  # the NAMEs of the settings below, for type checkers
 
 
 class Bottleneck(nn.Module):
@@ -44,7 +46,11 @@ class Bottleneck(nn.Module):
 
 
 class AdaptFormer(Bottleneck):
-    """A(t) = s * (W_up relu(W_down LN_a(t) + b_down) + b_up), started at zero, with s = 1."""
+    """A(t) = s * (W_up relu(W_down LN_a(t) + b_down) + b_up), started at zero, with s = 1 (Chen et al. 2022, as LIFT uses it).
+
+    Tokens t [.., D], in fp32, bf16 or fp16, -> t + A(t) of the same shape and dtype; what learns is in fp32. D is the ``width``,
+    ``rank`` that of the bottleneck; the start is drawn from ``generator``, or from PyTorch's own where that is None.
+    """
 
     def __init__(self, width: int, rank: int, generator: torch.Generator | None = None) -> None:
         super().__init__(width, rank, generator)
@@ -55,7 +61,7 @@ class AdaptFormer(Bottleneck):
         return self.run(t, None, self.scale)[1]
 
     def beside(self, t: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-        """(norm(t), t + A(t)) in one pass over t [.., D]."""
+        """(norm(t), t + A(t)) in one pass over ``t`` [.., D], of its shape and dtype; ``norm`` is over D."""
         normed, residual = self.run(t, norm, self.scale)
         return cast(Tensor, normed), residual
 
@@ -78,24 +84,12 @@ class Adapter(Bottleneck):
         return self.run(m, None, 1.0)[1]
 
 
-AdapterName = Literal["adaptformer", "adapter"]  # of the settings below, for type checkers
-AdapterModule = type[AdaptFormer] | type[Adapter]
-
-
 @dataclass(frozen=True)
-class BottleneckSettings(RankSettings):
-    """Of tuners that are one bottleneck in each block, which fits the blocks of other libraries too."""
-
-    MODULE: ClassVar[AdapterModule]
-
-
-@dataclass(frozen=True)
-class AdaptFormerSettings(BottleneckSettings):
+class AdaptFormerSettings(RankSettings):
     """An AdaptFormer beside the MLP of each chosen block."""
 
     NAME = "adaptformer"
     PREFIX = "adaptformer_list"
-    MODULE: ClassVar[AdapterModule] = AdaptFormer
 
     def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
         adapter = AdaptFormer(tower.width, self.bottleneck(context), context.generator)
@@ -104,12 +98,11 @@ class AdaptFormerSettings(BottleneckSettings):
 
 
 @dataclass(frozen=True)
-class AdapterSettings(BottleneckSettings):
+class AdapterSettings(RankSettings):
     """An Adapter on the MLP's output of each chosen block."""
 
     NAME = "adapter"
     PREFIX = "adapter_list"
-    MODULE: ClassVar[AdapterModule] = Adapter
 
     def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
         block.post_mlp = Adapter(tower.width, self.bottleneck(context), context.generator)

@@ -8,7 +8,7 @@ from interop.adapters.models import build, timm_vit
 from torch import nn
 
 import fastlift
-from fastlift.interop.adapters.attach import TUNERS
+from fastlift.interop.adapters.attach import MODULES
 from fastlift.models import tuners
 from fastlift.models.tuners.adapter import AdapterName
 
@@ -105,9 +105,7 @@ def test_a_block_of_another_version_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 
 def test_its_tuners_are_those_that_it_declares() -> None:
     """The names that type checkers read are the tuners with a bottleneck, and a tuner refuses the same ranks here and there."""
-    assert get_args(AdapterName) == tuple(TUNERS) == tuple(name for name in tuners.TUNERS if name in TUNERS)
-    for name, kind in TUNERS.items():
-        assert kind is tuners.TUNERS[name]
+    assert get_args(AdapterName) == tuple(MODULES) == tuple(name for name in tuners.TUNERS if name in MODULES)
     for rank in (0, 2**31):
         with pytest.raises(fastlift.UserError) as here:
             fastlift.add_adapters(build("timm"), rank=rank)
