@@ -81,7 +81,7 @@ assert len(SECTION_OF) == sum(len(fields(kind)) for kind in SECTIONS.values()), 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on.
+    """Everything that a run depends on: the sections ``data``, ``model``, ``training`` and ``run``, and their recipe's name.
 
     Raises:
         UserError: a setting out of its range, or settings that contradict each other.
@@ -126,11 +126,11 @@ class Config:
         return replace(self, **sections)
 
     def check_effects(self, given: Iterable[str]) -> None:
-        """Refuse a setting that was given, by name, and has no effect beside the others; the message says what it goes with."""
+        """Refuse what was ``given``, by name, and has no effect here. Raises: UserError, which says what it goes with."""
         check_effects(SECTIONS.values(), self.flat(), Config().flat(), given)
 
     def part(self, kind: type[Part]) -> Part:
-        """The settings of one part, from whatever sections they stand in."""
+        """The settings of one part, of class ``kind``, from whatever sections they stand in."""
         return kind.of(self.flat())
 
     def flat(self) -> dict[str, Any]:

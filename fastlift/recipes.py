@@ -38,7 +38,7 @@ def lift(dataset: str = "shapes_lt", **settings: Any) -> Config:
     81.7 / 83.1 / 84.9 at ratio 100 / 50 / 10; with ViT-L/14 82.9, 53.7 and 85.2 on the first three. Not measured here:
     no machine had these data and weights. Measured here: ``shapes_lt``.
 
-    Source: Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024.
+    Source: Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML 2024. Arguments as ``build``.
     """
     epochs = 20 if dataset.startswith("inat") else 10
     return _recipe("lift", dataset, {"epochs": epochs}, settings)
@@ -54,7 +54,7 @@ def lift_plus(dataset: str = "shapes_lt", **settings: Any) -> Config:
     Expected: the paper's accuracies are not among this project's sources, so none is stated. Measured here:
     ``shapes_lt``.
 
-    Source: Shi et al., "LIFT+: Lightweight Fine-Tuning for Long-Tail Learning", 2025.
+    Source: Shi et al., "LIFT+: Lightweight Fine-Tuning for Long-Tail Learning", 2025. Arguments as ``build``.
     """
     epochs = 15 if dataset.startswith("inat") else 5
     crops = {"augmentation": "minimalist", "interpolation": "bicubic"}
@@ -70,7 +70,7 @@ def linear_probe(dataset: str = "shapes_lt", **settings: Any) -> Config:
     Expected: the paper's accuracies are not among this project's sources. Measured here: ``shapes_lt``. LIFT+ found 0.03
     to be its best learning rate (``--lr 0.03``).
 
-    Source: LIFT, section 3; LIFT+, fine-tuning methods.
+    Source: LIFT, section 3; LIFT+, fine-tuning methods. Arguments as ``build``.
     """
     return _recipe("linear_probe", dataset, {"tuner": "none"}, settings)
 
@@ -84,7 +84,7 @@ def full_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
     (``--lr 0.0005``), on Places-LT 0.001. Expected: their accuracies are not among this project's sources. Measured here:
     ``shapes_lt``, at several learning rates.
 
-    Source: LIFT, section 3, and its table of tuners.
+    Source: LIFT, section 3, and its table of tuners. Arguments as ``build``.
     """
     return _recipe("full_finetune", dataset, {"tuner": "full"}, settings)
 
@@ -97,7 +97,7 @@ def arbitrary_finetune(dataset: str = "shapes_lt", **settings: Any) -> Config:
     The share is the authors' best, searched by them: 0.01, on Places-LT 0.005. Expected: their accuracies are not among
     this project's sources. Measured here: ``shapes_lt``.
 
-    Source: LIFT, section 4, and its table of tuners.
+    Source: LIFT, section 4, and its table of tuners. Arguments as ``build``.
     """
     share = 0.005 if dataset == "places_lt" else 0.01
     return _recipe("arbitrary_finetune", dataset, {"tuner": "mask", "mask_ratio": share}, settings)
@@ -112,7 +112,7 @@ def coop(dataset: str = "shapes_lt", **settings: Any) -> Config:
     0.002, random resized crops and flips, bicubic resizing, logit-adjusted loss. Expected: LIFT+'s accuracies are not among this project's
     sources. Measured here: not at this length.
 
-    Source: Zhou et al., "Learning to Prompt for Vision-Language Models", 2022, as LIFT+ runs it.
+    Source: Zhou et al., "Learning to Prompt for Vision-Language Models", 2022, as LIFT+ runs it. Arguments as ``build``.
     """
     defaults = {
         "tuner": "none",
@@ -133,7 +133,7 @@ def zero_shot(dataset: str = "shapes_lt", **settings: Any) -> Config:
 
     Expected: the paper's accuracies are not among this project's sources. Measured here: ``shapes_lt``.
 
-    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021. Arguments as ``build``.
     """
     defaults = {"tuner": "none", "classifier": "zero_shot", "epochs": 0, "interpolation": "bicubic"}
     return _recipe("zero_shot", dataset, defaults, settings)
@@ -144,5 +144,14 @@ RECIPES: dict[str, Callable[..., Config]] = {recipe.__name__: recipe for recipe 
 
 
 def build(recipe: str, dataset: str = "shapes_lt", **settings: Any) -> Config:
-    """A recipe by name."""
+    """A recipe by name: the function of that name with these arguments.
+
+    Args:
+        recipe: one of ``RECIPES``.
+        dataset: as ``fastlift train --dataset``; photographs get CLIP ViT-B/16, drawn shapes the small CLIP that is shipped.
+        settings: of ``Config``, by the names of the flags, in place of the recipe's own.
+
+    Raises:
+        UserError: an unknown recipe or setting, a value that is refused, or a setting that would have no effect.
+    """
     return RECIPES[one_of("recipe", recipe, RECIPES)](dataset, **settings)

@@ -11,6 +11,7 @@ import torch
 from .native import library
 
 Impl = Literal["reference", "native", "triton"]
+"""What computes an op: plain PyTorch on any device, compiled C++ for CPUs, or Triton for GPUs."""
 
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

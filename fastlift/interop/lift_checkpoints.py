@@ -55,7 +55,7 @@ def load_lift_checkpoint(model: LiftModel, source: str | Path | LiftState) -> No
 
 
 def lift_state(model: LiftModel) -> LiftState:
-    """What trains, as the authors' LIFT stores it: copies on the CPU, under its names.
+    """What trains of ``model``, as the authors' LIFT stores it: copies on the CPU, under its names.
 
     Raises:
         UserError: masks that came from a checkpoint of LIFT+; LIFT's files tell none, it draws them by seed.
@@ -67,7 +67,7 @@ def lift_state(model: LiftModel) -> LiftState:
 
 
 def as_lift_state(source: str | Path | LiftState) -> LiftState:
-    """A checkpoint of either program as ``{"tuner": ..., "head": ...}`` in LIFT's names.
+    """A checkpoint of either program, ``source`` or the file of that path, as ``{"tuner": ..., "head": ...}`` in LIFT's names.
 
     Masks that a LIFT+ checkpoint holds stay beside the values that they choose, as ``NAME.mask``.
 
@@ -89,7 +89,7 @@ def as_lift_state(source: str | Path | LiftState) -> LiftState:
 
 
 def is_lift_plus(state: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's content is LIFT+'s, which keeps no classifier apart."""
+    """Whether a checkpoint's content (``state``) is LIFT+'s, which keeps no classifier apart."""
     return "head" not in state
 
 
@@ -123,7 +123,7 @@ def _check_form(state: LiftState) -> None:
 
 
 def in_order_of(class_names: Sequence[str], state: LiftState) -> LiftState:
-    """A classifier that knows iNaturalist's species in the authors' order, with its rows in the order of ``class_names``.
+    """``state`` with a classifier of iNaturalist's species, which are in the authors' order, in the order of ``class_names``.
 
     Both programs number the species by the order of their names, iNaturalist's own files by category.
     """
@@ -160,7 +160,7 @@ def _from_timm(tuner: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of the authors' file, tensors alone.
+    """The content of the authors' file ``path``, tensors alone.
 
     Raises:
         UserError: no such file, or another kind of it.
@@ -177,7 +177,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def settings_of(state: LiftState) -> dict[str, Any]:
-    """The settings of ``create_model`` that a checkpoint tells: tuner, rank, layers, prompts, classifier, text side.
+    """The settings of ``create_model`` that a checkpoint (``state``) tells: tuner, rank, layers, prompts, classifier, text side.
 
     What it cannot tell is left out: which of the classifiers without a bias it was, the seed and share of LIFT's masks
     (LIFT+ stores its), and the words that a context learned among.

@@ -15,6 +15,7 @@ from fastlift.errors import UserError
 from fastlift.models.tuners.own_weights import block_weight
 
 LiftState = dict[str, dict[str, Tensor]]
+"""``{"tuner": ..., "head": ...}``: tensors by LIFT's names."""
 
 # A block's parts in LIFT+'s names -> in OpenAI's, in the order in which the authors number biases.
 PARTS = {

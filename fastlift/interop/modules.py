@@ -21,7 +21,7 @@ from fastlift.training.losses import LossName
 
 
 class LongTailLoss(losses.Loss):
-    """(logits [B, C], labels [B] int64) -> scalar, by the name of a loss.
+    """(logits [B, C], labels [B] int64) -> scalar of the logits' dtype, by the name of a loss.
 
     Args:
         class_counts: training images of each class, C positive numbers.
@@ -55,7 +55,7 @@ class LongTailLoss(losses.Loss):
 
 
 class LogitAdjustedCrossEntropy(LongTailLoss):
-    """Mean CE(z + tau log p, y) (Menon et al. 2021): LIFT's default. With tau = 1 it is the balanced softmax."""
+    """Mean CE(z + tau log p, y) (Menon et al. 2021): LIFT's default; the rest as ``LongTailLoss``. Balanced softmax at tau = 1."""
 
     name = "LA"
 
@@ -64,7 +64,7 @@ class LogitAdjustedCrossEntropy(LongTailLoss):
 
 
 class BalancedSoftmaxLoss(LongTailLoss):
-    """Mean CE(z + log p, y) (Ren et al. 2020)."""
+    """Mean CE(z + log p, y) (Ren et al. 2020); the rest as ``LongTailLoss``."""
 
     name = "BS"
 
@@ -73,7 +73,7 @@ class BalancedSoftmaxLoss(LongTailLoss):
 
 
 class FocalLoss(LongTailLoss):
-    """Mean (1 - q)^gamma (-log q), q = softmax(z)_y (Lin et al. 2017); of the counts only their number matters."""
+    """Mean (1 - q)^gamma (-log q), q = softmax(z)_y (Lin et al. 2017); of the counts only C matters, the rest as ``LongTailLoss``."""
 
     name = "Focal"
 
@@ -84,7 +84,7 @@ class FocalLoss(LongTailLoss):
 class LDAMLoss(LongTailLoss):
     """CE with the true logit lowered by scale * margin * (n_y / n_min)^(-1/4) (Cao et al. 2019).
 
-    ``scale`` is that of the classifier: 25 for the cosine one, 1 for a linear one.
+    ``scale`` is that of the classifier: 25 for the cosine one, 1 for a linear one. The rest as ``LongTailLoss``.
     """
 
     name = "LDAM"
@@ -94,7 +94,7 @@ class LDAMLoss(LongTailLoss):
 
 
 class ClassBalancedCrossEntropy(LongTailLoss):
-    """CE weighted by (1 - beta) / (1 - beta^n), normalised to mean 1 (Cui et al. 2019)."""
+    """CE weighted by (1 - beta) / (1 - beta^n), normalised to mean 1 (Cui et al. 2019); the rest as ``LongTailLoss``."""
 
     name = "CB"
 
@@ -103,7 +103,7 @@ class ClassBalancedCrossEntropy(LongTailLoss):
 
 
 class InverseFrequencyCrossEntropy(LongTailLoss):
-    """CE weighted by 1/p, normalised to mean 1: generalised re-weighting, GRW (Zhang et al. 2021)."""
+    """CE weighted by 1/p, normalised to mean 1: GRW (Zhang et al. 2021); the rest as ``LongTailLoss``."""
 
     name = "GRW"
 
@@ -112,7 +112,7 @@ class InverseFrequencyCrossEntropy(LongTailLoss):
 
 
 class LADELoss(LongTailLoss):
-    """CE(z + log p, y) plus a regularised Donsker-Varadhan term (Hong et al. 2021); see ``fastlift.losses.LADELoss``."""
+    """CE plus a Donsker-Varadhan term, formula as ``losses.LADELoss`` (Hong et al. 2021); the rest as ``LongTailLoss``."""
 
     name = "LADE"
 
@@ -121,7 +121,7 @@ class LADELoss(LongTailLoss):
 
 
 class FusedCosineLoss(nn.Module):
-    """Cosine classifier and loss in one: (features [B, D], labels [B]) -> scalar, without logits of the batch in memory.
+    """Cosine classifier and loss in one: (features [B, D], labels int64 [B]) -> scalar, without logits of the batch in memory.
 
     z = scale * <f/|f|, w/|w|>, then the loss: fused into one op where it is a softmax cross-entropy with prior or class
     weights (LA, BS, CB, GRW), two steps otherwise.
@@ -129,8 +129,9 @@ class FusedCosineLoss(nn.Module):
     Args:
         width: D.
         class_counts: training images of each class, C positive numbers.
-        loss: ``LA`` (default), ``BS``, ``CB``, ``GRW``, ``CE``, ``Focal``, ``LDAM`` or ``LADE``; options follow by name.
+        loss: a name of ``fastlift.losses.build``; its options follow by name.
         scale: of the logits.
+        seed: of the random unit rows that the classifier starts as.
         impl: implementation of the op: None (by device and dtype), ``"reference"``, ``"native"``, ``"triton"``.
 
     ``loss_and_predictions`` gives the argmax of the plain logits too, ``logits`` the plain logits for testing, and
@@ -158,7 +159,7 @@ class FusedCosineLoss(nn.Module):
         self.impl = impl
 
     def loss_and_predictions(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, predictions [B])."""
+        """``features`` [B, D], ``labels`` int64 [B] -> (loss, predictions int64 [B]); errors as ``LongTailLoss``."""
         width = self.classifier.weight.shape[1]
         _check_tensors(features, labels)
         if features.dim() != 2 or features.shape[1] != width:
@@ -171,7 +172,7 @@ class FusedCosineLoss(nn.Module):
         return self.loss_and_predictions(features, labels)[0]
 
     def logits(self, features: Tensor) -> Tensor:
-        """Plain logits [B, C] in fp32, for testing."""
+        """Plain logits [B, C] in fp32 of ``features`` [B, D], for testing."""
         return self.classifier(features)
 
 

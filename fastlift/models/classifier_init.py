@@ -38,7 +38,7 @@ def choose_shots(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray
 
 
 def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """w_c = mean of the features [N, D] whose label (int64 [N]) is c, L2-normed: [C, D].
+    """w_c = mean of the features [N, D] whose label (``labels``, int64 [N]) is c, L2-normed: fp32 [C, D] of C ``classes``.
 
     Raises:
         UserError: a class without an image.
@@ -49,7 +49,7 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Coefficients of a multinomial logistic regression, L2-normed: [C, D].
+    """Coefficients of a multinomial logistic regression, L2-normed: fp32 [C, D]; arguments as ``class_means``.
 
     L-BFGS, at most 100 iterations, L2 penalty of strength 1, classes weighted by n / (C n_c), features as they are.
 

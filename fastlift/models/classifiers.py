@@ -104,7 +104,11 @@ class WeightClassifier(Classifier):
 
 
 class CosineClassifier(WeightClassifier):
-    """z = scale * <f/|f|, w/|w|>, scale 25: the LIFT default."""
+    """z = scale * <f/|f|, w/|w|>, scale 25: the LIFT default.
+
+    Features f [B, D] in fp32, bf16 or fp16 -> logits z [B, C] in fp32. D is the ``width``, C the number of ``classes``; the
+    weight [C, D] starts as random unit rows from ``generator``, or from PyTorch's own where that is None.
+    """
 
     NAME = "cosine"
     normalize = "both"

@@ -53,6 +53,7 @@ def frozen_features(
 
     Args:
         model: with ``tuner="none"``, on its device.
+        index, loader, bad_images: which images, what decodes them, and what becomes of broken ones.
         batch_size: images at a time.
         on_progress: called with the number of images done.
         on_bad: called with each image that is replaced, from any thread.
@@ -87,14 +88,14 @@ def init_from_images(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """The classifier's weight [C, D] that ``init`` names, from the training split.
+    """The classifier's weight [C, D] (fp32) that ``init`` names, from the training split.
 
     Args:
         model: the frozen backbone (``tuner="none"``), on its device.
         index: the training split.
         init: ``class_mean``, ``class_mean_1`` (of 1, 10 or 100 images a class) or ``linear_probe``.
         seed: of the draw of those images.
-        options: ``batch_size``, ``on_progress`` and ``on_bad`` as ``frozen_features`` takes them.
+        loader, bad_images, options: as ``frozen_features`` takes them.
 
     Raises:
         UserError: an init that does not come from images, or a class without an image.
@@ -108,7 +109,7 @@ def init_from_images(
 
 
 def subset(index: ImageIndex, rows: np.ndarray) -> ImageIndex:
-    """Some rows of an index, for looking at them once: not a data set of its own."""
+    """Some ``rows`` (int64 [M]) of an index, for looking at them once: not a data set of its own."""
     return replace(
         index,
         paths=index.paths if index.arrays is not None else index.paths.take(rows),

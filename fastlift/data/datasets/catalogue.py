@@ -104,6 +104,9 @@ def load_data_set(
         rescan: look at all files again instead of trusting the cached sizes.
         progress: called with (what, done, total) during the header scan.
 
+    Returns:
+        ``train`` and ``test``, indices of paths (or arrays), labels and sizes; ``class_names``; ``group_counts``, int64 [C].
+
     Raises:
         UserError: an unknown name, missing files, or problems in lists and images: the first ten and the total.
     """

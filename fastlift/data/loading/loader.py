@@ -111,6 +111,7 @@ def build_loader(
     """A loader of ``crops`` of ``index``: its ``epoch(n)`` gives the batches of epoch n, ``(images, labels, indices)``.
 
     Args:
+        index, crops: a split of ``load_data_set``, and ``TrainViews`` or ``EvalViews``.
         batch_size: samples of a step. In training all ranks share them, in evaluation each has batches of its own.
         mean, std: of the normalisation (pixel / 255 - mean) / std, three numbers each.
         seed: of order and crops; the same on all ranks.
@@ -118,6 +119,7 @@ def build_loader(
         shuffle: True for training: a new order every epoch, the same steps on all ranks; of a short last batch a rank may
             get one sample less than others, or none. False for evaluation: the index's order, each sample once over all
             ranks, in the same batches for any number of them; ranks may differ by one batch.
+        rank, world_size: which process this is, and of how many.
         drop_last: leave out a last batch that is not full.
         executor: the backend; "auto" takes DALI on GPUs where it is installed and there is something to decode in every epoch.
         workers: threads that decode; default: the cores of this process, at most 16.

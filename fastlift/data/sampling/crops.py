@@ -46,7 +46,8 @@ class TrainCrops(Settings):
 
     ``random_resized_crop`` is LIFT's: area ``min_scale`` to 1, aspect 3/4 to 4/3, mirrored half of the time.
     ``minimalist`` is LIFT+'s: a square whose least area rises from ``min_scale`` to 1 over ``epochs`` by ``schedule``;
-    never mirrored unless ``flip`` is asked for.
+    never mirrored unless ``flip`` is asked for. ``kind`` is one of them; a crop is resized to ``size`` x ``size`` pixels, with
+    ``interpolation``. Errors as ``Settings``.
     """
 
     size: Size
@@ -67,7 +68,7 @@ class TrainCrops(Settings):
         return self.min_scale + (1.0 - self.min_scale) * schedule_value(self.schedule, epoch, self.epochs)
 
     def boxes(self, seed: int, epoch: int, samples: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> CropBoxes:
-        """Boxes of ``samples``, int64 [B], whose images have ``widths`` and ``heights``, int [B]; depends on nothing else."""
+        """Boxes of ``samples``, int64 [B], whose images have ``widths`` and ``heights``, int [B], by ``seed`` and ``epoch``."""
         if self.kind == "random_resized_crop":
             u = uniform(seed, epoch, _BOX, samples, 4 * ATTEMPTS)
             x, y, w, h = random_resized_crop(u, widths, heights, self.min_scale)
@@ -111,7 +112,8 @@ class EvalCrops(Settings):
 
     ``center``: short side to size * 8 // 7, the middle size x size. ``five``: short side to size + expand, corners and
     middle, in torchvision's order (top left, top right, bottom left, bottom right, centre). ``ten``: those and the five
-    of the mirrored image. ``random``: ``n_random`` random resized crops with flips, drawn from (seed, epoch, sample).
+    of the mirrored image. ``random``: ``n_random`` random resized crops with flips, of at least ``min_scale`` of the area, drawn
+    from (seed, epoch, sample). Each is ``size`` x ``size`` pixels, resized with ``interpolation``. Errors as ``Settings``.
     """
 
     size: Size
@@ -139,7 +141,7 @@ class EvalCrops(Settings):
     def boxes(
         self, seed: int, epoch: int, samples: np.ndarray, widths: np.ndarray, heights: np.ndarray
     ) -> CropBoxes | ResizedCrops:
-        """Boxes of ``samples``, int64 [B], as in ``TrainCrops``; only ``random`` looks at seed, epoch and samples."""
+        """Boxes as ``TrainCrops.boxes``; only ``random`` looks at seed, epoch and samples."""
         if self.crops == "random":
             return self._random(seed, epoch, samples, widths, heights)
         width, height = widths.astype(np.int64), heights.astype(np.int64)

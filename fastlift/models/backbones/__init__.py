@@ -15,7 +15,8 @@ from torch import nn
 from typing_extensions import Doc
 
 from fastlift.models.backbones import open_clip_models, timm_models
-from fastlift.models.backbones.backbone import Backbone, Name
+from fastlift.models.backbones.backbone import Backbone as Backbone
+from fastlift.models.backbones.backbone import Name
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings import MOST_PIXELS, Between, NamesFile, Settings
@@ -48,7 +49,12 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
     """Load a backbone, by the settings of ``BackboneSettings``; an open_clip model configuration may be a dict too.
 
     Args:
+        name: as the setting ``model``: ``shapes-clip``, an open_clip model or its configuration, or ``timm:NAME``.
         pretrained: without it open_clip's models are random (with a warning), and timm's have their own weights.
+        image_size: in pixels, where not the model's own; position embeddings are interpolated.
+
+    Returns:
+        the ViT or ResNet, its text tower or None, and its preprocessing, frozen, on the CPU in fp32.
 
     Raises:
         UserError: unknown names, weights that do not fit (the message names the tensors), models that are neither ViTs

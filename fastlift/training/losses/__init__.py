@@ -14,24 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fastlift.settings import Settings, one_of
 from fastlift.settings.validate import Rule
-from fastlift.training.losses.base import Counts, Loss, class_counts_tensor
-from fastlift.training.losses.focal import FocalLoss
-from fastlift.training.losses.lade import LADELoss
-from fastlift.training.losses.ldam import LDAMLoss
-from fastlift.training.losses.softmax import SoftmaxLoss, adjusted, class_balanced, weighted
-
-__all__ = [
-    "Counts",
-    "FocalLoss",
-    "LADELoss",
-    "LDAMLoss",
-    "Loss",
-    "LossName",
-    "LossSettings",
-    "SoftmaxLoss",
-    "build",
-    "class_counts_tensor",
-]
+from fastlift.training.losses.base import Counts as Counts
+from fastlift.training.losses.base import Loss as Loss
+from fastlift.training.losses.base import class_counts_tensor as class_counts_tensor
+from fastlift.training.losses.focal import FocalLoss as FocalLoss
+from fastlift.training.losses.lade import LADELoss as LADELoss
+from fastlift.training.losses.ldam import LDAMLoss as LDAMLoss
+from fastlift.training.losses.softmax import SoftmaxLoss as SoftmaxLoss
+from fastlift.training.losses.softmax import adjusted, class_balanced, weighted
 
 # How each loss is made of the class counts, float64 [C], and its own options, by keyword.
 _BUILDERS: dict[str, Callable[..., Loss]] = {
@@ -70,8 +60,9 @@ def _options(loss: str) -> list[str]:
 
 if TYPE_CHECKING:
     LossName = str
-else:  # the choices of the flag are the names above, which a type checker cannot read
+else:
     LossName = Literal[tuple(_BUILDERS)]
+    """The choices of the flag: the names above, which a type checker cannot read."""
 
 
 def _tau_is_of_logit_adjustment(loss: str, tau: float) -> str | None:
@@ -82,7 +73,7 @@ def _tau_is_of_logit_adjustment(loss: str, tau: float) -> str | None:
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """Which loss."""
+    """Which loss a training minimises; errors as ``Settings``."""
 
     loss: LossName = "LA"
     """LA: cross-entropy of logits + tau * log prior (logit adjustment)."""
@@ -94,7 +85,7 @@ class LossSettings(Settings):
         """The loss of a training set.
 
         Args:
-            class_counts: training images of each class, [C].
+            class_counts: training images of each class, [C], of any dtype.
             scale: of LDAM's margins: the model's setting of that name, whatever its classifier, as in the authors' programs.
         """
         known = self.values() | {"scale": scale}

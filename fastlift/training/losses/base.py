@@ -1,7 +1,4 @@
-"""What every loss is, and the class counts that losses are made of.
-
-Legend: B images, C classes; n_c training images of class c, p = n / sum n, z logits, y label.
-"""
+"""What every loss is, and the class counts n that losses are made of; p = n / sum n, z logits, y label."""
 
 from __future__ import annotations
 
@@ -17,10 +14,11 @@ from fastlift.training.distributed import World
 from fastlift_kernels import Impl
 
 Counts = Sequence[int] | np.ndarray | Tensor
+"""Training images of each class, [C]: positive numbers."""
 
 
 class Loss(nn.Module):
-    """(logits [B, C], labels int64 [B]) -> scalar: a mean over the images.
+    """(logits [B, C], labels int64 [B]) -> scalar of the logits' dtype: a mean over the images.
 
     A batch may be made in parts, in one process after another and in several at once: its loss is the sum of those of the
     parts, each times its ``share``.
@@ -29,23 +27,26 @@ class Loss(nn.Module):
     def on_features(
         self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
     ) -> tuple[Tensor, Tensor]:
-        """features [B, D] -> (loss, predictions [B]); predictions are the argmax of the plain logits."""
+        """``features`` [B, D], ``labels`` int64 [B] -> (loss, predictions int64 [B]), through ``classifier``.
+
+        Predictions are the argmax of the plain logits. ``impl`` is that of the fused op, where there is one.
+        """
         logits = classifier(features)
         return self(logits, labels), logits.detach().argmax(dim=1)
 
     def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
-        """What a part with ``labels`` [B] counts in the mean over its whole batch, whose labels are ``whole`` [W]."""
+        """What a part with ``labels`` int64 [B] counts in the mean over its batch, whose labels are ``whole`` [W]."""
         return len(labels) / len(whole)
 
     def join(self, world: World) -> None:
-        """Learn which processes make parts of each batch at the same time; means over images need not know."""
+        """Learn which processes (``world``) make parts of each batch at the same time; means over images need not know."""
 
     def without_images(self) -> None:
         """Take part where the other processes make a part of a batch and this one has none of it."""
 
 
 def class_counts_tensor(class_counts: Counts) -> Tensor:
-    """Class counts as a float64 tensor [C].
+    """``class_counts`` as a float64 tensor [C].
 
     Raises:
         UserError: what is not numbers, no class, more than one dimension, or a class without an image.

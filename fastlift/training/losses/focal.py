@@ -10,7 +10,7 @@ from fastlift.training.losses.base import Loss, not_negative
 
 
 class FocalLoss(Loss):
-    """Mean (1 - q)^gamma * (-log q) with q = softmax(z)_y."""
+    """Mean (1 - q)^gamma * (-log q) with q = softmax(z)_y; shapes as ``Loss``. Raises: UserError for a gamma below 0."""
 
     def __init__(self, gamma: float = 2.0) -> None:
         super().__init__()

@@ -16,9 +16,10 @@ class LADELoss(Loss):
     """CE(z + log p, y) plus a Donsker-Varadhan estimate that pulls each class's logits towards a balanced posterior.
 
     With s = z - log p + log(1/C), for each class c: e_c = mean_{y=c} z_c - d_c - lambda d_c^2, d_c = log mean_i exp(s_ic);
-    loss = CE - weight * sum_c p_c e_c.
+    loss = CE - weight * sum_c p_c e_c. Lambda is the ``regularisation``, n the ``class_counts`` [C]; shapes as ``Loss``.
 
     The means of e_c and d_c are over the images of all processes; for that each tells the others three numbers a class.
+    Raises: UserError for a weight or regularisation below 0.
     """
 
     prior: Tensor

@@ -10,7 +10,10 @@ from fastlift.training.losses.base import Loss, not_negative
 
 
 class LDAMLoss(Loss):
-    """CE with the true logit lowered by scale * margin * (n_y / n_min)^(-1/4)."""
+    """CE with the true logit lowered by scale * margin * (n_y / n_min)^(-1/4); shapes as ``Loss``.
+
+    ``class_counts`` are n, [C]. Raises: UserError for a margin or scale below 0.
+    """
 
     margins: Tensor
 
