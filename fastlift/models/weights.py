@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,12 @@ def read_state(weights: Path) -> dict[str, Tensor]:
         state = load_state_dict(str(weights), weights_only=True)
         return {name: tensor.float() for name, tensor in state.items() if isinstance(tensor, Tensor)}
     except Exception as error:  # torch and safetensors raise a dozen kinds; each means that this is no weights file
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run the code in the file
+            reason = "it is damaged, or holds other objects than tensors"
         raise UserError(
-            f"{weights} is not a weights file that can be read safely: expected safetensors, or a torch file of tensors "
-            f"alone (torch.load with weights_only); {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            f"{weights} is not a weights file that can be read safely: expected safetensors, or a PyTorch file of "
+            f"tensors alone ({reason})"
         ) from error
 
 

@@ -172,7 +172,7 @@ def test_predictions_go_on_after_broken_files(
         (["train", "--seed", "-1"], "seed: expected a whole number from 0"),
         (["train", "--epochs", str(10**30)], "epochs: expected a whole number from"),
         (["train", "--scale", "inf"], "scale: expected a finite number"),
-        (["train", "--expand", "-1"], "expand: expected 0 or more"),
+        (["train", "--expand", "-1"], "expand: expected a whole number from 0 to 4096"),
         (["train", "--image-size", "7"], "image_size: shapes-clip needs 8 pixels"),
         (["evaluate", "nowhere"], "not a run folder"),
         (["predict", "nowhere", "nothing.jpg"], "no such file"),

@@ -49,7 +49,8 @@ def test_expand_is_the_paper_s_or_less_in_proportion() -> None:
     [
         (EnsemblingSettings, {"tte": "fivecrops"}, "unknown value of tte 'fivecrops'; did you mean fivecrop"),
         (EnsemblingSettings, {"tte": "random", "tte_crops": 0}, "tte_crops: expected more than 0, got 0"),
-        (EnsemblingSettings, {"expand": -1}, r"expand: expected 0 or more pixels .*, got -1"),
+        (EnsemblingSettings, {"expand": -1}, "expand: expected a whole number from 0 to 4096, got -1"),
+        (EnsemblingSettings, {"expand": 1_000_000}, "expand: expected a whole number from 0 to 4096, got 1000000"),
         (EvalSettings, {"eval_batch": 0}, "eval_batch: expected more than 0, got 0"),
     ],
 )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fastlift.errors import UserError
 from fastlift.models import backbones
+from fastlift.models.backbones import open_clip_models
 
 Files = tuple[Path, Path]
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
@@ -82,8 +83,11 @@ def test_weights_that_are_not_finite_are_refused(tiny_clip: Files, tmp_path: Pat
 
 def test_pickled_objects_are_not_loaded(tiny_clip: Files, tmp_path: Path) -> None:
     torch.save({"state_dict": Path("code could hide here")}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match="read safely"):
-        backbones.load(tiny_clip[0], tmp_path / "bad.pt")
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    for name in ("bad.pt", "photo.jpg"):
+        with pytest.raises(UserError, match=r"read safely.*other objects than tensors") as told:
+            backbones.load(tiny_clip[0], tmp_path / name)
+        assert "weights_only" not in str(told.value)  # torch advises to switch it off
 
 
 def small_timm(monkeypatch: pytest.MonkeyPatch, **shape: Any) -> None:
@@ -212,6 +216,20 @@ def test_untrained_weights_are_the_same_ones_every_time(monkeypatch: pytest.Monk
 def test_timm_models_that_do_not_fit_are_refused_by_name(name: str, size: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         backbones.load(f"timm:{name}", "random", size)
+
+
+def test_names_that_are_offered_can_be_loaded() -> None:
+    """One of each kind of tower; what an unknown name is not answered with is refused."""
+    offered = set(open_clip_models.loadable())
+    for name in ("ViT-B-16", "RN50", "EVA01-g-14", "ViT-B-16-SigLIP", "ViT-gopt-16-SigLIP2-256", "shapes-clip"):
+        assert name in offered
+        assert backbones.outline(name) is not None
+    for name in ("coca_base", "convnext_base", "ViTamin-S", "MobileCLIP2-B", "EVA02-B-16", "PE-Core-T-16-384"):
+        assert name not in offered
+        with pytest.raises(UserError, match="not supported"):
+            backbones.outline(name)
+    with pytest.raises(UserError, match="known: shapes-clip, EVA01-g-14,"):
+        backbones.load("nope")
 
 
 @pytest.mark.parametrize(

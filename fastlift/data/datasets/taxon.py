@@ -46,6 +46,7 @@ class TaxonSettings(Settings):
 def rank_at(data: DataSet, taxon: str) -> Rank:
     """How a set's species are grouped at a higher rank; raises UserError where its files do not tell that rank."""
     if taxon not in data.ranks:
-        told = ", ".join(data.ranks) or "none: they come with the categories.json of iNaturalist 2018"
-        raise UserError(f"taxon {taxon}: {data.name} does not tell it (ranks above its classes: {told})")
+        known = f"only {', '.join(data.ranks)}" if data.ranks else "no ranks"
+        hint = "ranks come with the categories.json of iNaturalist 2018"
+        raise UserError(f"taxon {taxon}: {data.name} has {known} above its classes; {hint}")
     return data.ranks[taxon]

@@ -22,7 +22,7 @@ Interpolation = Literal["bilinear", "bicubic"]  # of resizing; always with antia
 Size = Annotated[int, Between(1, said="at least 1 pixel")]
 LeastArea = Annotated[float, Between(0, 1, "(]", "a share of the area in (0, 1]")]
 RANDOM_CROPS = Between(1)
-EXPAND = Between(0, said="0 or more pixels (the crop would leave the image)")
+EXPAND = Between(0, 4096)  # the whole image is resized before it is cropped: 4096 + 224 pixels a side are 56 MB
 # Streams of the generator: one purpose each, so that adding one never changes another.
 _BOX, _FLIP = 0, 1
 

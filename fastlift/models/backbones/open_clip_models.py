@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from copy import deepcopy
 from importlib.resources import files
@@ -24,6 +25,7 @@ from fastlift.system.files import read_json
 SHIPPED = "shapes-clip"
 NAMES = f"'{SHIPPED}' (shipped), an open_clip model name, the path of an open_clip JSON"
 _ASSETS = files("fastlift") / "assets"
+_TIMM_TOWERS = re.compile("(vit|eva)_(?!relpos|pe_).*patch")  # without hybrids and EVA-02
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -88,10 +90,21 @@ def _configuration(name: Name) -> tuple[dict[str, Any], str]:
         if not path.is_file():
             raise UserError(f"model configuration {path} does not exist")
         return _model_part(read_json(path), str(path)), path.stem
-    known = one_of("model", str(name), [SHIPPED, *open_clip.list_models()])
+    names = open_clip.list_models()
+    known = one_of("model", str(name), names if name in names else loadable())
     config = open_clip.get_model_config(known)
     assert config is not None
     return config, known
+
+
+def loadable() -> list[str]:
+    """Names of open_clip whose image tower is of a kind that ``conversion`` takes, as their configurations tell."""
+    import open_clip
+
+    configs = {name: open_clip.get_model_config(name) or {} for name in open_clip.list_models()}
+    towers = {name: config["vision_cfg"].get("timm_model_name") for name, config in configs.items()}
+    taken = (name for name, tower in towers.items() if tower is None or _TIMM_TOWERS.match(tower))
+    return [SHIPPED, *(name for name in taken if "multimodal_cfg" not in configs[name])]
 
 
 def _model_part(config: dict[str, Any], where: str) -> dict[str, Any]:

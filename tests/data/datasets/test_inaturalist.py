@@ -127,11 +127,11 @@ def test_an_imported_classifier_has_its_rows_in_the_order_of_the_categories(
 
 def test_sets_without_ranks_say_so(image_files: Any) -> None:
     image_files.fill()
-    with pytest.raises(UserError, match=r"taxon family: list does not tell it .*categories\.json"):
+    with pytest.raises(UserError, match=r"taxon family: list has no ranks above its classes; .*categories\.json"):
         image_files.load(taxon="family")
 
 
-def test_a_run_on_species_is_graded_at_higher_ranks(
+def test_a_run_on_species_is_evaluated_at_higher_ranks(
     small_set: Path, tiny_clip: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The probability of a group is the sum of its species'; a run may also learn the groups themselves."""
