@@ -41,8 +41,14 @@ def test_it_is_documented_and_typed(face: Any, name: str) -> None:
 
 def test_the_modules_names_are_seen() -> None:
     seen = {f"{face.__name__.rpartition('.')[2]}.{name}" for face, name in PUBLIC}
-    assert {"recipes.build", "losses.LDAMLoss", "losses.LossName", "losses.Counts"} <= seen
-    assert {"classifier_init.class_means", "lift_checkpoints.LiftState", "fastlift_kernels.Impl"} <= seen
+    losses = {"Counts", "FocalLoss", "LADELoss", "LDAMLoss", "Loss", "LossName", "LossSettings", "SoftmaxLoss"}
+    assert set(names(fastlift.losses)) == losses | {"build", "class_counts_tensor"}
+    assert {
+        "recipes.build",
+        "classifier_init.class_means",
+        "lift_checkpoints.LiftState",
+        "fastlift_kernels.Impl",
+    } <= seen
 
 
 class Planted:
@@ -145,6 +151,7 @@ def test_a_type_checker_knows_the_same_names() -> None:
 USER = """\
 import fastlift
 from fastlift import Config, recipes
+from fastlift.models.backbones import Backbone
 
 config: Config = recipes.lift("shapes_lt", epochs=1)
 run = fastlift.train(config, output="run")
@@ -157,6 +164,7 @@ MISTAKES = {
     "fastlift.trian(config)": 'Module has no attribute "trian"',
     "fastlift.train('config.json')": 'Argument 1 to "train" has incompatible type "str"',
     "fastlift.train(config, outptu='run')": 'Unexpected keyword argument "outptu" for "train"',
+    "from fastlift.models.backbones import ResNet": 'does not explicitly export attribute "ResNet"',
     "fastlift.CosineClassifier('wide', 10)": 'Argument 1 to "CosineClassifier" has incompatible type "str"',
 }
 

@@ -18,9 +18,10 @@ from fastlift.errors import UserError
 from fastlift.interop.lift_plus import PARTS, from_lift_plus
 from fastlift.interop.lift_plus import LiftState as LiftState
 from fastlift.models.lift import LiftModel
-from fastlift.models.tuners import RESNET_TUNERS, TUNERS
+from fastlift.models.tuners import TUNERS
 from fastlift.models.tuners.own_weights import block_weight
 from fastlift.models.tuners.prompts import PromptSettings
+from fastlift.models.tuners.resnet import RESNET_TUNERS
 
 # timm's names of the same parts, in timm's order.
 _TIMM_PARTS = {

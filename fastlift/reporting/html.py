@@ -15,7 +15,8 @@ from markupsafe import Markup
 from fastlift import __version__
 from fastlift.reporting import plots
 from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text
-from fastlift.reporting.record import Record, RunRecord, read_runs
+from fastlift.reporting.record import RunRecord, read_runs
+from fastlift.runs.stored import Record
 from fastlift.system.files import write_text
 from fastlift.system.printing import printable
 
