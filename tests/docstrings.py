@@ -60,7 +60,7 @@ def lacks(value: Any, called: str = "") -> list[str]:
         found = _lacks(called, inspect.getdoc(value) or "", _heads(value), _fields_without_text(value))
         methods = {name: v for name, v in vars(value).items() if not name.startswith("_") and name != "forward"}
         for name, method in methods.items():
-            method = getattr(method, "__func__", method)
+            method = getattr(method, "fget", getattr(method, "__func__", method))
             if inspect.isfunction(method) and not _is_told_above(value, name):
                 found += lacks(method, f"{called}.{name}")
         return found

@@ -83,6 +83,13 @@ class Planted:
     def text(self) -> int:
         return 1
 
+    class Valued:
+        """A class with a value."""
+
+        @property
+        def value(self) -> int:
+            return 1
+
     def referring(self, x: Tensor) -> Tensor:
         """Doubled; ``x`` as ``Planted``."""
         return 2 * x
@@ -124,6 +131,7 @@ class Planted:
         ("raised", ["raised: no Raises: (UserError)"]),
         ("raised_below", ["raised_below: no Raises: (UserError)"]),
         ("text", ["text: no docstring"]),
+        ("Valued", ["Valued.value: no docstring"]),
         ("referring", ["referring: no shape", "referring: no dtype"]),
         ("Made", ["Made: no Raises: (ValueError)"]),
         ("whole", []),

@@ -58,12 +58,15 @@ class SSFBranch(SSFSite):
         return self.ssf(normed), residual
 
 
+# A site's name in the authors' checkpoints -> ours, and what takes its place.
+Sites = Mapping[str, tuple[str, type[SSFSite]]]
+
+
 @dataclass(frozen=True)
 class SSFSettings(Tuner):
     """SSF at two sites of each chosen block."""
 
-    # A site's name in the authors' checkpoints -> ours, and what takes its place.
-    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]]
+    SITES: ClassVar[Sites]
 
     def attach_to_block(self, tower: Tower, block: Block, context: TunerContext) -> nn.Module:
         parts = nn.ModuleDict()
@@ -80,10 +83,7 @@ class SSFAttnSettings(SSFSettings):
 
     NAME = "ssf_attn"
     PREFIX = "ssf_attn_list"
-    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]] = {
-        "attn_in": ("qkv", SSFQKV),
-        "attn_out": ("out", SSFAfter),
-    }
+    SITES: ClassVar[Sites] = {"attn_in": ("qkv", SSFQKV), "attn_out": ("out", SSFAfter)}
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,7 @@ class SSFMLPSettings(SSFSettings):
 
     NAME = "ssf_mlp"
     PREFIX = "ssf_mlp_list"
-    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]] = {
-        "mlp_in": ("mlp_in", SSFAfter),
-        "mlp_out": ("mlp_out", SSFAfter),
-    }
+    SITES: ClassVar[Sites] = {"mlp_in": ("mlp_in", SSFAfter), "mlp_out": ("mlp_out", SSFAfter)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,4 @@ class SSFNormSettings(SSFSettings):
 
     NAME = "ssf_ln"
     PREFIX = "ssf_ln_list"
-    SITES: ClassVar[Mapping[str, tuple[str, type[SSFSite]]]] = {
-        "ln_1": ("norm_1", SSFAfter),
-        "ln_2": ("pre_mlp", SSFBranch),
-    }
+    SITES: ClassVar[Sites] = {"ln_1": ("norm_1", SSFAfter), "ln_2": ("pre_mlp", SSFBranch)}

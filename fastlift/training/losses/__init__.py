@@ -82,11 +82,9 @@ class LossSettings(Settings):
     RULES: ClassVar[tuple[Rule, ...]] = (_tau_is_of_logit_adjustment,)
 
     def build(self, class_counts: Counts, scale: float = 25.0) -> Loss:
-        """The loss of a training set.
+        """The loss of a training set with ``class_counts`` images of each class, [C], of any dtype.
 
-        Args:
-            class_counts: training images of each class, [C], of any dtype.
-            scale: of LDAM's margins: the model's setting of that name, whatever its classifier, as in the authors' programs.
+        ``scale``, of LDAM's margins, is the model's setting of that name, whatever its classifier, as in the authors' programs.
         """
         known = self.values() | {"scale": scale}
         return build(self.loss, class_counts, **{name: known[name] for name in _options(self.loss) if name in known})
