@@ -61,7 +61,7 @@ def parts(s: Shape, batch: int) -> list[Part]:
 
 
 def step_flop(s: Shape) -> float:
-    """FLOP of products that a step without recomputing takes, an image."""
+    """FLOP of products that a step without activation checkpointing takes, an image."""
     return sum(part.flop for part in parts(s, 1))
 
 

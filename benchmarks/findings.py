@@ -1,6 +1,6 @@
 """The paper's findings on the embedded data set: ``make results``, or ``python -m benchmarks.findings --help``.
 
-Every row is trained with each seed by the public recipes, graded on the same balanced test split, and reported as it came
+Every row is trained with each seed by the public recipes, evaluated on the same balanced test split, and reported as it came
 out: mean and spread of the accuracy by many, medium and few. Runs that are there already are not repeated. The table goes
 to stdout, to ``benchmarks/results/findings.json`` and into ``docs/results.md``, between its two markers.
 """
@@ -29,7 +29,7 @@ COLUMNS = ("accuracy", "many", "medium", "few")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a recipe with changes, and how it is graded."""
+    """One line of the table: a recipe with changes, and how it is evaluated."""
 
     title: str
     key: str

@@ -80,7 +80,7 @@ BY_HAND: tuple[tuple[str, float, str], ...] = (
 
 
 def predicted_ms(card: Card, shape: Shape, batch: int) -> float:
-    """A step of eager code in bf16 without recomputing."""
+    """A step of eager code in bf16 without activation checkpointing."""
     return sum(card.ms(part, batch) for part in parts(shape, batch))
 
 

@@ -108,7 +108,7 @@ def coop(dataset: str = "shapes_lt", **settings: Any) -> Config:
 
     ``fastlift train --recipe coop --dataset cifar100_ir100``
 
-    LIFT+'s settings for it: four words from random starts, class name at the end, 50 epochs, batches of 32, SGD at
+    LIFT+'s settings for it: four words from random values, class name at the end, 50 epochs, batches of 32, SGD at
     0.002, random resized crops and flips, bicubic resizing, logit-adjusted loss. Expected: LIFT+'s accuracies are not among this project's
     sources. Measured here: not at this length.
 

@@ -180,6 +180,23 @@ def resolve(name: str) -> object:
     return found
 
 
+# Older words, for which CONTRIBUTING.md has others, and where they remain: formats, captions, the walks through the old code.
+OLD_WORDS = re.compile(
+    r"picture|stand-?in\b|standins|\btall(y|ies)\b|\bgrad(e|ed|es|ing)\b|(train|eval|render)\w*[_ ]views?\b", re.I
+)
+REMAIN = re.compile(
+    r'"pictures"|a picture of a|in the picture\.|load_picture|StandIns|render_views|eval_views|(Train|Eval)Views'
+)
+
+
+def test_old_words_stay_away() -> None:
+    for name in tracked():
+        if name.endswith((".py", ".md", ".cpp", ".h")) and name not in ("CHANGELOG.md", "tests/test_docs.py"):
+            for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), start=1):
+                found = OLD_WORDS.search(REMAIN.sub("", f"{name} {line}"))
+                assert not found, f"{name}:{number}: {found[0]!r} has another word in CONTRIBUTING.md"
+
+
 def test_the_snippets_of_drop_in_run(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, as in one script, around a small timm ViT."""
     from timm.models.vision_transformer import VisionTransformer

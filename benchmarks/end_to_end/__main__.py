@@ -26,7 +26,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "end_to_end.json"
 
 
 def measure_train(options: argparse.Namespace) -> dict[str, Any]:
-    """The training step for each way of recomputing."""
+    """The training step for each kind of activation checkpointing."""
     found = {}
     for recompute in ("none", "mlp", "block"):
         steps = 20 if recompute == "none" and not options.quick else 2

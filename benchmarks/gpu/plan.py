@@ -31,7 +31,13 @@ class Part:
 PARTS = (
     Part("correctness", 180, 80, "correctness", "pytest -m gpu: every test that runs on a GPU, one row a test"),
     Part("ops", 120, 40, "ops", "each op against eager PyTorch and torch.compile, forward and both ways"),
-    Part("step", 330, 70, "step", "the training step: batches, compiled or not, fp8, recomputing, ranks, host syncs"),
+    Part(
+        "step",
+        330,
+        70,
+        "step",
+        "the training step: batches, compiled or not, fp8, activation checkpointing, ranks, host syncs",
+    ),
     Part("attention", 40, 12, "ops", "the backends of scaled_dot_product_attention, forward and backward"),
     Part("evaluation", 60, 18, "evaluation", "images/s with one crop and with five, beside those of training"),
     Part(

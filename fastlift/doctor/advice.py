@@ -33,7 +33,7 @@ def advise(facts: Mapping[str, Any]) -> list[Advice]:
     Args:
         facts: the sections that `fastlift.doctor.report` finds.
     """
-    rules = (_packages, _gpu, _kernels, _executor, _resources, _broken)
+    rules = (_packages, _gpu, _kernels, _backend, _resources, _broken)
     findings = [entry for rule in rules for entry in rule(facts)]
     return sorted(findings, key=lambda entry: SEVERITIES.index(entry.severity))
 
@@ -111,7 +111,7 @@ def _kernels(facts: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice("slow", what, cost, f"install a compiler with OpenMP (apt-get install g++), then {REINSTALL}")
 
 
-def _executor(facts: Mapping[str, Any]) -> Iterator[Advice]:
+def _backend(facts: Mapping[str, Any]) -> Iterator[Advice]:
     if facts["system"]["machine"] != "x86_64" or _version(facts, DALI) or not facts["cuda"]["available"]:
         return  # it is used for GPUs alone
     if not any(package["name"] == DALI for package in facts["packages"]):

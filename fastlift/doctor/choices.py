@@ -46,7 +46,7 @@ def _amp() -> tuple[str, str]:
     return dtype_name(chosen.dtype), f"{for_model}{chosen.why}"
 
 
-def _executor() -> tuple[str, str]:
+def _backend() -> tuple[str, str]:
     """For a set of ordinary photographs that does not fit in memory: what comes as arrays or is small needs no decoder."""
     import numpy as np
 
@@ -57,8 +57,8 @@ def _executor() -> tuple[str, str]:
     index = ImageIndex(
         "photographs", Path(), PathTable.from_strings(["x.jpg"]), np.zeros(1, np.int64), side, side, ("x",), ""
     )
-    executor, why = LoaderSettings().backend_for(index, resolve_device("auto"))
-    return executor, f"for JPEG files that do not fit in memory: {why}"
+    backend, why = LoaderSettings().backend_for(index, resolve_device("auto"))
+    return backend, f"for JPEG files that do not fit in memory: {why}"
 
 
 def _kernel() -> tuple[str, str]:
@@ -107,7 +107,7 @@ CHOICES: dict[str, Callable[[], tuple[str, str]]] = {
     "amp": _amp,
     "threads": _threads,
     "wait": _wait,
-    "executor": _executor,
+    "executor": _backend,
     "workers": _workers,
     "compile": _compile,
     "kernels": _kernel,

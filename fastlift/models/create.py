@@ -78,11 +78,11 @@ def create_model(
             JSON), or ``timm:NAME``; or all settings of a model at once (a ``ModelSettings``, such as a config's
             ``model``), whose names and types a type checker knows.
         class_names: names of the C classes, in the order of the labels.
-        init: start of the classifier's weight: ``text`` (text features of the class names, mapped back to the ViT's
+        init: the classifier's initial weight: ``text`` (text features of the class names, mapped back to the ViT's
             width by the projection's transpose, L2-normed), ``random``, or a weight [C, D], as ``fastlift.starts`` makes
             it from training images. The classifiers ``text`` and ``zero_shot`` have no weight to initialise.
         interpolation: how images are resized: ``bilinear`` (LIFT), or ``bicubic`` (LIFT+, CLIP's own evaluation).
-        seed: of the tuner's and the classifier's random starts.
+        seed: of the tuner's and the classifier's random initial values.
         progress: called with (done, total) while prompts are encoded.
         settings: any of ``ModelSettings``, with its names, defaults and meanings: the flags of ``fastlift train --help``
             from ``pretrained``, ``image_size``, ``tuner``, ``rank`` and ``layers`` to ``classifier``, ``prompt`` and

@@ -318,7 +318,9 @@ class ActivationCheckpointingSettings(Settings):
         if isinstance(vit, VisionTransformer):
             vit.activation_checkpointing = self.recompute
         elif self.recompute != "none":
-            raise UserError("recompute: only vision transformers have blocks to recompute; use a smaller --micro-batch")
+            raise UserError(
+                "recompute: only vision transformers have blocks to checkpoint; use a smaller --micro-batch"
+            )
 
 
 def run_block(block: Block, x: Tensor, queries: int | None, kind: Checkpointing) -> Tensor:

@@ -54,7 +54,7 @@ class SeedSettings(Settings):
     """What is random."""
 
     seed: Annotated[int, SEED] = 0
-    """Fixes random starts, the order of samples, crops and flips; from 0 to 2^63 - 1."""
+    """Fixes random initial values, the order of samples, crops and flips; from 0 to 2^63 - 1."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What training computes: the loss, one optimiser step, the start of the classifier, and what several processes add up.
+"""What training computes: the loss, one optimiser step, the classifier init, and what several processes add up.
 
 ``settings`` holds what the command line asks for, ``losses`` the losses, ``step`` the step with the ``finite`` watch over it,
 ``classifier_init`` the weights that a classifier may start from, ``distributed`` the collectives. The loop around the step is

@@ -59,7 +59,7 @@ class EpochSettings(Settings):
     """How long the training is."""
 
     epochs: Annotated[int, Between(0)] = 10
-    """Passes over the training set; 0 evaluates the model as it starts."""
+    """Passes over the training set; 0 evaluates the model without training."""
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,8 @@ def test_training_evaluating_predicting_reporting(
     assert "--overwrite" in capsys.readouterr().err
 
     assert call(["evaluate", str(run), "--tte", "fivecrop", "--json", "--checkpoint", "epoch-001"]) == 0
-    graded = json.loads(capsys.readouterr().out)
-    assert list(graded) == ["fivecrop@epoch-001"]
+    evaluated = json.loads(capsys.readouterr().out)
+    assert list(evaluated) == ["fivecrop@epoch-001"]
     stored = json.loads((run / "results.json").read_text())["evaluations"]
     assert stored.keys() == {"center", "fivecrop@epoch-001"}
 

@@ -1,4 +1,4 @@
-"""The estimate counts what is kept, and recomputing keeps less."""
+"""The estimate counts what is kept, and activation checkpointing keeps less."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_a_block_keeps_ten_token_matrices(tiny_clip: Files, device: torch.device
     assert kept(model) == pytest.approx(first + middle + last, rel=0.1)
 
 
-def test_recomputing_keeps_less(tiny_clip: Files, device: torch.device) -> None:
+def test_checkpointing_keeps_less(tiny_clip: Files, device: torch.device) -> None:
     model, bytes_kept = build(tiny_clip).to(device), {}
     for recompute in ("none", "mlp", "block"):
         model.vit.activation_checkpointing = recompute

@@ -40,7 +40,7 @@ def config(run: Path, **changes: object) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("settings", "name", "views"),
+    ("settings", "name", "crops"),
     [
         ({"tte": "none"}, "center", 1),
         ({"tte": "fivecrop"}, "fivecrop", 5),
@@ -51,7 +51,7 @@ def config(run: Path, **changes: object) -> Config:
     ],
 )
 def test_crops_share_the_memory_of_a_batch(
-    run: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], name: str, views: int
+    run: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], name: str, crops: int
 ) -> None:
     """The model never sees more images at a time than --eval-batch says (one image's crops, if those are more)."""
     seen: list[torch.Size] = []
@@ -62,8 +62,8 @@ def test_crops_share_the_memory_of_a_batch(
     rows = evaluate_run(run, settings=settings)
     assert list(rows) == [name]
     assert sum(shape[0] for shape in seen) == 24
-    assert max(shape[:-3].numel() for shape in seen) <= max(10, views)
-    assert {1 if len(shape) == 4 else shape[1] for shape in seen} == {views}
+    assert max(shape[:-3].numel() for shape in seen) <= max(10, crops)
+    assert {1 if len(shape) == 4 else shape[1] for shape in seen} == {crops}
     assert json.loads((run / "results.json").read_text())["evaluations"][name] == rows[name]
     assert name in (run / "report.html").read_text(encoding="utf-8")
 
@@ -93,9 +93,9 @@ def test_figures_are_those_of_plain_logits(run: Path, device: torch.device, ense
     model.set_compute_dtype(DTYPES[amp])
     found = evaluation.evaluate(model.to(device), data.test, data.group_counts.tolist(), passes).metrics
     plain, logits, labels = fastlift.load_run(run), [], []
-    views = passes.build(plain.preprocessing)
+    crops = passes.build(plain.preprocessing)
     size = plain.preprocessing
-    loader = build_loader(data.test, views, batch_size=5, shuffle=False, mean=size.mean, std=size.std)
+    loader = build_loader(data.test, crops, batch_size=5, shuffle=False, mean=size.mean, std=size.std)
     with torch.no_grad():
         for images, theirs, _ in loader.epoch(0):
             logits.append(evaluation.mean_logits(plain, images).double().numpy())
@@ -111,7 +111,7 @@ def test_figures_are_those_of_plain_logits(run: Path, device: torch.device, ense
 def test_mean_logits_are_those_of_the_crops(run: Path, device: torch.device) -> None:
     model, images = fastlift.load_run(run).to(device), torch.randn(3, 5, 3, 32, 32).to(device)
     with torch.no_grad():
-        expected = sum(model(images[:, view]) for view in range(5)) / 5
+        expected = sum(model(images[:, crop]) for crop in range(5)) / 5
         torch.testing.assert_close(evaluation.mean_logits(model, images), expected, rtol=1e-5, atol=1e-5)
 
 

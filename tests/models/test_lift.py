@@ -81,7 +81,7 @@ def test_parameter_counts_of_the_paper() -> None:
     assert sum(parameter.numel() for parameter in model.head_parameters.values()) == 768_000
 
 
-def test_seeds_fix_random_starts(tiny_clip: Files) -> None:
+def test_seeds_fix_random_values(tiny_clip: Files) -> None:
     one, same, other = (build(tiny_clip, init="random", seed=seed).trained() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])

@@ -197,7 +197,7 @@ def test_last_block_for_the_class_token_alone_is_exact() -> None:
 
 
 @pytest.mark.parametrize("recompute", ["mlp", "block"])
-def test_recomputing_changes_neither_features_nor_gradients(device: torch.device, recompute: Any) -> None:
+def test_checkpointing_changes_neither_features_nor_gradients(device: torch.device, recompute: Any) -> None:
     vit, _ = from_open_clip(clip().visual)
     tuners = TunerSettings(layers=2)
     trained = tuners.attach(vit, tuners.context(vit, classes=10))

@@ -311,7 +311,7 @@ def test_an_import_takes_what_the_checkpoint_cannot_tell(
 def test_a_run_folder_of_a_checkpoint(
     tiny_clip: Files, tiny_data: Path, tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the command: imported and graded; then evaluated, used for prediction and reported like any run."""
+    """By the command: imported and evaluated; then evaluated, used for prediction and reported like any run."""
     model = build(tiny_clip, rank=4, layers=2, init="random", seed=11)
     checkpoint: dict[str, Any] = {"tuner": lift_plus("adaptformer")}
     if program == "lift":

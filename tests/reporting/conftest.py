@@ -1,4 +1,4 @@
-"""Run folders as the trainer writes them, with figures from real tallies of drawn logits."""
+"""Run folders as the trainer writes them, with figures that a real accumulator makes of drawn logits."""
 
 import json
 from collections.abc import Callable

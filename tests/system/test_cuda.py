@@ -291,7 +291,7 @@ def test_without_triton_plain_pytorch_does_the_work(monkeypatch: pytest.MonkeyPa
 
 
 def test_it_is_asked_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By training, grading and zero-shot; nothing is written then."""
+    """By training, evaluation and zero-shot; nothing is written then."""
 
     def refuse(device: torch.device) -> None:
         raise UserError("no compiler")

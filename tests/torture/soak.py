@@ -1,4 +1,4 @@
-"""A soak: ``python -m tests.torture.soak --seconds 3600`` trains, grades and predicts again and again in one process.
+"""A soak: ``python -m tests.torture.soak --seconds 3600`` trains, evaluates and predicts again and again in one process.
 
 Memory, threads and open files must be flat once everything has been used: their medians over the last third of the cycles
 are compared with those over the third before it.
@@ -38,8 +38,8 @@ def sample() -> Sample:
     return Sample(int(fields["VmRSS"].split()[0]) / 1024, int(fields["Threads"]), len(os.listdir("/proc/self/fd")))
 
 
-def cycle(base: Path, executor: str, number: int) -> None:
-    """Train, interrupt nothing, grade with five crops, predict, write the page."""
+def cycle(base: Path, backend: str, number: int) -> None:
+    """Train, interrupt nothing, evaluate with five crops, predict, write the page."""
     from fixtures import tiny_recipe
 
     import fastlift
@@ -49,7 +49,7 @@ def cycle(base: Path, executor: str, number: int) -> None:
 
     clip = (base / "tiny_clip.json", base / "tiny_clip.safetensors")
     settings = tiny_recipe(
-        clip, base, epochs=2, batch_size=8, checkpoint_steps=3, amp="fp32", executor=executor, seed=number
+        clip, base, epochs=2, batch_size=8, checkpoint_steps=3, amp="fp32", executor=backend, seed=number
     )
     run = fastlift.train(settings, output=base / "run", overwrite=True)
     evaluate_run(run.folder, settings={"tte": "fivecrop"})
@@ -70,14 +70,14 @@ def main() -> int:
     from fastlift.data.loading.loader import without_dali
     from fastlift.system.device import resolve_device
 
-    executors = ["torchvision"] if without_dali(resolve_device("auto")) else ["torchvision", "dali"]
+    backends = ["torchvision"] if without_dali(resolve_device("auto")) else ["torchvision", "dali"]
     base = Path(tempfile.mkdtemp(prefix="fastlift-soak-"))
     write_tiny_clip(base), write_tiny_data(base)
     samples: list[Sample] = []
     began = time.monotonic()
     try:
         while time.monotonic() - began < options.seconds:
-            cycle(base, executors[len(samples) % len(executors)], len(samples))
+            cycle(base, backends[len(samples) % len(backends)], len(samples))
             samples.append(sample())
             if len(samples) % 20 == 1:
                 now = samples[-1]

@@ -88,7 +88,7 @@ def test_images_are_seen_whole(settings: Config, tiny_data: Path, interpolation:
     model = models.build_model(settings, data.class_names, tuner="none")
     features, labels = classifier_init.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
-    view = v2.Compose(
+    transform = v2.Compose(
         [
             v2.Resize(32, interpolation=v2.InterpolationMode(interpolation)),
             v2.CenterCrop(32),
@@ -97,7 +97,7 @@ def test_images_are_seen_whole(settings: Config, tiny_data: Path, interpolation:
             v2.Normalize(model.preprocessing.mean, model.preprocessing.std),
         ]
     )
-    images = torch.stack([view(Image.open(data.train.file(i)).convert("RGB")) for i in range(8)])
+    images = torch.stack([transform(Image.open(data.train.file(i)).convert("RGB")) for i in range(8)])
     with torch.no_grad():
         assert F.cosine_similarity(model.features(images), features[:8]).min() > 0.995
 

@@ -80,21 +80,21 @@ def test_a_step_of_every_tuner(tiny_clip: Files, device: torch.device, tuner: st
 
 
 @pytest.mark.parametrize("recompute", ["mlp", "block"])
-def test_a_step_that_recomputes(tiny_clip: Files, device: torch.device, recompute: Any) -> None:
+def test_a_step_with_activation_checkpointing(tiny_clip: Files, device: torch.device, recompute: Any) -> None:
     some = tiny_learner(tiny_clip, device)
     some.model.vit.activation_checkpointing = recompute
     step(some, device)
 
 
-@pytest.mark.parametrize("views", [1, 5])
+@pytest.mark.parametrize("crops", [1, 5])
 @pytest.mark.parametrize("classifier", [*CLASSIFIERS, "zero_shot"])
-def test_a_batch_of_evaluation(tiny_clip: Files, device: torch.device, classifier: Any, views: int) -> None:
+def test_a_batch_of_evaluation(tiny_clip: Files, device: torch.device, classifier: Any, crops: int) -> None:
     """Of classes, and of groups of classes."""
     tuner = {"tuner": "none"} if classifier == "zero_shot" else {}
     model = fastlift.create_model(
         tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, classifier=classifier, **tuner
     ).to(device)
-    images = torch.randn(4, *([] if views == 1 else [views]), 3, 32, 32).to(device)
+    images = torch.randn(4, *([] if crops == 1 else [crops]), 3, 32, 32).to(device)
     labels = torch.arange(4, device=device)
     groups = Groups(np.array([0, 0, 1, 1, 2, 2]), 3, device)
     accumulators = ClassificationAccumulator(len(CLASS_NAMES), device), ClassificationAccumulator(3, device)

@@ -1,7 +1,7 @@
 """Width and height of an encoded image from its first bytes, and whether the file looks whole.
 
 Reads a few KiB a file. What is accepted: JPEG, PNG, WebP, BMP, TIFF, whatever the file is called. Everything else
-(text, HTML, GIF, AVIF, ...) is refused by name, since not every executor can decode it.
+(text, HTML, GIF, AVIF, ...) is refused by name, since not every backend can decode it.
 """
 
 import errno

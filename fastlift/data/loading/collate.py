@@ -46,7 +46,7 @@ class Normalise:
         np.multiply(pixels, self._scale, out=out)
         out += self._shift
 
-    def finish(self, batch: torch.Tensor) -> torch.Tensor:
+    def to_device(self, batch: torch.Tensor) -> torch.Tensor:
         """What the workers made, float32 or uint8, to the compute dtype on the device."""
         if self.in_workers:
             return batch.to(self.dtype)
@@ -56,10 +56,10 @@ class Normalise:
     def all_of(self, pixels: np.ndarray) -> torch.Tensor:
         """uint8 [..., 3, S, S] that no worker has seen, to the compute dtype on the device."""
         if not self.in_workers:
-            return self.finish(torch.from_numpy(pixels))
+            return self.to_device(torch.from_numpy(pixels))
         images = torch.empty(pixels.shape)
         self.in_worker(pixels, images.numpy())
-        return self.finish(images)
+        return self.to_device(images)
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

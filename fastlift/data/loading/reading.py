@@ -65,7 +65,7 @@ def open_file(index: ImageIndex, i: int) -> Iterator[ImageFile]:
 
     Raises:
         DecodeError: it cannot be opened or read, with the reason.
-        OSError: a shortage, of open files say: the image is as good as before, and nothing may stand in for it.
+        OSError: a shortage, of open files say: the image is as good as before, and nothing may replace it.
     """
     member = None if index.spans is None else tuple(index.spans[i].tolist())
     try:

@@ -58,9 +58,9 @@ class TorchLoader:
             for number in range(start_step, self.steps_per_epoch):
                 pending.append(self._begin(self._stream.step(order, epoch, number, self._replacements), epoch))
                 if len(pending) == _PREFETCH:
-                    yield self._finish(pending.popleft())
+                    yield self._collate(pending.popleft())
             while pending:
-                yield self._finish(pending.popleft())
+                yield self._collate(pending.popleft())
         finally:
             for batch in pending:
                 for task in batch.tasks:
@@ -82,11 +82,11 @@ class TorchLoader:
         tasks = [self._pool.submit(self._fill, step, epoch, rows, images.numpy()) for rows in parts]
         return _Pending(step, images, tasks)
 
-    def _finish(self, pending: _Pending) -> Batch:
+    def _collate(self, pending: _Pending) -> Batch:
         for task in pending.tasks:
             task.result()
         images = pending.images if self._stream.crops.stacked else pending.images.squeeze(1)
-        return labelled(self._stream, pending.step, self._normalise.finish(images))
+        return labelled(self._stream, pending.step, self._normalise.to_device(images))
 
     def _fill(self, step: Step, epoch: int, rows: range, out: np.ndarray) -> None:
         """Make some rows of a batch."""

@@ -165,7 +165,7 @@ class TextSideSettings(Settings):
     coop_init: Annotated[
         Literal["random", "prompt"], Acts("CoOp's (text tuner coop)", lambda text_tuner: "coop" in text_tuner)
     ] = "random"
-    """Start of the learned words: random, or the words of --prompt."""
+    """Initial values of the learned words: random, or the words of --prompt."""
     clip_adapter_rank: Annotated[
         int,
         SIZE,
@@ -187,7 +187,7 @@ class TextSideSettings(Settings):
 
         Args:
             image_side: its masks and whose sizes hold for the text tower too.
-            generator: source of the random starts.
+            generator: source of the random initial values.
 
         Returns:
             the classifier, and what trains inside its text tower, under names that begin with ``text.``.

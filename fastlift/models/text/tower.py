@@ -24,7 +24,7 @@ from fastlift.models.vit import PromptSite, Tower
 
 # Prompts at a time; larger sets are computed again in backward, part by part, so that memory stays bounded.
 CHUNK = 1024
-PROMPT_STD = 0.02  # of random starts in the token space (CoOp)
+PROMPT_STD = 0.02  # of random initial values in the token space (CoOp)
 CoopPosition = Literal["front", "middle", "end"]
 
 
@@ -119,14 +119,14 @@ class TextTransformer(Tower):
         if context is not None:
             _check_room(prompts, tokens, ends)
             self.register_buffer("places", _places(ends, context))  # [C, M]
-            self.context = nn.Parameter(self._start(context, generator))
+            self.context = nn.Parameter(self._initial(context, generator))
 
     words: Tensor
     index: Tensor
     ends: Tensor
     places: Tensor
 
-    def _start(self, context: Context, generator: torch.Generator | None) -> Tensor:
+    def _initial(self, context: Context, generator: torch.Generator | None) -> Tensor:
         """The learned words [M, W] at their start: CoOp's N(0, 0.02), or the words that they replace."""
         if not context.is_worded:
             return torch.empty(context.left + context.right, self.width).normal_(0.0, PROMPT_STD, generator=generator)

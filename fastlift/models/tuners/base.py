@@ -25,7 +25,7 @@ class TunerContext:
     layers: tuple[int, ...]  # indices of the blocks that get a tuner
     counted: int  # L of the papers' rules: all blocks (LIFT), or those that get a tuner (LIFT+)
     sizes: Sizes  # whose rules give the sizes that are not given
-    generator: torch.Generator | None = None  # of the random starts; None draws from PyTorch's global one
+    generator: torch.Generator | None = None  # of random initial values; None draws from PyTorch's global one
 
 
 @dataclass(frozen=True)

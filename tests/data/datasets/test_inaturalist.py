@@ -167,10 +167,10 @@ def test_a_run_on_species_is_evaluated_at_higher_ranks(
 
 
 def logits_of_the_test_split(model: Any, data: Any) -> torch.Tensor:
-    """Logits of the test split in its order, by the views of evaluation."""
-    views, norm = EnsemblingSettings().build(model.preprocessing), model.preprocessing
+    """Logits of the test split in its order, by the crops of evaluation."""
+    crops, norm = EnsemblingSettings().build(model.preprocessing), model.preprocessing
     loader = build_loader(
-        data.test, views, batch_size=8, shuffle=False, mean=norm.mean, std=norm.std, executor="torchvision"
+        data.test, crops, batch_size=8, shuffle=False, mean=norm.mean, std=norm.std, executor="torchvision"
     )
     with torch.no_grad():
         logits = torch.cat([model(images) for images, _, _ in loader.epoch(0)])

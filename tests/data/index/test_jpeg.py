@@ -1,4 +1,4 @@
-"""The walk over a JPEG's markers finds what a decoder of windows may not come to, and what strangers may not be given."""
+"""The walk over a JPEG's markers finds what a decoder that reads only a crop box may not reach, and what strangers may not be given."""
 
 from collections.abc import Callable
 from pathlib import Path

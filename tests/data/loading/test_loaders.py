@@ -24,7 +24,7 @@ from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 from fastlift.errors import UserError
 
-ALL_VIEWS = [
+ALL_CROPS = [
     TrainCrops(32),
     TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
     EvalCrops(32),
@@ -35,8 +35,8 @@ ALL_VIEWS = [
 ]
 
 
-by_views = pytest.mark.parametrize(
-    "views", ALL_VIEWS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
+by_crops = pytest.mark.parametrize(
+    "crops", ALL_CROPS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
 )
 
 BACKENDS_AND_CACHES = [("torchvision", 0), ("torchvision", 2**29), pytest.param("dali", 0, marks=NEEDS_DALI)]
@@ -55,39 +55,39 @@ def all_same(a: Iterator[Batch], b: Iterator[Batch]) -> bool:
     return all(same(left, right) for left, right in zip(a, b, strict=True))
 
 
-def pillow_view(
-    image: Image.Image, plan: CropBoxes | ResizedCrops, row: int, view: int, size: int, interpolation: str = "bilinear"
+def pillow_crop(
+    image: Image.Image, plan: CropBoxes | ResizedCrops, row: int, crop: int, size: int, interpolation: str = "bilinear"
 ) -> np.ndarray:
-    """A view made by Pillow, step by step: the definition that both backends approximate."""
+    """A crop made by Pillow, step by step: the definition that both backends approximate."""
     kind = Image.Resampling[interpolation.upper()]
     if isinstance(plan, CropBoxes):
-        x, y, w, h = (int(c[row, view]) for c in (plan.x, plan.y, plan.w, plan.h))
+        x, y, w, h = (int(c[row, crop]) for c in (plan.x, plan.y, plan.w, plan.h))
         made = image.crop((x, y, x + w, y + h)).resize((size, size), kind)
     else:
         resized = image.resize((int(plan.width[row]), int(plan.height[row])), kind)
-        x, y = int(plan.x[row, view]), int(plan.y[row, view])
+        x, y = int(plan.x[row, crop]), int(plan.y[row, crop])
         made = resized.crop((x, y, x + size, y + size))
     pixels = np.asarray(made, dtype=np.float32)
-    return pixels[:, ::-1] if plan.flip[row, view] else pixels
+    return pixels[:, ::-1] if plan.flip[row, crop] else pixels
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@by_views
-def test_views_are_pillows(backend: str, views: TrainCrops | EvalCrops, image_files: Any) -> None:
+@by_crops
+def test_crops_are_pillows(backend: str, crops: TrainCrops | EvalCrops, image_files: Any) -> None:
     index = image_files.fill(each=4).load().train
-    for images, labels, indices in make_loader(index, views, backend).epoch(2):
+    for images, labels, indices in make_loader(index, crops, backend).epoch(2):
         assert images.dtype == torch.float32
         assert images.is_contiguous()
-        assert images.shape[1:] == ((views.per_image,) if views.stacked else ()) + (3, 32, 32)
+        assert images.shape[1:] == ((crops.per_image,) if crops.stacked else ()) + (3, 32, 32)
         assert torch.equal(labels, torch.from_numpy(index.labels)[indices])
         rows = indices.numpy()
-        plan = views.boxes(1, 2, rows, index.widths[rows], index.heights[rows])
-        pixels = levels(images).reshape(len(rows), views.per_image, 3, 32, 32).permute(0, 1, 3, 4, 2).numpy()
+        plan = crops.boxes(1, 2, rows, index.widths[rows], index.heights[rows])
+        pixels = levels(images).reshape(len(rows), crops.per_image, 3, 32, 32).permute(0, 1, 3, 4, 2).numpy()
         for row, i in enumerate(rows):
             image = Image.open(index.file(int(i))).convert("RGB")
-            for view in range(views.per_image):
-                expected = pillow_view(image, plan, row, view, 32, views.interpolation)
-                difference = np.abs(pixels[row, view] - expected)
+            for crop in range(crops.per_image):
+                expected = pillow_crop(image, plan, row, crop, 32, crops.interpolation)
+                difference = np.abs(pixels[row, crop] - expected)
                 assert difference.mean() < 0.35  # grey levels; on images with noise in every pixel
                 assert difference.max() < (4 if backend == "dali" else 3)
 
@@ -98,8 +98,8 @@ def test_evaluation_is_torchvisions_own_transform(interpolation: Any, image_file
     kind = v2.InterpolationMode(interpolation)
     theirs = v2.Compose([v2.Resize(256, interpolation=kind, antialias=True), v2.CenterCrop(224)])
     index = image_files.fill(each=2, width=300, height=280).load().train
-    views = EvalCrops(224, interpolation=interpolation)
-    for images, _, indices in make_loader(index, views, shuffle=False, cache_bytes=0).epoch(0):
+    crops = EvalCrops(224, interpolation=interpolation)
+    for images, _, indices in make_loader(index, crops, shuffle=False, cache_bytes=0).epoch(0):
         opened = [Image.open(index.file(int(i))).convert("RGB") for i in indices]
         tensors = torch.stack([theirs(to_tensor(image)) for image in opened])
         assert torch.equal(levels(images).round(), tensors.float())
@@ -214,8 +214,8 @@ def test_arrays_need_no_files() -> None:
     assert LoaderSettings().backend_for(index)[0] == "torchvision"
     with pytest.raises(UserError, match="comes as arrays"):
         LoaderSettings("dali").backend_for(index)
-    views = EvalCrops(28)  # 28 * 8 // 7 = 32: the middle of the image as it is
-    for pixels, _, rows in make_loader(index, views, shuffle=False).epoch(0):
+    crops = EvalCrops(28)  # 28 * 8 // 7 = 32: the middle of the image as it is
+    for pixels, _, rows in make_loader(index, crops, shuffle=False).epoch(0):
         expected = torch.from_numpy(images[rows.numpy(), 2:30, 2:30]).permute(0, 3, 1, 2).float()
         torch.testing.assert_close(levels(pixels), expected, atol=1e-3, rtol=0)
 
@@ -233,14 +233,14 @@ def test_odd_images_look_as_in_pillow(backend: str, kind: str, image_files: Any,
     image_files.fill(each=1).add("c0/odd.jpg", 0, data)
     index = image_files.load().train
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    # Grey levels. Decoding 3 of 3000 x 2 pixels, DALI sees less of the chroma around the window than Pillow does.
+    # Grey levels. Decoding 3 of 3000 x 2 pixels, DALI sees less of the chroma around the crop box than Pillow does.
     limit = 1.5 if kind == "very_wide" else 0.6
-    for views in (TrainCrops(32), EvalCrops(32), EvalCrops(32, crops="five")):
-        batch = next(make_loader(index, views, backend, shuffle=False).epoch(0))
-        plan = views.boxes(1, 0, np.array([3]), index.widths[3:], index.heights[3:])
-        pixels = levels(batch.images)[3].reshape(views.per_image, 3, 32, 32).permute(0, 2, 3, 1).numpy()
-        for view in range(views.per_image):
-            assert np.abs(pixels[view] - pillow_view(image, plan, 0, view, 32)).mean() < limit
+    for crops in (TrainCrops(32), EvalCrops(32), EvalCrops(32, crops="five")):
+        batch = next(make_loader(index, crops, backend, shuffle=False).epoch(0))
+        plan = crops.boxes(1, 0, np.array([3]), index.widths[3:], index.heights[3:])
+        pixels = levels(batch.images)[3].reshape(crops.per_image, 3, 32, 32).permute(0, 2, 3, 1).numpy()
+        for crop in range(crops.per_image):
+            assert np.abs(pixels[crop] - pillow_crop(image, plan, 0, crop, 32)).mean() < limit
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -254,7 +254,7 @@ def test_images_that_only_some_decoders_take(
     index = image_files.load().train
     pixels = levels(next(make_loader(index, EvalCrops(32), backend, shuffle=False).epoch(0)).images)[3]
     plan = EvalCrops(32).boxes(0, 0, np.array([3]), index.widths[3:], index.heights[3:])
-    expected = pillow_view(Image.open(index.file(3)).convert("RGB"), plan, 0, 0, 32)
+    expected = pillow_crop(Image.open(index.file(3)).convert("RGB"), plan, 0, 0, 32)
     assert np.abs(pixels.permute(1, 2, 0).numpy() - expected).mean() < 0.35
 
 
@@ -268,19 +268,19 @@ def test_a_very_large_image(backend: str, image_files: Any, make_bad_file: Calla
 
 
 @with_and_without_cache
-@pytest.mark.parametrize("views", [TrainCrops(32), EvalCrops(32, crops="five")], ids=["train", "five"])
+@pytest.mark.parametrize("crops", [TrainCrops(32), EvalCrops(32, crops="five")], ids=["train", "five"])
 def test_an_image_that_breaks_later_stops_with_its_path(
-    backend: str, cache_bytes: int, views: TrainCrops | EvalCrops, image_files: Any, make_bad_file: Callable
+    backend: str, cache_bytes: int, crops: TrainCrops | EvalCrops, image_files: Any, make_bad_file: Callable
 ) -> None:
     index = image_files.fill().load().train
     for kind, reason in [("empty", "is empty"), ("html", "is an HTML page"), ("truncated", "is truncated")]:
         (image_files.root / "c1" / "2.jpg").write_bytes(make_bad_file(kind))
         with pytest.raises(UserError, match=rf"c1/2\.jpg {reason}.*--bad-images skip") as caught:
-            list(make_loader(index, views, backend, cache_bytes=cache_bytes).epoch(0))
+            list(make_loader(index, crops, backend, cache_bytes=cache_bytes).epoch(0))
         assert caught.value.exit_code == 1
     (image_files.root / "c1" / "2.jpg").unlink()
     with pytest.raises(UserError, match=r"c1/2\.jpg is missing"):
-        list(make_loader(index, views, backend, cache_bytes=cache_bytes).epoch(0))
+        list(make_loader(index, crops, backend, cache_bytes=cache_bytes).epoch(0))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -318,7 +318,7 @@ def test_skip_goes_on_the_same_after_a_resume(
     for k, row in enumerate((6, 7)):
         shown = next(b.images[b.indices == row] for b in first if row in b.indices)
         pixels = levels(shown)[0].permute(1, 2, 0).numpy()
-        assert np.abs(pixels - pillow_view(image, plan, k, 0, 32)).mean() < 0.35
+        assert np.abs(pixels - pillow_crop(image, plan, k, 0, 32)).mean() < 0.35
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -402,9 +402,9 @@ def test_dali_is_fed_plain_jpegs_alone(image_files: Any, make_bad_file: Callable
         image_files.add(f"c0/{k}.x", 0, make_bad_file(kind))
     index = image_files.load(classes=1).train
     index.file(1).unlink()
-    for views in (TrainCrops(32), EvalCrops(32)):
-        stream = Stream(index, views, 8, shuffle=False)
-        feed = Feed(stream, GraphSpec(views, MEAN, STD, "cpu", half=False), Looks(index), workers=2, ahead=1)
+    for crops in (TrainCrops(32), EvalCrops(32)):
+        stream = Stream(index, crops, 8, shuffle=False)
+        feed = Feed(stream, GraphSpec(crops, MEAN, STD, "cpu", half=False), Looks(index), workers=2, ahead=1)
         feed.start(iter([stream.step(stream.order(0), 0, 0, Replacements(index, "stop", None))]))
         encoded, places, sizes = ([np.asarray(of_row) for of_row in given] for given in feed(None)[:3])
         fed = feed.fed[0]
@@ -414,7 +414,7 @@ def test_dali_is_fed_plain_jpegs_alone(image_files: Any, make_bad_file: Callable
             width, height = Image.open(io.BytesIO(bytes(encoded[row]))).size
             own = (width, height) == (index.widths[row], index.heights[row])
             assert own == (row not in fed.ours)
-            if row in fed.ours and isinstance(views, TrainCrops):
+            if row in fed.ours and isinstance(crops, TrainCrops):
                 assert all(places[row] + sizes[row] <= (width, height))
         with pytest.raises(StopIteration):
             feed(None)
@@ -548,8 +548,8 @@ def test_a_schedule_needs_no_second_pipeline(image_files: Any, monkeypatch: pyte
 
     monkeypatch.setattr(dali_loader, "build_pipeline", counted)
     index = image_files.fill().load().train
-    views = TrainCrops(32, kind="minimalist", schedule="linear", epochs=3)
-    dali, plain = (make_loader(index, views, backend, cache_bytes=0) for backend in ("dali", "torchvision"))
+    crops = TrainCrops(32, kind="minimalist", schedule="linear", epochs=3)
+    dali, plain = (make_loader(index, crops, backend, cache_bytes=0) for backend in ("dali", "torchvision"))
     for epoch in range(3):
         for made, expected in zip(dali.epoch(epoch), plain.epoch(epoch), strict=True):
             assert torch.equal(made.indices, expected.indices)

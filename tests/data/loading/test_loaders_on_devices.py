@@ -1,4 +1,4 @@
-"""Batches for a GPU: the same samples and views as on the CPU, made without the host waiting, and left alone while they are used."""
+"""Batches for a GPU: the same samples and crops as on the CPU, made without the host waiting, and left alone while they are used."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from fastlift.data.loading.batch import Batch, Loader
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.errors import UserError
 
-VIEWS = [
+CROPS = [
     TrainCrops(32),
     TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
     EvalCrops(32),
@@ -23,12 +23,12 @@ VIEWS = [
     EvalCrops(32, crops="ten"),
     EvalCrops(32, crops="random", n_random=3),
 ]
-by_views = pytest.mark.parametrize("views", VIEWS, ids=lambda v: getattr(v, "kind", None) or v.crops)
+by_crops = pytest.mark.parametrize("crops", CROPS, ids=lambda v: getattr(v, "kind", None) or v.crops)
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_device = pytest.mark.parametrize("name", EVERY_DEVICE)
 on_cuda = pytest.mark.parametrize("name", [CUDA])
 # Grey levels on average over an image. The GPU's normalisation differs from the CPU's by rounding alone, but its JPEG decoder by
-# a level or so: libjpeg's own two inverse transforms are 1.0 apart on these images, and chroma may be upsampled otherwise. Views
+# a level or so: libjpeg's own two inverse transforms are 1.0 apart on these images, and chroma may be upsampled otherwise. Crops
 # that lie a pixel to the side are 13 to 20 levels apart.
 LEVELS = {"torchvision": 1e-3, "dali": 2.0}
 
@@ -70,10 +70,10 @@ def test_batches_are_where_and_what_they_should_be(
 
 @by_device
 @by_backend
-@by_views
-def test_views_are_those_of_the_cpu(name: str, backend: str, views: Any, index: ImageIndex) -> None:
-    expected = make(index, "cpu", "torchvision", views)
-    found = make(index, name, backend, views)
+@by_crops
+def test_crops_are_those_of_the_cpu(name: str, backend: str, crops: Any, index: ImageIndex) -> None:
+    expected = make(index, "cpu", "torchvision", crops)
+    found = make(index, name, backend, crops)
     for epoch in range(2):
         for a, b in zip(found.epoch(epoch), expected.epoch(epoch), strict=True):
             assert torch.equal(a.indices, b.indices)
@@ -100,7 +100,7 @@ def test_any_step_can_be_resumed(name: str, backend: str, index: ImageIndex) -> 
 @by_backend
 @pytest.mark.parametrize("bad_images", ["stop", "skip"])
 def test_broken_images(name: str, backend: str, bad_images: str, index: ImageIndex) -> None:
-    """In a JPEG's middle, where a decoder of windows may not come, and one that is gone."""
+    """In a JPEG's middle, where a decoder of crop boxes may not come, and one that is gone."""
     file = index.file(7)
     whole = file.read_bytes()
     place = len(whole) * 9 // 10
@@ -224,7 +224,7 @@ def test_bytes_are_normalised_on_the_device_as_in_the_workers(name: str, dtype: 
     workers.in_worker(pixels.numpy(), expected.numpy())
     theirs = collate.Normalise(MEAN, STD, dtype, torch.device(name))
     theirs.in_workers = False
-    found = theirs.finish(pixels)
+    found = theirs.to_device(pixels)
     assert (found.dtype, found.device.type) == (dtype, torch.device(name).type)
     torch.testing.assert_close(found.cpu(), expected.to(dtype), atol=1e-6, rtol=torch.finfo(dtype).eps)
     assert torch.equal(workers.all_of(pixels.numpy()), expected.to(dtype))

@@ -15,20 +15,20 @@ from fastlift.settings import check_effects
 SIZES = [(500, 375), (375, 500), (333, 500), (224, 224), (64, 48), (1, 1), (1, 30), (2000, 90), (17, 300), (1023, 767)]
 
 
-def _windows(views: TrainCrops, width: int, height: int, n: int, epoch: int = 0, seed: int = 0) -> CropBoxes:
-    return views.boxes(seed, epoch, np.arange(n), np.full(n, width), np.full(n, height))
+def _boxes(crops: TrainCrops, width: int, height: int, n: int, epoch: int = 0, seed: int = 0) -> CropBoxes:
+    return crops.boxes(seed, epoch, np.arange(n), np.full(n, width), np.full(n, height))
 
 
 @pytest.mark.parametrize("kind", ["random_resized_crop", "minimalist"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_windows_stay_inside(kind: str, width: int, height: int) -> None:
-    window = _windows(TrainCrops(32, kind=kind), width, height, 500)  # type: ignore[arg-type]
-    assert window.w.min() >= 1
-    assert window.h.min() >= 1
-    assert window.x.min() >= 0
-    assert window.y.min() >= 0
-    assert (window.x + window.w).max() <= width
-    assert (window.y + window.h).max() <= height
+    boxes = _boxes(TrainCrops(32, kind=kind), width, height, 500)  # type: ignore[arg-type]
+    assert boxes.w.min() >= 1
+    assert boxes.h.min() >= 1
+    assert boxes.x.min() >= 0
+    assert boxes.y.min() >= 0
+    assert (boxes.x + boxes.w).max() <= width
+    assert (boxes.y + boxes.h).max() <= height
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (333, 500), (300, 90), (40, 400), (64, 64), (12, 9)])
@@ -41,12 +41,12 @@ def test_windows_have_torchvisions_distribution(width: int, height: int) -> None
     theirs = np.array(
         [[p[k] for k in ("left", "top", "width", "height")] for p in (crop.make_params([image]) for _ in range(n))]
     )
-    window = _windows(TrainCrops(32), width, height, n)
-    ours = np.concatenate([window.x, window.y, window.w, window.h], axis=1)
+    boxes = _boxes(TrainCrops(32), width, height, n)
+    ours = np.concatenate([boxes.x, boxes.y, boxes.w, boxes.h], axis=1)
     for column in range(4):
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
     assert stats.ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-3
-    assert abs(window.flip.mean() - 0.5) < 0.04
+    assert abs(boxes.flip.mean() - 0.5) < 0.04
 
 
 def test_same_uniforms_give_torchvisions_window_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,14 +80,14 @@ def test_same_uniforms_give_torchvisions_window_exactly(monkeypatch: pytest.Monk
 
 
 def test_windows_are_functions_of_seed_epoch_and_sample() -> None:
-    views, n = TrainCrops(32), 64
+    crops, n = TrainCrops(32), 64
     widths, heights = np.arange(100, 100 + n), np.arange(80, 80 + n)
-    whole = views.boxes(5, 3, np.arange(n), widths, heights)
-    part = views.boxes(5, 3, np.array([40, 2]), widths[[40, 2]], heights[[40, 2]])
+    whole = crops.boxes(5, 3, np.arange(n), widths, heights)
+    part = crops.boxes(5, 3, np.array([40, 2]), widths[[40, 2]], heights[[40, 2]])
     for column in ("x", "y", "w", "h", "flip"):
         np.testing.assert_array_equal(getattr(whole, column)[[40, 2]], getattr(part, column))
-    assert not np.array_equal(whole.x, views.boxes(5, 4, np.arange(n), widths, heights).x)
-    assert not np.array_equal(whole.x, views.boxes(6, 3, np.arange(n), widths, heights).x)
+    assert not np.array_equal(whole.x, crops.boxes(5, 4, np.arange(n), widths, heights).x)
+    assert not np.array_equal(whole.x, crops.boxes(6, 3, np.arange(n), widths, heights).x)
 
 
 @pytest.mark.parametrize(
@@ -106,55 +106,55 @@ def test_schedules(schedule: str, expected: list[float]) -> None:
 
 
 def test_minimalist_squares_follow_the_schedule() -> None:
-    views = TrainCrops(32, kind="minimalist", schedule="linear", epochs=3)
+    crops = TrainCrops(32, kind="minimalist", schedule="linear", epochs=3)
     for epoch, least in enumerate([0.08, 0.54, 1.0]):
-        window = _windows(views, 200, 200, 2000, epoch)
-        share = window.w * window.h / 200**2
-        assert np.array_equal(window.w, window.h)
-        assert not window.flip.any()
+        boxes = _boxes(crops, 200, 200, 2000, epoch)
+        share = boxes.w * boxes.h / 200**2
+        assert np.array_equal(boxes.w, boxes.h)
+        assert not boxes.flip.any()
         assert share.min() >= least - 0.01
         assert share.mean() == pytest.approx((least + 1) / 2, abs=0.02)
     # A wide image: the largest square covers 100**2 of 300 * 100, and both bounds are capped by that.
-    assert set(_windows(views, 300, 100, 200, 2).w[:, 0].tolist()) == {100}
-    wide = _windows(views, 300, 100, 2000, 0)
+    assert set(_boxes(crops, 300, 100, 200, 2).w[:, 0].tolist()) == {100}
+    wide = _boxes(crops, 300, 100, 2000, 0)
     assert wide.w.min() >= int((0.08 * 300 * 100) ** 0.5)
     assert wide.w.max() == 100
 
 
 def test_flip_can_be_asked_for_or_refused() -> None:
-    assert not _windows(TrainCrops(32, flip=False), 50, 50, 200).flip.any()
-    assert 60 < _windows(TrainCrops(32, kind="minimalist", flip=True), 50, 50, 200).flip.sum() < 140
+    assert not _boxes(TrainCrops(32, flip=False), 50, 50, 200).flip.any()
+    assert 60 < _boxes(TrainCrops(32, kind="minimalist", flip=True), 50, 50, 200).flip.sum() < 140
 
 
 @pytest.mark.parametrize("size", [224, 48, 7, 225])
-@pytest.mark.parametrize("crops", ["center", "five", "ten"])
+@pytest.mark.parametrize("kind", ["center", "five", "ten"])
 @pytest.mark.parametrize(("width", "height"), [s for s in SIZES if s not in ((1, 30), (2000, 90))])
-def test_evaluation_geometry_is_torchvisions(size: int, crops: str, width: int, height: int) -> None:
+def test_evaluation_geometry_is_torchvisions(size: int, kind: str, width: int, height: int) -> None:
     """Crop images whose pixels are their own coordinates, with torchvision and with our numbers."""
-    views = EvalCrops(size, crops=crops)  # type: ignore[arg-type]
-    plan = views.boxes(0, 0, np.arange(1), np.array([width]), np.array([height]))
+    crops = EvalCrops(size, crops=kind)  # type: ignore[arg-type]
+    plan = crops.boxes(0, 0, np.arange(1), np.array([width]), np.array([height]))
     assert isinstance(plan, ResizedCrops)
-    new_height, new_width = tv.resize(torch.empty(1, height, width), views.short_side).shape[1:]
+    new_height, new_width = tv.resize(torch.empty(1, height, width), crops.short_side).shape[1:]
     assert (int(plan.width[0]), int(plan.height[0])) == (new_width, new_height)
     coordinates = torch.arange(new_height * new_width).reshape(1, new_height, new_width)
-    if crops == "center":
+    if kind == "center":
         theirs: tuple[torch.Tensor, ...] = (tv.center_crop(coordinates, size),)
     else:
-        theirs = tv.five_crop(coordinates, size) if crops == "five" else tv.ten_crop(coordinates, size)
-    assert len(theirs) == views.per_image
-    for view, expected in enumerate(theirs):
-        x, y = int(plan.x[0, view]), int(plan.y[0, view])
+        theirs = tv.five_crop(coordinates, size) if kind == "five" else tv.ten_crop(coordinates, size)
+    assert len(theirs) == crops.per_image
+    for crop, expected in enumerate(theirs):
+        x, y = int(plan.x[0, crop]), int(plan.y[0, crop])
         ours = coordinates[:, y : y + size, x : x + size]
-        assert torch.equal(ours.flip(2) if plan.flip[0, view] else ours, expected)
+        assert torch.equal(ours.flip(2) if plan.flip[0, crop] else ours, expected)
 
 
-def test_random_crops_differ_by_view_and_repeat_by_seed() -> None:
-    views = EvalCrops(32, crops="random", n_random=4)
-    plan = views.boxes(0, 0, np.arange(10), np.full(10, 300), np.full(10, 200))
+def test_random_crops_differ_by_crop_and_repeat_by_seed() -> None:
+    crops = EvalCrops(32, crops="random", n_random=4)
+    plan = crops.boxes(0, 0, np.arange(10), np.full(10, 300), np.full(10, 200))
     assert isinstance(plan, CropBoxes)
     assert plan.x.shape == (10, 4)
     assert len({tuple(row) for row in np.stack([plan.x, plan.y, plan.w, plan.h], -1).reshape(-1, 4).tolist()}) > 35
-    again = views.boxes(0, 0, np.arange(5, 10), np.full(5, 300), np.full(5, 200))
+    again = crops.boxes(0, 0, np.arange(5, 10), np.full(5, 300), np.full(5, 200))
     np.testing.assert_array_equal(plan.x[5:], again.x)
 
 

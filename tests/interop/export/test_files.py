@@ -93,7 +93,7 @@ def test_served_without_fastlift(
     images = torch.from_numpy(found["images"])
     wanted = model(images) if ensembling == "none" else model(images[0]).mean(dim=0, keepdim=True)
     np.testing.assert_allclose(found["logits"], wanted[0].detach().numpy(), rtol=0, atol=1e-4)
-    # and the description leads to the views that fastlift itself looks at, but for the decoder's rounding
+    # and the description leads to the crops that fastlift itself looks at, but for the decoder's rounding
     index, _ = index_images([image])
     best = next(predict(model, [image], index, InferenceSettings(tte=ensembling), top=len(CLASS_NAMES)))
     ours = dict(zip(best.names, best.probabilities, strict=True))

@@ -23,7 +23,7 @@ from fastlift.data.sampling.stream import Stream
 
 pytestmark = NEEDS_DALI
 
-ALL_VIEWS = [
+ALL_CROPS = [
     TrainCrops(32),
     TrainCrops(32, kind="minimalist", interpolation="bicubic"),
     EvalCrops(32),
@@ -34,25 +34,25 @@ ALL_VIEWS = [
 ]
 
 
-by_views = pytest.mark.parametrize(
-    "views", ALL_VIEWS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
+by_crops = pytest.mark.parametrize(
+    "crops", ALL_CROPS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
 )
 
 
-def serialized(views: TrainCrops | EvalCrops, device: Literal["cpu", "gpu"], **changes: Any) -> bytes:
-    spec = GraphSpec(views, (0.5,) * 3, (0.2,) * 3, device, **{"half": False, **changes})
+def serialized(crops: TrainCrops | EvalCrops, device: Literal["cpu", "gpu"], **changes: Any) -> bytes:
+    spec = GraphSpec(crops, (0.5,) * 3, (0.2,) * 3, device, **{"half": False, **changes})
     pipeline = build_pipeline(spec, lambda info: (), batch_size=4, workers=1, device_id=None, prefetch=2)
     return pipeline.serialize()
 
 
 @pytest.mark.parametrize("half", [False, True])
-@by_views
-def test_the_gpu_graph_can_be_serialized(views: TrainCrops | EvalCrops, half: bool) -> None:
-    graph = serialized(views, "gpu", half=half)
-    decoder = b"image_slice" if isinstance(views, TrainCrops) else b"decoders__Image"
+@by_crops
+def test_the_gpu_graph_can_be_serialized(crops: TrainCrops | EvalCrops, half: bool) -> None:
+    graph = serialized(crops, "gpu", half=half)
+    decoder = b"image_slice" if isinstance(crops, TrainCrops) else b"decoders__Image"
     assert decoder.lower() in graph.lower()
     assert b"mixed" in graph
-    assert b"mixed" not in serialized(views, "cpu", half=half)
+    assert b"mixed" not in serialized(crops, "cpu", half=half)
 
 
 def test_serializing_does_catch_a_wrong_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,14 +74,14 @@ def test_serializing_does_catch_an_unknown_argument(monkeypatch: pytest.MonkeyPa
         serialized(TrainCrops(32), "gpu")
 
 
-def differences(index: ImageIndex, views: TrainCrops | EvalCrops, batch_size: int) -> np.ndarray:
-    """Grey levels between the views of the whole graph, run on the CPU, and those of the torchvision backend."""
-    stream, replacements = Stream(index, views, batch_size, seed=1), Replacements(index, "stop", None)
-    spec = GraphSpec(views, MEAN, STD, "cpu", half=False)
+def differences(index: ImageIndex, crops: TrainCrops | EvalCrops, batch_size: int) -> np.ndarray:
+    """Grey levels between the crops of the whole graph, run on the CPU, and those of the torchvision backend."""
+    stream, replacements = Stream(index, crops, batch_size, seed=1), Replacements(index, "stop", None)
+    spec = GraphSpec(crops, MEAN, STD, "cpu", half=False)
     feed = Feed(stream, spec, Looks(index), workers=1, ahead=1)
     pipeline = build_pipeline(spec, feed, batch_size=batch_size, workers=1, device_id=None, prefetch=2)
     feed.start(stream.step(stream.order(2), 2, number, replacements) for number in range(stream.steps_per_epoch))
-    theirs = make_loader(index, views, batch_size=batch_size, cache_bytes=0)
+    theirs = make_loader(index, crops, batch_size=batch_size, cache_bytes=0)
     found = []
     for batch in theirs.epoch(2):
         (made,) = pipeline.run()
@@ -93,15 +93,15 @@ def differences(index: ImageIndex, views: TrainCrops | EvalCrops, batch_size: in
     return np.concatenate(found)
 
 
-@by_views
-def test_the_graphs_crops_are_the_torchvision_backends(views: TrainCrops | EvalCrops, image_files: Any) -> None:
+@by_crops
+def test_the_graphs_crops_are_the_torchvision_backends(crops: TrainCrops | EvalCrops, image_files: Any) -> None:
     """At most 3 levels apart on images with noise in every pixel: DALI rounds once, torch after each of two passes."""
-    found = differences(image_files.fill(each=4).load().train, views, batch_size=5)
+    found = differences(image_files.fill(each=4).load().train, crops, batch_size=5)
     assert found.mean() < 0.35
     assert found.max() < 3
 
 
-@pytest.mark.parametrize("views", [TrainCrops(224), EvalCrops(224, crops="five")], ids=["train", "five"])
-def test_the_graphs_views_of_real_images(views: TrainCrops | EvalCrops, real_images: ImageIndex) -> None:
+@pytest.mark.parametrize("crops", [TrainCrops(224), EvalCrops(224, crops="five")], ids=["train", "five"])
+def test_the_graphs_crops_of_real_images(crops: TrainCrops | EvalCrops, real_images: ImageIndex) -> None:
     """Mean absolute difference at most 0.25 grey levels over 100 ImageNet files."""
-    assert differences(real_images, views, batch_size=25).mean() <= 0.25
+    assert differences(real_images, crops, batch_size=25).mean() <= 0.25

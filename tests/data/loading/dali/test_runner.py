@@ -140,7 +140,7 @@ def test_memory_is_used_again() -> None:
     assert len(memory._room) < 20
 
 
-ALL_VIEWS = [
+ALL_CROPS = [
     TrainCrops(32),
     TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
     EvalCrops(32),
@@ -150,14 +150,14 @@ ALL_VIEWS = [
 ]
 
 
-@pytest.mark.parametrize("views", ALL_VIEWS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}")
-def test_order_labels_and_crops(views: TrainCrops | EvalCrops, image_files: Any, make_bad_file: Callable) -> None:
+@pytest.mark.parametrize("crops", ALL_CROPS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}")
+def test_order_labels_and_crops(crops: TrainCrops | EvalCrops, image_files: Any, make_bad_file: Callable) -> None:
     """The same as the torchvision backend's; rows that DALI does not get have the other backend's very bits."""
     image_files.fill(each=3)
     for label in range(3):
         image_files.add(f"c{label}/x.png", label, make_bad_file("alpha"))
     index = image_files.load().train
-    dali, plain = make(index, views), make(index, views, "torchvision")
+    dali, plain = make(index, crops), make(index, crops, "torchvision")
     for epoch in range(2):
         for a, b in zip(dali.epoch(epoch), plain.epoch(epoch), strict=True):
             assert torch.equal(a.labels, b.labels)
