@@ -22,7 +22,7 @@ from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
 from fastlift.errors import UserError
-from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings
+from fastlift.evaluation.settings import CropBatchSettings
 from fastlift.models.compile import CompileSettings
 from fastlift.models.create import ModelSettings
 from fastlift.models.fp8 import Fp8Settings
@@ -56,8 +56,7 @@ class RunConfig(  # type: ignore[misc]
     MemorySettings,
     NonFiniteSettings,
     LoopSettings,
-    EnsemblingSettings,
-    EvalSettings,
+    CropBatchSettings,
     ActivationCheckpointingSettings,
     CompileSettings,
     Fp8Settings,

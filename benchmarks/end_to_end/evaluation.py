@@ -45,7 +45,7 @@ def against_plain(name: str, batch: int, rounds: int) -> dict[str, Any]:
 def five_crops(rounds: int) -> dict[str, Any]:
     """Seconds of the whole evaluation of the embedded test split, with one crop and with five."""
     config = recipes.lift("shapes_lt")
-    data = load_data(config, Quiet())
+    data = load_data(config.data, Quiet())
     model = create_model("shapes-clip", class_names=data.class_names)
     counts = data.group_counts.tolist()
     seconds: dict[str, list[float]] = {"none": [], "fivecrop": []}

@@ -27,7 +27,7 @@ def effect_on_a_trained_model() -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         model = train(config, output=Path(folder) / "run").model
     loader = build_loader(
-        load_data(config, Quiet()).test,
+        load_data(config.data, Quiet()).test,
         EnsemblingSettings().build(model.preprocessing),
         batch_size=128,
         shuffle=False,

@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
         device = command.device.build()
         check_triton(device)
         model = load_run(command.run, command.checkpoint, Terminal())
-        check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
+        check_images(model.vit, config.run, Work.of_evaluation(config.run, len(index)), {}, {}, device)
         with command.threads.use():
             asked = amp_of(command.run, config.run.amp)
             model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, config.run.eval_batch)).dtype)

@@ -9,9 +9,10 @@ import torch
 import fastlift_kernels
 from fastlift.config import Config
 from fastlift.data.datasets.dataset import DataSet
-from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.index.groups import GroupSettings
 from fastlift.engine.loop import Fit
 from fastlift.evaluation.evaluate import Evaluation
+from fastlift.models.create import ModelSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, dtype_name
 from fastlift.models.tuners import tuner_size
@@ -19,29 +20,31 @@ from fastlift.system.device import describe_machine, versions
 from fastlift.system.progress import Ui
 
 
-def announce(config: Config, data: DataSet, model: LiftModel, device: torch.device, amp: Amp, ui: Ui) -> None:
-    """Tell what will be trained, on what, and how."""
+def announce(settings: ModelSettings, data: DataSet, model: LiftModel, ui: Ui) -> None:
+    """Tell what will be trained, and on which images."""
     counts = data.train.class_counts()
-    described = describe_model(config, model)
-    backend, why = config.part(LoaderSettings).backend_for(data.train, device)
+    described = describe_model(settings, model)
     ui.say(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {len(counts)} classes "
         f"of {counts.max()} to {counts.min()} images"
     )
-    rank = f" of rank {described['rank']}" if "adaptformer" in config.model.tuner else ""
+    rank = f" of rank {described['rank']}" if "adaptformer" in settings.tuner else ""
     ui.say(
-        f"{config.model.model}: {' + '.join(config.model.tuner)}{rank} trains {described['tuner_parameters']:,} parameters "
-        f"({100 * described['tuner_share']:.2f} % of the backbone), the {config.model.classifier} classifier "
+        f"{settings.model}: {' + '.join(settings.tuner)}{rank} trains {described['tuner_parameters']:,} parameters "
+        f"({100 * described['tuner_share']:.2f} % of the backbone), the {settings.classifier} classifier "
         f"{described['head_parameters']:,}"
     )
-    ui.say(
-        f"{device} in {dtype_name(amp.dtype)} ({amp.why}), {torch.get_num_threads()} threads; images by {backend} ({why})"
-    )
+
+
+def announce_machine(device: torch.device, amp: Amp, backend: tuple[str, str], ui: Ui) -> None:
+    """Tell what computes, and which backend loads the images, and why."""
+    threads, (name, why) = torch.get_num_threads(), backend
+    ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why}), {threads} threads; images by {name} ({why})")
     if device.type == "cuda" and (reason := fastlift_kernels.available()["triton_reason"]):
         ui.say(f"the fused operations run as plain PyTorch on the GPU: {reason}")
 
 
-def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
+def describe_data(data: DataSet, groups: GroupSettings) -> dict[str, Any]:
     """What ``data.json`` holds of a data set."""
     return {
         "name": data.name,
@@ -51,18 +54,18 @@ def describe_data(data: DataSet, config: Config) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "class_counts": data.train.class_counts().tolist(),
         "group_counts": data.group_counts.tolist(),
-        "group_boundaries": list(config.data.group_boundaries),
+        "group_boundaries": list(groups.group_boundaries),
         "fingerprints": {"train": data.train.fingerprint, "test": data.test.fingerprint},
     }
 
 
-def describe_model(config: Config, model: LiftModel) -> dict[str, Any]:
+def describe_model(settings: ModelSettings, model: LiftModel) -> dict[str, Any]:
     """What ``results.json`` holds of a model: its name, its tuner and sizes, and how many parameters train."""
     tuned, share = tuner_size(model.towers, model.tuner_parameters)
     head = sum(parameter.numel() for parameter in model.head_parameters.values())
     return {
-        "name": config.model.model,
-        "tuner": list(config.model.tuner),
+        "name": settings.model,
+        "tuner": list(settings.tuner),
         "rank": model.tuner_settings.rank,
         "layers": list(model.tuner_settings.values()["layers"]),
         "tuner_parameters": tuned,
@@ -89,8 +92,8 @@ def results_of(
         "recipe": config.recipe,
         "epochs": config.training.epochs,
         "steps": fit.global_step if fit else 0,
-        "model": describe_model(config, model),
-        "data": describe_data(data, config),
+        "model": describe_model(config.model, model),
+        "data": describe_data(data, config.data),
         "metrics": metrics,
         "evaluations": {name: metrics},
         "timing": timing,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from fastlift.config import Config, load
+from fastlift.config import Config, RunConfig, load
 from fastlift.data.datasets.dataset import Rank
 from fastlift.data.datasets.taxon import rank_at
 from fastlift.data.index.index import BadImage, ImageIndex
@@ -19,8 +19,9 @@ from fastlift.engine.model import build_model, load_run
 from fastlift.engine.processes import company
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
-from fastlift.evaluation.settings import EvaluationSettings, InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
+from fastlift.models.create import CreateModelSettings
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
@@ -84,7 +85,7 @@ def _evaluate_among_others(
             "can be evaluated at a rank"
         )
     device = join(world, config, split=split, checkpoints=checkpoints)
-    data = load_data(config.override(taxon=trained.data.taxon), told)
+    data = load_data(config.override(taxon=trained.data.taxon).data, told)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
     if run.class_names() != data.class_names:
@@ -107,7 +108,7 @@ def _evaluate_among_others(
     }
     marks = "".join(mark for mark, holds in unusual.items() if holds)
     rows: dict[str, dict[str, Any]] = {}
-    for checkpoint in checkpoints or (_in_place_of_the_last(run, trained, told),):
+    for checkpoint in checkpoints or (_in_place_of_the_last(run, trained.training.epochs, told),):
         model = load_run(folder, checkpoint, told)
         name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
@@ -121,13 +122,13 @@ def _evaluate_among_others(
     return rows
 
 
-def _in_place_of_the_last(run: runs.RunFolder, config: Config, ui: Ui) -> str | None:
+def _in_place_of_the_last(run: runs.RunFolder, epochs: int, ui: Ui) -> str | None:
     """The name of the checkpoint that is evaluated where the last is damaged, so that its row does not pass for the run's."""
     passed_over: list[str] = []
     path = run.find_checkpoint(None, passed_over.append)
     for reason in passed_over:
         ui.say(reason)
-    last = epoch_path(run.checkpoints, config.training.epochs)
+    last = epoch_path(run.checkpoints, epochs)
     return path.stem if passed_over and path is not None and path != last else None
 
 
@@ -159,18 +160,18 @@ def evaluate_on(
 
     The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
     """
-    passes = config.part(InferenceSettings)
-    with config.part(ThreadSettings).use():
-        amp = first_amp(world, config.run.amp, device, lambda: shape_of(model.vit, passes.crops_at_a_time))
+    run = config.run
+    with run.part(ThreadSettings).use():
+        amp = first_amp(world, run.amp, device, lambda: shape_of(model.vit, run.crops_at_a_time))
     if world.is_main:
         ui.say(f"{device} in {dtype_name(amp.dtype)} ({amp.why})")
     model.set_compute_dtype(amp.dtype)
     model.to(device)
-    fp8 = config.part(Fp8Settings)
+    fp8 = run.part(Fp8Settings)
     fp8.check(device, amp.dtype)
     fp8.build(model.vit)
-    if config.run.memory == "check":
-        check_images(model.vit, config, Work.of_evaluation(config, len(index)), {}, config.flat(), device)
+    if run.memory == "check":
+        check_images(model.vit, run, Work.of_evaluation(run, len(index)), {}, {}, device)
     agree(
         world,
         {
@@ -179,13 +180,13 @@ def evaluate_on(
             "the checkpoint": weights_fingerprint(model.state().items()),
         },
     )
-    _compile_if_it_pays(model, len(index), config, device)
+    _compile_if_it_pays(model, len(index), run, device)
 
     def on_bad(bad: BadImage) -> None:
         ui.say(f"skipped {bad.path}: {bad.reason}")
 
     bar_of = ui if world.is_main else Quiet()
-    threads = config.part(ThreadSettings).use()
+    threads = run.part(ThreadSettings).use()
     with bar_of.bar("evaluating", len(index)) as bar, threads, using_device(device):
         return evaluate(
             model,
@@ -199,11 +200,10 @@ def evaluate_on(
         )
 
 
-def _compile_if_it_pays(model: LiftModel, images: int, config: Config, device: torch.device) -> None:
-    passes = config.part(InferenceSettings)
-    size = passes.crops_at_a_time
+def _compile_if_it_pays(model: LiftModel, images: int, run: RunConfig, device: torch.device) -> None:
+    size = run.crops_at_a_time
     work = training_tflop(model, size) / 2  # a step forward is half of one in training
-    plan = config.part(CompileSettings).plan(device, images * passes.crops_per_image // size, work)
+    plan = run.part(CompileSettings).plan(device, images * run.crops_per_image // size, work)
     if plan.mode is not None:
         compile_backbone(model, plan.mode, {size})
 
@@ -213,7 +213,7 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
     with company() as world:
         told = ui if ui is not None and world.is_main else Quiet()
         device = join(world, config)
-        data = load_data(config, told)
-        model = build_model(config, data.class_names, told)
+        data = load_data(config.data, told)
+        model = build_model(config.part(CreateModelSettings), data.class_names, told)
         told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
         return evaluate_on(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())

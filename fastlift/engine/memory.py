@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from fastlift.config import Config
+from fastlift.config import RunConfig, TrainingConfig
 from fastlift.errors import UserError
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import CropBatchSettings
 from fastlift.models.backbones import Outline, outline
+from fastlift.models.create import ModelSettings
 from fastlift.models.footprint import COPIES, forward_bytes, kept_bytes, pixel_bytes
 from fastlift.models.lift import LiftModel
 from fastlift.models.resnet import ResNet
@@ -113,62 +114,67 @@ def estimate(model: LiftModel, batch: int, whole: int | None = None) -> MemoryEs
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once."""
+    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once.
+
+    Attributes:
+        batch_size: images a step, over all processes; the others are of one process.
+    """
 
     micro_batch: int
     batch: int
     evaluated: int
+    batch_size: int = 0
 
     @classmethod
-    def of(cls, config: Config, train_images: int, test_images: int, processes: int = 1) -> Work:
-        """No batch is larger than its split; of one process."""
-        training = config.training
+    def of(
+        cls, training: TrainingConfig, crops: CropBatchSettings, train_images: int, test_images: int, processes: int = 1
+    ) -> Work:
+        """No batch is larger than its split."""
         batch = min(-(-training.batch_size // processes), train_images) if training.epochs else 0
-        return cls(min(training.micro_batch or batch, batch), batch, cls.of_evaluation(config, test_images).evaluated)
+        evaluated = cls.of_evaluation(crops, test_images).evaluated
+        return cls(min(training.micro_batch or batch, batch), batch, evaluated, training.batch_size)
 
     @classmethod
-    def of_evaluation(cls, config: Config, images: int) -> Work:
+    def of_evaluation(cls, crops: CropBatchSettings, images: int) -> Work:
         """Without training."""
-        passes = config.part(InferenceSettings)
-        return cls(0, 0, min(passes.crops_at_a_time, images * passes.crops_per_image))
+        return cls(0, 0, min(crops.crops_at_a_time, images * crops.crops_per_image))
 
 
-def check_memory(config: Config, classes: int, work: Work, device: torch.device) -> None:
+def check_memory(model: ModelSettings, run: RunConfig, classes: int, work: Work, device: torch.device) -> None:
     """Refuse settings that have no chance to fit, before the model is made; the message names the one that needs most.
 
     It is quick, and nothing large is allocated.
     """
-    model = config.model
     shape = outline(model.model, model.image_size)
-    if shape is None or config.run.memory == "ignore":
+    if shape is None or run.memory == "ignore":
         return
-    values = config.flat() | {"model": model.model}
-    needs = {"model" if model.image_size is None else "image_size": _weights(shape, config, device)}
+    values = model.values()
+    needs = {"model" if model.image_size is None else "image_size": _weights(shape, run, device)}
     prompts, first = 0, shape.vit.depth
     if isinstance(shape.vit, VisionTransformer) and not set(model.tuner) <= {"none"}:
-        settings = TunerSettings.of(vars(model))
+        settings = model.part(TunerSettings)
         context = settings.context(shape.vit, classes)
         sizes = settings.resolve(context).values()
         values |= {name: sizes[name] for name in ("rank", "lora_rank", "prompt_length")}
-        copies = COPIES if config.training.epochs else 1
+        copies = COPIES if work.batch else 1
         needs |= {name: copies * size for name, size in settings.trained_bytes(shape.vit, context).items()}
         prompts = sizes["prompt_length"] if has_tuner(PromptSettings, model.tuner) else 0
         first = min(context.layers)
-    check_images(shape.vit, config, work, needs, values, device, prompts=prompts, first=first, hint=_OVERRULE)
+    check_images(shape.vit, run, work, needs, values, device, prompts=prompts, first=first, hint=_OVERRULE)
 
 
-def _weights(shape: Outline, config: Config, device: torch.device) -> int:
+def _weights(shape: Outline, run: RunConfig, device: torch.device) -> int:
     """Bytes of the frozen weights: as they are loaded, or on a GPU as they lie there, of the image tower alone."""
     if device.type == "cpu":
         return shape.weights
-    is_wide = config.run.amp == "fp32" or isinstance(shape.vit, ResNet)  # whose weights stay as they are
-    itemsize = 4 if is_wide else 1 if config.run.frozen == "fp8" else 2
+    is_wide = run.amp == "fp32" or isinstance(shape.vit, ResNet)  # whose weights stay as they are
+    itemsize = 4 if is_wide else 1 if run.frozen == "fp8" else 2
     return itemsize * sum(parameter.numel() for parameter in shape.vit.parameters())
 
 
 def check_images(
     vit: VisionTransformer | ResNet,
-    config: Config,
+    run: RunConfig,
     work: Work,
     needs: dict[str, int],
     values: dict[str, Any],
@@ -181,19 +187,21 @@ def check_images(
     """Training and evaluation at their batch sizes, each with ``needs`` of other settings beside it.
 
     Args:
+        values: of those settings, for the message.
         hint: what else may be done, for the message.
 
     Raises:
         UserError: one of them cannot fit.
     """
-    pixels, itemsize = vit.image_size[0], 4 if config.run.amp == "fp32" else 2
+    pixels, itemsize = vit.image_size[0], 4 if run.amp == "fp32" else 2
     free, where = free_memory(device), "this machine" if device.type == "cpu" else f"the GPU ({device})"
-    sizes = {"image_size": pixels} | {name: value for name, value in values.items() if value is not None}
+    sizes = run.values() | {"batch_size": work.batch_size, "image_size": pixels}
+    sizes |= {name: value for name, value in values.items() if value is not None}
     patches = 0 if isinstance(vit, ResNet) else vit.sequence_length
     of_one = "prompt_length" if prompts > patches else "image_size"
 
     def training(batch: int, micro_batch: int) -> int:
-        kept = kept_bytes(vit, micro_batch, prompts, itemsize, first, config.run.recompute)
+        kept = kept_bytes(vit, micro_batch, prompts, itemsize, first, run.recompute)
         return kept + pixel_bytes(pixels, batch)
 
     def evaluation(images: int) -> int:
@@ -202,10 +210,10 @@ def check_images(
     one = max(training(min(work.batch, 1), min(work.micro_batch, 1)), evaluation(min(work.evaluated, 1)))
     check_room(needs | {of_one: needs.get(of_one, 0) + one}, sizes, free, hint, where)
     room = (free or 0) - sum(needs.values())
-    parts = smaller_parts(config.training.batch_size, work.micro_batch)
+    parts = smaller_parts(work.batch_size, work.micro_batch)
     fitting = next((size for size in parts if training(work.batch, size) <= room), None)
     part = "" if fitting is None else f", or --micro-batch {fitting}, which may fit"
     check_room(needs | {"batch_size": training(work.batch, work.micro_batch)}, sizes, free, f"{part}{hint}", where)
     # All crops of an image go together.
-    many = "tte_crops" if config.run.crops_per_image > config.run.eval_batch else "eval_batch"
+    many = "tte_crops" if run.crops_per_image > run.eval_batch else "eval_batch"
     check_room(needs | {many: evaluation(work.evaluated)}, sizes, free, hint, where)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastlift.config import Config, load
+from fastlift.config import TrainingConfig, load
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
@@ -16,11 +16,11 @@ from fastlift.engine.agreement import agree, first_amp, first_does, first_values
 from fastlift.engine.memory import Work, check_memory, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.errors import UserError
-from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.interop.lift_checkpoints import as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.models.backbones import outline
 from fastlift.models.classifier_init import IMAGE_INITS
-from fastlift.models.create import create_model
+from fastlift.models.create import CreateModelSettings, create_model
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, Shape, shape_of
@@ -35,15 +35,17 @@ from fastlift.training.classifier_init import init_from_images
 from fastlift.training.distributed import World
 
 
-def build_model(config: Config, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
-    """The model of a config on the CPU; ``changes`` replace single arguments of ``create_model``."""
-    init = changes.pop("init", config.model.init)
+def build_model(
+    settings: CreateModelSettings, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any
+) -> LiftModel:
+    """The model of a run on the CPU; ``changes`` replace single arguments of ``create_model``."""
+    init = changes.pop("init", settings.init)
     return create_model(
-        config.model,
+        settings,
         class_names=class_names,
         init="random" if init in IMAGE_INITS else init,  # from images once model and images are there
-        interpolation=config.data.interpolation,
-        seed=config.run.seed,
+        interpolation=settings.interpolation,
+        seed=settings.seed,
         progress=partial(now_and_then((ui or Quiet()).say), "text features"),
         **changes,
     )
@@ -65,10 +67,10 @@ def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = 
     config = load(run.config)
     identity = run.identity()
     runs.check_settings(run, identity, config)
-    names = run.class_names()
+    names, settings = run.class_names(), config.part(CreateModelSettings)
     path = run.find_checkpoint(checkpoint, (ui or Quiet()).say)
     if path is None:
-        untrained = None if config.training.epochs else build_model(config, names)
+        untrained = None if config.training.epochs else build_model(settings, names)
         if untrained is None or untrained.trained():
             raise UserError(f"{folder} has no checkpoint yet; {runs.way_on(run.path)}")
         return untrained
@@ -79,7 +81,7 @@ def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = 
         )
     if state.classes != names_digest(names):
         raise UserError(f"{run.data} was changed or damaged: its class names are not those that {path} was trained on")
-    model = build_model(config, names, init="random")
+    model = build_model(settings, names, init="random")
     if state.backbone != model.backbone_fingerprint:
         raise UserError(f"the backbone weights are not those that {folder} was trained on; restore them first")
     model.load_trained(trained, f"checkpoint {path}")
@@ -89,9 +91,9 @@ def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = 
 def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -> LiftModel:
     """The model on its device, where it fits, and alike on all ranks; nothing is written yet."""
     config, world, ui = asked.config, place.world, place.ui
-    work = Work.of(config, len(data.train), len(data.test), world.size)
-    check_memory(config, len(data.class_names), work, place.device)
-    model = build_model(config, data.class_names, ui)
+    work = Work.of(config.training, config.run, len(data.train), len(data.test), world.size)
+    check_memory(config.model, config.run, len(data.class_names), work, place.device)
+    model = build_model(config.part(CreateModelSettings), data.class_names, ui)
     if asked.start is not None:
         state = as_lift_state(asked.start)
         by_name = config.data.dataset == "inaturalist2018" and config.data.taxon == "species"
@@ -100,7 +102,7 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     model.to(place.device)
     config.part(Fp8Settings).build(model.vit)
     config.part(ActivationCheckpointingSettings).build(model.vit)
-    _check_possible(config, model, world)
+    _check_possible(config.training, model, world)
     if config.training.epochs:
         needed = estimate(model, work.micro_batch, config.training.batch_size)  # before a run folder is made
         if config.run.memory == "check":
@@ -116,13 +118,13 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     return model
 
 
-def _check_possible(config: Config, model: LiftModel, world: World) -> None:
+def _check_possible(training: TrainingConfig, model: LiftModel, world: World) -> None:
     """What only the model and the processes tell, asked before a run folder is made or an old one replaced."""
-    if config.training.batch_size < world.size:
+    if training.batch_size < world.size:
         raise UserError(
-            f"batch_size: {config.training.batch_size} images cannot be shared by {world.size} processes; start fewer"
+            f"batch_size: {training.batch_size} images cannot be shared by {world.size} processes; start fewer"
         )
-    if config.training.epochs and not model.trained():
+    if training.epochs and not model.trained():
         raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to evaluate it as it is")
 
 
@@ -133,27 +135,35 @@ def go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) 
     model.load_trained(trained, f"checkpoint {path}")
 
 
-def init_classifier(config: Config, place: Place, data: DataSet, model: LiftModel, bad: BadImages) -> None:
+def init_classifier(
+    settings: CreateModelSettings,
+    passes: EvaluationSettings,
+    place: Place,
+    data: DataSet,
+    model: LiftModel,
+    bad: BadImages,
+) -> None:
     """Initialise the classifier by features that the frozen backbone, without its tuner, has of training images.
 
-    The first process makes the weight for all: on GPUs features need not have the same bits.
+    They pass through it as those of an evaluation do. The first process makes the weight for all: on GPUs features need not
+    have the same bits.
     """
     world, classifier = place.world, model.classifier
 
     def make() -> None:
         changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}
-        frozen = build_model(config, data.class_names, **changes)
+        frozen = build_model(settings, data.class_names, **changes)
         frozen.set_compute_dtype(model.vit.compute_dtype)
         frozen.to(place.device)
-        with place.ui.bar(f"classifier init: {config.model.init}", len(data.train)) as bar:
+        with place.ui.bar(f"classifier init: {settings.init}", len(data.train)) as bar:
             weight = init_from_images(
                 frozen,
                 data.train,
-                config.model.init,
-                config.part(LoaderSettings),
-                config.part(BadImageSettings),
-                seed=config.run.seed,
-                batch_size=config.run.eval_batch,
+                settings.init,
+                passes.part(LoaderSettings),
+                passes.part(BadImageSettings),
+                seed=settings.seed,
+                batch_size=passes.eval_batch,
                 on_progress=bar.update,
                 on_bad=bad.of(data.train),
             )
@@ -171,7 +181,7 @@ def choose_amp(asked: Asked, place: Place) -> Amp:
     def shape() -> Shape | None:
         training, known = config.training, outline(config.model.model, config.model.image_size)
         batch = training.micro_batch or training.batch_size // world.size
-        images = batch if training.epochs else config.part(InferenceSettings).crops_at_a_time
+        images = batch if training.epochs else config.run.crops_at_a_time
         return None if known is None else shape_of(known.vit, max(1, images))
 
     named = runs.amp_of(asked.path, config.run.amp) if asked.resume else config.run.amp

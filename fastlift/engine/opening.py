@@ -97,9 +97,9 @@ def ready_folder(asked: Asked, place: Place, dtype: torch.dtype) -> tuple[RunFol
     return run, Identity.new(config, dtype_name(dtype))
 
 
-def threads_to_go_on_with(config: Config, path: Path, ui: Ui) -> int | None:
+def threads_to_go_on_with(asked: int | None, path: Path, ui: Ui) -> int | None:
     """As many as the run had, unless others are asked for: sums of floats depend on how they are cut."""
-    before, asked = runs.threads_of(path), config.run.threads
+    before = runs.threads_of(path)
     if before is None or asked not in (None, before):
         if before is not None:
             ui.say(f"{asked} threads, {before} before: results will differ in rounding from an uninterrupted run")

@@ -10,11 +10,12 @@ from typing import Any
 
 from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.stream import steps_in
 from fastlift.engine import model as models
 from fastlift.engine.agreement import agree, join
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
-from fastlift.engine.describe import announce, describe_data, results_of
+from fastlift.engine.describe import announce, announce_machine, describe_data, results_of
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.engine.opening import Asked, Place, claim_folder, ready_folder, threads_to_go_on_with
 from fastlift.engine.processes import company
@@ -25,6 +26,7 @@ from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
+from fastlift.models.create import CreateModelSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import weights_fingerprint
 from fastlift.runs import checkpoints
@@ -95,9 +97,9 @@ def train(
         if world.size > 1 and output is None:
             raise UserError("several processes need one folder: name it with --output")
         device = join(world, config, resume=resume, overwrite=overwrite)
-        path = Path(output) if output is not None else runs.default_path(config)
+        path = Path(output) if output is not None else runs.default_path(config.data.dataset, config.recipe)
         if resume and device.type == "cpu":
-            config = config.merged(threads=threads_to_go_on_with(config, path, told))
+            config = config.merged(threads=threads_to_go_on_with(config.run.threads, path, told))
         try:
             with (
                 StopSignals(),
@@ -124,7 +126,7 @@ def _train(asked: Asked, place: Place) -> Run:
     config, world, ui = asked.config, place.world, place.ui
     epochs, batch_size = config.training.epochs, config.training.batch_size
     amp = models.choose_amp(asked, place)
-    data = load_data(config, ui)
+    data = load_data(config.data, ui)
     model = models.ready_model(asked, place, data, amp.dtype)
     run, identity = ready_folder(asked, place, amp.dtype)
     schedule = Schedule(epochs, steps_in(len(data.train), batch_size), batch_size)
@@ -137,18 +139,21 @@ def _train(asked: Asked, place: Place) -> Run:
     if world.is_main:
         bad.note_found(data)
     if config.model.init in IMAGE_INITS and asked.start is None and last is None:
-        models.init_classifier(config, place, data, model, bad)
+        passes = config.part(EvaluationSettings)
+        models.init_classifier(config.part(CreateModelSettings), passes, place, data, model, bad)
     if world.is_main:
-        write_json(run.data, describe_data(data, config), parents=False)
+        write_json(run.data, describe_data(data, config.data), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
-        announce(config, data, model, place.device, amp, ui)
+        announce(config.model, data, model, ui)
+        backend = config.part(LoaderSettings).backend_for(data.train, place.device)
+        announce_machine(place.device, amp, backend, ui)
         if not epochs and model.trained() and last is None:  # nothing else keeps what it starts with
             state = TrainState.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, state)
             runs.start_is_kept(run)
-    prepare_backbone(config, len(data.train), model, world, ui)
+    prepare_backbone(config.training, config.run, len(data.train), model, world, ui)
     fit = _fit(asked, place, run, identity, data, model, last, bad) if epochs else None
-    evaluation = _evaluate(config, place, data, model, bad)
+    evaluation = _evaluate(config.part(EvaluationSettings), place, data, model, bad)
     results = results_of(config, data, model, fit, evaluation, place.device)
     if world.is_main:
         results["replaced_images"] = len(bad.lines())
@@ -171,18 +176,18 @@ def _fit(
     bad: BadImages,
 ) -> Fit:
     """Train from the last checkpoint, or from the start, to the end."""
-    config, world = asked.config, place.world
+    config, settings, world = asked.config, asked.config.part(FitSettings), place.world
     learner = Learner(
         model,
         config.part(LossSettings).build(data.train.class_counts(), config.model.scale).to(place.device),
         config.part(SGDSettings),
-        micro_batch=config.training.micro_batch,
+        micro_batch=settings.micro_batch,
         world=world,
-        on_nonfinite=config.run.on_nonfinite,
+        on_nonfinite=settings.on_nonfinite,
     )
-    loader = training_loader(config, data, model, world, bad)
+    loader = training_loader(config.data, settings, data, model, world, bad)
     can_cut = "micro_batch" in may_change(config)
-    fit = Fit(config.part(FitSettings), can_cut, run, learner, loader, place.ui, world, data.train, identity)
+    fit = Fit(settings, can_cut, run, learner, loader, place.ui, world, data.train, identity)
     try:
         if last is not None:
             fit.resume(last)
@@ -199,13 +204,15 @@ def _fit(
     return fit
 
 
-def _evaluate(config: Config, place: Place, data: DataSet, model: LiftModel, bad: BadImages) -> Evaluation:
+def _evaluate(
+    settings: EvaluationSettings, place: Place, data: DataSet, model: LiftModel, bad: BadImages
+) -> Evaluation:
     with place.ui.bar("evaluating", len(data.test)) as bar:
         return evaluate(
             model,
             data.test,
             data.group_counts.tolist(),
-            config.part(EvaluationSettings),
+            settings,
             world=place.world,
             on_progress=lambda done, total: bar.update(done),
             on_bad=bad.of(data.test),

@@ -68,8 +68,8 @@ class EvalSettings(Settings):
 
 
 @dataclass(frozen=True)
-class InferenceSettings(EnsemblingSettings, EvalSettings, LoaderSettings):  # type: ignore[misc]  # parts build
-    """How images pass through a trained model: which crops of each, how many at once, and who decodes them."""
+class CropBatchSettings(EnsemblingSettings, EvalSettings):
+    """How images pass through a trained model: which crops of each, and how many at once."""
 
     @property
     def images_at_a_time(self) -> int:
@@ -80,6 +80,11 @@ class InferenceSettings(EnsemblingSettings, EvalSettings, LoaderSettings):  # ty
     def crops_at_a_time(self) -> int:
         """Crops of a full batch: the model sees so many at once."""
         return self.images_at_a_time * self.crops_per_image
+
+
+@dataclass(frozen=True)
+class InferenceSettings(CropBatchSettings, LoaderSettings):  # type: ignore[misc]  # parts build
+    """As above, and who decodes the images."""
 
 
 @dataclass(frozen=True)

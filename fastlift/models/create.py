@@ -55,8 +55,8 @@ class ModelSettings(  # type: ignore[misc]  # each part builds itself: cut it ou
 
 
 @dataclass(frozen=True)
-class _Keywords(ModelSettings, SeedSettings):  # type: ignore[misc]  # as above
-    """What ``create_model`` takes by name."""
+class CreateModelSettings(ModelSettings, SeedSettings):  # type: ignore[misc]  # as above
+    """All settings that ``create_model`` takes."""
 
     interpolation: Interpolation = "bilinear"
 
@@ -125,13 +125,13 @@ def create_model(
     ).eval()
 
 
-def _keywords(name: Any, init: str | Tensor | None, given: dict[str, Any]) -> _Keywords:
+def _keywords(name: Any, init: str | Tensor | None, given: dict[str, Any]) -> CreateModelSettings:
     """The settings that ``create_model`` was given, checked."""
     values = name.values() if isinstance(name, ModelSettings) else {}
-    values |= keywords(_Keywords, given)
+    values |= keywords(CreateModelSettings, given)
     if init is not None and not isinstance(init, Tensor):
         values["init"] = init
-    return converted(_Keywords, values)
+    return converted(CreateModelSettings, values)
 
 
 def _classifier(

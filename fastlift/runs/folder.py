@@ -129,10 +129,10 @@ class RunFolder:
         raise UserError(f"{self.path} has no checkpoint {name!r}; there are: {there}")
 
 
-def default_path(config: Config) -> Path:
+def default_path(dataset: str, recipe: str) -> Path:
     """A new folder under ``runs/`` that says what and when."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{config.data.dataset}-{config.recipe}-{stamp}"
+    return Path("runs") / f"{dataset}-{recipe}-{stamp}"
 
 
 class State(Enum):

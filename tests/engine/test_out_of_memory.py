@@ -184,7 +184,7 @@ def test_evaluation(settings: Config, tmp_path: Path, monkeypatch: pytest.Monkey
         fastlift.train(settings, output=tmp_path / "run")
     ended = fastlift.train(settings.override(eval_batch=3), output=tmp_path / "run", resume=True)
     assert ended.metrics.samples == 24
-    data = fastlift.engine.build.load_data(settings, fastlift.system.progress.Quiet())
+    data = fastlift.engine.build.load_data(settings.data, fastlift.system.progress.Quiet())
     counts = data.group_counts.tolist()
     monkeypatch.setattr(evaluation, "mean_logits", full)
     for changes, advice in (
@@ -232,23 +232,27 @@ def test_what_torch_keeps_and_has_not_given_out_is_free(
     assert bounds.free_memory(torch.device("cpu")) == 5 * GIB
 
 
+def _check(config: Config, device: torch.device) -> None:
+    check_memory(config.model, config.run, 6, Work.of(config.training, config.run, 10**6, 1), device)
+
+
 def test_settings_that_no_gpu_of_that_size_holds(settings: Config, gpu_of_8_gib: torch.device) -> None:
     """Told before anything is made, in the GPU's name, with a micro-batch that divides the batch."""
     many = settings.override(batch_size=3 * 2**16, model="ViT-B-16", pretrained=None)
     with pytest.raises(fastlift.UserError, match=r"^batch_size: 196608 .*Choose a smaller batch_size; --memory"):
-        check_memory(many, 6, Work.of(many, 10**6, 1), gpu_of_8_gib)  # its pixels alone are too many
+        _check(many, gpu_of_8_gib)  # its pixels alone are too many
     small = settings.override(batch_size=512, model="ViT-B-16", pretrained=None)
     refusal = (
         r"^batch_size: 512 .* of the GPU \(cuda:0\): .*Choose a smaller batch_size, or --micro-batch \d+, which may fit"
     )
     with pytest.raises(fastlift.UserError, match=refusal) as error:
-        check_memory(small, 6, Work.of(small, 10**6, 1), gpu_of_8_gib)
+        _check(small, gpu_of_8_gib)
     size = int(str(error.value).split("--micro-batch ")[1].split(",")[0])
     fitting = small.override(micro_batch=size)
-    check_memory(fitting, 6, Work.of(fitting, 10**6, 1), gpu_of_8_gib)
+    _check(fitting, gpu_of_8_gib)
     too_many = small.override(micro_batch=2 * size)
     with pytest.raises(fastlift.UserError):
-        check_memory(too_many, 6, Work.of(too_many, 10**6, 1), gpu_of_8_gib)
+        _check(too_many, gpu_of_8_gib)
 
 
 def test_weights_count_as_they_lie_on_the_gpu(settings: Config, gpu_of_8_gib: torch.device) -> None:
@@ -256,4 +260,4 @@ def test_weights_count_as_they_lie_on_the_gpu(settings: Config, gpu_of_8_gib: to
     assert shape is not None
     numbers = sum(parameter.numel() for parameter in shape.vit.parameters())
     for changes, itemsize in (({"amp": "fp32"}, 4), ({"amp": "auto"}, 2), ({"amp": "bf16", "frozen": "fp8"}, 1)):
-        assert memory._weights(shape, settings.override(**changes), gpu_of_8_gib) == itemsize * numbers
+        assert memory._weights(shape, settings.override(**changes).run, gpu_of_8_gib) == itemsize * numbers

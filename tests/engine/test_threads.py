@@ -78,5 +78,5 @@ def test_more_threads_than_cpus_are_told(settings: Config, tmp_path: Path, monke
     runs.create(tmp_path / "run", settings.merged(threads=64), overwrite=False)
     monkeypatch.setattr(opening, "cpus", lambda: 2)
     ui = Told()
-    assert opening.threads_to_go_on_with(settings, tmp_path / "run", ui) == 64
+    assert opening.threads_to_go_on_with(settings.run.threads, tmp_path / "run", ui) == 64
     assert "may use 2 CPUs: --threads 2" in ui.text

@@ -69,7 +69,7 @@ def test_crops_share_the_memory_of_a_batch(
 
 
 def test_random_crops_are_fixed_by_the_seed(run: Path, device: torch.device) -> None:
-    data = load_data(config(run), Quiet())
+    data = load_data(config(run).data, Quiet())
     model = fastlift.load_run(run).to(device)
 
     def log_loss(**changes: object) -> float:
@@ -88,7 +88,7 @@ def test_random_crops_are_fixed_by_the_seed(run: Path, device: torch.device) -> 
 def test_figures_are_those_of_plain_logits(run: Path, device: torch.device, ensembling: Any, amp: str) -> None:
     """On every device: of logits that NumPy takes the figures of, from the same crops on the CPU in fp32."""
     settings = config(run, tte=ensembling, device=str(device), amp=amp)
-    data = load_data(settings, Quiet())
+    data = load_data(settings.data, Quiet())
     model, passes = fastlift.load_run(run), settings.part(EvaluationSettings)
     model.set_compute_dtype(DTYPES[amp])
     found = evaluation.evaluate(model.to(device), data.test, data.group_counts.tolist(), passes).metrics

@@ -130,24 +130,26 @@ def test_models_that_cannot_be(tiny_clip: Files, settings: dict[str, Any], blame
 )
 def test_runs_that_cannot_be(config: Config, settings: dict[str, Any], blamed: str) -> None:
     config = config.override(**settings)
+    work = Work.of(config.training, config.run, 10**6, 10**6)
     with pytest.raises(fastlift.UserError, match=f"^{blamed}"):
-        check_memory(config, 6, Work.of(config, 10**6, 10**6), CPU)
-    check_memory(config.override(memory="ignore"), 6, Work.of(config, 10**6, 10**6), CPU)
+        check_memory(config.model, config.run, 6, work, CPU)
+    check_memory(config.model, config.override(memory="ignore").run, 6, work, CPU)
 
 
 @pytest.mark.usefixtures("only_100_mib")
 def test_only_trainings_are_told_of_a_flag_that_they_have(config: Config, tiny_clip: Files) -> None:
     config, vit = config.override(eval_batch=10**6), build(tiny_clip).vit
     with pytest.raises(fastlift.UserError, match=r"^eval_batch: 1000000 .*Choose a smaller eval_batch$"):
-        memory.check_images(vit, config, Work.of_evaluation(config, 10**6), {}, config.flat(), CPU)
+        memory.check_images(vit, config.run, Work.of_evaluation(config.run, 10**6), {}, {}, CPU)
 
 
 @pytest.mark.usefixtures("only_100_mib")
 def test_no_batch_is_larger_than_its_split(config: Config) -> None:
     """A batch size beyond the data set is every image at once, which may well fit."""
     config = config.override(batch_size=10**6, eval_batch=10**6)
-    assert Work.of(config, 40, 24) == Work(40, 40, 24)
-    check_memory(config, 6, Work.of(config, 40, 24), CPU)
+    work = Work.of(config.training, config.run, 40, 24)
+    assert work == Work(40, 40, 24, batch_size=10**6)
+    check_memory(config.model, config.run, 6, work, CPU)
 
 
 def test_no_folder_is_made_for_it(config: Config, tmp_path: Path, tiny_data: Path, monkeypatch: Any) -> None:

@@ -26,6 +26,7 @@ from fastlift.engine import model as models
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
+from fastlift.models.create import CreateModelSettings
 from fastlift.models.lift import LiftModel
 from fastlift.runs import folder as runs
 from fastlift.system import launcher
@@ -84,8 +85,8 @@ def test_images_are_seen_whole(settings: Config, tiny_data: Path, interpolation:
     from torchvision.transforms import v2
 
     settings = settings.override(interpolation=interpolation)
-    data = building.load_data(settings, Quiet())
-    model = models.build_model(settings, data.class_names, tuner="none")
+    data = building.load_data(settings.data, Quiet())
+    model = models.build_model(settings.part(CreateModelSettings), data.class_names, tuner="none")
     features, labels = classifier_init.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     transform = v2.Compose(
