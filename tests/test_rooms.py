@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +51,10 @@ def _imported(path: Path, modules: dict[str, Path]) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif (
+            isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module"
+        ):  # of a module or a room by its name
+            names = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
         else:
             continue
         for name in names:
@@ -161,10 +166,46 @@ def test_no_file_is_crowded(package: str) -> None:
     assert long == {}
 
 
-def test_every_room_says_what_it_is_for() -> None:
-    """Packages have a docstring; those at the top also say what they may import."""
-    for path in (ROOT / "fastlift").rglob("__init__.py"):
-        told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        assert told, f"{path.relative_to(ROOT)} has no docstring"
-        if path.parent.parent == ROOT / "fastlift":
-            assert "import" in told, f"{path.relative_to(ROOT)} does not say what it may import, and who may import it"
+def _told(docstring: str) -> tuple[set[str], set[str]]:
+    """The rooms that a docstring names as imported and as importing."""
+    sentences = re.search(r"Imports ([^.]+)\. Imported by ([^.]+)\.$", " ".join(docstring.split()))
+    imported, importers = ("", "") if sentences is None else sentences.groups()
+    return set(re.findall(r"``(\w+)``", imported)), set(re.findall(r"``(\w+)``", importers))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "fastlift").rglob("*/__init__.py")), ids=lambda path: path.parent.name)
+def test_every_room_says_what_it_is_for(path: Path) -> None:
+    """Packages have a docstring; those at the top also say which rooms they import, and which import them."""
+    told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert told
+    room = path.parent.name
+    if path.parent.parent == ROOT / "fastlift":
+        pairs = {(a.split(".")[1], b.split(".")[1]) for a, imported in fastlift_graph().items() for b in imported}
+        pairs -= {(room, room)}
+        assert _told(told) == ({b for a, b in pairs if a == room}, {a for a, b in pairs if b == room})
+
+
+def _declared(node: ast.AST) -> list[ast.expr | None]:
+    """The types of a function's arguments, or of a class's fields."""
+    if isinstance(node, ast.FunctionDef):
+        return [given.annotation for given in ast.walk(node.args) if isinstance(given, ast.arg)]
+    return (
+        [field.annotation for field in node.body if isinstance(field, ast.AnnAssign)]
+        if isinstance(node, ast.ClassDef)
+        else []
+    )
+
+
+def test_few_functions_take_the_whole_config() -> None:
+    """``docs/architecture.md`` names them all; commands embed it, for the flags."""
+    taking = {
+        node.name
+        for path in (ROOT / "fastlift").glob("*/**/*.py")
+        if "commands" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if any(kind is not None and ast.unparse(kind) == "Config" for kind in _declared(node))
+    }
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.search(r"take the whole\s+`Config`:(.*?)\n\n", text, re.DOTALL)
+    assert named is not None
+    assert set(re.findall(r"`(?:\w+\.)?(\w+)`", named[1])) == taking

@@ -9,7 +9,8 @@ parts, each of which imports from those before it:
 - ``datasets/``: the sets by name, one file each, and packs of them (a few tar files)
 - ``pack``, ``inspection/``: make a pack; tell what is wrong with a set, and what it looks like
 
-This room imports ``errors``, ``settings`` and ``system``; models, training and all that follow import it.
+Imports ``errors``, ``settings`` and ``system``. Imported by ``models``, ``training``, ``evaluation``, ``config``, ``runs``,
+``interop``, ``reporting``, ``engine``, ``bench``, ``doctor`` and ``commands``.
 """
 
 from importlib import import_module

@@ -1,8 +1,8 @@
 """``fastlift doctor``: what this machine has, what fastlift will use of it, what is missing and what that costs.
 
-``facts`` finds the facts, ``choices`` what "auto" comes to, ``advise`` is a function of them, ``show`` prints
-it all. It imports every room before it, most of them only when asked, so that a broken part is described; ``commands`` imports
-it.
+``facts`` finds the facts, ``choices`` what "auto" comes to, ``advice`` is a function of them, ``show`` prints it all. Parts
+are imported only when they are asked, so that a broken one is described. Imports ``errors``, ``system``, ``data`` and
+``models``. Imported by ``commands``.
 """
 
 from __future__ import annotations

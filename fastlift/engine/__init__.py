@@ -1,5 +1,6 @@
 """A run from its settings to its results: opening the folder, data, model, training loop, evaluation, report.
 
-Everything that needs the whole ``Config`` is here; the parts below take their own settings. May import every room up to
-``reporting``; ``bench``, ``doctor``, ``commands`` and ``cli`` may import it.
+A run needs the whole ``Config``, so this room stands behind it; its functions take sections or parts of it where these do
+(docs/architecture.md, Settings). Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``training``, ``evaluation``, ``config``,
+``runs``, ``interop`` and ``reporting``. Imported by ``bench``, ``commands`` and ``cli``.
 """

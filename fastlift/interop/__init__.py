@@ -3,5 +3,6 @@
 ``adapters/`` changes models of open_clip, timm and transformers in place, ``modules`` holds losses, ``lift_checkpoints`` reads
 and writes the authors' files, ``export/`` writes models that serve without fastlift.
 
-This room imports every room up to ``runs``; ``engine``, ``commands`` and the public names of ``fastlift`` import it.
+Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``training`` and ``evaluation``. Imported by ``engine`` and
+``commands``.
 """

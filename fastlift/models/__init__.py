@@ -4,5 +4,6 @@
 learns in it (``tuners/``, ``text/``) and a classifier at its start (``classifiers``, ``classifier_init``). ``precision``,
 ``fp8`` and ``compile`` say how it computes, ``footprint`` and ``out_of_memory`` what it takes.
 
-This room imports ``errors``, ``settings``, ``system`` and ``data``; training and all that follow import it.
+Imports ``errors``, ``settings``, ``system`` and ``data``. Imported by ``training``, ``evaluation``, ``config``, ``runs``,
+``interop``, ``engine``, ``bench``, ``doctor`` and ``commands``.
 """

@@ -2,5 +2,6 @@
 
 ``settings`` holds what the command line asks for, ``losses`` the losses, ``step`` the step with the ``finite`` watch over it,
 ``classifier_init`` the weights that a classifier may start from, ``distributed`` the collectives. The loop around the step is
-``engine``'s. It imports ``models``, ``data`` and what stands before them; ``evaluation``, ``config`` and all behind import it.
+``engine``'s. Imports ``errors``, ``settings``, ``system``, ``data`` and ``models``. Imported by ``evaluation``, ``config``,
+``runs``, ``interop``, ``engine`` and ``bench``.
 """
