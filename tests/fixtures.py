@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import fastlift
 from fastlift.config import Config
+from fastlift.system.progress import Quiet
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
@@ -28,6 +29,20 @@ TINY_CONFIG: dict[str, Any] = {
 CLASS_NAMES = ("red brick", "green_leaf", "blue sky", "grey cat", "white snow", "black coal")
 CLASS_COUNTS = (14, 9, 6, 4, 3, 2)
 COLOURS = ((200, 40, 40), (40, 180, 60), (40, 80, 220), (120, 120, 120), (240, 240, 240), (20, 20, 20))
+
+
+class Told(Quiet):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def write_tiny_clip(folder: Path, seed: int = 0) -> tuple[Path, Path]:

@@ -5,25 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import Told
 
 import fastlift
 from fastlift import config
 from fastlift.config import Config
 from fastlift.engine import opening
 from fastlift.runs import folder as runs
-from fastlift.system.progress import Quiet
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
-
-
-class Told(Quiet):
-    """Keeps what is said."""
-
-    text = ""
-
-    def say(self, message: str) -> None:
-        self.text += f"{message}\n"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import Told
 
 import fastlift
 from fastlift.config import Config
@@ -14,7 +15,6 @@ from fastlift.models import backbones
 from fastlift.models import precision as products
 from fastlift.models.precision import Shape, Speeds, measure, resolve_amp, shape_of, speeds, summarise
 from fastlift.runs import folder as runs
-from fastlift.system.progress import Quiet
 
 Files = tuple[Path, Path]
 TINY = Shape(images=2, tokens=17, width=48, hidden=192, heads=3)
@@ -119,15 +119,6 @@ def test_resolving(measured: list[Shape]) -> None:
     for name, dtype in products.DTYPES.items():
         assert resolve_amp(name, CPU, TINY).dtype is dtype
     assert measured == [TINY], "only where it decides"
-
-
-class Told(Quiet):
-    """Keeps what is said."""
-
-    text = ""
-
-    def say(self, message: str) -> None:
-        self.text += f"{message}\n"
 
 
 def test_a_run_keeps_its_dtype(

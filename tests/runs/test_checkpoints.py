@@ -10,79 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
-from safetensors.torch import load_file
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Told
+from run_files import flip, newest, same_state
 
 import fastlift
-from fastlift import config
 from fastlift.config import Config
 from fastlift.engine.evaluate import evaluate_run
 from fastlift.models.lift import LiftModel
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
-from fastlift.runs.identity import Identity, settings_digest
+from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
-from fastlift.system.progress import Quiet
 from fastlift.system.sealed import Damaged
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Files = tuple[Path, Path]
 OURS = Identity("ours", "settings", "fp32")
-
-
-@pytest.fixture(scope="module")
-def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return tiny_recipe(
-        tiny_clip,
-        tiny_data,
-        tuner="none",
-        epochs=2,
-        batch_size=8,
-        lr=0.05,
-        log_steps=1,
-        amp="fp32",
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs, with its results."""
-    return fastlift.train(settings, output=tmp_path_factory.mktemp("trained") / "run").folder
-
-
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it that has not ended yet."""
-    folder = Path(shutil.copytree(trained, tmp_path / "run"))
-    (folder / "results.json").unlink()
-    return folder
-
-
-def newest(folder: Path) -> Path:
-    return folder / "checkpoints" / "epoch-002.safetensors"
-
-
-def flip(path: Path, place: int = -5) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 0x40
-    path.write_bytes(content)
-
-
-class Told(Quiet):
-    """Remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-
-def same(one: Path, other: Path) -> bool:
-    first, second = load_file(one), load_file(other)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
@@ -102,7 +47,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     told = Told()
     fastlift.train(settings, output=run, resume=True, ui=told)
     assert any("epoch-002.safetensors is damaged" in line for line in told.lines)
-    assert same(newest(run), newest(trained)), "what was lost is trained again, with the same bits"
+    same_state(run, trained, "epoch-002")  # what was lost is trained again, with the same bits
 
 
 def test_figures_of_the_one_before_are_not_the_runs(trained: Path, tmp_path: Path) -> None:
@@ -147,90 +92,10 @@ def test_no_flipped_bit_is_ever_used(run: Path) -> None:
         assert any("epoch-002" in reason for reason in reasons), "it is named wherever the bit is"
 
 
-@pytest.fixture(scope="module")
-def others(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the same settings with another seed."""
-    return fastlift.train(settings.override(seed=1), output=tmp_path_factory.mktemp("others") / "run").folder
-
-
-def test_another_runs_checkpoint_is_refused(run: Path, others: Path) -> None:
-    shutil.copy(newest(others), newest(run))
-    told = Told()
-    fastlift.load_run(run, ui=told)
-    assert "epoch-002.safetensors belongs to another run" in told.lines[0]
-    for named in ("epoch-002", str(newest(others))):
-        with pytest.raises(fastlift.UserError, match="belongs to another run"):
-            fastlift.load_run(run, named)
-
-
-def test_identities_differ_in_run_settings_or_dtype() -> None:
-    OURS.check(replace(OURS), "it")
-    for changes, said in (
-        ({"run": "theirs"}, "it belongs to another run"),
-        ({"settings": "theirs"}, "it was written with another seed or other settings"),
-        ({"dtype": "bf16"}, "it was trained in bf16, this run in fp32"),
-    ):
-        with pytest.raises(fastlift.UserError, match=said):
-            OURS.check(replace(OURS, **changes), "it")
-
-
 def test_checkpoints_under_other_names_are_refused(run: Path) -> None:
     shutil.copy(run / "checkpoints" / "epoch-001.safetensors", newest(run))
     with pytest.raises(Damaged, match="not what its name says"):
         fastlift.load_run(run, "epoch-002")
-
-
-def test_settings_that_were_changed_in_the_folder_are_noticed(run: Path, settings: Config) -> None:
-    changed = settings.override(scale=35.0)
-    (run / "config.json").write_text(json.dumps(config.to_dict(changed)))
-    for use in (lambda: fastlift.load_run(run), lambda: fastlift.train(changed, output=run, resume=True)):
-        with pytest.raises(fastlift.UserError, match="changed or damaged since the run was made"):
-            use()
-    operational = settings.override(eval_batch=3)  # which changes nothing that is computed
-    (run / "config.json").write_text(json.dumps(config.to_dict(operational)))
-    fastlift.load_run(run)
-
-
-def test_class_names_that_were_changed_are_noticed(run: Path) -> None:
-    data = json.loads((run / "data.json").read_text())
-    data["class_names"][0] = "red bricj"
-    (run / "data.json").write_text(json.dumps(data))
-    with pytest.raises(fastlift.UserError, match="class names are not those"):
-        fastlift.load_run(run)
-
-
-@pytest.mark.parametrize("damage", ["missing", "changed"])
-def test_a_lost_identity_is_taken_from_the_checkpoints(run: Path, trained: Path, settings: Config, damage: str) -> None:
-    file = run / "run.json"
-    if damage == "missing":
-        file.unlink()
-    else:
-        values = json.loads(file.read_text())
-        file.write_text(json.dumps(values | {"run": values["run"].replace("a", "b").replace("1", "2")}))
-    fastlift.load_run(run)
-    flip(newest(run))
-    fastlift.train(settings, output=run, resume=True)
-    assert json.loads(file.read_text()) == json.loads((trained / "run.json").read_text())
-
-
-def test_a_lost_identity_among_checkpoints_of_two_runs(run: Path, others: Path) -> None:
-    shutil.copy(newest(others), newest(run))
-    (run / "run.json").unlink()
-    with pytest.raises(fastlift.UserError, match=r"of 2 runs.*epoch-001.*epoch-002"):
-        fastlift.load_run(run)
-
-
-def test_the_digest_of_settings(settings: Config, tmp_path: Path) -> None:
-    digest = settings_digest(settings)
-    moved = {
-        "data_root": tmp_path,
-        "train_list": tmp_path / "l.txt",
-        "pretrained": str(tmp_path / "tiny_clip.safetensors"),
-    }
-    assert settings_digest(settings.override(device="cuda", eval_batch=1, **moved)) == digest
-    assert settings_digest(settings.override(seed=1)) != digest
-    assert settings_digest(settings.override(lr=0.06)) != digest
-    assert settings_digest(fastlift.recipes.lift_plus()) != settings_digest(fastlift.recipes.lift())
 
 
 # Train states
@@ -296,7 +161,7 @@ def test_a_run_goes_on_from_the_place_before_one_that_is_not_in_it(run: Path, tr
     told = Told()
     fastlift.train(settings, output=run, resume=True, ui=told)
     assert any("no place in this run" in line and "epoch-001.safetensors is used" in line for line in told.lines)
-    assert same(newest(run), newest(trained))
+    same_state(run, trained, "epoch-002")
 
 
 @pytest.mark.parametrize(
