@@ -12,6 +12,7 @@ from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
 from fastlift.data.sampling.stream import share
 from fastlift.engine.loop import FitSettings
+from fastlift.engine.opening import Place
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
 from fastlift.runs.bad_images import BadImages
@@ -51,15 +52,12 @@ def training_loader(
     )
 
 
-def prepare_backbone(
-    training: TrainingConfig, run: RunConfig, images: int, model: LiftModel, world: World, ui: Ui
-) -> None:
+def prepare_backbone(training: TrainingConfig, run: RunConfig, images: int, model: LiftModel, place: Place) -> None:
     """Compile the backbone where that is asked for or the run is long enough."""
-    shares = {len(share(training.batch_size, rank, world.size)) for rank in range(world.size)}
+    shares = {len(share(training.batch_size, rank, place.world.size)) for rank in range(place.world.size)}
     steps = training.epochs * -(-images // training.batch_size)
-    device = next(model.parameters()).device
-    plan = run.part(CompileSettings).plan(device, steps, training_tflop(model, max(shares)))
+    plan = run.part(CompileSettings).plan(place.device, steps, training_tflop(model, max(shares)))
     if plan.mode is not None:
         at_a_time = {training.micro_batch} if training.micro_batch else shares
         compile_backbone(model, plan.mode, at_a_time | {run.crops_at_a_time})
-    ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
+    place.ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")

@@ -21,7 +21,7 @@ from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
-from fastlift.models.create import CreateModelSettings
+from fastlift.models.create import CreateSettings
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
@@ -214,6 +214,6 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
         told = ui if ui is not None and world.is_main else Quiet()
         device = join(world, config)
         data = load_data(config.data, told)
-        model = build_model(config.part(CreateModelSettings), data.class_names, told)
+        model = build_model(config.part(CreateSettings), data.class_names, told)
         told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
         return evaluate_on(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())

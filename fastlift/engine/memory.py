@@ -114,16 +114,12 @@ def estimate(model: LiftModel, batch: int, whole: int | None = None) -> MemoryEs
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once.
-
-    Attributes:
-        batch_size: images a step, over all processes; the others are of one process.
-    """
+    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once."""
 
     micro_batch: int
     batch: int
     evaluated: int
-    batch_size: int = 0
+    batch_size: int = 0  # of all processes; the others are of one
 
     @classmethod
     def of(
@@ -195,8 +191,7 @@ def check_images(
     """
     pixels, itemsize = vit.image_size[0], 4 if run.amp == "fp32" else 2
     free, where = free_memory(device), "this machine" if device.type == "cpu" else f"the GPU ({device})"
-    sizes = run.values() | {"batch_size": work.batch_size, "image_size": pixels}
-    sizes |= {name: value for name, value in values.items() if value is not None}
+    sizes = run.values() | values | {"batch_size": work.batch_size, "image_size": pixels}
     patches = 0 if isinstance(vit, ResNet) else vit.sequence_length
     of_one = "prompt_length" if prompts > patches else "image_size"
 

@@ -20,7 +20,7 @@ from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.interop.lift_checkpoints import as_lift_state, in_order_of, load_lift_checkpoint
 from fastlift.models.backbones import outline
 from fastlift.models.classifier_init import IMAGE_INITS
-from fastlift.models.create import CreateModelSettings, create_model
+from fastlift.models.create import CreateSettings, create_model
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, Shape, shape_of
@@ -35,14 +35,12 @@ from fastlift.training.classifier_init import init_from_images
 from fastlift.training.distributed import World
 
 
-def build_model(
-    settings: CreateModelSettings, class_names: tuple[str, ...], ui: Ui | None = None, **changes: Any
-) -> LiftModel:
+def build_model(settings: CreateSettings, names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
     """The model of a run on the CPU; ``changes`` replace single arguments of ``create_model``."""
     init = changes.pop("init", settings.init)
     return create_model(
         settings,
-        class_names=class_names,
+        class_names=names,
         init="random" if init in IMAGE_INITS else init,  # from images once model and images are there
         interpolation=settings.interpolation,
         seed=settings.seed,
@@ -67,7 +65,7 @@ def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = 
     config = load(run.config)
     identity = run.identity()
     runs.check_settings(run, identity, config)
-    names, settings = run.class_names(), config.part(CreateModelSettings)
+    names, settings = run.class_names(), config.part(CreateSettings)
     path = run.find_checkpoint(checkpoint, (ui or Quiet()).say)
     if path is None:
         untrained = None if config.training.epochs else build_model(settings, names)
@@ -93,7 +91,7 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     config, world, ui = asked.config, place.world, place.ui
     work = Work.of(config.training, config.run, len(data.train), len(data.test), world.size)
     check_memory(config.model, config.run, len(data.class_names), work, place.device)
-    model = build_model(config.part(CreateModelSettings), data.class_names, ui)
+    model = build_model(config.part(CreateSettings), data.class_names, ui)
     if asked.start is not None:
         state = as_lift_state(asked.start)
         by_name = config.data.dataset == "inaturalist2018" and config.data.taxon == "species"
@@ -136,17 +134,11 @@ def go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) 
 
 
 def init_classifier(
-    settings: CreateModelSettings,
-    passes: EvaluationSettings,
-    place: Place,
-    data: DataSet,
-    model: LiftModel,
-    bad: BadImages,
+    settings: CreateSettings, passes: EvaluationSettings, place: Place, data: DataSet, model: LiftModel, bad: BadImages
 ) -> None:
     """Initialise the classifier by features that the frozen backbone, without its tuner, has of training images.
 
-    They pass through it as those of an evaluation do. The first process makes the weight for all: on GPUs features need not
-    have the same bits.
+    The first process makes the weight for all: on GPUs features need not have the same bits.
     """
     world, classifier = place.world, model.classifier
 

@@ -26,7 +26,7 @@ from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
-from fastlift.models.create import CreateModelSettings
+from fastlift.models.create import CreateSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import weights_fingerprint
 from fastlift.runs import checkpoints
@@ -139,19 +139,17 @@ def _train(asked: Asked, place: Place) -> Run:
     if world.is_main:
         bad.note_found(data)
     if config.model.init in IMAGE_INITS and asked.start is None and last is None:
-        passes = config.part(EvaluationSettings)
-        models.init_classifier(config.part(CreateModelSettings), passes, place, data, model, bad)
+        models.init_classifier(config.part(CreateSettings), config.part(EvaluationSettings), place, data, model, bad)
     if world.is_main:
         write_json(run.data, describe_data(data, config.data), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
         announce(config.model, data, model, ui)
-        backend = config.part(LoaderSettings).backend_for(data.train, place.device)
-        announce_machine(place.device, amp, backend, ui)
+        announce_machine(place.device, amp, config.part(LoaderSettings).backend_for(data.train, place.device), ui)
         if not epochs and model.trained() and last is None:  # nothing else keeps what it starts with
             state = TrainState.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, state)
             runs.start_is_kept(run)
-    prepare_backbone(config.training, config.run, len(data.train), model, world, ui)
+    prepare_backbone(config.training, config.run, len(data.train), model, place)
     fit = _fit(asked, place, run, identity, data, model, last, bad) if epochs else None
     evaluation = _evaluate(config.part(EvaluationSettings), place, data, model, bad)
     results = results_of(config, data, model, fit, evaluation, place.device)
@@ -204,15 +202,13 @@ def _fit(
     return fit
 
 
-def _evaluate(
-    settings: EvaluationSettings, place: Place, data: DataSet, model: LiftModel, bad: BadImages
-) -> Evaluation:
+def _evaluate(passes: EvaluationSettings, place: Place, data: DataSet, model: LiftModel, bad: BadImages) -> Evaluation:
     with place.ui.bar("evaluating", len(data.test)) as bar:
         return evaluate(
             model,
             data.test,
             data.group_counts.tolist(),
-            settings,
+            passes,
             world=place.world,
             on_progress=lambda done, total: bar.update(done),
             on_bad=bad.of(data.test),

@@ -55,7 +55,7 @@ class ModelSettings(  # type: ignore[misc]  # each part builds itself: cut it ou
 
 
 @dataclass(frozen=True)
-class CreateModelSettings(ModelSettings, SeedSettings):  # type: ignore[misc]  # as above
+class CreateSettings(ModelSettings, SeedSettings):  # type: ignore[misc]  # as above
     """All settings that ``create_model`` takes."""
 
     interpolation: Interpolation = "bilinear"
@@ -125,13 +125,13 @@ def create_model(
     ).eval()
 
 
-def _keywords(name: Any, init: str | Tensor | None, given: dict[str, Any]) -> CreateModelSettings:
+def _keywords(name: Any, init: str | Tensor | None, given: dict[str, Any]) -> CreateSettings:
     """The settings that ``create_model`` was given, checked."""
     values = name.values() if isinstance(name, ModelSettings) else {}
-    values |= keywords(CreateModelSettings, given)
+    values |= keywords(CreateSettings, given)
     if init is not None and not isinstance(init, Tensor):
         values["init"] = init
-    return converted(CreateModelSettings, values)
+    return converted(CreateSettings, values)
 
 
 def _classifier(

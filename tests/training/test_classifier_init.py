@@ -26,7 +26,7 @@ from fastlift.engine import model as models
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
-from fastlift.models.create import CreateModelSettings
+from fastlift.models.create import CreateSettings
 from fastlift.models.lift import LiftModel
 from fastlift.runs import folder as runs
 from fastlift.system import launcher
@@ -86,7 +86,7 @@ def test_images_are_seen_whole(settings: Config, tiny_data: Path, interpolation:
 
     settings = settings.override(interpolation=interpolation)
     data = building.load_data(settings.data, Quiet())
-    model = models.build_model(settings.part(CreateModelSettings), data.class_names, tuner="none")
+    model = models.build_model(settings.part(CreateSettings), data.class_names, tuner="none")
     features, labels = classifier_init.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
     assert torch.equal(labels, torch.from_numpy(data.train.labels))
     transform = v2.Compose(
