@@ -8,6 +8,7 @@ images are drawn.
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import os
 import resource
@@ -16,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fastlift.bench import data as bench
 from fastlift.bench.data_images import draw_image, index_of
+from fastlift.bench.rounds import alternate
 from fastlift.data.datasets.folder import images_in
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.loader import build_loader
@@ -201,18 +204,16 @@ def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 def _alternate(indices: dict[str, ImageIndex], rounds: int, found: dict[str, Any]) -> None:
     """images/s of each index in alternated rounds, after one to warm up."""
-    loaders = {
-        name: build_loader(index, TrainCrops(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), cache_bytes=0)
-        for name, index in indices.items()
-    }
-    for number in range(rounds + 1):
-        for name, loader in loaders.items():
-            start = time.perf_counter()
-            for _ in loader.epoch(number):
-                pass
-            if number:
-                speed = len(indices[name]) / (time.perf_counter() - start)
-                found.setdefault(name, {}).setdefault("torchvision_images_per_s", []).append(speed)
+
+    def epochs(index: ImageIndex) -> Callable[[], object]:
+        loader = build_loader(index, TrainCrops(224), batch_size=50, mean=(0, 0, 0), std=(1, 1, 1), cache_bytes=0)
+        numbers = itertools.count()
+        return lambda: deque(loader.epoch(next(numbers)), maxlen=0)
+
+    timings = alternate({name: epochs(index) for name, index in indices.items()}, rounds)
+    for name, timing in timings.items():
+        speeds = [len(indices[name]) / seconds for seconds in timing.seconds]
+        found.setdefault(name, {})["torchvision_images_per_s"] = speeds
 
 
 def _index(folder: Path, count: int) -> ImageIndex:

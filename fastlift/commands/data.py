@@ -53,16 +53,16 @@ class Prepare:
     train_list: Path | None = None
     """List file of the training split, where it is not in the data root."""
     test_list: Path | None = None
-    """List file of the test split, likewise."""
+    """List file of the test split, where it is not in the data root."""
     class_names: Path | None = None
-    """Class-name file, likewise."""
+    """Class-name file, where it is not in the data root."""
     json: bool = False
     """Print as JSON."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Look for everything that is wrong with a data set, at every file anew. Exit code 1 where something is."""
+    """Check all files of a data set anew and tell every problem. Exit code 1 where there is one."""
 
     source: SourceSettings = field(default_factory=SourceSettings)
     decode: bool = False

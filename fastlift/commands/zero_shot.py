@@ -29,7 +29,7 @@ class ZeroShot:
     pretrained: str | None = None
     """An open_clip tag, or a weights file."""
     image_size: int | None = None
-    """Pixels, where not the model's own."""
+    """Side of the input images in pixels (default: the model's own)."""
     prompt: PromptTextSettings = field(default_factory=PromptTextSettings)
     ensembling: EnsemblingSettings = field(default_factory=EnsemblingSettings)
     batch: EvalSettings = field(default_factory=EvalSettings)

@@ -22,7 +22,7 @@ class EnsemblingSettings(Settings):
     """Test-time ensembling: the mean logits of several crops of each image."""
 
     tte: Annotated[Ensembling, May.CHANGE] = "none"
-    """Test-time ensembling of the last evaluation: mean logits of five, ten, or --tte-crops random crops."""
+    """Test-time ensembling (in training: of the last evaluation): mean logits of five, ten, or --tte-crops random crops."""
     tte_crops: Annotated[
         int, RANDOM_CROPS, Acts("how many random crops are taken (tte random)", lambda tte: tte == "random"), May.CHANGE
     ] = 10

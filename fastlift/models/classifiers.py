@@ -207,7 +207,7 @@ class ClassifierSettings(Settings):
             lambda classifier, loss: classifier == "cosine" or loss == "LDAM",
         ),
     ] = 25.0
-    """Scale of the cosine classifier, and of LDAM's margins with any."""
+    """Scale of the cosine classifier; with the loss LDAM, of its margins, whatever the classifier."""
 
     def build(self, width: int, classes: int, generator: torch.Generator | None = None) -> WeightClassifier:
         """A classifier with a weight of its own, from features of ``width`` D to C ``classes``, at its random start."""

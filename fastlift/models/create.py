@@ -76,7 +76,7 @@ def create_model(
     Args:
         name: ``shapes-clip`` (shipped), an open_clip model name, an open_clip model configuration (dict, or path of its
             JSON), or ``timm:NAME``; or all settings of a model at once (a ``ModelSettings``, such as a config's
-            ``model``), whose names and types a type checker knows.
+            ``model``). A type checker checks names and types in ``ModelSettings(...)``.
         class_names: names of the C classes, in the order of the labels.
         init: the classifier's initial weight: ``text`` (text features of the class names, mapped back to the ViT's
             width by the projection's transpose, L2-normed), ``random``, or a weight [C, D], as ``fastlift.starts`` makes
@@ -86,7 +86,8 @@ def create_model(
         progress: called with (done, total) while prompts are encoded.
         settings: any of ``ModelSettings``, with its names, defaults and meanings: the flags of ``fastlift train --help``
             from ``pretrained``, ``image_size``, ``tuner``, ``rank`` and ``layers`` to ``classifier``, ``prompt`` and
-            ``text_tuner``. ``tuner`` and ``text_tuner`` are one name or several.
+            ``text_tuner``. ``tuner`` and ``text_tuner`` are one name or several. These keywords are checked when the
+            call runs, not by a type checker.
 
     Returns:
         the model on the CPU, in eval mode (it has no dropout), computing in fp32.
@@ -142,7 +143,7 @@ def _classifier(
     generator: torch.Generator,
     progress: Progress | None,
 ) -> tuple[Classifier, dict[str, nn.Parameter]]:
-    """The classifier at its start, and what trains for it inside the text tower."""
+    """The classifier with its initial weight, and what trains for it inside the text tower."""
     prompt = settings.part(PromptTextSettings)
     if isinstance(init, Tensor) and settings.classifier in OF_TEXT:
         raise UserError(
@@ -156,8 +157,8 @@ def _classifier(
         image_side = settings.part(TunerSettings)
         return settings.part(TextSideSettings).build(backbone, names, prompt, image_side, generator)
     own = settings.part(ClassifierSettings).build(backbone.vit.width, len(names), generator)
-    start = settings.part(ClassifierInitSettings)
-    weight = init if isinstance(init, Tensor) else start.build(backbone, names, prompt.prompt, progress)
+    initial = settings.part(ClassifierInitSettings)
+    weight = init if isinstance(init, Tensor) else initial.build(backbone, names, prompt.prompt, progress)
     if weight is not None:
         own.set_weight(weight)
     return own, {}

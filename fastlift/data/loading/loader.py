@@ -31,7 +31,7 @@ class LoaderSettings(Settings):
     """What decodes and crops the images. Nothing here changes a batch but by rounding."""
 
     executor: Annotated[Executor, May.CHANGE | May.DIFFER] = "auto"
-    """Backend that decodes and crops. 'auto': DALI on GPUs where it is installed and pays, else torchvision."""
+    """Backend that decodes and crops. 'auto': DALI on GPUs where it is installed and images are decoded every epoch, else torchvision."""
     workers: Annotated[int | None, Between(1, MOST_THREADS), May.CHANGE | May.DIFFER] = None
     """Threads for decoding (default: the CPUs that this process may use, at most 16)."""
 

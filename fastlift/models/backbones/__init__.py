@@ -77,7 +77,7 @@ class BackboneSettings(Settings):
     """An open_clip tag (downloaded), or a weights file (.safetensors, or a torch file of tensors). Default: OpenAI's
     weights for their architectures; the shipped model's and timm's own; else random, with a warning."""
     image_size: Annotated[int | None, Between(1, MOST_PIXELS)] = None
-    """Pixels, where not the model's own; position embeddings are interpolated."""
+    """Side of the input images in pixels (default: the model's own); position embeddings are interpolated."""
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class TextSideSettings(Settings):
     coop_length: Annotated[int, Between(1, MOST_WORDS), _RANDOM_WORDS] = 4
     """Learned words of CoOp's prompt."""
     coop_position: Annotated[Literal["front", "middle", "end"], _RANDOM_WORDS] = "end"
-    """Where the class name stands among them."""
+    """Where the class name stands among the learned words."""
     coop_init: Annotated[
         Literal["random", "prompt"], Acts("CoOp's (text tuner coop)", lambda text_tuner: "coop" in text_tuner)
     ] = "random"

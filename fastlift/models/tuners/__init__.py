@@ -64,7 +64,7 @@ class ChosenTuners(Settings):
     ] = None
     """Blocks that get a tuner: all (default), the last k (one number), or indices (of one block: given twice)."""
     sizes: Sizes = "lift"
-    """Whose rule gives the sizes that are not given."""
+    """Rule for the sizes of tuners that are not given: LIFT's or LIFT+'s."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (refusal,)
 

@@ -78,7 +78,7 @@ class MaskSettings(Tuner):
     ] = None
     """Share of the weights that the tuner 'mask' trains (default: by --sizes)."""
     mask_seed: Annotated[int, SEED, Acts("the draw of the tuner mask", _acts)] = 0
-    """Seed of the draw of those weights."""
+    """Seed that draws the weights which the tuner 'mask' trains."""
 
     def ratio(self, context: TunerContext) -> float:
         """The share, in (0, 1]."""

@@ -47,7 +47,7 @@ class PromptSettings(Tuner):
             lambda tuner: has_tuner(PromptSettings, tuner),
         ),
     ] = None
-    """Visual prompts a block (default: by --sizes)."""
+    """Visual prompt tokens in a block (default: by --sizes)."""
 
     def length(self, context: TunerContext) -> int:
         """P."""
