@@ -39,18 +39,12 @@ def parse(
         UserError: numbers out of their ranges, and settings that contradict each other.
     """
     told = "\n".join([inspect.getdoc(kind) or "", "", "examples:", *(f"  {line}" for line in examples)])
-    how: dict[str, Any] = {
-        "args": arguments,
-        "prog": f"fastlift {prog}",
-        "description": told,
-        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        "registry": _FLAGS,
-    } | ({} if default is None else {"default": default})
+    title, markers = f"fastlift {prog}", (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    given: dict[str, Any] = {"registry": _FLAGS} | ({} if default is None else {"default": default})
     said = io.StringIO()  # all make the same mistake: it goes the way of their other errors, which are told once
     try:
         with contextlib.nullcontext() if launcher.processes() == 1 else contextlib.redirect_stderr(said):
-            made: Command = tyro.cli(kind, **how)
-            return made
+            return tyro.cli(kind, args=arguments, prog=title, description=told, config=markers, **given)
     except SystemExit as end:
         if not end.code or launcher.processes() == 1:
             raise
@@ -68,15 +62,11 @@ def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
     hint = tyro.conf.arg(help_behavior_hint=lambda default: "" if default in ("None", "") else f"(default: {default})")
     flags, hints, given = [], hints_of(kind), asked.default
     for one in fields(kind):
-        declared = hints[one.name]
-        said = (
-            plain(declared),
-            hint,
-            *getattr(declared, "__metadata__", ()),
-        )  # a hint of its own comes last, and holds
-        shown: Any = Annotated[said]
+        own = getattr(hints[one.name], "__metadata__", ())  # the last hint holds: the field's own, if it has one
+        parts = (plain(hints[one.name]), hint, *own)
+        shown: Any = Annotated[parts]
         default = getattr(given, one.name) if type(given) is kind else _default_of(one)
-        flags.append(StructFieldSpec(one.name, shown, default, partial(_text_of, kind, one.name)))
+        flags.append(StructFieldSpec(one.name, shown, default, partial(lambda name: _texts(kind).get(name), one.name)))
     return StructConstructorSpec(partial(_made, kind), tuple(flags))
 
 
@@ -93,10 +83,6 @@ def _made(kind: type[Command], **values: Any) -> Command:
         return kind(**values)
     except UserError as error:
         raise _Refused(error) from None
-
-
-def _text_of(kind: Any, name: str) -> str | None:
-    return _texts(kind).get(name)
 
 
 @cache
