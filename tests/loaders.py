@@ -23,6 +23,20 @@ MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 NEEDS_DALI = pytest.mark.skipif(trouble(None) != "", reason="no DALI")
 WITH_HELPERS = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # of a process that imports this file
 BACKENDS = ["torchvision", pytest.param("dali", marks=NEEDS_DALI)]
+# Every kind of crop, with both interpolations.
+by_crops = pytest.mark.parametrize(
+    "crops",
+    [
+        TrainCrops(32),
+        TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
+        EvalCrops(32),
+        EvalCrops(32, interpolation="bicubic"),
+        EvalCrops(32, crops="five", interpolation="bicubic"),
+        EvalCrops(32, crops="ten"),
+        EvalCrops(32, crops="random", n_random=3, interpolation="bicubic"),
+    ],
+    ids=lambda crops: f"{getattr(crops, 'kind', None) or crops.crops}-{crops.interpolation}",
+)
 
 
 def make_loader(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loaders import BACKENDS, MEAN, NEEDS_DALI, STD, WITH_HELPERS, levels_apart, make_loader, same
+from loaders import BACKENDS, MEAN, NEEDS_DALI, STD, WITH_HELPERS, by_crops, levels_apart, make_loader, same
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import v2
@@ -23,21 +23,6 @@ from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 from fastlift.errors import UserError
-
-ALL_CROPS = [
-    TrainCrops(32),
-    TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
-    EvalCrops(32),
-    EvalCrops(32, interpolation="bicubic"),
-    EvalCrops(32, crops="five", interpolation="bicubic"),
-    EvalCrops(32, crops="ten"),
-    EvalCrops(32, crops="random", n_random=3, interpolation="bicubic"),
-]
-
-
-by_crops = pytest.mark.parametrize(
-    "crops", ALL_CROPS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
-)
 
 BACKENDS_AND_CACHES = [("torchvision", 0), ("torchvision", 2**29), pytest.param("dali", 0, marks=NEEDS_DALI)]
 with_and_without_cache = pytest.mark.parametrize(("backend", "cache_bytes"), BACKENDS_AND_CACHES)

@@ -7,23 +7,14 @@ import loaders
 import pytest
 import torch
 from devices import CUDA, EVERY_DEVICE
-from loaders import BACKENDS, MEAN, STD, make_loader
+from loaders import BACKENDS, MEAN, STD, by_crops, make_loader
 
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.loading import collate
 from fastlift.data.loading.batch import Batch, Loader
-from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.crops import TrainCrops
 from fastlift.errors import UserError
 
-CROPS = [
-    TrainCrops(32),
-    TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
-    EvalCrops(32),
-    EvalCrops(32, crops="five", interpolation="bicubic"),
-    EvalCrops(32, crops="ten"),
-    EvalCrops(32, crops="random", n_random=3),
-]
-by_crops = pytest.mark.parametrize("crops", CROPS, ids=lambda v: getattr(v, "kind", None) or v.crops)
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_device = pytest.mark.parametrize("name", EVERY_DEVICE)
 on_cuda = pytest.mark.parametrize("name", [CUDA])

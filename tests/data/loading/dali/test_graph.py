@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from loaders import MEAN, NEEDS_DALI, STD, make_loader
+from loaders import MEAN, NEEDS_DALI, STD, by_crops, make_loader
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import Replacements
@@ -22,21 +22,6 @@ from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 
 pytestmark = NEEDS_DALI
-
-ALL_CROPS = [
-    TrainCrops(32),
-    TrainCrops(32, kind="minimalist", interpolation="bicubic"),
-    EvalCrops(32),
-    EvalCrops(32, interpolation="bicubic"),
-    EvalCrops(32, crops="five", interpolation="bicubic"),
-    EvalCrops(32, crops="ten"),
-    EvalCrops(32, crops="random", n_random=3, interpolation="bicubic"),
-]
-
-
-by_crops = pytest.mark.parametrize(
-    "crops", ALL_CROPS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}-{v.interpolation}"
-)
 
 
 def serialized(crops: TrainCrops | EvalCrops, device: Literal["cpu", "gpu"], **changes: Any) -> bytes:

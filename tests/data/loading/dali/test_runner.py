@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loaders import NEEDS_DALI, WITH_HELPERS, levels_apart, make_loader
+from loaders import NEEDS_DALI, WITH_HELPERS, by_crops, levels_apart, make_loader
 
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.loading.batch import Loader
@@ -140,17 +140,7 @@ def test_memory_is_used_again() -> None:
     assert len(memory._room) < 20
 
 
-ALL_CROPS = [
-    TrainCrops(32),
-    TrainCrops(32, kind="minimalist", epochs=4, interpolation="bicubic"),
-    EvalCrops(32),
-    EvalCrops(32, crops="five", interpolation="bicubic"),
-    EvalCrops(32, crops="ten"),
-    EvalCrops(32, crops="random", n_random=3),
-]
-
-
-@pytest.mark.parametrize("crops", ALL_CROPS, ids=lambda v: f"{getattr(v, 'kind', None) or v.crops}")
+@by_crops
 def test_order_labels_and_crops(crops: TrainCrops | EvalCrops, image_files: Any, make_bad_file: Callable) -> None:
     """The same as the torchvision backend's; rows that DALI does not get have the other backend's very bits."""
     image_files.fill(each=3)
