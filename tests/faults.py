@@ -20,6 +20,16 @@ CALLS = (
 )  # fmt: skip
 
 
+def flipped_bits(file: Path, step: int) -> Iterator[None]:
+    """Every ``step``-th byte of a file with one bit flipped, one after the other; the file has it while the caller looks."""
+    whole = file.read_bytes()
+    for place in range(0, len(whole), step):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        yield
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
