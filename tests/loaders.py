@@ -2,12 +2,14 @@
 graph, feed, runner and repair as on a GPU; outside of tests it is for GPUs alone."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.index.replacements import BadImageSettings
@@ -16,6 +18,7 @@ from fastlift.data.loading.collate import Normalise
 from fastlift.data.loading.dali.loader import DaliLoader
 from fastlift.data.loading.dali.trial import trouble
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 
@@ -37,6 +40,9 @@ by_crops = pytest.mark.parametrize(
     ],
     ids=lambda crops: f"{getattr(crops, 'kind', None) or crops.crops}-{crops.interpolation}",
 )
+
+BACKENDS_AND_CACHES = [("torchvision", 0), ("torchvision", 2**29), pytest.param("dali", 0, marks=NEEDS_DALI)]
+with_and_without_cache = pytest.mark.parametrize(("backend", "cache_bytes"), BACKENDS_AND_CACHES)
 
 
 def make_loader(
@@ -70,3 +76,29 @@ def levels_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def same(a: Batch, b: Batch) -> bool:
     """Whether two batches have the same bits."""
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def all_same(a: Iterator[Batch], b: Iterator[Batch]) -> bool:
+    """As ``same``, of all batches; both have as many."""
+    return all(same(left, right) for left, right in zip(a, b, strict=True))
+
+
+def levels(images: torch.Tensor) -> torch.Tensor:
+    """Normalised images back to grey levels 0..255."""
+    return (images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255
+
+
+def pillow_crop(
+    image: Image.Image, plan: CropBoxes | ResizedCrops, row: int, crop: int, size: int, interpolation: str = "bilinear"
+) -> np.ndarray:
+    """A crop made by Pillow, step by step: the definition that both backends approximate."""
+    kind = Image.Resampling[interpolation.upper()]
+    if isinstance(plan, CropBoxes):
+        x, y, w, h = (int(c[row, crop]) for c in (plan.x, plan.y, plan.w, plan.h))
+        made = image.crop((x, y, x + w, y + h)).resize((size, size), kind)
+    else:
+        resized = image.resize((int(plan.width[row]), int(plan.height[row])), kind)
+        x, y = int(plan.x[row, crop]), int(plan.y[row, crop])
+        made = resized.crop((x, y, x + size, y + size))
+    pixels = np.asarray(made, dtype=np.float32)
+    return pixels[:, ::-1] if plan.flip[row, crop] else pixels
