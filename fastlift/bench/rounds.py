@@ -66,8 +66,8 @@ def count_ops(step: Step) -> int:
     return counter.ops
 
 
-def matmul_gflops(dtype: torch.dtype = torch.float32, rows: int = 3152, rounds: int = 7) -> float:
+def matmul_gflops(dtype: torch.dtype, rows: int) -> float:
     """The machine's matmul rate on a ViT-B/16's largest product, [rows, 768] x [768, 3072], in GFLOP/s (median)."""
     x, weight = torch.randn(rows, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
-    timing = alternate({"matmul": partial(torch.nn.functional.linear, x, weight)}, rounds, warmup=2)
+    timing = alternate({"matmul": partial(torch.nn.functional.linear, x, weight)}, 7, warmup=2)
     return 2 * rows * 768 * 3072 / timing["matmul"].median / 1e9

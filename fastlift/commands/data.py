@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,7 +14,7 @@ from fastlift.commands.parsing import parse
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
-from fastlift.settings import one_of
+from fastlift.settings import MOST_PIXELS, Between, one_of
 from fastlift.system.progress import now_and_then
 
 ACTIONS = {
@@ -89,7 +89,7 @@ class Pack:
     output: tyro.conf.Positional[Path]
     """A new folder for the shards."""
     source: SourceSettings = field(default_factory=SourceSettings)
-    short_side: int | None = None
+    short_side: Annotated[int | None, Between(1, MOST_PIXELS)] = None
     """Shrink images to this short side in pixels (changes pixels; off by default)."""
     json: bool = False
     """Print as JSON."""

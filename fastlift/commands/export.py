@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from fastlift.commands.parsing import parse
 from fastlift.config import Config
+from fastlift.data.sampling.crops import EXPAND
 from fastlift.interop.export import Crops, Format, export_model
 from fastlift.system.settings import ThreadSettings
 
@@ -27,7 +29,7 @@ class Export:
     """The file; default RUN/export/onnx/model.onnx or RUN/export/pt2/model.pt2 (five crops: model-fivecrop)."""
     tte: Crops = "none"
     """fivecrop: the file takes five crops of each image and gives the mean of their logits."""
-    expand: int | None = None
+    expand: Annotated[int | None, EXPAND] = None
     """Pixels that five crops add to the short side (default: 24; less in proportion below size 224)."""
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""

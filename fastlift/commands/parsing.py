@@ -12,11 +12,17 @@ import io
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from functools import cache, partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import docstring_parser
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from fastlift.errors import UserError
 from fastlift.settings import Settings, check_range, hints_of, plain
@@ -109,8 +115,26 @@ def _as_in_the_run(kind: Any) -> list[tuple[str, Any, Any]]:
     """The fields of settings, with None for their default."""
     as_in_the_run = partial(tyro.conf.arg, help_behavior_hint="(default: as in the run)")
     return [
-        (name, Annotated[hint | None, as_in_the_run(help=_texts(kind)[name])], field(default=None))
+        (name, Annotated[_or_none(hint), as_in_the_run(help=_texts(kind)[name])], field(default=None))
         for name, hint in hints_of(kind).items()
+    ]
+
+
+def _or_none(hint: Any) -> Any:
+    """The type of a setting or None, which is no choice of a flag with choices: who leaves the flag out gets it."""
+    if get_origin(plain(hint)) is not Literal:
+        return hint | None
+    choices = get_args(plain(hint))
+    return Annotated[
+        str | None,
+        PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{{{','.join(choices)}}}",
+            instance_from_str=lambda given: given[0],
+            is_instance=lambda value: value is None or value in choices,
+            str_from_instance=lambda value: [str(value)],
+            choices=choices,
+        ),
     ]
 
 

@@ -41,8 +41,8 @@ class Predict:
 def run(arguments: list[str]) -> int:
     """Predict, a line an image; unreadable files are named on stderr and make the exit code 1."""
     command, changes = parse_changes(Predict, arguments, "predict", (PrecisionSettings,), EXAMPLES)
-    if not command.images or command.top < 1:
-        raise UserError("name at least one image or folder: fastlift predict RUN IMAGE ...  (and --top is at least 1)")
+    if not command.images:
+        raise UserError("name at least one image or folder: fastlift predict RUN IMAGE ...")
     from fastlift.engine.memory import Work, check_images
     from fastlift.engine.model import load_run
     from fastlift.evaluation.predict import Prediction, find_images, index_images, predict

@@ -151,7 +151,7 @@ def check_memory(model: ModelSettings, run: RunConfig, classes: int, work: Work,
         settings = model.part(TunerSettings)
         context = settings.context(shape.vit, classes)
         sizes = settings.resolve(context).values()
-        values |= {name: sizes[name] for name in ("rank", "lora_rank", "prompt_length")}
+        values |= sizes
         copies = COPIES if work.batch else 1
         needs |= {name: copies * size for name, size in settings.trained_bytes(shape.vit, context).items()}
         prompts = sizes["prompt_length"] if has_tuner(PromptSettings, model.tuner) else 0

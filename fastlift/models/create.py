@@ -128,6 +128,8 @@ def create_model(
 
 def _keywords(name: Any, init: str | Tensor | None, given: dict[str, Any]) -> CreateSettings:
     """The settings that ``create_model`` was given, checked."""
+    if "model" in given:
+        raise UserError("model: create_model takes the model as its first argument")
     values = name.values() if isinstance(name, ModelSettings) else {}
     values |= keywords(CreateSettings, given)
     if init is not None and not isinstance(init, Tensor):

@@ -33,14 +33,13 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "Results") -> Table:
     return table
 
 
-def comparison_table(rows: Mapping[str, Mapping[str, Any]], title: str = "Results") -> Table:
+def comparison_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Several evaluations or runs, one a row; the best value of each column is bold. All figures in percent.
 
     Args:
         rows: metrics by the name to show.
-        title: shown above.
     """
-    table = Table(title=Text(f"{title} (%)"), box=None, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(title=Text("Results (%)"), box=None, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("", overflow="fold")
     for figure in COMPARED:
         table.add_column(figure.short, justify="right", no_wrap=True)

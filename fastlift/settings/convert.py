@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -17,18 +18,16 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def typed(name: str, hint: Any, value: Any) -> Any:
-    """The value of setting ``name`` in its type; a path may stand for text, and text for a path.
+    """The value of setting ``name`` in its type; what is no JSON is taken for what ``_as_json`` makes of it.
 
     Raises:
         UserError: a value of another type, or none of the choices.
     """
     kind = plain(hint)
-    if isinstance(value, Path):
-        value = str(value)
     if get_origin(kind) is Literal and isinstance(value, str):
         return one_of(f"value of {name}", value, get_args(kind))
     try:
-        return msgspec.convert(value, kind, dec_hook=_path)
+        return msgspec.convert(_as_json(value), kind, dec_hook=_path)
     except (msgspec.ValidationError, NotImplementedError):
         raise UserError(f"{name}: expected {_said(kind)}, got {value!r}") from None
 
@@ -37,6 +36,17 @@ def keywords(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as they are written in Python: one text may stand for a list of one, as in ``tuner="lora"``."""
     lists = {name for name, hint in hints_of(kind).items() if get_origin(plain(hint)) is tuple}
     return {name: (value,) if name in lists and isinstance(value, str) else value for name, value in values.items()}
+
+
+def _as_json(value: Any) -> Any:
+    """Paths as text, NumPy's numbers as Python's, sequences and iterators as lists."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, (Sequence, Iterator)) and not isinstance(value, (str, bytes)):
+        return [_as_json(item) for item in value]
+    return value
 
 
 def _path(kind: type, value: Any) -> Any:

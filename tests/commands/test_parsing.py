@@ -42,6 +42,14 @@ def test_help_names_the_sections_and_the_defaults_that_say_something(helped: lis
     assert at_a_time.endswith("gradients of a batch are accumulated (default: the whole batch).")
 
 
+@pytest.mark.parametrize("command", ["predict RUN image.jpg", "evaluate RUN"])
+def test_none_is_no_choice_of_a_flag_that_may_be_left_out(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--amp", "int8"])
+    told = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+    assert "'int8' for argument '--amp'. Expected one of ('auto', 'bf16', 'fp16', 'fp32')" in told
+
+
 @pytest.mark.parametrize(
     ("command", "refused"),
     [

@@ -170,10 +170,10 @@ def test_a_triton_that_starts_nothing_is_said_once_and_not_used(monkeypatch: pyt
         def active(self) -> Any:
             raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
 
+    with FakeTensorMode():
+        x = torch.empty(4, 8, device="cuda")  # before a GPU is pretended, which torch would start
     monkeypatch.setattr("triton.runtime.driver", Broken())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with FakeTensorMode():
-        x = torch.empty(4, 8, device="cuda")
     said = r"Triton starts no kernels here \(RuntimeError: Failed to find C compiler.*\); it needs a C compiler and Python.h"
     with pytest.warns(RuntimeWarning, match=said) as warned:
         assert [dispatch.choose(None, "x", x) for _ in range(3)] == ["reference"] * 3

@@ -73,5 +73,7 @@ def test_settings_and_keywords_make_the_same_model(tiny_clip: Files) -> None:
     assert made.trained().keys() == named.trained().keys()
     assert all(torch.equal(parameter, named.trained()[name]) for name, parameter in made.trained().items())
     assert (made.tuner_settings.rank, other.tuner_settings.rank) == (3, 2)
+    with pytest.raises(UserError, match="the model as its first argument"):
+        fastlift.create_model("shapes-clip", model="ViT-B-16", class_names=CLASS_NAMES)
     with pytest.raises(UserError, match="unknown setting 'ranc'; did you mean rank"):
         fastlift.create_model(settings, class_names=CLASS_NAMES, ranc=2)

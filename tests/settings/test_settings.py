@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 
 from fastlift.errors import UserError
@@ -97,6 +98,15 @@ def test_keywords_are_refused_as_json_is(values: dict[str, Any], message: str) -
 def test_keywords_are_converted_as_json_is() -> None:
     values = {"sides": [1, 2], "rate": 1, "root": "a"}
     assert Both(**values) == converted(Both, values)
+
+
+def test_keywords_may_be_numbers_of_numpy_sequences_and_iterators() -> None:
+    found = Both(side=np.int64(3), rate=np.float64(0.25), sides=range(2))  # type: ignore[arg-type]
+    assert found == Both(side=3, rate=0.25, sides=(0, 1))
+    assert [type(found.side), type(found.rate), type(found.sides)] == [int, float, tuple]
+    assert Both(sides=(n for n in (np.int32(4), 5))).sides == (4, 5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="side: expected a whole number, got "):
+        Both(side=np.float32(3.5))  # type: ignore[arg-type]
 
 
 def test_a_part_has_its_own_settings() -> None:

@@ -90,7 +90,7 @@ def without_dali(device: str | torch.device) -> str:
 
 def build_loader(
     index: ImageIndex,
-    crops: TrainCrops | EvalCrops,
+    views: TrainCrops | EvalCrops,
     *,
     batch_size: int,
     mean: Sequence[float],
@@ -108,10 +108,10 @@ def build_loader(
     on_bad: Callable[[BadImage], None] | None = None,
     cache_bytes: int = MAX_CACHED_BYTES,
 ) -> Loader:
-    """A loader of ``crops`` of ``index``: its ``epoch(n)`` gives the batches of epoch n, ``(images, labels, indices)``.
+    """A loader of crops (``views``) of ``index``: its ``epoch(n)`` gives the batches of epoch n, ``(images, labels, indices)``.
 
     Args:
-        index, crops: a split of ``load_data_set``, and ``TrainViews`` or ``EvalViews``.
+        index, views: a split of ``load_data_set``, and ``TrainViews`` or ``EvalViews``.
         batch_size: samples of a step. In training all ranks share them, in evaluation each has batches of its own.
         mean, std: of the normalisation (pixel / 255 - mean) / std, three numbers each.
         seed: of order and crops; the same on all ranks.
@@ -135,7 +135,7 @@ def build_loader(
     from fastlift.data.loading.collate import Normalise
 
     return LoaderSettings(executor, workers).build(
-        Stream(index, crops, batch_size, seed, shuffle, drop_last, rank, world_size),
+        Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size),
         Normalise(mean, std, dtype or torch.float32, torch.device(device)),
         BadImageSettings(bad_images).build(index, on_bad),
         cache_bytes,

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -322,7 +323,8 @@ def test_a_part_past_the_end_is_not_taken(image_files: Any, make_bad_file: Calla
     index = mixed(image_files, make_bad_file)
     known = Looks(index)
     fed(index, known)
-    known._cuts[1] = 20, 10**9
+    with reading.open_file(index, 1) as file:
+        known.note(1, file.condition(), time.time_ns(), ((0, 20), (10**9, 10**9 + 1)))
     assert fed(index, known)[1] is None
 
 
