@@ -99,10 +99,8 @@ def guarded(compute: Callable[..., Any], tensors: int, unflatten: Callable[[Any]
 
 def schema_of(fields: type[tuple[Any, ...]], prefix: str = "") -> str:
     """The fields of a NamedTuple as a schema has them: "Tensor t, Tensor? bias, float eps"."""
-    kinds = typing.get_type_hints(fields).items()
-    return ", ".join(
-        f"{_SCHEMA_TYPES.get(kind, 'str')} {prefix}{name}" for name, kind in kinds
-    )  # a Literal: of strings
+    kinds = typing.get_type_hints(fields).items()  # of which those that are not listed are Literals of strings
+    return ", ".join(f"{_SCHEMA_TYPES.get(kind, 'str')} {prefix}{name}" for name, kind in kinds)
 
 
 def register(

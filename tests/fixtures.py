@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -28,6 +31,7 @@ TINY_CONFIG: dict[str, Any] = {
 }
 CLASS_NAMES = ("red brick", "green_leaf", "blue sky", "grey cat", "white snow", "black coal")
 CLASS_COUNTS = (14, 9, 6, 4, 3, 2)
+Files = tuple[Path, Path]  # of a CLIP: its configuration and its weights
 COLOURS = ((200, 40, 40), (40, 180, 60), (40, 80, 220), (120, 120, 120), (240, 240, 240), (20, 20, 20))
 
 
@@ -45,7 +49,7 @@ class Told(Quiet):
         self.lines.append(message)
 
 
-def write_tiny_clip(folder: Path, seed: int = 0) -> tuple[Path, Path]:
+def write_tiny_clip(folder: Path, seed: int = 0) -> Files:
     """An open_clip configuration and weights with lively random values: (JSON, safetensors)."""
     from open_clip.model import CLIP
 
@@ -108,7 +112,29 @@ def write_tiny_data(folder: Path, tests_a_class: int = 4, seed: int = 0) -> Path
     return folder
 
 
-def tiny_recipe(clip: tuple[Path, Path], data: Path, device: str | torch.device = "cpu", **settings: Any) -> Config:
+def train_on(learner: Learner, images: torch.Tensor, labels: torch.Tensor, steps: int) -> list[float]:
+    """Losses of some steps on one batch."""
+    losses = []
+    for _ in range(steps):
+        learner.sums.loss.zero_()
+        learner.sums.images = 0
+        learner.step(images, labels)
+        losses.append(learner.sums.read()[0])
+    return losses
+
+
+def with_a_line(module: ModuleType, before: str, line: str, known: type, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A copy of a module with one more line before a line of its own, in which the name of the class ``known`` stands for it."""
+    source = Path(str(module.__file__)).read_text()
+    assert source.count(before) == 1
+    grown = ModuleType("grown")
+    setattr(grown, known.__name__, known)
+    monkeypatch.setitem(sys.modules, "grown", grown)
+    exec(compile(source.replace(before, f"{line}\n{before}"), "grown", "exec"), vars(grown))
+    return grown
+
+
+def tiny_recipe(clip: Files, data: Path, device: str | torch.device = "cpu", **settings: Any) -> Config:
     """LIFT's recipe on the tiny CLIP and the tiny data, with these settings in place of its own."""
     return fastlift.recipes.lift(
         "list",

@@ -51,9 +51,7 @@ def _imported(path: Path, modules: dict[str, Path]) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif (
-            isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module"
-        ):  # of a module or a room by its name
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":  # by a name
             names = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
         else:
             continue

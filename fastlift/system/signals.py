@@ -43,9 +43,8 @@ class _Handlers:
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
-        self._heard = SimpleNamespace(
-            at=-math.inf
-        )  # the last signal that was no echo; shared by handlers inside each other
+        # When the last signal came that was no echo; shared by handlers inside each other.
+        self._heard = SimpleNamespace(at=-math.inf)
         self._arrived = False
 
     def __enter__(self) -> Any:

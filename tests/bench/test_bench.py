@@ -1,11 +1,10 @@
 """The benchmarks compare like with like: the reference path takes the same steps, and costs what plain PyTorch costs."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files
 
 import fastlift
 from fastlift.bench import text, train
@@ -16,8 +15,6 @@ from fastlift.engine.memory import saved_bytes
 from fastlift.training import losses
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
-
-Files = tuple[Path, Path]
 
 
 def test_reference_path_takes_the_same_steps(tiny_clip: Files, device: torch.device) -> None:

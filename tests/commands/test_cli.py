@@ -11,13 +11,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 
 from fastlift.cli import COMMANDS, main
 from fastlift.commands import bench, data
 from fastlift.commands.base_config import base_config
 
-Files = tuple[Path, Path]
 Streams = pytest.CaptureFixture[str]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures import Files
 
 from fastlift.cli import main
 from fastlift.runs.claims import claimed
 
-Files = tuple[Path, Path]
 Streams = pytest.CaptureFixture[str]
 Damage = Callable[[bytes], bytes]
 

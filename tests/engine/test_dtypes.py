@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny_recipe
+from fixtures import Files, tiny_recipe
 from safetensors.torch import load_file
 
 import fastlift
@@ -20,19 +20,10 @@ from fastlift.models import precision
 from fastlift.models.lift import LiftModel
 from fastlift.system.progress import Quiet
 
-Files = tuple[Path, Path]
-
 
 @pytest.fixture(scope="module")
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return tiny_recipe(
-        tiny_clip,
-        tiny_data,
-        tuner="none",
-        epochs=2,
-        batch_size=8,
-        lr=0.05,
-    )
+    return tiny_recipe(tiny_clip, tiny_data, tuner="none", epochs=2, batch_size=8, lr=0.05)
 
 
 def auto_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

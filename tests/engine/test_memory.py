@@ -1,16 +1,13 @@
 """The estimate counts what is kept, and activation checkpointing keeps less."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 
 import fastlift
 from fastlift.engine.memory import MemoryEstimate, estimate, saved_bytes, storages
-
-Files = tuple[Path, Path]
 
 
 def build(tiny_clip: Files, **settings: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny_batch, tiny_learner, tiny_recipe
+from fixtures import Files, tiny_batch, tiny_learner, tiny_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +21,6 @@ from fastlift.runs import folder as runs
 from fastlift.training.settings import OnNonFinite, SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from devices import on_gpu
-from fixtures import tiny_batch, tiny_learner, tiny_recipe
+from fixtures import Files, tiny_batch, tiny_learner, tiny_recipe
 
 import fastlift
 from fastlift.config import Config
@@ -25,7 +25,6 @@ from fastlift.training import losses
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 GPU = torch.device("cuda", 0)
 MIB = 2**20
 pytestmark = on_gpu()

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, tiny_batch, tiny_learner
+from fixtures import CLASS_COUNTS, Files, tiny_batch, tiny_learner, train_on
 
 import fastlift
 from fastlift.runs import checkpoints
@@ -15,25 +15,13 @@ from fastlift.training.losses import LossName, LossSettings
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 CLASSIFIERS = ("cosine", "linear", "l2", "layernorm")
 LOSSES = get_args(LossName)
 
 
-def train(some: Learner, steps: int) -> list[float]:
-    """Losses of some steps on one batch."""
-    values = []
-    for _ in range(steps):
-        some.sums.loss.zero_()
-        some.sums.images = 0
-        some.step(*tiny_batch(some))
-        values.append(some.sums.read()[0])
-    return values
-
-
 def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> None:
     before = {key: tensor.clone() for key, tensor in some.model.state_dict().items()}
-    values = train(some, 6)
+    values = train_on(some, *tiny_batch(some), 6)
     assert values[-1] < values[0] - 1e-3
     intended = {id(parameter) for parameter in some.model.trained().values()}
     for key, parameter in some.model.named_parameters():
@@ -45,7 +33,7 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
     with torch.no_grad():
         images, _ = tiny_batch(some)
         assert torch.equal(other.model(images), some.model(images))
-    assert train(other, 2) == train(some, 2)
+    assert train_on(other, *tiny_batch(other), 2) == train_on(some, *tiny_batch(some), 2)
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)

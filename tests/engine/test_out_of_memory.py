@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny_recipe
+from fixtures import Files, tiny_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,7 +27,6 @@ from fastlift.runs import folder as runs
 from fastlift.system import memory as bounds
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 GIB = 2**30
 Train = Callable[..., Any]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import write_tiny_data
+from fixtures import Files, write_tiny_data
 from PIL import Image
 from safetensors.torch import load_file
 from several import Group, Outcome
@@ -28,8 +28,6 @@ from fastlift import cli
 from fastlift.reporting import html
 from fastlift.system import launcher
 from fastlift.training.step import Learner
-
-Files = tuple[Path, Path]
 
 
 def command(clip: Files, data: Path, output: Path, *more: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from devices import EVERY_DEVICE
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files
 from run_files import same_state
 
 import fastlift
@@ -19,8 +19,6 @@ from fastlift.engine import evaluate as engine_evaluate
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import InUse, claimed
-
-Files = tuple[Path, Path]
 
 
 @pytest.mark.parametrize("place", EVERY_DEVICE)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import Told
+from fixtures import Files, Told
 
 import fastlift
 from fastlift import config
@@ -13,8 +13,6 @@ from fastlift.config import Config
 from fastlift.engine import opening
 from fastlift.runs import folder as runs
 from fastlift.training.step import Learner
-
-Files = tuple[Path, Path]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import tiny_recipe
+from fixtures import Files, tiny_recipe
 
 import fastlift
 from fastlift.config import Config
@@ -18,8 +18,6 @@ from fastlift.evaluation import evaluate as evaluation
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.precision import DTYPES
 from fastlift.system.progress import Quiet
-
-Files = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")

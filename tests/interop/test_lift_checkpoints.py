@@ -1,17 +1,14 @@
 """Settings are read from the authors' checkpoints, and files of something else are refused."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 
 import fastlift
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.models.lift import LiftModel
-
-Files = tuple[Path, Path]
 
 
 def build(tiny_clip: Files, **settings: Any) -> LiftModel:

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from fixtures import TINY_CONFIG
+from fixtures import TINY_CONFIG, Files
 from safetensors.torch import load_file, save_file
 
 from fastlift.errors import UserError
 from fastlift.models import backbones
 from fastlift.models.backbones import open_clip_models
 
-Files = tuple[Path, Path]
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_batch, tiny_learner
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, tiny_batch, tiny_learner
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -17,7 +17,6 @@ from fastlift.models.lift import LiftModel
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 

@@ -1,18 +1,16 @@
 """What ``create_model`` takes: keywords or settings, checked by the settings' declarations; what acts beside what."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 
 import fastlift
 from fastlift.errors import UserError
 from fastlift.models.create import ModelSettings
 from fastlift.settings import check_effects
 
-Files = tuple[Path, Path]
 BESIDE = {"loss": "LA", "epochs": 1}  # of other sections
 # Setting -> a value, and the settings beside which it changes something; beside TEXTLESS it changes nothing.
 TEXTLESS = {"tuner": ("none",), "classifier": "linear", "init": "random"}

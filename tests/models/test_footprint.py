@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 
 import fastlift
 from fastlift.config import Config
@@ -18,7 +18,6 @@ from fastlift.models import footprint as bounds
 from fastlift.models.tuners import TUNERS
 from fastlift.system import memory as free
 
-Files = tuple[Path, Path]
 MIB = 2**20
 CPU = torch.device("cpu")
 

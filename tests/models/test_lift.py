@@ -8,15 +8,13 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 
 import fastlift
 from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.features import text_features
 from fastlift.models.tuners.base import adaptive_rank
-
-Files = tuple[Path, Path]
 
 
 def build(tiny_clip: Files, **settings: Any) -> LiftModel:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import Told
+from fixtures import Files, Told
 
 import fastlift
 from fastlift.config import Config
@@ -16,7 +16,6 @@ from fastlift.models import precision as products
 from fastlift.models.precision import Shape, Speeds, measure, resolve_amp, shape_of, speeds, summarise
 from fastlift.runs import folder as runs
 
-Files = tuple[Path, Path]
 TINY = Shape(images=2, tokens=17, width=48, hidden=192, heads=3)
 CPU = torch.device("cpu")
 

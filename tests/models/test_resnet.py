@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import CLASS_COUNTS, CLASS_NAMES, TINY_CONFIG
+from fixtures import CLASS_COUNTS, CLASS_NAMES, TINY_CONFIG, train_on
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -85,12 +85,7 @@ def test_it_learns_only_it_moves_and_it_is_kept(weights: Path, tuner: Any) -> No
     model.classifier.requires_grad_(False)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     some = Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.001 if tuner == "full" else 0.01))
-    values = []
-    for _ in range(5):
-        some.sums.loss.zero_()
-        some.sums.images = 0
-        some.step(images(), LABELS)
-        values.append(some.sums.read()[0])
+    values = train_on(some, images(), LABELS, 5)
     assert values[-1] < values[0] - 1e-3
     intended = {id(parameter) for parameter in model.tuner_parameters.values()}
     after = dict(model.named_parameters()) | dict(model.named_buffers())

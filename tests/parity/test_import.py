@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +19,6 @@ from fastlift import cli
 from fastlift.interop import lift_checkpoints as compat
 from fastlift.models.lift import LiftModel
 
-Files = tuple[Path, Path]
 D, RANK, CLASSES = 48, 3, len(CLASS_NAMES)
 PARTS = {"attn_in": 144, "attn_out": 48, "mlp_in": 192, "mlp_out": 48}  # outputs of a block's products
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures import Files
 
 import fastlift
 
@@ -18,8 +19,6 @@ from benchmarks.paper import sweep, tables
 from benchmarks.paper.plots import draw
 from fastlift.reporting.console import Terminal
 from fastlift.system.progress import Quiet
-
-Files = tuple[Path, Path]
 
 
 @pytest.mark.parametrize("name", tables.NAMES)

@@ -4,26 +4,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fixtures import tiny_recipe
+from fixtures import Files, tiny_recipe
 
 import fastlift
 from fastlift.config import Config
 
-Files = tuple[Path, Path]
-
 
 @pytest.fixture(scope="session")
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return tiny_recipe(
-        tiny_clip,
-        tiny_data,
-        tuner="none",
-        epochs=2,
-        batch_size=8,
-        lr=0.05,
-        log_steps=1,
-        amp="fp32",
-    )
+    return tiny_recipe(tiny_clip, tiny_data, tuner="none", epochs=2, batch_size=8, lr=0.05, log_steps=1, amp="fp32")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES, Told
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, Told
 from run_files import flip, newest, same_state
 
 import fastlift
@@ -26,7 +26,6 @@ from fastlift.system.sealed import Damaged
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 OURS = Identity("ours", "settings", "fp32")
 
 

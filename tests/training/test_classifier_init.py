@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from devices import on_gpu
-from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_recipe
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, tiny_recipe
 from PIL import Image
 from several import together
 from torch import Tensor
@@ -33,18 +33,10 @@ from fastlift.system import launcher
 from fastlift.system.progress import Quiet
 from fastlift.training import classifier_init
 
-Files = tuple[Path, Path]
-
 
 @pytest.fixture
 def settings(tiny_clip: Files, tiny_data: Path) -> Config:
-    return tiny_recipe(
-        tiny_clip,
-        tiny_data,
-        epochs=0,
-        batch_size=8,
-        eval_batch=16,
-    )
+    return tiny_recipe(tiny_clip, tiny_data, epochs=0, batch_size=8, eval_batch=16)
 
 
 def test_shots_are_drawn_by_class_and_seed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files
 from several import together
 from torch import Tensor
 
@@ -21,7 +21,6 @@ from fastlift.training.distributed import Vote, World, open_group
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 BATCH = 12  # of 38 images: three batches and two images, which leaves ranks of four without any
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import GPU, fake_gpu
-from fixtures import CLASS_COUNTS, CLASS_NAMES, TINY_CONFIG, tiny_batch, tiny_learner
+from fixtures import CLASS_COUNTS, CLASS_NAMES, TINY_CONFIG, Files, tiny_batch, tiny_learner
 from syncs import no_host_sync, repeatable_sums
 from torch import Tensor
 
@@ -23,7 +23,6 @@ from fastlift.training.finite import Watch
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner, Sums
 
-Files = tuple[Path, Path]
 LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
 CLASSIFIERS = ("cosine", "linear", "l2", "layernorm", "text")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

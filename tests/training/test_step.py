@@ -1,18 +1,14 @@
 """One step: what it changes, and that it does not depend on how the batch is cut."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from devices import EVERY_DEVICE
-from fixtures import CLASS_COUNTS, CLASS_NAMES, tiny_batch, tiny_learner
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, tiny_batch, tiny_learner, train_on
 
 import fastlift
 from fastlift.engine.loop import cosine_lr
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
-
-Files = tuple[Path, Path]
 
 
 @pytest.mark.parametrize("loss", ["LA", "Focal"])
@@ -44,12 +40,7 @@ def test_frozen_weights_stay(tiny_clip: Files, device: torch.device) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_loss_falls_in_every_dtype(tiny_clip: Files, place: str, dtype: torch.dtype) -> None:
     some = tiny_learner(tiny_clip, place, dtype=dtype)
-    losses = []
-    for _ in range(40):  # of which fp16 spends some on finding its gradient scale
-        some.sums.loss.zero_()
-        some.sums.images = 0
-        some.step(*tiny_batch(some))
-        losses.append(some.sums.read()[0])
+    losses = train_on(some, *tiny_batch(some), 40)  # of which fp16 spends some on finding its gradient scale
     assert losses[-1] < 0.5 * losses[0]
     assert {parameter.dtype for parameter in some.parameters.values()} == {torch.float32}
 

@@ -1,12 +1,11 @@
 """The classifier from text with parts that learn: CoOp, CLIP-Adapter, projections, tuners in the text tower."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, train_on
 from torch import Tensor
 
 import fastlift
@@ -17,7 +16,6 @@ from fastlift.models.text.classifier import TextClassifier
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 LABELS = torch.arange(8) % len(CLASS_NAMES)
 INSIDE = ("adaptformer", "adapter", "lora", "lora_mlp", "bias", "layernorm", "mask", "full")
 RANDOM = ("ssf_attn", "ssf_mlp", "ssf_ln", "vpt_shallow", "vpt_deep", "coop")
@@ -70,12 +68,7 @@ def test_it_learns_only_it_moves_and_it_is_kept(tiny_clip: Files, name: str) -> 
     with torch.no_grad():
         untrained = model(images())
     some = Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.01))
-    values = []
-    for _ in range(6):
-        some.sums.loss.zero_()
-        some.sums.images = 0
-        some.step(images(), LABELS)
-        values.append(some.sums.read()[0])
+    values = train_on(some, images(), LABELS, 6)
     assert min(values[1:]) < values[0] - 1e-3
     still = [key for key, parameter in model.trained().items() if torch.equal(parameter, tuned[key])]
     assert not still

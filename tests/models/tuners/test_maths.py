@@ -3,13 +3,12 @@
 The golden numbers of the authors cover some of the tuners; this covers all of them, together and in some blocks only.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,7 +16,6 @@ import fastlift
 from fastlift.models import tuners
 from fastlift.models.lift import LiftModel
 
-Files = tuple[Path, Path]
 Tensors = dict[str, Tensor]
 D, HEADS, DEPTH, TOKENS = 48, 3, 3, 17
 RATIO, SEED = 0.05, 2  # of the mask

@@ -1,14 +1,11 @@
 """Tuners' settings: each tuner declares its own; together they are one class, with the papers' sizes where none is given."""
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
 import torch
-from fixtures import CLASS_NAMES
+from fixtures import CLASS_NAMES, Files, with_a_line
 from torch import nn
 from typing_extensions import Doc
 
@@ -21,7 +18,6 @@ from fastlift.models.tuners.prompts import PromptSettings
 from fastlift.models.vit import Block, Tower
 from fastlift.settings import Acts, Between, check_effects, converted, marker
 
-Files = tuple[Path, Path]
 pytestmark = pytest.mark.usefixtures("weights_read_once")
 
 
@@ -95,13 +91,7 @@ class Toy(nn.Module):
 
 def test_a_new_tuner_is_a_file_and_a_line(tiny_clip: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package with one more base of ``TunerSettings`` knows the tuner, its option, and when that acts."""
-    line = "    NoTuner,\n    ChosenTuners,"
-    source = Path(tuners.__file__).read_text()
-    assert source.count(line) == 1
-    grown: Any = ModuleType("grown")
-    grown.ToySettings = ToySettings
-    monkeypatch.setitem(sys.modules, "grown", grown)
-    exec(compile(source.replace(line, f"    ToySettings,\n{line}"), "grown", "exec"), vars(grown))
+    grown = with_a_line(tuners, "    NoTuner,\n    ChosenTuners,", "    ToySettings,", ToySettings, monkeypatch)
     settings = converted(grown.TunerSettings, {"tuner": ["toy", "lora"], "toy_count": 3, "layers": 1})
     vit = backbones.load(*tiny_clip).vit
     before = vit(torch.ones(1, 3, 32, 32))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import CLASS_COUNTS, CLASS_NAMES
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, train_on
 from torch import Tensor
 
 import fastlift
@@ -23,7 +23,6 @@ from fastlift.runs.train_state import TrainState
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
-Files = tuple[Path, Path]
 VIT_TUNERS = tuple(name for name in TUNERS if name != "none")
 STARTS_ELSEWHERE = ("ssf_attn", "ssf_mlp", "ssf_ln", "vpt_shallow", "vpt_deep")  # random starts, as in their papers
 LABELS = torch.arange(8) % len(CLASS_NAMES)
@@ -43,17 +42,6 @@ def images(count: int = 8) -> Tensor:
 
 def learner(model: LiftModel, lr: float = 0.05) -> Learner:
     return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=lr))
-
-
-def train(some: Learner, steps: int) -> list[float]:
-    """Losses of some steps on one batch."""
-    values = []
-    for _ in range(steps):
-        some.sums.loss.zero_()
-        some.sums.images = 0
-        some.step(images(), LABELS)
-        values.append(some.sums.read()[0])
-    return values
 
 
 @pytest.mark.parametrize("name", VIT_TUNERS)
@@ -76,7 +64,7 @@ def test_it_learns_and_only_it_moves(tiny_clip: Files, name: str) -> None:
     some = learner(model)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     tuned = {key: parameter.detach().clone() for key, parameter in model.tuner_parameters.items()}
-    values = train(some, 6)
+    values = train_on(some, images(), LABELS, 6)
     assert values[-1] < values[0] - 1e-3
     assert all(not torch.equal(parameter, tuned[key]) for key, parameter in model.tuner_parameters.items())
     intended = {id(parameter) for parameter in model.tuner_parameters.values()}
@@ -90,11 +78,11 @@ def test_it_learns_and_only_it_moves(tiny_clip: Files, name: str) -> None:
 def test_it_survives_a_checkpoint(tiny_clip: Files, name: str, tmp_path: Path) -> None:
     """Saved and restored into a model with another seed, training goes on with the same bits."""
     some, other = learner(build(tiny_clip, name)), learner(build(tiny_clip, name, seed=7))
-    train(some, 2)
+    train_on(some, images(), LABELS, 2)
     place = TrainState(0, 2, 2, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
     checkpoints.save(tmp_path / "step-00000002.safetensors", some, place)
     assert checkpoints.restore(tmp_path / "step-00000002.safetensors", other) == place
-    assert train(some, 2) == train(other, 2)
+    assert train_on(some, images(), LABELS, 2) == train_on(other, images(), LABELS, 2)
     for key, parameter in some.parameters.items():
         assert torch.equal(parameter, other.parameters[key]), key
 

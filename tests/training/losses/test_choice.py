@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 import torch
+from fixtures import with_a_line
 from torch import Tensor
 
 from fastlift.errors import UserError
@@ -83,14 +81,9 @@ class ToyLoss(Loss):
 
 def test_a_new_loss_is_a_file_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package with one more line in its list knows the loss, its option, and the setting's new choice."""
-    line = '    "LADE": LADELoss,\n'
-    source = Path(losses.__file__).read_text()
-    assert source.count(line) == 1
-    grown: Any = ModuleType("grown")
-    grown.ToyLoss = ToyLoss
-    monkeypatch.setitem(sys.modules, "grown", grown)
-    exec(compile(source.replace(line, f'{line}    "Toy": ToyLoss,\n'), "grown", "exec"), vars(grown))
-    assert get_args(grown.LossName) == (*get_args(LossName), "Toy")
+    grown = with_a_line(losses, '    "LADE": LADELoss,', '    "Toy": ToyLoss,', ToyLoss, monkeypatch)
+    *others, last = get_args(LossName)
+    assert get_args(grown.LossName) == (*others, "Toy", last)
     loss = grown.LossSettings(loss="Toy").build(COUNTS)
     assert (type(loss), loss.classes) == (ToyLoss, 3)
     logits, labels = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, -1.0]]), torch.tensor([0, 2])

@@ -146,9 +146,8 @@ class DaliLoader:
         if made.error is None:
             return self._images(made)[0]
         raise_if_machines_fault(made.error)
-        images = self._normalise.all_of(
-            drawn(self._stream, step, 0)
-        )  # a plain JPEG that DALI cannot decode all the same
+        # A plain JPEG that DALI cannot decode all the same.
+        images = self._normalise.all_of(drawn(self._stream, step, 0))
         name, reason = self._stream.index.label_of(int(step.sources[0])), gist(str(made.error))
         what = f"DALI cannot decode {name}, libjpeg-turbo or Pillow does it instead: {reason}"
         warnings.warn(what, FastliftWarning, stacklevel=2)
