@@ -18,7 +18,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def typed(name: str, hint: Any, value: Any) -> Any:
-    """The value of setting ``name`` in its type; what is no JSON is taken for what ``_as_json`` makes of it.
+    """The value of setting ``name`` in its type; paths, NumPy's numbers, sequences and iterators are taken as JSON has them.
 
     Raises:
         UserError: a value of another type, or none of the choices.
