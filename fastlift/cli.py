@@ -24,7 +24,7 @@ COMMANDS = {
     "evaluate": "accuracy of a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
     "predict": "names and probabilities for photographs and folders",
     "zero-shot": "accuracy of CLIP as it is, without training",
-    "data": "check, stats, pack: what a data set holds, and what is missing or broken",
+    "data": "prepare, check, stats, pack: what a data set holds, and what is missing or broken",
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "report": "one HTML page of one run, or of several side by side",
     "export": "one file that serves a run without fastlift: ONNX or torch.export",
