@@ -28,7 +28,7 @@ def helped(
 def test_help_tells_a_default_once_and_names_nothing_internal(helped: list[str]) -> None:
     for line in helped:
         assert len(re.findall(r"\(default\b|\bDefault:|; default ", line)) <= 1, line
-        assert not re.search(r"default: (None\)|\))|settings\.", line), line
+        assert not re.search(r"default: (None\)|\))|settings\.|--\w+\.\w", line), line
 
 
 @pytest.mark.parametrize("helped", ["train"], indirect=True)

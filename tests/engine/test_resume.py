@@ -59,7 +59,11 @@ def test_resuming_is_bit_identical(
     last = runs.RunFolder(tmp_path / "cut").last_checkpoint()
     assert last is not None
     assert checkpoints.read_train_state(last).global_step == stop_at, "nothing that was done is done again"
-    resumed = fastlift.train(settings, output=tmp_path / "cut", resume=True)
+    again: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", lambda self, *arguments: again.append(1) or step(self, *arguments))
+        resumed = fastlift.train(settings, output=tmp_path / "cut", resume=True)
+    assert len(again) == whole.results["steps"] - stop_at, "only what was not done is done"
     same_state(whole.folder, resumed.folder, "epoch-003")
     logged = [strip_times(folder) for folder in (whole.folder, resumed.folder)]
     assert logged[0] == logged[1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from devices import EVERY_DEVICE
-from fixtures import CLASS_COUNTS, CLASS_NAMES, Files
+from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, Told
 from run_files import same_state
 
 import fastlift
@@ -212,3 +213,13 @@ def test_zero_shot_trains_nothing(settings: Config, tmp_path: Path) -> None:
     assert run.results["model"]["tuned_parameters"] == 0
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(fastlift.load_run(run.folder)(images), run.model(images))
+
+
+def test_a_training_tells_what_it_trains_and_where(settings: Config, tmp_path: Path) -> None:
+    ui = Told()
+    fastlift.train(settings.override(epochs=1), output=tmp_path / "run", ui=ui)
+    assert "38 training and 24 test images, 6 classes of 14 to 2 images" in ui.text
+    assert re.search(
+        r"adaptformer of rank 1 trains \d+ parameters \(.* % of the backbone\), the cosine classifier 288", ui.text
+    )
+    assert f"cpu in fp32 (asked for), {torch.get_num_threads()} threads; images by torchvision" in ui.text

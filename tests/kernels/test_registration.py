@@ -165,9 +165,12 @@ def test_a_triton_that_starts_nothing_is_said_once_and_not_used(monkeypatch: pyt
     """On a GPU whose machine has no C compiler: a sentence, and plain PyTorch, in place of a traceback in the first step."""
     pytest.importorskip("triton")
 
+    tried = []
+
     class Broken:
         @property
         def active(self) -> Any:
+            tried.append(1)
             raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
 
     with FakeTensorMode():
@@ -180,6 +183,7 @@ def test_a_triton_that_starts_nothing_is_said_once_and_not_used(monkeypatch: pyt
     assert len(warned) == 1
     with pytest.raises(RuntimeError, match=f'impl="triton" is not available: {said}'):
         dispatch.choose("triton", "x", x)
+    assert len(tried) == 1
     monkeypatch.setattr("triton.runtime.driver", SimpleNamespace(active=SimpleNamespace(utils="a launcher")))
     dispatch.triton_fault.cache_clear()
     assert dispatch.choose(None, "x", x) == "triton"

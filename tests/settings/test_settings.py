@@ -96,8 +96,10 @@ def test_keywords_are_refused_as_json_is(values: dict[str, Any], message: str) -
 
 
 def test_keywords_are_converted_as_json_is() -> None:
-    values = {"sides": [1, 2], "rate": 1, "root": "a"}
-    assert Both(**values) == converted(Both, values)
+    values: dict[str, Any] = {"sides": [1, 2], "rate": 1, "root": "a"}
+    for found in (Both(**values), converted(Both, values)):
+        assert (found.sides, found.rate, found.root) == ((1, 2), 1.0, Path("a"))
+        assert type(found.rate) is float
 
 
 def test_keywords_may_be_numbers_of_numpy_sequences_and_iterators() -> None:
