@@ -9,8 +9,18 @@
 if __name__ != "kernels":
     from .activation.op import gelu, quick_gelu
     from .adapter.op import adapter
+    from .attention.op import attention
     from .cosine_ce.op import cosine_cross_entropy
     from .dispatch import Impl, available
     from .quantise.op import quantise_rows
 
-    __all__ = ["Impl", "adapter", "available", "cosine_cross_entropy", "gelu", "quantise_rows", "quick_gelu"]
+    __all__ = [
+        "Impl",
+        "adapter",
+        "attention",
+        "available",
+        "cosine_cross_entropy",
+        "gelu",
+        "quantise_rows",
+        "quick_gelu",
+    ]

@@ -80,14 +80,11 @@ class Fp8Linear(nn.Module):
 class Fp8QKV(Fp8Linear):
     """``vit.QKV`` in the same way."""
 
-    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         if queries is None:
-            q, k, v = self.product(x).chunk(3, dim=-1)
-            return q, k, v
+            return self.product(x), None
         width = x.shape[-1]
-        q = self.product(x[:, :queries], slice(width))
-        k, v = self.product(x, slice(width, None)).chunk(2, dim=-1)
-        return q, k, v
+        return self.product(x, slice(width, None)), self.product(x[:, :queries], slice(width))
 
 
 _REPLACEMENTS: dict[type[nn.Module], type[Fp8Linear]] = {Linear: Fp8Linear, QKV: Fp8QKV}

@@ -9,7 +9,6 @@ site       default                     who acts there
 prompts    identity on the tokens      visual prompts
 norm_1     LayerNorm                   SSF on norms
 qkv        ``QKV``                     LoRA, SSF on attention, masks (through the weight's parametrisation)
-rotary     identity on (q, k)          rotary positions of the backbone itself
 out        ``Linear``                  SSF on attention, masks
 pre_mlp    ``NormBranch``              AdaptFormer: t -> (LN_2(t), residual), SSF on norms
 mlp_in/out ``Linear``                  LoRA in the MLP, SSF on the MLP, masks
@@ -34,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.models.pooling import Pool
 from fastlift.settings import May, Settings
@@ -72,17 +72,15 @@ class LayerScale(nn.Module):
 class QKV(Linear):
     """Queries, keys and values in one product; ``queries`` limits the queries to the first tokens."""
 
-    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """x [B, L, D] -> q [B, queries or L, D], k and v [B, L, D]."""
+    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        """x [B, L, D] -> (queries, keys and values [B, L, 3D], None), or (keys and values [B, L, 2D], q [B, queries, D])."""
         weight = self.weight.to(x.dtype)  # [3D, D]
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if queries is None:
-            q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
-            return q, k, v
+            return F.linear(x, weight, bias), None
         width = x.shape[-1]
         q = F.linear(x[:, :queries], weight[:width], None if bias is None else bias[:width])
-        k, v = F.linear(x, weight[width:], None if bias is None else bias[width:]).chunk(2, dim=-1)
-        return q, k, v
+        return F.linear(x, weight[width:], None if bias is None else bias[width:]), q
 
 
 class NormBranch(nn.Module):
@@ -96,18 +94,11 @@ class NormBranch(nn.Module):
         return self.norm(t), t
 
 
-class KeepPair(nn.Module):
-    """(q, k) as they are: positions were added to the tokens."""
-
-    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return q, k
-
-
 class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021; DINOv3's axial form): the patches' queries and keys are turned by their place.
+    """Angles of rotary positions (Su et al. 2021; DINOv3's axial form): the patches' queries and keys are turned by them.
 
-    x -> x cos + (-x_2, x_1) sin for x = (x_1, x_2) in halves, in fp32. Tokens before ``first`` and behind the patches
-    (class token, registers, visual prompts) have no place and are left alone.
+    Tokens before ``first`` and behind the patches (class token, registers, visual prompts) have no place and are left
+    alone. What turns is ``fastlift_kernels.attention``.
     """
 
     sin: Tensor  # of each patch's angles, [patches, D/H]
@@ -118,18 +109,6 @@ class Rotary(nn.Module):
         self.first = first
         self.register_buffer("sin", sin)
         self.register_buffer("cos", cos)
-
-    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self._turn(q), self._turn(k)
-
-    def _turn(self, x: Tensor) -> Tensor:  # [B, H, L, D/H]
-        if x.shape[2] <= self.first:  # the class token alone asks
-            return x
-        last = self.first + len(self.sin)
-        patches = x[:, :, self.first : last].float()
-        one, two = patches.chunk(2, dim=-1)
-        turned = patches * self.cos + torch.cat([-two, one], dim=-1) * self.sin
-        return torch.cat([x[:, :, : self.first], turned.to(x.dtype), x[:, :, last:]], dim=2)
 
 
 class Block(nn.Module):
@@ -166,15 +145,13 @@ class Block(nn.Module):
         self.post_mlp: nn.Module = nn.Identity()
         self.scale_1: nn.Module = scale_1 or nn.Identity()
         self.scale_2: nn.Module = scale_2 or nn.Identity()
-        self.rotary: nn.Module = rotary or KeepPair()
+        self.rotary = rotary
 
     def attention(self, x: Tensor, queries: int | None) -> Tensor:
         """Multi-head self-attention of x [B, L, D]; only the first ``queries`` tokens ask, all of them answer."""
-        q, k, v = self.qkv(self.norm_1(x), queries)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # [B, H, L, D/H]
-        q, k = self.rotary(q, k)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out(mixed.transpose(1, 2).flatten(-2))
+        packed, q = self.qkv(self.norm_1(x), queries)
+        turn = () if self.rotary is None else (self.rotary.sin, self.rotary.cos, self.rotary.first)
+        return self.out(kernels.attention(packed, self.heads, q, *turn, causal=self.causal))
 
     def attend(self, x: Tensor, queries: int | None) -> Tensor:
         """The first half: x [B, L, D] -> t [B, queries or L, D], the residual stream after attention."""

@@ -43,9 +43,13 @@ class LoRAQKV(nn.Module):
         super().__init__()
         self.inner, self.q, self.v = inner, q, v
 
-    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.inner(x, queries)
-        return q + self.q(x[:, :queries]), k, v + self.v(x)
+    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor | None]:
+        packed, q = self.inner(x, queries)
+        *asked, k, v = packed.split(x.shape[-1], dim=-1)
+        values = v + self.v(x)
+        if q is not None:
+            return torch.cat([k, values], dim=-1), q + self.q(x[:, :queries])
+        return torch.cat([asked[0] + self.q(x), k, values], dim=-1), None
 
 
 class LoRALinear(nn.Module):

@@ -43,11 +43,13 @@ class SSFAfter(SSFSite):
 class SSFQKV(SSFSite):
     """The qkv site with its 3 D outputs scaled and shifted."""
 
-    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        scales, shifts = self.ssf.scale.to(x.dtype).chunk(3), self.ssf.shift.to(x.dtype).chunk(3)
-        parts = zip(shifts, self.inner(x, queries), scales, strict=True)
-        q, k, v = (torch.addcmul(shift, part, scale) for shift, part, scale in parts)
-        return q, k, v
+    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor | None]:
+        packed, q = self.inner(x, queries)
+        if q is None:
+            return self.ssf(packed), None
+        width = x.shape[-1]
+        scale, shift = self.ssf.scale.to(x.dtype), self.ssf.shift.to(x.dtype)
+        return torch.addcmul(shift[width:], packed, scale[width:]), torch.addcmul(shift[:width], q, scale[:width])
 
 
 class SSFBranch(SSFSite):

@@ -1,0 +1,1 @@
+"""Self-attention of packed queries, keys and values; see README.md."""
