@@ -16,6 +16,7 @@ from fastlift import recipes
 from fastlift.bench.train import twins
 from fastlift.data.index.index import array_index
 from fastlift.data.loading.batch import Batch, Loader
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.reporting.console import Terminal
 from fastlift.runs.folder import create
@@ -70,9 +71,10 @@ def overhead(name: str, classes: int, batch: int, steps: int) -> dict[str, Any]:
             array_index("none", np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1), ["a"]),
         )
         settings = config.part(FitSettings)
-        fit = Fit(settings, True, run, learner, cast(Loader, batches), Terminal(), World(), index, identity)
+        loading = config.part(LoaderSettings)
+        fit = Fit(settings, True, run, learner, loading, cast(Loader, batches), Terminal(), World(), index, identity)
         backward = torch.Tensor.backward
-        fit._save = saving.wrap(fit._save)  # type: ignore[method-assign]
+        fit._write = saving.wrap(fit._write)  # type: ignore[method-assign]
         model.features = work.wrap(model.features)  # type: ignore[method-assign]
         learner.loss.on_features = work.wrap(learner.loss.on_features)  # type: ignore[method-assign]
         learner.optimizer.step = work.wrap(learner.optimizer.step)  # type: ignore[method-assign]

@@ -86,7 +86,9 @@ def results_of(
     if fit is not None:
         timing["train_s"] = fit.elapsed
         if fit.images_seen:  # none where a run that was trained already is only evaluated
-            timing["images_per_s"] = fit.images_seen / max(fit.elapsed - fit.seconds, 1e-9)
+            here_s = max(fit.elapsed - fit.seconds, 1e-9)
+            timing["images_per_s"] = fit.images_seen / here_s
+            timing["data_wait_share"] = fit.data_wait.seconds() / here_s
     name = config.run.ensembling_name
     return {
         "recipe": config.recipe,

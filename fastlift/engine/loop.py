@@ -10,17 +10,20 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
+from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine import bad_step
+from fastlift.engine.data_wait import DataWait, advice
 from fastlift.engine.memory import estimate
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
 from fastlift.models.out_of_memory import attempt
+from fastlift.reporting.figures import is_long_wait
 from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
@@ -47,12 +50,21 @@ class FitSettings(LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings,
     """What the training loop is told of a run's settings."""
 
 
+class _Mark(NamedTuple):
+    """How far this process is at a moment; all of it grows."""
+
+    seconds: float
+    images: int
+    waited_s: float
+
+
 @dataclass
 class Fit:
     """A training in progress.
 
     Attributes:
         can_cut: whether a run with these settings may go on with another micro-batch.
+        loading: how the loader was made.
         data: the training data.
         identity: of the run.
         epoch, step, global_step: the next step and the steps taken, kept current.
@@ -63,6 +75,7 @@ class Fit:
     can_cut: bool
     run: RunFolder
     learner: Learner
+    loading: LoaderSettings
     loader: Loader
     ui: Ui
     world: World
@@ -73,9 +86,14 @@ class Fit:
     global_step: int = 0
     seconds: float = 0.0
     images_seen: int = 0
+    data_wait: DataWait = field(init=False)
+    _told_of_waiting: bool = False
     _started: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
     _log: MetricsLog | None = None  # the first process's
+
+    def __post_init__(self) -> None:
+        self.data_wait = DataWait(self.learner.sums.loss.device)
 
     @property
     def elapsed(self) -> float:
@@ -125,17 +143,16 @@ class Fit:
         settings, learner = self.settings, self.learner
         lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
         learner.set_lr(lr)
-        stopping, since, seen = False, time.perf_counter(), self.images_seen
-        for batch in self.loader.epoch(self.epoch, self.step):
+        stopping, began = False, self._mark()
+        since = began
+        for batch in self.data_wait.over(self.loader.epoch(self.epoch, self.step)):
             stopping = self._step(batch, stop)
             after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
             self.images_seen += len(batch.whole)
             bar.update(self.global_step)
             if self.global_step % settings.log_steps == 0:
-                now = time.perf_counter()
-                self._log_step(bar, lr, (self.images_seen - seen) / max(now - since, 1e-9))
-                since, seen = now, self.images_seen
+                since = self._log_step(bar, lr, since)
             in_the_middle = self.step < self.loader.steps_per_epoch  # the end of an epoch is saved in any case
             if stopping and in_the_middle:
                 self._save_in_epoch()
@@ -143,7 +160,7 @@ class Fit:
             every = settings.checkpoint_steps
             if every and self.global_step % every == 0 and in_the_middle:
                 self._save_in_epoch()
-        self._end_epoch(bar)
+        self._end_epoch(bar, began)
         if stopping or (self.epoch == settings.epochs and learner.vote.last()):
             self._interrupt(stop)
 
@@ -175,19 +192,27 @@ class Fit:
         if self._log is not None:
             self._log.write(event, step, values)
 
-    def _log_step(self, bar: Bar, lr: float, images_per_s: float) -> None:
+    def _mark(self) -> _Mark:
+        return _Mark(time.perf_counter(), self.images_seen, self.data_wait.seconds())
+
+    def _log_step(self, bar: Bar, lr: float, since: _Mark) -> _Mark:
+        """A line of the log about the steps since a moment; gives the moment that it is about."""
         self._check_steps()
         if not self.learner.sums.counted():  # all steps of this epoch were left out so far: there is no figure yet
-            return
+            return self._mark()
         loss, accuracy = self.learner.sums.read()
+        now = self._mark()  # behind what reads the device, so that its part is in
+        seconds = max(now.seconds - since.seconds, 1e-9)
+        images_per_s, waited = (now.images - since.images) / seconds, (now.waited_s - since.waited_s) / seconds
+        pace = {"images_per_s": images_per_s, "data_wait_share": waited, "seconds": self.elapsed}
         values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
-        self._log_event("step", self.global_step, {**values, "images_per_s": images_per_s, "seconds": self.elapsed})
+        self._log_event("step", self.global_step, values | pace)
         place = f"epoch {self.epoch + 1}/{self.settings.epochs}"
-        bar.update(
-            self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
-        )
+        figures = f"loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s  data {100 * waited:.0f} %"
+        bar.update(self.global_step, f"{place}  {figures}")
+        return now
 
-    def _end_epoch(self, bar: Bar) -> None:
+    def _end_epoch(self, bar: Bar, began: _Mark) -> None:
         self._check_steps()
         if not self.learner.sums.counted():
             raise UserError(
@@ -196,14 +221,28 @@ class Fit:
                 exit_code=1,
             )
         loss, accuracy = self.learner.sums.read()
+        now = self._mark()
+        waited, seconds = now.waited_s - began.waited_s, max(now.seconds - began.seconds, 1e-9)
         values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
-        self._log_event("epoch", self.global_step, values)
+        self._log_event("epoch", self.global_step, values | {"data_wait_share": waited / seconds})
         bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
+        self._tell_of_waiting(waited, seconds)
         if skipped := int(self.learner.watch.skipped):
             self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")
         self.epoch, self.step = self.epoch + 1, 0
         self.learner.sums = Sums.zeros(self.learner.sums.loss.device)
         self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
+
+    def _tell_of_waiting(self, waited_s: float, epoch_s: float) -> None:
+        """Once a process, where training waited for much of an epoch."""
+        if self._told_of_waiting or not is_long_wait(waited_s, epoch_s):
+            return
+        self._told_of_waiting = True
+        cure = advice(self.loading, self.loader, self.learner.sums.loss.device)
+        share = 100 * waited_s / epoch_s
+        self.ui.say(
+            f"epoch {self.epoch + 1}: {share:.0f} % of its time ({waited_s:.1f} s) went into waiting for images; {cure}"
+        )
 
     def _save_in_epoch(self) -> None:
         """Save the state in the middle of an epoch."""

@@ -185,7 +185,8 @@ def _fit(
     )
     loader = training_loader(config.data, settings, data, model, world, bad)
     can_cut = "micro_batch" in may_change(config)
-    fit = Fit(settings, can_cut, run, learner, loader, place.ui, world, data.train, identity)
+    loading = config.part(LoaderSettings)
+    fit = Fit(settings, can_cut, run, learner, loading, loader, place.ui, world, data.train, identity)
     try:
         if last is not None:
             fit.resume(last)

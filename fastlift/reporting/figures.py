@@ -10,6 +10,8 @@ from typing import Any
 from fastlift.data.index.groups import GROUP_BOUNDARIES
 
 ABSENT = "–"
+LONG_WAIT_SHARE = 0.1
+LONG_WAIT_S = 2.0  # the first batch of every epoch takes a moment, which is much of a short epoch
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,8 @@ def duration_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def is_long_wait(waited_s: float, of_s: float) -> bool:
+    """Whether a training of ``of_s`` seconds waited so long for data that its reader should know."""
+    return waited_s >= LONG_WAIT_S and waited_s >= LONG_WAIT_SHARE * of_s

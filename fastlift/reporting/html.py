@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from fastlift import __version__
 from fastlift.reporting import plots
-from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text
+from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text, is_long_wait
 from fastlift.reporting.record import RunRecord, read_runs
 from fastlift.runs.stored import Record
 from fastlift.system.files import write_text
@@ -85,7 +85,7 @@ def _card(run: RunRecord) -> dict[str, Any]:
     facts = [text for text in (_data_fact(data), _model_fact(run.section("model")), _timing_fact(run)) if text]
     return {
         "finished": run.finished,
-        "notes": [*run.notes, *_metric_notes(run)],
+        "notes": [*run.notes, *_metric_notes(run), *_wait_notes(run)],
         "accuracy": FIGURES[0].text(metrics),
         "interval": _interval(metrics),
         "groups": [(figure.short, figure.text(metrics)) for figure in FIGURES[1:4]],
@@ -103,6 +103,16 @@ def _metric_notes(run: RunRecord) -> list[str]:
     if metrics.get("non_finite"):
         notes.append(f"For {metrics['non_finite']} test images the model gave NaN or infinity; they count as wrong.")
     return notes
+
+
+def _wait_notes(run: RunRecord) -> list[str]:
+    """Where a faster way to load images would have made the training shorter."""
+    timing = run.section("timing")
+    if "data_wait_share" not in timing or "train_s" not in timing:
+        return []
+    share, train_s = timing["data_wait_share"], timing["train_s"]
+    told = f"Training waited for images in {100 * share:.0f} % of its time: see Waiting for data in docs/data.md."
+    return [told] if is_long_wait(share * train_s, train_s) else []
 
 
 def _interval(metrics: Mapping[str, Any]) -> str:
@@ -138,6 +148,8 @@ def _timing_fact(run: RunRecord) -> str:
     parts = [f"{word} {duration_text(timing[name])}" for name, word in words.items() if name in timing]
     if "images_per_s" in timing:
         parts.append(f"{timing['images_per_s']:.0f} training images/s")
+    if "data_wait_share" in timing:
+        parts.append(f"{100 * timing['data_wait_share']:.0f} % of the training waited for data")
     if not run.finished and run.steps:
         last = run.steps[-1]
         epoch = f", in epoch {last['epoch'] + 1}" if isinstance(last.get("epoch"), int) else ""

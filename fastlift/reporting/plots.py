@@ -69,6 +69,7 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[Plot]:
         ("accuracy", "Accuracy while training", "%", _ACCURACY_CAPTION),
         ("learning_rate", "Learning rate", "", "Changes once per epoch."),
         ("images_per_s", "Throughput", "images/s", "Training images per second, loading included."),
+        ("data_wait_share", "Waiting for data", "share of the time", _DATA_WAIT_CAPTION),
     )
     plots = []
     for field, title, unit, caption in wanted:
@@ -78,6 +79,9 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[Plot]:
     return plots
 
 
+_DATA_WAIT_CAPTION = (
+    "Of the time since the previous point, the share in which training could not go on for want of the next batch."
+)
 _ACCURACY_CAPTION = (
     "Line: running accuracy on the training batches, over the epoch. Diamonds: accuracy on the test set, if it was "
     "evaluated during training."

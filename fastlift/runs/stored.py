@@ -129,6 +129,7 @@ class Event(_Event, Metrics, total=False):
     learning_rate: OfFp32 | None
     train_accuracy: Number | None
     images_per_s: Number | None
+    data_wait_share: Number | None
     seconds: Number | None
 
 

@@ -22,7 +22,7 @@ MEASURED = {
     "attention": {"ms", "share_of_matrix", "share_of_copy"},
     "evaluation": {"ms", "images_per_s", "times_training"},
     "data": {"images_per_s", "cpu_ms_per_image", "launching_thread_ms_per_image"},
-    "train": {"images_per_s", "train_s", "evaluate_s"},
+    "train": {"images_per_s", "data_wait_share", "train_s", "evaluate_s"},
     "kernels": {"ms", "launches", "share_of_step"},
 }
 

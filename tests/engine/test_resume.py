@@ -96,7 +96,10 @@ def test_a_signal_outside_the_loop_stops_cleanly(
 
 def strip_times(folder: Path) -> list[dict[str, Any]]:
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in event.items() if key not in ("seconds", "images_per_s")} for event in events]
+    return [
+        {key: value for key, value in event.items() if key not in ("seconds", "images_per_s", "data_wait_share")}
+        for event in events
+    ]
 
 
 def test_a_killed_run_goes_on(settings: Config, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def events(epochs: int, steps_per_epoch: int, seed: int, metrics: Metrics) -> li
                     "accuracy": 40 + 40 * progress,
                     "learning_rate": 0.005 * (1 + np.cos(np.pi * epoch / epochs)),
                     "images_per_s": 0.0 if step == 1 else 300 + 10 * generator.standard_normal(),
+                    "data_wait_share": 0.02,
                     "seconds": 0.4 * step,
                 }
             )
@@ -85,6 +86,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         rank: int = 4,
         tail_bonus: float = 0.0,
         class_names: list[str] | None = None,
+        data_wait_share: float = 0.02,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
@@ -118,7 +120,12 @@ def make_run(tmp_path: Path) -> MakeRun:
                 "data": data,
                 "metrics": metrics.to_dict(),
                 "evaluations": {"center": metrics.to_dict(), "fivecrop": shifted.to_dict()},
-                "timing": {"train_s": 81.2, "evaluate_s": 4.5, "images_per_s": 310.0},
+                "timing": {
+                    "train_s": 81.2,
+                    "evaluate_s": 4.5,
+                    "images_per_s": 310.0,
+                    "data_wait_share": data_wait_share,
+                },
                 "machine": {"cores": 2, "gpu": None},
                 "versions": {"torch": "2.9"},
             }

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fastlift.errors import UserError
-from fastlift.reporting.html import flat, write_report
+from fastlift.reporting.figures import is_long_wait
+from fastlift.reporting.html import flat, render_report, write_report
 from fastlift.reporting.plots import _stairs, curve, smoothed
 from fastlift.reporting.record import read_run
 from fastlift.reporting.svg import SERIES, drawing, inline_svg
@@ -90,12 +91,12 @@ def test_one_run(make_run: MakeRun, tmp_path: Path) -> None:
     metrics = read_run(folder).metrics()
     assert f"{metrics['accuracy']:.1f} %" in page.words
     for name in ("Many, medium, few", "Calibration", "The long tail", "Each class, by its training images",
-                 "Training loss", "Accuracy while training", "Learning rate", "Throughput", "Worst classes",
+                 "Training loss", "Accuracy while training", "Learning rate", "Throughput", "Waiting for data", "Worst classes",
                  "Most confused", "Ways of testing", "Settings", "Machine", "Versions", "Epochs"):  # fmt: skip
         assert name in headings(text), name
     assert "61,000 parameters learn, 21,000 in the tuner" in page.words
     assert "training 1 min 21 s" in page.words
-    assert page.tags.count("svg") == 8
+    assert page.tags.count("svg") == 9
     assert "training.lr" in page.words
     assert "not ended" not in page.words
     worst = min(value for value in metrics["per_class"])
@@ -260,6 +261,26 @@ def test_throughput_leaves_out_the_line_without_a_pace(make_run: MakeRun) -> Non
     run = read_run(make_run())
     assert run.steps[0]["images_per_s"] == 0.0
     assert curve(run, "images_per_s")[1].min() > 200
+
+
+def test_a_run_that_waited_for_data_says_so(make_run: MakeRun) -> None:
+    """Of 81.2 s of training: 2 % are a fact, 25 % are a warning; a run without training shows neither."""
+    few = render_report([read_run(make_run("few", data_wait_share=0.02))])
+    many = render_report([read_run(make_run("many", data_wait_share=0.25))])
+    assert "2 % of the training waited for data" in few
+    assert "Waiting for data</h3>" in few
+    assert 'class="warn">Training waited for images' not in few
+    assert 'class="warn">Training waited for images in 25 % of its time' in many
+    run = make_run("evaluated only")
+    results = json.loads((run / "results.json").read_text())
+    del results["timing"]["data_wait_share"]
+    (run / "results.json").write_text(json.dumps(results))
+    assert "waited for" not in render_report([read_run(run)])
+
+
+@pytest.mark.parametrize(("waited_s", "of_s", "long"), [(1.9, 5.0, False), (2.0, 20.0, True), (2.0, 20.1, False)])
+def test_what_is_a_long_wait(waited_s: float, of_s: float, long: bool) -> None:
+    assert is_long_wait(waited_s, of_s) is long
 
 
 def test_flat_settings() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from .harness import Commands, Ended
 
 STOPPED_LACKS = ("results.json", "report.html", "checkpoints/epoch-002.safetensors")
-TIMES = ("seconds", "images_per_s", "time", "timing", "machine", "versions", "evaluate_s")
+TIMES = ("seconds", "images_per_s", "data_wait_share", "time", "timing", "machine", "versions", "evaluate_s")
 
 
 def data_flags(data: Path) -> tuple[str, ...]:

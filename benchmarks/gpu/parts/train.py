@@ -41,10 +41,12 @@ def rows_of(bench: Bench, backend: str) -> Iterator[Row]:
         "name": f"{way}, {backend}",
         "images_per_s": round(timing["images_per_s"], 1),
         "median_of_log_images_per_s": round(statistics.median(paces), 1) if paces else None,
+        "data_wait_share": round(timing["data_wait_share"], 4),
         "train_s": round(timing["train_s"], 2),
         "evaluate_s": round(timing["evaluate_s"], 2),
         "whole_s": round(seconds, 2),
-        "note": f"whole {seconds:.1f} s, training {timing['train_s']:.1f} s, evaluation {timing['evaluate_s']:.1f} s",
+        "note": f"whole {seconds:.1f} s, training {timing['train_s']:.1f} s, of which {100 * timing['data_wait_share']:.0f} % "
+        f"waited for data, evaluation {timing['evaluate_s']:.1f} s",
     }
 
 
