@@ -26,6 +26,7 @@ from fastlift.evaluation.settings import CropBatchSettings
 from fastlift.models.compile import CompileSettings
 from fastlift.models.create import ModelSettings
 from fastlift.models.fp8 import Fp8Settings
+from fastlift.models.fused import FusedSettings
 from fastlift.models.precision import PrecisionSettings
 from fastlift.models.vit import ActivationCheckpointingSettings
 from fastlift.settings import May, NamesFile, Settings, check_effects, check_rules, converted, keywords, marker, one_of
@@ -59,6 +60,7 @@ class RunConfig(  # type: ignore[misc]
     CropBatchSettings,
     ActivationCheckpointingSettings,
     CompileSettings,
+    FusedSettings,
     Fp8Settings,
     PrecisionSettings,
     DeviceSettings,

@@ -9,6 +9,7 @@
 if __name__ != "kernels":
     from .activation.op import gelu, quick_gelu
     from .adapter.op import adapter
+    from .attention.configuration import attention_tokens
     from .attention.op import attention
     from .cosine_ce.op import cosine_cross_entropy
     from .dispatch import Impl, available
@@ -18,6 +19,7 @@ if __name__ != "kernels":
         "Impl",
         "adapter",
         "attention",
+        "attention_tokens",
         "available",
         "cosine_cross_entropy",
         "gelu",

@@ -13,6 +13,7 @@ from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.fp8 import Fp8Settings
+from fastlift.models.fused import FusedSettings
 from fastlift.models.precision import PrecisionSettings
 from fastlift.system.settings import DeviceSettings, ThreadSettings
 
@@ -21,7 +22,7 @@ EXAMPLES = (
     "fastlift evaluate RUN --tte fivecrop --json",
     "fastlift evaluate RUN --checkpoint epoch-001 epoch-010 --data-root /elsewhere/imagenet",
 )
-CHANGES = (TaxonSettings, GroupSettings, PrecisionSettings, Fp8Settings)
+CHANGES = (TaxonSettings, GroupSettings, PrecisionSettings, Fp8Settings, FusedSettings)
 
 
 @dataclass(frozen=True)

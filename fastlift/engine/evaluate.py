@@ -23,6 +23,7 @@ from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.create import CreateSettings
 from fastlift.models.fp8 import Fp8Settings
+from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
 from fastlift.models.weights import weights_fingerprint
@@ -170,6 +171,9 @@ def evaluate_on(
     fp8 = run.part(Fp8Settings)
     fp8.check(device, amp.dtype)
     fp8.build(model.vit)
+    for note in run.part(FusedSettings).build(model.vit):
+        if world.is_main:
+            ui.say(note)
     if run.memory == "check":
         check_images(model.vit, run, Work.of_evaluation(run, len(index)), {}, {}, device)
     agree(

@@ -22,6 +22,7 @@ from fastlift.models.backbones import outline
 from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.create import CreateSettings, create_model
 from fastlift.models.fp8 import Fp8Settings
+from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, Shape, shape_of
 from fastlift.models.vit import ActivationCheckpointingSettings
@@ -99,6 +100,8 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     model.set_compute_dtype(dtype)  # before it moves: what crosses the bus and is kept on a GPU is then half as much
     model.to(place.device)
     config.part(Fp8Settings).build(model.vit)
+    for note in config.part(FusedSettings).build(model.vit):
+        ui.say(note)
     config.part(ActivationCheckpointingSettings).build(model.vit)
     _check_possible(config.training, model, world)
     if config.training.epochs:

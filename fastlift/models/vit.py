@@ -133,6 +133,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.causal = causal
+        self.fused_tokens = 0  # up to how many tokens attention's own kernels run, if asked for (``models/fused.py``)
         self.mlp_width = mlp_in.out_features
         self.activation = activation
         self.prompts: nn.Module = nn.Identity()
@@ -151,7 +152,8 @@ class Block(nn.Module):
         """Multi-head self-attention of x [B, L, D]; only the first ``queries`` tokens ask, all of them answer."""
         packed, q = self.qkv(self.norm_1(x), queries)
         turn = () if self.rotary is None else (self.rotary.sin, self.rotary.cos, self.rotary.first)
-        return self.out(kernels.attention(packed, self.heads, q, *turn, causal=self.causal))
+        impl: Literal["triton"] | None = "triton" if packed.shape[1] <= self.fused_tokens else None
+        return self.out(kernels.attention(packed, self.heads, q, *turn, causal=self.causal, impl=impl))
 
     def attend(self, x: Tensor, queries: int | None) -> Tensor:
         """The first half: x [B, L, D] -> t [B, queries or L, D], the residual stream after attention."""
@@ -245,6 +247,12 @@ class VisionTransformer(Tower):
         """Tokens that enter the first block: prefix and patches, without visual prompts."""
         rows, columns = (size // step for size, step in zip(self.image_size, self.patches.stride, strict=True))
         return rows * columns + (0 if self.prefix is None else len(self.prefix))
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens that attention of the blocks sees at most: with visual prompts."""
+        prompts = [block.prompts for block in (self.block(i) for i in range(self.depth))]
+        return self.sequence_length + max((len(p) for one in prompts for p in one.parameters()), default=0)
 
     def prompt_site(self) -> PromptSite:
         """Behind the patches; the bound counts the patches' inputs as fan-in (VPT)."""

@@ -3,25 +3,25 @@
 import torch
 import torch.nn.functional as F
 
+from .arguments import AttentionArguments
+
 # B images, L tokens, D width, H heads; the first Q tokens ask
 
 
-def attention_library(
-    qkv: torch.Tensor,
-    heads: int,
-    q: torch.Tensor | None,
-    sin: torch.Tensor | None,
-    cos: torch.Tensor | None,
-    first: int,
-    causal: bool,
-) -> torch.Tensor:
-    """The result [B, L or Q, D]; arguments as in ``op.attention``."""
-    parts = qkv.chunk(3 if q is None else 2, dim=-1)
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (parts if q is None else (q, *parts)))
-    if sin is not None and cos is not None:
-        q, k = rotated(q, sin, cos, first), rotated(k, sin, cos, first)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return mixed.transpose(1, 2).flatten(-2)
+def attention_library(a: AttentionArguments) -> torch.Tensor:
+    """The result [B, L or Q, D]."""
+    q, k, v = heads_of(a)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=a.causal).transpose(1, 2).flatten(-2)
+
+
+def heads_of(a: AttentionArguments) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries [B, H, L or Q, D/H], keys and values [B, H, L, D/H], turned where there are angles."""
+    parts = a.qkv.chunk(3 if a.q is None else 2, dim=-1)
+    parts = parts if a.q is None else (a.q, *parts)
+    q, k, v = (part.unflatten(-1, (a.heads, -1)).transpose(1, 2) for part in parts)
+    if a.sin is not None and a.cos is not None:
+        q, k = rotated(q, a.sin, a.cos, a.first), rotated(k, a.sin, a.cos, a.first)
+    return q, k, v
 
 
 def rotated(x: torch.Tensor, sin: torch.Tensor, cos: torch.Tensor, first: int) -> torch.Tensor:
@@ -32,7 +32,9 @@ def rotated(x: torch.Tensor, sin: torch.Tensor, cos: torch.Tensor, first: int) -
     if x.shape[2] <= first:  # the class token alone asks
         return x
     last = first + len(sin)
-    patches = x[:, :, first:last].float()
+    patches = x[:, :, first:last]
+    patches = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    count = patches.shape[2]  # queries may end before the patches do
     one, two = patches.chunk(2, dim=-1)
-    turned = patches * cos + torch.cat([-two, one], dim=-1) * sin
+    turned = patches * cos[:count] + torch.cat([-two, one], dim=-1) * sin[:count]
     return torch.cat([x[:, :, :first], turned.to(x.dtype), x[:, :, last:]], dim=2)

@@ -1,11 +1,15 @@
-"""The public attention: checks, then the implementation that fits the tensor's device."""
-
-from typing import Any
+"""The public attention: checks, then the implementation that is asked for."""
 
 import torch
 
-from ..checks import check_activations, check_like, check_once
+from ..checks import check_once
+from ..dispatch import choose
+from ..registration import needs_gradients
+from .arguments import AttentionArguments, AttentionImpl, check, check_angles_are_constants
+from .configuration import check_fits
 from .library import attention_library
+from .reference import attention_reference
+from .registered import attention_forward
 
 
 def attention(
@@ -17,6 +21,7 @@ def attention(
     first: int = 0,
     *,
     causal: bool = False,
+    impl: AttentionImpl | None = None,
 ) -> torch.Tensor:
     """softmax(q k^T / sqrt(D/H)) v of every head, from the packed result of one product to the input of the next.
 
@@ -30,38 +35,28 @@ def attention(
         cos: as ``sin``.
         first: tokens without a place, before the patches.
         causal: a token sees itself and the tokens before it.
+        impl: None (PyTorch's own op), "triton" (kernels for short sequences, see :func:`attention_tokens`), or "reference".
 
     Returns:
         [B, L, D], or [B, Q, D] where ``q`` is given, in the dtype of ``qkv``.
 
-    Raises: TypeError, ValueError for arguments that are not those of one call.
+    Raises:
+        TypeError, ValueError: arguments that are not those of one call, or that the kernels asked for do not take.
+        RuntimeError: the kernels asked for are not available here, or the call is inside a torch.func transform.
+
     Source: Vaswani et al. 2017; rotary positions: Su et al. 2021, in DINOv3's axial form.
     """
-    arguments = (qkv, heads, q, sin, cos, first, causal)
-    check_once(_check, arguments)
-    return attention_library(*arguments)
-
-
-def _check(arguments: tuple[Any, ...]) -> None:
-    qkv, heads, q, sin, cos, first, _ = arguments
-    check_activations("qkv", qkv)
-    parts = 3 if q is None else 2
-    if qkv.dim() != 3 or heads < 1 or qkv.shape[-1] == 0 or qkv.shape[-1] % (parts * heads):
-        raise ValueError(f"qkv: expected [B, L, {parts}D] with D a multiple of {heads} heads, got {list(qkv.shape)}")
-    images, tokens, together = qkv.shape
-    width = together // parts
-    if q is not None:
-        check_activations("q", q)
-        if q.dim() != 3 or q.shape[1] > tokens:
-            raise ValueError(f"q: expected [{images}, up to {tokens}, {width}], got {list(q.shape)}")
-        check_like("q", q, (images, q.shape[1], width), (qkv.dtype,), "qkv", qkv)
-    if (sin is None) != (cos is None):
-        raise ValueError("sin, cos: expected both or neither")
-    if sin is not None:
-        if width // heads % 2:
-            raise ValueError(f"sin: expected heads of an even width to turn, got {width // heads}")
-        check_activations("sin", sin)
-        if first < 0 or len(sin) > tokens - first:
-            raise ValueError(f"sin: expected at most {tokens - first} patches behind {first} tokens, got {len(sin)}")
-        for name, angles in (("sin", sin), ("cos", cos)):
-            check_like(name, angles, (len(sin), width // heads), (sin.dtype,), "qkv", qkv)
+    a = AttentionArguments(qkv, q, sin, cos, heads, first, causal)
+    plain = check_once(check, a)
+    if impl is None:
+        return attention_library(a)
+    if impl == "reference":
+        return attention_reference(a)
+    if impl != "triton":
+        raise ValueError(f'impl: expected None, "reference" or "triton", got {impl!r}')
+    if not torch.compiler.is_compiling():  # the op itself checks when it runs
+        choose(impl, "qkv", qkv)
+        check_once(check_fits, a)
+    check_angles_are_constants(a)
+    keep = needs_gradients((qkv, q))
+    return attention_forward.call((*a, keep), plain, keep)[0]

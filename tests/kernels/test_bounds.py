@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import attention_case
 from error_bounds import Draws, beyond_bounds, beyond_eager
 from fused_maths import Steps
 from kernel_cases import activation_case, adapter_case, cosine_case
@@ -133,6 +134,30 @@ ACTIVATION_FAULTS: list[tuple[str, str, Change]] = [
     ("gelu", "phi", lambda x: x + 1e-6),
 ]
 
+ATTENTION_FAULTS: list[tuple[str, Change]] = [
+    ("scores", without_last_term),
+    ("out", without_last_term),  # the last key
+    ("d_share", without_last_term),
+    ("d_q", without_last_term),
+    ("d_k", without_last_term),  # the last query
+    ("d_v", without_last_term),
+    ("delta", left_out),
+    ("scale", instead(0.3)),
+    ("total", lambda x: x * (1.0 + 2.0**-12)),
+    ("lse", lambda x: x.bfloat16().float()),
+    ("sees", lambda x: torch.ones_like(x).tril(1)),  # one token ahead
+    ("first", instead(0)),
+    ("turned back", lambda x: x * -1.0),
+    ("out", added_in_bfloat16),
+    ("d_k", added_in_bfloat16),
+    ("d_v", added_in_bfloat16),
+    ("d_q", two_swapped),
+]
+ATTENTION_DRAWS = [
+    Draws(attention_case, (1, tokens, heads, width), (("patches", tokens - 1), ("first", 1), ("causal", True)))
+    for tokens, heads, width in ((5, 2, 8), (33, 1, 16), (197, 1, 64))
+]
+
 
 def named(fault: Any) -> str:
     if isinstance(fault, Draws):
@@ -174,7 +199,7 @@ def test_errors_of_operands_reach_the_result() -> None:
             torch.testing.assert_close(bounded.value, operation(x, y))
 
 
-@pytest.mark.parametrize("draws", [*ADAPTER_DRAWS[:2], *COSINE_DRAWS[:2]], ids=named)
+@pytest.mark.parametrize("draws", [*ADAPTER_DRAWS[:2], *COSINE_DRAWS[:2], *ATTENTION_DRAWS], ids=named)
 def test_what_is_written_out_is_the_op(draws: Draws) -> None:
     """Its values, computed without autograd and another way round, are those of the float64 run."""
     case = draws.case(1)
@@ -184,7 +209,7 @@ def test_what_is_written_out_is_the_op(draws: Draws) -> None:
             torch.testing.assert_close(bounds[name].value.view(truth.shape), truth, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("draws", [*ADAPTER_DRAWS, *COSINE_DRAWS], ids=named)
+@pytest.mark.parametrize("draws", [*ADAPTER_DRAWS, *COSINE_DRAWS, *ATTENTION_DRAWS], ids=named)
 def test_what_rounding_does_passes(draws: Draws) -> None:
     case = draws.case(0)
     assert not beyond_bounds(case, case.emulated(Steps()), case.bounds("native"))
@@ -215,6 +240,12 @@ def test_faults_of_the_adapter_are_found_in_bfloat16(place: str, change: Change)
 @pytest.mark.parametrize("draws", COSINE_DRAWS, ids=named)
 @pytest.mark.parametrize(("place", "change"), COSINE_FAULTS, ids=named)
 def test_faults_of_the_classifier_are_found(draws: Draws, place: str, change: Change) -> None:
+    assert found(draws, place, change)
+
+
+@pytest.mark.parametrize("draws", ATTENTION_DRAWS, ids=named)
+@pytest.mark.parametrize(("place", "change"), ATTENTION_FAULTS, ids=named)
+def test_faults_of_attention_are_found(draws: Draws, place: str, change: Change) -> None:
     assert found(draws, place, change)
 
 
