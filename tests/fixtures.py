@@ -116,8 +116,7 @@ def train_on(learner: Learner, images: torch.Tensor, labels: torch.Tensor, steps
     """Losses of some steps on one batch."""
     losses = []
     for _ in range(steps):
-        learner.sums.loss.zero_()
-        learner.sums.images = 0
+        learner.sums.restart()
         learner.step(images, labels)
         losses.append(learner.sums.read()[0])
     return losses

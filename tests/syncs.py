@@ -43,7 +43,7 @@ class _Watching(TorchDispatchMode):
 @contextmanager
 def no_host_sync() -> Iterator[None]:
     """Fail at an op, in forward or backward, that would make the host wait for a GPU."""
-    yield from _watched(_waits)
+    yield from _watched(waits)
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def _watched(forbidden: Callable[[Any, Any], str]) -> Iterator[None]:
     assert mode.seen, "nothing ran here, so nothing was tested"
 
 
-def _waits(op: Any, args: Any) -> str:
+def waits(op: Any, args: Any) -> str:
     if op in _READ_BACK:
         return "reads back from the device"
     if op in _FROM_THE_HOST:

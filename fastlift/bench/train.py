@@ -152,8 +152,7 @@ def _compare(learner: Learner, reference: ReferenceLearner, images: Tensor, labe
     """Largest relative difference of the two ways' losses over so many steps from the same start."""
     worst = 0.0
     for _ in range(steps):
-        learner.sums.loss.zero_()
-        learner.sums.images = 0
+        learner.sums.restart()
         learner.step(images, labels)
         reference.step(images, labels)
         mine, theirs = learner.sums.read()[0], reference.losses[-1]

@@ -35,9 +35,10 @@ from fastlift.system.profiling import profiled
 from fastlift.system.progress import Bar, Ui
 from fastlift.system.settings import SeedSettings
 from fastlift.system.signals import Interrupted, StopRequest
+from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import World, gather
 from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
-from fastlift.training.step import Learner, Sums
+from fastlift.training.step import Learner
 
 
 def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
@@ -67,6 +68,7 @@ class Fit:
         loading: how the loader was made.
         data: the training data.
         identity: of the run.
+        captured: takes the learner's steps, where they are to be captured in a CUDA graph.
         epoch, step, global_step: the next step and the steps taken, kept current.
         seconds: training time of earlier processes of this run.
     """
@@ -81,6 +83,7 @@ class Fit:
     world: World
     data: ImageIndex
     identity: Identity
+    captured: CapturedStep | None = None
     epoch: int = 0
     step: int = 0
     global_step: int = 0
@@ -167,10 +170,13 @@ class Fit:
     def _step(self, batch: Batch, stop: StopRequest) -> bool:
         """One step of the learner; where there is not enough memory for it, the state before it is saved."""
         learner = self.learner
-        asked = attempt(lambda: learner.step(batch.images, batch.labels, batch.whole, lambda: stop.asked))
+        take = learner.step if self.captured is None else self.captured.step
+        asked = attempt(lambda: take(batch.images, batch.labels, batch.whole, lambda: stop.asked))
         if asked is not None:
             return asked
         learner.optimizer.zero_grad(set_to_none=True)
+        if self.captured is not None:
+            self.captured.release()
         if self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
             self._save_in_epoch()
         whole, at_a_time = self.settings.batch_size, len(batch.labels)
@@ -230,7 +236,7 @@ class Fit:
         if skipped := int(self.learner.watch.skipped):
             self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")
         self.epoch, self.step = self.epoch + 1, 0
-        self.learner.sums = Sums.zeros(self.learner.sums.loss.device)
+        self.learner.sums.restart()
         self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
 
     def _tell_of_waiting(self, waited_s: float, epoch_s: float) -> None:

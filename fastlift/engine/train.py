@@ -26,6 +26,7 @@ from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
+from fastlift.models.compile import CompileSettings
 from fastlift.models.create import CreateSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import weights_fingerprint
@@ -41,6 +42,7 @@ from fastlift.system.files import write_json
 from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import ThreadSettings
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
+from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import LostCompany, barrier
 from fastlift.training.losses import LossSettings
 from fastlift.training.settings import SGDSettings
@@ -186,7 +188,8 @@ def _fit(
     loader = training_loader(config.data, settings, data, model, world, bad)
     can_cut = "micro_batch" in may_change(config)
     loading = config.part(LoaderSettings)
-    fit = Fit(settings, can_cut, run, learner, loading, loader, place.ui, world, data.train, identity)
+    captured = CapturedStep(learner, place.ui.say) if config.part(CompileSettings).captures else None
+    fit = Fit(settings, can_cut, run, learner, loading, loader, place.ui, world, data.train, identity, captured)
     try:
         if last is not None:
             fit.resume(last)
@@ -200,6 +203,8 @@ def _fit(
         fit()
     finally:
         loader.close()
+        if captured is not None:
+            captured.release()  # evaluation needs the memory
     return fit
 
 

@@ -25,7 +25,8 @@ from fastlift.system.files import cache_folder
 # (docs/results.md). On GPUs nothing could be measured; so many steps are an assumption.
 CPU_TFLOP_TO_EARN = 100.0
 GPU_STEPS_TO_EARN = 500
-GRAPHS = "max-autotune"  # the mode that also records CUDA graphs, on GPUs
+# Whole training steps are captured instead (fastlift.training.captured), of which the backbone is a part.
+LONGEST = "max-autotune-no-cudagraphs"
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,18 @@ class CompileSettings(Settings):
     """Whether the backbone is compiled."""
 
     compile: Literal["auto", "off", "default", "max"] = "auto"
-    """torch.compile of the backbone. 'auto': when the run is long enough to earn the warm-up back; 'max' tunes longer."""
+    """torch.compile of the backbone. 'auto': when the run is long enough to earn the warm-up back; 'max' tunes longer, and
+    on a GPU replays the whole training step as one CUDA graph."""
+
+    @property
+    def captures(self) -> bool:
+        """Whether training steps are to be captured in a CUDA graph."""
+        return self.compile == "max"
 
     def plan(self, device: torch.device, steps: int, step_tflop: float) -> CompilePlan:
         """What the choice means for a run of ``steps`` steps of ``step_tflop`` TFLOP each."""
         if self.compile != "auto":
-            return CompilePlan({"off": None, "default": "default", "max": GRAPHS}[self.compile], "asked for")
+            return CompilePlan({"off": None, "default": "default", "max": LONGEST}[self.compile], "asked for")
         if device.type == "cpu" and not has_cpp_compiler():
             return CompilePlan(None, "torch.compile needs a C++ compiler on CPUs, and there is none")
         needed = GPU_STEPS_TO_EARN if device.type == "cuda" else math.ceil(CPU_TFLOP_TO_EARN / max(step_tflop, 1e-9))
@@ -74,4 +81,3 @@ def compile_backbone(model: LiftModel, mode: str, sizes: Iterable[int]) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     model.vit.compile(fullgraph=True, dynamic=False, mode=mode)
     model.compiled_sizes = frozenset(sizes)
-    model.replays_graphs = mode == GRAPHS and next(model.parameters()).device.type == "cuda"

@@ -54,8 +54,6 @@ class LiftModel(nn.Module):
         self.tuner_settings = tuner_settings
         self.backbone_fingerprint = backbone_fingerprint
         self.compiled_sizes: frozenset[int] = frozenset()  # batch sizes that the backbone is compiled for
-        # Whether it replays CUDA graphs: features and gradients then lie where its next call overwrites them.
-        self.replays_graphs = False
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:

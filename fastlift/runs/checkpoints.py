@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fastlift.errors import UserError
@@ -80,10 +79,7 @@ def restore(path: Path, learner: Learner, identity: Identity | None = None) -> T
     learner.set_momentum_buffers(momentum)
     if scaler:
         learner.scaler.load_state_dict(state.scaler)
-    device = learner.sums.loss.device
-    learner.sums.loss = torch.tensor(state.loss_sum, dtype=torch.float64, device=device)
-    learner.sums.correct = torch.tensor(state.correct, dtype=torch.int64, device=device)
-    learner.sums.images = state.images
+    learner.sums.restart(state.loss_sum, state.correct, state.images)
     learner.watch.restart(state.global_step, state.skipped)
     return state
 

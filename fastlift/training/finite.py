@@ -23,7 +23,8 @@ class Watch:
     """What became of the steps of a training, in registers on its device.
 
     Attributes:
-        taken: steps looked at, counted on the host.
+        taken: steps looked at, counted on the host by who takes them.
+        number: of the next step, from 0.
         first: the first that was not finite, from 0; ``NEVER`` where all were.
         skipped: how many were not.
 
@@ -36,6 +37,7 @@ class Watch:
     def __init__(self, device: torch.device, mode: OnNonFinite) -> None:
         self.mode = mode
         self.taken = 0
+        self.number = torch.zeros((), dtype=torch.int64, device=device)
         self.first = torch.full((), NEVER, dtype=torch.int64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -61,9 +63,9 @@ class Watch:
         good = loss.isfinite() & finite
         if self.mode == "stop":
             good = good & (self.first < 0)
-        self.first = torch.where((self.first < 0) & ~good, self.taken, self.first)
-        self.skipped = self.skipped + (~good).long()
-        self.taken += 1
+        self.first.copy_(torch.where((self.first < 0) & ~good, self.number, self.first))
+        self.skipped += ~good
+        self.number += 1
         return good
 
     def first_step(self) -> int | None:
@@ -74,5 +76,6 @@ class Watch:
     def restart(self, taken: int, skipped: int) -> None:
         """Go on after so many steps, of which some were left out."""
         self.taken = taken
+        self.number.fill_(taken)
         self.first.fill_(NEVER)
         self.skipped.fill_(skipped)

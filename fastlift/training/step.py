@@ -35,12 +35,18 @@ class Sums:
         count = torch.zeros((), dtype=torch.int64, device=device)
         return cls(torch.zeros((), dtype=torch.float64, device=device), count, count.clone())
 
+    def restart(self, loss: float = 0.0, correct: int = 0, images: int = 0) -> None:
+        """Go on from such sums, in the same memory, which a captured step adds to."""
+        self.loss.fill_(loss)
+        self.correct.fill_(correct)
+        self.left_out.zero_()
+        self.images = images
+
     def add(self, loss: Tensor, correct: Tensor, images: int, good: Tensor) -> None:
-        """A batch: its mean loss, its right predictions, its images, and whether it counts (a bool on the device)."""
+        """What the device adds for a batch: of its mean loss, right predictions, images; ``good`` says whether it counts."""
         self.loss += torch.where(good, loss.double() * images, 0.0)
         self.correct += torch.where(good, correct.to(self.correct), 0)
         self.left_out += torch.where(good, 0, images)
-        self.images += images
 
     def counted(self) -> int:
         """Images of the steps that were finite: waits for the device."""
@@ -98,7 +104,15 @@ class Learner:
     def set_lr(self, lr: float) -> None:
         """Learning rate of the steps to come."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            if isinstance(group["lr"], Tensor):  # a captured step's, which reads it on the device
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def count(self, images: int) -> None:
+        """What the host counts for a step of so many ``images``; all else of a step lies on the device."""
+        self.watch.taken += 1
+        self.sums.images += images
 
     def step(
         self, images: Tensor, labels: Tensor, whole: Tensor | None = None, stop: Callable[[], bool] = lambda: False
@@ -120,15 +134,13 @@ class Learner:
         whole = labels if whole is None else whole
         share = -(-len(whole) // self.world.size)  # the largest: all processes have as many parts
         part = self.micro_batch or max(share, 1)
-        self._clear_gradients()
+        self.optimizer.zero_grad(set_to_none=True)
         loss_sum, correct = torch.zeros_like(self.sums.loss), torch.zeros_like(self.sums.correct)
         for start in range(0, share, part):
             some, theirs = images[start : start + part], labels[start : start + part]
             if not len(some):
                 self.loss.without_images()
                 continue
-            if self.model.replays_graphs:
-                torch.compiler.cudagraph_mark_step_begin()  # what the part before left in the graphs' memory is used up
             loss, predictions = self.loss.on_features(self.model.classifier, self.model.features(some), theirs)
             if len(theirs) < len(whole):
                 loss = loss * self.loss.share(theirs, whole)
@@ -147,25 +159,12 @@ class Learner:
         scale = self.scaler.scale(torch.ones_like(loss_sum)) if self.scaler.is_enabled() else None
         good = self.watch.look(loss_sum, gradients, scale)
         self.sums.add(loss_sum, correct, len(whole), good)
+        self.count(len(whole))
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # as torch's own scaler hands it over
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return asked
-
-    def _clear_gradients(self) -> None:
-        """Before the first part: none, or zeros in memory of our own.
-
-        Autograd takes a first gradient as it is. Where that lies in a CUDA graph's memory, the next part's would overwrite
-        it instead of being added.
-        """
-        if not self.model.replays_graphs:
-            self.optimizer.zero_grad(set_to_none=True)
-            return
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.zero_grad(set_to_none=False)
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""

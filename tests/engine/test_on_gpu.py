@@ -125,7 +125,7 @@ def train_losses(folder: Path) -> list[float]:
 def test_a_compiled_run(settings: Config, tmp_path: Path, compile: str) -> None:
     """In parts of a batch, with a last batch that is not full, and evaluated: near an eager run, and the same when repeated.
 
-    ``max`` records CUDA graphs, whose memory is written again by the next part.
+    ``max`` replays whole steps, but for the first three and the last of each epoch.
     """
     settings = settings.override(micro_batch=4, eval_batch=8)
     eager = fastlift.train(settings.override(compile="off"), output=tmp_path / "eager")

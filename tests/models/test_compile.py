@@ -74,7 +74,8 @@ def test_auto_waits_for_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CompileSettings("auto").plan(CPU, 100, 0.02).mode is None
     assert CompileSettings("auto").plan(GPU, 1000, 0.0).mode == "default"
     assert CompileSettings("off").plan(GPU, 10**6, 1.0).mode is None
-    assert CompileSettings("max").plan(CPU, 1, 1.0).mode == "max-autotune"
+    assert CompileSettings("max").plan(CPU, 1, 1.0).mode == "max-autotune-no-cudagraphs"
+    assert [CompileSettings(name).captures for name in ("auto", "off", "default", "max")] == [False, False, False, True]
     assert "would not earn" in CompileSettings("auto").plan(CPU, 20, 1.0).reason
     monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: False)
     without = CompileSettings("auto").plan(CPU, 10**6, 1.0)
@@ -110,50 +111,3 @@ def test_grading_compiles_for_its_own_batches(
     assert sizes == [{15}]
     figures = {name: value for name, value in eager["fivecrop"].items() if isinstance(value, float)}
     assert {name: fast["fivecrop"][name] for name in figures} == pytest.approx(figures, rel=1e-4)
-
-
-class _Replayed(torch.autograd.Function):
-    """A backbone whose features and gradients lie in the same memory in every call, as those of a CUDA graph do."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, backbone: Any, memory: dict[str, torch.Tensor], images: torch.Tensor, *parameters: Any
-    ) -> Any:
-        with torch.enable_grad():
-            ctx.features = backbone(images)
-        ctx.parameters, ctx.memory = parameters, memory
-        return _replay(memory, "features", ctx.features.detach())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        made = torch.autograd.grad(ctx.features, ctx.parameters, grads[0])
-        return (None, None, None, *[_replay(ctx.memory, str(i), g) for i, g in enumerate(made)])
-
-
-def _replay(memory: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> torch.Tensor:
-    """A new tensor each time, in memory that is kept."""
-    kept = memory.setdefault(name, torch.empty_like(value)).copy_(value)
-    return torch.empty(0).set_(kept.untyped_storage(), 0, kept.shape, kept.stride())  # type: ignore[call-overload]
-
-
-def test_micro_batches_add_up_where_graphs_own_the_gradients(tiny_clip: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, replayed = build(tiny_clip), build(tiny_clip)
-    loss = fastlift.losses.build("LA", CLASS_COUNTS)
-    backbone, memory, tuner = replayed.vit.forward, {}, list(replayed.tuner_parameters.values())
-    monkeypatch.setattr(
-        replayed.vit, "forward", lambda images: _Replayed.apply(backbone, memory, images, *tuner), raising=False
-    )
-    replayed.replays_graphs = True
-    begun: list[int] = []
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
-    expected, found = (
-        Learner(plain, loss, SGDSettings(lr=0.05), micro_batch=2),
-        Learner(replayed, loss, SGDSettings(lr=0.05), micro_batch=2),
-    )
-    for _ in range(3):
-        images, labels = torch.randn(6, 3, 32, 32), torch.arange(6) % len(CLASS_NAMES)
-        expected.step(images, labels)
-        found.step(images, labels)
-    assert len(begun) == 9
-    for name, parameter in plain.trained().items():
-        assert torch.equal(replayed.trained()[name], parameter), name

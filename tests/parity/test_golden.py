@@ -129,8 +129,7 @@ def test_the_learner_takes_the_same_steps(golden: Path, micro_batch: int | None)
     loss = fastlift.losses.build("LA", tensors["class_counts"])
     learner = Learner(model, loss, SGDSettings(lr=LR), micro_batch=micro_batch)
     for expected in tensors["losses"]:
-        learner.sums.loss.zero_()
-        learner.sums.images = 0
+        learner.sums.restart()
         learner.step(tensors["image"], tensors["label"])
         assert learner.sums.read()[0] == pytest.approx(float(expected), rel=1e-5)
 

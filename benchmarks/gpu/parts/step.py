@@ -18,11 +18,11 @@ from benchmarks.gpu.models import batch_of, learner_of, model_of
 from benchmarks.gpu.rounds import alternated
 from benchmarks.gpu.rows import Row
 from fastlift.errors import UserError
-from fastlift.models.compile import compile_backbone
+from fastlift.models.compile import LONGEST, compile_backbone
 from fastlift.models.fp8 import Fp8Settings
-from fastlift.training.step import Learner
+from fastlift.training.captured import WARM_UP, CapturedStep
 
-MODES = {"default": "default", "max": "max-autotune"}  # --compile's words for those of torch.compile
+MODES = {"default": "default", "max": LONGEST}  # --compile's words for those of torch.compile
 TIMED_IMAGES = 1024  # a round takes as many steps as make about so many images
 CompileMode = Literal["eager", "default", "max"]
 
@@ -38,6 +38,7 @@ class Way:
     recompute: Literal["none", "mlp", "block"] = "none"
     impl: Literal["reference"] | None = None
     micro_batch: int | None = None
+    captured: bool = False
 
     @property
     def name(self) -> str:
@@ -47,6 +48,7 @@ class Way:
         words += [f"recompute {self.recompute}"] if self.recompute != "none" else []
         words += [f"adapter {self.impl}"] if self.impl else []
         words += [f"micro-batch {self.micro_batch}"] if self.micro_batch else []
+        words += ["captured"] if self.captured else []
         return " ".join(words)
 
 
@@ -66,22 +68,27 @@ def groups(bench: Bench) -> list[Group]:
     """What is measured, by worth: a budget that is cut keeps the beginning."""
     (large, middle, small), (low, high) = bench.sizes.batches, bench.sizes.ranks
     plain = Way(large, low)
-    compiled = replace(plain, mode="default")
+    compiled, longest = replace(plain, mode="default"), replace(plain, mode="max", captured=True)
     return [
         Group(15, (plain, replace(plain, impl="reference"))),
         Group(40, (plain, compiled)),
         Group(15, (Way(large, high), Way(large, high, impl="reference"))),
         Group(15, (plain, replace(plain, frozen="fp8"))),
-        Group(70, (plain, replace(plain, mode="max"))),
-        Group(15, (Way(middle, low), Way(small, low))),
+        Group(15, _with_and_without_a_graph(Way(small, low), Way(middle, low))),
+        Group(70, (plain, longest)),
         Group(15, (plain, replace(plain, recompute="mlp"), replace(plain, recompute="block"))),
-        Group(70, (Way(small, low), Way(small, low, "default"), Way(small, low, "max"))),
-        Group(70, (Way(middle, low), Way(middle, low, "default"), Way(middle, low, "max"))),
+        Group(70, (*_with_and_without_a_graph(Way(small, low, "default")), Way(small, low, "max", captured=True))),
+        Group(70, (*_with_and_without_a_graph(Way(middle, low, "default")), Way(middle, low, "max", captured=True))),
         Group(40, (compiled, replace(compiled, frozen="fp8"))),
-        Group(70, (plain, replace(plain, mode="max", micro_batch=middle))),
+        Group(70, (plain, replace(longest, micro_batch=middle))),
+        Group(15, _with_and_without_a_graph(plain)),
         Group(40, (compiled, replace(compiled, impl="reference"))),
         Group(40, (Way(large, high), Way(large, high, "default"))),
     ]
+
+
+def _with_and_without_a_graph(*ways: Way) -> tuple[Way, ...]:
+    return tuple(way for each in ways for way in (each, replace(each, captured=True)))
 
 
 def run(bench: Bench) -> None:
@@ -134,6 +141,7 @@ def _settings(way: Way) -> Row:
         "recompute": way.recompute,
         "impl": way.impl,
         "micro_batch": way.micro_batch,
+        "captured": way.captured,
     }
 
 
@@ -149,28 +157,34 @@ def make_ready(bench: Bench, way: Way) -> tuple[Callable[[], Any], Row]:
         block.pre_mlp.adapter.impl = way.impl
     if way.mode != "eager":
         compile_backbone(model, MODES[way.mode], {way.micro_batch or way.batch})
-    learner = learner_of(bench, model, way.micro_batch)
+    learner, said = learner_of(bench, model, way.micro_batch), []
+    take: Callable[..., bool] = CapturedStep(learner, said.append).step if way.captured else learner.step
     images, labels = batch_of(bench, model, way.batch)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    learner.step(images, labels)
+    take(images, labels)
     bench.clock.wait()
     found: Row = {"first_step_s": round(time.perf_counter() - began, 2)}
-    for _ in range(2):  # the caches' and CUDA graphs' first steps are others than the rest
-        learner.step(images, labels)
+    for _ in range(WARM_UP):  # the caches' first steps are others than the rest; the last of these is captured
+        take(images, labels)
     bench.clock.wait()
+    found["steps_before_s"] = round(time.perf_counter() - began, 2)
     if bench.device.type == "cuda":
         found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     loss = learner.sums.read()[0]
     found["loss"] = round(loss, 4) if math.isfinite(loss) else str(loss)
-    found["host_sync"] = sync = host_sync(bench, learner, images, labels)
+    found["host_sync"] = sync = host_sync(bench, partial(take, images, labels))
     if sync not in (None, "none"):
         found["error"] = f"a step waits for the GPU: {sync}"
     if not math.isfinite(loss) or int(learner.watch.skipped):
         found["error"] = f"the loss is {loss}, and {int(learner.watch.skipped)} steps were not finite"
     # Of one step with nothing before it in the queue, which holds about so many launches: behind a full one the host waits.
-    step = partial(learner.step, images, labels)
+    step = partial(take, images, labels)
+    if way.captured:
+        found["note"] = "; ".join(said)
+        if bench.device.type == "cuda" and not any(sentence.startswith("training step captured") for sentence in said):
+            found["error"] = found["note"]
     found["host_ms"] = round(statistics.median(bench.clock.time(step, 1, ahead=False)[1] for _ in range(5)), 4)
     return step, found
 
@@ -195,13 +209,13 @@ def _check_fp8(bench: Bench) -> None:
         raise Skip(str(error)) from error
 
 
-def host_sync(bench: Bench, learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> str | None:
+def host_sync(bench: Bench, step: Callable[[], Any]) -> str | None:
     """What in a step waits for the GPU, by PyTorch's own alarm; "none" where nothing does, None where there is no GPU."""
     if bench.device.type != "cuda":
         return None
     torch.cuda.set_sync_debug_mode("error")
     try:
-        learner.step(images, labels)
+        step()
     except RuntimeError as error:
         if "synchroniz" not in str(error):
             raise
