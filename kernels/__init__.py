@@ -13,6 +13,7 @@ if __name__ != "kernels":
     from .attention.op import attention
     from .cosine_ce.op import cosine_cross_entropy
     from .dispatch import Impl, available
+    from .mlp.op import mlp, mlp_reason
     from .quantise.op import quantise_rows
 
     __all__ = [
@@ -23,6 +24,8 @@ if __name__ != "kernels":
         "available",
         "cosine_cross_entropy",
         "gelu",
+        "mlp",
+        "mlp_reason",
         "quantise_rows",
         "quick_gelu",
     ]

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
+from fastlift.models.layers import LayerNorm, LayerScale, Linear
 from fastlift.models.pooling import ClassTokenPool, LatentPool, MeanPool, Pool
 from fastlift.models.resnet import ResNet
-from fastlift.models.vit import QKV, Block, LayerNorm, LayerScale, Linear, Rotary, VisionTransformer
+from fastlift.models.vit import QKV, Block, Rotary, VisionTransformer
 
 # 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
 GELU_TANH = partial(F.gelu, approximate="tanh")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
-from fastlift.models.vit import QKV, Linear, VisionTransformer
+from fastlift.models.layers import Linear
+from fastlift.models.vit import QKV, VisionTransformer
 from fastlift.settings import Settings
 from fastlift_kernels.quantise.reference import READ_AHEAD
 

@@ -16,7 +16,7 @@ import fastlift_kernels as kernels
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings import May, Settings
 
-Fused = Literal["attention"]
+Fused = Literal["attention", "mlp"]
 
 
 def _attention(vit: VisionTransformer) -> str | None:
@@ -31,7 +31,15 @@ def _attention(vit: VisionTransformer) -> str | None:
     return None if not reasons else f"{'; '.join(sorted(reasons))}, and this model has {vit.longest_sequence}"
 
 
-_SWITCHES: dict[Fused, Callable[[VisionTransformer], str | None]] = {"attention": _attention}
+def _mlp(vit: VisionTransformer) -> str | None:
+    reason = kernels.mlp_reason(vit.compute_dtype, next(vit.parameters()).device)
+    if not reason:
+        for i in range(vit.depth):
+            vit.block(i).mlp_impl = "triton"
+    return reason or None
+
+
+_SWITCHES: dict[Fused, Callable[[VisionTransformer], str | None]] = {"attention": _attention, "mlp": _mlp}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlift.errors import UserError
+from fastlift.models.layers import LayerNorm, Linear
 from fastlift.models.resnet import ResNet
-from fastlift.models.vit import QKV, Block, LayerNorm, Linear, VisionTransformer
+from fastlift.models.vit import QKV, Block, VisionTransformer
 from fastlift.settings import Settings
 from fastlift.system.files import cache_folder, read_json, write_json
 from fastlift.system.machine import processor_name

@@ -35,38 +35,13 @@ from torch.utils.checkpoint import checkpoint
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
+from fastlift.models.frozen_mlp import frozen_mlp
+from fastlift.models.layers import LayerNorm, LayerScale, Linear
 from fastlift.models.pooling import Pool
 from fastlift.settings import May, Settings
 
 # What backward computes again: nothing, each MLP from its input, or each block from its input.
 Checkpointing = Literal["none", "mlp", "block"]
-
-
-class Linear(nn.Linear):
-    """y = x W^T + b in the dtype of x; trained weights are kept in fp32 and cast, frozen ones already fit."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
-
-
-class LayerNorm(nn.LayerNorm):
-    """LayerNorm in the dtype of x (statistics in fp32 inside PyTorch's kernel)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
-
-
-class LayerScale(nn.Module):
-    """y = gamma * x, per channel (CaiT; used by DINOv2)."""
-
-    def __init__(self, gamma: Tensor) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(gamma)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma.to(x.dtype)
 
 
 class QKV(Linear):
@@ -112,7 +87,13 @@ class Rotary(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: t = x + attention(LN_1(x)); y = t + MLP(LN_2(t)), with sites for tuners."""
+    """Pre-norm transformer block: t = x + attention(LN_1(x)); y = t + MLP(LN_2(t)), with sites for tuners.
+
+    Where the MLP's sites hold what they did at the start, and it is frozen, MLP and residual are one op. Then a residual that
+    ``pre_mlp`` gives, and that is not t itself, may be overwritten.
+    """
+
+    mlp_impl: kernels.Impl | None = None  # which implementation of that op runs
 
     def __init__(
         self,
@@ -163,6 +144,10 @@ class Block(nn.Module):
     def transform(self, t: Tensor) -> Tensor:
         """The second half: t [B, L, D] -> t + MLP(LN_2(t)) and whatever a tuner adds."""
         normed, residual = self.pre_mlp(t)
+        sites = (self.mlp_in, self.activation, self.mlp_out, self.scale_2, self.post_mlp)
+        y = frozen_mlp(normed, residual, sites, overwrite=residual is not t, impl=self.mlp_impl)
+        if y is not None:
+            return y
         hidden = self.mlp_out(self.activation(self.mlp_in(normed)))
         return residual + self.post_mlp(self.scale_2(hidden))
 

@@ -20,13 +20,29 @@ def _phi(x):
 
 
 @triton.jit
+def activated(v, QUICK: tl.constexpr):
+    """v sigmoid(1.702 v), or v Phi(v), of float32."""
+    return v * tl.sigmoid(1.702 * v) if QUICK else v * _phi(v)
+
+
+@triton.jit
+def slope(v, QUICK: tl.constexpr):
+    """Its derivative."""
+    if QUICK:
+        s = tl.sigmoid(1.702 * v)
+        found = s * (1.0 + 1.702 * v * (1.0 - s))
+    else:
+        found = _phi(v) + v * tl.exp(-0.5 * v * v) * 0.3989422804014327
+    return found
+
+
+@triton.jit
 def activation_forward_kernel(x, y, count, QUICK: tl.constexpr, BLOCK: tl.constexpr):
-    """y = x sigmoid(1.702 x), or x Phi(x)."""
+    """y = act(x)."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < count
     v = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
-    out = v * tl.sigmoid(1.702 * v) if QUICK else v * _phi(v)
-    tl.store(y + at, out.to(y.dtype.element_ty), mask=live)
+    tl.store(y + at, activated(v, QUICK).to(y.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -35,12 +51,7 @@ def activation_backward_kernel(d_y, x, d_x, count, QUICK: tl.constexpr, BLOCK: t
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < count
     v = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
-    if QUICK:
-        s = tl.sigmoid(1.702 * v)
-        slope = s * (1.0 + 1.702 * v * (1.0 - s))
-    else:
-        slope = _phi(v) + v * tl.exp(-0.5 * v * v) * 0.3989422804014327
-    out = tl.load(d_y + at, mask=live, other=0.0).to(tl.float32) * slope
+    out = tl.load(d_y + at, mask=live, other=0.0).to(tl.float32) * slope(v, QUICK)
     tl.store(d_x + at, out.to(d_x.dtype.element_ty), mask=live)
 
 

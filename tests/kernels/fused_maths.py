@@ -8,7 +8,7 @@ and classes go through :class:`Steps` by name for that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -227,11 +227,50 @@ def cosine_cross_entropy(
 
 def activation(x: Any, d_y: Any, kind: str, store: torch.dtype, steps: Steps) -> dict[str, Any]:
     """y and d_x of QuickGELU or GELU."""
+    y, slope = activated(x, kind, steps)
+    return {"y": y.rounded(store), "d_x": (slope * d_y).rounded(store)}
+
+
+def activated(x: Any, kind: str, steps: Steps) -> tuple[Any, Any]:
+    """(act(x), act'(x))."""
     if kind == "quick_gelu":
         factor = steps.value("factor", 1.702)
         s = 1 / (1 + (x * -factor).exp())
-        y, slope = x * s, s * (1 + x * factor * steps.value("slope", 1 - s))
-    else:
-        phi = steps.value("phi", x.phi())
-        y, slope = x * phi, phi + x * (x * x * -0.5).exp() * 0.3989422804014327
-    return {"y": y.rounded(store), "d_x": (slope * d_y).rounded(store)}
+        return x * s, s * (1 + x * factor * steps.value("slope", 1 - s))
+    phi = steps.value("phi", x.phi())
+    return x * phi, phi + x * (x * x * -0.5).exp() * 0.3989422804014327
+
+
+def mlp(n: dict[str, Any], dtypes: Dtypes, kind: str, steps: Steps) -> dict[str, Any]:
+    """y, d_x and d_residual from x, residual, d_y [N, D], the weights and the vectors that are given.
+
+    ``dtypes.by_products``: all products are a library's, which stores each; else the last of backward alone is.
+    """
+    store, stream = dtypes.store, dtypes.stream
+    d_y, residual = n["d_y"], n["residual"]
+    w_in, w_out, has_scale = n["in_weight"], n["out_weight"], "scale" in n
+
+    pre = between(dtypes, steps.product("pre", n["x"], w_in.T), n["x"], w_in.T)
+    if "in_bias" in n:
+        pre = pre + steps.value("in_bias", n["in_bias"])
+    pre = pre.rounded(store)
+    act, slope = activated(pre, kind, steps)
+    hidden = act.rounded(store)
+    product = between(dtypes, steps.product("out", hidden, w_out.T), hidden, w_out.T)
+    bias = steps.value("out_bias", n["out_bias"]) if "out_bias" in n else 0
+    out = (product + bias).rounded(stream)
+    if has_scale:
+        out = (out * steps.value("scale", n["scale"])).rounded(stream)
+    y = out + steps.value("residual", residual)
+    if not has_scale:
+        y = y.either((residual + bias).rounded(stream) + product)  # the residual as the product's C
+
+    d_out, weight = d_y, w_out
+    if has_scale and dtypes.by_products:
+        d_out = (d_y * n["scale"]).rounded(store)
+    elif has_scale:  # a library's product of a weight that is scaled before
+        weight = (w_out * n["scale"].reshape(w_out.shape[0], 1)).rounded(store)
+    d_hidden = between(dtypes, steps.product("d_hidden", d_out, weight), d_out, weight)
+    d_pre = (d_hidden * slope).rounded(store)
+    d_x = between(replace(dtypes, by_products=True), steps.product("d_x", d_pre, w_in), d_pre, w_in)
+    return {"y": y.rounded(store), "d_x": d_x.rounded(store), "d_residual": d_y}

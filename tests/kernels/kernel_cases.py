@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from fused_maths import Dtypes, Float32, Steps, activation, adapter, cosine_cross_entropy
+from fused_maths import Dtypes, Float32, Steps, activation, adapter, cosine_cross_entropy, mlp
 from rounding import Bounded
 
 import fastlift_kernels
@@ -161,6 +161,30 @@ class ActivationCase(Case):
         return activation(number(x), number(self.gradients[0]), self.options["kind"], dtypes.store, steps)
 
 
+@dataclass
+class MlpCase(Case):
+    _parameter: str = "in_weight"
+
+    def dtypes(self, impl: str | None) -> Dtypes:
+        """PyTorch's products store what they make; nothing multiplies in more than what is stored."""
+        found = super().dtypes("triton")
+        return replace(found, by_products=impl in (None, "reference"))
+
+    def run(self, impl: str | None, dtype: torch.dtype | None = None) -> Results:
+        leaves = self.leaves(dtype)
+        y = fastlift_kernels.mlp(**leaves, **self.options, impl=impl)  # type: ignore[arg-type]
+        found = {"y": y.detach().clone()}
+        return {**found, **_gradients([y], leaves, [self.gradients[0].to(y.dtype)])}
+
+    def written_out(self, number: Callable[[torch.Tensor], Any], dtypes: Dtypes, steps: Steps) -> dict[str, Any]:
+        numbers = {name: number(x) for name, x in self.tensors.items() if x is not None}
+        width = self.tensors["x"].shape[-1]  # type: ignore[union-attr]
+        numbers["d_y"] = number(self.gradients[0].reshape(-1, width))
+        for name in ("x", "residual"):
+            numbers[name] = numbers[name].reshape(-1, width)
+        return mlp(numbers, dtypes, self.options["kind"], steps)
+
+
 def _gradients(
     outputs: list[torch.Tensor], leaves: dict[str, torch.Tensor | None], of_outputs: list[torch.Tensor]
 ) -> Results:
@@ -236,3 +260,32 @@ def activation_case(kind: str, count: int, *, dtype: torch.dtype = torch.float32
     """A call on numbers across -9 to 9."""
     x = torch.linspace(-9.0, 9.0, count).to(dtype)
     return ActivationCase({"x": x.requires_grad_()}, {"kind": kind}, [torch.linspace(0.5, 2.0, count).to(dtype)])
+
+
+def mlp_case(
+    *shape: int,
+    hidden: int,
+    dtype: torch.dtype = torch.float32,
+    kind: str = "quick_gelu",
+    biases: bool = True,
+    scaled: bool = False,
+    need_x: bool = True,
+    seed: int = 0,
+) -> MlpCase:
+    """A call on x of ``shape``, everything but x and the residual frozen."""
+    draw = torch.Generator().manual_seed(seed)
+    width = shape[-1]
+
+    def normal(*size: int, by: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*size, generator=draw) * by).to(dtype)
+
+    tensors: dict[str, torch.Tensor | None] = {
+        "x": normal(*shape).requires_grad_(need_x),
+        "in_weight": normal(hidden, width, by=1.5 * width**-0.5),
+        "in_bias": normal(hidden, by=0.5) if biases else None,
+        "out_weight": normal(width, hidden, by=2.0 * hidden**-0.5),
+        "out_bias": normal(width, by=0.5) if biases else None,
+        "residual": normal(*shape).requires_grad_(),
+        "scale": normal(width, by=0.7) if scaled else None,
+    }
+    return MlpCase(tensors, {"kind": kind}, [normal(*shape)])

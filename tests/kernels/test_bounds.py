@@ -11,7 +11,7 @@ import torch
 from attention_cases import attention_case
 from error_bounds import Draws, beyond_bounds, beyond_eager
 from fused_maths import Steps
-from kernel_cases import activation_case, adapter_case, cosine_case
+from kernel_cases import activation_case, adapter_case, cosine_case, mlp_case
 from rounding import Bounded
 
 Change = Callable[..., Any]
@@ -159,6 +159,27 @@ ATTENTION_DRAWS = [
 ]
 
 
+MLP_FAULTS: list[tuple[str, Change]] = [
+    ("pre", without_last_term),
+    ("out", without_last_term),
+    ("d_hidden", without_last_term),
+    ("d_x", without_last_term),
+    ("in_bias", left_out),
+    ("out_bias", left_out),
+    ("residual", left_out),
+    ("scale", left_out),
+    ("scale", lambda x: x.roll(1)),
+    ("factor", instead(1.6)),  # 1.7 is less than bfloat16 can show
+    ("slope", left_out),
+    ("pre", two_swapped),
+    ("d_x", two_swapped),
+]
+MLP_DRAWS = [
+    Draws(mlp_case, (5, 16), (("hidden", 24), ("scaled", True), ("dtype", torch.bfloat16))),
+    Draws(mlp_case, (67, 96), (("hidden", 160), ("scaled", True), ("dtype", torch.bfloat16))),
+]
+
+
 def named(fault: Any) -> str:
     if isinstance(fault, Draws):
         return "x".join(str(n) for n in fault.shape)
@@ -254,3 +275,17 @@ def test_faults_of_the_activations_are_found(kind: str, place: str, change: Chan
     case = activation_case(kind, 1003)
     assert not beyond_bounds(case, case.emulated(Steps()), case.bounds("native"))
     assert beyond_bounds(case, case.emulated(Planted(place, change)), case.bounds("native"))
+
+
+@pytest.mark.parametrize("draws", MLP_DRAWS, ids=named)
+def test_what_rounding_does_to_the_mlp_passes(draws: Draws) -> None:
+    case = draws.case(0)
+    assert not beyond_bounds(case, case.emulated(Steps()), case.bounds("triton"))
+    for name, truth in case.run("reference", torch.float64).items():
+        torch.testing.assert_close(case.bounds("triton")[name].value.view(truth.shape), truth, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("draws", MLP_DRAWS, ids=named)
+@pytest.mark.parametrize(("place", "change"), MLP_FAULTS, ids=named)
+def test_faults_of_the_mlp_are_found(draws: Draws, place: str, change: Change) -> None:
+    assert found(draws, place, change)

@@ -111,8 +111,8 @@ def test_activations_are_open_to_inductor_on_a_gpu(op: Any) -> None:
 def test_kernels_have_names_of_their_own() -> None:
     """In a profile of a step nobody should have to guess whose kernel it is."""
     adapter = ("adapter.fused_forward", "adapter.fused_backward", "adapter.wide")
-    for name in (*adapter, "cosine_ce.rows", "activation.gpu", "quantise.gpu"):
+    for name in (*adapter, "cosine_ce.rows", "activation.gpu", "quantise.gpu", "mlp.gpu"):
         module = importlib.import_module(f"fastlift_kernels.{name}")
         names = [name for name in vars(module) if name.endswith("_kernel")]
         assert names
-        assert all(name.split("_")[0] in ("adapter", "classifier", "activation", "quantise") for name in names)
+        assert all(name.split("_")[0] in ("adapter", "classifier", "activation", "quantise", "mlp") for name in names)

@@ -8,7 +8,7 @@ import fastlift
 import fastlift_kernels as kernels
 from fastlift.models.create import create_model
 from fastlift.models.fp8 import Fp8Linear, Fp8QKV, Fp8Settings
-from fastlift.models.vit import Linear
+from fastlift.models.layers import Linear
 
 
 def emulated() -> bool:

@@ -7,6 +7,7 @@ from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.models.create import create_model
 from fastlift.models.fused import FusedSettings
+from fastlift_kernels.mlp import op
 
 NAMES = ["red star", "blue disc", "green ring"]
 
@@ -25,6 +26,17 @@ def test_on_a_cpu_the_reason_is_told_and_nothing_changes() -> None:
     assert told.startswith("fused attention: the library's op runs, since ")
     assert "GPU" in told or "triton" in told
     assert torch.equal(model.features(images), before)
+
+
+def test_the_mlp_in_a_dtype_that_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("shapes-clip", class_names=NAMES)
+    monkeypatch.setattr(op, "triton_reason", lambda _: "")  # as on a GPU
+    (told,) = FusedSettings(("mlp",)).build(model.vit)
+    assert told.endswith("since the MLP's own products take bfloat16 and float16, not float32")
+    assert model.vit.block(0).mlp_impl is None
+    model.set_compute_dtype(torch.bfloat16)
+    assert FusedSettings(("mlp",)).build(model.vit) == []
+    assert all(model.vit.block(i).mlp_impl == "triton" for i in range(model.vit.depth))
 
 
 def test_other_backbones() -> None:

@@ -14,13 +14,14 @@ from torch.nn.utils import parametrize
 
 import fastlift_kernels as kernels
 from fastlift.models.classifiers import ZeroShotClassifier
+from fastlift.models.layers import LayerNorm, Linear
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.classifier import TextClassifier
 from fastlift.models.tuners.adapter import Adapter, AdaptFormer, AdaptFormerBranch
 from fastlift.models.tuners.lora import LoRA, LoRALinear, LoRAQKV
 from fastlift.models.tuners.mask import Scatter
 from fastlift.models.tuners.ssf import SSFQKV, SSFAfter, SSFBranch
-from fastlift.models.vit import QKV, Block, LayerNorm, Linear, NormBranch
+from fastlift.models.vit import QKV, Block, NormBranch
 
 _FUSED = (kernels.quick_gelu, kernels.gelu)
 

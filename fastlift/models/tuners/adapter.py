@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import fastlift_kernels as kernels
+from fastlift.models.layers import LayerNorm
 from fastlift.models.tuners.base import RankSettings, TunerContext
-from fastlift.models.vit import Block, LayerNorm, NormBranch, Tower
+from fastlift.models.vit import Block, NormBranch, Tower
 
 AdapterName = Literal["adaptformer", "adapter"]  # the NAMEs of the settings below, for type checkers
 

@@ -1,0 +1,1 @@
+"""A ViT's MLP with frozen weights, its residual added; see README.md."""
