@@ -38,7 +38,7 @@ PARTS = (
         "step",
         "the training step: batches, compiled or not, fp8, activation checkpointing, ranks, host syncs",
     ),
-    Part("attention", 40, 12, "ops", "the backends of scaled_dot_product_attention, forward and backward"),
+    Part("attention", 120, 20, "ops", "attention, packed in and out: the library's backends against own kernels"),
     Part("evaluation", 60, 18, "evaluation", "images/s with one crop and with five, beside those of training"),
     Part(
         "data", 60, 20, "data", "training crops of drawn JPEGs of ImageNet's sizes, with each backend that is installed"

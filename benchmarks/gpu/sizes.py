@@ -19,6 +19,7 @@ class Sizes:
         batches: of the training step, the largest first.
         ranks: of the adapter, LIFT's usual one first.
         classes: of the training step.
+        attentions: shapes of attention: (images, tokens, width, heads).
         adapters, activations, classifiers: shapes of the ops: (tokens, width, rank), (tokens, width), (batch, width, classes).
         square: side of the square product, the card's best case.
         copied: bytes of the copy whose rate is the card's.
@@ -37,6 +38,7 @@ class Sizes:
     adapters: tuple[tuple[int, int, int], ...]
     activations: tuple[tuple[int, int], ...]
     classifiers: tuple[tuple[int, int, int], ...]
+    attentions: tuple[tuple[int, int, int, int], ...]
     square: int
     copied: int
     files: int
@@ -55,6 +57,7 @@ FULL = Sizes(
     adapters=((100_864, 768, 32), (100_864, 768, 256), (25_216, 768, 32), (25_216, 768, 256)),
     activations=((100_864, 3072), (25_216, 3072)),
     classifiers=((128, 768, 1000), (512, 768, 8142), (256, 768, 100_000)),
+    attentions=((512, 197, 768, 12),),
     square=8192,
     copied=2**30,
     files=512,
@@ -72,6 +75,7 @@ TOY = Sizes(
     adapters=((40, 64, 4),),
     activations=((40, 192),),
     classifiers=((8, 64, 10),),
+    attentions=((8, 5, 64, 2),),
     square=64,
     copied=2**16,
     files=12,

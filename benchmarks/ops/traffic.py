@@ -94,6 +94,21 @@ def adapter_eager(width: int, rank: int, size: int) -> tuple[Traffic, Traffic]:
     return Traffic(forward, 0), Traffic(backward, 0)
 
 
+def attention(width: int, heads: int, size: int) -> tuple[Traffic, Traffic]:
+    """(forward, backward) a token of own kernels.
+
+    Forward reads q, k and v, and writes out and the logarithms of the sums; backward reads them, but for out, and its gradient.
+    """
+    wide, sums = width * size, 4 * heads
+    return Traffic(4 * wide + sums, 0), Traffic(7 * wide + sums, 0)
+
+
+def attention_by_the_library(width: int, heads: int, size: int) -> tuple[Traffic, Traffic]:
+    """FlashAttention 2, as benchmarks/counting.py counts it: dq is added to in fp32; then one gradient is made of three."""
+    wide, sums = width * size, 4 * heads
+    return Traffic(4 * wide + sums, 0), Traffic(17 * wide + 6 * wide + 4 * sums, 0)
+
+
 def activation(size: int) -> tuple[Traffic, Traffic]:
     """An element: x in, y out; x and d_y in, d_x out."""
     return Traffic(2 * size, 0), Traffic(3 * size, 0)
@@ -160,6 +175,9 @@ def main() -> None:
     for name, forward, backward in rows:
         numbers = (forward.token, forward.per_token(a.tokens), backward.token, backward.per_token(a.tokens))
         print(f"| {name} | " + " | ".join(f"{x:,.0f}" for x in numbers) + " |")
+    print(f"\nattention, width {a.width}, 12 heads, {a.bytes} bytes an element: bytes a token forward, backward\n")
+    for name, count in (("own kernels", attention), ("the library's flash backend", attention_by_the_library)):
+        print(f"{name} " + ", ".join(f"{x.token:,.0f}" for x in count(a.width, 12, a.bytes)))
     _print_classifier(128, a.width, 8142, a.bytes)
 
 

@@ -96,6 +96,21 @@ def activation(tokens: int, width: int, kind: str) -> Workload:
     return Workload(f"{kind} {tokens}x{width}", lambda impl: function(x, impl=impl), [x], (0, 0), (2 * size, 3 * size))
 
 
+def attention(images: int, tokens: int, width: int, heads: int) -> Workload:
+    """Attention of the packed product of a whole batch; on a CPU the op is the library's."""
+    from traffic import attention as traffic
+
+    packed = torch.randn(images, tokens, 3 * width, device=DEVICE, dtype=DTYPE, requires_grad=True)
+    product = 2.0 * images * tokens**2 * width
+    forward, backward = (x.token * images * tokens for x in traffic(width, heads, DTYPE.itemsize))
+
+    def call(impl: str) -> torch.Tensor:
+        return fastlift_kernels.attention(packed, heads, impl=None if impl == "native" else impl)  # type: ignore[arg-type]
+
+    name = f"attention {images}x{tokens}x{width} heads {heads}"
+    return Workload(name, call, [packed], (2 * product, 5 * product), (forward, backward))
+
+
 def classifier(batch: int, width: int, classes: int) -> Workload:
     """The cosine classifier with the logit-adjusted loss."""
     from traffic import classifier as traffic
@@ -120,7 +135,7 @@ def workloads(large: bool = False) -> list[Workload]:
     tokens = 3152
     found = [adapter(tokens, 768, rank) for rank in (4, 32, 256)]
     found += [activation(tokens, 3072, kind) for kind in ("quick_gelu", "gelu")]
-    found.append(classifier(128, 768, 8142))
+    found += [attention(16, 197, 768, 12), classifier(128, 768, 8142)]
     if large:
         found += [classifier(4096, 768, 8142), classifier(256, 768, 100_000)]
     return found

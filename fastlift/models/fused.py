@@ -27,8 +27,8 @@ def _attention(vit: VisionTransformer) -> str | None:
         most, reason = kernels.attention_tokens(vit.width // block.heads, vit.compute_dtype, device)
         block.fused_tokens = most
         if vit.longest_sequence > most:
-            reasons.add(reason)
-    return None if not reasons else f"{'; '.join(sorted(reasons))}, and this model has {vit.longest_sequence}"
+            reasons.add(f"{reason}, and this model has {vit.longest_sequence}" if most else reason)
+    return "; ".join(sorted(reasons)) or None
 
 
 def _mlp(vit: VisionTransformer) -> str | None:

@@ -16,8 +16,8 @@ from .tiles import is_seen, load_rows, load_turned, store_rows, store_turned_bac
 def attention_backward_kernel(
     kv, q, sin, cos, d_out, lse, delta, d_kv, d_q,
     L, Q, D, H, first, patches, scale, factor,
-    PACKED: tl.constexpr, CAUSAL: tl.constexpr, WIDTH: tl.constexpr, HALF: tl.constexpr, SEGMENTS: tl.constexpr,
-    PRECISION: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BQ2: tl.constexpr,
+    PACKED: tl.constexpr, CAUSAL: tl.constexpr, WIDTH: tl.constexpr, HALF: tl.constexpr, PRECISION: tl.constexpr,
+    SEGMENTS: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BQ2: tl.constexpr,
 ):  # fmt: skip
     """d_q and delta by whole rows of scores; then d_k and d_v of BK keys at a time, scores on their side."""
     image, head = tl.program_id(0) // H, tl.program_id(0) % H

@@ -15,16 +15,39 @@ SEGMENTS = 3
 MOST_TOKENS = 272
 MOST_HEAD_WIDTH = 128
 HEAD_WIDTHS = 8  # of which a head's is a multiple, so that every head starts at an aligned address
+MOST_WHOLE = 256  # tokens whose keys are one block
+ROOMY = (90, 100)  # capabilities with 227 KB of shared memory a program
+NARROW = (86, 89, 120)  # with 99 KB
+MOST_NARROW = 224
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)  # that the configurations were compiled for
 INTERPRETED = 90  # capability where there is no GPU to ask
 
 
-class Blocks(NamedTuple):
-    """How a kernel is compiled: queries of a tile (in backward's second pass: of keys and of queries) and warps."""
+class Forward(NamedTuple):
+    """How the forward kernel is compiled."""
+
+    queries: int  # of a tile
+    warps: int
+    stages: int
+
+
+class Whole(NamedTuple):
+    """How the backward kernel with all keys at once is compiled."""
 
     queries: int
     keys: int
-    queries_again: int
     warps: int
+    stages: int
+
+
+class Passes(NamedTuple):
+    """How the backward kernel with two passes is compiled."""
+
+    queries: int  # of a tile in the first pass
+    keys: int  # of a block in the second
+    queries_again: int  # of a tile in the second
+    warps: int
+    stages: int
 
 
 @cache
@@ -50,20 +73,35 @@ def half_of(head_width: int) -> int:
     return max(LEAST_HALF, 1 << (head_width // 2 - 1).bit_length())
 
 
-def forward_blocks(tokens: int, head_width: int, dtype: torch.dtype, capability: int) -> Blocks | None:
+def forward_blocks(tokens: int, head_width: int, dtype: torch.dtype, capability: int) -> Forward | None:
     """None where no configuration is known to fit; benchmarks/ops/resources.py shows that none spills."""
-    if capability not in (90,) or head_width > 64:
+    if not _fits(tokens, head_width, dtype, capability):
         return None
-    return Blocks(16, 0, 0, 4) if dtype == torch.float32 else Blocks(64, 0, 0, 4)
+    if dtype == torch.float32 or head_width > 64:
+        return Forward(16, warps=4, stages=1)
+    if capability in ROOMY:
+        return Forward(64, warps=4, stages=2)
+    return Forward(32, warps=4, stages=1)
 
 
-def backward_blocks(tokens: int, head_width: int, dtype: torch.dtype, capability: int) -> Blocks | None:
+def backward_blocks(tokens: int, head_width: int, dtype: torch.dtype, capability: int) -> Whole | Passes | None:
     """As ``forward_blocks``."""
-    if capability not in (90,) or head_width > 64:
+    if not _fits(tokens, head_width, dtype, capability):
         return None
     if dtype == torch.float32:
-        return Blocks(16, 32, 32, 8)
-    return Blocks(32 if tokens <= 208 else 16, 64, 64, 4)
+        return Passes(16, 32, 32, warps=8, stages=1)
+    if head_width > 64:
+        return Passes(16, 64, 32, warps=8, stages=1)
+    if capability in ROOMY and tokens <= MOST_WHOLE:
+        return Whole(32, max(64, 1 << (tokens - 1).bit_length()), warps=8, stages=2)
+    return Passes(16, 64, 64 if capability == 90 else 32, warps=4, stages=1)
+
+
+def _fits(tokens: int, head_width: int, dtype: torch.dtype, capability: int) -> bool:
+    """Whether keys and values, and what is beside them, fit into a multiprocessor's shared memory."""
+    if head_width > 64 or dtype == torch.float32:
+        return capability in ROOMY and (dtype != torch.float32 or head_width <= 64)
+    return capability in (80, *ROOMY) or (capability in NARROW and tokens <= MOST_NARROW)
 
 
 @lru_cache
@@ -79,14 +117,14 @@ def most_tokens(head_width: int, dtype: torch.dtype, capability: int) -> int:
 
 
 def capability_of(device: torch.device) -> int:
-    """90 of a GPU of capability 9.0."""
+    """90 of a GPU of capability 9.0; of one in between, the next lower that was compiled for. 0 below all."""
     return _capability(device.index) if device.type == "cuda" else INTERPRETED
 
 
 @lru_cache
 def _capability(index: int | None) -> int:
     major, minor = torch.cuda.get_device_capability(index)
-    return 10 * major + minor
+    return max((one for one in ARCHITECTURES if one <= 10 * major + minor), default=0)
 
 
 def attention_tokens(head_width: int, dtype: torch.dtype, device: torch.device) -> tuple[int, str]:

@@ -16,8 +16,8 @@ from .tiles import is_seen, load_rows, load_turned, store_rows
 def attention_forward_kernel(
     kv, q, sin, cos, out, lse,
     L, Q, D, H, first, patches, scale,
-    PACKED: tl.constexpr, CAUSAL: tl.constexpr, WIDTH: tl.constexpr, HALF: tl.constexpr, SEGMENTS: tl.constexpr,
-    PRECISION: tl.constexpr, BQ: tl.constexpr,
+    PACKED: tl.constexpr, CAUSAL: tl.constexpr, WIDTH: tl.constexpr, HALF: tl.constexpr, PRECISION: tl.constexpr,
+    SEGMENTS: tl.constexpr, BQ: tl.constexpr,
 ):  # fmt: skip
     """out of all queries of a head, and the logarithm (to base 2) of the sums of their exponentials."""
     image, head = tl.program_id(0) // H, tl.program_id(0) % H

@@ -8,7 +8,8 @@ import torch
 from ..triton_launch import dot_precision, kinds, launch
 from .arguments import AttentionArguments, scale_of
 from .backward import attention_backward_kernel
-from .configuration import Blocks, backward_blocks, capability_of, forward_blocks, half_of, segments
+from .backward_whole import attention_backward_whole_kernel
+from .configuration import Passes, backward_blocks, capability_of, forward_blocks, half_of, segments
 from .forward import attention_forward_kernel
 
 # B images, L tokens, D width, H heads; the first Q tokens ask
@@ -23,7 +24,7 @@ def forward(a: AttentionArguments, out: torch.Tensor, lse: torch.Tensor | None) 
     launch(
         attention_forward_kernel, (images * a.heads, 1, 1), key,
         (a.qkv, a.q, a.sin, a.cos, out, lse, tokens, queries, width, a.heads, a.first, a.patches, LOG2_E * scale_of(a)),
-        **constants, BQ=blocks.queries, num_warps=blocks.warps, num_stages=1,
+        **constants, SEGMENTS=segments(tokens), BQ=blocks.queries, num_warps=blocks.warps, num_stages=blocks.stages,
     )  # fmt: skip
 
 
@@ -33,24 +34,31 @@ def backward(
     """Fill ``d_qkv``, of the shape of qkv, and ``d_q`` where there is q."""
     blocks, constants, key = _prepared(a, backward_blocks)
     images, tokens, queries, width = a.sizes
-    delta = torch.empty_like(lse)
-    launch(
-        attention_backward_kernel, (images * a.heads, 1, 1), key,
-        (
-            a.qkv, a.q, a.sin, a.cos, d_out, lse, delta, d_qkv, None if a.q is None else d_q,
-            tokens, queries, width, a.heads, a.first, a.patches, LOG2_E * scale_of(a), scale_of(a),
-        ),
-        **constants, BQ=blocks.queries, BK=blocks.keys, BQ2=blocks.queries_again, num_warps=blocks.warps, num_stages=1,
-    )  # fmt: skip
+    known = (a.qkv, a.q, a.sin, a.cos, d_out, lse)
+    gradients = (d_qkv, None if a.q is None else d_q)
+    numbers = (tokens, queries, width, a.heads, a.first, a.patches, LOG2_E * scale_of(a), scale_of(a))
+    compiled = {"num_warps": blocks.warps, "num_stages": blocks.stages}
+    if isinstance(blocks, Passes):
+        launch(
+            attention_backward_kernel, (images * a.heads, 1, 1), key,
+            (*known, torch.empty_like(lse), *gradients, *numbers),
+            **constants, SEGMENTS=segments(tokens), BQ=blocks.queries, BK=blocks.keys, BQ2=blocks.queries_again, **compiled,
+        )  # fmt: skip
+    else:
+        launch(
+            attention_backward_whole_kernel, (images * a.heads, 1, 1), key, (*known, *gradients, *numbers),
+            **constants, BQ=blocks.queries, BK=blocks.keys, **compiled,
+        )  # fmt: skip
 
 
-def _prepared(a: AttentionArguments, blocks_of: Any, *others: Any) -> tuple[Blocks, dict[str, Any], Any]:
-    """(blocks, the kernels' common constants, a key for ``launch``)."""
+def _prepared(a: AttentionArguments, blocks_of: Any, *others: Any) -> tuple[Any, dict[str, Any], Any]:
+    """(blocks, the constants that all kernels have, a key for ``launch``)."""
     _, tokens, _, width = a.sizes
-    head_width, precision = width // a.heads, dot_precision(a.qkv.dtype)
+    head_width = width // a.heads
+    blocks = blocks_of(tokens, head_width, a.qkv.dtype, capability_of(a.qkv.device))
     constants = {
         "PACKED": a.q is None, "CAUSAL": a.causal, "WIDTH": head_width, "HALF": half_of(head_width),
-        "SEGMENTS": segments(tokens), "PRECISION": precision,
+        "PRECISION": dot_precision(a.qkv.dtype),
     }  # fmt: skip
-    key = kinds((a.qkv, a.q, a.sin, a.cos), a.heads, *constants.values(), *others)
-    return blocks_of(tokens, head_width, a.qkv.dtype, capability_of(a.qkv.device)), constants, key
+    key = kinds((a.qkv, a.q, a.sin, a.cos), a.heads, segments(tokens), blocks, *constants.values(), *others)
+    return blocks, constants, key

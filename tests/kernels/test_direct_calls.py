@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import attention_case
 from kernel_cases import adapter_case, cosine_case
 
 import fastlift_kernels
@@ -44,6 +45,11 @@ def activation_backward(d_y: torch.Tensor | None = None) -> Any:
     return OPS.activation_backward(
         torch.randn(1_000_000) if d_y is None else d_y, torch.randn(1_000_000), "gelu", "native"
     )
+
+
+def attention(**change: Any) -> Any:
+    numbers = {"heads": 2, "first": 0, "causal": False, "keep": True}
+    return OPS.attention_forward(**{**attention_case(1, 5, 2, 8).constants(), **numbers, **change})
 
 
 def long(*values: int) -> torch.Tensor:
@@ -97,6 +103,21 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (activation_backward, {"d_y": torch.randn(1)}, r"d_y: expected shape \[1000000\], got \[1\]"),
     (activation_backward, {"d_y": torch.randn(1_000_000).bfloat16()}, "d_y: expected torch.float32"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qkv": torch.randn(1, 5, 40)}, r"qkv: expected \[B, L, 3D\] with D a multiple of 2 heads"),
+        ({"q": torch.randn(1, 5, 16)}, r"q: expected shape \[1, 5, 24\]"),
+        ({"cos": torch.ones(3, 8)}, "sin, cos: expected both or neither"),
+        ({}, "is not available"),
+    ],
+)
+def test_attention_that_does_not_fit_raises(change: dict[str, Any], message: str) -> None:
+    """Its kernels do not run here, so that the call that fits raises as well, for that reason."""
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        attention(**change)
 
 
 @pytest.mark.parametrize(("call", "change", "message"), BAD)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import AttentionCase, attention_case
 from devices import EVERY_DEVICE, on_gpu
 from error_bounds import assert_within_bounds
 from kernel_cases import Case, Results, activation_case, adapter_case, cosine_case
@@ -27,6 +28,10 @@ def calls() -> list[Any]:
         pytest.param(lambda: cosine_case(33, 64, 203, dtype=HALF, weighted=True, label_smoothing=0.1), id="classifier"),
         pytest.param(lambda: activation_case("quick_gelu", 4099, dtype=HALF), id="quick_gelu"),
         pytest.param(lambda: activation_case("gelu", 4099, dtype=HALF), id="gelu"),
+        pytest.param(lambda: attention_case(2, 37, 2, 64, dtype=HALF), id="attention"),
+        pytest.param(
+            lambda: attention_case(1, 258, 2, 64, queries=3, patches=256, first=1, dtype=HALF), id="attention in passes"
+        ),
     ]
 
 
@@ -57,6 +62,43 @@ def test_adapter_of_many_tokens(gpu: str, tokens: int, width: int, rank: int, dt
 @pytest.mark.parametrize(("batch", "classes"), [(512, 1000), (512, 8142), (700, 8142), (128, 100_000), (1, 8142)])
 def test_classifier_of_many_classes(gpu: str, batch: int, classes: int, dtype: torch.dtype) -> None:
     assert_within_bounds(cosine_case(batch, 768, classes, dtype=dtype).on(gpu), "triton")
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@pytest.mark.parametrize("dtype", [HALF, torch.float16, SINGLE])
+@pytest.mark.parametrize(
+    ("tokens", "width", "options"),
+    [
+        (1, 64, {}),
+        (50, 64, {}),
+        (77, 64, {"causal": True}),
+        (197, 64, {}),
+        (201, 64, {}),
+        (197, 64, {"queries": 1}),
+        (257, 64, {}),
+        (261, 64, {"patches": 256, "first": 5}),
+        (272, 32, {}),
+        (197, 72, {}),
+        (197, 96, {"patches": 196, "first": 1}),
+        (261, 128, {}),
+    ],
+)
+def test_attention_of_vits(gpu: str, tokens: int, width: int, options: dict[str, Any], dtype: torch.dtype) -> None:
+    most, reason = fastlift_kernels.attention_tokens(width, dtype, torch.device(gpu))
+    if tokens > most:
+        pytest.skip(reason)
+    assert_within_bounds(attention_case(2, tokens, 3, width, **options, dtype=dtype).on(gpu), "triton")
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+def test_attention_of_a_whole_batch(gpu: str) -> None:
+    """Behind 2^31 elements too: each program's part is that of a small call."""
+    images = 5000  # 2.3e9 elements
+    small = attention_case(2, 197, 12, 64, dtype=HALF).on(gpu)
+    packed = small.tensors["qkv"].detach().repeat(images // 2, 1, 1)  # type: ignore[union-attr]
+    with torch.no_grad():
+        out = fastlift_kernels.attention(packed, 12, impl="triton")
+    assert torch.equal(out[-2:], small.run("triton")["out"])
 
 
 @each_gpu
@@ -147,12 +189,14 @@ class Compiled(Case):
     def run(self, impl: str | None, dtype: torch.dtype | None = None) -> Results:
         if impl != "triton":
             return self.case.run(impl, dtype)
-        names = ("adapter", "cosine_cross_entropy", "quick_gelu", "gelu")
+        names = ("adapter", "attention", "cosine_cross_entropy", "quick_gelu", "gelu")
         plain = {name: getattr(fastlift_kernels, name) for name in names}
         with pytest.MonkeyPatch.context() as patch:
             for name, op in plain.items():
                 patch.setattr(fastlift_kernels, name, torch.compile(op, fullgraph=True))
-            return self.case.run(None)
+            return self.case.run(
+                "triton" if isinstance(self.case, AttentionCase) else None
+            )  # its default is the library's
 
     def bounds(self, impl: str) -> Any:
         return self.case.bounds(impl)

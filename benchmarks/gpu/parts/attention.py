@@ -1,19 +1,26 @@
-"""The backends of ``scaled_dot_product_attention`` at the ViT's shape, on views of packed q, k, v as the model has them."""
+"""Attention from the packed result of the QKV product to the output product's input, and back to one packed gradient.
+
+The library's backends, each with the joining of the gradients of q, k and v that it needs, against attention's own kernels in
+the blocks that are shipped and in others. So the first minutes on a GPU decide which are worth it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.bench import Bench, Skip, outcome_of
 from benchmarks.gpu.rounds import alternated
 from benchmarks.gpu.rows import Row
+from fastlift_kernels import attention, attention_tokens
+from fastlift_kernels.attention.configuration import Forward, Passes, Whole
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -21,49 +28,120 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-CHOSEN = "PyTorch's choice"
-NEEDS_S = 8.0
+CHOSEN, OWN = "PyTorch's choice", "own"
+# Blocks beside the shipped ones, compiled for capability 9.0 without a spill: of forward and backward at up to 208 tokens.
+VARIANTS: dict[str, tuple[Forward | None, Whole | Passes | None]] = {
+    "own, forward 32": (Forward(32, warps=4, stages=2), None),
+    "own, whole 16 queries": (None, Whole(16, 256, warps=8, stages=3)),
+    "own, whole 16 queries 16 warps": (None, Whole(16, 256, warps=16, stages=2)),
+    "own, passes 32": (None, Passes(32, 64, 64, warps=4, stages=1)),
+    "own, passes 16": (None, Passes(16, 64, 64, warps=4, stages=1)),
+}
+DIRECTIONS = ("forward", "backward", "both")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A shape that is raced: heads of ``width`` in ``images`` of ``tokens``, ``patches`` of which have angles."""
+
+    images: int
+    tokens: int
+    heads: int
+    width: int
+    patches: int = 0
+    needs_s: float = 10.0
+
+    @property
+    def name(self) -> str:
+        rotary = " rotary" if self.patches else ""
+        return f"attention {self.images}x{self.heads}x{self.tokens}x{self.width}{rotary}"
+
+    def angles(self, device: torch.device) -> tuple[Any, ...]:
+        """sin, cos and the tokens before the patches, or nothing."""
+        if not self.patches:
+            return ()
+        angles = torch.randn(self.patches, self.width, device=device)
+        return angles.sin(), angles.cos(), self.tokens - self.patches
 
 
 def run(bench: Bench) -> None:
-    """The largest batch, and the middle one."""
-    for batch in bench.sizes.batches[:2]:
-        vit = bench.sizes.vit
-        name = f"attention {batch}x{vit.heads}x{vit.tokens}x{vit.width // vit.heads}"
-        bench.attempt(name, NEEDS_S, partial(rows_of, bench, name, batch))
-
-
-def rows_of(bench: Bench, name: str, batch: int) -> Iterator[Row]:
-    """Every backend that takes it, forward and backward, in turn."""
+    """The model's own shape in the largest batch and the middle one, then the lengths of other models."""
     vit = bench.sizes.vit
-    packed = torch.randn(batch, vit.tokens, 3 * vit.width, device=bench.device, dtype=bench.dtype, requires_grad=True)
-    flop = 4.0 * batch * vit.tokens**2 * vit.width
-    token = batch * vit.tokens * vit.width * packed.itemsize
-    outputs: dict[str, tuple[Tensor, list[Tensor], Tensor]] = {}
-    for backend in (CHOSEN, *BACKENDS):
+    head = vit.width // vit.heads
+    large, middle = bench.sizes.batches[:2]
+    calls = [Call(large, vit.tokens, vit.heads, head, needs_s=25.0), Call(middle, vit.tokens, vit.heads, head)]
+    if not bench.is_rehearsal:
+        # CLIP and DINOv2 with registers at 224 pixels and patches of 16; CLIP ViT-L/14; DINOv3, whose patches have angles
+        calls += [Call(large, 201, 12, 64), Call(large, 257, 16, 64), Call(large, 261, 12, 64, patches=256)]
+    for call in calls:
+        bench.attempt(call.name, call.needs_s, partial(rows_of, bench, call, call is calls[0]))
+
+
+def rows_of(bench: Bench, call: Call, with_variants: bool) -> Iterator[Row]:
+    """Every contender that takes it, in turn, in each direction."""
+    width = call.heads * call.width
+    shape = (call.images, call.tokens, 3 * width)
+    packed = torch.randn(shape, device=bench.device, dtype=bench.dtype, requires_grad=True)
+    seed = torch.randn(call.images, call.tokens, width, device=bench.device, dtype=bench.dtype)
+    angles = call.angles(bench.device)
+    contenders = [CHOSEN, *BACKENDS, OWN]
+    is_hopper = bench.device.type == "cuda" and torch.cuda.get_device_capability(bench.device) == (9, 0)
+    contenders += list(VARIANTS) if with_variants and is_hopper else []
+    outputs: dict[str, Tensor] = {}
+    for name in contenders:
         try:
-            outputs[backend] = _with_graph(packed, vit.heads, backend)
+            outputs[name] = _attend(packed, call, angles, name)
+            _gradient(outputs[name], packed, seed, name)
         except Exception as error:
-            yield {"name": f"{name} {backend}", **_refusal(error)}
+            outputs.pop(name, None)
+            yield {"name": f"{call.name} {name}", **_refusal(error)}
             bench.check_device()
-    forward = {b: partial(_forward, packed, vit.heads, b) for b in outputs}
-    yield from _timed(bench, f"{name} forward", forward, flop, 4 * token)
-    backward = {
-        b: partial(torch.autograd.grad, [out], inputs, [seed], retain_graph=True)
-        for b, (out, inputs, seed) in outputs.items()
-    }
-    # five products where forward has two; q, k, v, out and its gradient are read, three gradients written
-    yield from _timed(bench, f"{name} backward", backward, 2.5 * flop, 8 * token)
+    yield from _differences(call, outputs)
+    flop = 4.0 * call.images * call.tokens**2 * width
+    token = call.images * call.tokens * width * packed.itemsize
+    # q, k, v and the gradient of out read, three gradients written: the least; five products where forward has two
+    work = {"forward": (flop, 4 * token), "backward": (2.5 * flop, 7 * token), "both": (3.5 * flop, 11 * token)}
+    for direction in DIRECTIONS:
+        runs = {name: _runner(packed, call, angles, name, direction, outputs[name], seed) for name in outputs}
+        yield from _timed(bench, f"{call.name} {direction}", runs, *work[direction])
+
+
+def _differences(call: Call, outputs: Mapping[str, Tensor]) -> Iterator[Row]:
+    """A fast kernel that is wrong is no contender: how far the own results are from the library's."""
+    if CHOSEN not in outputs:
+        return
+    truth = outputs[CHOSEN].detach().float()
+    for name in outputs:
+        if name.startswith(OWN):
+            difference = float((outputs[name].detach().float() - truth).norm() / truth.norm())
+            row: Row = {"name": f"{call.name} {name} against {CHOSEN}", "note": f"differs by {difference:.1e}"}
+            yield row if difference < 0.02 else {**row, "error": f"differs by {difference:.1e}"}
+
+
+def _runner(
+    packed: Tensor, call: Call, angles: tuple[Any, ...], name: str, direction: str, out: Tensor, seed: Tensor
+) -> Callable[[], Any]:
+    if direction == "backward":
+        return partial(_gradient, out, packed, seed, name)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return _attend(packed, call, angles, name)
+
+    def both() -> Tensor:
+        return _gradient(_attend(packed, call, angles, name), packed, seed, name)
+
+    return forward if direction == "forward" else both
 
 
 def _timed(bench: Bench, name: str, runs: Mapping[str, Callable[[], Any]], flop: float, moved: float) -> Iterator[Row]:
     times = alternated(bench.clock, runs, bench.sizes.rounds, warmup=1, ahead=True, until=bench.left)
-    for backend, measured in times.items():
-        yield {"name": f"{name} {backend}", **measured.to_row(), **bench.shares(measured.median, flop, moved)}
+    for contender, measured in times.items():
+        yield {"name": f"{name} {contender}", **measured.to_row(), **bench.shares(measured.median, flop, moved)}
 
 
 def _refusal(error: Exception) -> Row:
-    """A backend that does not take the shape, or is not built in, is no fault."""
+    """A backend that does not take the shape, or is not built in, is no fault; nor are kernels that do not run here."""
     told = str(error)
     if isinstance(error, RuntimeError) and ("No available kernel" in told or "No viable backend" in told):
         error = Skip("PyTorch has no such kernel for this shape here")
@@ -72,27 +150,39 @@ def _refusal(error: Exception) -> Row:
     return outcome_of(error)
 
 
-def _views(packed: Tensor, heads: int) -> list[Tensor]:
-    return [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in packed.chunk(3, dim=-1)]  # [B, H, L, D/H]
+def _attend(packed: Tensor, call: Call, angles: tuple[Any, ...], name: str) -> Tensor:
+    """[B, L, D] of packed [B, L, 3D]."""
+    if name.startswith(OWN):
+        most, reason = attention_tokens(call.width, packed.dtype, packed.device)
+        if call.tokens > most:
+            raise Skip(reason)
+        with _blocks(name):
+            return attention(packed, call.heads, None, *angles, impl="triton")
+    with sdpa_kernel(BACKENDS[name]) if name in BACKENDS else nullcontext():
+        return attention(packed, call.heads, None, *angles)
 
 
-def _attend(inputs: list[Tensor], backend: str) -> Tensor:
-    q, k, v = inputs
-    if backend == CHOSEN:
-        return F.scaled_dot_product_attention(q, k, v)
-    with sdpa_kernel(BACKENDS[backend]):
-        return F.scaled_dot_product_attention(q, k, v)
+def _gradient(out: Tensor, packed: Tensor, seed: Tensor, name: str) -> Tensor:
+    """[B, L, 3D], one tensor."""
+    with _blocks(name):
+        return torch.autograd.grad(out, packed, seed, retain_graph=True)[0]
 
 
-def _forward(packed: Tensor, heads: int, backend: str) -> Tensor:
-    with torch.no_grad():
-        return _attend(_views(packed, heads), backend)
+@contextmanager
+def _blocks(name: str) -> Iterator[None]:
+    """Own kernels run in a variant's blocks."""
+    forward, backward = VARIANTS.get(name, (None, None))
+    if forward is None and backward is None:
+        yield
+        return
+    from fastlift_kernels.attention import gpu
 
-
-def _with_graph(packed: Tensor, heads: int, backend: str) -> tuple[Tensor, list[Tensor], Tensor]:
-    """(output, the inputs that get gradients, the output's gradient)."""
-    inputs = _views(packed, heads)
-    out = _attend(inputs, backend)
-    seed = torch.randn(out.shape, device=out.device, dtype=out.dtype)
-    torch.autograd.grad([out], inputs, [seed], retain_graph=True)
-    return out, inputs, seed
+    shipped = gpu.forward_blocks, gpu.backward_blocks
+    if forward is not None:
+        gpu.forward_blocks = lambda *_: forward  # type: ignore[assignment]
+    if backward is not None:
+        gpu.backward_blocks = lambda *_: backward  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        gpu.forward_blocks, gpu.backward_blocks = shipped

@@ -35,8 +35,15 @@ def run(bench: Bench) -> None:
         for kind in ("quick_gelu", "gelu")
     ]
     classifiers = [(f"classifier {b}x{d}x{c}", partial(workloads.classifier, b, d, c)) for b, d, c in sizes.classifiers]
+    attentions = [
+        (f"attention {b}x{n}x{d} heads {h}", partial(workloads.attention, b, n, d, h))
+        for b, n, d, h in sizes.attentions
+    ]
     makers: list[tuple[str, Callable[[], workloads.Workload]]] = [
-        maker for turn in zip_longest(adapters, activations, classifiers) for maker in turn if maker is not None
+        maker
+        for turn in zip_longest(adapters, activations, classifiers, attentions)
+        for maker in turn
+        if maker is not None
     ]
     for name, make in makers:
         # A rehearsal compiles the smallest graph alone: it is the code around it that is tried.

@@ -20,6 +20,7 @@ from benchmarks.gpu.rows import Row
 from fastlift.errors import UserError
 from fastlift.models.compile import LONGEST, compile_backbone
 from fastlift.models.fp8 import Fp8Settings
+from fastlift.models.fused import Fused, FusedSettings
 from fastlift.training.captured import WARM_UP, CapturedStep
 
 MODES = {"default": "default", "max": LONGEST}  # --compile's words for those of torch.compile
@@ -35,6 +36,7 @@ class Way:
     rank: int
     mode: CompileMode = "eager"
     frozen: Literal["compute", "fp8"] = "compute"
+    fused: tuple[Fused, ...] = ()
     recompute: Literal["none", "mlp", "block"] = "none"
     impl: Literal["reference"] | None = None
     micro_batch: int | None = None
@@ -45,6 +47,7 @@ class Way:
         """``512 rank 32 eager`` and what is unlike the usual."""
         words = [str(self.batch), f"rank {self.rank}", self.mode]
         words += ["fp8"] if self.frozen == "fp8" else []
+        words += [f"fused {name}" for name in self.fused]
         words += [f"recompute {self.recompute}"] if self.recompute != "none" else []
         words += [f"adapter {self.impl}"] if self.impl else []
         words += [f"micro-batch {self.micro_batch}"] if self.micro_batch else []
@@ -71,6 +74,7 @@ def groups(bench: Bench) -> list[Group]:
     compiled, longest = replace(plain, mode="default"), replace(plain, mode="max", captured=True)
     return [
         Group(15, (plain, replace(plain, impl="reference"))),
+        Group(25, (plain, replace(plain, fused=("attention",)))),
         Group(40, (plain, compiled)),
         Group(15, (Way(large, high), Way(large, high, impl="reference"))),
         Group(15, (plain, replace(plain, frozen="fp8"))),
@@ -79,6 +83,7 @@ def groups(bench: Bench) -> list[Group]:
         Group(15, (plain, replace(plain, recompute="mlp"), replace(plain, recompute="block"))),
         Group(70, (*_with_and_without_a_graph(Way(small, low, "default")), Way(small, low, "max", captured=True))),
         Group(70, (*_with_and_without_a_graph(Way(middle, low, "default")), Way(middle, low, "max", captured=True))),
+        Group(40, (compiled, replace(compiled, fused=("attention",)))),
         Group(40, (compiled, replace(compiled, frozen="fp8"))),
         Group(70, (plain, replace(longest, micro_batch=middle))),
         Group(15, _with_and_without_a_graph(plain)),
@@ -138,6 +143,7 @@ def _settings(way: Way) -> Row:
         "rank": way.rank,
         "mode": way.mode,
         "frozen": way.frozen,
+        "fused": list(way.fused),
         "recompute": way.recompute,
         "impl": way.impl,
         "micro_batch": way.micro_batch,
@@ -152,6 +158,8 @@ def make_ready(bench: Bench, way: Way) -> tuple[Callable[[], Any], Row]:
     if way.frozen == "fp8":
         _check_fp8(bench)
         Fp8Settings("fp8").build(vit)
+    if told := FusedSettings(way.fused).build(vit):
+        raise Skip("; ".join(told))
     vit.activation_checkpointing = way.recompute
     for block in vit.blocks:
         block.pre_mlp.adapter.impl = way.impl

@@ -11,6 +11,9 @@ import fastlift_kernels
 
 pytest.importorskip("triton")
 
+from fastlift_kernels.attention import gpu
+from fastlift_kernels.attention.configuration import Passes, Whole
+
 HALF = torch.bfloat16
 CALLS: list[dict[str, Any]] = [
     {"shape": (1, 1, 1, 8)},
@@ -25,6 +28,14 @@ CALLS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
 def test_float32(call: dict[str, Any]) -> None:
+    options = dict(call)
+    assert_within_bounds(attention_case(*options.pop("shape"), **options), "triton")
+
+
+@pytest.mark.parametrize("blocks", [Whole(16, 64, 4, 1), Whole(32, 64, 8, 2), Passes(32, 16, 64, 4, 1)], ids=str)
+@pytest.mark.parametrize("call", CALLS[2:6], ids=str)
+def test_every_kernel_and_block(monkeypatch: pytest.MonkeyPatch, call: dict[str, Any], blocks: Whole | Passes) -> None:
+    monkeypatch.setattr(gpu, "backward_blocks", lambda *_: blocks)
     options = dict(call)
     assert_within_bounds(attention_case(*options.pop("shape"), **options), "triton")
 
@@ -73,8 +84,9 @@ def test_large_scores_do_not_overflow() -> None:
     assert_within_bounds(case, "triton")
 
 
-def test_repeats_bit_by_bit() -> None:
-    case = attention_case(2, 35, 2, 16, dtype=HALF)
+@pytest.mark.parametrize("dtype", [HALF, torch.float32])  # all keys at once; in two passes
+def test_repeats_bit_by_bit(dtype: torch.dtype) -> None:
+    case = attention_case(1, 35, 2, 16, dtype=dtype)
     first, second = (case.run("triton") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -141,6 +153,33 @@ def test_one_graph_and_the_same_results() -> None:
         results.append((out, *torch.autograd.grad([out], [qkv], case.gradients)))
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"d_out": torch.zeros(1, 4, 16)}, r"d_out: expected shape \[1, 5, 16\]"),
+        ({"lse": torch.zeros(1, 2, 0)}, r"lse: expected shape \[1, 2, 5\]"),
+        ({"lse": torch.zeros(1, 2, 5).double()}, "lse: expected torch.float32"),
+        ({"qkv": torch.zeros(1, 273, 48)}, "takes up to 272 tokens of heads of 8 .* got 273"),
+        ({"qkv": torch.zeros(1, 5, 54), "heads": 2}, "takes up to 0 tokens of heads of 9"),
+    ],
+)
+def test_direct_calls_that_do_not_fit_raise(change: dict[str, Any], message: str) -> None:
+    case = attention_case(1, 5, 2, 8)
+    arguments = {**case.constants(), "heads": 2, "first": 0, "causal": False}
+    incoming = {"d_out": case.gradients[0], "lse": torch.zeros(1, 2, 5)}
+    backward = torch.ops.fastlift_kernels.attention_backward
+    backward(**arguments, **incoming)  # what is changed is the reason
+    with pytest.raises((TypeError, ValueError), match=message):
+        backward(**{**arguments, **incoming, **change})
+
+
+def test_angles_are_constants() -> None:
+    case = attention_case(1, 5, 2, 8, patches=4, first=1)
+    case.tensors["sin"].requires_grad_()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"sin: .* takes constants"):
+        case.run("triton")
 
 
 def test_flops_are_counted() -> None:
