@@ -2,19 +2,23 @@
 
 Each part reads its inputs and writes its outputs once, as separate kernels do, unless its comment says otherwise. The last
 block's second half runs for the class token alone; backward ends at the first block's adapter, whose MLP gets no gradient.
+What ``--fused`` changes is counted too; what its kernels compute of padding is not.
 
 Legend: L tokens of an image, D width, M MLP width, r rank, C classes, T bytes of [L, D], B images of a batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from benchmarks.ops.traffic import adapter_on_a_gpu, classifier
+from fastlift.models.fused import Fused
+from fastlift_kernels.attention.configuration import Passes, backward_blocks
 
 MULTIPROCESSORS = 132  # of the GPU; an H100 has so many, and partial sums of the adapter's backward follow them
+CAPABILITY = 90  # 9.0, an H100's
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Shape:
     rank: int = 32
     classes: int = 1000
     bytes: int = 2
+    fused: tuple[Fused, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,15 @@ ADAPTER, JOIN, ADDS, REST = "adapter", "joining dq, dk, dv", "additions, LN_1", 
 def parts(s: Shape, batch: int) -> list[Part]:
     """All parts of a step of ``batch`` images; weights are read once a batch."""
     return [*_forward(s, batch), *_backward(s, batch), *_adapter(s, batch), *_rest(s, batch)]
+
+
+def passes_bytes(s: Shape, batch: int) -> float:
+    """Bytes an image beside the products' own operands and results, the classifier and the optimiser.
+
+    What an epilogue reads and writes in place of a pass counts here.
+    """
+    own = sum(part.bytes for part in parts(replace(s, fused=()), batch) if part.group == PRODUCTS)
+    return sum(part.bytes for part in parts(s, batch) if part.group != REST) - own
 
 
 def step_flop(s: Shape) -> float:
@@ -92,36 +106,84 @@ def _forward(s: Shape, batch: int) -> list[Part]:
         Part("attention", ATTENTION, whole * attention + attention / s.tokens, (4 * whole + 2) * token),
         Part("attention output", PRODUCTS, whole * product, whole * (2 * token + weight)),
         Part("residual after attention", ADDS, 0, whole * 3 * token),
-        Part("MLP in", PRODUCTS, whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight)),
-        Part("QuickGELU", ACTIVATION, 0, whole * 2 * ratio * token),
-        Part("MLP out", PRODUCTS, whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight)),
-        Part("residual after the MLP", ADDS, 0, whole * 3 * token),
+        *_mlp(s, whole, token, weight, product),
         Part("last block, class token", PRODUCTS, alone, (2 + 2 * ratio) * weight),
+    ]
+
+
+def _mlp(s: Shape, whole: int, token: float, weight: float, product: float) -> list[Part]:
+    """The MLP of the blocks that run it for all tokens."""
+    ratio = s.mlp / s.width
+    flop, least = whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight)
+    if "mlp" in s.fused:
+        # The first product writes the activation and, but in the first block, which needs no gradient, the pre-activation.
+        return [
+            Part("MLP in, QuickGELU", PRODUCTS, flop, least + (whole - 1) * ratio * token),
+            Part("MLP out, residual", PRODUCTS, flop, least + whole * token),
+        ]
+    return [
+        Part("MLP in", PRODUCTS, flop, least),
+        Part("QuickGELU", ACTIVATION, 0, whole * 2 * ratio * token),
+        Part("MLP out", PRODUCTS, flop, least),
+        Part("residual after the MLP", ADDS, 0, whole * 3 * token),
     ]
 
 
 def _backward(s: Shape, batch: int) -> list[Part]:
     token, weight, product, ratio = _sizes(s, batch)
     whole = s.depth - 2  # blocks between the first, which ends at its adapter, and the last
-    attention = 4.0 * s.tokens**2 * s.width
-    mlp = Part("", PRODUCTS, whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight))
     return [
         Part("last block, class token, dx", PRODUCTS, (2 + 2 * ratio) * product / s.tokens, (2 + 2 * ratio) * weight),
-        Part("MLP out, dx", PRODUCTS, mlp.flop, mlp.bytes),
-        Part("QuickGELU, dx", ACTIVATION_BACKWARD, 0, whole * 3 * ratio * token),
-        Part("MLP in, dx", PRODUCTS, mlp.flop, mlp.bytes),
+        *_mlp_backward(s, whole, token, weight, product),
         Part("attention output, dx", PRODUCTS, whole * product, whole * (2 * token + weight)),
-        # FlashAttention 2: a pass over out and its gradient that clears dq in fp32 (4 T); q, k, v and the gradient read, dk
-        # and dv written (6 T); dq added to, read and written (4 T); dq rounded (3 T). The last block reads k and v and
-        # writes their gradients.
-        Part("attention, dx", ATTENTION_BACKWARD, 2.5 * (whole + 1 / s.tokens) * attention, (17 * whole + 4) * token),
-        # chunk's backward makes one [L, 3D] of three, in the last block one [L, 2D] of two
-        Part("dq, dk, dv to one", JOIN, 0, (6 * whole + 4) * token),
+        *_attention_backward(s, whole, token),
         Part("qkv, dx", PRODUCTS, (3 * whole + 2) * product, (4 * whole + 3) * token + (3 * whole + 2) * weight),
         Part("LN_1, dx", ADDS, 0, (whole + 1) * 3 * token),
         # into the residual's gradient; the last block's class token is padded with zeros twice, and added twice
         Part("additions of gradients", ADDS, 0, (3 * whole + 8) * token),
     ]
+
+
+def _mlp_backward(s: Shape, whole: int, token: float, weight: float, product: float) -> list[Part]:
+    ratio = s.mlp / s.width
+    flop, least = whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight)
+    if "mlp" in s.fused:  # the first product reads the pre-activation
+        return [
+            Part("MLP out, QuickGELU, dx", PRODUCTS, flop, least + whole * ratio * token),
+            Part("MLP in, dx", PRODUCTS, flop, least),
+        ]
+    return [
+        Part("MLP out, dx", PRODUCTS, flop, least),
+        Part("QuickGELU, dx", ACTIVATION_BACKWARD, 0, whole * 3 * ratio * token),
+        Part("MLP in, dx", PRODUCTS, flop, least),
+    ]
+
+
+def _attention_backward(s: Shape, whole: int, token: float) -> list[Part]:
+    """The last block reads keys and values and writes their gradients; its queries are one token."""
+    product = (whole + 1 / s.tokens) * 2.0 * s.tokens**2 * s.width
+    if "attention" in s.fused:  # q, k, v and the gradient read, dq, dk, dv written (7 T)
+        count, again = _twice(s)
+        return [
+            Part("attention, dx", ATTENTION_BACKWARD, count * product, (7 * whole + 4) * token, again * whole * token)
+        ]
+    return [
+        # FlashAttention 2: a pass over out and its gradient that clears dq in fp32 (4 T); q, k, v and the gradient read, dk
+        # and dv written (6 T); dq added to, read and written (4 T); dq rounded (3 T).
+        Part("attention, dx", ATTENTION_BACKWARD, 5 * product, (17 * whole + 4) * token),
+        # chunk's backward makes one [L, 3D] of three, in the last block one [L, 2D] of two
+        Part("dq, dk, dv to one", JOIN, 0, (6 * whole + 4) * token),
+    ]
+
+
+def _twice(s: Shape) -> tuple[int, int]:
+    """(products of own attention's backward, tensors [L, D] that it reads again from the caches).
+
+    In two passes, the second computes the scores and their gradients again, and reads keys and values once more, and queries
+    and the gradient for every block of keys.
+    """
+    blocks = backward_blocks(s.tokens, s.width // s.heads, torch.bfloat16, CAPABILITY)
+    return (7, 2 + 2 * -(-s.tokens // blocks.keys)) if isinstance(blocks, Passes) else (5, 0)
 
 
 def _adapter(s: Shape, batch: int) -> list[Part]:

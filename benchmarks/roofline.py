@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from benchmarks.counting import Part, Shape, parts
+from benchmarks.counting import Part, Shape, parts, passes_bytes
 from benchmarks.documents import RESULTS, ROOT, table
+from fastlift.models.fused import Fused
 
 DOCUMENT = ROOT / "docs" / "roofline.md"
 MEASUREMENTS = "gpu_step*.json"
@@ -101,6 +103,23 @@ def parts_table(shape: Shape, batch: int) -> str:
     return table(head, rows)
 
 
+def fused_table(shape: Shape, batch: int) -> str:
+    """What the kernels that ``--fused`` names would change, each alone and all together."""
+    names: tuple[Fused, ...] = get_args(Fused)
+    choices = [(), *combinations(names, 1), names] if len(names) > 1 else [(), names]
+    head = ["`--fused`", "passes and attention, MB/image", "all, MB/image"]
+    head += [f"{card.name} ({unit})" for card in CARDS for unit in ("ms", "images/s")]
+    rows = []
+    for choice in choices:
+        chosen = replace(shape, fused=choice)
+        whole = sum(part.bytes for part in parts(chosen, batch))
+        row = [" ".join(choice) or "none", f"{passes_bytes(chosen, batch) / 1e6:.0f}", f"{whole / 1e6:.0f}"]
+        for ms in (predicted_ms(card, chosen, batch) for card in CARDS):
+            row += [f"{ms:.1f}", f"{1e3 * batch / ms:,.0f}"]
+        rows.append(row)
+    return table(head, rows)
+
+
 def groups_table(shape: Shape, batch: int) -> str:
     """The lines of a profile, beside the estimate by hand."""
     found, card = parts(shape, batch), CARDS[0]
@@ -185,12 +204,19 @@ is the same. The L2 rate, {CARDS[0].cached_tb_per_s} TB/s, is an assumption. Lau
 
 At rank {RANKS[1]} the adapter uses the library's matrix products and takes {wide:.1f} ms on the {CARDS[0].name}, and the step {predicted_ms(CARDS[0], high, BATCH):.1f} ms.
 
+## With kernels that are chosen by name
+
+`--fused` names kernels that are not the default, because no GPU has timed them ([why](architecture.md#decisions)). They are counted in the
+same way: without padding, launches and gaps, and with matrix products at the library's rate. What an epilogue reads or writes in place of
+a pass counts as a pass.
+
+{fused_table(shape, BATCH)}
+
 ## Beside the estimate by hand
 
 {groups_table(shape, BATCH)}
 
-Arithmetic limits the large products, memory limits everything else. Fusion could still remove the joins, the activation (into the products
-around it), and the additions.
+Arithmetic limits the large products, memory limits everything else.
 
 Written by `python -m benchmarks.roofline`; measurements are read from `{MEASUREMENTS}` ([how to make them](../benchmarks/gpu/README.md)).
 """

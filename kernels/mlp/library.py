@@ -2,11 +2,18 @@
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from ..activation.op import gelu, quick_gelu
 from .arguments import MlpArguments
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+if torch.ops.aten.addmm_ not in flop_registry:  # PyTorch counts addmm alone
+
+    @register_flop_formula(torch.ops.aten.addmm_)
+    def _addmm_flops(_c: list[int], a: list[int], b: list[int], *_: object, **__: object) -> int:
+        return 2 * a[0] * a[1] * b[1]
 
 
 def mlp_library(a: MlpArguments, overwrite: bool) -> torch.Tensor:

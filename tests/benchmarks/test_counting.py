@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks.gpu.toy  # noqa: F401 - timm knows the model from then on
-from benchmarks.counting import ATTENTION_BACKWARD, Shape, parts, step_flop
+from benchmarks.counting import ATTENTION_BACKWARD, Shape, parts, passes_bytes, step_flop
 from benchmarks.gpu.sizes import TOY
 from fastlift.models.create import create_model
 from fastlift.training import losses
@@ -50,3 +50,29 @@ def test_wide_adapters_read_no_weights_again() -> None:
 
     assert cached(2 * 32) == 2 * cached(32) > 0
     assert cached(MOST_FUSED_RANK + 1) == 0
+
+
+def test_kernels_chosen_by_name_leave_out_three_tenths_of_the_bytes_beside_the_products() -> None:
+    plain, fused = Shape(), Shape(fused=("attention", "mlp"))
+    assert passes_bytes(fused, 512) < 0.7 * passes_bytes(plain, 512)
+    assert step_flop(fused) == step_flop(plain)
+
+
+def test_what_epilogues_read_and_write_counts_as_passes() -> None:
+    plain, fused = Shape(), Shape(fused=("mlp",))
+    token, blocks = plain.tokens * plain.width * plain.bytes, plain.depth - 1
+    # Left out: the activation's 2 x 4 T forward and 3 x 4 T backward (but in the first block), 3 T of the residual.
+    # Instead: the pre-activation written and read, 4 T each (but in the first block), and the residual read.
+    less = blocks * (8 + 3) + (blocks - 1) * 12 - (blocks - 1) * (4 + 4) - blocks
+    assert passes_bytes(plain, 512) - passes_bytes(fused, 512) == pytest.approx(less * token)
+
+
+def test_attention_in_two_passes_computes_its_scores_twice_and_reads_from_the_caches() -> None:
+    def backward(tokens: int) -> tuple[float, float]:
+        shape = replace(Shape(), tokens=tokens, fused=("attention",))
+        (part,) = (part for part in parts(shape, 1) if part.group == ATTENTION_BACKWARD)
+        return part.flop / tokens**2, part.cached
+
+    once, twice = backward(256), backward(257)
+    assert twice[0] / once[0] == pytest.approx(7 / 5, rel=1e-3)
+    assert once[1] == 0 < twice[1]
