@@ -41,8 +41,8 @@ WIDTH = 768
 NORM_WIDTHS = (WIDTH, 1024, 4096)
 ANY_SIZE = "i32"  # a number that kernels are not compiled for: tokens, and where a chunk starts
 TABLE_HEAD = (
-    "| kernel | warps/stages | sm | registers | spilled bytes | shared bytes | limit | matrix instructions | seconds |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "| kernel | warps/stages | sm | registers | spilled bytes | shared bytes | limit | matrix instructions | seconds | fingerprint |",
+    "|---|---|---|---|---|---|---|---|---|---|",
 )
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -272,22 +272,32 @@ def _usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def sources() -> str:
-    """A fingerprint of the kernels' code and of the cases: rows of a table with another one are stale."""
-    modules = (fused_forward, fused_backward, wide, rows, activation, quantise)
-    functions = [x for module in modules for x in vars(module).values() if isinstance(x, JITFunction)]
-    configured = [(case.name, case.arguments, case.constants, case.num_warps, case.num_stages) for case in cases()]
-    return hashlib.sha256(repr(([kernel.src for kernel in functions], configured)).encode()).hexdigest()[:16]
+def sources(kernel: JITFunction) -> list[str]:
+    """The code of a kernel and of all it calls."""
+    found: dict[str, str] = {}
+    waiting = [kernel]
+    while waiting:
+        one = waiting.pop()
+        found[one.fn.__qualname__] = one.src
+        used = (one.fn.__globals__.get(name) for name in one.fn.__code__.co_names)
+        waiting += [other for other in used if isinstance(other, JITFunction) and other.fn.__qualname__ not in found]
+    return [source for _, source in sorted(found.items())]
 
 
-def known_rows(table: Path, header: str) -> dict[tuple[str, int], str]:
-    """Rows of an earlier table of the same kernels and versions by (kernel, architecture)."""
+def fingerprint(case: Case) -> str:
+    """Of the kernel's code and of the case: a row of a table with another one is stale."""
+    configured = (sources(case.kernel), case.arguments, case.constants, case.num_warps, case.num_stages)
+    return hashlib.sha256(repr(configured).encode()).hexdigest()[:12]
+
+
+def known_rows(table: Path, header: str) -> dict[tuple[str, int, str], str]:
+    """Rows of an earlier table of the same versions by (kernel, architecture, fingerprint)."""
     lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
     if not lines or lines[0] != header:
         return {}
-    cells = [[cell.strip() for cell in line.split("|")] for line in lines if re.match(r"\| .*\| \d+ \|", line)]
     rows = [line for line in lines if re.match(r"\| .*\| \d+ \|", line)]
-    return {(cell[1], int(cell[3])): row for cell, row in zip(cells, rows, strict=True)}
+    cells = [[cell.strip() for cell in line.split("|")] for line in rows]
+    return {(cell[1], int(cell[3]), cell[10]): row for cell, row in zip(cells, rows, strict=True)}
 
 
 def row_of(case: Case, architecture: int) -> str:
@@ -296,8 +306,13 @@ def row_of(case: Case, architecture: int) -> str:
     over = " **over**" if got.spilled > 0 or got.shared > limit else ""
     return (
         f"| {case.name} | {case.num_warps}/{case.num_stages} | {architecture} | {got.registers} | {got.spilled} | "
-        f"{got.shared} | {limit} | {got.matrix} | {got.seconds:.1f} |{over}"
+        f"{got.shared} | {limit} | {got.matrix} | {got.seconds:.1f} | {fingerprint(case)} |{over}"
     )
+
+
+def header() -> str:
+    """The first line of a table."""
+    return f"Triton {triton.__version__}, torch {torch.__version__}; compiled without a GPU."
 
 
 def main() -> int:
@@ -310,17 +325,14 @@ def main() -> int:
         "--output", type=Path, help="keep the table in this Markdown file; its rows that still hold are kept"
     )
     arguments = parser.parse_args()
-    header = (
-        f"Triton {triton.__version__}, torch {torch.__version__}, kernel sources {sources()}; compiled without a GPU."
-    )
-    lines = [header, "", *TABLE_HEAD]
+    lines = [header(), "", *TABLE_HEAD]
     print("\n".join(lines))
-    known = known_rows(arguments.output, header) if arguments.output else {}
+    known = known_rows(arguments.output, header()) if arguments.output else {}
     for case in cases(arguments.quick):
         if arguments.match not in case.name:
             continue
         for architecture in [one for one in architectures_of(case) if one in arguments.arch]:
-            lines.append(known.get((case.name, architecture)) or row_of(case, architecture))
+            lines.append(known.get((case.name, architecture, fingerprint(case))) or row_of(case, architecture))
             print(lines[-1], flush=True)
     failed = sum(line.endswith("**over**") for line in lines)
     lines += ["", f"{failed} over a limit."]
