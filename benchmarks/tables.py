@@ -61,11 +61,10 @@ def _step_row(title: str, bench: Json, row: Json, way: str) -> list[str]:
 
 
 def rest_of_a_run(found: Json) -> str:
-    """Evaluation, loop, text, commands and fp8."""
+    """Evaluation, loop, text and commands."""
     evaluation, loop, text = found["evaluation"], found["loop"], found["text"]
-    commands, fp8 = found["commands"], found["fp8"]
+    commands = found["commands"]
     speedup = evaluation["batches"]["speedup"]
-    large, trained = fp8["large"]["fp8"], fp8["trained"]
     default, start = commands["default_training"], commands["start_up"]
     rows = [
         ["evaluation, ViT-B/16, eager", f"{speedup['fastlift']:.2f} times as fast as the reference path"],
@@ -93,17 +92,6 @@ def rest_of_a_run(found: Json) -> str:
         [
             "`import fastlift`",
             f"{start['import_s']:.2f} s; torch, DALI and Triton modules loaded: {', '.join(start['loaded_by_import']) or 'none'}",
-        ],
-        [
-            "`--frozen fp8`, emulated, ViT-B/16 with random weights",
-            f"logit error {100 * large['relative_error']:.1f} % of the logits' spread "
-            f"(bf16: {100 * fp8['large']['bf16']['relative_error']:.1f} %)",
-        ],
-        [
-            "`--frozen fp8`, emulated, shapes-clip trained by LIFT",
-            f"accuracy {trained['accuracy']['fp8']:.1f} % (bf16 {trained['accuracy']['bf16']:.1f}, "
-            f"fp32 {trained['accuracy']['fp32']:.1f}); {100 * trained['against_fp32']['fp8']['same_prediction']:.1f} % of "
-            f"the predictions equal those in fp32",
         ],
     ]
     return f"{table(['what', 'measured'], rows)}\n\n{_about(found['evaluation'])}"

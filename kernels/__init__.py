@@ -14,16 +14,26 @@ if __name__ != "kernels":
     from .cosine_ce.op import cosine_cross_entropy
     from .dispatch import Impl, available
     from .mlp.op import mlp, mlp_reason
-    from .quantise.op import quantise_rows
+    from .quantise.op import (
+        activation_backward_quantise,
+        activation_quantise,
+        layer_norm_quantise,
+        layer_norm_quantise_backward,
+        quantise_rows,
+    )
 
     __all__ = [
         "Impl",
+        "activation_backward_quantise",
+        "activation_quantise",
         "adapter",
         "attention",
         "attention_tokens",
         "available",
         "cosine_cross_entropy",
         "gelu",
+        "layer_norm_quantise",
+        "layer_norm_quantise_backward",
         "mlp",
         "mlp_reason",
         "quantise_rows",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.end_to_end import commands, evaluation, fp8, loop
+from benchmarks.end_to_end import commands, evaluation, loop
 from fastlift.bench import text, train
 from fastlift.system.device import describe_machine, versions
 from fastlift.system.files import write_json
@@ -87,11 +87,6 @@ def measure_commands(options: argparse.Namespace) -> dict[str, Any]:
     return {"start_up": commands.start_up(options.rounds), "default_training": commands.default_training()}
 
 
-def measure_fp8(options: argparse.Namespace) -> dict[str, Any]:
-    """What frozen weights in fp8 do to the logits."""
-    return {"large": fp8.effect_on_a_large_model(options.model), "trained": fp8.effect_on_a_trained_model()}
-
-
 MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "train": measure_train,
     "compiled": measure_compiled,
@@ -101,7 +96,6 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "text": measure_text,
     "ensemble": measure_ensemble,
     "commands": measure_commands,
-    "fp8": measure_fp8,
 }
 
 

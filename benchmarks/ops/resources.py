@@ -8,12 +8,7 @@ instructions by kind, seconds of compilation. Any spill, or shared memory over t
 """
 
 import argparse
-import hashlib
-import re
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +16,8 @@ from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime import JITFunction
+from compiled import compile_case
+from kept_rows import fingerprint, known_rows
 
 from fastlift_kernels.activation import gpu as activation
 from fastlift_kernels.adapter import fused_backward, fused_forward, wide
@@ -57,17 +51,6 @@ class Case:
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one case needs on one architecture."""
-
-    registers: int
-    spilled: int
-    shared: int
-    matrix: str
-    seconds: float
 
 
 def _blocks(configuration: dict[str, int]) -> tuple[dict[str, Any], int, int]:
@@ -163,7 +146,7 @@ def adapter_norm_cases(dtype: torch.dtype, width: int) -> Iterator[Case]:
 
 
 def small_cases() -> Iterator[Case]:
-    """The kernels of the classifier, of the activations and of fp8."""
+    """The kernels of the classifier and of the activations."""
     blocks = {"BD": 1024, "BLOCK": rows.BLOCK}
     yield _case(
         "classifier prepare weighted", rows.classifier_prepare_kernel,
@@ -189,11 +172,6 @@ def small_cases() -> Iterator[Case]:
         "classifier finish bf16", rows.classifier_finish_kernel, {"d_x": "*fp32", "x": "*bf16", "D": WIDTH},
         {"BD": 1024, "num_warps": 4},
     )  # fmt: skip
-    for width in (WIDTH, 4 * WIDTH):
-        yield _case(
-            f"quantise rows bf16 width {width}", quantise.quantise_rows_kernel,
-            {"x": "*bf16", "rounded": "*fp8e4nv", "scales": "*fp32", "D": width}, quantise.configuration(width),
-        )  # fmt: skip
     for quick, name in ((True, "QuickGELU"), (False, "GELU")):
         for direction, kernel, pointers in (
             ("forward", activation.activation_forward_kernel, "x y"),
@@ -205,12 +183,49 @@ def small_cases() -> Iterator[Case]:
             )  # fmt: skip
 
 
+def quantise_cases() -> Iterator[Case]:
+    """The kernels of fp8."""
+    eight = {"rounded": "*fp8e4nv", "scales": "*fp32"}
+    for width in (WIDTH, 4 * WIDTH):
+        configuration, sizes = quantise.configuration(width), {"D": width}
+        yield _case(
+            f"quantise rows bf16 width {width}", quantise.quantise_rows_kernel, {"x": "*bf16", **eight, **sizes},
+            configuration,
+        )  # fmt: skip
+        if width == WIDTH:
+            statistics, weights = _pointers("means rstds", "fp32"), _pointers("weight bias", "bf16")
+            yield _case(
+                f"quantise layer norm bf16 width {width}", quantise.quantise_layer_norm_kernel,
+                {"x": "*bf16", **weights, **eight, **statistics, **sizes, "eps": "fp32"}, configuration,
+            )  # fmt: skip
+            yield _case(
+                f"quantise layer norm backward bf16 width {width}", quantise.quantise_layer_norm_backward_kernel,
+                {**_pointers("d_normed x weight d_x", "bf16"), **statistics, **sizes}, configuration,
+            )  # fmt: skip
+            continue
+        for quick, name in ((True, "QuickGELU"), (False, "GELU")):
+            for direction, kernel, pointers in (
+                ("", quantise.quantise_activation_kernel, "pre"),
+                (" backward", quantise.quantise_activation_backward_kernel, "d_y pre"),
+            ):
+                yield _case(
+                    f"quantise {name}{direction} bf16 width {width}", kernel,
+                    {**_pointers(pointers, "bf16"), **eight, **sizes}, configuration, QUICK=quick,
+                )  # fmt: skip
+
+
 def cases(quick: bool = False) -> list[Case]:
     """All shipped configurations; with ``quick`` the usual ones in bf16."""
     half, single = torch.bfloat16, torch.float32
     if quick:
         found = [case for rank in QUICK_RANKS for case in adapter_cases(half, half, "ieee", rank)]
-        return [*found, *adapter_parameter_cases(32), *adapter_norm_cases(half, WIDTH), *small_cases()]
+        return [
+            *found,
+            *adapter_parameter_cases(32),
+            *adapter_norm_cases(half, WIDTH),
+            *small_cases(),
+            *quantise_cases(),
+        ]
     kinds = ((half, half, "ieee"), (single, single, "tf32"), (single, single, "ieee"), (single, half, "ieee"))
     found = [
         case for kind in kinds for rank in RANKS if rank != 33 or kind[0] == half for case in adapter_cases(*kind, rank)
@@ -218,86 +233,13 @@ def cases(quick: bool = False) -> list[Case]:
     found += adapter_cases(torch.float16, torch.float16, "ieee", 32)  # the instruction shapes of bf16
     found += [case for rank in (4, 32, 64) for case in adapter_parameter_cases(rank)]
     found += [case for dtype in (half, single) for width in NORM_WIDTHS for case in adapter_norm_cases(dtype, width)]
-    return [*found, *small_cases()]
+    return [*found, *small_cases(), *quantise_cases()]
 
 
 def architectures_of(case: Case) -> list[int]:
     """Those that can run it."""
     least = FIRST_WITH_FP8 if any("fp8" in str(kind) for kind in case.arguments.values()) else 0
     return [architecture for architecture in ARCHITECTURES if architecture >= least]
-
-
-def compile_case(case: Case, architecture: int) -> Resources:
-    """Compile one case as the just-in-time compiler would for these arguments, and read the cubin's resource usage."""
-    signature: dict[str, str] = {}
-    constants: dict[Any, Any] = {}
-    attributes: dict[Any, Any] = {}
-    names = list(case.kernel.arg_names)
-    for index, name in enumerate(names):
-        value = case.constants[name] if name in case.constants else case.arguments[name]
-        if name in case.constants or value is None:
-            signature[name] = "constexpr"
-            constants[(index,)] = value
-        elif isinstance(value, int):
-            signature[name] = "i32"
-            if value % 16 == 0:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-        else:
-            signature[name] = value
-            if value.startswith("*"):
-                attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(case.kernel, signature, constants, attributes)
-    started = time.perf_counter()
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    seconds = time.perf_counter() - started
-    registers, spilled = _usage(compiled.asm["cubin"])
-    kinds = re.findall(r"\b(wgmma|tcgen05\.mma|mma)\b[.\w]*\.(?:sync|aligned|cta_group)", compiled.asm["ptx"])
-    matrix = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-    return Resources(registers, spilled, compiled.metadata.shared, matrix or "none", seconds)
-
-
-def _usage(cubin: bytes) -> tuple[int, int]:
-    """(registers a thread, bytes of stack) of the one kernel in a cubin."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        done = subprocess.run(
-            [str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        )
-    found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
-    if found is None:
-        raise RuntimeError(f"cuobjdump printed no resource usage: {done.stdout[:200]}")
-    return int(found[1]), int(found[2])
-
-
-def sources(kernel: JITFunction) -> list[str]:
-    """The code of a kernel and of all it calls."""
-    found: dict[str, str] = {}
-    waiting = [kernel]
-    while waiting:
-        one = waiting.pop()
-        found[one.fn.__qualname__] = one.src
-        used = (one.fn.__globals__.get(name) for name in one.fn.__code__.co_names)
-        waiting += [other for other in used if isinstance(other, JITFunction) and other.fn.__qualname__ not in found]
-    return [source for _, source in sorted(found.items())]
-
-
-def fingerprint(case: Case) -> str:
-    """Of the kernel's code and of the case: a row of a table with another one is stale."""
-    configured = (sources(case.kernel), case.arguments, case.constants, case.num_warps, case.num_stages)
-    return hashlib.sha256(repr(configured).encode()).hexdigest()[:12]
-
-
-def known_rows(table: Path, header: str) -> dict[tuple[str, int, str], str]:
-    """Rows of an earlier table of the same versions by (kernel, architecture, fingerprint)."""
-    lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
-    if not lines or lines[0] != header:
-        return {}
-    rows = [line for line in lines if re.match(r"\| .*\| \d+ \|", line)]
-    cells = [[cell.strip() for cell in line.split("|")] for line in rows]
-    return {(cell[1], int(cell[3]), cell[10]): row for cell, row in zip(cells, rows, strict=True)}
 
 
 def row_of(case: Case, architecture: int) -> str:

@@ -160,12 +160,14 @@ def check_memory(model: ModelSettings, run: RunConfig, classes: int, work: Work,
 
 
 def _weights(shape: Outline, run: RunConfig, device: torch.device) -> int:
-    """Bytes of the frozen weights: as they are loaded, or on a GPU as they lie there, of the image tower alone."""
+    """Bytes of the frozen weights: as they are loaded, or on a GPU as they lie there, of the image tower alone.
+
+    In fp8 they are kept twice, with a byte each.
+    """
     if device.type == "cpu":
         return shape.weights
     is_wide = run.amp == "fp32" or isinstance(shape.vit, ResNet)  # whose weights stay as they are
-    itemsize = 4 if is_wide else 1 if run.frozen == "fp8" else 2
-    return itemsize * sum(parameter.numel() for parameter in shape.vit.parameters())
+    return (4 if is_wide else 2) * sum(parameter.numel() for parameter in shape.vit.parameters())
 
 
 def check_images(

@@ -1,94 +1,29 @@
-"""Frozen products in 8-bit floats: on GPUs with fp8 units, twice the products a second that bf16 has.
+"""``--frozen fp8``: the frozen products of the blocks in 8-bit floats, on GPUs that have units for them.
 
-y = (x / s_x) (W / s_W)^T * s_x s_W^T + b with x / s_x and W / s_W rounded to e4m3 (4 exponent, 3 mantissa bits, largest
-448), one scale a token (from the token, in every step) and one an output channel (once). The forward pass multiplies in
-fp8 through torch's own scaled product. Backward multiplies the gradient by the same rounded weight in bf16, which is kept
-beside, and treats the rounding of x as the identity: gradients of the features need more range than e4m3 has.
+They have twice the products a second that bf16 has. The mathematics is in ``fp8_products``; here is which products it takes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from packaging.version import Version
-from torch import Tensor, nn
+from torch import nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
-from fastlift.models.layers import Linear
-from fastlift.models.vit import QKV, VisionTransformer
+from fastlift.models.fp8_products import Fp8Linear, Fp8MLP, Fp8QKV
+from fastlift.models.layers import LayerNorm, Linear
+from fastlift.models.vit import QKV, Block, VisionTransformer
 from fastlift.settings import Settings
-from fastlift_kernels.quantise.reference import READ_AHEAD
 
 MULTIPLE = 16  # sizes that the scaled product takes
 CAPABILITY = (8, 9)  # Ada; Hopper and Blackwell are above
 ADA_SINCE = "2.12"  # of torch: before, its row-wise product for Ada ran beside the current stream (pytorch#177651)
 
-
-class _ScaledProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, unscaled: Tensor) -> Tensor:
-        ctx.save_for_backward(unscaled)
-        rows, row_scale = kernels.quantise_rows(x)
-        # One scale a row of each operand, so the second operand's are a row vector. Sums of 8-bit products in the tensor
-        # cores' own registers, as in every fp8 inference: half of the rate would go to moving them out in between.
-        return torch._scaled_mm(
-            rows, weight.t(), row_scale, scale.t(), bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True
-        ).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (unscaled,) = ctx.saved_tensors
-        return grads[0] @ unscaled.to(grads[0].dtype), None, None, None, None
-
-
-class Fp8Linear(nn.Module):
-    """A frozen ``Linear`` [out, in] with its weight in e4m3; x [.., in] -> [.., out] in the dtype of x.
-
-    ``unscaled`` is the same rounded weight in bf16 for backward, made once: in every step it would cost more than the product
-    gains.
-    """
-
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor | None
-    unscaled: Tensor
-
-    def __init__(self, linear: Linear) -> None:
-        super().__init__()
-        weight, scale = kernels.quantise_rows(linear.weight.detach())
-        self.outputs = len(weight)
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", F.pad(scale, (0, 0, 0, -self.outputs % READ_AHEAD), value=1.0))
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().to(torch.bfloat16))
-        self.register_buffer("unscaled", (weight.float() * scale).to(torch.bfloat16))
-
-    def product(self, x: Tensor, outputs: slice = slice(None)) -> Tensor:
-        """The product with some of the output channels."""
-        bias = None if self.bias is None else self.bias[outputs]
-        flat = x.flatten(0, -2)
-        scale = self.scale[: self.outputs][outputs]
-        y = cast(Tensor, _ScaledProduct.apply(flat, self.weight[outputs], scale, bias, self.unscaled[outputs]))
-        return y.unflatten(0, x.shape[:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.product(x)
-
-
-class Fp8QKV(Fp8Linear):
-    """``vit.QKV`` in the same way."""
-
-    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
-        if queries is None:
-            return self.product(x), None
-        width = x.shape[-1]
-        return self.product(x, slice(width, None)), self.product(x[:, :queries], slice(width))
-
-
-_REPLACEMENTS: dict[type[nn.Module], type[Fp8Linear]] = {Linear: Fp8Linear, QKV: Fp8QKV}
+_ACTIVATIONS: dict[object, Literal["quick_gelu", "gelu"]] = {kernels.quick_gelu: "quick_gelu", kernels.gelu: "gelu"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +31,8 @@ class Fp8Settings(Settings):
     """How frozen products are computed."""
 
     frozen: Literal["compute", "fp8"] = "compute"
-    """Frozen products of the blocks: in the compute dtype, or with fp8 weights and inputs forward (GPUs that have fp8)."""
+    """Frozen products of the blocks: in the compute dtype, or in fp8 forward and for the tokens' gradient (GPUs that have fp8;
+    experimental)."""
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
         """Whether what is asked for can run here."""
@@ -129,15 +65,44 @@ class Fp8Settings(Settings):
             return 0
         if not isinstance(vit, VisionTransformer):
             raise UserError("frozen fp8: only vision transformers")
-        replaced = 0
-        for parent in list(vit.blocks.modules()):
-            for name, child in list(parent.named_children()):
-                replacement = _REPLACEMENTS.get(type(child))
-                trains = any(parameter.requires_grad for parameter in child.parameters())
-                if replacement is None or trains or any(size % MULTIPLE for size in cast(Linear, child).weight.shape):
-                    continue
-                setattr(parent, name, replacement(cast(Linear, child)))
-                replaced += 1
+        replaced = sum(_replace_joined(vit.block(i)) + _replace_single(vit.block(i)) for i in range(vit.depth))
         if not replaced:
             raise UserError(f"frozen fp8: no frozen product with sizes that are multiples of {MULTIPLE} in this model")
         return replaced
+
+
+def _replace_joined(block: Block) -> int:
+    """Products together with what makes their input, where no tuner stands between; returns how many products."""
+    replaced = 0
+    norm, qkv = block.norm_1, block.qkv
+    if _is_frozen(norm, LayerNorm) and _is_frozen(qkv, QKV):
+        block.norm_1, block.qkv = nn.Identity(), Fp8QKV(cast(QKV, qkv), cast(LayerNorm, norm))
+        replaced += 1
+    kind, mlp_in, mlp_out = _ACTIVATIONS.get(block.activation), block.mlp_in, block.mlp_out
+    if kind is not None and _is_frozen(mlp_in, Linear) and _is_frozen(mlp_out, Linear):
+        block.mlp_in = Fp8MLP(cast(Linear, mlp_in), kind, cast(Linear, mlp_out))
+        block.activation, block.mlp_out = nn.Identity(), nn.Identity()
+        replaced += 2
+    return replaced
+
+
+def _replace_single(block: Block) -> int:
+    """The frozen products that are left, inside tuners too."""
+    replaced = 0
+    for parent in list(block.modules()):
+        for name, child in list(parent.named_children()):
+            if _is_frozen(child, QKV):
+                setattr(parent, name, Fp8QKV(cast(QKV, child)))
+            elif _is_frozen(child, Linear):
+                setattr(parent, name, Fp8Linear(cast(Linear, child)))
+            else:
+                continue
+            replaced += 1
+    return replaced
+
+
+def _is_frozen(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of this very class, nothing in it trains, and a product takes its sizes."""
+    if type(module) is not kind or any(parameter.requires_grad for parameter in module.parameters()):
+        return False
+    return not any(size % MULTIPLE for size in cast(Linear, module).weight.shape)

@@ -30,7 +30,9 @@ def resources() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["resources"] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks" / "ops")  # scripts, which find each other there
+        spec.loader.exec_module(module)
     return module
 
 
