@@ -16,7 +16,6 @@ from fastlift import recipes
 from fastlift.bench.train import twins
 from fastlift.data.index.index import array_index
 from fastlift.data.loading.batch import Batch, Loader
-from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.reporting.console import Terminal
 from fastlift.runs.folder import create
@@ -71,8 +70,7 @@ def overhead(name: str, classes: int, batch: int, steps: int) -> dict[str, Any]:
             array_index("none", np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1), ["a"]),
         )
         settings = config.part(FitSettings)
-        loading = config.part(LoaderSettings)
-        fit = Fit(settings, True, run, learner, loading, cast(Loader, batches), Terminal(), World(), index, identity)
+        fit = Fit(settings, True, run, learner, "", cast(Loader, batches), Terminal(), World(), index, identity)
         backward = torch.Tensor.backward
         fit._write = saving.wrap(fit._write)  # type: ignore[method-assign]
         model.features = work.wrap(model.features)  # type: ignore[method-assign]

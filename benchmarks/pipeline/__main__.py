@@ -1,6 +1,6 @@
-"""``python -m benchmarks.pipeline [loaders|scan|index|memory|pack ...] --images FOLDER --output results.json``.
+"""``python -m benchmarks.pipeline [loaders|scaled|scan|index|memory|pack ...] --images FOLDER --output results.json``.
 
-``loaders`` is ``fastlift bench data``; the others measure the header scan, the reading of what DALI is given, the loading of a
+``loaders`` is ``fastlift bench data``, ``scaled`` what ``--scaled-decode`` saves and changes; the others measure the header scan, the reading of what DALI is given, the loading of a
 large index from its cache, the growth of memory over epochs, and packs. Needs a folder of JPEGs (any depth); without one,
 images are drawn.
 """
@@ -41,6 +41,13 @@ def loaders(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     found = bench.run(_index(folder, files), images=files, rounds=rounds)
     Console().print(found.render())
     return found.to_dict()
+
+
+def scaled(folder: Path, rounds: int, files: int) -> dict[str, Any]:
+    """Training crops with and without ``--scaled-decode``: see ``benchmarks.pipeline.scaled``."""
+    from benchmarks.pipeline.scaled import run
+
+    return run(sorted(images_in(folder)), rounds, files)
 
 
 def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
@@ -238,6 +245,7 @@ def _resident_mib() -> float:
 
 MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "loaders": loaders,
+    "scaled": scaled,
     "scan": scan,
     "feed": feed,
     "index": index,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastlift.bench.data_images import index_of
-from fastlift.data.loading.decode import decode
+from fastlift.data.loading.decode import Pixels, decode
 from fastlift.data.sampling.crops import TrainCrops
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -71,11 +72,11 @@ class _IoDataset:
         return self._transform(decode_jpeg(read_file(self._files[i]), mode=ImageReadMode.RGB))
 
 
-def _fastlift(files: list[str], crops: TrainCrops, workers: int) -> Epoch:
+def _fastlift(scaled_decode: bool, files: list[str], crops: TrainCrops, workers: int) -> Epoch:
     """``build_loader``, for batches on a CPU."""
     from fastlift.data.loading.loader import build_loader
 
-    index = index_of(files)
+    index, crops = index_of(files), replace(crops, scaled_decode=scaled_decode)
     loader = build_loader(
         index, crops, batch_size=BATCH, mean=MEAN, std=STD, executor="torchvision", workers=workers, cache_bytes=0
     )
@@ -86,7 +87,8 @@ def _fastlift(files: list[str], crops: TrainCrops, workers: int) -> Epoch:
 WAYS: dict[str, Callable[[list[str], TrainCrops, int], Epoch]] = {
     "torchvision-pil": partial(_torch_data_loader, _PilDataset),
     "torchvision-io": partial(_torch_data_loader, _IoDataset),
-    "fastlift-torchvision": _fastlift,
+    "fastlift-torchvision": partial(_fastlift, False),
+    "fastlift-scaled-decode": partial(_fastlift, True),
 }
 
 
@@ -118,7 +120,7 @@ def stages_ms(files: list[str], crops: TrainCrops) -> dict[str, float]:
             marks.append(time.thread_time())
             pixels = decode(data)
             marks.append(time.thread_time())
-            render_crops(pixels, boxes, i, crops.interpolation, out)
+            render_crops(Pixels(pixels, 1), boxes, i, crops.interpolation, out)
             marks.append(time.thread_time())
             np.multiply(out, np.float32(1 / 64), out=normalised)
             normalised -= np.float32(2)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
+from fastlift.config import DataConfig
 from fastlift.data.loading.batch import Batch, Loader
-from fastlift.data.loading.loader import LoaderSettings
 from fastlift.system.machine import cpus
 from fastlift.system.machine.threads import decode_threads
 
@@ -61,7 +61,7 @@ class DataWait:
             self._pairs.append((began, ended))
 
 
-def advice(settings: LoaderSettings, loader: Loader, device: torch.device) -> str:
+def advice(settings: DataConfig, loader: Loader, device: torch.device) -> str:
     """What may make batches come faster, given how they are made; a part of a sentence."""
     threads, usable = settings.workers or decode_threads()[0], cpus()
     found = []
@@ -69,6 +69,8 @@ def advice(settings: LoaderSettings, loader: Loader, device: torch.device) -> st
         found.append(f"--workers {usable} (now {threads} threads)")
     if device.type == "cuda" and loader.backend != "dali":
         found.append("--executor dali, which decodes on the GPU (pip install 'fastlift[dali]')")
+    if loader.backend != "dali" and not settings.scaled_decode:
+        found.append("--scaled-decode in a new run, where images are large (it changes pixels)")
     found.append("smaller images (`fastlift data pack --short-side 256`, which changes pixels)")
     found.append("a pack, where the disk or the network is slow (`fastlift data pack`)")
     return f"what may help: {'; '.join(found)}"

@@ -16,9 +16,8 @@ import torch
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
-from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine import bad_step
-from fastlift.engine.data_wait import DataWait, advice
+from fastlift.engine.data_wait import DataWait
 from fastlift.engine.memory import estimate
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
@@ -65,7 +64,7 @@ class Fit:
 
     Attributes:
         can_cut: whether a run with these settings may go on with another micro-batch.
-        loading: how the loader was made.
+        data_advice: what is said where training waits long for data.
         data: the training data.
         identity: of the run.
         captured: takes the learner's steps, where they are to be captured in a CUDA graph.
@@ -77,7 +76,7 @@ class Fit:
     can_cut: bool
     run: RunFolder
     learner: Learner
-    loading: LoaderSettings
+    data_advice: str
     loader: Loader
     ui: Ui
     world: World
@@ -244,10 +243,9 @@ class Fit:
         if self._told_of_waiting or not is_long_wait(waited_s, epoch_s):
             return
         self._told_of_waiting = True
-        cure = advice(self.loading, self.loader, self.learner.sums.loss.device)
         share = 100 * waited_s / epoch_s
         self.ui.say(
-            f"epoch {self.epoch + 1}: {share:.0f} % of its time ({waited_s:.1f} s) went into waiting for images; {cure}"
+            f"epoch {self.epoch + 1}: {share:.0f} % of its time ({waited_s:.1f} s) went into waiting for images; {self.data_advice}"
         )
 
     def _save_in_epoch(self) -> None:

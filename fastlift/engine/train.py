@@ -15,6 +15,7 @@ from fastlift.data.sampling.stream import steps_in
 from fastlift.engine import model as models
 from fastlift.engine.agreement import agree, join
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
+from fastlift.engine.data_wait import advice
 from fastlift.engine.describe import announce, announce_machine, describe_data, results_of
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.engine.opening import Asked, Place, claim_folder, ready_folder, threads_to_go_on_with
@@ -187,9 +188,9 @@ def _fit(
     )
     loader = training_loader(config.data, settings, data, model, world, bad)
     can_cut = "micro_batch" in may_change(config)
-    loading = config.part(LoaderSettings)
+    told = advice(config.data, loader, place.device)
     captured = CapturedStep(learner, place.ui.say) if config.part(CompileSettings).captures else None
-    fit = Fit(settings, can_cut, run, learner, loading, loader, place.ui, world, data.train, identity, captured)
+    fit = Fit(settings, can_cut, run, learner, told, loader, place.ui, world, data.train, identity, captured)
     try:
         if last is not None:
             fit.resume(last)

@@ -86,4 +86,4 @@ def test_nonsense_is_refused(image_files: Any) -> None:
             run(index, **numbers)
     with pytest.raises(UserError, match="unknown ways"):
         run(index, ways=["faster"])
-    assert len(WAYS) == 3
+    assert len(WAYS) == 4

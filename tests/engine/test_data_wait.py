@@ -14,9 +14,8 @@ from devices import CUDA
 from fixtures import Told
 
 import fastlift
-from fastlift.config import Config
+from fastlift.config import Config, DataConfig
 from fastlift.data.loading.batch import Batch
-from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine import data_wait, loop
 from fastlift.engine.data_wait import DataWait, advice
 from fastlift.engine.train import Run
@@ -235,13 +234,15 @@ def test_what_is_advised_is_what_is_not_done_yet(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(data_wait, "cpus", lambda: 16)
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     plain, dali = _Loader("torchvision"), _Loader("dali")
-    all_of_it = advice(LoaderSettings(workers=4), plain, gpu)  # type: ignore[arg-type]
+    all_of_it = advice(DataConfig(workers=4), plain, gpu)  # type: ignore[arg-type]
     assert "--workers 16 (now 4 threads)" in all_of_it
     assert "--executor dali" in all_of_it
-    assert "--workers" not in advice(LoaderSettings(workers=16), plain, gpu)  # type: ignore[arg-type]
-    assert "--executor" not in advice(LoaderSettings(workers=4), dali, gpu)  # type: ignore[arg-type]
-    assert "--executor" not in advice(LoaderSettings(workers=4), plain, cpu)  # type: ignore[arg-type]
+    assert "--workers" not in advice(DataConfig(workers=16), plain, gpu)  # type: ignore[arg-type]
+    assert "--executor" not in advice(DataConfig(workers=4), dali, gpu)  # type: ignore[arg-type]
+    assert "--executor" not in advice(DataConfig(workers=4), plain, cpu)  # type: ignore[arg-type]
+    assert "--scaled-decode" in all_of_it
+    assert "--scaled-decode" not in advice(DataConfig(scaled_decode=True), plain, gpu)  # type: ignore[arg-type]
     assert all(
-        "data pack" in advice(LoaderSettings(workers=16), loader, gpu)  # type: ignore[arg-type]
+        "data pack" in advice(DataConfig(workers=16), loader, gpu)  # type: ignore[arg-type]
         for loader in (plain, dali)
     )

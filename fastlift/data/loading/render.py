@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
+from fastlift.data.loading.decode import Pixels
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
-from fastlift.data.sampling.crops import Interpolation
+from fastlift.data.sampling.crops import EvalCrops, Interpolation, TrainCrops
 
 # Above this many pixels a resized image is not made whole (a 1 x 10000 image would become 256 x 2560000).
 MAX_RESIZED_PIXELS = 8_000_000
@@ -23,21 +24,30 @@ def resize(pixels: np.ndarray, width: int, height: int, interpolation: Interpola
     return resized[0].permute(1, 2, 0).numpy()
 
 
+def decode_scale(crops: TrainCrops | EvalCrops, boxes: CropBoxes | ResizedCrops, row: int) -> int:
+    """The scale 1, 2, 4 or 8 that an image may be decoded at: the largest that leaves its crop box the size of the crop."""
+    if not (isinstance(crops, TrainCrops) and crops.scaled_decode and isinstance(boxes, CropBoxes)):
+        return 1
+    times = min(int(boxes.w[row, 0]), int(boxes.h[row, 0])) // crops.size
+    return next(scale for scale in (8, 4, 2, 1) if scale <= max(times, 1))
+
+
 def render_crops(
-    pixels: np.ndarray, boxes: CropBoxes | ResizedCrops, row: int, interpolation: Interpolation, out: np.ndarray
+    image: Pixels, boxes: CropBoxes | ResizedCrops, row: int, interpolation: Interpolation, out: np.ndarray
 ) -> None:
     """Write the crops of one image.
 
     Args:
-        pixels: uint8 [H, W, 3].
+        image: decoded, and at which scale: the edges of boxes go to its nearest pixels. Resized crops are of scale 1.
         boxes: of a batch; ``row`` is this image's.
         out: uint8 [V, 3, S, S].
     """
-    size = out.shape[-1]
+    size, (pixels, scale) = out.shape[-1], image
     if isinstance(boxes, CropBoxes):
         for k in range(len(out)):
             x, y, w, h = (int(column[row, k]) for column in (boxes.x, boxes.y, boxes.w, boxes.h))
-            resized = resize(pixels[y : y + h, x : x + w], size, size, interpolation)
+            left, right, top, bottom = ((edge + scale // 2) // scale for edge in (x, x + w, y, y + h))
+            resized = resize(pixels[top:bottom, left:right], size, size, interpolation)
             _put(resized, bool(boxes.flip[row, k]), out[k])
         return
     width, height = int(boxes.width[row]), int(boxes.height[row])

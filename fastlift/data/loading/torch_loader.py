@@ -15,9 +15,9 @@ import torch
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.batch import Batch
 from fastlift.data.loading.collate import Normalise, chunks, labelled
-from fastlift.data.loading.decode import jpeg_decoder, load_image
+from fastlift.data.loading.decode import Pixels, jpeg_decoder, load_image
 from fastlift.data.loading.reading import DecodeError
-from fastlift.data.loading.render import render_crops
+from fastlift.data.loading.render import decode_scale, render_crops
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.system.machine.threads import decode_threads
 
@@ -40,7 +40,7 @@ class TorchLoader:
     def __init__(
         self, stream: Stream, replacements: Replacements, normalise: Normalise, workers: int | None, keep: bool
     ) -> None:
-        """``keep`` decoded images in memory; arrays are there anyway."""
+        """``keep`` decoded images in memory, whole and at full scale; arrays are there anyway."""
         self.steps_per_epoch = stream.steps_per_epoch
         self._stream, self._replacements, self._normalise = stream, replacements, normalise
         self._workers = workers or decode_threads()[0]
@@ -48,7 +48,7 @@ class TorchLoader:
         if stream.index.arrays is None:
             jpeg_decoder()  # here rather than in several threads: whether it is missing is said once
         self._keep = keep
-        self._kept: dict[int, np.ndarray] = {}
+        self._kept: dict[int, Pixels] = {}
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on."""
@@ -99,22 +99,22 @@ class TorchLoader:
 
     def _draw(self, step: Step, epoch: int, row: int, out: np.ndarray) -> None:
         """The crops of one image, or of its replacement."""
+        crops = self._stream.crops
         while True:
             try:
-                pixels = self._image(int(step.sources[row]))
+                pixels = self._image(int(step.sources[row]), decode_scale(crops, step.boxes, row))
                 break
             except DecodeError as error:
                 self._replacements.replace(int(step.samples[row]), int(step.sources[row]), str(error))
                 step, row = self._stream.of(step.samples[row : row + 1], epoch, self._replacements), 0
-        render_crops(pixels, step.boxes, row, self._stream.crops.interpolation, out)
+        render_crops(pixels, step.boxes, row, crops.interpolation, out)
 
-    def _image(self, source: int) -> np.ndarray:
+    def _image(self, source: int, scale: int) -> Pixels:
         arrays = self._stream.index.arrays
         if arrays is not None:
-            return arrays[source]
-        if (kept := self._kept.get(source)) is not None:
-            return kept
-        pixels = load_image(self._stream.index, source)
-        if self._keep:
-            self._kept[source] = pixels
-        return pixels
+            return Pixels(arrays[source], 1)
+        if not self._keep:
+            return load_image(self._stream.index, source, scale=scale)
+        if (kept := self._kept.get(source)) is None:
+            kept = self._kept[source] = load_image(self._stream.index, source)
+        return kept

@@ -47,7 +47,8 @@ class TrainCrops(Settings):
     ``random_resized_crop`` is LIFT's: area ``min_scale`` to 1, aspect 3/4 to 4/3, mirrored half of the time.
     ``minimalist`` is LIFT+'s: a square whose least area rises from ``min_scale`` to 1 over ``epochs`` by ``schedule``;
     never mirrored unless ``flip`` is asked for. ``kind`` is one of them; a crop is resized to ``size`` x ``size`` pixels, with
-    ``interpolation``. Errors as ``Settings``.
+    ``interpolation``. With ``scaled_decode`` a JPEG is decoded at the smallest scale of 1/2, 1/4 and 1/8 that leaves its box
+    ``size`` pixels. Errors as ``Settings``.
     """
 
     size: Size
@@ -57,6 +58,7 @@ class TrainCrops(Settings):
     flip: bool | None = None  # None: as the kind does it
     epochs: int = 1
     interpolation: Interpolation = "bilinear"
+    scaled_decode: bool = False
 
     per_image = 1  # V
     stacked = False  # batches are [B, 3, S, S]
@@ -94,11 +96,19 @@ class CropSettings(Settings):
     """Least share of the image's area in a training crop."""
     interpolation: Interpolation = "bilinear"
     """Resizing of training and test images, with antialiasing: bilinear as LIFT, bicubic as LIFT+ and CLIP's own."""
+    scaled_decode: bool = False
+    """Decode training JPEGs at 1/2, 1/4 or 1/8 of their size where the crop keeps the model's size: faster, other pixels."""
 
     def build(self, image_size: int, epochs: int) -> TrainCrops:
         """The training crops of a run: ``image_size`` in pixels; of 0 epochs, those of one."""
         how = self.augmentation, self.min_scale, self.schedule
-        return TrainCrops(image_size, *how, epochs=max(epochs, 1), interpolation=self.interpolation)
+        return TrainCrops(
+            image_size,
+            *how,
+            epochs=max(epochs, 1),
+            interpolation=self.interpolation,
+            scaled_decode=self.scaled_decode,
+        )
 
 
 def crops_per_image(kind: EvalKind, n_random: int) -> int:

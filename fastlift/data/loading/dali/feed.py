@@ -2,7 +2,8 @@
 
 DALI's decoders end the process on bytes that they do not recognise, and show some images otherwise than Pillow. So it gets
 plain JPEGs of the indexed size alone (``jpeg.plain_parts``), without their metadata; in place of everything else it gets a
-tiny image that nobody looks at, and we make those rows. What a look has found is kept (``looks.py``): of a file that is in the
+tiny image that nobody looks at, and we make those rows. So do we with images that are decoded at a reduced scale, which no
+decoder of DALI's does. What a look has found is kept (``looks.py``): of a file that is in the
 same condition as it was then, the same parts are read without another look. DALI decodes them where the threads have put
 them, and nothing is put there again before it has come to their end.
 """
@@ -24,7 +25,7 @@ from fastlift.data.loading.dali.trial import black_jpeg
 from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import DecodeError, ImageFile, open_file
-from fastlift.data.loading.render import MAX_RESIZED_PIXELS, render_crops
+from fastlift.data.loading.render import MAX_RESIZED_PIXELS, decode_scale, render_crops
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.stream import Step, Stream
 
@@ -159,7 +160,8 @@ class Feed:
         for row in rows:
             try:
                 encoded = self._plain(int(fed.step.sources[row]), fed.memory)
-                if isinstance(encoded, bytes) or too_long[row]:
+                scaled = decode_scale(self._stream.crops, fed.step.boxes, row) > 1
+                if isinstance(encoded, bytes) or too_long[row] or scaled:
                     fed.ours[row] = drawn(self._stream, fed.step, row, bytes(encoded))
                 else:
                     fed.encoded[row] = encoded
@@ -194,7 +196,7 @@ class Feed:
 def drawn(stream: Stream, step: Step, row: int, data: bytes | None = None) -> np.ndarray:
     """The crops of a row, from its encoded bytes where they are read: uint8 [V, 3, S, S]; raises as ``load_image``."""
     crops = stream.crops
-    pixels = load_image(stream.index, int(step.sources[row]), data)
+    pixels = load_image(stream.index, int(step.sources[row]), data, decode_scale(crops, step.boxes, row))
     made = np.empty((crops.per_image, 3, crops.size, crops.size), dtype=np.uint8)
     render_crops(pixels, step.boxes, row, crops.interpolation, made)
     return made
