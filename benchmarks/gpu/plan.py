@@ -39,6 +39,7 @@ PARTS = (
         "the training step: batches, compiled or not, fp8, activation checkpointing, ranks, host syncs",
     ),
     Part("attention", 120, 20, "ops", "attention, packed in and out: the library's backends against own kernels"),
+    Part("mlp", 120, 20, "ops", "the frozen MLP: library products, inductor's and own ones, as a whole and one by one"),
     Part("evaluation", 60, 18, "evaluation", "images/s with one crop and with five, beside those of training"),
     Part(
         "data", 60, 20, "data", "training crops of drawn JPEGs of ImageNet's sizes, with each backend that is installed"

@@ -10,7 +10,7 @@ instructions by kind, seconds of compilation. Any spill, or shared memory over t
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from kept_rows import fingerprint, known_rows
 from fastlift_kernels.activation import gpu as activation
 from fastlift_kernels.adapter import fused_backward, fused_forward, wide
 from fastlift_kernels.cosine_ce import rows
+from fastlift_kernels.mlp import gpu as mlp
 from fastlift_kernels.quantise import gpu as quantise
 from fastlift_kernels.triton_launch import TRITON_TYPES
 
@@ -29,6 +30,7 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 FIRST_WITH_FP8 = 89
 # Bytes of dynamic shared memory a block may use (CUDA programming guide, table of compute capabilities).
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+MUCH_SHARED_MEMORY, LITTLE_SHARED_MEMORY = (80, 90, 100), (86, 89, 120)  # 160 KB and more, 99 KB
 RANKS = (4, 32, 33, 64)  # up to gpu.MOST_FUSED_RANK; 33: not a multiple of 16, so with unaligned rows
 QUICK_RANKS = (4, 32)
 WIDTH = 768
@@ -51,6 +53,7 @@ class Case:
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
+    architectures: tuple[int, ...] = ARCHITECTURES  # that have this configuration
 
 
 def _blocks(configuration: dict[str, int]) -> tuple[dict[str, Any], int, int]:
@@ -214,6 +217,39 @@ def quantise_cases() -> Iterator[Case]:
                 )  # fmt: skip
 
 
+def mlp_cases(dtype: torch.dtype, quick_gelu: bool, small: bool) -> Iterator[Case]:
+    """Own products of the frozen MLP with everything that their epilogues can hold; ``small``: where shared memory is little."""
+    kind, hidden = NAMES[dtype], 4 * WIDTH
+    blocks, architectures = (mlp.SMALL, LITTLE_SHARED_MEMORY) if small else (mlp.LARGE, MUCH_SHARED_MEMORY)
+    label, into = f"{'QuickGELU' if quick_gelu else 'GELU'} {kind}", {"K": WIDTH, "WIDTH": hidden, "QUICK": quick_gelu}
+    found = [
+        _case(
+            f"mlp in {label}", mlp.mlp_in_kernel, {**_pointers("x weight bias pre hidden", kind), "N": ANY_SIZE},
+            blocks, **into,
+        ),
+        _case(
+            f"mlp gradient {label}", mlp.mlp_gradient_kernel,
+            {**_pointers("d_y weight pre d_pre", kind), "N": ANY_SIZE}, blocks, **into,
+        ),
+    ]  # fmt: skip
+    if quick_gelu:
+        found.append(
+            _case(
+                f"mlp out {kind}", mlp.mlp_out_kernel,
+                {**_pointers("hidden weight bias scale residual y", kind), "N": ANY_SIZE}, blocks, K=hidden, WIDTH=WIDTH,
+            )
+        )  # fmt: skip
+    for case in found:
+        yield replace(case, architectures=architectures)
+
+
+def all_mlp_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Those of a dtype on all architectures."""
+    for quick_gelu in (True, False):
+        for small in (False, True):
+            yield from mlp_cases(dtype, quick_gelu, small)
+
+
 def cases(quick: bool = False) -> list[Case]:
     """All shipped configurations; with ``quick`` the usual ones in bf16."""
     half, single = torch.bfloat16, torch.float32
@@ -225,6 +261,7 @@ def cases(quick: bool = False) -> list[Case]:
             *adapter_norm_cases(half, WIDTH),
             *small_cases(),
             *quantise_cases(),
+            *all_mlp_cases(half),
         ]
     kinds = ((half, half, "ieee"), (single, single, "tf32"), (single, single, "ieee"), (single, half, "ieee"))
     found = [
@@ -233,13 +270,13 @@ def cases(quick: bool = False) -> list[Case]:
     found += adapter_cases(torch.float16, torch.float16, "ieee", 32)  # the instruction shapes of bf16
     found += [case for rank in (4, 32, 64) for case in adapter_parameter_cases(rank)]
     found += [case for dtype in (half, single) for width in NORM_WIDTHS for case in adapter_norm_cases(dtype, width)]
-    return [*found, *small_cases(), *quantise_cases()]
+    return [*found, *small_cases(), *quantise_cases(), *all_mlp_cases(half)]
 
 
 def architectures_of(case: Case) -> list[int]:
     """Those that can run it."""
     least = FIRST_WITH_FP8 if any("fp8" in str(kind) for kind in case.arguments.values()) else 0
-    return [architecture for architecture in ARCHITECTURES if architecture >= least]
+    return [architecture for architecture in case.architectures if architecture >= least]
 
 
 def row_of(case: Case, architecture: int) -> str:

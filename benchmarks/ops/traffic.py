@@ -114,6 +114,31 @@ def activation(size: int) -> tuple[Traffic, Traffic]:
     return Traffic(2 * size, 0), Traffic(3 * size, 0)
 
 
+def mlp_product(product: str, width: int, hidden: int, size: int) -> float:
+    """Bytes a token of one product of the frozen MLP with its epilogue: "in", "in, nothing kept", "out" or "gradient"."""
+    narrow, wide = width * size, hidden * size
+    return {
+        "in": narrow + 2 * wide,  # x in, pre-activation and activation out
+        "in, nothing kept": narrow + wide,
+        "out": wide + 2 * narrow,  # hidden and residual in, y out
+        "gradient": narrow + 2 * wide,  # d_y and pre-activation in, d_pre out
+    }[product]
+
+
+def mlp(width: int, hidden: int, size: int, kept: bool = True) -> tuple[float, float]:
+    """(forward, backward) bytes a token of the frozen MLP with own products; ``kept``: the pre-activation, for backward."""
+    forward = mlp_product("in" if kept else "in, nothing kept", width, hidden, size)
+    forward += mlp_product("out", width, hidden, size)
+    return forward, mlp_product("gradient", width, hidden, size) + (hidden + width) * size
+
+
+def mlp_eager(width: int, hidden: int, size: int) -> tuple[float, float]:
+    """The same by library products: activation, addition and derivative are passes of their own."""
+    narrow, wide = width * size, hidden * size
+    forward = (narrow + wide) + 2 * wide + (wide + narrow) + 3 * narrow
+    return forward, (narrow + wide) + 3 * wide + (wide + narrow)
+
+
 def classifier(
     batch: int, width: int, classes: int, size: int, parameter: int = 4
 ) -> dict[str, tuple[Traffic, Traffic]]:
@@ -178,6 +203,9 @@ def main() -> None:
     print(f"\nattention, width {a.width}, 12 heads, {a.bytes} bytes an element: bytes a token forward, backward\n")
     for name, count in (("own kernels", attention), ("the library's flash backend", attention_by_the_library)):
         print(f"{name} " + ", ".join(f"{x.token:,.0f}" for x in count(a.width, 12, a.bytes)))
+    print(f"\nfrozen MLP, {4 * a.width} hidden, {a.bytes} bytes an element: bytes a token forward, backward\n")
+    for name, count in (("own products", mlp), ("library products", mlp_eager)):
+        print(f"{name} " + ", ".join(f"{x:,.0f}" for x in count(a.width, 4 * a.width, a.bytes)))
     _print_classifier(128, a.width, 8142, a.bytes)
 
 

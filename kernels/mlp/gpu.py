@@ -183,12 +183,9 @@ INTERPRETED = {"BM": 32, "BN": 32, "BK": 32, "GROUP": 2, "num_warps": 4, "num_st
 
 def forward(a: MlpArguments, outputs: MlpOutputs) -> None:
     """Fill ``outputs`` (the pre-activation where it is not empty), for at least one token."""
-    N, D, M = a.sizes
-    pre = outputs.pre if outputs.pre.numel() else None
-    hidden = a.x.new_empty(N, M)
-    quick = a.kind == "quick_gelu"
-    _run(mlp_in_kernel, (a.x, a.in_weight, a.in_bias, pre, hidden), N, D, M, QUICK=quick)
-    _run(mlp_out_kernel, (hidden, a.out_weight, a.out_bias, a.scale, a.residual, outputs.y), N, M, D)
+    hidden = a.x.new_empty(a.sizes[0], a.sizes[2])
+    product_in(a.x, a.in_weight, a.in_bias, outputs.pre if outputs.pre.numel() else None, hidden, a.kind)
+    product_out(hidden, a.out_weight, a.out_bias, a.scale, a.residual, outputs.y)
 
 
 def backward(
@@ -200,16 +197,48 @@ def backward(
     kind: str,
 ) -> torch.Tensor:
     """d_x [N, D] of at least one token."""
-    M, D = in_weight.shape
     # scaling the weight costs what it weighs, scaling d_y a pass over the tokens
     weight = out_weight if scale is None else (out_weight.float() * scale.float()[:, None]).to(d_y.dtype)
     d_pre = torch.empty_like(pre)
-    _run(mlp_gradient_kernel, (d_y, weight, pre, d_pre), len(pre), D, M, QUICK=kind == "quick_gelu")
+    product_gradient(d_y, weight, pre, d_pre, kind)
     return d_pre @ in_weight
 
 
-def _run(kernel: Any, tensors: tuple[Any, ...], N: int, K: int, width: int, **constants: Any) -> None:
+def product_in(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    pre: torch.Tensor | None,
+    hidden: torch.Tensor,
+    kind: str,
+) -> None:
+    """hidden [N, M] = act(x weight^T + bias), and what the activation reads into ``pre``."""
+    _run(mlp_in_kernel, (x, weight, bias, pre, hidden), *weight.shape, QUICK=kind == "quick_gelu")
+
+
+def product_out(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    residual: torch.Tensor,
+    y: torch.Tensor,
+) -> None:
+    """y [N, D] = residual + scale * (hidden weight^T + bias)."""
+    _run(mlp_out_kernel, (hidden, weight, bias, scale, residual, y), *weight.shape)
+
+
+def product_gradient(
+    d_y: torch.Tensor, weight: torch.Tensor, pre: torch.Tensor, d_pre: torch.Tensor, kind: str
+) -> None:
+    """d_pre [N, M] = (d_y weight) act'(pre), the weight [D, M]."""
+    _run(mlp_gradient_kernel, (d_y, weight, pre, d_pre), *weight.shape[::-1], QUICK=kind == "quick_gelu")
+
+
+def _run(kernel: Any, tensors: tuple[Any, ...], width: int, K: int, **constants: Any) -> None:
+    """A product of the first tensor, whose rows have K numbers, with results of ``width`` a row."""
     blocks = _configuration_of(tensors[0].get_device())
+    N = tensors[0].numel() // K
     grid = (ceil_div(N, blocks["BM"]) * ceil_div(width, blocks["BN"]), 1, 1)
     key = kinds(tensors, K, width, *constants.values())
     launch(kernel, grid, key, (*tensors, N), K=K, WIDTH=width, **constants, **blocks)

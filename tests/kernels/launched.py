@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT / "benchmarks" / "ops"), str(ROOT / "tests" / "kernels"
 
 from attention_cases import attention_case  # noqa: E402
 from host import pretend_a_gpu  # noqa: E402
-from kernel_cases import activation_case, adapter_case, cosine_case  # noqa: E402
+from kernel_cases import activation_case, adapter_case, cosine_case, mlp_case  # noqa: E402
 
 
 def compiled() -> dict[str, int]:
@@ -25,9 +25,10 @@ def compiled() -> dict[str, int]:
     from fastlift_kernels.adapter import fused_backward, fused_forward, wide
     from fastlift_kernels.attention import backward, backward_whole, forward
     from fastlift_kernels.cosine_ce import rows
+    from fastlift_kernels.mlp import gpu as mlp
 
     found = {}
-    for module in (forward, backward, backward_whole, activation, fused_forward, fused_backward, wide, rows):
+    for module in (forward, backward, backward_whole, activation, fused_forward, fused_backward, wide, rows, mlp):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel") and hasattr(kernel, "device_caches"):
                 found[name] = sum(len(caches[0]) for caches in kernel.device_caches.values())
@@ -45,6 +46,7 @@ def sizes() -> dict[str, int]:
         triton_launch.compiled_before.clear()
         cosine_case(tokens, 64, 40).run("triton")
         activation_case("gelu", 64 * tokens).run("triton")
+        mlp_case(tokens, 64, hidden=96, dtype=torch.bfloat16).run("triton")
     for images, tokens in ((1, 193), (2, 197), (16, 208)):  # attention's keys are compiled for
         for dtype in (torch.bfloat16, torch.float32):
             triton_launch.compiled_before.clear()
@@ -76,14 +78,17 @@ def parameters(library: ctypes.CDLL) -> list[str]:
     from fastlift_kernels.adapter import fused_backward, fused_forward, wide
     from fastlift_kernels.attention import gpu as attention
     from fastlift_kernels.cosine_ce import gpu as classifier
+    from fastlift_kernels.mlp import gpu as mlp
 
-    for module in (attention, activation, fused_forward, fused_backward, wide, classifier):
+    for module in (attention, activation, fused_forward, fused_backward, wide, classifier, mlp):
         module.launch = twice  # type: ignore[attr-defined]
     for ln2 in (True, False):
         for rank in (8, 80):
             adapter_case(70, 64, rank=rank, ln2=ln2).run("triton")
     cosine_case(20, 64, 40, weighted=True, bias=True, label_smoothing=0.1).run("triton")
     activation_case("quick_gelu", 999).run("triton")
+    for options in ({}, {"scaled": True, "biases": False, "kind": "gelu"}, {"need_x": False}):
+        mlp_case(21, 64, hidden=96, dtype=torch.bfloat16, **options).run("triton")  # type: ignore[arg-type]
     attention_case(2, 21, 2, 32, dtype=torch.bfloat16).run("triton")
     attention_case(1, 21, 2, 32, queries=3, patches=20, first=1, causal=True).run("triton")
     return different

@@ -12,7 +12,7 @@ import torch
 from attention_cases import AttentionCase, attention_case
 from devices import EVERY_DEVICE, on_gpu
 from error_bounds import assert_within_bounds
-from kernel_cases import Case, Results, activation_case, adapter_case, cosine_case
+from kernel_cases import Case, MlpCase, Results, activation_case, adapter_case, cosine_case, mlp_case
 
 import fastlift_kernels
 
@@ -26,6 +26,7 @@ def calls() -> list[Any]:
         pytest.param(lambda: adapter_case(3, 41, 96, rank=8, dtype=HALF), id="adapter"),
         pytest.param(lambda: adapter_case(3, 41, 96, rank=80, dtype=HALF), id="adapter by products"),
         pytest.param(lambda: cosine_case(33, 64, 203, dtype=HALF, weighted=True, label_smoothing=0.1), id="classifier"),
+        pytest.param(lambda: mlp_case(3, 41, 96, hidden=264, dtype=HALF, scaled=True), id="mlp"),
         pytest.param(lambda: activation_case("quick_gelu", 4099, dtype=HALF), id="quick_gelu"),
         pytest.param(lambda: activation_case("gelu", 4099, dtype=HALF), id="gelu"),
         pytest.param(lambda: attention_case(2, 37, 2, 64, dtype=HALF), id="attention"),
@@ -88,6 +89,28 @@ def test_attention_of_vits(gpu: str, tokens: int, width: int, options: dict[str,
     if tokens > most:
         pytest.skip(reason)
     assert_within_bounds(attention_case(2, tokens, 3, width, **options, dtype=dtype).on(gpu), "triton")
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+@pytest.mark.parametrize("dtype", [HALF, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"kind": "gelu", "scaled": True}, {"need_x": False}], ids=str)
+@pytest.mark.parametrize(
+    ("tokens", "width", "hidden"), [(6 * 197, 768, 3072), (1, 768, 3072), (4099, 192, 768), (777, 100, 300)]
+)
+def test_mlp_of_many_tokens(
+    gpu: str, tokens: int, width: int, hidden: int, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    assert_within_bounds(mlp_case(tokens, width, hidden=hidden, dtype=dtype, **options).on(gpu), "triton")
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1])
+def test_mlp_of_a_whole_batch(gpu: str) -> None:
+    """Behind 2^31 elements of the hidden layer: each tile is that of a small call."""
+    small = mlp_case(1024, 768, hidden=3072, dtype=HALF, need_x=False).on(gpu)
+    leaves = small.constants()
+    many = {name: leaves[name].repeat(700, 1) for name in ("x", "residual")}  # type: ignore[union-attr] # 2.2e9
+    y = fastlift_kernels.mlp(**leaves | many, kind="quick_gelu", impl="triton")  # type: ignore[arg-type]
+    assert torch.equal(y[-1024:], small.run("triton")["y"])
 
 
 @pytest.mark.parametrize("gpu", GPUS[:1])
@@ -189,7 +212,7 @@ class Compiled(Case):
     def run(self, impl: str | None, dtype: torch.dtype | None = None) -> Results:
         if impl != "triton":
             return self.case.run(impl, dtype)
-        names = ("adapter", "attention", "cosine_cross_entropy", "quick_gelu", "gelu")
+        names = ("adapter", "attention", "cosine_cross_entropy", "mlp", "quick_gelu", "gelu")
         plain = {name: getattr(fastlift_kernels, name) for name in names}
         with pytest.MonkeyPatch.context() as patch:
             for name, op in plain.items():
@@ -199,7 +222,7 @@ class Compiled(Case):
             )  # its default is the library's
 
     def bounds(self, impl: str) -> Any:
-        return self.case.bounds(impl)
+        return self.case.bounds(None if isinstance(self.case, MlpCase) else impl)  # type: ignore[arg-type] # by products
 
 
 @pytest.mark.parametrize("gpu", GPUS[:1])

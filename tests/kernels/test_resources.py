@@ -73,6 +73,18 @@ def test_kept_table_is_complete_and_of_these_sources(resources: Any) -> None:
         assert int(cells[6]) <= resources.SHARED_LIMIT[int(cells[3])], row
 
 
+def test_bytes_of_the_mlp_by_count() -> None:
+    """A third less than with passes of their own: nine reads or writes of the hidden layer are six."""
+    sys.path.insert(0, str(ROOT / "benchmarks" / "ops"))
+    try:
+        from traffic import mlp, mlp_eager
+    finally:
+        sys.path.pop(0)
+    assert mlp_eager(768, 3072, 2) == (32_256, 33_792)
+    assert mlp(768, 3072, 2) == (23_040, 21_504)
+    assert mlp(768, 3072, 2, kept=False)[0] == 16_896
+
+
 def test_bytes_by_count() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks" / "ops"))
     try:

@@ -74,7 +74,9 @@ def groups(bench: Bench) -> list[Group]:
     compiled, longest = replace(plain, mode="default"), replace(plain, mode="max", captured=True)
     return [
         Group(15, (plain, replace(plain, impl="reference"))),
-        Group(25, (plain, replace(plain, fused=("attention",)))),
+        Group(
+            35, (plain, *(replace(plain, fused=names) for names in (("attention",), ("mlp",), ("attention", "mlp"))))
+        ),
         Group(40, (plain, compiled)),
         Group(15, (Way(large, high), Way(large, high, impl="reference"))),
         Group(15, (plain, replace(plain, frozen="fp8"))),
@@ -84,6 +86,7 @@ def groups(bench: Bench) -> list[Group]:
         Group(70, (*_with_and_without_a_graph(Way(small, low, "default")), Way(small, low, "max", captured=True))),
         Group(70, (*_with_and_without_a_graph(Way(middle, low, "default")), Way(middle, low, "max", captured=True))),
         Group(40, (compiled, replace(compiled, fused=("attention",)))),
+        Group(40, (compiled, replace(compiled, fused=("mlp",)))),
         Group(40, (compiled, replace(compiled, frozen="fp8"))),
         Group(70, (plain, replace(longest, micro_batch=middle))),
         Group(15, _with_and_without_a_graph(plain)),
