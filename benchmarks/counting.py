@@ -74,6 +74,16 @@ def passes_bytes(s: Shape, batch: int) -> float:
     return sum(part.bytes for part in parts(s, batch) if part.group != REST) - own
 
 
+def evaluation_parts(s: Shape, batch: int) -> list[Part]:
+    """All parts of the logits of ``batch`` images, without gradients; five crops of an image are five images."""
+    classifier_bytes = s.width * s.bytes + s.classes * 4 * (1 + 2 * s.width / batch)  # normalised weights, fp32
+    return [
+        *_forward(s, batch, keep=False),
+        _adapter(s, batch)[0],
+        Part("classifier", REST, 2.0 * s.width * s.classes, classifier_bytes),
+    ]
+
+
 def step_flop(s: Shape) -> float:
     """FLOP of products that a step without activation checkpointing takes, an image."""
     return sum(part.flop for part in parts(s, 1))
@@ -89,7 +99,8 @@ def _sizes(s: Shape, batch: int) -> tuple[float, float, float, float]:
     )
 
 
-def _forward(s: Shape, batch: int) -> list[Part]:
+def _forward(s: Shape, batch: int, keep: bool = True) -> list[Part]:
+    """``keep``: for backward."""
     token, weight, product, ratio = _sizes(s, batch)
     whole = s.depth - 1  # blocks whose second half runs for all tokens
     attention = 4.0 * s.tokens**2 * s.width
@@ -106,19 +117,20 @@ def _forward(s: Shape, batch: int) -> list[Part]:
         Part("attention", ATTENTION, whole * attention + attention / s.tokens, (4 * whole + 2) * token),
         Part("attention output", PRODUCTS, whole * product, whole * (2 * token + weight)),
         Part("residual after attention", ADDS, 0, whole * 3 * token),
-        *_mlp(s, whole, token, weight, product),
+        *_mlp(s, whole, token, weight, product, keep),
         Part("last block, class token", PRODUCTS, alone, (2 + 2 * ratio) * weight),
     ]
 
 
-def _mlp(s: Shape, whole: int, token: float, weight: float, product: float) -> list[Part]:
+def _mlp(s: Shape, whole: int, token: float, weight: float, product: float, keep: bool) -> list[Part]:
     """The MLP of the blocks that run it for all tokens."""
     ratio = s.mlp / s.width
     flop, least = whole * ratio * product, whole * ((1 + ratio) * token + ratio * weight)
     if "mlp" in s.fused:
         # The first product writes the activation and, but in the first block, which needs no gradient, the pre-activation.
+        kept = (whole - 1) * ratio * token if keep else 0.0
         return [
-            Part("MLP in, QuickGELU", PRODUCTS, flop, least + (whole - 1) * ratio * token),
+            Part("MLP in, QuickGELU", PRODUCTS, flop, least + kept),
             Part("MLP out, residual", PRODUCTS, flop, least + whole * token),
         ]
     return [

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.counting import Part, Shape, parts, passes_bytes
+from benchmarks.counting import Part, Shape, evaluation_parts, parts, passes_bytes, step_flop
 from benchmarks.documents import RESULTS, ROOT, table
 from fastlift.models.fused import Fused
 
@@ -120,6 +120,20 @@ def fused_table(shape: Shape, batch: int) -> str:
     return table(head, rows)
 
 
+def evaluation_table(shape: Shape, batch: int) -> str:
+    """Evaluation beside the counted step with the same kernels, and beside the step of eager code."""
+    rows = []
+    for choice in ((), get_args(Fused)):
+        chosen = replace(shape, fused=choice)
+        for card in CARDS:
+            ms = sum(card.ms(part, batch) for part in evaluation_parts(chosen, batch))
+            trained = predicted_ms(card, chosen, batch), predicted_ms(card, shape, batch)
+            times = (f"{one / ms:.2f}" for one in trained)
+            rows.append([" ".join(choice) or "none", card.name, f"{ms:.1f}", f"{1e3 * batch / ms:,.0f}", *times])
+    head = ["`--fused`", "card", "ms", "images/s", "times the same training", "times training without `--fused`"]
+    return table(head, rows)
+
+
 def groups_table(shape: Shape, batch: int) -> str:
     """The lines of a profile, beside the estimate by hand."""
     found, card = parts(shape, batch), CARDS[0]
@@ -184,6 +198,7 @@ def document(results: Path) -> str:
     shape = Shape()
     high = replace(shape, rank=RANKS[1])
     wide = sum(CARDS[0].ms(part, BATCH) for part in parts(high, BATCH) if part.group == "adapter")
+    flop = step_flop(shape) / sum(part.flop for part in evaluation_parts(shape, 1))
     cards = "; ".join(f"{card.name} {card.tflops:.0f} TFLOP/s, {card.tb_per_s:.1f} TB/s" for card in CARDS)
     return f"""# Where a step's time goes
 
@@ -211,6 +226,16 @@ same way: without padding, launches and gaps, and with matrix products at the li
 a pass counts as a pass.
 
 {fused_table(shape, BATCH)}
+
+## Evaluation
+
+Computed in the same way, for batches of {BATCH} crops: no gradients, and nothing kept for them. Five crops of an image go through the model
+in one batch and count as five images. Evaluation is to reach 2.6 times the images/s of training.
+
+{evaluation_table(shape, BATCH)}
+
+A training step takes {flop:.2f} times the FLOP of evaluation. The rest of the ratio comes from passes over memory that training makes and
+evaluation does not. So the fewer passes the training makes, the smaller the ratio.
 
 ## Beside the estimate by hand
 

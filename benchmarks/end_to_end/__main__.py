@@ -62,6 +62,13 @@ def measure_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure_ratio(options: argparse.Namespace) -> dict[str, Any]:
+    """Evaluation beside the training step."""
+    return evaluation.beside_training(
+        options.model, options.batch // evaluation.CROPS * evaluation.CROPS, options.rounds
+    )
+
+
 def measure_loop(options: argparse.Namespace) -> dict[str, Any]:
     """What the loop around a step costs."""
     return {
@@ -92,6 +99,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "compiled": measure_compiled,
     "bf16": measure_bf16,
     "evaluation": measure_evaluation,
+    "ratio": measure_ratio,
     "loop": measure_loop,
     "text": measure_text,
     "ensemble": measure_ensemble,

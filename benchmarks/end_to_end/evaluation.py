@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,12 +13,17 @@ from fastlift.bench.reference import features
 from fastlift.bench.rounds import Step, alternate
 from fastlift.bench.train import twins
 from fastlift.engine.build import load_data
-from fastlift.evaluation.evaluate import evaluate
+from fastlift.evaluation.evaluate import evaluate, mean_logits
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.compile import compile_backbone
 from fastlift.models.create import create_model
 from fastlift.models.lift import LiftModel
 from fastlift.system.progress import Quiet
+from fastlift.training import losses
+from fastlift.training.settings import SGDSettings
+from fastlift.training.step import Learner
+
+CROPS = 5
 
 
 def against_plain(name: str, batch: int, rounds: int) -> dict[str, Any]:
@@ -40,6 +46,37 @@ def against_plain(name: str, batch: int, rounds: int) -> dict[str, Any]:
         "speedup": {way: timings["plain"].median / timing.median for way, timing in timings.items()},
         "logits_differ_by": {way: float((found["plain"] - logits).abs().max()) for way, logits in found.items()},
     }
+
+
+def beside_training(name: str, images: int, rounds: int) -> dict[str, Any]:
+    """Training steps, one crop and five crops of as many images at a time in memory, in turn.
+
+    ``times_training`` are images/s over those of training: the median over the rounds, each of which has all three.
+    """
+    model, _ = twins(name, rank=32, classes=1000)
+    learner = Learner(model, losses.build("LA", torch.arange(1000, 0, -1)), SGDSettings(lr=0.01))
+    side = model.preprocessing.image_size
+    batch = torch.randn(images, 3, side, side, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(images)
+    five = batch.unflatten(0, (images // CROPS, CROPS))
+    ways: dict[str, tuple[int, Step]] = {
+        "training": (images, lambda: learner.step(batch, labels)),
+        "one crop": (images, lambda: _logits(model, batch)),
+        "five crops": (images // CROPS, lambda: _logits(model, five)),
+    }
+    timings = alternate({way: step for way, (_, step) in ways.items()}, rounds)
+    pairs = {way: zip(timings["training"].seconds, timings[way].seconds, strict=True) for way in ways}
+    times = {way: median(train / mine for train, mine in pairs[way]) * ways[way][0] / images for way in ways}
+    return {
+        "images": images,
+        "rounds_ms": {way: [1e3 * s for s in timing.seconds] for way, timing in timings.items()},
+        "times_training": times,
+    }
+
+
+@torch.inference_mode()
+def _logits(model: LiftModel, images: Tensor) -> Tensor:
+    return mean_logits(model, images)
 
 
 def five_crops(rounds: int) -> dict[str, Any]:

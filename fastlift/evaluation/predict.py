@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import without_gradients
 from fastlift.training.inputs import model_loader
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,34 @@ def _best(model: LiftModel, images: Tensor, top: int) -> tuple[Tensor, Tensor, T
     return logits.isfinite().all(dim=1), best.values, best.indices
 
 
+def _fetched(parts: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Start to copy to the host; what is returned waits for the copies."""
+    if parts[0].device.type != "cuda":
+        return lambda: list(parts)
+    host = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in parts]
+    for copy, part in zip(host, parts, strict=True):
+        copy.copy_(part, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+
+    def arrived() -> list[Tensor]:
+        event.synchronize()
+        return host
+
+    return arrived
+
+
+def _behind(results: Iterable[Callable[[], Result]], batches: int) -> Iterator[Result]:
+    """The results in their order, each read when so many ``batches`` after it have been queued on the device."""
+    waiting: deque[Callable[[], Result]] = deque()
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > batches:
+            yield waiting.popleft()()
+    for result in waiting:
+        yield result()
+
+
 def predict(
     model: LiftModel,
     paths: Sequence[Path],
@@ -107,10 +139,18 @@ def predict(
         shuffle=False,
         on_bad=note,
     )
-    try:
+    crops = settings.crops_per_image
+
+    def queued() -> Iterator[Callable[[], tuple[Tensor, list[Tensor]]]]:
         for images, _, indices in loader.epoch(0):
-            best, crops = partial(_best, model, images, min(top, len(model.class_names))), settings.crops_per_image
-            found = without_gradients(best, model, len(images) * crops, crops, "prediction")
+            best = partial(_best, model, images, min(top, len(model.class_names)))
+            arrived = _fetched(without_gradients(best, model, len(images) * crops, crops, "prediction"))
+            yield lambda indices=indices, arrived=arrived: (indices, arrived())
+
+    # A GPU has the next batch to work on while the host reads one; a CPU would only tell of it later.
+    ahead = 1 if next(model.parameters()).device.type == "cuda" else 0
+    try:
+        for indices, found in _behind(queued(), ahead):
             rows = zip(indices.tolist(), *(part.tolist() for part in found), strict=True)
             for row, is_finite, probabilities, classes in rows:
                 if row in broken:

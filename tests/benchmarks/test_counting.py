@@ -10,8 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks.gpu.toy  # noqa: F401 - timm knows the model from then on
-from benchmarks.counting import ATTENTION_BACKWARD, Shape, parts, passes_bytes, step_flop
+from benchmarks.counting import ATTENTION_BACKWARD, Shape, evaluation_parts, parts, passes_bytes, step_flop
 from benchmarks.gpu.sizes import TOY
+from fastlift.evaluation.evaluate import mean_logits
 from fastlift.models.create import create_model
 from fastlift.training import losses
 from fastlift.training.settings import SGDSettings
@@ -32,6 +33,28 @@ def test_flop_of_a_step_are_those_that_pytorch_counts(model: str, rank: int) -> 
     # Written out, attention keeps its scores; the fused kernels that are counted here take a fifth product again.
     again = sum(part.flop for part in parts(shape, 1) if part.group == ATTENTION_BACKWARD) / 5
     assert counter.get_total_flops() / 3 == pytest.approx(step_flop(shape) - again, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", ["timm:fastlift_toy_vit", "timm:test_vit"])
+def test_flop_of_an_evaluation_are_those_that_pytorch_counts(model: str) -> None:
+    names = [f"class {i}" for i in range(TOY.classes)]
+    lift = create_model(model, class_names=names, rank=4, pretrained="random", init="random", image_size=32)
+    shape = replace(TOY.vit, rank=4, depth=lift.vit.depth)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        mean_logits(lift, torch.randn(2, 5, 3, 32, 32))
+    for fused in ((), ("attention", "mlp")):
+        found = sum(part.flop for part in evaluation_parts(replace(shape, fused=fused), 10))
+        assert counter.get_total_flops() / 10 == pytest.approx(found, rel=1e-12)
+
+
+def test_evaluation_keeps_nothing() -> None:
+    """Fused, the MLP's pre-activation is written for backward alone: 4 times [L, D] in the ten blocks that need gradients."""
+    shape, token = replace(Shape(), fused=("mlp",)), 197 * 768 * 2
+    training, evaluation = (
+        sum(part.bytes for part in counted(shape, 512) if part.name == "MLP in, QuickGELU")
+        for counted in (parts, evaluation_parts)
+    )
+    assert (training - evaluation) / token == pytest.approx(10 * 4)
 
 
 def test_a_vit_b_16_takes_64_7_gflop() -> None:
