@@ -78,10 +78,11 @@ class Tape:
         queued: how often work was done without a record.
         records: how many were made.
         replays: how often they were replayed.
+        forgotten: how often memory was given back: before each record, and when there are no steps to come.
     """
 
     def __init__(self) -> None:
-        self.queued = self.records = self.replays = 0
+        self.queued = self.records = self.replays = self.forgotten = 0
 
     def queue(self, work: Callable[[], Result], on_wait: Callable[[str], object] | None = None) -> Result:
         self.queued += 1
@@ -106,7 +107,7 @@ class Tape:
         return replay
 
     def forget(self) -> None:
-        return None
+        self.forgotten += 1
 
 
 class _Noting(TorchDispatchMode):

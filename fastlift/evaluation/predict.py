@@ -141,11 +141,14 @@ def predict(
     )
     crops = settings.crops_per_image
 
+    def read(indices: Tensor, arrived: Callable[[], list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        return indices, arrived()
+
     def queued() -> Iterator[Callable[[], tuple[Tensor, list[Tensor]]]]:
         for images, _, indices in loader.epoch(0):
             best = partial(_best, model, images, min(top, len(model.class_names)))
             arrived = _fetched(without_gradients(best, model, len(images) * crops, crops, "prediction"))
-            yield lambda indices=indices, arrived=arrived: (indices, arrived())
+            yield partial(read, indices, arrived)
 
     # A GPU has the next batch to work on while the host reads one; a CPU would only tell of it later.
     ahead = 1 if next(model.parameters()).device.type == "cuda" else 0

@@ -147,7 +147,6 @@ class CapturedStep:
             static.copy_(given, non_blocking=True)
         self._replay()
         self.learner.count(len(batch[-1]))
-        torch.autograd.graph.increment_version(list(self.learner.parameters.values()))
         return stop()
 
     def release(self) -> None:

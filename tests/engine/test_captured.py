@@ -52,6 +52,7 @@ def test_a_captured_run_is_the_same(settings: Config, tmp_path: Path, tape: Tape
     assert not tape.queued
     captured = fastlift.train(settings.override(compile="max"), output=tmp_path / "captured")
     assert (tape.records, tape.replays, tape.queued) == (1, STEPS - 3 - 4, 3 + 4)
+    assert tape.forgotten == 2, "before the record, and before the evaluation"
     for epoch in range(1, 5):
         same_state(plain.folder, captured.folder, f"epoch-{epoch:03d}")
     assert events(plain.folder) == events(captured.folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from devices import DEVICES
+from devices import CUDA, DEVICES
 from fixtures import Files, tiny_batch, tiny_learner
 from tape import Tape
 from torch import Tensor
@@ -295,6 +295,29 @@ def test_who_cannot_is_told_why(tiny_clip: Files, monkeypatch: pytest.MonkeyPatc
         "training step not captured in a CUDA graph: it runs on a CPU",
         "training step not captured in a CUDA graph: several processes share each batch",
     ]
+
+
+@pytest.mark.parametrize("place", [CUDA])
+def test_replays_neither_wait_nor_grow_and_give_memory_back(tiny_clip: Files, place: str) -> None:
+    some = tiny_learner(tiny_clip, place, micro_batch=4)
+    step, _ = capture(some)
+    images, labels = batch_of(some, 0)
+    held = []
+    for _ in range(WARM_UP + 1):
+        held.append(torch.cuda.memory_allocated(place))
+        step.step(images, labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            step.step(images, labels)
+            held.append(torch.cuda.memory_allocated(place))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(set(held[WARM_UP + 1 :])) == 1, held
+    step.release()
+    assert torch.cuda.memory_allocated(place) <= held[0] + 2**16, (
+        held
+    )  # gradients are gone, the optimiser's scalars are not
 
 
 # What the tape sees: each of these is right step by step, and wrong in a graph
