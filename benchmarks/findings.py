@@ -3,6 +3,9 @@
 Every row is trained with each seed by the public recipes, evaluated on the same balanced test split, and reported as it came
 out: mean and spread of the accuracy by many, medium and few. Runs that are there already are not repeated. The table goes
 to stdout, to ``benchmarks/results/findings.json`` and into ``docs/results.md``, between its two markers.
+
+``--table progressive`` compares accuracy and cost of progressive image sizes with those of ``lift``, on any data set
+(``benchmarks/cost.py``): seed by seed, so that the compared runs alternate.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cost
 from benchmarks.documents import RESULTS, ROOT, fill
 from fastlift import recipes
 from fastlift.config import Config
@@ -51,13 +55,25 @@ ROWS = (
 )
 
 
+# Beside the recipe: another split of the epochs, and what ``lift`` reaches at about the same cost.
+PROGRESSIVE = (
+    Row("`lift`", "lift", "lift", {}),
+    Row("`lift_fast`: 0.7, 0.85, 1", "lift_fast", "lift_fast", {}),
+    Row("half of the epochs at 0.7", "half", "lift", {"progressive_sizes": (0.7, 0.7, 0.85, 1.0)}),
+    Row("half of the epochs at 0.85", "mild", "lift", {"progressive_sizes": (0.85, 1.0)}),
+    Row("`lift`, 7 epochs", "lift_7", "lift", {"epochs": 7}),
+)
+
+
 def measure(row: Row, seed: int, folder: Path, dataset: dict[str, Any], ui: Ui) -> dict[str, Any]:
     """Metrics of one row with one seed, from the run that is there or a new one."""
-    config: Config = recipes.build(row.recipe, **dataset, seed=seed, amp="fp32", **row.settings)
+    config = config_of(row, seed, dataset)
     run = folder / f"{row.key}-seed{seed}"
     if not (run / "results.json").is_file():
         ui.say(f"{row.title}, seed {seed}")
-        train(config, output=run, overwrite=True, ui=ui)
+        with cost.measured() as training:
+            train(config, output=run, overwrite=True, ui=ui)
+        write_json(run / "cost.json", {"cpu_s": training.cpu_s})
     results = json.loads((run / "results.json").read_text())
     if row.ensembling == "none":
         return results["metrics"]
@@ -65,6 +81,11 @@ def measure(row: Row, seed: int, folder: Path, dataset: dict[str, Any], ui: Ui) 
         evaluate_run(run, settings={"tte": row.ensembling})
         results = json.loads((run / "results.json").read_text())
     return results["evaluations"][row.ensembling]
+
+
+def config_of(row: Row, seed: int, dataset: dict[str, Any]) -> Config:
+    """What a row trains with a seed."""
+    return recipes.build(row.recipe, **dataset, seed=seed, amp="fp32", **row.settings)
 
 
 def summarise(per_seed: list[dict[str, Any]]) -> dict[str, Any]:
@@ -92,15 +113,22 @@ def markdown(rows: dict[str, dict[str, Any]], seeds: list[int]) -> str:
 def main() -> None:
     """Measure all rows, and print and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=("findings", "progressive"), default="findings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs") / "findings", help="where the runs are kept")
     parser.add_argument("--dataset", default="shapes_lt")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--model", help="default: as the recipes choose for the data set")
     parser.add_argument("--pretrained")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rows", nargs="+", choices=[row.key for row in PROGRESSIVE], help="of --table progressive")
     options = parser.parse_args()
-    given = ("dataset", "data_root", "model", "pretrained")
+    given = ("dataset", "data_root", "model", "pretrained", "threads")
     dataset = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
+    if options.table == "progressive":
+        rows = [row for row in PROGRESSIVE if options.rows is None or row.key in options.rows]
+        progressive(options.dataset, dataset, rows, options.seeds, options.folder)
+        return
     ui = Terminal()
     rows = {
         row.title: summarise([measure(row, seed, options.folder, dataset, ui) for seed in options.seeds])
@@ -109,9 +137,32 @@ def main() -> None:
     table = markdown(rows, options.seeds)
     print(table)
     if options.dataset == "shapes_lt" and options.model is None:
-        facts = {"machine": describe_machine(resolve_device("auto")), "versions": versions(), "seeds": options.seeds}
-        write_json(RESULTS / "findings.json", {**facts, "rows": rows})
+        write_json(RESULTS / "findings.json", {**facts(options.seeds), "rows": rows})
         fill(ROOT / "docs" / "results.md", "findings", table)
+
+
+def progressive(name: str, dataset: dict[str, Any], rows: list[Row], seeds: list[int], folder: Path) -> None:
+    """Accuracy and cost of progressive image sizes beside those of ``lift``, on one data set, to which they are added."""
+    found: dict[str, list[dict[str, Any]]] = {row.title: [] for row in rows}
+    for seed in seeds:
+        for row in rows:
+            run = folder / f"{row.key}-seed{seed}"
+            metrics = measure(row, seed, folder, dataset, Terminal())
+            spent = json.loads((run / "cost.json").read_text())
+            tflop = cost.training_tflop(config_of(row, seed, dataset), json.loads((run / "results.json").read_text()))
+            found[row.title].append({**{column: metrics[column] for column in COLUMNS}, **spent, "tflop": tflop})
+    file = RESULTS / "progressive.json"
+    sets = json.loads(file.read_text())["sets"] if file.is_file() else {}
+    sets[name] = {**facts(seeds), "rows": found}
+    write_json(file, {"sets": sets})
+    table = cost.markdown(sets)
+    print(table)
+    fill(ROOT / "docs" / "results.md", "progressive", table)
+
+
+def facts(seeds: list[int]) -> dict[str, Any]:
+    """Where and with what a table was measured."""
+    return {"machine": describe_machine(resolve_device("auto")), "versions": versions(), "seeds": seeds}
 
 
 if __name__ == "__main__":

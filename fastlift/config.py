@@ -35,6 +35,7 @@ from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
 from fastlift.training.losses import LossSettings
 from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
+from fastlift.training.stages import ProgressiveSettings
 
 # The bases of a section are read from the last one to the first: so its settings stand in ``--help``. Parts have a ``build``
 # of their own each, which a section does not use: ``Config.part`` gives one part's settings.
@@ -48,8 +49,10 @@ class DataConfig(  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class TrainingConfig(SGDSettings, BatchSettings, EpochSettings, LossSettings):  # type: ignore[misc]
-    """The loss and the optimiser."""
+class TrainingConfig(  # type: ignore[misc]
+    SGDSettings, BatchSettings, ProgressiveSettings, EpochSettings, LossSettings
+):
+    """The loss, the optimiser, and how long the training is."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Config:
     """
 
     recipe: str = "lift"
-    """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot."""
+    """Where the defaults come from: lift, lift_plus, lift_fast, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)

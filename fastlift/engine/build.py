@@ -10,15 +10,17 @@ from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
-from fastlift.data.sampling.stream import share
+from fastlift.data.sampling.stream import share, steps_in
 from fastlift.engine.loop import FitSettings
 from fastlift.engine.opening import Place
+from fastlift.engine.staged_loader import StagedLoader
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
+from fastlift.models.resizing import Resizer
 from fastlift.runs.bad_images import BadImages
 from fastlift.system.progress import Ui, now_and_then
-from fastlift.training.distributed import World
 from fastlift.training.inputs import model_loader
+from fastlift.training.stages import Stages
 
 
 def load_data(settings: DataConfig, ui: Ui) -> DataSet:
@@ -35,29 +37,59 @@ def load_data(settings: DataConfig, ui: Ui) -> DataSet:
 
 
 def training_loader(
-    settings: DataConfig, fit: FitSettings, data: DataSet, model: LiftModel, world: World, bad: BadImages
-) -> Loader:
-    """The batches to train on, on the model's device and in its compute dtype."""
-    return model_loader(
-        model,
-        data.train,
-        settings.part(CropSettings).build(model.preprocessing.image_size, fit.epochs),
-        fit.batch_size,
-        settings.part(LoaderSettings),
-        settings.part(BadImageSettings),
-        shuffle=True,
-        seed=fit.seed,
-        world=world,
-        on_bad=bad.of(data.train),
+    settings: DataConfig,
+    fit: FitSettings,
+    stages: Stages,
+    data: DataSet,
+    model: LiftModel,
+    place: Place,
+    bad: BadImages,
+) -> StagedLoader:
+    """The batches to train on, on the model's device and in its compute dtype, each epoch's at the size of its stage."""
+    loaders = settings.part(LoaderSettings)
+
+    def make(side: int) -> Loader:
+        return model_loader(
+            model,
+            data.train,
+            settings.part(CropSettings).build(side, fit.epochs),
+            fit.batch_size,
+            loaders,
+            settings.part(BadImageSettings),
+            shuffle=True,
+            seed=fit.seed,
+            world=place.world,
+            on_bad=bad.of(data.train),
+        )
+
+    return StagedLoader(
+        Resizer(model.vit),
+        stages,
+        make,
+        steps_per_epoch=steps_in(len(data.train), fit.batch_size),
+        backend=loaders.backend_for(data.train, place.device)[0],
+        ui=place.ui,
     )
 
 
-def prepare_backbone(training: TrainingConfig, run: RunConfig, images: int, model: LiftModel, place: Place) -> None:
-    """Compile the backbone where that is asked for or the run is long enough."""
+def prepare_backbone(
+    training: TrainingConfig, run: RunConfig, stages: Stages, images: int, model: LiftModel, place: Place
+) -> None:
+    """Compile the backbone where that is asked for or the run is long enough; each size of images is a graph of its own."""
     shares = {len(share(training.batch_size, rank, place.world.size)) for rank in range(place.world.size)}
     steps = training.epochs * -(-images // training.batch_size)
-    plan = run.part(CompileSettings).plan(place.device, steps, training_tflop(model, max(shares)))
+    plan = run.part(CompileSettings).plan(place.device, steps, _step_tflop(model, max(shares), stages), stages.sizes)
     if plan.mode is not None:
         at_a_time = {training.micro_batch} if training.micro_batch else shares
-        compile_backbone(model, plan.mode, at_a_time | {run.crops_at_a_time})
+        compile_backbone(model, plan.mode, at_a_time | {run.crops_at_a_time}, stages.sizes)
     place.ui.say(f"backbone {'eager' if plan.mode is None else 'compiled, ' + plan.mode}: {plan.reason}")
+
+
+def _step_tflop(model: LiftModel, batch: int, stages: Stages) -> float:
+    """TFLOP of a training step, on average over the epochs."""
+    resizer, total = Resizer(model.vit), 0.0
+    for side, epochs in stages.epochs_at().items():
+        resizer.resize(side)
+        total += epochs * training_tflop(model, batch)
+    resizer.restore()
+    return total / max(stages.epochs, 1)

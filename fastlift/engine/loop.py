@@ -98,6 +98,15 @@ class Fit:
         self.data_wait = DataWait(self.learner.sums.loss.device)
 
     @property
+    def _side(self) -> int:
+        """Of the images that the backbone takes now, in pixels."""
+        return self.learner.model.vit.image_size[0]
+
+    def _at_which_size(self) -> str:
+        """For the progress bar: nothing at the model's own size."""
+        return "" if self._side == self.learner.model.preprocessing.image_size else f" at {self._side} pixels"
+
+    @property
     def elapsed(self) -> float:
         """Training time in seconds, over all processes of the run one after another."""
         return self.seconds + (self._ended or time.perf_counter()) - self._started
@@ -178,6 +187,7 @@ class Fit:
             self.captured.release()
         if self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
             self._save_in_epoch()
+        self.loader.close()  # the advice is for the model's own size, at which images are largest
         whole, at_a_time = self.settings.batch_size, len(batch.labels)
         at_a_time = min(at_a_time, self.settings.micro_batch or at_a_time)
         found = attempt(lambda: estimate(learner.model, at_a_time, whole))
@@ -210,9 +220,15 @@ class Fit:
         seconds = max(now.seconds - since.seconds, 1e-9)
         images_per_s, waited = (now.images - since.images) / seconds, (now.waited_s - since.waited_s) / seconds
         pace = {"images_per_s": images_per_s, "data_wait_share": waited, "seconds": self.elapsed}
-        values = {"epoch": self.epoch, "loss": loss, "accuracy": accuracy, "learning_rate": lr}
+        values = {
+            "epoch": self.epoch,
+            "loss": loss,
+            "accuracy": accuracy,
+            "learning_rate": lr,
+            "image_size": self._side,
+        }
         self._log_event("step", self.global_step, values | pace)
-        place = f"epoch {self.epoch + 1}/{self.settings.epochs}"
+        place = f"epoch {self.epoch + 1}/{self.settings.epochs}{self._at_which_size()}"
         figures = f"loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s  data {100 * waited:.0f} %"
         bar.update(self.global_step, f"{place}  {figures}")
         return now
@@ -228,9 +244,11 @@ class Fit:
         loss, accuracy = self.learner.sums.read()
         now = self._mark()
         waited, seconds = now.waited_s - began.waited_s, max(now.seconds - began.seconds, 1e-9)
-        values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "seconds": self.elapsed}
-        self._log_event("epoch", self.global_step, values | {"data_wait_share": waited / seconds})
-        bar.update(self.global_step, f"epoch {self.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
+        values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "image_size": self._side}
+        pace = {"data_wait_share": waited / seconds, "seconds": self.elapsed}
+        self._log_event("epoch", self.global_step, values | pace)
+        place = f"epoch {self.epoch + 1}{self._at_which_size()}"
+        bar.update(self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
         self._tell_of_waiting(waited, seconds)
         if skipped := int(self.learner.watch.skipped):
             self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")

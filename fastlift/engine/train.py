@@ -47,6 +47,7 @@ from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import LostCompany, barrier
 from fastlift.training.losses import LossSettings
 from fastlift.training.settings import SGDSettings
+from fastlift.training.stages import ProgressiveSettings, Stages
 from fastlift.training.step import Learner
 
 
@@ -131,6 +132,7 @@ def _train(asked: Asked, place: Place) -> Run:
     amp = models.choose_amp(asked, place)
     data = load_data(config.data, ui)
     model = models.ready_model(asked, place, data, amp.dtype)
+    stages = config.part(ProgressiveSettings).build(model.vit, epochs)
     run, identity = ready_folder(asked, place, amp.dtype)
     schedule = Schedule(epochs, steps_in(len(data.train), batch_size), batch_size)
     last = run.last_checkpoint(ui.say, schedule) if asked.resume else None
@@ -152,8 +154,8 @@ def _train(asked: Asked, place: Place) -> Run:
             state = TrainState.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, state)
             runs.start_is_kept(run)
-    prepare_backbone(config.training, config.run, len(data.train), model, place)
-    fit = _fit(asked, place, run, identity, data, model, last, bad) if epochs else None
+    prepare_backbone(config.training, config.run, stages, len(data.train), model, place)
+    fit = _fit(asked, place, run, identity, stages, data, model, last, bad) if epochs else None
     evaluation = _evaluate(config.part(EvaluationSettings), place, data, model, bad)
     results = results_of(config, data, model, fit, evaluation, place.device)
     if world.is_main:
@@ -171,6 +173,7 @@ def _fit(
     place: Place,
     run: RunFolder,
     identity: Identity,
+    stages: Stages,
     data: DataSet,
     model: LiftModel,
     last: Path | None,
@@ -186,7 +189,7 @@ def _fit(
         world=world,
         on_nonfinite=settings.on_nonfinite,
     )
-    loader = training_loader(config.data, settings, data, model, world, bad)
+    loader = training_loader(config.data, settings, stages, data, model, place, bad)
     can_cut = "micro_batch" in may_change(config)
     told = advice(config.data, loader, place.device)
     captured = CapturedStep(learner, place.ui.say) if config.part(CompileSettings).captures else None

@@ -50,16 +50,22 @@ class CompileSettings(Settings):
         """Whether training steps are to be captured in a CUDA graph."""
         return self.compile == "max"
 
-    def plan(self, device: torch.device, steps: int, step_tflop: float) -> CompilePlan:
-        """What the choice means for a run of ``steps`` steps of ``step_tflop`` TFLOP each."""
+    def plan(self, device: torch.device, steps: int, step_tflop: float, sizes: int = 1) -> CompilePlan:
+        """What the choice means for a run of ``steps`` steps of ``step_tflop`` TFLOP, with images of so many ``sizes``.
+
+        Each size is a graph of its own, with a warm-up.
+        """
         if self.compile != "auto":
             return CompilePlan({"off": None, "default": "default", "max": LONGEST}[self.compile], "asked for")
         if device.type == "cpu" and not has_cpp_compiler():
             return CompilePlan(None, "torch.compile needs a C++ compiler on CPUs, and there is none")
-        needed = GPU_STEPS_TO_EARN if device.type == "cuda" else math.ceil(CPU_TFLOP_TO_EARN / max(step_tflop, 1e-9))
+        needed = GPU_STEPS_TO_EARN * sizes
+        if device.type != "cuda":
+            needed = math.ceil(CPU_TFLOP_TO_EARN * sizes / max(step_tflop, 1e-9))
+        warm_up = "the warm-up" if sizes == 1 else f"the warm-ups of {sizes} image sizes"
         if steps >= needed:
-            return CompilePlan("default", f"{steps:,} steps earn the warm-up back ({needed:,} would)")
-        return CompilePlan(None, f"{steps:,} steps would not earn the warm-up back ({needed:,} would)")
+            return CompilePlan("default", f"{steps:,} steps earn {warm_up} back ({needed:,} would)")
+        return CompilePlan(None, f"{steps:,} steps would not earn {warm_up} back ({needed:,} would)")
 
 
 def has_cpp_compiler() -> bool:
@@ -69,15 +75,21 @@ def has_cpp_compiler() -> bool:
 
 def training_tflop(model: LiftModel, batch: int) -> float:
     """TFLOP of a step: forward, counted on one image, and as much again for the gradients of the tokens."""
-    side, parameter = model.preprocessing.image_size, next(model.parameters())
+    side, parameter = model.vit.image_size[0], next(model.parameters())
     image = torch.zeros(1, 3, side, side, device=parameter.device, dtype=model.vit.compute_dtype)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.vit.forward(image)
     return 2 * batch * counter.get_total_flops() / 1e12
 
 
-def compile_backbone(model: LiftModel, mode: str, sizes: Iterable[int]) -> None:
-    """Compile ``model.vit`` in place for batches of the given sizes; the first of each kind takes the warm-up."""
+def compile_backbone(model: LiftModel, mode: str, sizes: Iterable[int], image_sizes: int = 1) -> None:
+    """Compile ``model.vit`` in place for batches of the given sizes; the first of each kind takes the warm-up.
+
+    A kind is a size of the batch and one of the images, of which there will be ``image_sizes``, in training or evaluation.
+    """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     model.vit.compile(fullgraph=True, dynamic=False, mode=mode)
     model.compiled_sizes = frozenset(sizes)
+    kinds = 2 * len(model.compiled_sizes) * image_sizes
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, kinds)  # beyond it torch raises an error

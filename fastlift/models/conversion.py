@@ -166,8 +166,13 @@ def _rotary(model: Any, prefix: int) -> Rotary | None:
         return None
     if model.rope_mixed or not getattr(model.rope, "rotate_half", False):
         raise UserError(NO_SUCH_ROTARY)
-    sin, cos = model.rope.get_embed(shape=model.patch_embed.grid_size).detach().float().chunk(2, dim=-1)
-    return Rotary(sin.contiguous(), cos.contiguous(), prefix)
+    return Rotary(partial(_angles, model.rope), model.patch_embed.grid_size, prefix)
+
+
+def _angles(rope: Any, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(sin, cos) of a grid's patches, [patches, D/H] each, by timm's module."""
+    sin, cos = rope.get_embed(shape=list(grid)).detach().float().chunk(2, dim=-1)
+    return sin.contiguous(), cos.contiguous()
 
 
 def _eva_block(block: Any, rotary: Rotary | None) -> Block:

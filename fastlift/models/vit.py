@@ -73,15 +73,19 @@ class Rotary(nn.Module):
     """Angles of rotary positions (Su et al. 2021; DINOv3's axial form): the patches' queries and keys are turned by them.
 
     Tokens before ``first`` and behind the patches (class token, registers, visual prompts) have no place and are left
-    alone. What turns is ``fastlift_kernels.attention``.
+    alone. What turns is ``fastlift_kernels.attention``. ``angles`` gives (sin, cos), [patches, D/H] each, of a grid of
+    (rows, columns).
     """
 
     sin: Tensor  # of each patch's angles, [patches, D/H]
     cos: Tensor
 
-    def __init__(self, sin: Tensor, cos: Tensor, first: int) -> None:
+    def __init__(
+        self, angles: Callable[[tuple[int, int]], tuple[Tensor, Tensor]], grid: tuple[int, int], first: int
+    ) -> None:
         super().__init__()
-        self.first = first
+        self.angles, self.first = angles, first
+        sin, cos = angles(grid)
         self.register_buffer("sin", sin)
         self.register_buffer("cos", cos)
 
@@ -228,9 +232,15 @@ class VisionTransformer(Tower):
         self.requires_grad_(False)
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        height, width = (size // step for size, step in zip(self.image_size, self.patches.stride, strict=True))
+        return height, width
+
+    @property
     def sequence_length(self) -> int:
         """Tokens that enter the first block: prefix and patches, without visual prompts."""
-        rows, columns = (size // step for size, step in zip(self.image_size, self.patches.stride, strict=True))
+        rows, columns = self.grid
         return rows * columns + (0 if self.prefix is None else len(self.prefix))
 
     @property

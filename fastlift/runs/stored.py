@@ -128,6 +128,7 @@ class Event(_Event, Metrics, total=False):
     train_loss: OfFp32 | None
     learning_rate: OfFp32 | None
     train_accuracy: Number | None
+    image_size: Number | None
     images_per_s: Number | None
     data_wait_share: Number | None
     seconds: Number | None

@@ -14,6 +14,7 @@ from fastlift.engine import evaluate as engine_evaluate
 from fastlift.models import compile as compiling
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
+from fastlift.models.resizing import Resizer
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
@@ -67,12 +68,38 @@ def test_other_tuners_are_one_graph_too(tiny_clip: Files, tuner: str) -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.usefixtures("traced")
+def test_each_image_size_is_one_graph(tiny_clip: Files) -> None:
+    """Also where there are more of them than torch would compile by itself, and where training goes back to one."""
+    plain, model = build(tiny_clip, tuner="vpt_deep"), build(tiny_clip, tuner="vpt_deep")
+    loss = fastlift.losses.build("LA", CLASS_COUNTS)
+    expected, found = Learner(plain, loss, SGDSettings(lr=0.05)), Learner(model, loss, SGDSettings(lr=0.05))
+    sides = (16, 24, 32)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        compile_backbone(model, "default", {4}, image_sizes=len(sides))
+        resizers = Resizer(plain.vit), Resizer(model.vit)
+        for side in (*sides, *sides):
+            for resizer in resizers:
+                resizer.resize(side)
+            for size in (4, 4, 3):
+                images, labels = torch.randn(size, 3, side, side), torch.arange(size)
+                expected.step(images, labels)
+                found.step(images, labels)
+    assert found.sums.read() == pytest.approx(expected.sums.read(), rel=1e-4)
+    assert counters["stats"]["unique_graphs"] == len(sides)
+    assert not counters["graph_break"]
+
+
 def test_auto_waits_for_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: True)
     assert CompileSettings("auto").plan(CPU, 99, 1.0).mode is None
     assert CompileSettings("auto").plan(CPU, 100, 1.0).mode == "default"
     assert CompileSettings("auto").plan(CPU, 100, 0.02).mode is None
     assert CompileSettings("auto").plan(GPU, 1000, 0.0).mode == "default"
+    assert CompileSettings("auto").plan(GPU, 1000, 0.0, sizes=3).mode is None
+    assert "warm-ups of 3 image sizes" in CompileSettings("auto").plan(GPU, 1000, 0.0, sizes=3).reason
+    assert CompileSettings("auto").plan(CPU, 300, 1.0, sizes=3).mode == "default"
+    assert CompileSettings("auto").plan(CPU, 299, 1.0, sizes=3).mode is None
     assert CompileSettings("off").plan(GPU, 10**6, 1.0).mode is None
     assert CompileSettings("max").plan(CPU, 1, 1.0).mode == "max-autotune-no-cudagraphs"
     assert [CompileSettings(name).captures for name in ("auto", "off", "default", "max")] == [False, False, False, True]

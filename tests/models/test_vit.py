@@ -10,20 +10,13 @@ from fixtures import TINY_CONFIG
 from open_clip.model import CLIP
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from vits import dinov3, lively
 
 from fastlift.errors import UserError
 from fastlift.models.conversion import from_open_clip, from_timm
 from fastlift.models.pooling import ClassTokenPool
 from fastlift.models.tuners import TunerSettings
 from fastlift.models.vit import Block
-
-
-def lively(model: nn.Module) -> nn.Module:
-    """Random values everywhere: zeros and ones at the start would hide mistakes."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.eval()
 
 
 def clip(**vision: Any) -> Any:
@@ -104,30 +97,6 @@ def test_what_cannot_be_held_is_refused_by_name(options: dict[str, Any], reason:
     model = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=3, **options)
     with pytest.raises(UserError, match=reason):
         from_timm(model)
-
-
-def dinov3(**options: Any) -> Any:
-    """timm's Eva with DINOv3's settings, small: registers, rotary positions, layer scales, no absolute positions."""
-    settings: dict[str, Any] = {
-        "img_size": 32,
-        "patch_size": 8,
-        "embed_dim": 48,
-        "depth": 3,
-        "num_heads": 3,
-        "num_classes": 0,
-        "global_pool": "token",
-        "qkv_bias": False,
-        "init_values": 0.3,
-        "rope_type": "dinov3",
-        "rope_temperature": 100,
-        "rope_rotate_half": True,
-        "use_rot_pos_emb": True,
-        "use_abs_pos_emb": False,
-        "num_reg_tokens": 4,
-        "use_fc_norm": False,
-        "dynamic_img_size": True,
-    }
-    return lively(timm.models.eva.Eva(**settings | options))
 
 
 @pytest.mark.parametrize("options", [{}, {"qkv_bias": True}, {"global_pool": "avg"}], ids=["plain", "bias", "mean"])
