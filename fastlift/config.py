@@ -92,7 +92,7 @@ class Config:
     """
 
     recipe: str = "lift"
-    """Where the defaults come from: lift, lift_plus, lift_fast, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot."""
+    """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)

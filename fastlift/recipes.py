@@ -62,23 +62,6 @@ def lift_plus(dataset: str = "shapes_lt", **settings: Any) -> Config:
     return _recipe("lift_plus", dataset, defaults, settings)
 
 
-def lift_fast(dataset: str = "shapes_lt", **settings: Any) -> Config:
-    """LIFT with images that grow from stage to stage: the early epochs at 0.7 and 0.85 of the model's own size.
-
-    ``fastlift train --recipe lift_fast --dataset imagenet_lt --data-root IMAGENET``
-
-    A ViT-B/16 trains 4 of 10 epochs at 160 pixels, 3 at 192 and 3 at 224; evaluation is at 224. All else is as in ``lift``.
-
-    Expected: no paper's accuracies are known for it. Measured here, beside ``lift``: ``shapes_lt`` and CIFAR-10-LT
-    (``docs/results.md``).
-
-    Source of the method: progressive resizing (Howard 2018), as in EfficientNetV2 (Tan and Le, 2021). Arguments as ``build``.
-    """
-    config = lift(dataset)
-    defaults = {"epochs": config.training.epochs, "progressive_sizes": (0.7, 0.85, 1.0)}
-    return _recipe("lift_fast", dataset, defaults, settings)
-
-
 def linear_probe(dataset: str = "shapes_lt", **settings: Any) -> Config:
     """The classifier alone learns, on frozen features, with LIFT's start and loss: what the tuner adds is the difference.
 
@@ -156,7 +139,7 @@ def zero_shot(dataset: str = "shapes_lt", **settings: Any) -> Config:
     return _recipe("zero_shot", dataset, defaults, settings)
 
 
-_ALL = (lift, lift_plus, lift_fast, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot)
+_ALL = (lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot)
 RECIPES: dict[str, Callable[..., Config]] = {recipe.__name__: recipe for recipe in _ALL}
 
 

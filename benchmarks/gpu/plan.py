@@ -46,6 +46,7 @@ PARTS = (
     ),
     Part("train", 90, 30, "train", "`fastlift train` from JPEG files to results.json"),
     Part("kernels", 60, 20, "kernels", "the longest kernels of a step, eager and compiled, from torch.profiler"),
+    Part("widths", 90, 0, "step", "the training step of other backbones: ViT-L, DINOv2, DINOv3, SigLIP"),
 )
 NAMES = tuple(part.name for part in PARTS)
 SUMMARY = "summary.json"

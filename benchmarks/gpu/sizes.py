@@ -14,6 +14,7 @@ class Sizes:
     Attributes:
         model: a name for ``create_model``, built with random weights.
         trained_model: that of the whole run, which another process builds.
+        other_models: backbones of other shapes, of which a step is timed.
         image_size: pixels; None for the model's own.
         vit: the model's shape.
         batches: of the training step, the largest first.
@@ -30,6 +31,7 @@ class Sizes:
 
     model: str
     trained_model: str
+    other_models: tuple[str, ...]
     image_size: int | None
     vit: Shape
     batches: tuple[int, int, int]
@@ -49,6 +51,13 @@ class Sizes:
 FULL = Sizes(
     model="timm:vit_base_patch16_clip_quickgelu_224",
     trained_model="timm:vit_base_patch16_clip_quickgelu_224",
+    other_models=(
+        "timm:vit_large_patch14_clip_quickgelu_224",
+        "timm:vit_base_patch16_dinov3",
+        "timm:vit_base_patch16_siglip_224",
+        "timm:vit_large_patch14_clip_quickgelu_336",
+        "timm:vit_base_patch14_reg4_dinov2",
+    ),
     image_size=None,
     vit=Shape(),
     batches=(512, 128, 64),
@@ -67,6 +76,7 @@ FULL = Sizes(
 TOY = Sizes(
     model="timm:fastlift_toy_vit",
     trained_model="timm:test_vit",
+    other_models=("timm:test_vit", "timm:test_vit3"),
     image_size=32,
     vit=Shape(tokens=5, width=64, mlp=192, heads=2, depth=2, patch=16, rank=4, classes=10),
     batches=(8, 4, 2),

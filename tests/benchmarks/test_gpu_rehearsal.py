@@ -19,6 +19,7 @@ MEASURED = {
     "correctness": {"outcome"},
     "ops": {"ms", "host_ms", "quartiles_ms"},
     "step": {"ms", "images_per_s", "share_of_matrix", "loss", "first_step_s"},
+    "widths": {"ms", "images_per_s", "loss", "tokens"},
     "attention": {"ms", "share_of_matrix", "share_of_copy"},
     "mlp": {"ms", "tflop_per_s", "share_of_copy"},
     "evaluation": {"ms", "images_per_s", "times_training"},

@@ -3,21 +3,24 @@
 import json
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fixtures import Files, Told
+from fixtures import Files, Told, tiny_recipe
 from loaders import BACKENDS, all_same, make_loader
 from run_files import same_state
 
 import fastlift
 from fastlift.config import Config
 from fastlift.data.sampling.crops import TrainCrops
+from fastlift.engine import loop
 from fastlift.engine.build import load_data
 from fastlift.engine.staged_loader import StagedLoader
+from fastlift.engine.train import Run
 from fastlift.errors import OutOfMemory
 from fastlift.models import backbones
 from fastlift.models.resizing import Resizer
@@ -26,20 +29,36 @@ from fastlift.training.stages import Stages
 from fastlift.training.step import Learner
 
 STEPS = 5  # of an epoch: 38 images in batches of 8
+TIMES = ("seconds", "images_per_s", "data_wait_share")
 
 
-@pytest.fixture
-def growing(settings: Config) -> Config:
-    """Three epochs at 16, 24 and 32 pixels, with prompts, whose place depends on the size."""
-    return settings.override(progressive_sizes=(0.5, 0.75, 1.0), tuner=("adaptformer", "vpt_deep"))
+@dataclass
+class Whole:
+    """An uninterrupted run of three epochs at 16, 24 and 32 pixels, the sides of its steps, and what it told."""
+
+    settings: Config
+    run: Run
+    sides: list[int]
+    told: Told
 
 
-@pytest.fixture
-def sides(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of the images of each training step."""
+@pytest.fixture(scope="module")
+def whole(tiny_clip: Files, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """With prompts, whose place depends on the size."""
+    growing = {"epochs": 3, "progressive_sizes": (0.5, 0.75, 1.0), "tuner": ("adaptformer", "vpt_deep")}
+    settings = tiny_recipe(tiny_clip, tiny_data, batch_size=8, lr=0.05, log_steps=1, amp="fp32", **growing)
+    told = Told()
+    with pytest.MonkeyPatch.context() as patch:
+        sides = sides_of_steps(patch)
+        run = fastlift.train(settings, output=tmp_path_factory.mktemp("growing") / "run", ui=told)
+    return Whole(settings, run, sides, told)
+
+
+def sides_of_steps(patch: pytest.MonkeyPatch) -> list[int]:
+    """Of the images of each training step from now on."""
     seen: list[int] = []
     step = Learner.step
-    monkeypatch.setattr(
+    patch.setattr(
         Learner, "step", lambda self, images, *rest: (seen.append(images.shape[-1]), step(self, images, *rest))[1]
     )
     return seen
@@ -47,26 +66,24 @@ def sides(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def events(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_s")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
 
-def test_stages_of_the_own_size_are_lift(settings: Config, tmp_path: Path, sides: list[int]) -> None:
-    plain = fastlift.train(settings, output=tmp_path / "plain")
-    staged = fastlift.train(settings.override(progressive_sizes=(1.0, 1.0, 1.0)), output=tmp_path / "staged")
-    same_state(plain.folder, staged.folder, "epoch-003")
-    assert events(plain.folder) == events(staged.folder)
-    assert set(sides) == {32}
+def test_stages_of_the_own_size_are_lift(settings: Config, tmp_path: Path) -> None:
+    told = Told()
+    plain, staged = settings.override(epochs=2), settings.override(epochs=2, progressive_sizes=(1.0, 1.0))
+    first = fastlift.train(plain, output=tmp_path / "plain", ui=told)
+    second = fastlift.train(staged, output=tmp_path / "staged", ui=told)
+    same_state(first.folder, second.folder, "epoch-002")
+    assert events(first.folder) == events(second.folder)
+    assert "pixels" not in told.text, "there is nothing to tell of one size"
 
 
 @pytest.mark.parametrize("stop_at", [3, STEPS, STEPS + 2])
-def test_resuming_is_bit_identical(
-    growing: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sides: list[int], stop_at: int
-) -> None:
+def test_resuming_is_bit_identical(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     """Stopped in the middle of a stage, at its end, and in the next one: it goes on at the size of its stage."""
-    whole = fastlift.train(growing, output=tmp_path / "whole")
-    expected = [16] * STEPS + [24] * STEPS + [32] * STEPS
-    assert sides == expected
-    sides.clear()
+    assert whole.sides == [16] * STEPS + [24] * STEPS + [32] * STEPS
+    sides = sides_of_steps(monkeypatch)
     step = Learner.step
 
     def stop_after(self: Learner, *arguments: Any) -> bool:
@@ -77,42 +94,33 @@ def test_resuming_is_bit_identical(
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", stop_after)
         with pytest.raises(Interrupted):
-            fastlift.train(growing, output=tmp_path / "cut")
-    assert sides == expected[:stop_at]
-    resumed = fastlift.train(growing, output=tmp_path / "cut", resume=True)
-    assert sides == expected
-    same_state(whole.folder, resumed.folder, "epoch-003")
-    assert events(whole.folder) == events(resumed.folder)
+            fastlift.train(whole.settings, output=tmp_path / "cut")
+    assert sides == whole.sides[:stop_at]
+    resumed = fastlift.train(whole.settings, output=tmp_path / "cut", resume=True)
+    assert sides == whole.sides
+    same_state(whole.run.folder, resumed.folder, "epoch-003")
+    assert events(whole.run.folder) == events(resumed.folder)
 
 
-def test_evaluated_at_its_own_size_and_told(growing: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever size the last step had: the model of a run, and of its first checkpoint, take images of the own size."""
-    told = Told()
-    run = fastlift.train(growing, output=tmp_path / "run", ui=told)
-    assert [line for line in told.lines if "pixels" in line] == [
+def test_evaluated_at_its_own_size_and_told(whole: Whole) -> None:
+    """The model of a run, and that of its first checkpoint, take images of the own size, whatever size their last step had."""
+    assert [line for line in whole.told.lines if "pixels" in line] == [
         "from epoch 1 on: images of 16 pixels",
         "from epoch 2 on: images of 24 pixels",
         "from epoch 3 on: images of 32 pixels",
     ]
-    logged = events(run.folder)
+    logged = events(whole.run.folder)
     assert [event["image_size"] for event in logged if event["event"] == "epoch"] == [16, 24, 32]
-    assert [event["image_size"] for event in logged if event["event"] == "step"][::STEPS] == [16, 24, 32]
+    assert [event["image_size"] for event in logged if event["event"] == "step"] == whole.sides
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(fastlift.load_run(run.folder)(images), run.model(images))
-    assert fastlift.load_run(run.folder, "epoch-001")(images).shape == (2, 6)
-    assert run.results["model"]["image_size"] == 32
-
-
-def test_a_run_of_one_size_tells_no_stage(settings: Config, tmp_path: Path) -> None:
-    told = Told()
-    fastlift.train(settings.override(epochs=1), output=tmp_path / "run", ui=told)
-    assert "pixels" not in told.text
+    assert torch.equal(fastlift.load_run(whole.run.folder)(images), whole.run.model(images))
+    assert fastlift.load_run(whole.run.folder, "epoch-001")(images).shape == (2, 6)
+    assert whole.run.results["model"]["image_size"] == 32
 
 
 def test_without_memory_the_advice_is_for_the_largest_stage(
-    growing: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastlift.engine import loop
 
     measured: list[tuple[int, int]] = []
     estimate = loop.estimate
@@ -127,7 +135,7 @@ def test_without_memory_the_advice_is_for_the_largest_stage(
     monkeypatch.setattr(loop, "estimate", noted)
     monkeypatch.setattr(Learner, "step", full)
     with pytest.raises(OutOfMemory, match="out of memory in step 1"):
-        fastlift.train(growing, output=tmp_path / "run")
+        fastlift.train(whole.settings, output=tmp_path / "run")
     assert measured == [(32, 32)]
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-import fastlift
-from fastlift import recipes
 from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.models.backbones import outline
@@ -79,11 +77,3 @@ def test_resnets_are_refused() -> None:
     with pytest.raises(UserError, match="only vision transformers train at several image sizes"):
         ProgressiveSettings((0.7, 1.0)).build(found.vit, 10)
     assert ProgressiveSettings().build(found.vit, 10).sides == (224,)
-
-
-def test_the_recipe_is_lift_with_growing_images() -> None:
-    for dataset in ("shapes_lt", "inat2018"):
-        fast, plain = recipes.lift_fast(dataset), recipes.lift(dataset)
-        assert fast.training.progressive_sizes == (0.7, 0.85, 1.0)
-        assert fastlift.config.differences(fast, plain).keys() == {"progressive_sizes"}
-    assert recipes.lift_fast(epochs=0).training.epochs == 0, "there is nothing to split then"
