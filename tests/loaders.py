@@ -15,6 +15,7 @@ from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Batch, Loader
 from fastlift.data.loading.collate import Normalise
+from fastlift.data.loading.dali.graph import DaliDecoding
 from fastlift.data.loading.dali.loader import DaliLoader
 from fastlift.data.loading.dali.trial import trouble
 from fastlift.data.loading.loader import LoaderSettings
@@ -56,6 +57,7 @@ def make_loader(
     bad_images: Any = "stop",
     on_bad: Callable[[BadImage], None] | None = None,
     cache_bytes: int = 2**29,
+    decoding: DaliDecoding | None = None,
     **stream: Any,
 ) -> Loader:
     """Batches of 4 with seed 1, unless ``stream`` says otherwise (the fields of ``Stream``)."""
@@ -63,7 +65,7 @@ def make_loader(
     normalise = Normalise(MEAN, STD, dtype, torch.device(device))
     replacements = BadImageSettings(bad_images).build(index, on_bad)
     if backend == "dali":
-        return DaliLoader(batches, replacements, normalise, workers)
+        return DaliLoader(batches, replacements, normalise, workers, decoding)
     return LoaderSettings("torchvision", workers).build(batches, normalise, replacements, cache_bytes)
 
 

@@ -41,6 +41,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "on_nonfinite": ("skip", {"epochs": 0}, {"epochs": 1}),
     "progressive_sizes": ((0.5, 1.0), {"epochs": 0}, {"epochs": 2}),
     "expand": (8, {"tte": "random"}, {"tte": "fivecrop"}),
+    "host_decode": (0.5, {"executor": "torchvision"}, {"executor": "dali"}),
+    "hw_decoder_load": (1.0, {"executor": "torchvision"}, {"executor": "auto"}),
 }
 
 

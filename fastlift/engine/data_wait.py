@@ -69,6 +69,11 @@ def advice(settings: DataConfig, loader: Loader, device: torch.device) -> str:
         found.append(f"--workers {usable} (now {threads} threads)")
     if device.type == "cuda" and loader.backend != "dali":
         found.append("--executor dali, which decodes on the GPU (pip install 'fastlift[dali]')")
+    if loader.backend == "dali":
+        shares = (
+            f"--host-decode (now {settings.host_decode:g}) and --hw-decoder-load (now {settings.hw_decoder_load:g})"
+        )
+        found.append(f"other shares for DALI's decoders, {shares}")
     if loader.backend != "dali" and not settings.scaled_decode:
         found.append("--scaled-decode in a new run, where images are large (it changes pixels)")
     found.append("smaller images (`fastlift data pack --short-side 256`, which changes pixels)")

@@ -240,6 +240,12 @@ def test_what_is_advised_is_what_is_not_done_yet(monkeypatch: pytest.MonkeyPatch
     assert "--workers" not in advice(DataConfig(workers=16), plain, gpu)  # type: ignore[arg-type]
     assert "--executor" not in advice(DataConfig(workers=4), dali, gpu)  # type: ignore[arg-type]
     assert "--executor" not in advice(DataConfig(workers=4), plain, cpu)  # type: ignore[arg-type]
+    assert "--host-decode (now 0.25) and --hw-decoder-load (now 1)" in advice(
+        DataConfig(host_decode=0.25, hw_decoder_load=1.0),
+        dali,
+        gpu,  # type: ignore[arg-type]
+    )
+    assert "--host-decode" not in all_of_it
     assert "--scaled-decode" in all_of_it
     assert "--scaled-decode" not in advice(DataConfig(scaled_decode=True), plain, gpu)  # type: ignore[arg-type]
     assert all(

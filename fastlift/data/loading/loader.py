@@ -11,7 +11,7 @@ from fastlift.data.index.replacements import BadImages, BadImageSettings, Replac
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 from fastlift.errors import UserError
-from fastlift.settings import MOST_THREADS, Between, May, Settings
+from fastlift.settings import MOST_THREADS, Acts, Between, May, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ MAX_CACHED_BYTES = 512 * 2**20
 _CURE = "pip install 'fastlift[dali]' for drivers of CUDA 13, 'fastlift[dali-cuda12]' for CUDA 12, on Linux; or "
 
 Executor = Literal["auto", "dali", "torchvision"]
+_WITH_DALI = Acts("how DALI decodes (executor dali or auto)", lambda executor: executor != "torchvision")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class LoaderSettings(Settings):
     """Backend that decodes and crops. 'auto': DALI on GPUs where it is installed and images are decoded every epoch, else torchvision."""
     workers: Annotated[int | None, Between(1, MOST_THREADS), May.CHANGE | May.DIFFER] = None
     """Threads for decoding (default: the CPUs that this process may use, at most 16)."""
+    host_decode: Annotated[float, Between(0, 1), _WITH_DALI, May.CHANGE | May.DIFFER] = 0.0
+    """Of DALI's images, the share that the decoding threads crop instead of the GPU: drawn anew for each image and epoch."""
+    hw_decoder_load: Annotated[float, Between(0, 1), _WITH_DALI, May.CHANGE | May.DIFFER] = 0.65
+    """Of what DALI decodes on a GPU with a hardware JPEG decoder, the share that this gets; the rest is the GPU's cores'."""
 
     def backend_for(
         self, index: ImageIndex, device: str | torch.device = "cpu", cache_bytes: int = MAX_CACHED_BYTES
@@ -64,9 +69,11 @@ class LoaderSettings(Settings):
         """The loader of a stream of batches, on the device and in the dtype of ``normalise``; see ``build_loader``."""
         backend, _ = self.backend_for(stream.index, normalise.device, cache_bytes)
         if backend == "dali":
+            from fastlift.data.loading.dali.graph import DaliDecoding
             from fastlift.data.loading.dali.loader import DaliLoader
 
-            return DaliLoader(stream, replacements, normalise, self.workers)
+            decoding = DaliDecoding(self.host_decode, self.hw_decoder_load)
+            return DaliLoader(stream, replacements, normalise, self.workers, decoding)
         from fastlift.data.loading.torch_loader import TorchLoader
 
         keep = stream.index.decoded_bytes() <= cache_bytes
@@ -107,6 +114,8 @@ def build_loader(
     bad_images: BadImages = "stop",
     on_bad: Callable[[BadImage], None] | None = None,
     cache_bytes: int = MAX_CACHED_BYTES,
+    host_decode: float = 0.0,
+    hw_decoder_load: float = 0.65,
 ) -> Loader:
     """A loader of crops (``views``) of ``index``: its ``epoch(n)`` gives the batches of epoch n, ``(images, labels, indices)``.
 
@@ -126,6 +135,7 @@ def build_loader(
         bad_images: what happens when an image breaks on decoding: "stop" raises, "skip" shows the next good one of
             its class and calls ``on_bad`` (from any thread, once an image).
         cache_bytes: sets up to this size when decoded are kept in memory by the torchvision backend; 0 for none.
+        host_decode, hw_decoder_load: how DALI's images are shared, as the settings of these names say.
 
     Raises:
         UserError: values out of range, a backend that cannot be used; while iterating, a broken image.
@@ -134,7 +144,7 @@ def build_loader(
 
     from fastlift.data.loading.collate import Normalise
 
-    return LoaderSettings(executor, workers).build(
+    return LoaderSettings(executor, workers, host_decode, hw_decoder_load).build(
         Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size),
         Normalise(mean, std, dtype or torch.float32, torch.device(device)),
         BadImageSettings(bad_images).build(index, on_bad),

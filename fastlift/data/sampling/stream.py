@@ -42,6 +42,7 @@ class Step:
     B may be 0 in training: a rank without a share of a short last batch.
     """
 
+    epoch: int
     whole: np.ndarray  # int64 [W], the samples of all ranks
     samples: np.ndarray  # int64 [B], this rank's
     sources: np.ndarray  # int64 [B]; differs from samples where a broken image is replaced
@@ -106,4 +107,4 @@ class Stream:
         sources = replacements.sources(samples)
         widths, heights = self.index.widths[sources], self.index.heights[sources]
         boxes = self.crops.boxes(self.seed, epoch, samples, widths, heights)
-        return Step(samples if whole is None else whole, samples, sources, boxes)
+        return Step(epoch, samples if whole is None else whole, samples, sources, boxes)

@@ -3,7 +3,7 @@
 DALI's decoders end the process on bytes that they do not recognise, and show some images otherwise than Pillow. So it gets
 plain JPEGs of the indexed size alone (``jpeg.plain_parts``), without their metadata; in place of everything else it gets a
 tiny image that nobody looks at, and we make those rows. So do we with images that are decoded at a reduced scale, which no
-decoder of DALI's does. What a look has found is kept (``looks.py``): of a file that is in the
+decoder of DALI's does, and with the share of the images that our threads are to take from the GPU. What a look has found is kept (``looks.py``): of a file that is in the
 same condition as it was then, the same parts are read without another look. DALI decodes them where the threads have put
 them, and nothing is put there again before it has come to their end.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from fastlift.data.index.jpeg import Ranges, joined, plain_parts
 from fastlift.data.loading.collate import chunks
@@ -27,7 +28,11 @@ from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import DecodeError, ImageFile, open_file
 from fastlift.data.loading.render import MAX_RESIZED_PIXELS, decode_scale, render_crops
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
+from fastlift.data.sampling.crops import TrainCrops
+from fastlift.data.sampling.philox import uniform
 from fastlift.data.sampling.stream import Step, Stream
+
+_HOST = 2**31  # stream of random numbers, beside those of boxes and flips
 
 
 class Memory:
@@ -64,16 +69,40 @@ class Fed:
     step: Step
     encoded: list[np.ndarray]  # uint8 [n] each, what DALI decodes
     memory: Memory  # where they lie
+    mine: np.ndarray  # bool [B], rows that DALI is not to make, whatever their images are
     # Rows that DALI does not make: their crops, uint8 [V, 3, S, S], or why there are none. Written by the threads that read.
     ours: dict[int, np.ndarray | DecodeError] = field(default_factory=dict)
+    joined: np.ndarray | None = None  # uint8 [rows of ours, V, 3, S, S], in their order, where none is broken
     given: tuple[Any, ...] = ()  # DALI's own lists of images and columns
 
-    def crops(self, row: int) -> np.ndarray:
-        """Those of a row that DALI does not make: uint8 [V, 3, S, S]; raises DecodeError where its image is broken."""
-        made = self.ours[row]
-        if isinstance(made, DecodeError):
-            raise made
-        return made
+    def join(self, pinned: bool) -> None:
+        """Bring together what is ours, in pinned memory where it goes to a GPU: done before somebody takes the batch."""
+        crops = [made for made in self.ours.values() if isinstance(made, np.ndarray)]
+        if not crops or len(crops) < len(self.ours):
+            return
+        room = torch.empty((len(crops), *crops[0].shape), dtype=torch.uint8, pin_memory=pinned)
+        self.joined = np.stack(crops, out=room.numpy())
+
+    def crops(self) -> np.ndarray:
+        """Those of all rows that DALI does not make: uint8 [rows, V, 3, S, S]; raises DecodeError where an image is broken."""
+        broken = next((made for made in self.ours.values() if isinstance(made, DecodeError)), None)
+        if broken is not None:
+            raise broken
+        assert self.joined is not None
+        return self.joined
+
+
+@dataclass
+class Waited:
+    """Where the thread that runs the pipeline spent its time, in seconds.
+
+    threads_s: waiting for the threads that read and decode. feeding_s: in the feed, which contains that. dali_s: waiting for
+    DALI. Who takes the batches waits for the larger of both, where they are not ready before.
+    """
+
+    threads_s: float = 0.0
+    feeding_s: float = 0.0
+    dali_s: float = 0.0
 
 
 class Feed:
@@ -89,6 +118,7 @@ class Feed:
         self._reading: deque[tuple[Fed, list[Future[None]]]] = deque()
         self._free: list[Memory] = []
         self.fed: deque[Fed] = deque()
+        self.waited = Waited()
 
     def start(self, steps: Iterator[Step]) -> None:
         """Hand out these from now on."""
@@ -109,12 +139,21 @@ class Feed:
         if not self._reading:
             return None
         fed, tasks = self._reading.popleft()
+        began = time.perf_counter()
         for task in tasks:
             task.result()
+        self.waited.threads_s += time.perf_counter() - began
         return fed
 
     def __call__(self, info: Any) -> tuple[Any, ...]:
         """What DALI asks for: the encoded images and columns of the next step."""
+        began = time.perf_counter()
+        try:
+            return self._give()
+        finally:
+            self.waited.feeding_s += time.perf_counter() - began
+
+    def _give(self) -> tuple[Any, ...]:
         from nvidia.dali import tensors
 
         if (fed := self.take()) is None:
@@ -133,6 +172,7 @@ class Feed:
         fed.encoded, fed.given = [], ()
         fed.memory.clear()
         self._free.append(fed.memory)
+        fed.join(pinned=self._spec.device == "gpu")
         return fed
 
     def failed(self) -> Fed:
@@ -152,17 +192,29 @@ class Feed:
 
     def _begin(self, step: Step) -> tuple[Fed, list[Future[None]]]:
         count = len(step.sources)
-        fed = Fed(step, [self._in_place] * count, self._free.pop() if self._free else Memory())
+        memory = self._free.pop() if self._free else Memory()
+        fed = Fed(step, [self._in_place] * count, memory, self._mine(step))
         return fed, [self._pool.submit(self._read, fed, rows) for rows in chunks(count, self._workers)]
 
+    def _mine(self, step: Step) -> np.ndarray:
+        """Rows that our threads make: what DALI cannot, and their share of the rest, by (seed, epoch, sample): bool [B]."""
+        crops, share = self._stream.crops, self._spec.decoding.host_share
+        mine = _too_long(step.boxes)
+        if isinstance(crops, TrainCrops) and crops.scaled_decode:
+            mine |= [decode_scale(crops, step.boxes, row) > 1 for row in range(len(mine))]
+        if share > 0:
+            mine |= uniform(self._stream.seed, step.epoch, _HOST, step.samples, 1)[:, 0] < share
+        return mine
+
     def _read(self, fed: Fed, rows: range) -> None:
-        too_long = _too_long(fed.step.boxes)
         for row in rows:
             try:
+                if fed.mine[row]:
+                    fed.ours[row] = drawn(self._stream, fed.step, row)
+                    continue
                 encoded = self._plain(int(fed.step.sources[row]), fed.memory)
-                scaled = decode_scale(self._stream.crops, fed.step.boxes, row) > 1
-                if isinstance(encoded, bytes) or too_long[row] or scaled:
-                    fed.ours[row] = drawn(self._stream, fed.step, row, bytes(encoded))
+                if isinstance(encoded, bytes):
+                    fed.ours[row] = drawn(self._stream, fed.step, row, encoded)
                 else:
                     fed.encoded[row] = encoded
             except DecodeError as error:

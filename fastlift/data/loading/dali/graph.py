@@ -12,6 +12,17 @@ from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 
 
 @dataclass(frozen=True)
+class DaliDecoding:
+    """Who decodes what of the images that DALI could.
+
+    host_share: share of the images that our threads make; hw_load: of DALI's own part, that of a GPU's hardware decoder.
+    """
+
+    host_share: float = 0.0
+    hw_load: float = 0.65  # DALI's default
+
+
+@dataclass(frozen=True)
 class GraphSpec:
     """What the graph is built for."""
 
@@ -20,6 +31,7 @@ class GraphSpec:
     std: tuple[float, ...]
     device: Literal["cpu", "gpu"]
     half: bool  # output in fp16 instead of fp32
+    decoding: DaliDecoding = DaliDecoding()
 
     @property
     def resizes_whole(self) -> bool:
@@ -87,7 +99,8 @@ def _decoded(spec: GraphSpec, encoded: Any, columns: Sequence[Any]) -> Any:
 
     options: dict[str, Any] = {"adjust_orientation": False, "device": "cpu"}  # as Pillow: EXIF rotation is ignored
     if spec.device == "gpu":
-        options.update(device="mixed", jpeg_fancy_upsampling=True)  # the chroma upsampling of the CPU's decoder
+        options.update(device="mixed", hw_decoder_load=spec.decoding.hw_load)
+        options["jpeg_fancy_upsampling"] = True  # the chroma upsampling of the CPU's decoder
     if not spec.decodes_boxes:
         return fn.decoders.image(encoded, **options)
     starts, sizes = columns[:2]

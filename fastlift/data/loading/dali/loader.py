@@ -19,7 +19,7 @@ from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.batch import Batch
 from fastlift.data.loading.collate import Normalise, labelled, moved
 from fastlift.data.loading.dali.feed import Feed, drawn
-from fastlift.data.loading.dali.graph import GraphSpec, build_pipeline
+from fastlift.data.loading.dali.graph import DaliDecoding, GraphSpec, build_pipeline
 from fastlift.data.loading.dali.output import Handover
 from fastlift.data.loading.dali.runner import Made, Runner
 from fastlift.data.loading.dali.trial import device_id_of, gist, raise_if_machines_fault
@@ -39,7 +39,14 @@ class DaliLoader:
 
     backend = "dali"
 
-    def __init__(self, stream: Stream, replacements: Replacements, normalise: Normalise, workers: int | None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        replacements: Replacements,
+        normalise: Normalise,
+        workers: int | None,
+        decoding: DaliDecoding | None = None,
+    ) -> None:
         self.steps_per_epoch = stream.steps_per_epoch
         self._stream, self._replacements, self._normalise = stream, replacements, normalise
         self._workers = workers or decode_threads()[0]
@@ -49,10 +56,12 @@ class DaliLoader:
             normalise.std,
             "gpu" if normalise.device.type == "cuda" else "cpu",
             half=normalise.dtype == torch.float16,
+            decoding=decoding or DaliDecoding(),
         )
         self._handover = Handover(normalise.dtype)
         self._looks = Looks(stream.index)
         feed = Feed(stream, self._spec, self._looks, self._workers, ahead=_READ)
+        self.waited = feed.waited
         self._runner = Runner(feed, self._build(feed, stream.most_samples, _PREFETCH), _MADE, self._looks)
         self._single: Runner | None = None  # of one image, built when a batch fails
         self._iterating = self._closed = False
@@ -114,7 +123,7 @@ class DaliLoader:
         """The crops of DALI, and in between those of images that it did not get; raises DecodeError for broken ones of these."""
         images = self._handover.own(made.output)
         if rows := list(made.fed.ours):
-            crops = self._normalise.all_of(np.stack([made.fed.crops(row) for row in rows]))
+            crops = self._normalise.all_of(made.fed.crops())
             crops = crops if self._stream.crops.stacked else crops.squeeze(1)
             images.index_copy_(0, moved(torch.tensor(rows), images.device), crops)
         return images

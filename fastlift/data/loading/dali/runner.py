@@ -6,6 +6,7 @@ have to be forked before CUDA starts, and the thread that runs the pipeline take
 """
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -71,7 +72,9 @@ class Runner:
     def _run(self) -> Made | None:
         try:
             # Without a stream: it comes back when the batch is complete, so that no stream has to wait for anything.
+            began, fed_s = time.perf_counter(), self._feed.waited.feeding_s
             (output,) = self._pipeline.run()
+            self._feed.waited.dali_s += time.perf_counter() - began - (self._feed.waited.feeding_s - fed_s)
         except StopIteration:
             self._save()
             return None

@@ -16,7 +16,7 @@ from loaders import MEAN, NEEDS_DALI, STD, by_crops, make_loader
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.dali.feed import Feed
-from fastlift.data.loading.dali.graph import GraphSpec, build_pipeline
+from fastlift.data.loading.dali.graph import DaliDecoding, GraphSpec, build_pipeline
 from fastlift.data.loading.looks import Looks
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
@@ -57,6 +57,13 @@ def test_serializing_does_catch_an_unknown_argument(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fn, "resize", lambda *inputs, **options: resize(*inputs, sharpness=1.0, **options))
     with pytest.raises(KeyError, match="sharpness"):
         serialized(TrainCrops(32), "gpu")
+
+
+def test_the_hardware_decoders_share_reaches_the_graph() -> None:
+    graphs = [serialized(TrainCrops(32), "gpu", decoding=DaliDecoding(hw_load=load)) for load in (0.65, 1.0)]
+    assert all(b"hw_decoder_load" in graph for graph in graphs)
+    assert graphs[0] != graphs[1]
+    assert b"hw_decoder_load" not in serialized(TrainCrops(32), "cpu", decoding=DaliDecoding(hw_load=1.0))
 
 
 def differences(index: ImageIndex, crops: TrainCrops | EvalCrops, batch_size: int) -> np.ndarray:
