@@ -6,6 +6,7 @@ The last product of backward, d_pre W_in, has no epilogue and is the library's.
 # Triton kernels are a language of their own:
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -211,9 +212,10 @@ def product_in(
     pre: torch.Tensor | None,
     hidden: torch.Tensor,
     kind: str,
+    **blocks: int,
 ) -> None:
-    """hidden [N, M] = act(x weight^T + bias), and what the activation reads into ``pre``."""
-    _run(mlp_in_kernel, (x, weight, bias, pre, hidden), *weight.shape, QUICK=kind == "quick_gelu")
+    """hidden [N, M] = act(x weight^T + bias), and what the activation reads into ``pre``; ``blocks`` in place of the usual."""
+    _run(mlp_in_kernel, (x, weight, bias, pre, hidden), weight.shape, blocks, QUICK=kind == "quick_gelu")
 
 
 def product_out(
@@ -223,22 +225,24 @@ def product_out(
     scale: torch.Tensor | None,
     residual: torch.Tensor,
     y: torch.Tensor,
+    **blocks: int,
 ) -> None:
     """y [N, D] = residual + scale * (hidden weight^T + bias)."""
-    _run(mlp_out_kernel, (hidden, weight, bias, scale, residual, y), *weight.shape)
+    _run(mlp_out_kernel, (hidden, weight, bias, scale, residual, y), weight.shape, blocks)
 
 
 def product_gradient(
-    d_y: torch.Tensor, weight: torch.Tensor, pre: torch.Tensor, d_pre: torch.Tensor, kind: str
+    d_y: torch.Tensor, weight: torch.Tensor, pre: torch.Tensor, d_pre: torch.Tensor, kind: str, **blocks: int
 ) -> None:
     """d_pre [N, M] = (d_y weight) act'(pre), the weight [D, M]."""
-    _run(mlp_gradient_kernel, (d_y, weight, pre, d_pre), *weight.shape[::-1], QUICK=kind == "quick_gelu")
+    _run(mlp_gradient_kernel, (d_y, weight, pre, d_pre), weight.shape[::-1], blocks, QUICK=kind == "quick_gelu")
 
 
-def _run(kernel: Any, tensors: tuple[Any, ...], width: int, K: int, **constants: Any) -> None:
-    """A product of the first tensor, whose rows have K numbers, with results of ``width`` a row."""
-    blocks = _configuration_of(tensors[0].get_device())
+def _run(kernel: Any, tensors: tuple[Any, ...], shape: Sequence[int], change: dict[str, int], **constants: Any) -> None:
+    """A product of the first tensor: ``shape`` is (numbers of a result's row, numbers of the tensor's); ``change`` of the blocks."""
+    width, K = shape
+    blocks = {**_configuration_of(tensors[0].get_device()), **change}
     N = tensors[0].numel() // K
     grid = (ceil_div(N, blocks["BM"]) * ceil_div(width, blocks["BN"]), 1, 1)
-    key = kinds(tensors, K, width, *constants.values())
+    key = kinds(tensors, K, width, *constants.values(), *change.items())
     launch(kernel, grid, key, (*tensors, N), K=K, WIDTH=width, **constants, **blocks)

@@ -20,9 +20,24 @@ from benchmarks.gpu.rows import Row
 sys.path.insert(0, str(ROOT / "benchmarks" / "ops"))  # scripts, which find each other there
 from traffic import mlp, mlp_product
 
-KIND = "quick_gelu"
-MODES = {"inductor default": "default", "inductor max": "max-autotune-no-cudagraphs"}
 Runs = dict[str, Callable[[], Any]]
+Blocks = dict[str, int]
+
+KIND = "quick_gelu"
+# changes of the op's blocks for an H100; with 128 columns two programs fit on a multiprocessor
+BLOCKS: dict[str, Blocks] = {
+    "": {},
+    " 4 stages": {"num_stages": 4},
+    " 128 columns": {"BN": 128},
+    " groups of 16": {"GROUP": 16},
+}
+# options of inductor; "max" is max-autotune without CUDA graphs, with TMA its templates are persistent programs too
+MAX = {"max_autotune": True, "coordinate_descent_tuning": True}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "inductor default": {},
+    "inductor max": MAX,
+    "inductor max with TMA": MAX | {"triton.enable_persistent_tma_matmul": True},
+}
 
 
 def run(bench: Bench) -> None:
@@ -31,14 +46,28 @@ def run(bench: Bench) -> None:
         bench.attempt(f"mlp {product}", 8, partial(rows_of_product, bench, product))
     bench.attempt("mlp forward", 45, partial(rows_of_all, bench, False))
     bench.attempt("mlp both", 45, partial(rows_of_all, bench, True))
+    for product in ("gradient", "in", "out"):
+        bench.attempt(f"mlp {product} in other blocks", 20, partial(rows_of_blocks, bench, product))
 
 
 def rows_of_product(bench: Bench, product: str) -> Iterator[Row]:
     """One product with what surrounds it."""
     N, D, M = _sizes(bench)
-    runs = {"gradient": _gradient, "out": _out}.get(product, partial(_in, keep=product == "in"))(bench)
+    runs = {"gradient": _gradient, "out": _out}.get(product, partial(_in, keep=product == "in"))(bench, {})
     flop = 2.0 * N * D * M
     yield from _timed(bench, f"mlp {product}", runs, flop, mlp_product(product, D, M, bench.dtype.itemsize) * N)
+
+
+def rows_of_blocks(bench: Bench, product: str) -> Iterator[Row]:
+    """An own product in the blocks that the op has here, and in others that compile without a spill."""
+    N, D, M = _sizes(bench)
+    runs = {}
+    for name, change in BLOCKS.items():
+        own = {"gradient": _gradient, "out": _out, "in": partial(_in, keep=True)}[product](bench, change)["own"]
+        runs[f"own{name}"] = own
+    flop = 2.0 * N * D * M
+    moved = mlp_product(product, D, M, bench.dtype.itemsize) * N
+    yield from _timed(bench, f"mlp {product} in blocks:", runs, flop, moved)
 
 
 def rows_of_all(bench: Bench, both: bool) -> Iterator[Row]:
@@ -57,8 +86,8 @@ def rows_of_all(bench: Bench, both: bool) -> Iterator[Row]:
 
     ways: dict[str, Callable[..., Tensor]] = {"library": partial(op, None), "own": partial(op, "triton")}
     if not bench.is_rehearsal:  # which compiles elsewhere
-        ways |= {name: torch.compile(partial(op, None), mode=mode) for name, mode in MODES.items()}
-        ways["inductor max, tokens in two dimensions"] = torch.compile(in_two_dimensions, mode=MODES["inductor max"])
+        ways |= {name: torch.compile(partial(op, None), options=options) for name, options in OPTIONS.items()}
+        ways["inductor max, tokens in two dimensions"] = torch.compile(in_two_dimensions, options=MAX)
 
     def once(way: Callable[..., Tensor]) -> Any:
         if both:
@@ -87,7 +116,7 @@ def _arguments(bench: Bench) -> list[Tensor]:
     return [torch.randn(shape, **made) * by for shape, by in zip(shapes, scales, strict=True)]  # type: ignore[call-overload]
 
 
-def _in(bench: Bench, keep: bool) -> Runs:
+def _in(bench: Bench, change: Blocks, keep: bool) -> Runs:
     x, w_in, b_in, *_ = _arguments(bench)
     N, _, M = _sizes(bench)
     pre, hidden = (x.new_empty(N, M) for _ in range(2))
@@ -96,12 +125,12 @@ def _in(bench: Bench, keep: bool) -> Runs:
         return kernels.quick_gelu(F.linear(x, w_in, b_in))
 
     def own() -> None:
-        _own().product_in(x, w_in, b_in, pre if keep else None, hidden, KIND)
+        _own().product_in(x, w_in, b_in, pre if keep else None, hidden, KIND, **change)
 
     return {"library": library, "own": own}
 
 
-def _out(bench: Bench) -> Runs:
+def _out(bench: Bench, change: Blocks) -> Runs:
     *_, w_out, b_out, residual = _arguments(bench)
     N, _, M = _sizes(bench)
     hidden, y = residual.new_empty(N, M).normal_(std=1e-2), torch.empty_like(residual)
@@ -110,7 +139,7 @@ def _out(bench: Bench) -> Runs:
         return residual + F.linear(hidden, w_out, b_out)
 
     def own() -> None:
-        _own().product_out(hidden, w_out, b_out, None, residual, y)
+        _own().product_out(hidden, w_out, b_out, None, residual, y, **change)
 
     return {
         "library": library,
@@ -120,7 +149,7 @@ def _out(bench: Bench) -> Runs:
     }
 
 
-def _gradient(bench: Bench) -> Runs:
+def _gradient(bench: Bench, change: Blocks) -> Runs:
     d_y, _, _, w_out, *_ = _arguments(bench)
     N, _, M = _sizes(bench)
     pre = torch.randn(N, M, device=bench.device, dtype=bench.dtype, requires_grad=True)
@@ -131,7 +160,7 @@ def _gradient(bench: Bench) -> Runs:
         return torch.autograd.grad(act, pre, d_y @ w_out, retain_graph=True)
 
     def own() -> None:
-        _own().product_gradient(d_y, w_out, pre.detach(), d_pre, KIND)
+        _own().product_gradient(d_y, w_out, pre.detach(), d_pre, KIND, **change)
 
     return {"library": library, "own": own}
 
@@ -148,7 +177,7 @@ def _timed(bench: Bench, name: str, runs: Runs, flop: float, moved: float) -> It
     ready: Runs = {}
     for way, each in runs.items():
         try:
-            if way == "own" and (reason := kernels.mlp_reason(bench.dtype, bench.device)):
+            if way.startswith("own") and (reason := kernels.mlp_reason(bench.dtype, bench.device)):
                 yield {"name": f"{name} {way}", "skipped": reason}
                 continue
             each()
