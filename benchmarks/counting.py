@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.ops.traffic import adapter_on_a_gpu, classifier
+from benchmarks.ops.traffic import adapter_from_caches, adapter_on_a_gpu, classifier
 from fastlift.models.fused import Fused
 from fastlift_kernels.attention.configuration import Passes, backward_blocks
 
@@ -200,6 +200,8 @@ def _twice(s: Shape) -> tuple[int, int]:
 
 def _adapter(s: Shape, batch: int) -> list[Part]:
     """The op's passes over all tokens of the blocks but the last, which has one token."""
+    from fastlift_kernels.adapter.arguments import MOST_FUSED_RANK
+
     whole = s.depth - 1
     tokens = whole * s.tokens
     product = 2.0 * s.tokens * s.width * s.rank
@@ -207,25 +209,12 @@ def _adapter(s: Shape, batch: int) -> list[Part]:
     # two products forward; four backward, of which the first block leaves out that of dx
     flop = (2 * products * product, (4 * products - 1) * product)
     traffic = adapter_on_a_gpu(s.width, s.rank, s.bytes, batch * s.tokens, MULTIPROCESSORS)
+    cached = (0.0, 0.0) if s.rank > MOST_FUSED_RANK else adapter_from_caches(s.width, s.rank, s.bytes)
     names = ("adapter op (LN_2, LN_a, branch, residual)", "adapter op, dx and weights")
     return [
-        Part(name, ADAPTER, count, way.token * tokens + way.call * whole / batch, cached * tokens)
-        for name, count, way, cached in zip(names, flop, traffic, _weights_again(s), strict=True)
+        Part(name, ADAPTER, count, way.token * tokens + way.call * whole / batch, again * tokens)
+        for name, count, way, again in zip(names, flop, traffic, cached, strict=True)
     ]
-
-
-def _weights_again(s: Shape) -> tuple[float, float]:
-    """(forward, backward) bytes a token that come from L2: each program of the fused kernels reads both weights in fp32."""
-    from fastlift_kernels.adapter import fused_backward, fused_forward
-    from fastlift_kernels.adapter.gpu import MOST_FUSED_RANK
-
-    if s.rank > MOST_FUSED_RANK:
-        return 0.0, 0.0
-    weights = 2 * s.width * s.rank * 4
-    half = torch.bfloat16
-    forward = fused_forward.configuration(s.rank, half)
-    backward = fused_backward.configuration(fused_backward.TOKENS, s.rank, half, half)
-    return weights / forward["BN"], weights / backward["BN"]
 
 
 def _rest(s: Shape, batch: int) -> list[Part]:

@@ -20,18 +20,20 @@ from compiled import compile_case
 from kept_rows import fingerprint, known_rows
 
 from fastlift_kernels.activation import gpu as activation
-from fastlift_kernels.adapter import fused_backward, fused_forward, wide
+from fastlift_kernels.adapter import folded, fused_backward, fused_forward, parameters_backward, wide
+from fastlift_kernels.adapter.arguments import padded
 from fastlift_kernels.cosine_ce import rows
 from fastlift_kernels.mlp import gpu as mlp
 from fastlift_kernels.quantise import gpu as quantise
-from fastlift_kernels.triton_launch import TRITON_TYPES
+from fastlift_kernels.triton_launch import next_power_of_two
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 FIRST_WITH_FP8 = 89
 # Bytes of dynamic shared memory a block may use (CUDA programming guide, table of compute capabilities).
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 MUCH_SHARED_MEMORY, LITTLE_SHARED_MEMORY = (80, 90, 100), (86, 89, 120)  # 160 KB and more, 99 KB
-RANKS = (4, 32, 33, 64)  # up to gpu.MOST_FUSED_RANK; 33: not a multiple of 16, so with unaligned rows
+RANKS = (4, 32, 33, 64, 65, 128)  # up to MOST_FUSED_RANK; 33 and 65: not a multiple of 16, so with unaligned rows
+SINGLE_RANKS = (32, 128)  # of float32 tokens
 QUICK_RANKS = (4, 32)
 WIDTH = 768
 NORM_WIDTHS = (WIDTH, 1024, 4096)
@@ -71,56 +73,66 @@ def _case(name: str, kernel: Any, arguments: dict[str, Any], configuration: dict
     return Case(name, kernel, arguments, {**constants, **blocks}, warps, stages)
 
 
-def adapter_cases(dtype: torch.dtype, products: torch.dtype, precision: str, rank: int) -> Iterator[Case]:
-    """The fused kernels of the adapter with LN_2, a learned scale, float32 parameters and all gradients."""
+def adapter_cases(
+    dtype: torch.dtype, products: torch.dtype, precision: str, rank: int, width: int = WIDTH
+) -> Iterator[Case]:
+    """The fused kernels of the adapter with products: with LN_2, a learned scale, float32 parameters and all gradients."""
     kind, operand = NAMES[dtype], NAMES[products]
     precise = precision if products == torch.float32 else operand
-    label = f"{kind}{'' if precise == kind else '/' + precise} rank {rank}"
-    sizes = {"N": ANY_SIZE, "D": WIDTH, "r": rank}
-    floats = {"fixed_scale": "fp32", "eps": "fp32", "ln_eps": "fp32"}
-    parameters = "ln2_weight ln2_bias ln_weight ln_bias down_weight down_bias up_weight up_bias scale"
+    label = f"{kind}{'' if precise == kind else '/' + precise} rank {rank}{'' if width == WIDTH else f' width {width}'}"
+    constants = {"D": width, "r": rank, "PRECISION": precision}
     yield _case(
         f"adapter forward {label}", fused_forward.adapter_forward_kernel,
         {
-            "t": f"*{kind}", **_pointers(parameters, "fp32"), **_pointers("ln2 residual", kind), "statistics": "*fp32",
-            "hidden_out": f"*{operand}", **sizes, **floats,
+            "t": f"*{kind}", **_pointers("ln2_weight ln2_bias", "fp32"), "weights": f"*{operand}",
+            "sums": "*fp32", **_pointers("ln2 residual", kind), "statistics": "*fp32",
+            "hidden_out": f"*{operand}", "N": ANY_SIZE, "eps": "fp32", "ln_eps": "fp32",
         },
-        fused_forward.configuration(rank, products), KIND=TRITON_TYPES[products], PRECISION=precision,
+        fused_forward.configuration(rank, dtype, products), **constants,
     )  # fmt: skip
     yield _case(
         f"adapter tokens backward {label}", fused_backward.adapter_tokens_backward_kernel,
         {
-            **_pointers("t d_ln2 d_residual", kind), "statistics": "*fp32", "hidden": f"*{operand}",
-            **_pointers("ln2_weight ln_weight down_weight up_weight scale row_sum base", "fp32"),
-            "d_t": f"*{kind}", "d_pre": f"*{operand}", **sizes, **floats,
+            **_pointers("t d_ln2 d_residual", kind), "statistics": "*fp32", "hidden": f"*{operand}", "ln2_weight": "*fp32",
+            "weights": f"*{operand}", "sums": "*fp32", "d_t": f"*{kind}", "d_pre": f"*{operand}", "N": ANY_SIZE,
+            "eps": "fp32", "ln_eps": "fp32",
         },
-        fused_backward.configuration(fused_backward.TOKENS, rank, dtype, products), PRECISION=precision,
+        fused_backward.configuration(fused_backward.TOKENS, rank, dtype, products), **constants,
     )  # fmt: skip
     yield _case(
         f"adapter width backward {label}", fused_backward.adapter_width_backward_kernel,
         {
             **_pointers("t d_residual", kind), "statistics": "*fp32", **_pointers("hidden d_pre", operand), "sums": "*fp32",
-            **sizes, "span": ANY_SIZE, "ln_eps": "fp32",
+            "N": ANY_SIZE, "span": ANY_SIZE, "ln_eps": "fp32",
         },
-        fused_backward.configuration(fused_backward.WIDTH, rank, dtype, products), PRECISION=precision,
+        fused_backward.configuration(fused_backward.WIDTH, rank, dtype, products), **constants,
     )  # fmt: skip
 
 
 def adapter_parameter_cases(rank: int) -> Iterator[Case]:
-    """The two fused kernels of the adapter's backward without products."""
-    parameters = "ln_weight ln_bias down_weight up_weight up_bias scale"
-    gradients = "d_ln_weight d_ln_bias d_down_weight d_down_bias d_up_weight d_up_bias d_scale"
+    """The fused kernels of the adapter without products."""
+    parameters = "ln_weight ln_bias down_weight down_bias up_weight up_bias scale"
+    sizes = {"D": WIDTH, "r": rank}
     yield _case(
-        f"adapter parameters backward rank {rank}", fused_backward.adapter_parameters_backward_kernel,
-        {
-            **_pointers(f"sums {parameters} {gradients}", "fp32"), "D": WIDTH, "r": rank, "fixed_scale": "fp32",
-        },
-        fused_backward.PARAMETERS_BLOCKS,
+        f"adapter fold bf16 rank {rank}", folded.adapter_fold_kernel,
+        {**_pointers(parameters, "fp32"), "weights": "*bf16", "sums": "*fp32", "fixed_scale": "fp32"},
+        folded.BLOCKS, **sizes, R=padded(rank),
     )  # fmt: skip
+    blocks, units = parameters_backward.BLOCKS, parameters_backward.UNITS_BLOCKS
     yield _case(
-        f"adapter bottleneck sums rank {rank}", fused_backward.adapter_bottleneck_sums_kernel,
-        {**_pointers("ln_weight ln_bias down_weight down_bias row_sum base", "fp32"), "D": WIDTH, "r": rank},
-        fused_backward.SUMS_BLOCKS,
+        f"adapter parameters backward rank {rank}", parameters_backward.adapter_parameters_backward_kernel,
+        {
+            **_pointers("sums ln_weight ln_bias down_weight up_weight up_bias scale", "fp32"),
+            **_pointers("d_down_weight d_down_bias d_up_weight d_up_bias over_units", "fp32"),
+            "S": ANY_SIZE, "fixed_scale": "fp32",
+        },
+        blocks, **sizes,
+    )  # fmt: skip
+    columns = -(-WIDTH // blocks["BD"])
+    yield _case(
+        f"adapter sums over units rank {rank}", parameters_backward.adapter_over_units_kernel,
+        _pointers("over_units d_ln_weight d_ln_bias d_scale", "fp32"), units,
+        D=WIDTH, U=-(-rank // blocks["BR"]), COLUMNS=columns, BC=next_power_of_two(columns),
     )  # fmt: skip
 
 
@@ -265,10 +277,13 @@ def cases(quick: bool = False) -> list[Case]:
         ]
     kinds = ((half, half, "ieee"), (single, single, "tf32"), (single, single, "ieee"), (single, half, "ieee"))
     found = [
-        case for kind in kinds for rank in RANKS if rank != 33 or kind[0] == half for case in adapter_cases(*kind, rank)
+        case
+        for kind in kinds
+        for rank in (RANKS if kind[0] == half else SINGLE_RANKS)
+        for case in adapter_cases(*kind, rank)
     ]
     found += adapter_cases(torch.float16, torch.float16, "ieee", 32)  # the instruction shapes of bf16
-    found += [case for rank in (4, 32, 64) for case in adapter_parameter_cases(rank)]
+    found += [case for rank in (4, 32, 128) for case in adapter_parameter_cases(rank)]
     found += [case for dtype in (half, single) for width in NORM_WIDTHS for case in adapter_norm_cases(dtype, width)]
     return [*found, *small_cases(), *quantise_cases(), *all_mlp_cases(half)]
 

@@ -30,21 +30,29 @@ def adapter_forward(width: int, rank: int, size: int, parameter: int = 4, hidden
     return Traffic(3 * width * size + rank * hidden + 8, (2 * width * rank + 5 * width + rank + 1) * parameter)
 
 
+def adapter_folding(width: int, rank: int, size: int, parameter: int = 4) -> float:
+    """Bytes a call of what the fused kernels' folding writes, and of what each direction reads of it."""
+    padded = max(16, 1 << (rank - 1).bit_length())
+    return 2 * width * padded * size + (2 * padded + width) * parameter
+
+
 def adapter_backward_fused(width: int, rank: int, size: int, splits: int, parameter: int = 4) -> Traffic:
     """Tokens kernel: t, d_ln2, d_residual, hidden in, d_t, d_pre out. Width kernel: t, d_residual, hidden, d_pre in.
 
-    Partial sums are written by split, read and added up, and read once more where the parameters' gradients are made.
+    Partial sums are written by split, and read where the parameters' gradients are made.
     """
     tokens_kernel = 4 * width * size + 2 * rank * size + 8
     width_kernel = 2 * width * size + 2 * rank * size + 8
     partial = (2 * rank * width + width + rank) * 4
     weights = 2 * width * rank * parameter
     gradients = (2 * width * rank + 3 * width + rank) * 4
-    return Traffic(tokens_kernel + width_kernel, 2 * (splits + 1) * partial + 3 * weights + gradients)
+    over_units = -(-rank // 8) * 2 * width * 4  # of d_gamma and d_beta, written and read
+    call = 2 * splits * partial + weights + adapter_folding(width, rank, size) + gradients + 2 * over_units
+    return Traffic(tokens_kernel + width_kernel, call)
 
 
 def adapter_by_products(width: int, rank: int, size: int) -> tuple[Traffic, Traffic]:
-    """Above rank 64 on a GPU: passes over the tokens for both norms, and library products."""
+    """Above rank 128 on a GPU: passes over the tokens for both norms, and library products."""
     wide, narrow, weights = width * size, rank * size, 2 * width * rank
     forward = (
         4 * wide + 8  # norms: t in; ln2, LN_a's output and t + s b_up out
@@ -61,13 +69,32 @@ def adapter_by_products(width: int, rank: int, size: int) -> tuple[Traffic, Traf
 def adapter_on_a_gpu(width: int, rank: int, size: int, tokens: int, multiprocessors: int) -> tuple[Traffic, Traffic]:
     """(forward, backward) of the way that is taken for this rank."""
     from fastlift_kernels.adapter import fused_backward as fused
-    from fastlift_kernels.adapter.gpu import MOST_FUSED_RANK
+    from fastlift_kernels.adapter.arguments import MOST_FUSED_RANK
 
     if rank > MOST_FUSED_RANK:
         return adapter_by_products(width, rank, size)
     blocks = fused.configuration(fused.WIDTH, rank, torch.bfloat16, torch.bfloat16)
     splits, _ = fused.splits_of(tokens, -(-width // blocks["BD"]), multiprocessors)
-    return adapter_forward(width, rank, size), adapter_backward_fused(width, rank, size, splits)
+    forward = adapter_forward(width, rank, size)
+    folding = adapter_folding(width, rank, size)
+    return Traffic(forward.token, forward.call + 2 * folding), adapter_backward_fused(width, rank, size, splits)
+
+
+def adapter_from_caches(width: int, rank: int, size: int) -> tuple[float, float]:
+    """(forward, backward) bytes a token that the fused kernels read from L2 beside main memory; none of it from L1.
+
+    Weights by every program, rows a second time by the same program, and what is kept of the bottleneck by every block of
+    columns.
+    """
+    from fastlift_kernels.adapter import fused_backward as fused
+    from fastlift_kernels.adapter import fused_forward
+
+    half = torch.bfloat16
+    forward = fused_forward.configuration(rank, half, half)
+    tokens, columns = (fused.configuration(kernel, rank, half, half) for kernel in (fused.TOKENS, fused.WIDTH))
+    weights = 2 * width * forward["BR"] * size
+    again = (-(-width // columns["BD"]) - 1) * (2 * rank * size + 8)
+    return weights / forward["BN"] + width * size, weights / tokens["BN"] + 3 * width * size + again
 
 
 def adapter_backward_native(width: int, rank: int, size: int) -> Traffic:

@@ -7,8 +7,10 @@ import torch
 from ..checks import check_activations, check_like, check_parameter, check_positive
 
 MAX_RANK = 512  # of the fused implementations
+# On a GPU; above it, second readings of both weights and of rows cost more than library products do (README.md).
+MOST_FUSED_RANK = 128
 
-# N tokens, D width, r rank
+# N tokens, D width, r rank, R padded rank
 
 
 class AdapterArguments(NamedTuple):
@@ -42,6 +44,8 @@ class AdapterOutputs(NamedTuple):
     residual: torch.Tensor  # as t
     statistics: torch.Tensor  # [2, N] float32: mean and variance, kept for backward
     hidden: torch.Tensor  # [N, r] in the dtype of the products' operands, kept for backward
+    weights: torch.Tensor  # [2, R, D] in that dtype; with sums: the parameters folded for the fused kernels of a GPU
+    sums: torch.Tensor  # [2 R + D] float32
 
 
 class AdapterIncoming(NamedTuple):
@@ -51,6 +55,8 @@ class AdapterIncoming(NamedTuple):
     d_ln2: torch.Tensor | None  # as t; None: zero
     statistics: torch.Tensor  # [2, N]
     hidden: torch.Tensor  # [N, r]
+    weights: torch.Tensor  # [2, R, D] or empty
+    sums: torch.Tensor  # [2 R + D] or empty
 
 
 class AdapterGradients(NamedTuple):
@@ -107,6 +113,19 @@ def check_rank(down_weight: torch.Tensor, impl: str) -> None:
         raise ValueError(f'down_weight: impl="{impl}" takes a rank (rows) up to {MAX_RANK}, got {down_weight.shape[0]}')
 
 
+def padded(rank: int) -> int:
+    """R: matrix units multiply by 16 columns and more."""
+    return max(16, 1 << (int(rank) - 1).bit_length())
+
+
+def folded_shapes(a: AdapterArguments, impl: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of ``weights`` and ``sums``, which only the fused kernels of a GPU have."""
+    _, width, rank = a.sizes
+    if impl == "native" or rank > MOST_FUSED_RANK:
+        return (0,), (0,)
+    return (2, padded(rank), width), (2 * padded(rank) + width,)
+
+
 def product_dtypes(t: torch.Tensor) -> tuple[torch.dtype, ...]:
     """In which products may be taken: that of ``t``, or a shorter one for float32 under autocast on a GPU."""
     return (t.dtype, torch.bfloat16, torch.float16) if t.dtype == torch.float32 else (t.dtype,)
@@ -129,3 +148,6 @@ def check_incoming(a: AdapterArguments, incoming: AdapterIncoming, impl: str) ->
     check_like("statistics", incoming.statistics, (2, N), (torch.float32,), "t", a.t)
     dtypes = (torch.float32,) if impl == "native" else product_dtypes(a.t)
     check_like("hidden", incoming.hidden, (N, r), dtypes, "t", a.t)
+    weights, sums = folded_shapes(a, impl)
+    check_like("weights", incoming.weights, weights, (incoming.hidden.dtype,), "t", a.t)
+    check_like("sums", incoming.sums, sums, (torch.float32,), "t", a.t)

@@ -5,9 +5,7 @@ from typing import Any
 import torch
 
 from . import fused_backward, fused_forward, wide
-from .arguments import AdapterArguments, AdapterGradients, AdapterIncoming, AdapterOutputs
-
-MOST_FUSED_RANK = 64  # above it each program's second reading of both weights costs more than library products do
+from .arguments import MOST_FUSED_RANK, AdapterArguments, AdapterGradients, AdapterIncoming, AdapterOutputs
 
 
 def forward(a: AdapterArguments, outputs: AdapterOutputs, products: torch.dtype) -> None:

@@ -10,14 +10,14 @@ from .arguments import AdapterArguments, AdapterGradients, AdapterIncoming, Adap
 
 def forward(a: AdapterArguments, outputs: AdapterOutputs, products: torch.dtype) -> None:
     """Fill ``outputs``, for at least one token. The library multiplies in float32, whatever ``products`` says."""
-    ln2, residual, statistics, hidden = outputs
+    ln2, residual, statistics, hidden, _, _ = outputs
     tensors = (a.t, *_parameters(a), ln2, residual, *statistics.unbind(), hidden)  # the address of an empty one is null
     call("fastlift_adapter_forward", AdapterForward(*_sizes(a), *[pointer(x) for x in tensors]))
 
 
 def backward(a: AdapterArguments, incoming: AdapterIncoming, gradients: AdapterGradients) -> None:
     """Fill ``gradients``, for at least one token."""
-    d_residual, d_ln2, statistics, hidden = incoming
+    d_residual, d_ln2, statistics, hidden, _, _ = incoming
     ln2_weight, _ln2_bias, *learned = _parameters(a)
     tensors = (a.t, d_ln2, d_residual, *statistics.unbind(), hidden, ln2_weight, *learned, *gradients)
     call("fastlift_adapter_backward", AdapterBackward(*_sizes(a), *[pointer(x) for x in tensors]))

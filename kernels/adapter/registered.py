@@ -15,9 +15,12 @@ from .arguments import (
     check_incoming,
     check_products,
     check_rank,
+    folded_shapes,
 )
 
 _PACKAGE = str(__package__)
+
+KEPT = len(AdapterOutputs._fields) - 2  # of forward's results, for backward
 
 # N tokens, D width, r rank
 
@@ -31,11 +34,15 @@ def _outputs(a: AdapterArguments, products: torch.dtype, keep: bool, impl: str) 
     """Memory for the results, those that nobody wants empty."""
     kept = a.t.numel() // a.t.shape[-1] if keep else 0
     residual = torch.empty_like(a.t, memory_format=torch.contiguous_format)
+    weights, sums = folded_shapes(a, impl)
+    kind = torch.float32 if impl == "native" else products
     return AdapterOutputs(
         a.t.new_empty(0) if a.ln2_weight is None else torch.empty_like(residual),
         residual,
         a.t.new_empty(2, kept, dtype=torch.float32),
-        a.t.new_empty(kept, a.down_weight.shape[0], dtype=torch.float32 if impl == "native" else products),
+        a.t.new_empty(kept, a.down_weight.shape[0], dtype=kind),
+        a.t.new_empty(weights, dtype=kind),
+        a.t.new_empty(sums, dtype=torch.float32),
     )
 
 
@@ -65,8 +72,9 @@ adapter_forward = register(
 
 
 def _unflatten_backward(flat: Any) -> tuple[Any, ...]:
-    d_residual, d_ln2, statistics, hidden, *arguments, need_t, impl = flat
-    return AdapterArguments(*arguments), AdapterIncoming(d_residual, d_ln2, statistics, hidden), need_t, impl
+    kept = len(AdapterIncoming._fields)
+    *arguments, need_t, impl = flat[kept:]
+    return AdapterArguments(*arguments), AdapterIncoming(*flat[:kept]), need_t, impl
 
 
 def _gradients(a: AdapterArguments, _: AdapterIncoming, need_t: bool, impl: str) -> AdapterGradients:
@@ -112,10 +120,10 @@ def _product_flops(a: Any) -> int:
 def _save(ctx: Any, arguments: tuple[Any, ...], results: AdapterOutputs) -> tuple[torch.Tensor, ...]:
     """Where nothing below learns, ln2 is a constant: the MLP that reads it must not keep anything for its gradient."""
     a, _, ctx.keep, ctx.impl = _unflatten_forward(arguments)
-    ln2, _, statistics, hidden = results
+    ln2, _, *kept = results
     *tensors, fixed_scale, eps, ln_eps = a
     ctx.numbers = fixed_scale, eps, ln_eps
-    ctx.save_for_backward(statistics, hidden, *tensors)
+    ctx.save_for_backward(*kept, *tensors)
     return () if ctx.needs_input_grad[0] else (ln2,)
 
 
@@ -124,10 +132,10 @@ def _differentiate(
 ) -> tuple[torch.Tensor | None, ...]:
     if not ctx.keep:
         raise RuntimeError("adapter_forward: called with keep=False, but a gradient is asked for")
-    statistics, hidden, *tensors = ctx.saved_tensors
+    kept, tensors = ctx.saved_tensors[:KEPT], ctx.saved_tensors[KEPT:]
     a = AdapterArguments(*tensors, *ctx.numbers)
     d_residual = torch.zeros_like(a.t) if d_residual is None else d_residual
-    incoming = AdapterIncoming(d_residual, None if a.ln2_weight is None else d_ln2, statistics, hidden)
+    incoming = AdapterIncoming(d_residual, None if a.ln2_weight is None else d_ln2, *kept)
     needs = dict(zip(AdapterArguments._fields, ctx.needs_input_grad, strict=False))  # products, keep and impl follow
     found = adapter_backward.below_autograd(*incoming, *a, needs["t"], ctx.impl)
     gradients = dict(zip(AdapterGradients._fields, found, strict=True))

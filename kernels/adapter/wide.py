@@ -1,4 +1,4 @@
-"""The adapter op on a GPU by library products, for ranks above ``gpu.MOST_FUSED_RANK``.
+"""The adapter op on a GPU by library products, for ranks above ``arguments.MOST_FUSED_RANK``.
 
 There a fused program would read both weights again for every few tokens. So the norms are one pass over the tokens each
 way (a Triton kernel), the bottleneck is four products, and as much is kept for backward as by the fused way.
@@ -109,7 +109,7 @@ def configuration(width: int) -> dict[str, int]:
 def forward(a: AdapterArguments, outputs: tuple[Any, ...], products: torch.dtype) -> None:
     """Fill ``outputs`` (of AdapterOutputs, None where not wanted) for at least one token; ``products``: dtype of operands."""
     N, D, r = a.sizes
-    ln2, residual, statistics, kept = outputs
+    ln2, residual, statistics, kept, _, _ = outputs
     normed = torch.empty((N, D), device=a.t.device, dtype=products)
     norms = (a.t, a.ln2_weight, a.ln2_bias, a.ln_weight, a.ln_bias, a.up_bias, a.scale)
     blocks = configuration(D)
@@ -131,7 +131,7 @@ def forward(a: AdapterArguments, outputs: tuple[Any, ...], products: torch.dtype
 
 def backward(a: AdapterArguments, incoming: AdapterIncoming, gradients: tuple[Any, ...]) -> None:
     """Fill ``gradients`` (of AdapterGradients, None where not wanted), for at least one token."""
-    d_residual, d_ln2, statistics, hidden = incoming
+    d_residual, d_ln2, statistics, hidden, _, _ = incoming
     (N, D, _), products, d = a.sizes, hidden.dtype, AdapterGradients(*gradients)
     s = a.t.new_full((1,), a.fixed_scale, dtype=torch.float32) if a.scale is None else a.scale.float().view(1)
     down, up = a.down_weight.float(), a.up_weight.float()

@@ -16,6 +16,8 @@ from rounding import Bounded, unit_roundoff
 
 # N tokens, D width, r rank; B batch, C classes. `operands`: the dtype to which a product's operands are rounded.
 
+LEADING = 32  # columns from which a GPU's kernel guesses a row's mean
+
 
 class Float32(torch.Tensor):
     """float32 tensors with the methods that :class:`Bounded` has beyond a tensor's."""
@@ -62,6 +64,7 @@ class Dtypes:
     by_products: bool = (
         False  # the adapter by library products: what lies between two of them is stored as operands are
     )
+    folded: bool = False  # the adapter by a GPU's kernels: operands hold gamma and s, and x is known after its product
 
     @property
     def stream(self) -> torch.dtype:
@@ -80,13 +83,28 @@ def between(dtypes: Dtypes, x: Any, a: Any, b: Any) -> Any:
     return Bounded(x.value, x.error + parts).rounded(dtypes.operands)
 
 
+def product_of_shifted(
+    t: Any, mean: Any, rstd: Any, ln_eps: float, down: Any, operands: torch.dtype, steps: Steps
+) -> Any:
+    """x @ down.T, where operands are made before the whole row is known: less the mean of its leading columns."""
+    few = t[:, :LEADING]
+    near = few.sum(1, keepdim=True) / few.shape[1]
+    head = few - near
+    scale = 1 / ((head * head).sum(1, keepdim=True) / few.shape[1] + ln_eps).sqrt()
+    operand = ((t - near) * scale).rounded(operands)
+    row_sum = steps.value("row_sum", down.sum(1).reshape(1, down.shape[0]))
+    return steps.product("down", operand, down.T) * (rstd / scale) - (mean - near) * rstd * row_sum
+
+
 def adapter(n: dict[str, Any], dtypes: Dtypes, eps: float, ln_eps: float, steps: Steps) -> dict[str, Any]:
     """Results by name from t [N, D], the parameters, d_residual and (with LN_2) d_ln2; the maths are in the op's README."""
     operands, store = dtypes.operands, dtypes.store
     t, g, s = n["t"], n["d_residual"], n["scale"]
     gamma, beta = n["ln_weight"], n["ln_bias"]
     down, up = n["down_weight"], n["up_weight"]
-    down_operand, up_operand = down.rounded(operands), up.rounded(operands)
+    down_operand = (down * gamma if dtypes.folded else down).rounded(operands)
+    up_operand = (up * s if dtypes.folded else up).rounded(operands)
+    inside, outside = (1, 1) if dtypes.folded else (gamma, s)  # of a product
     down_bias, up_bias = steps.value("down_bias", n["down_bias"]), steps.value("up_bias", n["up_bias"])
     width, rank = down.shape[1], down.shape[0]
     eps, ln_eps = steps.value("eps", eps), steps.value("ln_eps", ln_eps)
@@ -96,25 +114,30 @@ def adapter(n: dict[str, Any], dtypes: Dtypes, eps: float, ln_eps: float, steps:
     variance = (centred * centred).sum(1, keepdim=True) / width
     rstd = 1 / (variance + ln_eps).sqrt()
     x = centred * rstd
-    base = beta.reshape(1, width).rounded(operands) @ down_operand.T
-    base = base + (down_bias.rounded(operands) if dtypes.by_products else down_bias)
-    normed_operand = (x * gamma).rounded(operands)
-    pre = between(dtypes, steps.product("down", normed_operand, down_operand.T), normed_operand, down_operand.T) + base
+    base = beta.reshape(1, width) @ down.T + down_bias
+    if dtypes.folded:
+        pre = product_of_shifted(t, mean, rstd, ln_eps, down_operand, operands, steps) + base
+    else:
+        rounded_base = beta.reshape(1, width).rounded(operands) @ down_operand.T
+        rounded_base = rounded_base + (down_bias.rounded(operands) if dtypes.by_products else down_bias)
+        normed = (x * gamma).rounded(operands)
+        pre = between(dtypes, steps.product("down", normed, down_operand.T), normed, down_operand.T) + rounded_base
     hidden = pre.relu().rounded(operands)
-    residual = steps.product("up", hidden, up_operand.T) * s + (up_bias * s + t).rounded(dtypes.stream)
+    residual = steps.product("up", hidden, up_operand.T) * outside + (up_bias * s + t).rounded(dtypes.stream)
     out = {"residual": residual.rounded(store)}
 
     g_operand = g.rounded(operands)
-    d_hidden = between(dtypes, steps.product("d_hidden", g_operand, up_operand), g_operand, up_operand) * s
+    d_hidden = between(dtypes, steps.product("d_hidden", g_operand, up_operand), g_operand, up_operand) * outside
     d_pre = hidden.where_positive(d_hidden)
     pre_operand = d_pre.rounded(operands)
-    e = between(dtypes, steps.product("d_x", pre_operand, down_operand), pre_operand, down_operand) * gamma
+    e = between(dtypes, steps.product("d_x", pre_operand, down_operand), pre_operand, down_operand) * inside
     if dtypes.by_products:
         mean_e, mean_ex = e.sum(1, keepdim=True), (e * x).sum(1, keepdim=True)
     else:
         # x W + base is hidden wherever d_pre is not zero: the means over D of the bottleneck's share need no pass over D.
-        mean_e = d_pre @ (down * gamma).sum(1).reshape(rank, 1)
-        mean_ex = (d_pre * (hidden - (beta.reshape(1, width) @ down.T + down_bias))).sum(1, keepdim=True)
+        folded = down_operand if dtypes.folded else down * gamma
+        mean_e = d_pre @ folded.sum(1).reshape(rank, 1)
+        mean_ex = (d_pre * (hidden - base)).sum(1, keepdim=True)
     if "d_ln2" in n:
         rstd2 = 1 / (variance + eps).sqrt()
         x2 = centred * rstd2

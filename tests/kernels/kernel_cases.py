@@ -15,7 +15,7 @@ import fastlift_kernels
 ADAPTER_NAMES = (
     "ln2_weight", "ln2_bias", "ln_weight", "ln_bias", "down_weight", "down_bias", "up_weight", "up_bias", "scale",
 )  # fmt: skip
-MOST_FUSED_RANK = 64  # of the Triton kernels; library products above it
+MOST_FUSED_RANK = 128  # of the Triton kernels; library products above it
 Results = dict[str, torch.Tensor]
 
 
@@ -103,7 +103,7 @@ class AdapterCase(Case):
         rank = self.tensors["down_weight"].shape[0]  # type: ignore[union-attr]
         by_products = impl == "triton" and rank > MOST_FUSED_RANK
         operands = found.operands if impl == "native" or self.products is None else self.products
-        return replace(found, operands=operands, by_products=by_products)
+        return replace(found, operands=operands, by_products=by_products, folded=impl == "triton" and not by_products)
 
     def run(self, impl: str | None, dtype: torch.dtype | None = None) -> Results:
         leaves = self.leaves(dtype)

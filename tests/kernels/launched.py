@@ -22,13 +22,14 @@ from kernel_cases import activation_case, adapter_case, cosine_case, mlp_case  #
 def compiled() -> dict[str, int]:
     """How often each kernel was compiled."""
     from fastlift_kernels.activation import gpu as activation
-    from fastlift_kernels.adapter import fused_backward, fused_forward, wide
+    from fastlift_kernels.adapter import folded, fused_backward, fused_forward, parameters_backward, wide
     from fastlift_kernels.attention import backward, backward_whole, forward
     from fastlift_kernels.cosine_ce import rows
     from fastlift_kernels.mlp import gpu as mlp
 
     found = {}
-    for module in (forward, backward, backward_whole, activation, fused_forward, fused_backward, wide, rows, mlp):
+    adapter = (folded, fused_forward, fused_backward, parameters_backward, wide)
+    for module in (forward, backward, backward_whole, activation, *adapter, rows, mlp):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel") and hasattr(kernel, "device_caches"):
                 found[name] = sum(len(caches[0]) for caches in kernel.device_caches.values())
@@ -40,7 +41,7 @@ def sizes() -> dict[str, int]:
     from fastlift_kernels import triton_launch
 
     for tokens in (1, 6, 16, 17, 48, 197, 1182):
-        for rank in (8, 80):
+        for rank in (8, 160):
             triton_launch.compiled_before.clear()
             adapter_case(tokens, 64, rank=rank, dtype=torch.bfloat16).run("triton")
         triton_launch.compiled_before.clear()
@@ -75,15 +76,16 @@ def parameters(library: ctypes.CDLL) -> list[str]:
             different.append(kernel.fn.__name__)
 
     from fastlift_kernels.activation import gpu as activation
-    from fastlift_kernels.adapter import fused_backward, fused_forward, wide
+    from fastlift_kernels.adapter import folded, fused_backward, fused_forward, parameters_backward, wide
     from fastlift_kernels.attention import gpu as attention
     from fastlift_kernels.cosine_ce import gpu as classifier
     from fastlift_kernels.mlp import gpu as mlp
 
-    for module in (attention, activation, fused_forward, fused_backward, wide, classifier, mlp):
+    adapter = (folded, fused_forward, fused_backward, parameters_backward, wide)
+    for module in (attention, activation, *adapter, classifier, mlp):
         module.launch = twice  # type: ignore[attr-defined]
     for ln2 in (True, False):
-        for rank in (8, 80):
+        for rank in (8, 160):
             adapter_case(70, 64, rank=rank, ln2=ln2).run("triton")
     cosine_case(20, 64, 40, weighted=True, bias=True, label_smoothing=0.1).run("triton")
     activation_case("quick_gelu", 999).run("triton")

@@ -220,11 +220,12 @@ def test_errors_of_operands_reach_the_result() -> None:
             torch.testing.assert_close(bounded.value, operation(x, y))
 
 
+@pytest.mark.parametrize("impl", ["native", "triton"])
 @pytest.mark.parametrize("draws", [*ADAPTER_DRAWS[:2], *COSINE_DRAWS[:2], *ATTENTION_DRAWS], ids=named)
-def test_what_is_written_out_is_the_op(draws: Draws) -> None:
+def test_what_is_written_out_is_the_op(draws: Draws, impl: str) -> None:
     """Its values, computed without autograd and another way round, are those of the float64 run."""
     case = draws.case(1)
-    bounds = case.bounds("native")
+    bounds = case.bounds(impl)
     for name, truth in case.run("reference", torch.float64).items():
         if name != "predictions":
             torch.testing.assert_close(bounds[name].value.view(truth.shape), truth, rtol=1e-8, atol=1e-11)

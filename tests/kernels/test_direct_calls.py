@@ -21,7 +21,7 @@ def forward(**change: Any) -> Any:
 
 def backward(**change: Any) -> Any:
     incoming = {"d_residual": torch.randn(N, D), "d_ln2": torch.randn(N, D)}
-    kept = {"statistics": torch.rand(2, N), "hidden": torch.rand(N, R)}
+    kept = {"statistics": torch.rand(2, N), "hidden": torch.rand(N, R), "weights": torch.rand(0), "sums": torch.rand(0)}
     arguments = {**adapter_arguments(), **incoming, **kept, "need_t": True, "impl": "native"}
     return OPS.adapter_backward(**{**arguments, **change})
 
@@ -81,6 +81,8 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (backward, {"hidden": torch.rand(N, R).bfloat16()}, "hidden: expected torch.float32, got torch.bfloat16"),
     (backward, {"statistics": torch.rand(2, 1)}, "statistics: expected shape"),
     (backward, {"statistics": torch.rand(2, N).double()}, "statistics: expected torch.float32"),
+    (backward, {"weights": torch.rand(2, 16, D)}, r"weights: expected shape \[0\]"),
+    (backward, {"sums": torch.rand(0).double()}, "sums: expected torch.float32"),
     (backward, {"d_residual": torch.randn(1, D)}, "d_residual: expected shape"),
     (backward, {"d_residual": torch.randn(N, D).bfloat16()}, "d_residual: expected torch.float32"),
     (backward, {"d_ln2": torch.randn(N, 8)}, "d_ln2: expected shape"),
@@ -130,7 +132,7 @@ def test_what_does_not_fit_raises(native: Any, call: Any, change: dict[str, Any]
 def test_what_forward_kept_may_be_strided(native: Any) -> None:
     case = adapter_case(N, D, rank=R)
     leaves = case.constants()
-    statistics, hidden = forward(**leaves)[2:]
+    statistics, hidden, *_ = forward(**leaves)[2:]
     gradients = {"d_ln2": torch.randn(N, D), "d_residual": torch.randn(N, D)}
     strided = {"statistics": statistics.T.contiguous().T, "hidden": hidden.T.contiguous().T}
     assert not any(x.is_contiguous() for x in strided.values())

@@ -24,7 +24,7 @@ def calls() -> list[Any]:
     """One small call of each op, of the adapter by kernels and by library products."""
     return [
         pytest.param(lambda: adapter_case(3, 41, 96, rank=8, dtype=HALF), id="adapter"),
-        pytest.param(lambda: adapter_case(3, 41, 96, rank=80, dtype=HALF), id="adapter by products"),
+        pytest.param(lambda: adapter_case(3, 41, 96, rank=160, dtype=HALF), id="adapter by products"),
         pytest.param(lambda: cosine_case(33, 64, 203, dtype=HALF, weighted=True, label_smoothing=0.1), id="classifier"),
         pytest.param(lambda: mlp_case(3, 41, 96, hidden=264, dtype=HALF, scaled=True), id="mlp"),
         pytest.param(lambda: activation_case("quick_gelu", 4099, dtype=HALF), id="quick_gelu"),
@@ -52,6 +52,8 @@ each_gpu = pytest.mark.parametrize("gpu", GPUS)
         (2999, 768, 512),
         (1001, 768, 1),
         (300, 768, 65),
+        (300, 768, 128),
+        (300, 768, 129),
     ],
 )
 def test_adapter_of_many_tokens(gpu: str, tokens: int, width: int, rank: int, dtype: torch.dtype) -> None:
@@ -226,7 +228,7 @@ class Compiled(Case):
 
 
 @pytest.mark.parametrize("gpu", GPUS[:1])
-@pytest.mark.parametrize("rank", [8, 80])
+@pytest.mark.parametrize("rank", [8, 160])
 def test_float32_tokens_are_multiplied_as_autocast_says(gpu: str, rank: int) -> None:
     case = adapter_case(131, 96, rank=rank).on(gpu)
     case.products = HALF
@@ -319,7 +321,7 @@ def test_quantised_rows(gpu: str) -> None:
 
 
 @pytest.mark.parametrize("gpu", GPUS[:1])
-@pytest.mark.parametrize("rank", [8, 80])
+@pytest.mark.parametrize("rank", [8, 160])
 def test_a_weight_that_is_no_number_is_not_hidden(gpu: str, rank: int) -> None:
     """Neither by relu in a kernel nor in a library's epilogue: every token would look well, and be wrong."""
     leaves = adapter_case(9, 64, rank=rank, dtype=HALF).on(gpu).leaves()

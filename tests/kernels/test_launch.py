@@ -37,7 +37,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_one_code_for_any_number_of_tokens(launched: dict[str, Any]) -> None:
     """A partial batch, and the one image whose FLOP are counted, run what a full batch has compiled."""
     compiled = launched["compiled"]
-    assert len(compiled) == 18
+    assert len(compiled) == 19
     assert compiled["attention_forward_kernel"] == 2  # in bfloat16 and in float32
     once = [count for name, count in compiled.items() if not name.startswith(("activation", "attention_forward"))]
     assert set(once) == {1}, compiled
@@ -112,8 +112,9 @@ def test_activations_are_open_to_inductor_on_a_gpu(op: Any) -> None:
 
 def test_kernels_have_names_of_their_own() -> None:
     """In a profile of a step nobody should have to guess whose kernel it is."""
-    adapter = ("adapter.fused_forward", "adapter.fused_backward", "adapter.wide")
-    for name in (*adapter, "cosine_ce.rows", "activation.gpu", "quantise.gpu", "mlp.gpu"):
+    adapter = ("folded", "fused_forward", "fused_backward", "parameters_backward", "wide")
+    others = ("cosine_ce.rows", "activation.gpu", "quantise.gpu", "mlp.gpu")
+    for name in (*(f"adapter.{file}" for file in adapter), *others):
         module = importlib.import_module(f"fastlift_kernels.{name}")
         names = [name for name in vars(module) if name.endswith("_kernel")]
         assert names

@@ -16,7 +16,7 @@ COMPILED_HERE = (
     "adapter forward bf16 rank 32",
     "adapter tokens backward bf16 rank 32",
     "adapter width backward bf16 rank 64",
-    "adapter width backward fp32/bf16 rank 64",
+    "adapter width backward fp32/bf16 rank 128",
 )
 
 

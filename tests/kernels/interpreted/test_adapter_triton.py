@@ -14,14 +14,25 @@ from fastlift_kernels.adapter import fused_backward, op
 
 @pytest.mark.parametrize(
     ("tokens", "width", "rank"),
-    [(67, 64, 4), (1, 136, 1), (1, 200, 32), (35, 200, 33), (5, 64, 256), (35, 40, 1), (37, 200, 65)],
+    [
+        (67, 64, 4),
+        (1, 136, 1),
+        (1, 200, 32),
+        (35, 200, 33),
+        (5, 64, 256),
+        (35, 40, 1),
+        (37, 200, 65),
+        (5, 200, 129),
+        (3, 8, 2),
+        (2, 1032, 3),
+    ],
 )
 def test_float32(tokens: int, width: int, rank: int) -> None:
     assert_within_bounds(adapter_case(tokens, width, rank=rank), "triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("tokens", "width", "rank"), [(35, 128, 4), (17, 200, 32), (3, 64, 256)])
+@pytest.mark.parametrize(("tokens", "width", "rank"), [(35, 128, 4), (17, 200, 32), (3, 64, 256), (65, 136, 64)])
 def test_half(dtype: torch.dtype, tokens: int, width: int, rank: int) -> None:
     case = adapter_case(tokens, width, rank=rank, dtype=dtype)
     assert_within_bounds(case, "triton")
@@ -31,7 +42,21 @@ def test_outlier_channel() -> None:
     assert_within_bounds(adapter_case(35, 128, rank=16, outlier=300.0), "triton")
 
 
-@pytest.mark.parametrize("rank", [8, 80])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("leading", [0.0, 300.0])
+def test_leading_columns_unlike_the_rest(dtype: torch.dtype, leading: float) -> None:
+    """From them a program guesses a row's mean and size before it has seen the rest: they may be constant, or the outliers."""
+    case = adapter_case(9, 136, rank=5, dtype=dtype)
+    with torch.no_grad():
+        case.tensors["t"][:, :32] *= leading
+    assert_within_bounds(case, "triton")
+
+
+def test_width_of_a_large_backbone() -> None:
+    assert_within_bounds(adapter_case(70, 1024, rank=32, dtype=torch.bfloat16), "triton")
+
+
+@pytest.mark.parametrize("rank", [8, 160])
 @pytest.mark.parametrize("need_t", [True, False])
 def test_float32_tokens_multiplied_in_a_shorter_dtype(monkeypatch: pytest.MonkeyPatch, rank: int, need_t: bool) -> None:
     """As under autocast on a GPU: the norms, the sums and the residual stay in float32."""
@@ -55,7 +80,7 @@ def test_nothing_below_learns() -> None:
     assert_within_bounds(case, "triton")
 
 
-@pytest.mark.parametrize("rank", [4, 80])
+@pytest.mark.parametrize("rank", [4, 160])
 @pytest.mark.parametrize("shape", [(), (1, 1, 1)])
 def test_scale_of_any_shape(rank: int, shape: tuple[int, ...]) -> None:
     case = adapter_case(9, 64, rank=rank)
@@ -65,7 +90,7 @@ def test_scale_of_any_shape(rank: int, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(x, expected[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rank", [4, 80])
+@pytest.mark.parametrize("rank", [4, 160])
 def test_fixed_scale(rank: int) -> None:
     leaves = adapter_case(9, 64, rank=rank, ln2=False).leaves()
     leaves["scale"] = 0.25
