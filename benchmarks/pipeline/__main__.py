@@ -1,6 +1,7 @@
-"""``python -m benchmarks.pipeline [loaders|scaled|scan|index|memory|pack ...] --images FOLDER --output results.json``.
+"""``python -m benchmarks.pipeline [loaders|scaled|cold|scan|index|memory|pack ...] --images FOLDER --output results.json``.
 
-``loaders`` is ``fastlift bench data``, ``scaled`` what ``--scaled-decode`` saves and changes; the others measure the header scan, the reading of what DALI is given, the loading of a
+``loaders`` is ``fastlift bench data``, ``scaled`` what ``--scaled-decode`` saves and changes, ``cold`` reads from an
+empty page cache; the others measure the header scan, the reading of what DALI is given, the loading of a
 large index from its cache, the growth of memory over epochs, and packs. Needs a folder of JPEGs (any depth); without one,
 images are drawn.
 """
@@ -48,6 +49,13 @@ def scaled(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     from benchmarks.pipeline.scaled import run
 
     return run(sorted(images_in(folder)), rounds, files)
+
+
+def cold(folder: Path, rounds: int, files: int) -> dict[str, Any]:
+    """Reading from a shard that is not in the page cache: see ``benchmarks.pipeline.cold``."""
+    from benchmarks.pipeline.cold import run
+
+    return {"images_per_s": run(rounds, files)}
 
 
 def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
@@ -246,6 +254,7 @@ def _resident_mib() -> float:
 MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "loaders": loaders,
     "scaled": scaled,
+    "cold": cold,
     "scan": scan,
     "feed": feed,
     "index": index,
