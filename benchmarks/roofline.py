@@ -184,7 +184,7 @@ def _steps(found: Row) -> list[Row]:
 def _beside(found: Row, row: Row) -> list[str]:
     rates = found["rates"]
     card = Card(found["card"], rates["vit_tflops"], rates["copy_tb_per_s"])
-    usual = {"mode": "eager", "frozen": "compute", "recompute": "none", "impl": None, "micro_batch": None}
+    usual = {"mode": "eager", "frozen": "compute", "recompute": "none", "impl": None, "micro_batch": None, "fused": []}
     ratio = predicted = "–"  # the count is of the eager code
     if all(row[name] == value for name, value in usual.items()):
         ms = predicted_ms(card, replace(Shape(), rank=row["rank"]), row["batch"])

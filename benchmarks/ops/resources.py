@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import triton
+from attention_calls import CALLS, arguments, constants, kernels
 from compiled import compile_case
 from kept_rows import fingerprint, known_rows
 
@@ -160,6 +161,14 @@ def adapter_norm_cases(dtype: torch.dtype, width: int) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def attention_cases() -> Iterator[Case]:
+    """Both directions of attention."""
+    for call in CALLS:
+        for name, kernel, blocks, architectures in kernels(call, ARCHITECTURES):
+            case = _case(name, kernel, arguments(call), blocks, **constants(call))
+            yield replace(case, architectures=architectures)
+
+
 def small_cases() -> Iterator[Case]:
     """The kernels of the classifier and of the activations."""
     blocks = {"BD": 1024, "BLOCK": rows.BLOCK}
@@ -285,7 +294,7 @@ def cases(quick: bool = False) -> list[Case]:
     found += adapter_cases(torch.float16, torch.float16, "ieee", 32)  # the instruction shapes of bf16
     found += [case for rank in (4, 32, 128) for case in adapter_parameter_cases(rank)]
     found += [case for dtype in (half, single) for width in NORM_WIDTHS for case in adapter_norm_cases(dtype, width)]
-    return [*found, *small_cases(), *quantise_cases(), *all_mlp_cases(half)]
+    return [*found, *attention_cases(), *small_cases(), *quantise_cases(), *all_mlp_cases(half)]
 
 
 def architectures_of(case: Case) -> list[int]:

@@ -31,11 +31,11 @@ def kept_bytes(
 ) -> int:
     """Kept for backward by the blocks between the first tuned one and the last, which computes for one token alone.
 
-    A block keeps its input, q, k, v, attention's output, and the MLP's pre-activation; nothing but the first with
-    ``checkpointing`` block, and all but the last with mlp.
+    A block keeps its input, q, k, v and the MLP's pre-activation (and attention's output, but for own kernels); nothing but
+    the first with ``checkpointing`` block, and all but the last with mlp.
     """
     if isinstance(vit, ResNet):
         return 0
     inside = 0 if checkpointing != "none" else vit.block(0).mlp_width
-    width = vit.width if checkpointing == "block" else 5 * vit.width + inside
+    width = vit.width if checkpointing == "block" else 4 * vit.width + inside
     return itemsize * images * (vit.sequence_length + prompts) * width * max(0, vit.depth - 2 - first)

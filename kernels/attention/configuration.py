@@ -18,7 +18,8 @@ HEAD_WIDTHS = 8  # of which a head's is a multiple, so that every head starts at
 MOST_WHOLE = 256  # tokens whose keys are one block
 ROOMY = (90, 100)  # capabilities with 227 KB of shared memory a program
 NARROW = (86, 89, 120)  # with 99 KB
-MOST_NARROW = 224
+MOST_NARROW = 224  # tokens
+MOST_FLOAT32 = 208
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)  # that the configurations were compiled for
 INTERPRETED = 90  # capability where there is no GPU to ask
 
@@ -80,8 +81,8 @@ def forward_blocks(tokens: int, head_width: int, dtype: torch.dtype, capability:
     if dtype == torch.float32 or head_width > 64:
         return Forward(16, warps=4, stages=1)
     if capability in ROOMY:
-        return Forward(64, warps=4, stages=2)
-    return Forward(32, warps=4, stages=1)
+        return Forward(64, warps=4, stages=2 if capability == 90 else 1)
+    return Forward(16 if capability == 120 else 32, warps=4, stages=1)
 
 
 def backward_blocks(tokens: int, head_width: int, dtype: torch.dtype, capability: int) -> Whole | Passes | None:
@@ -90,17 +91,17 @@ def backward_blocks(tokens: int, head_width: int, dtype: torch.dtype, capability
         return None
     if dtype == torch.float32:
         return Passes(16, 32, 32, warps=8, stages=1)
-    if head_width > 64:
-        return Passes(16, 64, 32, warps=8, stages=1)
-    if capability in ROOMY and tokens <= MOST_WHOLE:
+    if capability in ROOMY and head_width <= 64 and tokens <= MOST_WHOLE:
         return Whole(32, max(64, 1 << (tokens - 1).bit_length()), warps=8, stages=2)
-    return Passes(16, 64, 64 if capability == 90 else 32, warps=4, stages=1)
+    return Passes(16, 64, 32, warps=8 if head_width > 64 else 4, stages=1)
 
 
 def _fits(tokens: int, head_width: int, dtype: torch.dtype, capability: int) -> bool:
     """Whether keys and values, and what is beside them, fit into a multiprocessor's shared memory."""
-    if head_width > 64 or dtype == torch.float32:
-        return capability in ROOMY and (dtype != torch.float32 or head_width <= 64)
+    if dtype == torch.float32:
+        return capability in ROOMY and head_width <= 64 and tokens <= MOST_FLOAT32
+    if head_width > 64:
+        return capability in ROOMY
     return capability in (80, *ROOMY) or (capability in NARROW and tokens <= MOST_NARROW)
 
 

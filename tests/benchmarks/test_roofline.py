@@ -15,9 +15,10 @@ from benchmarks.roofline import BY_HAND, CARDS, Card, predicted_ms
 
 
 def step(name: str, ms: float, **settings: Any) -> dict[str, Any]:
-    usual = {"batch": 512, "rank": 32, "mode": "eager", "frozen": "compute", "recompute": "none", "impl": None}
+    usual: dict[str, Any] = {"batch": 512, "rank": 32, "mode": "eager", "frozen": "compute", "recompute": "none"}
+    usual |= {"impl": None, "micro_batch": None, "fused": []}
     figures = {"ms": ms, "images_per_s": 512e3 / ms, "share_of_matrix": 0.5}
-    return {"part": "step", "group": name, "name": name, "micro_batch": None, **usual, **figures, **settings}
+    return {"part": "step", "group": name, "name": name, **usual, **figures, **settings}
 
 
 def results(folder: Path, *, is_rehearsal: bool = False) -> Path:

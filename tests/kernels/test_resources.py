@@ -17,6 +17,7 @@ COMPILED_HERE = (
     "adapter tokens backward bf16 rank 32",
     "adapter width backward bf16 rank 64",
     "adapter width backward fp32/bf16 rank 128",
+    "attention forward 32 bf16 77 tokens 64 wide causal",
 )
 
 
