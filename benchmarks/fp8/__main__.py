@@ -1,4 +1,4 @@
-"""What ``--frozen fp8`` does, emulated on a CPU: ``python -m benchmarks.fp8 [--cifar FOLDER]``.
+"""What ``--frozen fp8`` does, emulated on a CPU: ``python -m benchmarks.fp8 [errors] [accuracy] [--cifar FOLDER]``.
 
 Errors of logits and gradients of one batch, against fp32, and the accuracy after training: each training runs once with
 frozen products in bf16 and once in fp8, with the same seeds. Both kinds of products are emulated (``emulation.py``),
@@ -36,6 +36,7 @@ from fastlift.system.device import describe_machine, versions
 from fastlift.system.files import write_json
 from fastlift.system.progress import Quiet, Ui
 
+SHAPES = {"dataset": "shapes_lt"}
 WAYS = ("compute", "fp8")  # of ``--frozen``; the first is bf16
 BATCH = 128  # images of which errors are told
 BAR = 0.3  # points that the mean may be below that of bf16
@@ -127,7 +128,7 @@ def accuracy_table(found: dict[str, Any]) -> str:
 def error_table(found: dict[str, Any]) -> str:
     """Logits and gradients against fp32."""
     rows = []
-    for model, ways in found["errors"].items():
+    for model, ways in found["models"].items():
         for way, numbers in ways.items():
             cells = [f"{100 * numbers[name]:.2f} %" for name in ("logits", "tuner_gradient", "head_gradient")]
             rows.append([model, way, *cells, f"{numbers['tuner_gradient_cosine']:.5f}"])
@@ -162,42 +163,57 @@ def _spread(values: list[float | None]) -> str:
     return f"{statistics.fmean(numbers):.2f} ± {spread:.2f}"
 
 
-def main() -> None:
-    """Train what is missing, and write everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar", type=Path, help="folder with CIFAR-10 as train/CLASS/ and test/CLASS/")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=Path("runs/fp8"))
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    trainings: dict[str, tuple[str, dict[str, Any]]] = {"`lift`, shapes_lt": ("lift", {"dataset": "shapes_lt"})}
+def measure_errors(options: argparse.Namespace) -> dict[str, Any]:
+    """Of one batch of the embedded set's first run, and of a large model."""
+    measure("lift", SHAPES, WAYS[0], options.seeds[0], options.folder, Terminal())
+    trained = of_a_trained_model(run_folder(options.folder, "lift", SHAPES["dataset"], WAYS[0], options.seeds[0]))
+    return {
+        "models": {"shapes-clip, trained": trained, "ViT-B/16, random": errors.of_a_large_model()},
+        "fast_accumulation": errors.of_fast_accumulation(),
+    }
+
+
+def measure_accuracy(options: argparse.Namespace) -> dict[str, Any]:
+    """All trainings of all seeds both ways."""
+    trainings: dict[str, tuple[str, dict[str, Any]]] = {"`lift`, shapes_lt": ("lift", SHAPES)}
     if options.cifar is not None:
         part = small_cifar(options.cifar, options.folder / "cifar")
         trainings[f"`lift_plus`, CIFAR-10-LT from {LARGEST:,} images"] = ("lift_plus", part)
-    ui, accuracies = Terminal(), {}
+    ui, found = Terminal(), {}
     for name, (recipe, data) in trainings.items():
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         for seed in options.seeds:
             for way in WAYS:
                 runs[way].append(measure(recipe, data, way, seed, options.folder, ui))
-        accuracies[name] = summary(runs)
-    found = {
-        "machine": describe_machine(torch.device("cpu")),
-        "versions": versions(),
-        "seeds": options.seeds,
-        "trainings": accuracies,
-        "errors": {
-            "shapes-clip, trained": of_a_trained_model(
-                run_folder(options.folder, "lift", "shapes_lt", "compute", options.seeds[0])
-            ),
-            "ViT-B/16, random": errors.of_a_large_model(),
-        },
-        "fast_accumulation": errors.of_fast_accumulation(),
-    }
-    write_json(FILE, found)
-    for name, text in (("fp8-accuracy", accuracy_table(found)), ("fp8-errors", error_table(found))):
-        fill(ROOT / "docs" / "results.md", name, text)
+        found[name] = summary(runs)
+    return {"seeds": options.seeds, "trainings": found}
+
+
+MEASUREMENTS = {"errors": (measure_errors, error_table), "accuracy": (measure_accuracy, accuracy_table)}
+
+
+def main() -> None:
+    """Measure what was named, or both; keep it and fill in its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "what", nargs="*", choices=[*MEASUREMENTS, []], metavar="WHAT", help="errors, accuracy (default: both)"
+    )
+    parser.add_argument("--cifar", type=Path, help="folder with CIFAR-10 as train/CLASS/ and test/CLASS/")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/fp8"))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if unknown := set(options.what) - set(MEASUREMENTS):
+        parser.error(f"no measurement called {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    torch.set_num_threads(options.threads)
+    for what in options.what or MEASUREMENTS:
+        run, text_of = MEASUREMENTS[what]
+        about = {"machine": describe_machine(torch.device("cpu")), "versions": versions()}
+        found = {**about, **run(options)}
+        kept = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+        write_json(FILE, {**kept, what: found})
+        text = text_of(found)
+        fill(ROOT / "docs" / "results.md", f"fp8-{what}", text)
         print(text)
 
 

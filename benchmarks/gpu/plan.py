@@ -40,6 +40,9 @@ PARTS = (
     ),
     Part("attention", 120, 20, "ops", "attention, packed in and out: the library's backends against own kernels"),
     Part("mlp", 120, 20, "ops", "the frozen MLP: library products, inductor's and own ones, as a whole and one by one"),
+    Part(
+        "fp8", 60, 20, "ops", "quantisation in the pass that makes its input or after it; products in bf16 and in fp8"
+    ),
     Part("evaluation", 60, 18, "evaluation", "images/s with one crop and with five, beside those of training"),
     Part(
         "data", 60, 20, "data", "training crops of drawn JPEGs of ImageNet's sizes, with each backend that is installed"

@@ -22,6 +22,7 @@ MEASURED = {
     "widths": {"ms", "images_per_s", "loss", "tokens"},
     "attention": {"ms", "share_of_matrix", "share_of_copy"},
     "mlp": {"ms", "tflop_per_s", "share_of_copy"},
+    "fp8": {"ms", "share_of_copy"},
     "evaluation": {"ms", "images_per_s", "times_training"},
     "data": {"images_per_s", "cpu_ms_per_image", "launching_thread_ms_per_image"},
     "train": {"images_per_s", "data_wait_share", "train_s", "evaluate_s"},
