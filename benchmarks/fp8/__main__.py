@@ -118,11 +118,10 @@ def accuracy_table(found: dict[str, Any]) -> str:
         for way in WAYS:
             cells = [_spread(numbers[way][group]) for group in ("accuracy", "many", "medium", "few")]
             change = "" if way == WAYS[0] else f"{numbers['difference']:+.2f}"
-            rows.append([training, "bf16" if way == WAYS[0] else "fp8", *cells, change])
-    head = ["training", "frozen products", "all", "many", "medium", "few", "all: fp8 - bf16"]
-    seeds = ", ".join(map(str, found["seeds"]))
-    note = f"Accuracy in %, mean and sample standard deviation over seeds {seeds}."
-    return f"{table(head, rows)}\n\n{note} {_about(found)}"
+            seeds = ", ".join(map(str, numbers["seeds"]))
+            rows.append([training, seeds, "bf16" if way == WAYS[0] else "fp8", *cells, change])
+    head = ["training", "seeds", "frozen products", "all", "many", "medium", "few", "all: fp8 - bf16"]
+    return f"{table(head, rows)}\n\nAccuracy in %, mean and sample standard deviation over the seeds. {_about(found)}"
 
 
 def error_table(found: dict[str, Any]) -> str:
@@ -159,8 +158,8 @@ def _spread(values: list[float | None]) -> str:
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(values):
         return "–"
-    spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-    return f"{statistics.fmean(numbers):.2f} ± {spread:.2f}"
+    mean = f"{statistics.fmean(numbers):.2f}"
+    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean
 
 
 def measure_errors(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,11 +181,19 @@ def measure_accuracy(options: argparse.Namespace) -> dict[str, Any]:
     ui, found = Terminal(), {}
     for name, (recipe, data) in trainings.items():
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-        for seed in options.seeds:
+        seeds = [
+            seed for seed in options.seeds if not options.finished or _is_there(options.folder, recipe, data, seed)
+        ]
+        for seed in seeds:
             for way in WAYS:
                 runs[way].append(measure(recipe, data, way, seed, options.folder, ui))
-        found[name] = summary(runs)
-    return {"seeds": options.seeds, "trainings": found}
+        if seeds:
+            found[name] = {"seeds": seeds, **summary(runs)}
+    return {"trainings": found}
+
+
+def _is_there(folder: Path, recipe: str, data: dict[str, Any], seed: int) -> bool:
+    return all((run_folder(folder, recipe, data["dataset"], way, seed) / "results.json").is_file() for way in WAYS)
 
 
 MEASUREMENTS = {"errors": (measure_errors, error_table), "accuracy": (measure_accuracy, accuracy_table)}
@@ -201,6 +208,7 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, help="folder with CIFAR-10 as train/CLASS/ and test/CLASS/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/fp8"))
+    parser.add_argument("--finished", action="store_true", help="only seeds that were trained both ways already")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if unknown := set(options.what) - set(MEASUREMENTS):
