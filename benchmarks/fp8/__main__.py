@@ -177,7 +177,7 @@ def measure_accuracy(options: argparse.Namespace) -> dict[str, Any]:
     trainings: dict[str, tuple[str, dict[str, Any]]] = {"`lift`, shapes_lt": ("lift", SHAPES)}
     if options.cifar is not None:
         part = small_cifar(options.cifar, options.folder / "cifar")
-        trainings[f"`lift_plus`, CIFAR-10-LT from {LARGEST:,} images"] = ("lift_plus", part)
+        trainings[f"`lift_plus`, CIFAR-10-LT, {LARGEST:,} to {LARGEST // 100} images a class"] = ("lift_plus", part)
     ui, found = Terminal(), {}
     for name, (recipe, data) in trainings.items():
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
