@@ -32,6 +32,16 @@ def emulated() -> bool:
 needs_product = pytest.mark.skipif(not emulated(), reason="this torch has no scaled product on CPUs")
 
 
+@pytest.fixture
+def place(device: torch.device) -> torch.device:
+    """A device that multiplies in fp8, or emulates it."""
+    if device.type == "cpu" and not emulated():
+        pytest.skip("this torch has no scaled product on CPUs")
+    if device.type != "cpu" and torch.cuda.get_device_capability(device) < (8, 9):
+        pytest.skip("this GPU has no 8-bit floats")
+    return device
+
+
 def test_rows_keep_three_bits_and_their_own_scale() -> None:
     x = torch.randn(50, 64) * torch.logspace(-6, 6, 50)[:, None]
     rounded, scale = kernels.quantise_rows(x)
@@ -96,11 +106,10 @@ def close(got: torch.Tensor, exact: torch.Tensor, share: float) -> bool:
     return bool((error <= share * size).all())
 
 
-@needs_product
 @pytest.mark.parametrize("kind", ["quick_gelu", "gelu"])
-def test_mlp_and_its_gradient(kind: str) -> None:
-    first, second = Linear(64, 192).requires_grad_(False).to(torch.bfloat16), uneven(Linear(192, 64))
-    x = torch.randn(5, 50, 64, dtype=torch.bfloat16, requires_grad=True)
+def test_mlp_and_its_gradient(place: torch.device, kind: str) -> None:
+    first, second = Linear(64, 192).requires_grad_(False).to(place, torch.bfloat16), uneven(Linear(192, 64)).to(place)
+    x = torch.randn(5, 50, 64, dtype=torch.bfloat16, device=place, requires_grad=True)
     wide = x.detach().float().requires_grad_()
     activation = getattr(kernels, kind)
     exact = F.linear(
@@ -113,16 +122,15 @@ def test_mlp_and_its_gradient(kind: str) -> None:
     assert close(d_x, d_exact, 0.2)
 
 
-@needs_product
 @pytest.mark.parametrize("queries", [None, 1])
 @pytest.mark.parametrize("normed", [True, False])
-def test_qkv_and_its_gradient(queries: int | None, normed: bool) -> None:
+def test_qkv_and_its_gradient(place: torch.device, queries: int | None, normed: bool) -> None:
     """Also where only the first token asks."""
     norm, qkv = LayerNorm(64), QKV(64, 192)
     torch.nn.init.normal_(norm.weight, 1.0, 0.3)
     torch.nn.init.normal_(norm.bias)
-    norm, qkv = norm.requires_grad_(False).to(torch.bfloat16), uneven(qkv)
-    x = (3.0 * normed + torch.randn(20, 7, 64)).to(torch.bfloat16).requires_grad_()
+    norm, qkv = norm.requires_grad_(False).to(place, torch.bfloat16), uneven(qkv).to(place)
+    x = (3.0 * normed + torch.randn(20, 7, 64)).to(place, torch.bfloat16).requires_grad_()
     wide = x.detach().float().requires_grad_()
     fp8 = Fp8QKV(qkv, norm if normed else None)
     results = fp8(x, queries)
