@@ -132,7 +132,8 @@ def _differentiate(
 ) -> tuple[torch.Tensor | None, ...]:
     if not ctx.keep:
         raise RuntimeError("adapter_forward: called with keep=False, but a gradient is asked for")
-    kept, tensors = ctx.saved_tensors[:KEPT], ctx.saved_tensors[KEPT:]
+    saved = ctx.saved_tensors  # once: activation checkpointing gives them out once
+    kept, tensors = saved[:KEPT], saved[KEPT:]
     a = AdapterArguments(*tensors, *ctx.numbers)
     d_residual = torch.zeros_like(a.t) if d_residual is None else d_residual
     incoming = AdapterIncoming(d_residual, None if a.ln2_weight is None else d_ln2, *kept)
