@@ -76,11 +76,16 @@ def measure_rates(clock: Clock, sizes: Sizes) -> Rates:
     copied = alternated(clock, {"copy": lambda: target.copy_(source)}, 10, calls=5)["copy"].median
     of_vit = [products[name] for name in ("qkv", "mlp_in", "mlp_out")]
     return Rates(
-        products_tflops={name: round(flop / ms / 1e9, 4) for name, (flop, ms) in products.items()},
-        vit_tflops=round(sum(flop for flop, _ in of_vit) / sum(ms for _, ms in of_vit) / 1e9, 4),
-        copy_tb_per_s=round(2 * sizes.copied / copied / 1e9, 5),
+        products_tflops={name: _short(flop / ms / 1e9) for name, (flop, ms) in products.items()},
+        vit_tflops=_short(sum(flop for flop, _ in of_vit) / sum(ms for _, ms in of_vit) / 1e9),
+        copy_tb_per_s=_short(2 * sizes.copied / copied / 1e9),
         products_in=str(dtype).removeprefix("torch."),
     )
+
+
+def _short(rate: float) -> float:
+    """Five digits that count: a rehearsal's rates on a busy machine are small, and divide."""
+    return float(f"{rate:.5g}")
 
 
 def describe(sizes: Sizes, is_rehearsal: bool) -> dict[str, Any]:
