@@ -29,7 +29,7 @@ class Part:
 
 
 PARTS = (
-    Part("correctness", 180, 80, "correctness", "pytest -m gpu: every test that runs on a GPU, one row a test"),
+    Part("correctness", 180, 70, "correctness", "pytest -m gpu: every test that runs on a GPU, one row a test"),
     Part("ops", 120, 40, "ops", "each op against eager PyTorch and torch.compile, forward and both ways"),
     Part(
         "step",
@@ -38,10 +38,10 @@ PARTS = (
         "step",
         "the training step: batches, compiled or not, fp8, activation checkpointing, ranks, host syncs",
     ),
-    Part("attention", 120, 20, "ops", "attention, packed in and out: the library's backends against own kernels"),
-    Part("mlp", 120, 20, "ops", "the frozen MLP: library products, inductor's and own ones, as a whole and one by one"),
+    Part("attention", 120, 12, "ops", "attention, packed in and out: the library's backends against own kernels"),
+    Part("mlp", 120, 10, "ops", "the frozen MLP: library products, inductor's and own ones, as a whole and one by one"),
     Part(
-        "fp8", 60, 20, "ops", "quantisation in the pass that makes its input or after it; products in bf16 and in fp8"
+        "fp8", 60, 10, "ops", "quantisation in the pass that makes its input or after it; products in bf16 and in fp8"
     ),
     Part("evaluation", 60, 18, "evaluation", "images/s with one crop and with five, beside those of training"),
     Part(
