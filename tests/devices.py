@@ -15,6 +15,17 @@ def on_gpu(name: str = "cuda") -> list[pytest.MarkDecorator]:
     return [pytest.mark.gpu, pytest.mark.skipif(index >= there, reason=reason)]
 
 
+def has_fp8_product() -> bool:
+    """Whether this PyTorch multiplies fp8 with a scale a row on a CPU, as newer ones do."""
+    rows, ones = torch.zeros(16, 16).to(torch.float8_e4m3fn), torch.ones(16, 1)
+    try:
+        torch._scaled_mm(rows, rows.t(), ones, ones.t(), out_dtype=torch.bfloat16)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+needs_fp8_product = pytest.mark.skipif(not has_fp8_product(), reason="this torch has no scaled product on CPUs")
 CPU = pytest.param("cpu")
 CUDA = pytest.param("cuda", marks=on_gpu())
 SECOND_CUDA = pytest.param("cuda:1", marks=on_gpu("cuda:1"))

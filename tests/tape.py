@@ -110,6 +110,13 @@ class Tape:
         self.forgotten += 1
 
 
+class Dispatched(TorchDispatchMode):
+    """Every op goes through the dispatcher, as while it is recorded: called directly, some of ours round in another order."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **kwargs or {})
+
+
 class _Noting(TorchDispatchMode):
     """Tells of what would wait for a GPU."""
 

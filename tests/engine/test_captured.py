@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from fixtures import Files, tiny_recipe
 from run_files import same_state
-from tape import Tape
+from tape import Dispatched, Tape
 
 import fastlift
 from fastlift.config import Config
@@ -29,7 +30,7 @@ def settings(tiny_clip: Files, tiny_data: Path) -> Config:
 
 
 @pytest.fixture
-def tape(monkeypatch: pytest.MonkeyPatch) -> Tape:
+def tape(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tape]:
     """Steps are captured on this CPU, with an eager backbone, and in both ways at learning rates that fp32 holds."""
     from fastlift_kernels.cosine_ce import op
 
@@ -38,7 +39,8 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> Tape:
     monkeypatch.setattr("fastlift.engine.build.compile_backbone", lambda *_: None)
     monkeypatch.setattr(loop, "cosine_lr", lambda *given: float(torch.tensor(cosine_lr(*given), dtype=torch.float32)))
     monkeypatch.setattr(op, "check_labels", lambda labels, classes: None)
-    return made
+    with Dispatched():
+        yield made
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -3,17 +3,20 @@
 On a CPU ops are recorded and replayed in the recording's memory (``tape``), on a GPU by CUDA itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from devices import CUDA, DEVICES
+from devices import CUDA, DEVICES, needs_fp8_product
 from fixtures import Files, tiny_batch, tiny_learner
-from tape import Tape
+from tape import Dispatched, Tape
 from torch import Tensor
 
 from fastlift.engine.loop import cosine_lr
+from fastlift.models.fp8 import Fp8Settings
+from fastlift.models.tuners import TUNERS
 from fastlift.training.captured import WARM_UP, CapturedStep
 from fastlift.training.distributed import World
 from fastlift.training.step import Learner
@@ -27,6 +30,13 @@ def _labels_are_looked_at_on_cpus_alone(monkeypatch: pytest.MonkeyPatch) -> None
     from fastlift_kernels.cosine_ce import op
 
     monkeypatch.setattr(op, "check_labels", lambda labels, classes: None)
+
+
+@pytest.fixture(autouse=True)
+def _ops_are_dispatched_on_cpus(request: pytest.FixtureRequest) -> Iterator[None]:
+    on_gpu = hasattr(request.node, "callspec") and request.node.callspec.params.get("place") == "cuda"
+    with nullcontext() if on_gpu else Dispatched():
+        yield
 
 
 def capture(some: Learner, said: list[str] | None = None) -> tuple[CapturedStep, Tape]:
@@ -67,7 +77,9 @@ def assert_same(one: Learner, other: Learner) -> None:
     for name, value in mine.items():
         expected = theirs[name]
         same = torch.equal(value, expected) if isinstance(value, Tensor) else value == expected  # type: ignore[arg-type]
-        assert same or (value != value and expected != expected), f"{name}: {value}, not {expected}"
+        assert same or (value is not expected and repr(value) == repr(expected) == "nan"), (
+            f"{name}: {value}, not {expected}"
+        )
 
 
 def take(some: Learner, step: Callable[..., bool], numbers: range, bad: int | None = None) -> None:
@@ -127,6 +139,43 @@ def test_activation_checkpointing_too(tiny_clip: Files, place: str, recompute: A
     step, _ = capture(found)
     take(plain, plain.step, range(8))
     take(found, step.step, range(8))
+    assert_same(found, plain)
+
+
+CLASSIFIERS = ("linear", "l2", "layernorm", "text")
+
+
+@pytest.mark.parametrize("place", DEVICES)
+@pytest.mark.parametrize(
+    "model",
+    [
+        *({"tuner": name} for name in sorted(set(TUNERS) - {"none", "adaptformer"})),
+        *({"classifier": name} for name in CLASSIFIERS),
+        {"classifier": "text", "text_tuner": ["coop", "clip_adapter", "projection", "lora"]},
+    ],
+    ids=lambda model: "-".join(map(str, model.values())),
+)
+def test_every_tuner_and_classifier_can_be_captured(tiny_clip: Files, place: str, model: dict[str, Any]) -> None:
+    said: list[str] = []
+    plain, found = (tiny_learner(tiny_clip, place, model=model) for _ in range(2))
+    step, _ = capture(found, said)
+    take(plain, plain.step, range(6))
+    take(found, step.step, range(6))
+    assert_same(found, plain)
+    assert said == ["training step captured in a CUDA graph, for 8 images"]
+
+
+@needs_fp8_product
+@pytest.mark.parametrize("place", DEVICES)
+def test_frozen_products_in_fp8_too(tiny_clip: Files, place: str) -> None:
+    plain, found = (tiny_learner(tiny_clip, place, dtype=torch.bfloat16, micro_batch=4) for _ in range(2))
+    for some in (plain, found):
+        if place != "cpu":
+            Fp8Settings("fp8").check(some.sums.loss.device, torch.bfloat16)
+        assert Fp8Settings("fp8").build(some.model.vit)
+    step, _ = capture(found)
+    take(plain, plain.step, range(6))
+    take(found, step.step, range(6))
     assert_same(found, plain)
 
 
