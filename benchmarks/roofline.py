@@ -41,7 +41,7 @@ class Card:
     def ms(self, part: Part, images: int) -> float:
         """Predicted milliseconds of a part."""
         seconds = max(
-            part.flop / self.tflops, part.bytes / self.tb_per_s, part.cached / self.cached_tb_per_s
+            part.flop / self.tflops, part.bytes / self.tb_per_s, (part.bytes + part.cached) / self.cached_tb_per_s
         ) / 1e12  # fmt: skip
         return 1e3 * seconds * images
 
@@ -204,7 +204,7 @@ def document(results: Path) -> str:
 
 The table counts one training step of LIFT on a ViT-B/16 at 224 pixels, kernel by kernel as the eager code launches it
 (`benchmarks/counting.py`): bf16, batch {BATCH}, rank {RANKS[0]}, 1000 classes. The time of a kind of kernel is the longest of three times: its
-FLOP, its bytes of memory and its bytes from L2, each divided by the rate of the card. The total is the sum over all kinds. The rates do
+FLOP, its bytes of memory and all bytes that pass L2, each divided by the rate of the card. The total is the sum over all kinds. The rates do
 not come from data sheets: PyTorch reached them on such cards ({cards}; matrix products of
 the ViT's shapes, and copies, bytes read plus bytes written). The H200's rate for products is assumed to equal the H100's, because the chip
 is the same. The L2 rate, {CARDS[0].cached_tb_per_s} TB/s, is an assumption. Launches, gaps between kernels and the host are not counted.

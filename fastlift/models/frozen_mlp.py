@@ -21,18 +21,24 @@ def frozen_mlp(
 
     ``x`` and ``residual`` are [B, L, D]; with ``overwrite`` the result may lie in the memory of the residual.
     """
-    mlp_in, activation, mlp_out, scale, post = sites
-    kind = _kind(activation)
-    is_plain = type(mlp_in) is type(mlp_out) is Linear and type(post) is nn.Identity
-    if kind is None or not is_plain or type(scale) not in (nn.Identity, LayerScale) or x.dtype != residual.dtype:
+    if x.dtype != residual.dtype or not is_plain(sites):
         return None
-    if any(_learns(part) for part in (mlp_in, mlp_out, scale)):
-        return None
+    mlp_in, activation, mlp_out, scale, _ = sites
+    kind = cast(Literal["quick_gelu", "gelu"], _kind(activation))
     gamma = scale.gamma if isinstance(scale, LayerScale) else None
     return kernels.mlp(
         x, *_operands(cast(Linear, mlp_in), x), *_operands(cast(Linear, mlp_out), x), residual,
         kind=kind, scale=gamma, overwrite=overwrite, impl=impl,
     )  # fmt: skip
+
+
+def is_plain(sites: Sites) -> bool:
+    """Whether the sites hold what they did at the start, frozen, with an activation that the op knows."""
+    mlp_in, activation, mlp_out, scale, post = sites
+    products = type(mlp_in) is type(mlp_out) is Linear and type(post) is nn.Identity
+    if not products or type(scale) not in (nn.Identity, LayerScale) or _kind(activation) is None:
+        return False
+    return not any(_learns(part) for part in (mlp_in, mlp_out, scale))
 
 
 def _kind(activation: Callable[[Tensor], Tensor]) -> Literal["quick_gelu", "gelu"] | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from torch import nn
 
 import fastlift_kernels as kernels
+from fastlift.models.frozen_mlp import is_plain
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings import May, Settings
 
@@ -32,11 +33,13 @@ def _attention(vit: VisionTransformer) -> str | None:
 
 
 def _mlp(vit: VisionTransformer) -> str | None:
-    reason = kernels.mlp_reason(vit.compute_dtype, next(vit.parameters()).device)
-    if not reason:
-        for i in range(vit.depth):
-            vit.block(i).mlp_impl = "triton"
-    return reason or None
+    if reason := kernels.mlp_reason(vit.compute_dtype, next(vit.parameters()).device):
+        return reason
+    blocks = [vit.block(i) for i in range(vit.depth)]
+    others = sum(not is_plain(block.mlp_sites) for block in blocks)
+    for block in blocks:
+        block.mlp_impl = "triton"
+    return f"the MLP of {others} of {len(blocks)} blocks is in fp8, learns or has a tuner inside" if others else None
 
 
 _SWITCHES: dict[Fused, Callable[[VisionTransformer], str | None]] = {"attention": _attention, "mlp": _mlp}

@@ -35,7 +35,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
-from fastlift.models.frozen_mlp import frozen_mlp
+from fastlift.models.frozen_mlp import Sites, frozen_mlp
 from fastlift.models.layers import LayerNorm, LayerScale, Linear
 from fastlift.models.pooling import Pool
 from fastlift.settings import May, Settings
@@ -145,11 +145,15 @@ class Block(nn.Module):
         x = self.prompts(x)
         return x[:, :queries] + self.scale_1(self.attention(x, queries))
 
+    @property
+    def mlp_sites(self) -> Sites:
+        """What its MLP is made of."""
+        return self.mlp_in, self.activation, self.mlp_out, self.scale_2, self.post_mlp
+
     def transform(self, t: Tensor) -> Tensor:
         """The second half: t [B, L, D] -> t + MLP(LN_2(t)) and whatever a tuner adds."""
         normed, residual = self.pre_mlp(t)
-        sites = (self.mlp_in, self.activation, self.mlp_out, self.scale_2, self.post_mlp)
-        y = frozen_mlp(normed, residual, sites, overwrite=residual is not t, impl=self.mlp_impl)
+        y = frozen_mlp(normed, residual, self.mlp_sites, overwrite=residual is not t, impl=self.mlp_impl)
         if y is not None:
             return y
         hidden = self.mlp_out(self.activation(self.mlp_in(normed)))

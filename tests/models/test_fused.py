@@ -39,6 +39,14 @@ def test_the_mlp_in_a_dtype_that_it_does_not_take(monkeypatch: pytest.MonkeyPatc
     assert all(model.vit.block(i).mlp_impl == "triton" for i in range(model.vit.depth))
 
 
+def test_an_mlp_that_goes_site_by_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("shapes-clip", class_names=NAMES, tuner=("lora_mlp",), layers=1)
+    model.set_compute_dtype(torch.bfloat16)
+    monkeypatch.setattr(op, "triton_reason", lambda _: "")  # as on a GPU
+    (told,) = FusedSettings(("mlp",)).build(model.vit)
+    assert told.endswith(f"since the MLP of 1 of {model.vit.depth} blocks is in fp8, learns or has a tuner inside")
+
+
 def test_other_backbones() -> None:
     (told,) = FusedSettings(("attention",)).build(torch.nn.Linear(2, 2))
     assert told == "fused attention: only vision transformers have such kernels"
