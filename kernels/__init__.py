@@ -12,7 +12,7 @@ if __name__ != "kernels":
     from .attention.configuration import attention_tokens
     from .attention.op import attention
     from .cosine_ce.op import cosine_cross_entropy
-    from .dispatch import Impl, available
+    from .dispatch import Impl, available, code_digest
     from .mlp.op import mlp, mlp_reason
     from .quantise.op import (
         activation_backward_quantise,
@@ -30,6 +30,7 @@ if __name__ != "kernels":
         "attention",
         "attention_tokens",
         "available",
+        "code_digest",
         "cosine_cross_entropy",
         "gelu",
         "layer_norm_quantise",

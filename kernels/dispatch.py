@@ -1,9 +1,11 @@
 """Which implementation runs, by the tensor's device and dtype or by name; and a report of what this machine has."""
 
 import functools
+import hashlib
 import importlib.util
 import os
 import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -44,6 +46,18 @@ def choose(impl: Impl | None, name: str, tensor: torch.Tensor) -> Impl:
     if dtype not in known:
         raise TypeError(f'{name}: impl="{impl}" knows {", ".join(str(d) for d in known)}, got {dtype}')
     return impl
+
+
+def code_digest(folder: Path = Path(__file__).parent) -> str:
+    """A name of the ops' Python code, 16 hexadecimal digits; ``folder``: where it lies.
+
+    PyTorch keeps compiled graphs by the names of the ops that they call. One that was compiled with other code would call them
+    with other arguments, so what is kept must carry this name.
+    """
+    found = hashlib.blake2b(digest_size=8)
+    for file in sorted(folder.rglob("*.py")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def available() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,13 @@ import fuzzing  # loads the profile of the property tests
 from devices import DEVICES
 from fixtures import SHARED
 
+from fastlift_kernels import code_digest
+
 
 def pytest_configure(config: pytest.Config) -> None:
     _as_started_in_the_foreground()
+    compiled = Path(tempfile.gettempdir()) / f"fastlift-tests-inductor-{code_digest()}"  # none of other kernels
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     config.pluginmanager.register(absent)
     if fuzzing.SECONDS:
         config.pluginmanager.register(fuzzing.Fuzzing())

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import fastlift_kernels as kernels
 from fastlift.models.lift import LiftModel
 from fastlift.settings import Settings
 from fastlift.system.files import cache_folder
@@ -87,7 +88,7 @@ def compile_backbone(model: LiftModel, mode: str, sizes: Iterable[int], image_si
 
     A kind is a size of the batch and one of the images, of which there will be ``image_sizes``, in training or evaluation.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor" / kernels.code_digest()))
     model.vit.compile(fullgraph=True, dynamic=False, mode=mode)
     model.compiled_sizes = frozenset(sizes)
     kinds = 2 * len(model.compiled_sizes) * image_sizes

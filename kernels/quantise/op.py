@@ -42,7 +42,7 @@ def layer_norm_quantise(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """``quantise_rows`` of LN(x) = (x - mean) rstd * weight + bias, which is never rounded to another dtype, in one pass.
 
-    No gradient flows through it; ``mean`` and ``rstd`` are what LayerNorm's backward takes. Compilation and errors as in
+    No gradient flows through it; ``mean`` and ``rstd`` are what LayerNorm's backward takes. Compilation as in
     :func:`quantise_rows`.
 
     Args:
@@ -52,6 +52,7 @@ def layer_norm_quantise(
         impl: as there.
 
     Returns: rounded and scale as there, and mean and rstd = 1 / sqrt(variance + eps), [N, 1] float32.
+    Raises: TypeError, ValueError for other dtypes or shapes, RuntimeError where ``impl`` is not available.
     Source: Ba et al. 2016; rows as there.
     """
     if _is_called():
@@ -75,7 +76,7 @@ def layer_norm_quantise_backward(
 ) -> torch.Tensor:
     """d_x [N, D] in the dtype of x: rstd (g - mean(g) - x^ mean(g x^)) with g = d_normed weight, x^ = (x - mean) rstd.
 
-    The LayerNorm's parameters are frozen. Compilation and errors as in :func:`quantise_rows`.
+    The LayerNorm's parameters are frozen. Compilation as in :func:`quantise_rows`.
 
     Args:
         d_normed: [N, D], the gradient of LN(x), in the dtype of x.
@@ -83,6 +84,7 @@ def layer_norm_quantise_backward(
         mean, rstd: [N, 1] float32, as it returns them.
         impl: as there.
 
+    Raises: as there.
     Source: Ba et al. 2016.
     """
     if _is_called():
@@ -100,8 +102,9 @@ def activation_quantise(pre: torch.Tensor, kind: str, *, impl: Impl | None = Non
     Args:
         pre: [N, D]; float32, bfloat16 or float16.
         kind: "quick_gelu" or "gelu".
-        impl: as in :func:`quantise_rows`, and so are compilation, results and errors.
+        impl: as in :func:`quantise_rows`, and so are compilation and results.
 
+    Raises: TypeError, ValueError for other dtypes, shapes or kinds, RuntimeError where ``impl`` is not available.
     Source: :func:`quick_gelu` and :func:`gelu`.
     """
     if _is_called():
@@ -117,8 +120,9 @@ def activation_backward_quantise(d_y: torch.Tensor, pre: torch.Tensor, kind: str
         d_y: [N, D], the gradient of the activation, in the dtype of ``pre``.
         pre: [N, D]; float32, bfloat16 or float16.
         kind: "quick_gelu" or "gelu".
-        impl: as in :func:`quantise_rows`, and so are compilation, results and errors.
+        impl: as in :func:`quantise_rows`, and so are compilation and results.
 
+    Raises: TypeError, ValueError for other dtypes, shapes or kinds, RuntimeError where ``impl`` is not available.
     Source: :func:`quick_gelu` and :func:`gelu`.
     """
     if _is_called():

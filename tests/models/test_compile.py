@@ -1,5 +1,7 @@
 """Compilation: one graph without breaks for training and one for evaluation, whatever the last batch's size."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from fastlift.models.lift import LiftModel
 from fastlift.models.resizing import Resizer
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
+from fastlift_kernels import code_digest, dispatch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -138,3 +141,18 @@ def test_grading_compiles_for_its_own_batches(
     assert sizes == [{15}]
     figures = {name: value for name, value in eager["fivecrop"].items() if isinstance(value, float)}
     assert {name: fast["fivecrop"][name] for name in figures} == pytest.approx(figures, rel=1e-4)
+
+
+def test_compiled_graphs_are_kept_by_the_kernels_code(
+    tiny_clip: Files, traced: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # as it was is put back
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compile_backbone(build(tiny_clip), "default", {4})
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).name == code_digest()
+    copy = shutil.copytree(
+        Path(dispatch.__file__).parent, tmp_path / "kernels", ignore=shutil.ignore_patterns("_native*")
+    )
+    assert code_digest(copy) == code_digest()
+    (copy / "adapter" / "registered.py").write_text("other = 1\n")
+    assert code_digest(copy) != code_digest()

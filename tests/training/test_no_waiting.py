@@ -254,6 +254,7 @@ def test_registers_and_sums_wait_only_when_they_are_read(device: torch.device) -
         good = watch.look(loss, gradients)
         sums.add(loss, torch.ones((), dtype=torch.int64, device=device), 4, good)
         watch.guard(loss)
+    sums.images = 4  # who takes a step counts them
     assert sums.read() == (1.0, 25.0)
     with pytest.raises(AssertionError), no_host_sync():
         watch.first_step()
