@@ -12,6 +12,8 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
+from fastlift_kernels.triton_launch import launch
+
 
 def _to_float32(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
@@ -66,3 +68,20 @@ def _scratch_full_of_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *a, **k: poisoned(empty(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poisoned(new_empty(*a, **k)))
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the kernels of attention and MLP that were launched."""
+    from fastlift_kernels.attention import gpu as attention
+    from fastlift_kernels.mlp import gpu as mlp
+
+    found: list[str] = []
+
+    def counted(kernel: Any, *arguments: Any, **constants: Any) -> None:
+        found.append(kernel.fn.__name__)
+        launch(kernel, *arguments, **constants)
+
+    for module in (attention, mlp):
+        monkeypatch.setattr(module, "launch", counted)
+    return found

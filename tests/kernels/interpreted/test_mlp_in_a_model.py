@@ -75,19 +75,3 @@ def test_one_graph_and_no_recompilation(plain: LiftModel, launched: list[str], m
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     assert launched.count("mlp_gradient_kernel") == 2 * 2 * (plain.vit.depth - 1)
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Kernels that were launched."""
-    from fastlift_kernels.mlp import gpu
-
-    found: list[str] = []
-    launch = gpu.launch
-
-    def counted(kernel: object, *arguments: object, **constants: object) -> None:
-        found.append(kernel.fn.__name__)  # type: ignore[attr-defined]
-        launch(kernel, *arguments, **constants)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(gpu, "launch", counted)
-    return found
