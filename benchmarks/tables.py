@@ -124,6 +124,18 @@ def ratio(found: Json) -> str:
     )
 
 
+def memory(found: Json) -> str:
+    """What a training step has in memory for each image."""
+    measured = found["memory"]
+    few, many = measured["images"]
+    rows = []
+    for way in ("none", "mlp", "block"):
+        peaks = [f"{peak / 1e6:.0f}" for peak in measured[way]["peak_bytes"]]
+        rows.append([f"`--recompute {way}`", *peaks, f"{measured[way]['an_image'] / 1e6:.1f}"])
+    head = ["MB at the peak of a step", f"{few} images", f"{many} images", "each further image"]
+    return f"{table(head, rows)}\n\nViT-B-16-quickgelu, rank 32, 1000 classes, bf16. {_about(measured)}"
+
+
 def ops(found: Json) -> str:
     """The ops against eager PyTorch and torch.compile.
 
@@ -251,6 +263,7 @@ TABLES: list[tuple[str, str, str, Callable[[Json], str]]] = [
     ("end_to_end.json", "README.md", "step", step),
     ("end_to_end.json", "docs/results.md", "run", rest_of_a_run),
     ("end_to_end.json", "docs/results.md", "ratio", ratio),
+    ("end_to_end.json", "docs/results.md", "memory", memory),
     ("ops_cpu.json", "docs/results.md", "ops", ops),
     ("drop_in.json", "docs/drop_in.md", "measured", drop_in),
     ("resizing.json", "docs/results.md", "resizing", resizing),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.end_to_end import commands, evaluation, loop
+from benchmarks.end_to_end import commands, evaluation, loop, memory
 from fastlift.bench import text, train
 from fastlift.system.device import describe_machine, versions
 from fastlift.system.files import write_json
@@ -69,6 +69,11 @@ def measure_ratio(options: argparse.Namespace) -> dict[str, Any]:
     )
 
 
+def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """What a training step in bf16 has in memory, counted tensor by tensor."""
+    return memory.of_a_step(options.model, torch.bfloat16)
+
+
 def measure_loop(options: argparse.Namespace) -> dict[str, Any]:
     """What the loop around a step costs."""
     return {
@@ -100,6 +105,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "bf16": measure_bf16,
     "evaluation": measure_evaluation,
     "ratio": measure_ratio,
+    "memory": measure_memory,
     "loop": measure_loop,
     "text": measure_text,
     "ensemble": measure_ensemble,
