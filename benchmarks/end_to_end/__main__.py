@@ -1,6 +1,6 @@
 """Every end-to-end bar: ``python -m benchmarks.end_to_end [WHAT ...]``; numbers go to ``benchmarks/results/end_to_end.json``.
 
-Each measurement adds its part, with machine and versions, to what is there; ``python -m benchmarks.end_to_end.tables`` makes
+Each measurement adds its part, with machine and versions, to what is there; ``python -m benchmarks.tables`` makes
 the tables of README.md and docs/results.md from it.
 """
 

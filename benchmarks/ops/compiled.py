@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ class Resources:
     spilled: int
     shared: int
     matrix: str
-    seconds: float
 
 
 def compile_case(case: Any, architecture: int) -> Resources:
@@ -46,14 +44,12 @@ def compile_case(case: Any, architecture: int) -> Resources:
             if value.startswith("*"):
                 attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(case.kernel, signature, constants, attributes)
-    started = time.perf_counter()
     options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    seconds = time.perf_counter() - started
     registers, spilled = _usage(compiled.asm["cubin"])
     kinds = re.findall(r"\b(wgmma|tcgen05\.mma|mma)\b[.\w]*\.(?:sync|aligned|cta_group)", compiled.asm["ptx"])
     matrix = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-    return Resources(registers, spilled, compiled.metadata.shared, matrix or "none", seconds)
+    return Resources(registers, spilled, compiled.metadata.shared, matrix or "none")
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:

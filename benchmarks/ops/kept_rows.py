@@ -35,4 +35,4 @@ def known_rows(table: Path, header: str) -> dict[tuple[str, int, str], str]:
         return {}
     rows = [line for line in lines if re.match(r"\| .*\| \d+ \|", line)]
     cells = [[cell.strip() for cell in line.split("|")] for line in rows]
-    return {(cell[1], int(cell[3]), cell[10]): row for cell, row in zip(cells, rows, strict=True)}
+    return {(cell[1], int(cell[3]), cell[9]): row for cell, row in zip(cells, rows, strict=True)}

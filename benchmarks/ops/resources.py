@@ -4,7 +4,7 @@
     python benchmarks/ops/resources.py --arch 90 --quick   # bf16 and tf32 of the usual ranks on one architecture
 
 Columns: registers a thread, bytes spilled (a kernel's STACK in the cubin), dynamic shared memory and its limit, matrix
-instructions by kind, seconds of compilation. Any spill, or shared memory over the limit, makes the program exit with 1.
+instructions by kind, and a fingerprint of code and case. Any spill, or shared memory over the limit, makes the program exit with 1.
 """
 
 import argparse
@@ -40,8 +40,8 @@ WIDTH = 768
 NORM_WIDTHS = (WIDTH, 1024, 4096)
 ANY_SIZE = "i32"  # a number that kernels are not compiled for: tokens, and where a chunk starts
 TABLE_HEAD = (
-    "| kernel | warps/stages | sm | registers | spilled bytes | shared bytes | limit | matrix instructions | seconds | fingerprint |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "| kernel | warps/stages | sm | registers | spilled bytes | shared bytes | limit | matrix instructions | fingerprint |",
+    "|---|---|---|---|---|---|---|---|---|",
 )
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -309,7 +309,7 @@ def row_of(case: Case, architecture: int) -> str:
     over = " **over**" if got.spilled > 0 or got.shared > limit else ""
     return (
         f"| {case.name} | {case.num_warps}/{case.num_stages} | {architecture} | {got.registers} | {got.spilled} | "
-        f"{got.shared} | {limit} | {got.matrix} | {got.seconds:.1f} | {fingerprint(case)} |{over}"
+        f"{got.shared} | {limit} | {got.matrix} | {fingerprint(case)} |{over}"
     )
 
 
