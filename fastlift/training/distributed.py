@@ -1,24 +1,84 @@
-"""Several processes, one run: every rank takes its part of each batch, and gradients are added up.
+"""Several processes, one run: who they are, and the collectives by which they compute together.
 
-What trains is small (about a million parameters), so one all-reduce of one flat buffer a step is all that is needed;
-no wrapper around the model, no buckets, no hooks. What else ranks must know of each other in a step travels in the same
-buffer: loss and right predictions for the log, and whether one of them was asked to stop. How ranks meet and part is
-``engine.processes``'s.
+What a step adds up over them lies in ``reducer``. How ranks meet and part is ``engine.processes``'s.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlift.errors import UserError
 from fastlift.system.library_output import native_stdout_shut
+
+
+class LostCompany(UserError):
+    """A collective broke off because another process of the run has ended."""
+
+
+_GONE = ("connection", "gloo", "nccl", "socket", "timed out")  # words of torch's errors then
+
+
+@contextmanager
+def _others_needed() -> Iterator[None]:
+    """Where another rank has gone, ``LostCompany`` instead of torch's own error, which says which socket was closed."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _GONE):
+            raise LostCompany(
+                "another process of this run has ended without a word (killed, or out of memory?)", exit_code=1
+            ) from error
+        raise
+
+
+class Collectives:
+    """Carries out a rank's collectives: at once, or, while a step is recorded, with each replay of the record.
+
+    Collectives stay out of a record. So the ranks need not record or replay at the same time, and time limits hold for them.
+
+    Attributes:
+        number: of those that were carried out.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._recorder: Callable[[Callable[[], object]], object] | None = None
+
+    def __call__(self, collective: Callable[[], object]) -> None:
+        """Do ``collective``. It reads tensors that it holds and writes to them, also when it is done again."""
+        if self._recorder is None:
+            self._do(collective)
+        else:
+            self._recorder(lambda: self._do(collective))
+
+    @property
+    def are_recorded(self) -> bool:
+        """Whether a step is being recorded."""
+        return self._recorder is not None
+
+    @contextmanager
+    def left_to(self, recorder: Callable[[Callable[[], object]], object]) -> Iterator[None]:
+        """Meanwhile ``recorder`` gets each collective, to be done in its place of every replay; nothing is done now."""
+        self._recorder = recorder
+        try:
+            yield
+        finally:
+            self._recorder = None
+
+    def _do(self, collective: Callable[[], object]) -> None:
+        self.number += 1
+        with _others_needed():
+            collective()
 
 
 @dataclass(frozen=True)
@@ -30,18 +90,12 @@ class World:
     local_rank: int = 0
     store: dist.Store | None = field(default=None, compare=False, repr=False)
     notes: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)  # numbers those left there
+    collectives: Collectives = field(default_factory=Collectives, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
         """Whether this is the first process, which alone writes and tells."""
         return self.rank == 0
-
-
-class LostCompany(UserError):
-    """A collective broke off because another process of the run has ended."""
-
-
-_GONE = ("connection", "gloo", "nccl", "socket", "timed out")  # words of torch's errors then
 
 
 def open_group(world: World, device: torch.device) -> torch.device:
@@ -61,47 +115,10 @@ def open_group(world: World, device: torch.device) -> torch.device:
     return device
 
 
-@contextmanager
-def _others_needed() -> Iterator[None]:
-    """Where another rank has gone, ``LostCompany`` instead of torch's own error, which says which socket was closed."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _GONE):
-            raise LostCompany(
-                "another process of this run has ended without a word (killed, or out of memory?)", exit_code=1
-            ) from error
-        raise
-
-
 def barrier(world: World) -> None:
     """Wait for all ranks."""
     if world.size > 1:
-        with _others_needed():
-            dist.barrier()
-
-
-def add_up(parameters: Sequence[nn.Parameter], beside: Tensor, world: World) -> Tensor:
-    """Replace each gradient by its sum over the ranks, in one all-reduce, and give the sum of ``beside`` [K] with it.
-
-    A rank that had no share of the batch has no gradients and adds zeros. All ranks get the same bits.
-    """
-    if world.size == 1:
-        return beside
-    sizes = [parameter.numel() for parameter in parameters]
-    parts = [
-        parameter.new_zeros(size) if parameter.grad is None else parameter.grad.reshape(-1)
-        for parameter, size in zip(parameters, sizes, strict=True)
-    ]
-    flat = torch.cat([*parts, beside.to(parts[0])])
-    with _others_needed():
-        dist.all_reduce(flat)
-    *sums, beside = flat.split([*sizes, len(beside)])
-    for parameter, gradient in zip(parameters, sums, strict=True):
-        parameter.grad = gradient.view_as(parameter)
-    return beside
+        world.collectives(dist.barrier)
 
 
 class Vote:
@@ -139,16 +156,15 @@ def gather(tensor: Tensor, world: World) -> Tensor:
     """The tensors of all ranks, which have one shape: [N, ...]."""
     if world.size == 1:
         return tensor[None]
-    each = tensor.new_empty(world.size * tensor.numel())
-    with _others_needed():
-        dist.all_gather_into_tensor(each, tensor.reshape(-1).contiguous())
+    mine = tensor.reshape(-1).contiguous()
+    each = mine.new_empty(world.size * len(mine))
+    world.collectives(lambda: dist.all_gather_into_tensor(each, mine))
     return each.view(world.size, *tensor.shape)
 
 
 def total(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Each tensor summed over the ranks."""
+    """Each tensor summed over the ranks, in place."""
     if world.size > 1:
-        with _others_needed():
-            for tensor in tensors.values():
-                dist.all_reduce(tensor)
+        for tensor in tensors.values():
+            world.collectives(partial(dist.all_reduce, tensor))
     return tensors

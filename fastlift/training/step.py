@@ -11,9 +11,10 @@ from torch import Tensor
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import check_fit
-from fastlift.training.distributed import Vote, World, add_up
+from fastlift.training.distributed import Vote, World
 from fastlift.training.finite import Watch
 from fastlift.training.losses import Loss
+from fastlift.training.reducer import Reducer
 from fastlift.training.settings import OnNonFinite, SGDSettings
 
 
@@ -98,6 +99,7 @@ class Learner:
         self.optimizer = sgd.build(self.parameters.values())
         self.sums = Sums.zeros(device)
         self.vote = Vote(device)
+        self.reducer = Reducer(self.parameters.values(), self.world, self.vote) if self.world.size > 1 else None
         loss.join(self.world)
         self.watch = Watch(device, on_nonfinite)
 
@@ -134,7 +136,7 @@ class Learner:
         whole = labels if whole is None else whole
         share = -(-len(whole) // self.world.size)  # the largest: all processes have as many parts
         part = self.micro_batch or max(share, 1)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._zero_gradients()
         loss_sum, correct = torch.zeros_like(self.sums.loss), torch.zeros_like(self.sums.correct)
         for start in range(0, share, part):
             some, theirs = images[start : start + part], labels[start : start + part]
@@ -144,18 +146,19 @@ class Learner:
             loss, predictions = self.loss.on_features(self.model.classifier, self.model.features(some), theirs)
             if len(theirs) < len(whole):
                 loss = loss * self.loss.share(theirs, whole)
+            if self.reducer is not None and start + part >= share:
+                self.reducer.last_pass()
             self.scaler.scale(self.watch.guard(loss)).backward()
             loss_sum += loss.detach()
             correct += (predictions == theirs).sum()
-        asked = stop()
-        if self.world.size > 1:
-            votes = torch.full_like(loss_sum, float(asked))
-            beside = torch.stack([loss_sum, correct.to(loss_sum), votes])
-            loss_sum, correct, votes = add_up(list(self.parameters.values()), beside, self.world)
-            asked = self.vote.count(votes)
         # Gradients are added up before they are unscaled: where one is not finite, no process takes the step. In fp16 they
         # overflow while the scaler looks for its scale, and it leaves those steps out by itself.
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        if self.reducer is None:
+            asked = stop()
+            gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        else:
+            loss_sum, correct = self.reducer.add_up(loss_sum, correct, stop)
+            asked, gradients = self.reducer.stopping, [self.reducer.gradients]
         scale = self.scaler.scale(torch.ones_like(loss_sum)) if self.scaler.is_enabled() else None
         good = self.watch.look(loss_sum, gradients, scale)
         self.sums.add(loss_sum, correct, len(whole), good)
@@ -165,6 +168,13 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return asked
+
+    def _zero_gradients(self) -> None:
+        """One process lets autograd make them; several add to those in the buffer that they share."""
+        if self.reducer is None:
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
+            self.reducer.zero()
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""
