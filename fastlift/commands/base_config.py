@@ -19,7 +19,7 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--output", type=Path)
-    early.add_argument("--resume", action="store_true")
+    early.add_argument("--resume", nargs="?", const=True, default=False, choices=["auto"])
     early.add_argument("--recipe")
     early.add_argument("--dataset", default="shapes_lt")
     early.add_argument("--model")
@@ -30,14 +30,15 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
     if known.resume:
         if known.output is None:
             raise UserError("--resume goes with --output FOLDER, the run to go on with")
-        from fastlift.runs.folder import open_run
+        from fastlift.runs.folder import holds_run, open_run
 
-        found = config.load(open_run(known.output).config if known.config is None else known.config)
-        if known.recipe not in (None, found.recipe):
-            raise UserError(
-                f"--recipe {known.recipe}: the run {known.output} is of {found.recipe}; start a new run instead"
-            )
-        return found
+        if known.resume is True or (known.config is None and holds_run(known.output)):
+            found = config.load(open_run(known.output).config if known.config is None else known.config)
+            if known.recipe not in (None, found.recipe):
+                raise UserError(
+                    f"--recipe {known.recipe}: the run {known.output} is of {found.recipe}; start a new run instead"
+                )
+            return found
     if known.config is not None:
         if known.recipe is not None:
             raise UserError("--config and --recipe: both say where the defaults come from; choose one of them")

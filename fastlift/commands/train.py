@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from fastlift.commands.base_config import base_config
 from fastlift.commands.parsing import parse
@@ -18,8 +19,18 @@ EXAMPLES = (
     "fastlift train --dataset cifar100_ir100 --recipe lift_plus --seed 1",
     "fastlift train --dataset folder --data-root photos/ --epochs 5 --batch-size 64 --micro-batch 16",
     "fastlift train --resume --output runs/imagenet",
+    "fastlift train --resume auto --output runs/imagenet ...        (the same command each time, in a restart loop)",
     "fastlift train --config runs/imagenet/config.json --lr 0.02",
     "torchrun --nproc-per-node 8 -m fastlift train --output runs/imagenet ...",
+)
+
+_RESUME = PrimitiveConstructorSpec(
+    nargs=(0, 1),
+    metavar="[auto]",
+    instance_from_str=lambda given: given[0] if given else True,
+    is_instance=lambda value: value in (False, True, "auto"),
+    str_from_instance=lambda value: [value] if value == "auto" else [],
+    choices=("auto",),
 )
 
 
@@ -36,8 +47,9 @@ class Train:
     """A config file (such as a run's config.json) in place of the recipe's defaults; other flags change it."""
     output: Path | None = None
     """Run folder (default: runs/DATASET-RECIPE-TIME)."""
-    resume: bool = False
-    """Go on with the run in --output from its last checkpoint."""
+    resume: Annotated[bool | Literal["auto"], _RESUME] = False
+    """Go on with the run in --output from its last checkpoint. With 'auto', an --output that holds no run yet starts one, so
+    that the same command can be repeated until it ends with 0: a run that has ended says so."""
     overwrite: bool = False
     """Replace the run in --output."""
     json: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,13 +27,18 @@ from fastlift.training.distributed import World
 
 @dataclass(frozen=True)
 class Asked:
-    """What ``train`` was asked for: settings, folder, whether it goes on with a run or replaces one, given start."""
+    """What ``train`` was asked for: settings, folder, whether it goes on with a run or replaces one, given start.
+
+    Attributes:
+        patience_s: how long to wait for another process that still has the folder.
+    """
 
     config: Config
     path: Path
     resume: bool
     overwrite: bool
     start: str | Path | LiftState | None
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,17 @@ class Place:
     device: torch.device
     claim: Claim | None
     ui: Ui
+
+
+def goes_on(resume: bool | Literal["auto"], path: Path, world: World) -> bool:
+    """Whether to go on with a run: as it is asked for, or where there is one. The first process looks for all.
+
+    Raises:
+        UserError: something that is no run is there.
+    """
+    if resume != "auto":
+        return resume
+    return bool(first_says(world, lambda: "there is one" if runs.holds_run(path) else ""))
 
 
 def claim_folder(asked: Asked, place: Place) -> dict[str, Any] | None:
@@ -62,7 +78,7 @@ def claim_folder(asked: Asked, place: Place) -> dict[str, Any] | None:
 def _reopen(asked: Asked, claim: Claim, ui: Ui) -> dict[str, Any] | None:
     """Make a run ready to go on with; the results of one that has ended, which then has all of its files."""
     path, run = asked.path, runs.open_run(asked.path)
-    claim.take()
+    claim.take(asked.patience_s)
     runs.reopen(path, asked.config)
     if runs.state(path) is runs.State.UNKEPT and asked.start is None:
         raise UserError(f"{path} holds {runs.State.UNKEPT.value}; {runs.way_on(path)}")
@@ -89,7 +105,7 @@ def ready_folder(asked: Asked, place: Place, dtype: torch.dtype) -> tuple[RunFol
     """The run's folder, made where it is a new one, and which run it is."""
     run, config, is_main = RunFolder(asked.path), asked.config, place.world.is_main
     if place.claim is not None and not asked.resume:  # only now: a mistake leaves no empty folder, costs no old run
-        place.claim.take()
+        place.claim.take(asked.patience_s)
         runs.create(asked.path, config, overwrite=asked.overwrite, given_start=asked.start is not None)
     if asked.resume or is_main:
         return run, runs.identify(run, config, dtype_name(dtype), is_main=is_main)

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
@@ -18,7 +18,7 @@ from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.data_wait import advice
 from fastlift.engine.describe import announce, announce_machine, describe_data, results_of
 from fastlift.engine.loop import Fit, FitSettings
-from fastlift.engine.opening import Asked, Place, claim_folder, ready_folder, threads_to_go_on_with
+from fastlift.engine.opening import Asked, Place, claim_folder, goes_on, ready_folder, threads_to_go_on_with
 from fastlift.engine.processes import company
 from fastlift.engine.results import end
 from fastlift.errors import OutOfMemory, UserError
@@ -50,6 +50,8 @@ from fastlift.training.settings import SGDSettings
 from fastlift.training.stages import ProgressiveSettings, Stages
 from fastlift.training.step import Learner
 
+LEAVING_S = 120.0  # for a process of the run's last attempt to end, where its machine has just been taken away
+
 
 @dataclass(frozen=True)
 class Run:
@@ -70,7 +72,7 @@ def train(
     config: Config,
     *,
     output: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     start: str | Path | LiftState | None = None,
     ui: Ui | None = None,
@@ -81,7 +83,9 @@ def train(
         config: a recipe's, or loaded from a file.
         output: the run folder; default ``runs/DATASET-RECIPE-TIME``.
         resume: go on with the run in ``output`` from its last checkpoint; on the same CPU machine the result is
-            bit-identical to an uninterrupted run. One that has ended gets the files that it lacks, and is returned.
+            bit-identical to an uninterrupted run. One that has ended gets the files that it lacks, and is returned. With
+            ``"auto"`` a free folder starts a run, and a process that still has the folder is waited for, so that the same
+            call can be repeated whatever ended the last one.
         overwrite: replace the run in ``output``.
         start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``); with 0 epochs the run
             holds and evaluates just that.
@@ -98,11 +102,14 @@ def train(
     config = absolute_paths(config)  # the run folder holds in any working folder
     with company() as world:
         told = ui if ui is not None and world.is_main else Quiet()
-        if world.size > 1 and output is None:
-            raise UserError("several processes need one folder: name it with --output")
+        if output is None and (world.size > 1 or resume == "auto"):
+            raise UserError(f"{'several processes need' if world.size > 1 else 'resume auto needs'} a folder: --output")
         device = join(world, config, resume=resume, overwrite=overwrite)
         path = Path(output) if output is not None else runs.default_path(config.data.dataset, config.recipe)
-        if resume and device.type == "cpu":
+        patience_s = LEAVING_S if resume == "auto" else 0.0
+        resume = goes_on(resume, path, world)
+        # The sums of several processes are cut by their number, which may be another now: each takes its share of the cores.
+        if resume and device.type == "cpu" and world.size == 1:
             config = config.merged(threads=threads_to_go_on_with(config.run.threads, path, told))
         try:
             with (
@@ -113,7 +120,8 @@ def train(
             ):
                 if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
                     config = config.merged(threads=threads)
-                asked, place = Asked(config, path, resume, overwrite, start), Place(world, device, claim, told)
+                asked = Asked(config, path, resume, overwrite, start, patience_s)
+                place = Place(world, device, claim, told)
                 results = claim_folder(asked, place)
                 if results is not None:
                     return Run(path, Metrics.from_dict(results["metrics"]), results)

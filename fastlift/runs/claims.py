@@ -61,12 +61,16 @@ class Claim:
         os.makedirs(self.path, exist_ok=True)
         lock = self.path / LOCK
         self._descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        deadline = time.monotonic() + wait
+        began, told = time.monotonic(), False
         while (locked := try_lock(self._descriptor)) is False:
-            if time.monotonic() >= deadline:
+            waited = time.monotonic() - began
+            if waited >= wait:
                 os.close(self._descriptor)
                 self._descriptor = None
                 raise InUse(f"{self.path} is in use by {_holder(lock)}: wait until it ends, or choose another folder")
+            if waited > 1.0 and not told:
+                self._say(f"{self.path} is in use by {_holder(lock)}: waiting up to {wait:.0f} s for it to end")
+                told = True
             time.sleep(0.1)
         if locked is None:
             self._say(f"{self.path}: this file system has no locks, so see to it that no other process writes there")

@@ -204,6 +204,19 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
+def holds_run(path: Path) -> bool:
+    """Whether there is a run to go on with: False where a new one can be made.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} exists and is a file; choose another --output")
+    if (found := state(path)) is State.FOREIGN:
+        raise UserError(f"{path} is not a run folder: it has no config.json; choose another --output")
+    return found is not State.FREE
+
+
 def check_free(path: Path, *, overwrite: bool) -> None:
     """Refuse a folder that exists where overwriting was not asked for, and one that is no run, which is never deleted."""
     if path.exists() and not path.is_dir():
@@ -213,7 +226,8 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(
-            f"{path} exists; use --resume to go on with it, --overwrite to start again, or another --output"
+            f"{path} exists; use --resume to go on with it (--resume auto where a command is repeated), --overwrite to start "
+            "again, or another --output"
         )
     if found is State.FOREIGN:
         raise UserError(f"{path} is not a run folder (no config.json), so --overwrite leaves it alone")
