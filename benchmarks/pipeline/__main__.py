@@ -60,8 +60,8 @@ def cold(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 
 def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """Header scan of 20,000 files (copies of the images), warm: files/s of each round, by the clock and by CPU time."""
+    from fastlift.data.index.header_scan import scan_files
     from fastlift.data.index.index import PathTable
-    from fastlift.data.index.scan import scan_files
 
     sources = sorted(images_in(folder))
     with tempfile.TemporaryDirectory() as copies:

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.pipeline.large_index FOLDER make FILES CLASSES | load | train``: a set of many files.
+"""``python -m benchmarks.pipeline.large_index FOLDER make FILES CLASSES | load | order | train``: a set of many files.
 
 ``make`` writes a long-tailed tree of hard links to some small images, with list files and class names; ``load`` loads it
 as every command does; ``train`` runs ``fastlift train`` on it to the end of its first step. Both print seconds by the
-clock and of the processor (user and system), the peak of resident memory, and its growth over what was there before.
+clock and of the processor (user and system, its ended processes too), the peak of resident memory, and its growth over what was
+there before. ``order`` prints what a training waits for when it asks for the orders and crop boxes of two epochs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.dataset import DataSet
 
 TESTS_A_CLASS = 2
 
@@ -49,11 +53,15 @@ def make(folder: Path, files: int, classes: int) -> None:
 
 def load(folder: Path) -> dict[str, Any]:
     """Seconds and memory of loading the data set; the index is cached in the folder."""
-    from fastlift.data.datasets.catalogue import load_data_set
-
     before = _memory_mib()[0]
     clock = _Clock()
-    data = load_data_set(
+    data = _load(folder)
+    now, peak = _memory_mib()
+    return clock.read() | {"growth_mib": now - before, "peak_mib": peak, "lines": len(data.train)}
+
+
+def _load(folder: Path) -> DataSet:
+    return load_data_set(
         "list",
         data_root=folder,
         train_list=folder / "train.txt",
@@ -61,8 +69,37 @@ def load(folder: Path) -> dict[str, Any]:
         class_names=folder / "names.txt",
         cache_dir=folder / "cache",
     )
-    now, peak = _memory_mib()
-    return clock.read() | {"growth_mib": now - before, "peak_mib": peak, "lines": len(data.train)}
+
+
+def order(folder: Path) -> dict[str, Any]:
+    """Seconds of the orders of the first two epochs, and ms of the crop boxes of 512 samples while the second is made.
+
+    ``longest_pause_ms`` is how long a loop in Python stood still meanwhile.
+    """
+    from fastlift.data.index.replacements import BadImageSettings
+    from fastlift.data.sampling.crops import TrainCrops
+    from fastlift.data.sampling.orders import Orders
+    from fastlift.data.sampling.stream import Stream
+
+    index = _load(folder).train
+    stream, replacements = Stream(index, TrainCrops(224), 512), BadImageSettings().build(index)
+    stream.of(np.arange(512), 0, replacements)  # what is loaded and compiled once
+    orders, clock = Orders(stream.order), _Clock()
+    first = orders.of(0)
+    found = {"first_order_s": clock.read()["seconds"]}
+    steps, pauses, began = [], [0.0], time.perf_counter()
+    while (now := time.perf_counter()) < began + 2 * found["first_order_s"]:
+        stream.step(first, 0, len(steps), replacements)
+        steps.append(time.perf_counter() - now)
+        before = time.perf_counter()
+        for _ in range(1000):
+            pauses.append((now := time.perf_counter()) - before)
+            before = now
+    clock = _Clock()
+    orders.of(1)
+    found["next_order_s"] = clock.read()["seconds"]
+    boxes = {"boxes_of_512_ms": float(np.median(steps)) * 1000, "most_ms": max(steps) * 1000}
+    return found | boxes | {"longest_pause_ms": max(pauses) * 1000, "peak_mib": _memory_mib()[1], "lines": len(index)}
 
 
 def train(folder: Path) -> dict[str, Any]:
@@ -90,10 +127,16 @@ def train(folder: Path) -> dict[str, Any]:
 
 class _Clock:
     def __init__(self) -> None:
-        self._start, self._cpu = time.perf_counter(), time.process_time()
+        self._start, self._cpu = time.perf_counter(), _cpu_s()
 
     def read(self) -> dict[str, float]:
-        return {"seconds": time.perf_counter() - self._start, "cpu_s": time.process_time() - self._cpu}
+        return {"seconds": time.perf_counter() - self._start, "cpu_s": _cpu_s() - self._cpu}
+
+
+def _cpu_s() -> float:
+    """User and system time of this process and of those that it has started and that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _memory_mib() -> tuple[float, float]:
@@ -105,11 +148,11 @@ def _memory_mib() -> tuple[float, float]:
 
 def main() -> None:
     """Do one of the orders that the module's text lists."""
-    folder, order = Path(sys.argv[1]), sys.argv[2]
-    if order == "make":
+    folder, order_given = Path(sys.argv[1]), sys.argv[2]
+    if order_given == "make":
         make(folder, int(sys.argv[3]), int(sys.argv[4]))
     else:
-        print(json.dumps({"load": load, "train": train}[order](folder)))
+        print(json.dumps({"load": load, "order": order, "train": train}[order_given](folder)))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Any
 from fastlift.bench.data_images import files_to_read
 from fastlift.bench.data_rounds import Row, alternate
 from fastlift.bench.data_ways import BATCH, WAYS, missing, stages_ms
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.index.scan import Progress
 from fastlift.data.sampling.crops import Interpolation, TrainCrops
 from fastlift.errors import UserError
 from fastlift.system.device import installed

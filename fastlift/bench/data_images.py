@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.index.header_scan import Progress, scan_files
 from fastlift.data.index.index import ImageIndex, PathTable
 from fastlift.data.index.jpeg import plain_parts
-from fastlift.data.index.scan import Progress, scan_files
 from fastlift.data.loading.reading import DecodeError, read_encoded
 from fastlift.errors import UserError
 

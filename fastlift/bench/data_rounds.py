@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlift.bench.data_ways import WAYS
-from fastlift.data.index.scan import Progress
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.sampling.crops import TrainCrops
 from fastlift.errors import UserError
 

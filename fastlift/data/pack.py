@@ -19,9 +19,9 @@ import numpy as np
 
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.packed import PACK_MANIFEST, shard_name, write_manifest, write_split
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.headers import read_header_bytes
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.index.scan import Progress
 from fastlift.data.loading.decode import decode
 from fastlift.data.loading.reading import DecodeError, read_encoded
 from fastlift.errors import UserError

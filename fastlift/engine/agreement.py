@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from fastlift.system.device import versions
 from fastlift.system.settings import DeviceSettings
 from fastlift.training.distributed import LostCompany, World, open_group, total
 
+Result = TypeVar("Result")
 WAITING_S = 1800.0  # for what another one does before a note, such as an index of a large data set
 _ROUNDING = 1e-2  # of the largest value; text features in bf16 differ by less on unlike processors
 
@@ -69,6 +70,21 @@ def first_does(world: World, work: Callable[[], None]) -> None:
         work()
     if world.size > 1:
         _exchange(world, "", patience=math.inf)
+
+
+def first_of_each_machine(world: World, work: Callable[[], Result]) -> Result:
+    """What ``work`` gives, each rank's own: the first rank of each machine does it before the others of the run begin.
+
+    So what it leaves in a cache, such as an index of millions of files, is made once a machine, and the others find it.
+    """
+    if world.size == 1:
+        return work()
+    if world.local_rank:
+        _exchange(world, "", patience=math.inf)
+        return work()
+    result = work()
+    _exchange(world, "", patience=math.inf)
+    return result
 
 
 def first_amp(world: World, name: str, device: torch.device, shape: Callable[[], Shape | None]) -> Amp:

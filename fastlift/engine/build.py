@@ -11,6 +11,7 @@ from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
 from fastlift.data.sampling.stream import share, steps_in
+from fastlift.engine.agreement import first_of_each_machine
 from fastlift.engine.loop import FitSettings
 from fastlift.engine.opening import Place
 from fastlift.engine.staged_loader import StagedLoader
@@ -19,14 +20,17 @@ from fastlift.models.lift import LiftModel
 from fastlift.models.resizing import Resizer
 from fastlift.runs.bad_images import BadImages
 from fastlift.system.progress import Ui, now_and_then
+from fastlift.training.distributed import World
 from fastlift.training.inputs import model_loader
 from fastlift.training.stages import Stages
 
 
-def load_data(settings: DataConfig, ui: Ui) -> DataSet:
-    """The data set that is asked for, checked."""
+def load_data(settings: DataConfig, ui: Ui, world: World | None = None) -> DataSet:
+    """The data set that is asked for, checked; of several processes on a machine, the first reads its files."""
     source, bad_images = settings.part(SourceSettings), settings.part(BadImageSettings)
-    found = source.build(settings.part(TaxonSettings), bad_images, progress=now_and_then(ui.say))
+    found = first_of_each_machine(
+        world or World(), lambda: source.build(settings.part(TaxonSettings), bad_images, progress=now_and_then(ui.say))
+    )
     for index in (found.train, found.test):
         if index.bad:
             first = f"the first: {index.bad[0].path} {index.bad[0].reason}"

@@ -86,7 +86,7 @@ def _evaluate_among_others(
             "can be evaluated at a rank"
         )
     device = join(world, config, split=split, checkpoints=checkpoints)
-    data = load_data(config.override(taxon=trained.data.taxon).data, told)
+    data = load_data(config.override(taxon=trained.data.taxon).data, told, world)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = data.test if split == "test" else data.train
     if run.class_names() != data.class_names:
@@ -217,7 +217,7 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
     with company() as world:
         told = ui if ui is not None and world.is_main else Quiet()
         device = join(world, config)
-        data = load_data(config.data, told)
+        data = load_data(config.data, told, world)
         model = build_model(config.part(CreateSettings), data.class_names, told)
         told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
         return evaluate_on(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())

@@ -138,7 +138,7 @@ def _train(asked: Asked, place: Place) -> Run:
     config, world, ui = asked.config, place.world, place.ui
     epochs, batch_size = config.training.epochs, config.training.batch_size
     amp = models.choose_amp(asked, place)
-    data = load_data(config.data, ui)
+    data = load_data(config.data, ui, world)
     model = models.ready_model(asked, place, data, amp.dtype)
     stages = config.part(ProgressiveSettings).build(model.vit, epochs)
     run, identity = ready_folder(asked, place, amp.dtype)

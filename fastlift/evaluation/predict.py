@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fastlift.data.datasets.folder import images_in
+from fastlift.data.index.header_scan import scan_files
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.index.replacements import BadImageSettings
-from fastlift.data.index.scan import scan_files
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits

@@ -21,10 +21,13 @@ import torch
 from fixtures import Files, write_tiny_data
 from PIL import Image
 from safetensors.torch import load_file
-from several import Group, Outcome
+from several import Group, Outcome, together
 from torch import Tensor
 
 from fastlift import cli
+from fastlift.data.datasets import splits
+from fastlift.data.index import header_scan
+from fastlift.data.index.index import PathTable
 from fastlift.reporting import html
 from fastlift.system import launcher
 from fastlift.training.step import Learner
@@ -271,3 +274,27 @@ def test_torchrun_itself(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> N
     assert re.search(r"\(the last: epoch-\d+\.safetensors\); it goes on with: torchrun --nproc-per-node 2 -m", message)
     assert "training needs about" in told_last
     assert told_last.count("training needs about") == 1
+
+
+def scanned(arguments: list[str]) -> list[int]:
+    """The command; how many files this process looked at in each scan."""
+    scans: list[int] = []
+
+    def counted(root: Path, paths: PathTable, *given: Any) -> Any:
+        scans.append(len(paths))
+        return header_scan.scan_files(root, paths, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits, "scan_files", counted)
+        patch.setattr(html, "render_report", lambda *_, **__: "")
+        assert cli.main(arguments) == 0
+    return scans
+
+
+def test_the_first_process_of_a_machine_reads_the_files_and_the_others_its_index(
+    tiny_clip: Files, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTLIFT_CACHE", str(tmp_path / "cache"))
+    arguments = command(tiny_clip, tiny_data, tmp_path / "run", "--epochs", "1")
+    assert together(tmp_path / "said", 3, scanned, arguments) == [[38, 24], [], []]
+    assert together(tmp_path / "again", 2, scanned, [*arguments, "--overwrite"]) == [[], []]

@@ -16,11 +16,11 @@ from fastlift.data.datasets.packed import PACK_MANIFEST, load_pack
 from fastlift.data.datasets.places_lt import PLACES_LT
 from fastlift.data.datasets.shapes_lt import SHAPES_LT
 from fastlift.data.datasets.taxon import Taxon, TaxonSettings
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import fingerprint
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, BadImageSettings
-from fastlift.data.index.scan import Progress
 from fastlift.errors import UserError
 from fastlift.settings import May, Settings, one_of
 from fastlift.system.files import cache_folder, expand_user

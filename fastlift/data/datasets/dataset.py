@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import BadImages
-from fastlift.data.index.scan import Progress
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.list_files import load_lists, read_class_names
 from fastlift.data.datasets.shapes import KIND_NAMES, Scene, draw, kind_name
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.problems import Problems
-from fastlift.data.index.scan import Progress
 from fastlift.errors import UserError
 
 VERSION = 3  # of the images and lists: part of the folder's name, so that a change of the program makes a new set

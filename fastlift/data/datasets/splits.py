@@ -7,10 +7,11 @@ import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request
 from fastlift.data.index.columns import cached_columns
+from fastlift.data.index.header_scan import scan_files
 from fastlift.data.index.index import ImageIndex, fingerprint
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
-from fastlift.data.index.scan import SCAN_FORMAT, Scan, finish_index, load_scan, scan_files, store_scan
+from fastlift.data.index.scan import SCAN_FORMAT, Scan, finish_index, load_scan, store_scan
 
 
 def index_split(

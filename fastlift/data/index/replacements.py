@@ -42,9 +42,6 @@ class Replacements:
         self._lock = threading.Lock()
         self._broken = np.zeros(len(index), dtype=bool)
         self._source: dict[int, int] = {}
-        self._file = np.arange(len(index))  # the row whose file each row shows since the header scan
-        for bad in index.bad:
-            self._file[bad.index] = bad.replacement
 
     def sources(self, samples: np.ndarray) -> np.ndarray:
         """The index rows whose images are shown for ``samples``: int64 [B] both."""
@@ -62,7 +59,7 @@ class Replacements:
             raise UserError(f"{name} {reason}. Repair or remove it, or pass --bad-images skip", exit_code=1)
         with self._lock:
             known = self._broken[source]
-            self._broken[self._file == self._file[source]] = True
+            self._broken[self._showing(source)] = True
             other = next_good(self._index.labels, self._broken, source)
             if other < 0:
                 raise UserError(f"{name} {reason}, and its class has no other good image", exit_code=1)
@@ -70,6 +67,12 @@ class Replacements:
         if self._on_bad and not known:
             self._on_bad(BadImage(source, self._index.file_name(source), reason, other))
         return other
+
+    def _showing(self, source: int) -> list[int]:
+        """All rows that show the file of row ``source`` since the header scan."""
+        shown = {bad.index: bad.replacement for bad in self._index.bad}
+        file = shown.get(source, source)
+        return [file, *(row for row, theirs in shown.items() if theirs == file)]
 
 
 def replaced_rows(labels: np.ndarray, bad: Iterable[int]) -> np.ndarray:

@@ -1,29 +1,22 @@
-"""The header scan: sizes of all files, what is missing or unreadable, cached by the list's content."""
+"""What the header scan has found, kept by the list's content, and made an index; ``header_scan`` reads the files."""
 
 import contextlib
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastlift.data.index.columns import read_columns, write_columns
-from fastlift.data.index.headers import read_header
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, replaced_rows
 from fastlift.errors import FastliftWarning
 from fastlift.system.files import parse_json
-from fastlift.system.machine import cpus
-
-Progress = Callable[[str, int, int], None]  # what, done, total
 
 SCAN_FORMAT = "fastlift-index-2"
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -39,32 +32,6 @@ class Scan:
     def bad_files(self, root: Path) -> Iterator[str]:
         """What is wrong with each unusable file, with its path, in the list's order."""
         return (f"{root / self.paths[i]}: {self.reasons[i]}" for i in sorted(self.reasons))
-
-
-def scan_files(
-    root: Path, paths: PathTable, what: str = "", progress: Progress | None = None
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Read the headers of all files with threads: widths and heights, int32 [N], and the reasons of unusable ones by row."""
-    count = len(paths)
-    widths, heights = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
-    reasons: dict[int, str] = {}
-    prefix = os.fspath(root) + os.sep
-
-    def chunk(start: int) -> int:
-        stop = min(start + _CHUNK, count)
-        for i in range(start, stop):
-            header = read_header(prefix + paths[i])
-            widths[i], heights[i] = header.width, header.height
-            if header.reason:
-                reasons[i] = header.reason
-        return stop
-
-    # Threads hide the latency of disks and network shares; the parsing itself holds the interpreter lock.
-    with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
-        for done in pool.map(chunk, range(0, count, _CHUNK)):
-            if progress:
-                progress(what, done, count)
-    return widths, heights, reasons
 
 
 def load_scan(path: Path, num_classes: int) -> Scan | None:

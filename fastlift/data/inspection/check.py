@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.problems import SHOWN, Problems, UnusableData
-from fastlift.data.index.scan import Progress
 from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.reading import DecodeError
 from fastlift.system.machine import cpus

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastlift.data.datasets.catalogue import load_data_set, source_of
 from fastlift.data.datasets.published import Published
-from fastlift.data.index.scan import Progress
+from fastlift.data.index.header_scan import Progress
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user
 

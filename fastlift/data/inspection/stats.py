@@ -9,8 +9,8 @@ import numpy as np
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.index.scan import Progress
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BARS = " ▁▂▃▄▅▆▇█"

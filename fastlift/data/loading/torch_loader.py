@@ -18,6 +18,7 @@ from fastlift.data.loading.collate import Normalise, chunks, labelled
 from fastlift.data.loading.decode import Pixels, jpeg_decoder, load_image
 from fastlift.data.loading.reading import DecodeError
 from fastlift.data.loading.render import decode_scale, render_crops
+from fastlift.data.sampling.orders import Orders
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.system.machine.threads import decode_threads
 
@@ -43,6 +44,7 @@ class TorchLoader:
         """``keep`` decoded images in memory, whole and at full scale; arrays are there anyway."""
         self.steps_per_epoch = stream.steps_per_epoch
         self._stream, self._replacements, self._normalise = stream, replacements, normalise
+        self._orders = Orders(stream.order)
         self._workers = workers or decode_threads()[0]
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastlift-data")
         if stream.index.arrays is None:
@@ -52,7 +54,7 @@ class TorchLoader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on."""
-        order = self._stream.order(epoch)
+        order = self._orders.of(epoch)
         pending: deque[_Pending] = deque()
         try:
             for number in range(start_step, self.steps_per_epoch):

@@ -13,6 +13,8 @@ from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.errors import UserError
 
+_WORDS_AT_A_TIME = 2**20
+
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The training order of one epoch: int64 permutation of range(n), from NumPy's Philox keyed by (seed, epoch).
@@ -20,8 +22,11 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     Sorts raw 64-bit words (stable, so that ties cannot make it depend on the sorting algorithm): unlike
     ``Generator.permutation``, whose stream NumPy may change, this stays the same in all versions.
     """
-    words = np.random.Philox(key=np.array([seed & (2**64 - 1), epoch], dtype=np.uint64)).random_raw(n)
-    return np.argsort(words, kind="stable").astype(np.int64)
+    bits = np.random.Philox(key=np.array([seed & (2**64 - 1), epoch], dtype=np.uint64))
+    words = np.empty(n, dtype=np.uint64)
+    for part in np.array_split(words, -(-n // _WORDS_AT_A_TIME) or 1):  # drawing holds the interpreter lock
+        part[:] = bits.random_raw(len(part))
+    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
 
 
 def share(n: int, rank: int, world_size: int) -> range:

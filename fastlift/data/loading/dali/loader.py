@@ -25,6 +25,7 @@ from fastlift.data.loading.dali.runner import Made, Runner
 from fastlift.data.loading.dali.trial import device_id_of, gist, raise_if_machines_fault
 from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import DecodeError
+from fastlift.data.sampling.orders import Orders
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.errors import FastliftWarning
 from fastlift.system.machine.threads import decode_threads
@@ -58,6 +59,7 @@ class DaliLoader:
             half=normalise.dtype == torch.float16,
             decoding=decoding or DaliDecoding(),
         )
+        self._orders = Orders(stream.order)
         self._handover = Handover(normalise.dtype)
         self._looks = Looks(stream.index)
         feed = Feed(stream, self._spec, self._looks, self._workers, ahead=_READ)
@@ -71,7 +73,7 @@ class DaliLoader:
         if self._iterating:
             raise RuntimeError("an epoch of this loader is still being iterated over: finish or close that first")
         self._iterating = True
-        order = self._stream.order(epoch)
+        order = self._orders.of(epoch)
         steps = range(start_step, self.steps_per_epoch)
         made_steps = (self._stream.step(order, epoch, number, self._replacements) for number in steps)
         self._runner.start(step for step in made_steps if len(step.samples))  # DALI knows no empty batch
