@@ -33,6 +33,7 @@ from fastlift.settings import May, NamesFile, Settings, check_effects, check_rul
 from fastlift.settings.base import Part
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
+from fastlift.training.class_shards import ShardSettings
 from fastlift.training.losses import LossSettings
 from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
 from fastlift.training.stages import ProgressiveSettings
@@ -59,6 +60,7 @@ class TrainingConfig(  # type: ignore[misc]
 class RunConfig(  # type: ignore[misc]
     MemorySettings,
     NonFiniteSettings,
+    ShardSettings,
     LoopSettings,
     CropBatchSettings,
     ActivationCheckpointingSettings,

@@ -39,6 +39,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "clip_adapter_rank": (2, {}, {"classifier": "text", "text_tuner": "clip_adapter"}),
     "tte_crops": (5, {"tte": "tencrop"}, {"tte": "random"}),
     "on_nonfinite": ("skip", {"epochs": 0}, {"epochs": 1}),
+    "shard_classifier": (True, {"epochs": 0}, {"epochs": 1}),
     "progressive_sizes": ((0.5, 1.0), {"epochs": 0}, {"epochs": 2}),
     "expand": (8, {"tte": "random"}, {"tte": "fivecrop"}),
     "host_decode": (0.5, {"executor": "torchvision"}, {"executor": "dali"}),

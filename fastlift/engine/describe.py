@@ -18,6 +18,7 @@ from fastlift.models.precision import Amp, dtype_name
 from fastlift.models.tuners import tuner_size
 from fastlift.system.device import describe_machine, versions
 from fastlift.system.progress import Ui
+from fastlift.training.class_shards import ShardedClassifier
 
 
 def announce(settings: ModelSettings, data: DataSet, model: LiftModel, ui: Ui) -> None:
@@ -62,7 +63,10 @@ def describe_data(data: DataSet, groups: GroupSettings) -> dict[str, Any]:
 def describe_model(settings: ModelSettings, model: LiftModel) -> dict[str, Any]:
     """What ``results.json`` holds of a model: its name, its tuner and sizes, and how many parameters train."""
     tuned, share = tuner_size(model.towers, model.tuner_parameters)
-    head = sum(parameter.numel() for parameter in model.head_parameters.values())
+    if isinstance(model.classifier, ShardedClassifier):
+        head = model.classifier.numbers
+    else:
+        head = sum(parameter.numel() for parameter in model.head_parameters.values())
     return {
         "name": settings.model,
         "tuner": list(settings.tuner),

@@ -185,7 +185,8 @@ class Fit:
         learner.optimizer.zero_grad(set_to_none=True)
         if self.captured is not None:
             self.captured.release()
-        if self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
+        alone = learner.shard is None  # otherwise others would have to hand over their parts, and are in the step
+        if alone and self.step and learner.watch.taken == self.global_step:  # nothing of the step was taken
             self._save_in_epoch()
         self.loader.close()  # the advice is for the model's own size, at which images are largest
         whole, at_a_time = self.settings.batch_size, len(batch.labels)
@@ -299,15 +300,18 @@ class Fit:
         learner = self.learner
         momentum = {f"momentum of {name}": buffer for name, buffer in learner.momentum_buffers().items()}
         wrong = checkpoints.first_not_finite({**learner.parameters, **momentum})
+        if learner.shard is not None and learner.shard.is_any(wrong is not None):
+            wrong = wrong or "head.weight"  # another rank's part of it
         if wrong is not None:
             raise UserError(f"{said}{bad_step.starting_again(wrong, self.run.last_checkpoint())}", exit_code=1)
 
     def _write(self, path: Path) -> None:
         """Save a state that is finite; older ones in the middle of an epoch go only then."""
         self._check_state(f"after step {self.global_step}: ")
-        if not self.world.is_main:
-            return
         learner, sums = self.learner, self.learner.sums
+        if not self.world.is_main:
+            learner.state()  # its part of what is split goes to the first process
+            return
         state = TrainState(
             epoch=self.epoch,
             step=self.step,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastlift.config import TrainingConfig, load
 from fastlift.data.datasets.dataset import DataSet
@@ -32,6 +33,7 @@ from fastlift.runs.bad_images import BadImages
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
+from fastlift.training.class_shards import ShardedClassifier, ShardSettings
 from fastlift.training.classifier_init import init_from_images
 from fastlift.training.distributed import World
 
@@ -97,6 +99,8 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
         state = as_lift_state(asked.start)
         by_name = config.data.dataset == "inaturalist2018" and config.data.taxon == "species"
         load_lift_checkpoint(model, in_order_of(data.class_names, state) if by_name else state)
+    if config.training.epochs:
+        model.classifier = config.part(ShardSettings).build(model.classifier, world)
     model.set_compute_dtype(dtype)  # before it moves: what crosses the bus and is kept on a GPU is then half as much
     model.to(place.device)
     config.part(Fp8Settings).build(model.vit)
@@ -115,7 +119,8 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
         "the backbone's weights": model.backbone_fingerprint,
     }
     agree(world, fingerprints)
-    take_first_values(world, model.trained())
+    split = isinstance(model.classifier, ShardedClassifier)  # then each rank's rows are nobody else's
+    take_first_values(world, model.tuner_parameters if split else model.trained())
     return model
 
 
@@ -144,6 +149,7 @@ def init_classifier(
     The first process makes the weight for all: on GPUs features need not have the same bits.
     """
     world, classifier = place.world, model.classifier
+    made: list[Tensor] = []
 
     def make() -> None:
         changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}
@@ -163,9 +169,12 @@ def init_classifier(
                 on_bad=bad.of(data.train),
             )
         classifier.set_weight(weight.to(place.device))
+        made.append(weight)
 
     first_does(world, make)
-    if world.size > 1:
+    if isinstance(classifier, ShardedClassifier):
+        classifier.take_rows_of_first(made[0] if made else None)
+    elif world.size > 1:
         classifier.set_weight(first_values(world, classifier.weight.detach()))
 
 

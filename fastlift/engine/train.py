@@ -38,12 +38,14 @@ from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
+from fastlift.system import sealed
 from fastlift.system.device import using_device
 from fastlift.system.files import write_json
 from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import ThreadSettings
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
 from fastlift.training.captured import CapturedStep
+from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.distributed import LostCompany, barrier
 from fastlift.training.losses import LossSettings
 from fastlift.training.settings import SGDSettings
@@ -164,6 +166,8 @@ def _train(asked: Asked, place: Place) -> Run:
             runs.start_is_kept(run)
     prepare_backbone(config.training, config.run, stages, len(data.train), model, place)
     fit = _fit(asked, place, run, identity, stages, data, model, last, bad) if epochs else None
+    if isinstance(model.classifier, ShardedClassifier):
+        model.classifier = model.classifier.joined()
     evaluation = _evaluate(config.part(EvaluationSettings), place, data, model, bad)
     results = results_of(config, data, model, fit, evaluation, place.device)
     if world.is_main:
@@ -209,8 +213,9 @@ def _fit(
             fit.keep_start()
             if world.is_main:
                 runs.start_is_kept(run)
-        state = learner.model.state() | learner.momentum_buffers()
-        agree(world, {"step": fit.global_step, "what the checkpoint holds": weights_fingerprint(state.items())})
+        file = "none" if last is None else sealed.read_metadata(last)[sealed.DIGEST]
+        held = weights_fingerprint(learner.replicas())
+        agree(world, {"step": fit.global_step, "the checkpoint": file, "what the checkpoint holds": held})
         barrier(world)
         fit()
     finally:

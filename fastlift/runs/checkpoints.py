@@ -25,8 +25,8 @@ _KEY = "position"  # of the train state in the metadata
 
 
 def save(path: Path, learner: Learner, state: TrainState) -> None:
-    """Write a checkpoint; a kill in the middle leaves the old files as they were."""
-    write(path, learner.model.state(), learner.momentum_buffers(), state)
+    """Write a checkpoint of a learner that is whole; a kill in the middle leaves the old files as they were."""
+    write(path, *learner.state(), state)
 
 
 def write(path: Path, trained: Mapping[str, Tensor], momentum: Mapping[str, Tensor], state: TrainState) -> None:
@@ -71,6 +71,8 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 def restore(path: Path, learner: Learner, identity: Identity | None = None) -> TrainState:
     """Put a learner where the checkpoint was saved; one that does not fit the model or its optimiser is refused, as by ``read``."""
     trained, momentum, state = read(path, identity)
+    if learner.shard is not None:
+        trained, momentum = (learner.shard.cut(tensors, str(path)) for tensors in (trained, momentum))
     learner.check_momentum(momentum, f"checkpoint {path}")
     scaler = learner.scaler.state_dict()  # empty but for fp16
     if state.scaler.keys() != scaler.keys() or not state.scaler.get("scale", 1.0) > 0:

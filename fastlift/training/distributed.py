@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -168,3 +169,61 @@ def total(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
         for tensor in tensors.values():
             world.collectives(partial(dist.all_reduce, tensor))
     return tensors
+
+
+def reduced(tensor: Tensor, op: Any, world: World) -> Tensor:
+    """``tensor``, of one shape on all ranks, reduced over them in place; ``op`` is one of ``dist.ReduceOp``."""
+    if world.size > 1:
+        world.collectives(partial(dist.all_reduce, tensor, op))
+    return tensor
+
+
+def scattered_sum(tensor: Tensor, world: World) -> Tensor:
+    """This rank's part [R, ...] of the sum over the ranks of ``tensor`` [N R, ...]."""
+    if world.size == 1:
+        return tensor
+    mine = tensor.new_empty(len(tensor) // world.size, *tensor.shape[1:])
+    world.collectives(partial(dist.reduce_scatter_tensor, mine, tensor))
+    return mine
+
+
+Rows = Callable[[int], slice]
+"""Which rows of a tensor each rank holds, by rank; all ranks together hold every row once."""
+
+
+def sent_to_first(mine: Tensor, rows: Rows, length: int, world: World) -> Tensor | None:
+    """The ``length`` rows of all ranks on the first one's CPU, one rank's after another's; None on the others.
+
+    ``mine`` are this rank's.
+    """
+    if not world.is_main:
+        world.collectives(partial(dist.send, mine.contiguous(), 0))
+        return None
+    each = torch.empty(length, *mine.shape[1:], dtype=mine.dtype)
+    each[rows(0)] = mine.cpu()
+    for rank in range(1, world.size):
+        place = each[rows(rank)]
+        theirs = place if mine.device.type == "cpu" else mine.new_empty(place.shape)
+        world.collectives(partial(dist.recv, theirs, rank))
+        if theirs is not place:
+            place.copy_(theirs)
+    return each
+
+
+def sent_to_all(mine: Tensor, rows: Rows, length: int, world: World) -> Tensor:
+    """The ``length`` rows of all ranks, on each, where its own (``mine``) lie."""
+    each = mine.new_empty(length, *mine.shape[1:])
+    each[rows(world.rank)] = mine
+    for rank in range(world.size):
+        world.collectives(partial(dist.broadcast, each[rows(rank)], rank))
+    return each
+
+
+def rows_from_first(whole: Tensor | None, mine: Tensor, rows: Rows, world: World) -> None:
+    """Fill ``mine`` with this rank's rows of the first rank's ``whole``, which may lie elsewhere; other ranks have None."""
+    if whole is None:
+        world.collectives(partial(dist.recv, mine, 0))
+        return
+    mine.copy_(whole[rows(0)])
+    for rank in range(1, world.size):
+        world.collectives(partial(dist.send, whole[rows(rank)].to(mine), rank))

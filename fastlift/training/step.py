@@ -11,6 +11,7 @@ from torch import Tensor
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import check_fit
+from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.distributed import Vote, World
 from fastlift.training.finite import Watch
 from fastlift.training.losses import Loss
@@ -90,6 +91,7 @@ class Learner:
         self.parameters = model.trained()
         if not self.parameters:
             raise ValueError("nothing in this model trains")
+        self.shard = model.classifier if isinstance(model.classifier, ShardedClassifier) else None
         self.micro_batch = micro_batch
         self.world = world or World()
         device = next(iter(self.parameters.values())).device
@@ -99,7 +101,8 @@ class Learner:
         self.optimizer = sgd.build(self.parameters.values())
         self.sums = Sums.zeros(device)
         self.vote = Vote(device)
-        self.reducer = Reducer(self.parameters.values(), self.world, self.vote) if self.world.size > 1 else None
+        summed = self.parameters.values() if self.shard is None else self.shard.summed(self.parameters.values())
+        self.reducer = Reducer(summed, self.world, self.vote) if self.world.size > 1 else None
         loss.join(self.world)
         self.watch = Watch(device, on_nonfinite)
 
@@ -140,10 +143,12 @@ class Learner:
         loss_sum, correct = torch.zeros_like(self.sums.loss), torch.zeros_like(self.sums.correct)
         for start in range(0, share, part):
             some, theirs = images[start : start + part], labels[start : start + part]
-            if not len(some):
+            if self.shard is not None:
+                self.shard.rows = min(part, share - start)
+            elif not len(some):
                 self.loss.without_images()
                 continue
-            loss, predictions = self.loss.on_features(self.model.classifier, self.model.features(some), theirs)
+            loss, predictions = self.loss.on_features(self.model.classifier, self._features(some), theirs)
             if len(theirs) < len(whole):
                 loss = loss * self.loss.share(theirs, whole)
             if self.reducer is not None and start + part >= share:
@@ -157,7 +162,11 @@ class Learner:
             asked = stop()
             gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         else:
+            if self.shard is not None:
+                self.shard.flag()
             loss_sum, correct = self.reducer.add_up(loss_sum, correct, stop)
+            if self.shard is not None:
+                self.shard.spoil()
             asked, gradients = self.reducer.stopping, [self.reducer.gradients]
         scale = self.scaler.scale(torch.ones_like(loss_sum)) if self.scaler.is_enabled() else None
         good = self.watch.look(loss_sum, gradients, scale)
@@ -173,8 +182,28 @@ class Learner:
         """One process lets autograd make them; several add to those in the buffer that they share."""
         if self.reducer is None:
             self.optimizer.zero_grad(set_to_none=True)
-        else:
-            self.reducer.zero()
+            return
+        if self.shard is not None:
+            self.shard.zero_grad(set_to_none=True)
+        self.reducer.zero()
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Of this rank's images [b, ...]: [b, D], also of none, where others have some."""
+        if len(images):
+            return self.model.features(images)
+        one = images.new_zeros(1, *images.shape[1:])  # so that dtype and gradients are as the others have them
+        return self.model.features(one)[:0]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What trains and its momentum, on the first rank; all ranks take part where the classifier is split over them."""
+        both = self.model.state(), self.momentum_buffers()
+        return both if self.shard is None else (self.shard.gathered(both[0]), self.shard.gathered(both[1]))
+
+    def replicas(self) -> list[tuple[str, Tensor]]:
+        """What trains, then its momentum, as far as every rank has it alike."""
+        own = set() if self.shard is None else {f"head.{name}" for name, _ in self.shard.named_parameters()}
+        both = [*self.model.state().items(), *self.momentum_buffers().items()]
+        return [(name, tensor) for name, tensor in both if name not in own]
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""

@@ -8,11 +8,11 @@ import torch
 
 from ..native.library import CrossEntropy, call, pointer
 from .arguments import IGNORE_INDEX, ClassifierArguments, Needed, check_labels
+from .directions import inverse_norm, off_direction
 
 # B batch, D width, C classes, R rows of a block
 
 BLOCK_FLOATS = 2**21  # 8 MiB of logits: near the caches, and enough rows for the matrix products to run at full speed
-NORM_FLOOR = 1e-12  # of torch.nn.functional.normalize
 
 
 def forward(a: ClassifierArguments, need: Needed) -> tuple[torch.Tensor, ...]:
@@ -21,10 +21,10 @@ def forward(a: ClassifierArguments, need: Needed) -> tuple[torch.Tensor, ...]:
     check_labels(a.labels, classes)
     counted = a.labels != IGNORE_INDEX
     f, w = a.features.float(), a.weight.float()
-    inverse_f = _inverse_norm(f) if a.normalize == "both" else None  # [B, 1]
+    inverse_f = inverse_norm(f) if a.normalize == "both" else None  # [B, 1]
     if inverse_f is not None:
         f = f * inverse_f
-    inverse_w = _inverse_norm(w) if a.normalize != "none" else None  # [C, 1]
+    inverse_w = inverse_norm(w) if a.normalize != "none" else None  # [C, 1]
     column_scale = torch.full((classes,), a.scale) if inverse_w is None else inverse_w[:, 0] * a.scale
     offset = None if a.log_prior is None else a.log_prior.float() * a.tau
     class_weight = None if a.class_weight is None else a.class_weight.float()
@@ -58,19 +58,7 @@ def forward(a: ClassifierArguments, need: Needed) -> tuple[torch.Tensor, ...]:
         d_b /= column_scale
     if need.features and inverse_f is not None:
         d_f *= inverse_f
-        _off_direction(d_f, f, None)
+        off_direction(d_f, f, None)
     if need.weight and inverse_w is not None:
-        _off_direction(d_w, w, inverse_w * inverse_w)  # the column scale has put 1 / |w| into it already
+        off_direction(d_w, w, inverse_w * inverse_w)  # the column scale has put 1 / |w| into it already
     return loss, predictions, d_f, d_w, d_b
-
-
-def _inverse_norm(x: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(NORM_FLOOR).reciprocal_()
-
-
-def _off_direction(d_x: torch.Tensor, x: torch.Tensor, inverse_square: torch.Tensor | None) -> None:
-    """In place: take out of each row of ``d_x`` its part along the row of ``x``, whose 1 / |x|^2 is given (None: 1)."""
-    along = torch.bmm(d_x.unsqueeze(1), x.unsqueeze(2)).squeeze(2)  # [rows, 1] without a temporary of the size of x
-    if inverse_square is not None:
-        along *= inverse_square
-    d_x.addcmul_(x, along, value=-1.0)

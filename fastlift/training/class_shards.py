@@ -1,0 +1,270 @@
+"""The classifier and its loss split over the ranks by class: each rank holds, and trains, some rows of the weight.
+
+In a step the ranks' features and labels are gathered, each computes the logits of its own classes for all of them, and the
+softmax over all classes follows from three small all-reduces: the largest logits, the prediction, and the sums of
+exponentials with the label's logit. Backward gathers the gradients of the losses, and adds up those of the features; a
+rank's rows of the weight have all of their gradient at once, so nothing of the weight travels.
+
+Legend: N ranks, C classes of which a rank has C_r, D width, b images of a rank, R the most that any rank has in this part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+import fastlift_kernels as kernels
+from fastlift.data.sampling.stream import share
+from fastlift.errors import UserError
+from fastlift.models.classifiers import CLASSIFIERS, Classifier, WeightClassifier
+from fastlift.settings import Acts, May, Settings
+from fastlift.settings.validate import Rule
+from fastlift.training.distributed import (
+    World,
+    gather,
+    reduced,
+    rows_from_first,
+    scattered_sum,
+    sent_to_all,
+    sent_to_first,
+)
+from fastlift_kernels.cosine_ce.shard import ShardArguments, features_gradient, row_statistics, shard_gradients
+
+_LOSSES = ("CE", "LA", "BS", "CB", "GRW")
+_PADDING = -1  # the label of rows that fill up a rank's share: no class
+
+
+def _has_a_weight(shard_classifier: bool, classifier: str) -> str | None:
+    if not shard_classifier or classifier in CLASSIFIERS:
+        return None
+    return f"shard_classifier: the classifier {classifier} has no weight of its own to split over processes"
+
+
+def _is_a_softmax(shard_classifier: bool, loss: str) -> str | None:
+    if not shard_classifier or loss in _LOSSES:
+        return None
+    return f"shard_classifier: the loss {loss} needs all logits of an image in one place; {', '.join(_LOSSES)} do not"
+
+
+@dataclass(frozen=True)
+class ShardSettings(Settings):
+    """Whether the classifier is split over the processes of a run."""
+
+    shard_classifier: Annotated[
+        bool, Acts("what training splits over its processes (epochs 1 or more)", lambda epochs: epochs > 0), May.CHANGE
+    ] = False
+    """Split the classifier's weight, its gradient and momentum and the logits over the processes by class, for 100,000
+    classes and more; nothing changes with one process, and checkpoints are the same."""
+    RULES: ClassVar[tuple[Rule, ...]] = (_has_a_weight, _is_a_softmax)
+
+    def build(self, classifier: Classifier, world: World) -> Classifier:
+        """The classifier as this rank trains it.
+
+        Raises:
+            UserError: fewer classes than ranks.
+        """
+        if not self.shard_classifier or world.size == 1:
+            return classifier
+        assert isinstance(classifier, WeightClassifier)
+        return ShardedClassifier(classifier, world)
+
+
+class ShardedClassifier(Classifier):
+    """A rank's rows [C_r, D] of the weight of ``whole``, and of its bias: consecutive classes, as many as others within one.
+
+    It gives losses and predictions over all classes, on all ranks at the same time; logits of all classes it has none.
+
+    Attributes:
+        rows: R of the next part of a batch, set before it on all ranks: they gather shares of one length.
+    """
+
+    def __init__(self, whole: WeightClassifier, world: World) -> None:
+        super().__init__()
+        self.classes, self.world, self.rows = len(whole.weight), world, 0
+        if self.classes < world.size:
+            raise UserError(
+                f"shard_classifier: {world.size} processes cannot split {self.classes} classes; start fewer processes"
+            )
+        self.normalize, self.scale = whole.normalize, whole.scale
+        self.mine = self._rows(world.rank)
+        self.first = self.mine.start
+        for name, parameter in whole.named_parameters():
+            self.register_parameter(name, nn.Parameter(parameter.detach()[self.mine].clone()))
+        self._flags: list[nn.Parameter] = []  # in a list it is none of this module's parameters
+        self._whole = (whole.to("meta"),)  # its kind and settings without its numbers; in a tuple it is no submodule
+
+    def _rows(self, rank: int) -> slice:
+        mine = share(self.classes, rank, self.world.size)
+        return slice(mine.start, mine.stop)
+
+    @property
+    def numbers(self) -> int:
+        """How many train, over all ranks."""
+        return sum(self.classes * own[0].numel() for own in self.parameters())
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return self._whole[0].prepare(features)
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Start from the rows of ``weight`` [C, D] that are this rank's. Raises: UserError, a weight of another shape."""
+        expected = [self.classes, self.weight.shape[1]]
+        if list(weight.shape) != expected:
+            raise UserError(f"classifier weight: expected {expected}, got {list(weight.shape)}")
+        super().set_weight(weight[self.mine])
+
+    def take_rows_of_first(self, weight: Tensor | None) -> None:
+        """Start from the rows of the first rank's ``weight`` [C, D]; other ranks have none. All ranks take part."""
+        with torch.no_grad():
+            rows_from_first(weight, self.weight, self._rows, self.world)
+
+    def cut(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        """Of an unsplit model's state or momentum what is this rank's; all else of it as it is.
+
+        Raises:
+            UserError: a weight or bias of another shape in ``source``.
+        """
+        found = dict(state)
+        for name, own in self.named_parameters():
+            key, expected = f"head.{name}", [self.classes, *own.shape[1:]]
+            if key in found:
+                if list(found[key].shape) != expected:
+                    raise UserError(f"{source}: {key} is {list(found[key].shape)}, expected {expected}")
+                found[key] = found[key][self.mine]
+        return found
+
+    def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of ``cut``, on the first rank's CPU; what other ranks get has no rows of theirs. All ranks take part."""
+        mine = {f"head.{name}" for name, _ in self.named_parameters()}
+        found = {
+            name: sent_to_first(tensor.detach(), self._rows, self.classes, self.world) if name in mine else tensor
+            for name, tensor in state.items()
+        }
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def joined(self) -> WeightClassifier:
+        """The unsplit classifier, on every rank. All ranks take part."""
+        whole = self._whole[0]
+        for name, own in self.named_parameters():
+            full = sent_to_all(own.detach(), self._rows, self.classes, self.world)
+            whole.register_parameter(name, nn.Parameter(full))
+        return whole
+
+    def is_any(self, mine: bool) -> bool:
+        """Whether it is so on any rank. All ranks take part."""
+        return bool(reduced(torch.tensor(float(mine), device=self.weight.device), dist.ReduceOp.MAX, self.world))
+
+    def summed(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        """Those of ``parameters`` whose gradients are added up over the ranks, behind a number that travels with them."""
+        own = {id(parameter) for parameter in self.parameters()}
+        self._flags = [nn.Parameter(self.weight.new_zeros(1))]
+        return [*self._flags, *(parameter for parameter in parameters if id(parameter) not in own)]
+
+    def flag(self) -> None:
+        """Before gradients are added up: where this rank's rows have one that is not finite, so will be a sum of all."""
+        assert self._flags[0].grad is not None
+        gradients = [own.grad for own in self.parameters() if own.grad is not None]
+        finite = torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf).isfinite()
+        self._flags[0].grad.fill_(0.0).masked_fill_(~finite, torch.nan)
+
+    def spoil(self) -> None:
+        """Behind it: where any rank's was not finite, neither is this rank's gradient: all of them leave the step out."""
+        assert self._flags[0].grad is not None
+        for own in self.parameters():
+            if own.grad is not None:
+                own.grad.view(-1)[:1] += self._flags[0].grad
+
+    def forward(self, features: Tensor) -> Tensor:
+        raise TypeError("a split classifier has no logits of all classes: join it first")
+
+    def cross_entropies(
+        self, features: Tensor, labels: Tensor, *, log_prior: Tensor | None = None, tau: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """CE(z + tau log_prior, label) [b] of this rank's images, and the argmax of their plain logits [b]; exact.
+
+        Called by all ranks at once, as is the backward pass. ``features`` are [b, D] with b from 0 to ``rows``,
+        ``labels`` int64 [b], ``log_prior`` [C].
+        """
+        prior = None if log_prior is None else log_prior[self.mine]
+        losses, predictions = _CrossEntropies.apply(
+            self.prepare(features), self.weight, self.bias, labels, prior, tau, self
+        )
+        return losses, predictions
+
+    def cross_entropy(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        log_prior: Tensor | None = None,
+        tau: float = 1.0,
+        class_weight: Tensor | None = None,
+        impl: kernels.Impl | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(weighted mean of this rank's losses, predictions): 0 where it has no image."""
+        losses, predictions = self.cross_entropies(features, labels, log_prior=log_prior, tau=tau)
+        if not len(labels):
+            return losses.sum(), predictions
+        if class_weight is None:
+            return losses.mean(), predictions
+        weight = class_weight[labels].to(losses.dtype)
+        return (weight * losses).sum() / weight.sum(), predictions
+
+
+class _CrossEntropies(torch.autograd.Function):
+    """Losses [b] of this rank's images over the classes of all ranks, and predictions [b]; see the module."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        log_prior: Tensor | None,
+        tau: float,
+        own: ShardedClassifier,
+    ) -> tuple[Tensor, Tensor]:
+        world = own.world
+        everyone = gather(_filled(features, own.rows, 0.0), world).flatten(0, 1)  # [N R, D]
+        theirs = gather(_filled(labels, own.rows, _PADDING), world).flatten()  # [N R]
+        a = ShardArguments(everyone, weight, theirs - own.first, log_prior, bias, own.scale, tau, own.normalize)
+        found = row_statistics(a)
+        top, best = reduced(torch.stack([found.top, found.best]), dist.ReduceOp.MAX, world)
+        # The first of the largest logits, as argmax gives it; where they are NaN, any class.
+        candidate = torch.where(found.best == best, found.prediction + own.first, own.classes - 1)
+        predictions = reduced(candidate, dist.ReduceOp.MIN, world)
+        lowest = torch.where(top == -torch.inf, 0.0, top)
+        sums = torch.stack([found.total * (found.top - lowest).exp(), found.own])
+        total, label = reduced(sums, dist.ReduceOp.SUM, world)
+        lse = lowest + total.log()
+        ctx.a, ctx.own, ctx.exponentials, ctx.share = a, own, found.exponentials, (found.top - lse).exp()
+        ctx.save_for_backward(features)
+        mine = slice(world.rank * own.rows, world.rank * own.rows + len(labels))
+        predictions = predictions[mine].clone()
+        ctx.mark_non_differentiable(predictions)
+        return (lse - label)[mine], predictions
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_losses: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        (features,), own = ctx.saved_tensors, ctx.own
+        d = gather(_filled(d_losses, own.rows, 0.0), own.world).flatten()  # [N R]
+        exponentials, ctx.exponentials = ctx.exponentials, None  # used up
+        everyones, d_weight, d_bias = shard_gradients(ctx.a, exponentials, ctx.share, d, ctx.needs_input_grad[0])
+        d_features = None
+        if everyones is not None:
+            d_features = scattered_sum(everyones, own.world)[: len(features)]
+            d_features = features_gradient(d_features, features, own.normalize).to(features.dtype)
+        return d_features, d_weight, d_bias, None, None, None, None
+
+
+def _filled(tensor: Tensor, rows: int, value: float) -> Tensor:
+    """``tensor`` [b, ...] with rows of ``value`` behind it: [rows, ...]."""
+    missing = rows - len(tensor)
+    return torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), value)]) if missing else tensor

@@ -1,0 +1,162 @@
+"""Classifier and cross-entropy where each process holds some of the classes: what one of them computes.
+
+``row_statistics`` gives what the processes must tell each other of every row; ``shard_gradients`` takes what they found:
+
+    z = scale <f', w'> + bias, y = z + tau log_prior, d_y = d (exp(y - lse) - [c = label])
+
+with lse = log sum exp(y) over the classes of all processes, and d the gradient of a row's loss. Library products on every
+device, and a few of PyTorch's passes over [B, C] beside them: ``exp(y - top)`` lies where the logits were, and becomes their
+gradient there.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from ..products import product
+from .arguments import Normalize
+from .directions import inverse_norm, off_direction
+
+# B batch over all processes, D width, C classes of this process
+
+BLOCK_FLOATS = 2**18  # 1 MiB: on a CPU the passes over a block of rows stay in the caches
+
+
+class ShardArguments(NamedTuple):
+    """The rows of all processes and the classes of this one; parameters in float32 (float64 with float64 features)."""
+
+    features: torch.Tensor  # [B, D]
+    weight: torch.Tensor  # [C, D]
+    labels: torch.Tensor  # [B] int64, counted from the first of these classes; below 0 or from C on: another process's
+    log_prior: torch.Tensor | None  # [C], a constant
+    bias: torch.Tensor | None  # [C]
+    scale: float
+    tau: float
+    normalize: Normalize
+
+
+class RowStatistics(NamedTuple):
+    """Of each row over these classes, in the dtype of the weight."""
+
+    best: torch.Tensor  # [B] the largest z
+    prediction: torch.Tensor  # [B] int64, the first class that has it
+    top: torch.Tensor  # [B] the largest y
+    total: torch.Tensor  # [B] sum of exp(y - top), 0 where all y are -inf
+    own: torch.Tensor  # [B] y of the label, 0 where it is another process's
+    exponentials: torch.Tensor  # [B, C] exp(y - top)
+
+
+def row_statistics(a: ShardArguments) -> RowStatistics:
+    """What the softmax over all classes must know of these."""
+    f, w = _operands(a)
+    z = _product(f, w.T)  # [B, C]
+    rows_scale, columns = _row_scale(a, f), _column_scale(a)
+    offset = None if a.log_prior is None else a.log_prior.to(z.dtype) * a.tau
+    labels, inside = _labels(a)
+    best, top, total, own = z.new_empty(4, len(z))
+    prediction = torch.empty_like(a.labels)
+    for part in _blocks(z):
+        y = z[part].mul_(columns)
+        if rows_scale is not None:
+            y.mul_(rows_scale[part])
+        if a.bias is not None:
+            y.add_(a.bias)
+        torch.max(y, dim=1, out=(best[part], prediction[part]))
+        if offset is None:
+            top[part] = best[part]
+        else:
+            torch.amax(y.add_(offset), dim=1, out=top[part])
+        own[part] = torch.where(inside[part], y.gather(1, labels[part, None])[:, 0], 0.0)
+        lowest = torch.where(top[part] == -torch.inf, 0.0, top[part])
+        torch.sum(y.sub_(lowest[:, None]).exp_(), dim=1, out=total[part])
+    return RowStatistics(best, prediction, top, total, own, z)
+
+
+def shard_gradients(
+    a: ShardArguments, exponentials: torch.Tensor, share: torch.Tensor, d: torch.Tensor, need_features: bool
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+    """(d_features [B, D] where it is needed, d_weight [C, D], d_bias [C] or None); ``exponentials`` are used up.
+
+    d_features is this process's part of the sum over all, and holds what ``features_gradient`` takes out of that sum.
+
+    Args:
+        a: as ``row_statistics`` had them.
+        exponentials: its [B, C].
+        share: exp(top - lse), [B].
+        d: the gradient of each row's loss, [B].
+    """
+    f, w = _operands(a)
+    columns, rows_scale = _column_scale(a), _row_scale(a, f)
+    labels, inside = _labels(a)
+    unit = d.abs().amax().clamp_min(torch.finfo(d.dtype).tiny) if f.dtype == torch.float16 else None
+    if unit is not None:  # whatever multiplies the loss, the gradient of the logits fits into fp16
+        d = d / unit
+    q, d_bias = exponentials, None if a.bias is None else torch.zeros_like(a.bias)
+    for part in _blocks(q):
+        d_y = q[part].mul_((share[part] * d[part])[:, None])
+        d_y.scatter_add_(1, labels[part, None], torch.where(inside[part], -d[part], 0.0)[:, None])
+        if d_bias is not None:
+            d_bias += d_y.sum(0)
+        d_y.mul_(columns)
+        if rows_scale is not None:
+            d_y.mul_(rows_scale[part])
+    q = q.to(f.dtype)
+    d_features, d_weight = _product(q, w) if need_features else None, _product(q.T, f)
+    if d_features is not None and a.normalize == "both" and rows_scale is None:
+        d_features *= inverse_norm(a.features.to(f.dtype))
+    if a.normalize != "none":
+        off_direction(d_weight, a.weight, inverse_norm(a.weight).square_())
+    if unit is not None:
+        for gradient in (d_features, d_weight, d_bias):
+            if gradient is not None:
+                gradient *= unit
+    return d_features, d_weight, d_bias
+
+
+def features_gradient(d_features: torch.Tensor, features: torch.Tensor, normalize: Normalize) -> torch.Tensor:
+    """The gradient of some rows of features [b, D] from the sum of all processes' ``d_features`` [b, D]; in place."""
+    if normalize == "both":
+        f = features.to(d_features.dtype)
+        off_direction(d_features, f, inverse_norm(f).square_())
+    return d_features
+
+
+def _is_low(a: ShardArguments) -> bool:
+    """Whether products take 16 bits: as the unshared op, on GPUs alone."""
+    return a.features.is_cuda and a.features.itemsize == 2
+
+
+def _operands(a: ShardArguments) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is multiplied: f' and the weight as it is, in the weight's dtype, or both as they are in 16 bits."""
+    if _is_low(a):
+        return a.features, a.weight.to(a.features.dtype)
+    f = a.features.to(a.weight.dtype)
+    return f * inverse_norm(f) if a.normalize == "both" else f, a.weight
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a @ b if a.dtype == torch.float64 else product(a, b)
+
+
+def _row_scale(a: ShardArguments, f: torch.Tensor) -> torch.Tensor | None:
+    """What the products lack of the features' length [B, 1]."""
+    return inverse_norm(f.float()) if _is_low(a) and a.normalize == "both" else None
+
+
+def _column_scale(a: ShardArguments) -> torch.Tensor:
+    """scale / |w| [C], or the scale."""
+    if a.normalize == "none":
+        return a.weight.new_full((), a.scale)
+    return inverse_norm(a.weight)[:, 0].mul_(a.scale)
+
+
+def _labels(a: ShardArguments) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels as columns of these classes [B], and which of them are such."""
+    last = len(a.weight) - 1
+    return a.labels.clamp(0, last), (a.labels >= 0) & (a.labels <= last)
+
+
+def _blocks(z: torch.Tensor) -> list[slice]:
+    """Rows that are passed over together: on a GPU all."""
+    rows = len(z) if z.is_cuda else max(1, BLOCK_FLOATS // z.shape[1])
+    return [slice(start, start + rows) for start in range(0, len(z), max(rows, 1))]

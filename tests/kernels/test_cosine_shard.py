@@ -1,0 +1,151 @@
+"""Classes in shares: what several processes would compute of theirs is together the loss over all classes, in float64 and fp32."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastlift_kernels.cosine_ce.arguments import Normalize
+from fastlift_kernels.cosine_ce.shard import (
+    RowStatistics,
+    ShardArguments,
+    features_gradient,
+    row_statistics,
+    shard_gradients,
+)
+
+# B batch, D width, C classes
+
+
+def unshared(a: ShardArguments) -> tuple[Tensor, Tensor]:
+    """(z, y), both [B, C], by the definition."""
+    weight = a.weight if a.normalize == "none" else F.normalize(a.weight, dim=1)
+    features = F.normalize(a.features, dim=1) if a.normalize == "both" else a.features
+    z = a.scale * features @ weight.T
+    z = z if a.bias is None else z + a.bias
+    return z, z if a.log_prior is None else z + a.tau * a.log_prior
+
+
+def shares_of(a: ShardArguments, cuts: list[int]) -> list[ShardArguments]:
+    """The arguments of each process, whose first classes are 0 and the ``cuts``."""
+    ends = [*cuts, len(a.weight)]
+    return [
+        a._replace(
+            weight=a.weight[start:end],
+            labels=a.labels - start,
+            log_prior=None if a.log_prior is None else a.log_prior[start:end],
+            bias=None if a.bias is None else a.bias[start:end],
+        )
+        for start, end in zip([0, *cuts], ends, strict=True)
+    ]
+
+
+def lse_of(found: list[RowStatistics]) -> Tensor:
+    """log sum exp over the classes of all shares [B], in float64."""
+    return torch.stack([(row.total.double().log() + row.top.double()) for row in found]).logsumexp(dim=0)
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[ShardArguments, list[int], Tensor]:
+    """Arguments in float64 that fp32 holds exactly, where classes are cut, and a gradient of each loss."""
+    seed, batch, classes = draw(st.integers(0, 10**6)), draw(st.integers(1, 9)), draw(st.integers(2, 40))
+    cuts = sorted(draw(st.sets(st.integers(1, classes - 1), max_size=5)))
+    normalize: Normalize = draw(st.sampled_from(get_args(Normalize)))
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).double()
+
+    width, spread = draw(st.integers(1, 20)), draw(st.sampled_from([0.1, 1.0, 10.0]))
+    prior = normal(classes) if draw(st.booleans()) else None
+    labels = torch.randint(classes, (batch,), generator=generator)
+    if prior is not None and draw(st.booleans()):
+        prior[torch.rand(classes, generator=generator) < 0.5] = -torch.inf
+        prior[labels] = 0.5
+    bias = normal(classes) if normalize == "none" else None
+    features, weight = spread * normal(batch, width), spread * normal(classes, width)
+    scale = draw(st.sampled_from([1.0, 25.0])) if normalize == "both" else 1.0
+    tau = draw(st.sampled_from([0.5, 1.0]))
+    return ShardArguments(features, weight, labels, prior, bias, scale, tau, normalize), cuts, normal(batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@given(calls())
+def test_shares_make_up_the_whole(dtype: torch.dtype, call: tuple[ShardArguments, list[int], Tensor]) -> None:
+    """Bounds of rounding: of logits by the length of a sum, of exp by that of logits, of gradients by the sums over them."""
+    exact, cuts, d = call
+    features, weight = exact.features.clone().requires_grad_(), exact.weight.clone().requires_grad_()
+    bias = None if exact.bias is None else exact.bias.clone().requires_grad_()
+    z, y = unshared(exact._replace(features=features, weight=weight, bias=bias))
+    losses = F.cross_entropy(y, exact.labels, reduction="none")
+    losses.backward(d)
+    z = z.detach()
+
+    as_given = [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in exact]
+    shares = shares_of(ShardArguments(*as_given), cuts)
+    found = [row_statistics(share) for share in shares]
+    lse, own = lse_of(found), sum(row.own for row in found)
+
+    (batch, width), classes, u = exact.features.shape, len(exact.weight), torch.finfo(dtype).eps
+    f_length = torch.ones(batch) if exact.normalize == "both" else exact.features.norm(dim=1)
+    w_length = torch.ones(classes) if exact.normalize != "none" else exact.weight.norm(dim=1)
+    size = exact.scale * f_length.max() * w_length.max() + (0 if exact.bias is None else exact.bias.abs().max())
+    if exact.log_prior is not None:
+        size = size + exact.tau * exact.log_prior[exact.log_prior.isfinite()].abs().max()
+    off = (width + 8) * u * float(size)  # of a logit
+    p_off = 2 * off + (classes + 20) * u  # of a probability
+    assert ((lse - own - losses.detach()).abs() <= 2 * off + (classes + 16) * u).all()
+
+    best = torch.stack([row.best for row in found])
+    winner = best.argmax(dim=0)  # the first share of those with the largest
+    starts = torch.tensor([0, *cuts])
+    prediction = torch.stack([row.prediction for row in found]).gather(0, winner[None])[0] + starts[winner]
+    assert (z.gather(1, prediction[:, None])[:, 0] >= z.amax(dim=1) - 2 * off).all()
+
+    gradients = [
+        shard_gradients(share, row.exponentials, (row.top.double() - lse).exp().to(dtype), d.to(dtype), True)
+        for share, row in zip(shares, found, strict=True)
+    ]
+    d_features = features_gradient(sum(g[0] for g in gradients), as_given[0], exact.normalize)  # type: ignore[misc]
+    f_inverse = 1 / exact.features.norm(dim=1) if exact.normalize == "both" else torch.ones(batch)
+    w_inverse = 1 / exact.weight.norm(dim=1) if exact.normalize != "none" else torch.ones(classes)
+    f_bound = 3 * exact.scale * d.abs() * f_inverse * float(w_length.max()) * (p_off + 2 * (classes + width + 8) * u)
+    w_bound = 3 * exact.scale * w_inverse * (d.abs() * f_length).sum() * (p_off + 2 * (batch + width + 8) * u)
+    assert features.grad is not None
+    assert weight.grad is not None
+    assert ((d_features - features.grad).abs() <= f_bound[:, None]).all()
+    assert ((torch.cat([g[1] for g in gradients]) - weight.grad).abs() <= w_bound[:, None]).all()
+    if bias is not None and bias.grad is not None:
+        d_bias = torch.cat([g[2] for g in gradients if g[2] is not None])
+        assert ((d_bias - bias.grad).abs() <= 3 * d.abs().sum() * (p_off + 2 * (batch + 8) * u)).all()
+
+
+def test_a_share_without_probability_has_no_gradient() -> None:
+    """All of its classes are ruled out by the prior: no NaN of inf - inf."""
+    weight = torch.randn(3, 4)
+    out = torch.full((3,), -torch.inf)
+    a = ShardArguments(torch.randn(5, 4), weight, torch.full((5,), -2), out, None, 1.0, 1.0, "none")
+    found = row_statistics(a)
+    assert torch.equal(found.total, torch.zeros(5))
+    assert torch.equal(found.own, torch.zeros(5))
+    lse = torch.zeros(5)
+    d_features, d_weight, _ = shard_gradients(a, found.exponentials, (found.top - lse).exp(), torch.ones(5), True)
+    assert torch.equal(d_features, torch.zeros(5, 4))
+    assert torch.equal(d_weight, torch.zeros(3, 4))
+
+
+def test_the_label_of_another_share_is_nobody_s() -> None:
+    """Labels below this share's classes and behind them, beside one of its own."""
+    a = ShardArguments(
+        torch.ones(3, 1), torch.tensor([[1.0], [2.0]]), torch.tensor([-1, 2, 1]), None, None, 1.0, 1.0, "none"
+    )
+    assert row_statistics(a).own.tolist() == [0.0, 0.0, 2.0]
+    found = row_statistics(a)
+    _, d_weight, _ = shard_gradients(a, found.exponentials, torch.zeros(3), torch.tensor([2.0, 3.0, 5.0]), False)
+    assert d_weight.tolist() == [[0.0], [-5.0]]
