@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fastlift.training.distributed import Collectives
+
 Result = TypeVar("Result")
 
 
@@ -50,6 +52,10 @@ class _Recording(TorchDispatchMode):
         self.born |= {_place(tensor) for tensor in _tensors(result)} - read - self.given.keys()
         self.calls.append((function, args, kwargs, result))
         return result
+
+    def cut(self, collective: Callable[[], object]) -> None:
+        """Note what the host does at this place of each replay."""
+        self.calls.append((collective, (), {}, ()))
 
     def undo(self) -> None:
         for storage, copy in self.given.values():
@@ -91,10 +97,10 @@ class Tape:
         with _Noting(on_wait):
             return work()
 
-    def record(self, work: Callable[[], object]) -> Callable[[], object]:
+    def record(self, work: Callable[[], object], collectives: Collectives) -> Callable[[], object]:
         recording = _Recording()
         try:
-            with recording:
+            with recording, collectives.left_to(recording.cut):
                 work()
         finally:
             recording.undo()

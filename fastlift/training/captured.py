@@ -1,4 +1,8 @@
-"""A whole optimiser step in one CUDA graph: the host copies a batch, and replays what was recorded.
+"""A whole optimiser step in a CUDA graph: the host copies a batch, and replays what was recorded.
+
+With several processes the collectives of a step stand between the graphs that they cut it into: one before the gradients are
+added up, one after, and two more where the loss compares the images of a batch. So the ranks need not record or replay at the
+same time, and a rank that cannot record takes its steps beside the others' replays.
 
 Recorded is ``Learner.step`` as it stands: micro-batches, loss, backward, the watch, the update and the sums. What it reads
 from the host would be frozen with it. So the batch lies in static buffers, the learning rate on the device, steps are counted
@@ -10,9 +14,10 @@ A graph lives in one process and cannot be kept for another: each run records it
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -21,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fastlift.errors import is_out_of_memory
+from fastlift.training.distributed import Collectives
 from fastlift.training.step import Learner
 
 WARM_UP = 3  # steps in a row alike, in which libraries start and code is compiled, before one is recorded
@@ -34,8 +40,12 @@ class Graphs(Protocol):
         """Do ``work`` where it can be recorded later; ``on_wait`` is told where the host waited in it for the device."""
         ...
 
-    def record(self, work: Callable[[], object]) -> Callable[[], object]:
-        """Record ``work`` without doing it; what is returned does it. Raises RuntimeError where it cannot be recorded."""
+    def record(self, work: Callable[[], object], collectives: Collectives) -> Callable[[], object]:
+        """Record ``work`` without doing it; what is returned does it, with ``collectives`` in their places.
+
+        Raises:
+            RuntimeError: it cannot be recorded.
+        """
         ...
 
     def forget(self) -> None:
@@ -62,16 +72,35 @@ class CudaGraphs:
         finally:
             before.wait_stream(self.stream)
 
-    def record(self, work: Callable[[], object]) -> Callable[[], object]:
-        graph = torch.cuda.CUDAGraph()
-        # Only this thread must do nothing that cannot be recorded: those of the loader allocate pinned memory meanwhile.
+    def record(self, work: Callable[[], object], collectives: Collectives) -> Callable[[], object]:
+        parts: list[Callable[[], object]] = []
+        pool, thread, recording = torch.cuda.graph_pool_handle(), threading.get_ident(), ExitStack()
+
+        def begin() -> None:
+            graph = torch.cuda.CUDAGraph()
+            # Only this thread must do nothing that cannot be recorded: those of the loader allocate pinned memory meanwhile.
+            recording.enter_context(
+                torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local")
+            )
+            parts.append(graph.replay)
+
+        def cut(collective: Callable[[], object]) -> None:
+            if threading.get_ident() != thread:  # autograd's: only the thread that began a graph can end it
+                raise RuntimeError("a collective in the backward pass cannot stand between two graphs")
+            recording.close()
+            parts.append(collective)
+            begin()
+
         # Where recording fails, torch's context leaves its stream the current one; the outer context gives it back.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream(self.device)),
-            torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
-        ):
+        with torch.cuda.stream(torch.cuda.current_stream(self.device)), recording, collectives.left_to(cut):
+            begin()
             work()
-        return graph.replay
+
+        def replay() -> None:
+            for part in parts:
+                part()
+
+        return replay
 
     def forget(self) -> None:
         torch.cuda.empty_cache()
@@ -106,7 +135,7 @@ class CapturedStep:
     Args:
         learner: whose steps are taken; its ``set_lr`` fills the learning rate on the device from now on.
         say: told once of each record, or why there is none.
-        graphs: what records; default: CUDA graphs, where the learner is alone on a GPU.
+        graphs: what records; default: CUDA graphs, where the learner is on a GPU.
     """
 
     def __init__(self, learner: Learner, say: Callable[[str], object], graphs: Graphs | None = None) -> None:
@@ -119,10 +148,9 @@ class CapturedStep:
         self._recorded: Hashable = None
         self._replay: Callable[[], object] | None = None
         self._batch: tuple[Tensor, ...] = ()  # that the record reads
+        self._stop: Callable[[], bool] = lambda: False  # that a replay asks, among several processes
         device = learner.sums.loss.device
-        if learner.world.size > 1:
-            self._tell("not captured in a CUDA graph: several processes share each batch")
-        elif graphs is None and device.type != "cuda":
+        if graphs is None and device.type != "cuda":
             self._tell("not captured in a CUDA graph: it runs on a CPU")
         else:
             self._graphs = graphs or CudaGraphs(device)
@@ -135,6 +163,7 @@ class CapturedStep:
         """One update, as by ``Learner.step``."""
         if self._graphs is None:
             return self.learner.step(images, labels, whole, stop)
+        self._stop = stop
         batch = (images, labels) if whole is None or whole is labels else (images, labels, whole)
         kind = self._kind_of(batch)
         self._alike = self._alike + 1 if kind == self._kind else 1
@@ -147,7 +176,7 @@ class CapturedStep:
             static.copy_(given, non_blocking=True)
         self._replay()
         self.learner.count(len(batch[-1]))
-        return stop()
+        return stop() if self.learner.reducer is None else self.learner.reducer.stopping
 
     def release(self) -> None:
         """Give back the graph's memory; steps to come record another."""
@@ -178,7 +207,10 @@ class CapturedStep:
         counted = learner.watch.taken, learner.sums.images
         try:
             images, labels, *whole = static = tuple(given.clone() for given in batch)
-            replay = self._graphs.record(lambda: learner.step(images, labels, whole[0] if whole else None))
+            all_labels = whole[0] if whole else None
+            replay = self._graphs.record(
+                lambda: learner.step(images, labels, all_labels, lambda: self._stop()), learner.world.collectives
+            )
         except RuntimeError as error:
             learner.optimizer.zero_grad(set_to_none=True)  # gradients may lie in what was recorded so far
             self._refuse(kind, "memory ran out" if is_out_of_memory(error) else str(error).splitlines()[0])
@@ -199,15 +231,20 @@ class CapturedStep:
             self._say(f"training step {message}")
 
     def _pass_by(self, work: Callable[[], bool]) -> bool:
-        """Take a step without the graph; where memory runs out, the graph's is given back for it."""
+        """Take a step without the graph; where memory runs out, the graph's is given back for it.
+
+        Not where the step has begun to exchange something with other processes, which would not do it again.
+        """
         assert self._graphs is not None
-        taken, kind = self.learner.watch.taken, self._kind
+        learner, kind = self.learner, self._kind
+        before = learner.watch.taken, learner.world.collectives.number
         # By the last step before a record all is loaded and compiled: what waits there would break the record.
         on_wait = partial(self._waited, kind) if self._alike == WARM_UP else None
         try:
             return self._graphs.queue(work, on_wait)
         except Exception as error:
-            if not is_out_of_memory(error) or self._replay is None or self.learner.watch.taken != taken:
+            now = learner.watch.taken, learner.world.collectives.number
+            if not is_out_of_memory(error) or self._replay is None or now != before:
                 raise
         self.release()
         return self._graphs.queue(work)

@@ -18,7 +18,7 @@ from fastlift.engine.loop import cosine_lr
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.tuners import TUNERS
 from fastlift.training.captured import WARM_UP, CapturedStep
-from fastlift.training.distributed import World
+from fastlift.training.distributed import Collectives
 from fastlift.training.step import Learner
 
 LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
@@ -283,8 +283,8 @@ def test_what_breaks_the_record_is_told_once(tiny_clip: Files, monkeypatch: pyte
     step, tape = capture(found, said)
     record = tape.record
 
-    def broken(work: Callable[[], object]) -> Callable[[], object]:
-        record(work)
+    def broken(work: Callable[[], object], collectives: Collectives) -> Callable[[], object]:
+        record(work, collectives)
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
     monkeypatch.setattr(tape, "record", broken)
@@ -301,7 +301,7 @@ def test_memory_that_a_partial_batch_lacks_is_the_graphs(tiny_clip: Files, monke
     held, queue = [False], tape.queue
     monkeypatch.setattr(tape, "forget", lambda: held.__setitem__(0, False))
     record = tape.record
-    monkeypatch.setattr(tape, "record", lambda work: (held.__setitem__(0, True), record(work))[1])
+    monkeypatch.setattr(tape, "record", lambda *given: (held.__setitem__(0, True), record(*given))[1])
 
     def tight(work: Callable[[], bool], on_wait: Any = None) -> bool:
         if held[0]:
@@ -320,7 +320,7 @@ def test_no_memory_for_a_record(tiny_clip: Files, monkeypatch: pytest.MonkeyPatc
     plain, found = (tiny_learner(tiny_clip) for _ in range(2))
     step, tape = capture(found, said)
 
-    def full(work: object) -> Any:
+    def full(*_: object) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
 
     monkeypatch.setattr(tape, "record", full)
@@ -330,20 +330,14 @@ def test_no_memory_for_a_record(tiny_clip: Files, monkeypatch: pytest.MonkeyPatc
     assert said == ["training step not captured in a CUDA graph: memory ran out"]
 
 
-def test_who_cannot_is_told_why(tiny_clip: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_cannot_is_told_why(tiny_clip: Files) -> None:
     said: list[str] = []
     alone = tiny_learner(tiny_clip)
     step = CapturedStep(alone, said.append)
     assert isinstance(alone.optimizer.param_groups[0]["lr"], float), "the plain path is left as it is"
     step.step(*batch_of(alone, 0))
     assert alone.watch.taken == 1
-    shared = tiny_learner(tiny_clip, world=World())
-    monkeypatch.setattr(shared, "world", World(0, 2))
-    CapturedStep(shared, said.append, Tape())
-    assert said == [
-        "training step not captured in a CUDA graph: it runs on a CPU",
-        "training step not captured in a CUDA graph: several processes share each batch",
-    ]
+    assert said == ["training step not captured in a CUDA graph: it runs on a CPU"]
 
 
 @pytest.mark.parametrize("place", [CUDA])
@@ -416,13 +410,13 @@ def test_what_waits_while_it_is_recorded_is_refused(tiny_clip: Files, monkeypatc
     look = some.watch.look
     monkeypatch.setattr(some.watch, "look", lambda *given: (float(given[0]), look(*given))[1])
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-        Tape().record(lambda: some.step(*batch_of(some, 0)))
+        Tape().record(lambda: some.step(*batch_of(some, 0)), some.world.collectives)
 
 
 def test_a_record_does_nothing(tiny_clip: Files) -> None:
     some = tiny_learner(tiny_clip)
     before = everything(some)
-    Tape().record(lambda: some.step(*batch_of(some, 0)))
+    Tape().record(lambda: some.step(*batch_of(some, 0)), some.world.collectives)
     some.watch.taken, some.sums.images = 0, 0
     after = everything(some)
     assert all(torch.equal(v, after[k]) if isinstance(v, Tensor) else v == after[k] for k, v in before.items())  # type: ignore[arg-type]
