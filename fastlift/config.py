@@ -29,7 +29,18 @@ from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.fused import FusedSettings
 from fastlift.models.precision import PrecisionSettings
 from fastlift.models.vit import ActivationCheckpointingSettings
-from fastlift.settings import May, NamesFile, Settings, check_effects, check_rules, converted, keywords, marker, one_of
+from fastlift.settings import (
+    May,
+    NamesFile,
+    NamesPlace,
+    Settings,
+    check_effects,
+    check_rules,
+    converted,
+    keywords,
+    marker,
+    one_of,
+)
 from fastlift.settings.base import Part
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
@@ -180,8 +191,9 @@ def absolute_paths(config: Config) -> Config:
 
     changed: dict[str, Any] = {}
     for name, value in config.flat().items():
-        if isinstance(value, Path):
-            changed[name] = absolute(value)
+        place = marker(SECTIONS[SECTION_OF[name]], name, NamesPlace)
+        if place is not None and value is not None:
+            changed[name] = str(absolute(Path(value))) if place.is_local(value) else value
         elif (names := names_file(name, value)) is not None:
             changed[name] = names.renamed(value, if_file)
     return config.merged(**{"pretrained": config.model.pretrained} | changed)

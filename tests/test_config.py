@@ -12,7 +12,7 @@ from fastlift.errors import UserError
 
 UNUSUAL: dict[str, Any] = {
     "dataset": "list",
-    "data_root": Path("some") / "where",
+    "data_root": "some/where",
     "tuner": ("adaptformer", "lora"),
     "layers": (0, 2),
     "rank": 7,

@@ -20,7 +20,7 @@ DISTRIBUTIONS = {
     "open_clip": "open-clip-torch",
     "nvidia": "nvidia-dali-cuda130",
 }
-USED_AT_RUN_TIME = ("dali", "transformers", "onnx")
+USED_AT_RUN_TIME = ("dali", "transformers", "onnx", "remote")
 
 
 def declared(*extras: str) -> dict[str, Requirement]:

@@ -48,13 +48,13 @@ class Prepare:
 
     name: tyro.conf.Positional[str]
     """Data set by name."""
-    data_root: Path | None = None
-    """Folder with the images."""
-    train_list: Path | None = None
+    data_root: str | None = None
+    """Folder with the images, or its URL."""
+    train_list: str | None = None
     """List file of the training split, where it is not in the data root."""
-    test_list: Path | None = None
+    test_list: str | None = None
     """List file of the test split, where it is not in the data root."""
-    class_names: Path | None = None
+    class_names: str | None = None
     """Class-name file, where it is not in the data root."""
     json: bool = False
     """Print as JSON."""

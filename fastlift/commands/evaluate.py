@@ -40,8 +40,8 @@ class Evaluate:
     """Checkpoints by name, such as epoch-003 (default: the last one); several are compared."""
     split: Literal["test", "train"] = "test"
     """Which split to evaluate."""
-    data_root: Path | None = None
-    """Folder with the images, where it is not the one of the training any more."""
+    data_root: str | None = None
+    """Folder with the images, or its URL, where it is not the one of the training any more."""
     device: DeviceSettings = field(default_factory=DeviceSettings)
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     json: bool = False

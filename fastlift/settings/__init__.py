@@ -9,7 +9,18 @@ these declarations and the one validator that reads them. Imports ``errors``. Im
 
 from fastlift.settings.base import Settings, converted
 from fastlift.settings.convert import keywords
-from fastlift.settings.declare import MOST, MOST_PIXELS, MOST_THREADS, SEED, SIZE, Acts, Between, May, NamesFile
+from fastlift.settings.declare import (
+    MOST,
+    MOST_PIXELS,
+    MOST_THREADS,
+    SEED,
+    SIZE,
+    Acts,
+    Between,
+    May,
+    NamesFile,
+    NamesPlace,
+)
 from fastlift.settings.names import one_of
 from fastlift.settings.validate import check_effects, check_range, check_rules, hints_of, marker, plain
 
@@ -23,6 +34,7 @@ __all__ = [
     "Between",
     "May",
     "NamesFile",
+    "NamesPlace",
     "Settings",
     "check_effects",
     "check_range",

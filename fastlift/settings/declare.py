@@ -80,6 +80,18 @@ class May(Flag):
 
 
 @dataclass(frozen=True)
+class NamesPlace:
+    """A text that names a file or folder, a URL of one, or a pattern of shards (``train-{00..99}.tar``).
+
+    Files and folders are named from the root in a run's ``config.json``.
+    """
+
+    def is_local(self, value: str) -> bool:
+        """Whether ``value`` is a path on this machine."""
+        return "://" not in value and not value.endswith(".tar")
+
+
+@dataclass(frozen=True)
 class NamesFile:
     """A text that may name a file: what stands between ``prefix`` and the end, where it ends with ``suffix``.
 

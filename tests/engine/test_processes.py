@@ -285,7 +285,7 @@ def scanned(arguments: list[str]) -> list[int]:
         return header_scan.scan_files(root, paths, *given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "scan_files", counted)
+        patch.setattr(splits, "scan_anywhere", counted)
         patch.setattr(html, "render_report", lambda *_, **__: "")
         assert cli.main(arguments) == 0
     return scans

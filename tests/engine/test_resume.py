@@ -188,7 +188,7 @@ def test_a_resumed_run_keeps_what_it_went_on_with(settings: Config, tmp_path: Pa
     shutil.rmtree(moved)
     going_on = settings.override(epochs=1, group_boundaries=(3, 8))
     resumed = fastlift.train(going_on, output=run.folder, resume=True)
-    assert config.load(run.folder / "config.json").data.data_root == tiny_data
+    assert config.load(run.folder / "config.json").data.data_root == str(tiny_data)
     evaluated = engine_evaluate.evaluate_run(run.folder)
     assert evaluated["center"]["group_sizes"] == resumed.results["evaluations"]["center"]["group_sizes"]
 

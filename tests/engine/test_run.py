@@ -142,7 +142,7 @@ def test_a_run_holds_in_any_working_folder(
     relative = settings.override(data_root=tiny_data.name, train_list=Path(tiny_data.name) / "train.txt", epochs=1)
     run = fastlift.train(relative, output=tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    assert config.load(run.folder / "config.json").data.data_root == tiny_data
+    assert config.load(run.folder / "config.json").data.data_root == str(tiny_data)
     again = fastlift.train(config.load(run.folder / "config.json"), output=tmp_path / "again")
     assert again.metrics == run.metrics
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastlift.data.datasets.cifar import CIFAR
 from fastlift.data.datasets.dataset import DataSet, Request, Source
@@ -16,16 +17,18 @@ from fastlift.data.datasets.packed import PACK_MANIFEST, load_pack
 from fastlift.data.datasets.places_lt import PLACES_LT
 from fastlift.data.datasets.shapes_lt import SHAPES_LT
 from fastlift.data.datasets.taxon import Taxon, TaxonSettings
+from fastlift.data.datasets.webdataset import WEBDATASET
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import fingerprint
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, BadImageSettings
+from fastlift.data.stores.url import Url, local_copy, place_of
 from fastlift.errors import UserError
-from fastlift.settings import May, Settings, one_of
+from fastlift.settings import May, NamesPlace, Settings, one_of
 from fastlift.system.files import cache_folder, expand_user
 
-SOURCES: tuple[Source, ...] = (SHAPES_LT, IMAGENET_LT, PLACES_LT, INATURALIST2018, *CIFAR, LIST, FOLDER)
+SOURCES: tuple[Source, ...] = (SHAPES_LT, IMAGENET_LT, PLACES_LT, INATURALIST2018, *CIFAR, LIST, FOLDER, WEBDATASET)
 
 
 def names() -> list[str]:
@@ -45,14 +48,14 @@ class SourceSettings(Settings):
 
     dataset: str = "shapes_lt"
     """Data set by name ('fastlift data --help' lists them); 'shapes_lt' is drawn on this machine and needs nothing."""
-    data_root: Annotated[Path | None, May.CHANGE | May.DIFFER] = None
-    """Folder with the images."""
-    train_list: Annotated[Path | None, May.DIFFER] = None
-    """List file of the training split: lines of 'relative/path label' (.gz too)."""
-    test_list: Annotated[Path | None, May.DIFFER] = None
-    """List file of the test split."""
-    class_names: Annotated[Path | None, May.DIFFER] = None
-    """Class-name file for '--dataset list': lines of 'folder name', in the order of the labels."""
+    data_root: Annotated[str | None, NamesPlace(), May.CHANGE | May.DIFFER] = None
+    """Folder with the images, or its URL ('s3://bucket/folder', gs://, hf://, https://)."""
+    train_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
+    """List file of the training split, or its URL: lines of 'relative/path label' (.gz too). For webdataset a pattern of its shards: 'train-{000000..000099}.tar'."""
+    test_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
+    """The same of the test split."""
+    class_names: Annotated[str | None, NamesPlace(), May.DIFFER] = None
+    """Class-name file, or its URL: lines of 'folder name', in the order of the labels."""
 
     def build(
         self,
@@ -65,17 +68,42 @@ class SourceSettings(Settings):
     ) -> DataSet:
         """Load and check both splits; see ``load_data_set``."""
         source = source_of(self.dataset)
-        given = {name: expand_user(path) for name, path in self.values().items() if isinstance(path, Path)}
+        self._refuse_unused_files(source)
         cache = expand_user(cache_dir) if cache_dir else cache_folder()
-        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, **given)
-        _refuse_unused_files(request, source)
+        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, **self._places(source, cache))
         root = request.data_root
-        if root is not None and not root.is_dir():
+        if isinstance(root, Url) and not source.takes_urls:
+            raise UserError(f"the data set {self.dataset} takes a local folder as --data-root, not {root}")
+        if isinstance(root, Path) and not root.is_dir():
             raise UserError(f"the data root {root} is not a folder.{source.how_to_get()}")
         packed = root is not None and (root / PACK_MANIFEST).is_file()
         data = taxon.build(_load_packed(request) if packed else source.load(request))
         train, test = (replace(index, cache=cache) for index in (data.train, data.test))
         return replace(data, train=train, test=test)
+
+    def _refuse_unused_files(self, source: Source) -> None:
+        lists = {"--train-list": self.train_list, "--test-list": self.test_list}
+        given = [flag for flag, file in lists.items() if file is not None]
+        if given and not source.takes_lists:
+            raise UserError(
+                f"{' and '.join(given)}: the data set {self.dataset} has no list files (use --dataset list)"
+            )
+        if self.class_names is not None and not source.takes_class_names:
+            raise UserError(f"--class-names: the data set {self.dataset} brings its own names")
+
+    def _places(self, source: Source, cache: Path) -> dict[str, Any]:
+        """What a request says of places: the data root, files that are on this machine now, patterns of shards."""
+        files = {"train_list": self.train_list, "test_list": self.test_list, "class_names": self.class_names}
+        patterns = {}
+        if source.lists_are_patterns:
+            lists = {"train": files.pop("train_list"), "test": files.pop("test_list")}
+            patterns = {split: pattern for split, pattern in lists.items() if pattern is not None}
+        given = {name: local_copy(place_of(file), cache) for name, file in files.items() if file is not None}
+        return {
+            "data_root": None if self.data_root is None else place_of(self.data_root),
+            "patterns": patterns,
+            **given,
+        }
 
 
 def load_data_set(
@@ -95,7 +123,7 @@ def load_data_set(
 
     Args:
         name: one of ``names()``.
-        data_root: folder of the images, or a pack of the set (``fastlift data pack``). Not needed for ``shapes_lt``, and for
+        data_root: folder of the images, its URL, or a pack of the set (``fastlift data pack``). Not needed for ``shapes_lt``, and for
             CIFAR only where it is not to be downloaded into the cache.
         train_list, test_list, class_names: files, for ``list`` and in place of the found ones for published sets.
         taxon: what the classes of iNaturalist are: its species, or their groups at a rank of ``taxon.RANKS``.
@@ -110,7 +138,7 @@ def load_data_set(
     Raises:
         UserError: an unknown name, missing files, or problems in lists and images: the first ten and the total.
     """
-    files = (None if file is None else Path(file) for file in (data_root, train_list, test_list, class_names))
+    files = (None if file is None else os.fspath(file) for file in (data_root, train_list, test_list, class_names))
     return SourceSettings(name, *files).build(
         TaxonSettings(taxon),
         BadImageSettings(bad_images),
@@ -120,19 +148,10 @@ def load_data_set(
     )
 
 
-def _refuse_unused_files(request: Request, source: Source) -> None:
-    lists = {"--train-list": request.train_list, "--test-list": request.test_list}
-    given = [flag for flag, file in lists.items() if file is not None]
-    if given and not source.takes_lists:
-        raise UserError(f"{' and '.join(given)}: the data set {request.name} has no list files (use --dataset list)")
-    if request.class_names is not None and not source.takes_class_names:
-        raise UserError(f"--class-names: the data set {request.name} brings its own names")
-
-
 def _load_packed(request: Request) -> DataSet:
     """A pack brings its lists and names: those that are given beside it must be the same."""
     assert request.data_root is not None
-    data = load_pack(request.data_root, request.name)
+    data = load_pack(request.data_root, request.name, request.cache_dir)
     count = len(data.class_names)
     lists = {"--train-list": (request.train_list, data.train), "--test-list": (request.test_list, data.test)}
     for flag, (file, index) in lists.items():

@@ -30,6 +30,8 @@ class Cifar(Source):
     classes: int
     ratio: int
 
+    takes_urls = False
+
     @property
     def name(self) -> str:  # type: ignore[override]
         return f"cifar{self.classes}_ir{self.ratio}"
@@ -49,7 +51,7 @@ class Cifar(Source):
         if self.ratio < 1:
             raise UserError(f"{request.name}: the imbalance ratio must be at least 1")
         groups = long_tail_counts(100, 500, _RATIO_OF_GROUPS) if self.classes == 100 else None
-        root, problems = request.data_root, Problems(request.name)
+        root, problems = request.local_root, Problems(request.name)
         if root is not None and self._has_folders(root):
             names = class_folder_names(root / "train")
             return index_listings(request, self._listings(root, names, problems), tuple(names), problems, groups)

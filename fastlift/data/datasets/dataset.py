@@ -11,6 +11,7 @@ import numpy as np
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import BadImages
+from fastlift.data.stores.url import Url
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,26 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user gave, with ``~`` expanded and the defaults filled in."""
+    """What the user gave, with ``~`` expanded, lists of stores fetched, and the defaults filled in."""
 
     name: str
     cache_dir: Path
     bad_images: BadImages
     rescan: bool  # look at all files again instead of trusting the cached sizes
     progress: Progress | None
-    data_root: Path | None = None
+    data_root: Path | Url | None = None
     train_list: Path | None = None
     test_list: Path | None = None
     class_names: Path | None = None
+    patterns: dict[str, str] = field(
+        default_factory=dict
+    )  # split -> its shards, where the set takes such in place of lists
+
+    @property
+    def local_root(self) -> Path | None:
+        """The data root of a set that takes none in a store."""
+        assert not isinstance(self.data_root, Url)
+        return self.data_root
 
 
 class Source(ABC):
@@ -54,6 +64,8 @@ class Source(ABC):
     name: str
     takes_lists = False  # --train-list and --test-list
     takes_class_names = False  # --class-names
+    takes_urls = True  # a data root in a store
+    lists_are_patterns = False  # --train-list and --test-list name shards
     last_step = "files found or downloaded, index"  # of ``fastlift data prepare``
 
     def named(self, name: str) -> Source | None:

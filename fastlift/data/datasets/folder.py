@@ -12,6 +12,7 @@ from fastlift.data.index.index import PathTable
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.lists import Listing, parse_class_names
 from fastlift.data.index.problems import Problems
+from fastlift.data.stores.url import Url
 from fastlift.errors import UserError
 
 _LAYOUT = "  DATA_ROOT/train/CLASS/image.jpg\n  DATA_ROOT/test/CLASS/image.jpg   (or val)"
@@ -22,8 +23,10 @@ _EXTENSIONS = tuple(
 )
 
 
-def class_folder_names(split: Path) -> list[str]:
+def class_folder_names(split: Path | Url) -> list[str]:
     """The class folders of one split in alphabetical order."""
+    if isinstance(split, Url):
+        return sorted({path.split("/", 1)[0] for path in split.files() if "/" in path and not path.startswith(".")})
     return sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
 
 
@@ -59,26 +62,38 @@ class ClassFolders(Source):
         return index_listings(request, (train, test), class_names, problems)
 
 
-def _find_split(root: Path, names: Sequence[str]) -> str:
+def _find_split(root: Path | Url, names: Sequence[str]) -> str:
     """The first of ``names`` that is a folder with class folders in it; raises UserError where none is."""
     for name in names:
-        if (root / name).is_dir() and class_folder_names(root / name):
+        if _is_there(root / name) and class_folder_names(root / name):
             return name
     wanted = " or ".join(str(root / name) for name in names)
     raise UserError(f"no class folders in {wanted}. Expected layout:\n{_LAYOUT}")
 
 
-def list_split(root: Path, split: str, classes: Sequence[str], problems: Problems) -> Listing:
+def _is_there(split: Path | Url) -> bool:
+    return isinstance(split, Url) or split.is_dir()  # a store has no folders without files
+
+
+def list_split(root: Path | Url, split: str, classes: Sequence[str], problems: Problems) -> Listing:
     """All images of a split, class by class, by name; labels are positions in ``classes``."""
     tables: list[PathTable] = []
     for extra in sorted(set(class_folder_names(root / split)) - set(classes)):
         problems.add(f"{root / split / extra}: a class that the training split does not have")
     for name in classes:
         folder = root / split / name
-        inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in sorted(images_in(folder))]
+        if isinstance(folder, Url):
+            inside = [f"/{path}" for path in folder.files() if _is_listed(path)]
+        else:
+            inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in sorted(images_in(folder))]
         tables.append(PathTable.from_strings(f"{split}/{name}{path}" for path in inside))
     labels = np.repeat(np.arange(len(classes)), [len(table) for table in tables])
     return Listing(PathTable.joined(tables), labels.astype(np.int64))
+
+
+def _is_listed(path: str) -> bool:
+    """Whether a store's file counts as ``images_in`` has it."""
+    return path.lower().endswith(_EXTENSIONS) and not any(part.startswith(".") for part in path.split("/"))
 
 
 def images_in(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from fastlift.data.index.headers import MAX_PIXELS
 from fastlift.data.index.index import ImageIndex, PathTable, fingerprint
 from fastlift.data.index.lists import LARGEST_LABEL, is_file_name
 from fastlift.data.index.problems import Problems
+from fastlift.data.stores.url import Url, local_copy, size_of
 from fastlift.errors import UserError
 from fastlift.system.files import read_json, write_json
 
@@ -63,8 +64,8 @@ def write_manifest(root: Path, data: DataSet, shard_bytes: dict[str, int], short
     write_json(root / PACK_MANIFEST, {**manifest, "digest": _digest(manifest)})
 
 
-def load_pack(root: Path, name: str) -> DataSet:
-    """Read a pack of the data set ``name``.
+def load_pack(root: Path | Url, name: str, cache: Path) -> DataSet:
+    """Read a pack of the data set ``name``; of one in a store, manifest and indices are fetched below ``cache``.
 
     Nothing in it is trusted: its numbers are checked before anything is read by them, and headers inside of shards, which
     may name links, devices or places outside, are never looked at.
@@ -73,18 +74,20 @@ def load_pack(root: Path, name: str) -> DataSet:
         UserError: another set's pack, another format, a damaged manifest or index, missing or cut shards, numbers that
             do not fit each other.
     """
-    manifest = _manifest(root)
+    manifest = _manifest(local_copy(root / PACK_MANIFEST, cache))
     if manifest.dataset != name:
         raise UserError(f"{root} is a pack of {manifest.dataset}, not of {name}")
     problems = Problems(f"pack {root}", hint="Make it again with `fastlift data pack`.")
     for shard, size in manifest.shard_bytes.items():
-        file = root / shard
-        if not file.is_file():
-            problems.add(f"{file}: missing")
-        elif file.stat().st_size != size:
-            problems.add(f"{file}: {file.stat().st_size:,} bytes instead of {size:,}")
+        there = size_of(root / shard)
+        if there is None:
+            problems.add(f"{root / shard}: missing")
+        elif there != size:
+            problems.add(f"{root / shard}: {there:,} bytes instead of {size:,}")
     class_names = tuple(manifest.class_names)
-    splits = [_index(root, name, split, class_names, manifest.shard_bytes, problems) for split in ("train", "test")]
+    splits = [
+        _index(root, name, split, class_names, manifest.shard_bytes, problems, cache) for split in ("train", "test")
+    ]
     data = finish(name, splits, problems, np.array(manifest.group_counts, dtype=np.int64))
     ranks = {
         rank: Rank(tuple(stored.names), np.array(stored.of_class, dtype=np.int64))
@@ -120,9 +123,8 @@ class _Manifest(Struct):
                 raise ValueError(f"ranks does not group the classes by {name}")
 
 
-def _manifest(root: Path) -> _Manifest:
+def _manifest(path: Path) -> _Manifest:
     """The manifest, whose every entry is of the kind and size that it should be."""
-    path = root / PACK_MANIFEST
     stated = read_json(path)
     if stated.get("format") != _FORMAT:
         raise UserError(f"{path} is of another format than this version of fastlift reads ({_FORMAT})")
@@ -139,12 +141,18 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def _index(
-    root: Path, name: str, split: str, class_names: tuple[str, ...], shard_bytes: dict[str, int], problems: Problems
+    root: Path | Url,
+    name: str,
+    split: str,
+    class_names: tuple[str, ...],
+    shard_bytes: dict[str, int],
+    problems: Problems,
+    cache: Path,
 ) -> ImageIndex | None:
     """One split; None where its numbers fit neither each other nor the manifest, which is added to the problems."""
     file = root / f"{split}.npz"
     try:
-        columns = read_columns(file, _KINDS)
+        columns = read_columns(local_copy(file, cache), _KINDS)
         originals = PathTable.checked(columns["data"], columns["offsets"])
     except ValueError as error:
         problems.add(f"{file} cannot be read: {error}")

@@ -14,6 +14,7 @@ from fastlift.data.datasets.list_files import is_json, load_lists, read_class_na
 from fastlift.data.index.lines import read_text
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
+from fastlift.data.stores.url import Url, local_copy
 from fastlift.errors import UserError
 
 OLTR = "https://github.com/zhmiao/OpenLongTailRecognition-OLTR"  # where the lists of ImageNet-LT and Places-LT are
@@ -47,9 +48,10 @@ class Published(Source):
         root = request.data_root
         if root is None:
             raise UserError(f"{self.title} needs --data-root, the folder of its images.{self.how_to_get()}")
-        train_list = request.train_list or self.find_file(root, self.train_files)
-        test_list = request.test_list or self.find_file(root, self.test_files)
-        names_file = request.class_names or self._find_names(root, train_list)
+        cache = request.cache_dir
+        train_list = request.train_list or local_copy(self.find_file(root, self.train_files), cache)
+        test_list = request.test_list or local_copy(self.find_file(root, self.test_files), cache)
+        names_file = request.class_names or self._find_names(root, train_list, cache)
         problems = Problems(self.title, self.how_to_get().strip())
         if names_file is None:
             assert self.known_names is not None
@@ -65,19 +67,19 @@ class Published(Source):
             data = replace(data, ranks=inaturalist.ranks_of(categories))
         return data
 
-    def find_file(self, root: Path, files: tuple[str, ...], beside: Path | None = None) -> Path:
+    def find_file(self, root: Path | Url, files: tuple[str, ...], beside: Path | None = None) -> Path | Url:
         """The first of ``files`` in the data root, its ``splits``, or ``beside``, plain or gzipped; UserError where none is."""
-        places = dict.fromkeys([root, root / "splits", beside or root])
+        places: dict[Path | Url, None] = dict.fromkeys([root, root / "splits", beside or root])
         for candidate in (folder / f"{file}{end}" for folder in places for file in files for end in ("", ".gz")):
             if candidate.is_file():
                 return candidate
         looked = " and ".join(str(folder) for folder in places)
         raise UserError(f"{' or '.join(files)} (or with .gz) is not in {looked}.{self.how_to_get()}")
 
-    def _find_names(self, root: Path, train_list: Path) -> Path | None:
+    def _find_names(self, root: Path | Url, train_list: Path, cache: Path) -> Path | None:
         """The class-name file; None where there is none and the names are known."""
         try:
-            return self.find_file(root, self.names_files, beside=train_list.parent)
+            return local_copy(self.find_file(root, self.names_files, beside=train_list.parent), cache)
         except UserError:
             if self.known_names is None:
                 raise

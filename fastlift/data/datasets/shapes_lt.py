@@ -66,11 +66,12 @@ class ShapesLT(Source):
     """Drawn where it is not there yet; a data root may hold a copy of it."""
 
     name = "shapes_lt"
+    takes_urls = False
     last_step = "images drawn, index"
 
     def load(self, request: Request) -> DataSet:
         try:
-            root = request.data_root or prepare(request.cache_dir)
+            root = request.local_root or prepare(request.cache_dir)
         except OSError as error:
             raise UserError(
                 f"the images of {self.name} cannot be written to {request.cache_dir}: {error}. "

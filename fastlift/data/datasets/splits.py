@@ -7,11 +7,11 @@ import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request
 from fastlift.data.index.columns import cached_columns
-from fastlift.data.index.header_scan import scan_files
 from fastlift.data.index.index import ImageIndex, fingerprint
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.scan import SCAN_FORMAT, Scan, finish_index, load_scan, store_scan
+from fastlift.data.index.store_scan import scan_anywhere
 
 
 def index_split(
@@ -38,7 +38,7 @@ def index_split(
     if scan is None:
         before = problems.total
         listing = make_listing()
-        scan = Scan(listing.paths, listing.labels, *scan_files(root, listing.paths, name, request.progress))
+        scan = Scan(listing.paths, listing.labels, *scan_anywhere(root, listing.paths, name, request.progress))
         if problems.total > before:
             if request.bad_images == "stop":
                 problems.add_files(scan.bad_files(root))
@@ -46,7 +46,7 @@ def index_split(
         store_scan(cache_file, scan)
     elif scan.reasons:
         again = np.array(sorted(scan.reasons))
-        widths, heights, reasons = scan_files(root, scan.paths.take(again), name, request.progress)
+        widths, heights, reasons = scan_anywhere(root, scan.paths.take(again), name, request.progress)
         found = {int(again[k]): reason for k, reason in reasons.items()}
         if found != scan.reasons:
             scan.widths[again], scan.heights[again] = widths, heights

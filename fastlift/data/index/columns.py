@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.stores.url import Url
 from fastlift.system.files import write_atomically
 
 Columns = Mapping[str, np.ndarray]
 _DIGEST = "digest"
 
 
-def cached_columns(cache: Path, folder: str, form: str, root: Path, key: bytes) -> Path:
+def cached_columns(cache: Path, folder: str, form: str, root: Path | Url, key: bytes) -> Path:
     """The file for what is learnt of files below ``root``, by its format and by the content that determines it."""
-    digest = hashlib.sha256(b"\0".join([form.encode(), os.fsencode(root.resolve()), key])).hexdigest()[:32]
+    place = os.fsencode(root.resolve() if isinstance(root, Path) else root.text)
+    digest = hashlib.sha256(b"\0".join([form.encode(), place, key])).hexdigest()[:32]
     return cache / folder / f"{digest}.npz"
 
 

@@ -21,7 +21,7 @@ MAX_BYTES = 4 * MAX_PIXELS  # of a file: what the largest image takes without an
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _HEAD_BYTES = 4096
 _STRAY_BYTES = 2**16  # between the segments of a JPEG; Pillow walks over them byte by byte, at 4 MB a second
-_Read = Callable[[int, int], bytes]  # (offset, count) -> bytes
+Read = Callable[[int, int], bytes]  # (offset, count) -> bytes
 
 
 class Header(NamedTuple):
@@ -58,7 +58,7 @@ def read_header(path: str) -> Header:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return bad("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
-        return _checked(status.st_size, lambda offset, count: os.pread(descriptor, count, offset))
+        return header_of(status.st_size, lambda offset, count: os.pread(descriptor, count, offset))
     except OSError as error:
         if is_shortage(error):
             raise
@@ -69,7 +69,7 @@ def read_header(path: str) -> Header:
 
 def read_header_bytes(data: bytes) -> Header:
     """The same for a file that is in memory."""
-    return _checked(len(data), lambda offset, count: data[offset : offset + count])
+    return header_of(len(data), lambda offset, count: data[offset : offset + count])
 
 
 def refusal(data: bytes) -> str:
@@ -78,8 +78,8 @@ def refusal(data: bytes) -> str:
     return "" if reason == _LOOK_CLOSER else reason
 
 
-def _checked(size: int, read: _Read) -> Header:
-    """That of a file of so many bytes, decoded where its first ones do not tell."""
+def header_of(size: int, read: Read) -> Header:
+    """The same for a file of so many bytes, which ``read`` reads at any place; decoded where its first ones do not tell."""
     if size > MAX_BYTES:
         return bad(f"is too large ({size:,} bytes)")
     header = _parse(size, read)
@@ -98,7 +98,7 @@ _LOOK_CLOSER = "look closer"
 _NO_IMAGE = "is damaged (no image in it)"
 
 
-def _parse(size: int, read: _Read) -> Header:
+def _parse(size: int, read: Read) -> Header:
     if size == 0:
         return bad("is empty")
     head = read(0, _HEAD_BYTES)
@@ -124,7 +124,7 @@ def _parse(size: int, read: _Read) -> Header:
     return bad(_foreign(head))
 
 
-def _jpeg(head: bytes, size: int, read: _Read) -> Header:
+def _jpeg(head: bytes, size: int, read: Read) -> Header:
     """Walk over the segments to the frame header."""
     position = 2
     while position + 9 < size:

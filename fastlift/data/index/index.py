@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.stores.url import Url
+
 _ROWS_AT_A_TIME = 2**16
 
 
@@ -111,12 +113,12 @@ class ImageIndex:
     """One split of a data set.
 
     ``widths`` and ``heights`` are those of the stored image, as the decoder gives it (not rotated by EXIF).
-    Files of ``root / paths[i]``; or, for sets that come as arrays (CIFAR), ``arrays`` and no root; or members of tar
+    Files of ``root / paths[i]``, where ``root`` may be a place in a store; or, for sets that come as arrays (CIFAR), ``arrays`` and no root; or members of tar
     shards, where ``paths[i]`` is the shard and ``spans[i]`` the member's (offset, bytes).
     """
 
     name: str  # such as "imagenet_lt/train"
-    root: Path | None
+    root: Path | Url | None
     paths: PathTable
     labels: np.ndarray  # int64 [N]
     widths: np.ndarray  # int32 [N]
@@ -148,6 +150,8 @@ class ImageIndex:
         """The same as text: pathlib takes longer than the system call that opens a file."""
         if self.root is None:
             raise ValueError(f"{self.name} has no files, it comes as arrays")
+        if isinstance(self.root, Url):
+            return self.root.below(self.paths[i])
         return f"{self.root}{os.sep}{self.paths[i]}"
 
     def file_name(self, i: int) -> str:

@@ -13,6 +13,7 @@ from fastlift.data.index.columns import read_columns, write_columns
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, replaced_rows
+from fastlift.data.stores.url import Url
 from fastlift.errors import FastliftWarning
 from fastlift.system.files import parse_json
 
@@ -29,7 +30,7 @@ class Scan:
     heights: np.ndarray  # int32 [N]
     reasons: dict[int, str]
 
-    def bad_files(self, root: Path) -> Iterator[str]:
+    def bad_files(self, root: Path | Url) -> Iterator[str]:
         """What is wrong with each unusable file, with its path, in the list's order."""
         return (f"{root / self.paths[i]}: {self.reasons[i]}" for i in sorted(self.reasons))
 
@@ -86,8 +87,22 @@ def store_scan(path: Path, scan: Scan) -> None:
         write_columns(path, columns)
 
 
+@dataclass(frozen=True)
+class InShards:
+    """Where the images of a scan lie, if they are members of shards."""
+
+    shards: PathTable  # [N], the shard of each image
+    spans: np.ndarray  # int64 [N, 2], offset and bytes in it
+
+
 def finish_index(
-    name: str, root: Path, scan: Scan, class_names: tuple[str, ...], bad_images: BadImages, problems: Problems
+    name: str,
+    root: Path | Url,
+    scan: Scan,
+    class_names: tuple[str, ...],
+    bad_images: BadImages,
+    problems: Problems,
+    places: InShards | None = None,
 ) -> ImageIndex:
     """Make the index of a scan and deal with unusable files.
 
@@ -105,5 +120,7 @@ def finish_index(
             if source[i] < 0:
                 problems.add(f"{root / paths[i]}: {scan.reasons[i]}, and its class has no good image to replace it")
         paths, widths, heights = paths.take(source), widths[source], heights[source]
+        places = places and InShards(places.shards.take(source), places.spans[source])
     hashed = fingerprint(paths, scan.labels, widths, heights, class_names)
-    return ImageIndex(name, root, paths, scan.labels, widths, heights, class_names, hashed, bad=tuple(bad))
+    files, spans = (paths, None) if places is None else (places.shards, places.spans)
+    return ImageIndex(name, root, files, scan.labels, widths, heights, class_names, hashed, spans=spans, bad=tuple(bad))

@@ -8,8 +8,8 @@ from typing import Any
 from fastlift.data.datasets.catalogue import load_data_set, source_of
 from fastlift.data.datasets.published import Published
 from fastlift.data.index.header_scan import Progress
+from fastlift.data.stores.url import Url, place_of
 from fastlift.errors import UserError
-from fastlift.system.files import expand_user
 
 
 @dataclass(frozen=True)
@@ -77,22 +77,26 @@ def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> P
 def _files(known: Published, options: dict[str, Any]) -> list[tuple[str, Callable[[], str]]]:
     """Titles, and functions that give the detail of a done step or raise UserError."""
 
-    def root() -> Path:
+    def root() -> Path | Url:
         given = options.get("data_root")
         if given is None:
             raise UserError("not given (--data-root)")
-        if not expand_user(Path(given)).is_dir():
+        place = place_of(given)
+        if isinstance(place, Path) and not place.is_dir():
             raise UserError(f"{given} is not a folder")
-        return expand_user(Path(given))
+        return place
 
     def images() -> str:
-        if missing := [folder for folder in known.image_folders if not (root() / folder).is_dir()]:
-            raise UserError(f"no folder {' and '.join(missing)} in {root()}")
-        return ", ".join(str(root() / folder) for folder in known.image_folders)
+        place = root()
+        if isinstance(place, Url):
+            return f"below {place}: the index tells whether they are there"
+        if missing := [folder for folder in known.image_folders if not (place / folder).is_dir()]:
+            raise UserError(f"no folder {' and '.join(missing)} in {place}")
+        return ", ".join(str(place / folder) for folder in known.image_folders)
 
     def file(flag: str, files: tuple[str, ...]) -> str:
         given = options.get(flag)
-        if given is not None and not expand_user(Path(given)).is_file():
+        if given is not None and not place_of(given).is_file():
             raise UserError(f"{given} does not exist")
         return str(given or known.find_file(root(), files))
 

@@ -1,12 +1,15 @@
-"""Images as they lie on disk: files, or members of tar shards, opened and read."""
+"""Images as they lie on a disk or in a store: files, or members of tar shards, opened and read."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from fastlift.data.index.headers import MAX_BYTES, READ_FLAGS, is_shortage
 from fastlift.data.index.index import ImageIndex
+from fastlift.data.stores import client
+from fastlift.data.stores.url import Url
 
 
 class DecodeError(Exception):
@@ -59,14 +62,65 @@ class ImageFile:
         return data
 
 
+class StoredImage:
+    """The image of a file in a store, or of a member of a shard there, read as a whole: as ``ImageFile``."""
+
+    __slots__ = ("_data", "_version")
+
+    def __init__(self, data: bytes, version: int) -> None:
+        self._data, self._version = data, version
+
+    def condition(self) -> Condition:
+        """By what the store says of its file; where it was not asked, that of a file that has just changed."""
+        now = 0 if self._version else time.time_ns()
+        return Condition(len(self._data), now, now, self._version)
+
+    def place(self, condition: Condition) -> tuple[int, int]:
+        """Offset and bytes of the image in what was read."""
+        return 0, len(self._data)
+
+    def read_into(self, offset: int, out: memoryview) -> bool:
+        """Fill ``out`` with what lies from ``offset`` on; whether there was enough."""
+        part = self._data[offset : offset + len(out)]
+        out[: len(part)] = part
+        return len(part) == len(out)
+
+    def read(self) -> bytes:
+        """The whole image, encoded."""
+        return self._data
+
+
+def read_stored(index: ImageIndex, i: int) -> StoredImage:
+    """Sample ``i`` of an index of a store.
+
+    Raises:
+        DecodeError: it is not there any more, or no image is that large.
+        StoreError: the store or the network fails: the image is as good as before, and nothing may replace it.
+    """
+    url = index.path(i)
+    try:
+        if index.spans is None:
+            return StoredImage(client.read(url), 0)
+        offset, count = index.spans[i].tolist()
+        if count > MAX_BYTES:
+            raise DecodeError(f"is too large ({count:,} bytes)")
+        return StoredImage(client.read_range(url, offset, offset + count), 0)
+    except FileNotFoundError as error:
+        raise DecodeError("is missing") from error
+
+
 @contextmanager
-def open_file(index: ImageIndex, i: int) -> Iterator[ImageFile]:
+def open_file(index: ImageIndex, i: int) -> Iterator[ImageFile | StoredImage]:
     """The file of sample ``i``, open as long as the ``with`` statement lasts.
 
     Raises:
         DecodeError: it cannot be opened or read, with the reason.
         OSError: a shortage, of open files say: the image is as good as before, and nothing may replace it.
+        StoreError: as ``read_stored``.
     """
+    if isinstance(index.root, Url):
+        yield read_stored(index, i)
+        return
     member = None if index.spans is None else tuple(index.spans[i].tolist())
     try:
         descriptor = os.open(index.path(i), READ_FLAGS)

@@ -25,7 +25,7 @@ from fastlift.data.loading.dali.graph import GraphSpec
 from fastlift.data.loading.dali.trial import black_jpeg
 from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.looks import Looks
-from fastlift.data.loading.reading import DecodeError, ImageFile, open_file
+from fastlift.data.loading.reading import DecodeError, ImageFile, StoredImage, open_file
 from fastlift.data.loading.render import MAX_RESIZED_PIXELS, decode_scale, render_crops
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import TrainCrops
@@ -261,7 +261,7 @@ def _too_long(boxes: CropBoxes | ResizedCrops) -> np.ndarray:
     return boxes.width * boxes.height > MAX_RESIZED_PIXELS
 
 
-def _filled(out: np.ndarray, file: ImageFile, offset: int, parts: Ranges) -> bool:
+def _filled(out: np.ndarray, file: ImageFile | StoredImage, offset: int, parts: Ranges) -> bool:
     """Fill uint8 [n] with parts of an image that lies at ``offset``; whether they were all there."""
     room, filled = out.data, 0
     for start, end in parts:

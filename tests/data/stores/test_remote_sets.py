@@ -1,0 +1,259 @@
+"""Data sets in stores: the same indices, bytes and batches as from a folder, and errors in the words of users."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from loaders import BACKENDS, make_loader
+from tar_shards import labelled_by_name, write_shards
+from web_server import WebServer, serving
+
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.loading.reading import read_encoded
+from fastlift.data.pack import run as pack
+from fastlift.data.sampling.crops import TrainCrops
+from fastlift.data.stores import client
+from fastlift.data.stores.client import StoreError
+from fastlift.data.stores.url import Url
+from fastlift.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "WAITS_S", (0.0, 0.0))
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    """A web server of all that a test has written."""
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Any]:
+    """``memory://`` with what ``put`` copies there."""
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+
+    def put() -> str:
+        for file in tmp_path.rglob("*"):
+            if file.is_file():
+                store.pipe(f"/{file.relative_to(tmp_path).as_posix()}", file.read_bytes())
+        return "memory:/"  # and a slash before each name
+
+    yield put
+    store.store.clear()
+
+
+def same(one: DataSet, other: DataSet) -> None:
+    """Both splits of two data sets are the same: names, labels, sizes, and every byte."""
+    assert one.class_names == other.class_names
+    for mine, others in ((one.train, other.train), (one.test, other.test)):
+        assert mine.fingerprint == others.fingerprint
+        for i in range(len(mine)):
+            assert read_encoded(mine, i) == read_encoded(others, i)
+
+
+def list_options(url: str, image_files: Any) -> dict[str, Any]:
+    """Those of ``image_files`` with everything at a URL."""
+    options = image_files.options()
+    kept = {name: f"{url}/{Path(path).name}" for name, path in options.items() if name != "cache_dir"}
+    return {**kept, "cache_dir": image_files.cache / "remote"}
+
+
+def test_lists_on_a_web_server(image_files: Any, web: WebServer) -> None:
+    image_files.fill()
+    image_files.add("c0/odd name #1 100%?.jpg", 0, (image_files.root / "c0/0.jpg").read_bytes())
+    files = image_files.load()
+    data = load_data_set("list", **list_options(web.url, image_files))
+    same(files, data)
+    asked = len(web.asked)
+    load_data_set("list", **list_options(web.url, image_files))
+    assert len(web.asked) < asked + 8  # the index is cached: lists and names, and no image
+
+
+def test_lists_and_folders_in_a_bucket(image_files: Any, memory: Any, tmp_path: Path) -> None:
+    files = image_files.fill().load()
+    for split in ("train", "test"):
+        shutil.copytree(image_files.root, tmp_path / "folders" / split)
+    (tmp_path / "folders/train/c1/.hidden").mkdir()
+    (tmp_path / "folders/train/c1/.hidden/1.jpg").write_bytes(b"x")
+    (tmp_path / "folders/train/c1/deep").mkdir()
+    shutil.copy(image_files.root / "c1/0.jpg", tmp_path / "folders/train/c1/deep/9.JPG")
+    url = memory()
+    same(files, load_data_set("list", **list_options(url, image_files)))
+    here = load_data_set("folder", data_root=tmp_path / "folders", cache_dir=tmp_path / "one")
+    there = load_data_set("folder", data_root=f"{url}/folders", cache_dir=tmp_path / "two")
+    assert list(here.train.paths) == list(there.train.paths)
+    same(here, there)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_packs_and_shards_give_the_same_batches(backend: str, image_files: Any, web: WebServer, tmp_path: Path) -> None:
+    """A run on files can go on with their pack on a web server, and one on shards with the same shards there."""
+    files = image_files.fill().load()
+    pack("list", tmp_path / "pack", **image_files.options())
+    write_shards(tmp_path / "shards", image_files.lines, image_files.root, members=labelled_by_name)
+    patterns = {"train_list": "train-{000000..000002}.tar", "test_list": "val-{000000..000002}.tar"}
+    packed = load_data_set("list", data_root=f"{web.url}/pack", cache_dir=tmp_path / "c")
+    shards = load_data_set("webdataset", data_root=tmp_path / "shards", cache_dir=tmp_path / "c")
+    remote = load_data_set("webdataset", data_root=f"{web.url}/shards", cache_dir=tmp_path / "c", **patterns)
+    same(shards, remote)
+    assert packed.train.fingerprint == files.train.fingerprint
+    expected = list(make_loader(files.train, TrainCrops(32), backend, batch_size=8, cache_bytes=0).epoch(1))
+    for index in (packed.train, remote.train):
+        made = list(make_loader(index, TrainCrops(32), backend, batch_size=8, cache_bytes=0).epoch(1))
+        for one, other in zip(expected, made, strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.labels, other.labels)
+
+
+def test_a_web_server_has_no_listing(image_files: Any, web: WebServer, tmp_path: Path) -> None:
+    for name in ("folder", "webdataset"):
+        with pytest.raises(
+            UserError, match=r"web servers do not list their files: use list files, a pack, or WebDataset"
+        ):
+            load_data_set(name, data_root=web.url, cache_dir=tmp_path)
+
+
+def test_sets_that_are_made_here_take_no_url(tmp_path: Path) -> None:
+    for name in ("cifar100_ir100", "shapes_lt"):
+        with pytest.raises(UserError, match="takes a local folder"):
+            load_data_set(name, data_root="s3://bucket/x", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (403, "access denied"),
+        (401, "access denied"),
+        (500, "the server answers with status 500"),
+        ("cut", "no connection|ends early"),
+        ("hang up", r"no connection .* after 3 attempts"),
+        (418, "status 418"),
+    ],
+)
+def test_a_store_that_fails_is_no_broken_image(fault: Any, message: str, image_files: Any, web: WebServer) -> None:
+    """Neither the index nor a loader takes another image for one that cannot be fetched."""
+    image_files.fill().load()
+    options = list_options(web.url, image_files)
+    web.fault = lambda asked: fault if asked.path.endswith("c1/3.jpg") else None
+    with pytest.raises(StoreError, match=message) as caught:
+        load_data_set("list", **options, bad_images="skip")
+    assert f"{web.url}/images/c1/3.jpg" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    web.fault = lambda asked: None
+    data = load_data_set("list", **options, bad_images="skip")
+    assert data.train.bad == ()
+    web.fault = lambda asked: fault if asked.path.endswith("c1/3.jpg") else None
+    with pytest.raises(StoreError, match=message):
+        list(make_loader(data.train, TrainCrops(32), bad_images="skip", cache_bytes=0).epoch(0))
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, "cut", "hang up"])
+def test_what_passes_is_tried_again(fault: Any, image_files: Any, web: WebServer) -> None:
+    files = image_files.fill().load()
+    failed: set[str] = set()
+
+    def once(asked: Any) -> Any:
+        fails = asked.path.endswith(".jpg") and asked.path not in failed
+        failed.add(asked.path)
+        return fault if fails else None
+
+    web.fault = once
+    same(files, load_data_set("list", **list_options(web.url, image_files)))
+    assert len(failed) > 15
+
+
+def test_a_missing_image_is_as_in_a_folder(image_files: Any, web: WebServer) -> None:
+    image_files.fill().load()
+    (image_files.root / "c1/3.jpg").unlink()
+    with pytest.raises(UserError, match=r"/images/c1/3\.jpg: missing"):
+        load_data_set("list", **list_options(web.url, image_files))
+    data = load_data_set("list", **list_options(web.url, image_files), bad_images="skip")
+    assert data.train.bad[0].reason == "missing"
+    (image_files.root / "c1/2.jpg").unlink()
+    with pytest.raises(UserError, match=r"/images/c1/2\.jpg is missing"):
+        list(make_loader(data.train, TrainCrops(32), cache_bytes=0).epoch(0))
+
+
+def test_a_server_that_does_not_answer(image_files: Any, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_files.fill(1, 1).load(1)
+    monkeypatch.setattr(client, "READ_S", 0.2)
+    client._systems.cache_clear()
+    web.fault = lambda asked: "hang"
+    with pytest.raises(StoreError, match="no answer in time, after 3 attempts"):
+        load_data_set("list", **list_options(web.url, image_files))
+    client._systems.cache_clear()
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        url = server.url
+    with pytest.raises(
+        StoreError, match=r"http://127\.0\.0\.1:\d+/x/fastlift-pack\.json: no connection .* after 3 attempts"
+    ):
+        load_data_set("list", data_root=f"{url}/x", cache_dir=tmp_path)
+
+
+def test_a_server_without_ranges_is_refused(image_files: Any, web: WebServer, tmp_path: Path) -> None:
+    image_files.fill().load()
+    pack("list", tmp_path / "pack", **image_files.options())
+    web.ranges = False
+    data = load_data_set("list", data_root=f"{web.url}/pack", cache_dir=tmp_path / "c")
+    with pytest.raises(StoreError, match="gives the whole file when it is asked for a part"):
+        read_encoded(data.train, 3)
+
+
+def test_secrets_are_not_shown(web: WebServer, tmp_path: Path) -> None:
+    for url in (f"{web.url}/x?X-Amz-Signature=geheim", web.url.replace("://", "://user:geheim@") + "/x"):
+        web.fault = lambda asked: 403
+        with pytest.raises(StoreError) as caught:
+            load_data_set("list", data_root=url, cache_dir=tmp_path)
+        assert "geheim" not in str(caught.value)
+        assert "geheim" not in str(Url(url))
+    assert any("?X-Amz-Signature=geheim" in asked.path for asked in web.asked)  # it is sent all the same
+
+
+def test_unknown_stores_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError, match="fsspec knows no store of this name"):
+        load_data_set("folder", data_root="nonsense://x/y", cache_dir=tmp_path)
+
+    def missing(name: str) -> None:
+        raise ImportError("no gcsfs")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    client._systems.cache_clear()
+    with pytest.raises(StoreError, match=r"gs:// needs gcsfs: pip install gcsfs"):
+        load_data_set("folder", data_root="gs://x/y", cache_dir=tmp_path)
+
+
+def test_settings_keep_urls_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's settings name files from the root, but leave URLs and patterns of shards."""
+    from fastlift.config import Config, absolute_paths
+
+    monkeypatch.chdir(tmp_path)
+    places = {"data_root": "s3://bucket/x", "train_list": "train-{00..99}.tar", "class_names": "names.txt"}
+    settings = absolute_paths(Config().merged(dataset="webdataset", **places)).data
+    assert settings.data_root == "s3://bucket/x"
+    assert settings.train_list == "train-{00..99}.tar"
+    assert settings.class_names == str(tmp_path / "names.txt")
+
+
+def test_bad_image_settings_are_those_of_files(image_files: Any, web: WebServer) -> None:
+    """An image that breaks after it was indexed is replaced as in a folder."""
+    image_files.fill().load()
+    data = load_data_set("list", **list_options(web.url, image_files))
+    (image_files.root / "c1/3.jpg").write_bytes((image_files.root / "c1/3.jpg").read_bytes()[:900])
+    found: list[Any] = []
+    loader = make_loader(data.train, TrainCrops(32), bad_images="skip", on_bad=found.append, cache_bytes=0)
+    assert sum(len(batch.labels) for batch in loader.epoch(0)) == 15
+    assert [(bad.path, bad.replacement) for bad in found] == [("c1/3.jpg", 9)]
+    assert BadImageSettings().bad_images == "stop"
