@@ -87,12 +87,14 @@ def results_of(
     """What ``results.json`` holds; times in seconds."""
     metrics = evaluation.metrics.to_dict()
     timing: dict[str, float] = {"evaluate_s": evaluation.seconds}
+    processes: list[dict[str, Any]] = []
     if fit is not None:
         timing["train_s"] = fit.elapsed
-        if fit.images_seen:  # none where a run that was trained already is only evaluated
-            here_s = max(fit.elapsed - fit.seconds, 1e-9)
-            timing["images_per_s"] = fit.images_seen / here_s
-            timing["data_wait_share"] = fit.data_wait.seconds() / here_s
+        if (
+            fit.span is not None and fit.span.images_per_s
+        ):  # none where a run that was trained already is only evaluated
+            timing["images_per_s"], timing["data_wait_share"] = fit.span.images_per_s, fit.span.share
+            processes = fit.pace.by_process(fit.span)
     name = config.run.ensembling_name
     return {
         "recipe": config.recipe,
@@ -103,6 +105,7 @@ def results_of(
         "metrics": metrics,
         "evaluations": {name: metrics},
         "timing": timing,
+        **({"processes": processes} if processes else {}),
         "machine": describe_machine(device),
         "versions": versions(),
     }

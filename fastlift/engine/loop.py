@@ -10,19 +10,18 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
 from fastlift.engine import bad_step
-from fastlift.engine.data_wait import DataWait
 from fastlift.engine.memory import estimate
+from fastlift.engine.pace import Mark, Pace, Span
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
 from fastlift.models.out_of_memory import attempt
-from fastlift.reporting.figures import is_long_wait
 from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
@@ -50,21 +49,14 @@ class FitSettings(LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings,
     """What the training loop is told of a run's settings."""
 
 
-class _Mark(NamedTuple):
-    """How far this process is at a moment; all of it grows."""
-
-    seconds: float
-    images: int
-    waited_s: float
-
-
 @dataclass
 class Fit:
     """A training in progress.
 
     Attributes:
         can_cut: whether a run with these settings may go on with another micro-batch.
-        data_advice: what is said where training waits long for data.
+        pace: of its steps.
+        span: the whole of them, once they have ended.
         data: the training data.
         identity: of the run.
         captured: takes the learner's steps, where they are to be captured in a CUDA graph.
@@ -76,7 +68,7 @@ class Fit:
     can_cut: bool
     run: RunFolder
     learner: Learner
-    data_advice: str
+    pace: Pace
     loader: Loader
     ui: Ui
     world: World
@@ -87,15 +79,10 @@ class Fit:
     step: int = 0
     global_step: int = 0
     seconds: float = 0.0
-    images_seen: int = 0
-    data_wait: DataWait = field(init=False)
-    _told_of_waiting: bool = False
+    span: Span | None = None
     _started: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
     _log: MetricsLog | None = None  # the first process's
-
-    def __post_init__(self) -> None:
-        self.data_wait = DataWait(self.learner.sums.loss.device)
 
     @property
     def _side(self) -> int:
@@ -136,6 +123,7 @@ class Fit:
         settings = self.settings
         total = settings.epochs * self.loader.steps_per_epoch
         self._started = time.perf_counter()
+        self.pace.start()
         trace = self.run.profile if settings.profile and self.world.is_main else None
         with (
             MetricsLog(self.run, self.global_step) if self.world.is_main else nullcontext() as self._log,
@@ -145,7 +133,7 @@ class Fit:
         ):
             while self.epoch < settings.epochs:
                 self._epoch(bar, stop, after_step)
-        self._ended = time.perf_counter()
+        self._ended, self.span = time.perf_counter(), self.pace.whole()
         if self.world.is_main:  # where a kill or a power cut kept one, and no later save came
             last = checkpoints.epoch_path(self.run.checkpoints, self.epoch)
             checkpoints.remove_old_steps(self.run.checkpoints, keep=last)
@@ -154,13 +142,12 @@ class Fit:
         settings, learner = self.settings, self.learner
         lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
         learner.set_lr(lr)
-        stopping, began = False, self._mark()
+        stopping, began = False, self.pace.mark()
         since = began
-        for batch in self.data_wait.over(self.loader.epoch(self.epoch, self.step)):
+        for batch in self.pace.over(self.loader.epoch(self.epoch, self.step)):
             stopping = self._step(batch, stop)
             after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
-            self.images_seen += len(batch.whole)
             bar.update(self.global_step)
             if self.global_step % settings.log_steps == 0:
                 since = self._log_step(bar, lr, since)
@@ -208,19 +195,13 @@ class Fit:
         if self._log is not None:
             self._log.write(event, step, values)
 
-    def _mark(self) -> _Mark:
-        return _Mark(time.perf_counter(), self.images_seen, self.data_wait.seconds())
-
-    def _log_step(self, bar: Bar, lr: float, since: _Mark) -> _Mark:
+    def _log_step(self, bar: Bar, lr: float, since: Mark) -> Mark:
         """A line of the log about the steps since a moment; gives the moment that it is about."""
         self._check_steps()
         if not self.learner.sums.counted():  # all steps of this epoch were left out so far: there is no figure yet
-            return self._mark()
+            return self.pace.mark()
         loss, accuracy = self.learner.sums.read()
-        now = self._mark()  # behind what reads the device, so that its part is in
-        seconds = max(now.seconds - since.seconds, 1e-9)
-        images_per_s, waited = (now.images - since.images) / seconds, (now.waited_s - since.waited_s) / seconds
-        pace = {"images_per_s": images_per_s, "data_wait_share": waited, "seconds": self.elapsed}
+        span = self.pace.since(since)  # behind what reads the device, so that its part is in
         values = {
             "epoch": self.epoch,
             "loss": loss,
@@ -228,13 +209,13 @@ class Fit:
             "learning_rate": lr,
             "image_size": self._side,
         }
-        self._log_event("step", self.global_step, values | pace)
+        self._log_event("step", self.global_step, values | span.of_step() | {"seconds": self.elapsed})
         place = f"epoch {self.epoch + 1}/{self.settings.epochs}{self._at_which_size()}"
-        figures = f"loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s  data {100 * waited:.0f} %"
-        bar.update(self.global_step, f"{place}  {figures}")
-        return now
+        speed = f"{span.images_per_s:.0f} images/s  data {100 * span.share:.0f} %"
+        bar.update(self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {speed}")
+        return span.end
 
-    def _end_epoch(self, bar: Bar, began: _Mark) -> None:
+    def _end_epoch(self, bar: Bar, began: Mark) -> None:
         self._check_steps()
         if not self.learner.sums.counted():
             raise UserError(
@@ -243,29 +224,17 @@ class Fit:
                 exit_code=1,
             )
         loss, accuracy = self.learner.sums.read()
-        now = self._mark()
-        waited, seconds = now.waited_s - began.waited_s, max(now.seconds - began.seconds, 1e-9)
+        span = self.pace.since(began)
         values = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy, "image_size": self._side}
-        pace = {"data_wait_share": waited / seconds, "seconds": self.elapsed}
-        self._log_event("epoch", self.global_step, values | pace)
+        self._log_event("epoch", self.global_step, values | span.of_epoch() | {"seconds": self.elapsed})
         place = f"epoch {self.epoch + 1}{self._at_which_size()}"
         bar.update(self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %")
-        self._tell_of_waiting(waited, seconds)
+        self.pace.tell(f"epoch {self.epoch + 1}", span)
         if skipped := int(self.learner.watch.skipped):
             self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")
         self.epoch, self.step = self.epoch + 1, 0
         self.learner.sums.restart()
         self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
-
-    def _tell_of_waiting(self, waited_s: float, epoch_s: float) -> None:
-        """Once a process, where training waited for much of an epoch."""
-        if self._told_of_waiting or not is_long_wait(waited_s, epoch_s):
-            return
-        self._told_of_waiting = True
-        share = 100 * waited_s / epoch_s
-        self.ui.say(
-            f"epoch {self.epoch + 1}: {share:.0f} % of its time ({waited_s:.1f} s) went into waiting for images; {self.data_advice}"
-        )
 
     def _save_in_epoch(self) -> None:
         """Save the state in the middle of an epoch."""

@@ -19,6 +19,7 @@ from fastlift.engine.data_wait import advice
 from fastlift.engine.describe import announce, announce_machine, describe_data, results_of
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.engine.opening import Asked, Place, claim_folder, goes_on, ready_folder, threads_to_go_on_with
+from fastlift.engine.pace import Pace
 from fastlift.engine.processes import company
 from fastlift.engine.results import end
 from fastlift.errors import OutOfMemory, UserError
@@ -203,9 +204,9 @@ def _fit(
     )
     loader = training_loader(config.data, settings, stages, data, model, place, bad)
     can_cut = "micro_batch" in may_change(config)
-    told = advice(config.data, loader, place.device)
+    pace = Pace(place.device, world, advice(config.data, loader, place.device), place.ui)
     captured = CapturedStep(learner, place.ui.say) if config.part(CompileSettings).captures else None
-    fit = Fit(settings, can_cut, run, learner, told, loader, place.ui, world, data.train, identity, captured)
+    fit = Fit(settings, can_cut, run, learner, pace, loader, place.ui, world, data.train, identity, captured)
     try:
         if last is not None:
             fit.resume(last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from fastlift.data.index.groups import GROUP_BOUNDARIES
 
 ABSENT = "–"
 LONG_WAIT_SHARE = 0.1
+_SLOWER = 2.0  # times the median process: who waits so much longer is named
 LONG_WAIT_S = 2.0  # the first batch of every epoch takes a moment, which is much of a short epoch
 
 
@@ -92,3 +93,19 @@ def duration_text(seconds: float) -> str:
 def is_long_wait(waited_s: float, of_s: float) -> bool:
     """Whether a training of ``of_s`` seconds waited so long for data that its reader should know."""
     return waited_s >= LONG_WAIT_S and waited_s >= LONG_WAIT_SHARE * of_s
+
+
+def slow_one(shares: Sequence[float], hosts: Sequence[str]) -> str:
+    """The process that waits for images much longer than most others, as a part of a sentence; empty where none does.
+
+    shares: of the time that each process waited, by rank; hosts: the machine of each.
+    """
+    if len(shares) < 2:
+        return ""
+    slowest, middle = max(range(len(shares)), key=shares.__getitem__), sorted(shares)[(len(shares) - 1) // 2]
+    if shares[slowest] < _SLOWER * middle:
+        return ""
+    return (
+        f", by the clock of process {slowest} on {hosts[slowest]}, for which the others wait (half of them wait for images "
+        f"in {100 * middle:.0f} % of the time or less)"
+    )

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from fastlift import __version__
 from fastlift.reporting import plots
-from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text, is_long_wait
+from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text, is_long_wait, slow_one
 from fastlift.reporting.record import RunRecord, read_runs
 from fastlift.runs.stored import Record
 from fastlift.system.files import write_text
@@ -62,7 +62,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         differences=_differences(runs),
         result_plots=[plot for plot in overview if plot is not None],
         per_class=plots.per_class_plot(runs),
-        curves=plots.learning_curves(runs),
+        curves=[*plots.learning_curves(runs), *plots.waiting_plots(runs)],
     )
 
 
@@ -111,7 +111,10 @@ def _wait_notes(run: RunRecord) -> list[str]:
     if "data_wait_share" not in timing or "train_s" not in timing:
         return []
     share, train_s = timing["data_wait_share"], timing["train_s"]
-    told = f"Training waited for images in {100 * share:.0f} % of its time: see Waiting for data in docs/data.md."
+    whose = slow_one([each["data_wait_share"] for each in run.processes], [each["host"] for each in run.processes])
+    told = (
+        f"Training waited for images in {100 * share:.0f} % of its time{whose}: see Waiting for data in docs/data.md."
+    )
     return [told] if is_long_wait(share * train_s, train_s) else []
 
 

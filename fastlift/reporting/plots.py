@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
@@ -20,6 +21,7 @@ from fastlift.reporting.svg import INK, MUTED, SERIES, drawing, inline_svg
 Floats = NDArray[np.float64]
 
 MAX_CURVE_POINTS = 400
+MAX_NAMED_RANKS = 16
 RASTER_POINTS = 2000  # above this, points become a raster image inside the SVG: smaller, and quicker to show
 STEPS_A_DECADE = 200  # of a plot three inches high: a third of a pixel
 SMOOTHING_DECADES = 0.12  # standard deviation of the kernel over log10(training images)
@@ -104,6 +106,37 @@ def _curve_plot(
             axes.set_ylim(bottom=0)
         svg = inline_svg(figure, f"curve-{field}", f"{title} over optimiser steps, for {_names(runs)}")
     return Plot(title, caption, svg)
+
+
+def waiting_plots(runs: Sequence[RunRecord]) -> list[Plot]:
+    """How long each process of a run waited for data, for runs of several processes."""
+    return [plot for index, run in enumerate(runs) if (plot := _waiting_plot(run, index)) is not None]
+
+
+def _waiting_plot(run: RunRecord, index: int) -> Plot | None:
+    """By process: the shares of the epochs as a line from the least to the largest, that of the training as a dot."""
+    epochs = [epoch["data_wait_by_rank"] for epoch in run.epochs if epoch.get("data_wait_by_rank")]
+    count = len(run.processes) or (len(epochs[-1]) if epochs else 0)
+    shares = np.array(
+        [shares for shares in epochs if len(shares) == count], dtype=np.float64
+    )  # others: before a resume
+    if not count:
+        return None
+    with drawing() as (figure, axes):
+        ranks = np.arange(count)
+        if len(shares):
+            axes.vlines(ranks, shares.min(axis=0), shares.max(axis=0), color=colour(index), alpha=0.5)
+        whole = [each["data_wait_share"] for each in run.processes] or shares[-1]
+        axes.scatter(ranks, whole, s=24 if count < 100 else 8, color=colour(index), linewidths=0)
+        axes.set(xlabel="process (rank)", ylabel="share of the time", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        hosts = ", ".join(f"rank {each['rank']} on {each['host']}" for each in run.processes[:MAX_NAMED_RANKS])
+        title = f"Waiting for data by process, {run.name}"
+        svg = inline_svg(figure, f"waiting-{index}", title)
+    caption = (
+        "Line: its epochs, from the least to the largest share. Dot: the whole training. All wait for the slowest."
+    )
+    return Plot(title, f"{caption} {hosts}" if hosts else caption, svg)
 
 
 def _mark_evaluations(axes: Axes, run: RunRecord, tint: str) -> None:

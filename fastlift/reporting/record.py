@@ -41,6 +41,11 @@ class RunRecord:
         """One part of the results ("model", "timing", "machine", ...), empty where absent."""
         return (self.results or {}).get(name, {})
 
+    @property
+    def processes(self) -> list[Record]:
+        """Those that trained it, where there were several: rank, host, and the share of the time waited for data."""
+        return list((self.results or {}).get("processes", []))
+
     def metrics(self) -> Record:
         """The final figures; for an unfinished run those of its last evaluation; empty where there is none."""
         return self.section("metrics") or (dict(self.evaluations[-1]) if self.evaluations else {})

@@ -97,6 +97,14 @@ class Model(TypedDict, total=False):
     image_size: Count
 
 
+class Process(TypedDict):
+    """One of several processes that trained a run, and the share of the time in which it waited for data."""
+
+    rank: Count
+    host: Text
+    data_wait_share: Number
+
+
 class _Results(TypedDict):
     metrics: Metrics
 
@@ -114,6 +122,7 @@ class Results(_Results, total=False):
     machine: dict[str, Any]
     versions: dict[str, Any]
     replaced_images: Count
+    processes: list[Process]
 
 
 class _Event(TypedDict):
@@ -131,6 +140,8 @@ class Event(_Event, Metrics, total=False):
     image_size: Number | None
     images_per_s: Number | None
     data_wait_share: Number | None
+    data_wait_rank: Count | None
+    data_wait_by_rank: list[Number]
     seconds: Number | None
 
 

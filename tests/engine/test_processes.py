@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,8 @@ from fastlift import cli
 from fastlift.data.datasets import splits
 from fastlift.data.index import header_scan
 from fastlift.data.index.index import PathTable
-from fastlift.reporting import html
+from fastlift.data.loading import torch_loader
+from fastlift.reporting import figures, html
 from fastlift.system import launcher
 from fastlift.training.step import Learner
 
@@ -298,3 +300,41 @@ def test_the_first_process_of_a_machine_reads_the_files_and_the_others_its_index
     arguments = command(tiny_clip, tiny_data, tmp_path / "run", "--epochs", "1")
     assert together(tmp_path / "said", 3, scanned, arguments) == [[38, 24], [], []]
     assert together(tmp_path / "again", 2, scanned, [*arguments, "--overwrite"]) == [[], []]
+
+
+def with_slow_storage(arguments: list[str], slow: int) -> None:
+    """The command; images come late to one rank."""
+    plain = torch_loader.render_crops
+
+    def late(*given: Any) -> None:
+        if launcher.rank() == slow:
+            time.sleep(0.02)
+        plain(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_loader, "render_crops", late)
+        patch.setattr(figures, "LONG_WAIT_S", 0.02)
+        patch.setattr(figures, "LONG_WAIT_SHARE", 0.01)
+        sys.exit(cli.main(arguments))
+
+
+def test_the_log_and_the_results_tell_how_long_each_process_waits_for_data(
+    tiny_clip: Files, tiny_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    outcomes = Group(tmp_path / "said", 3, with_slow_storage, (command(tiny_clip, tiny_data, run), 1)).join()
+    assert [outcome.code for outcome in outcomes] == [0] * 3
+    for event in steps(run):
+        if event["event"] == "epoch":
+            assert max(event["data_wait_by_rank"]) == event["data_wait_by_rank"][1]
+            assert event["data_wait_share"] == pytest.approx(event["data_wait_by_rank"][1], abs=1e-4)
+        elif event["event"] == "step" and event["step"] % 4 == 1:  # the first of an epoch, with nothing made ahead
+            assert event["data_wait_rank"] == 1
+    results = json.loads((run / "results.json").read_text())
+    assert [(each["rank"], each["host"]) for each in results["processes"]] == [
+        (rank, socket.gethostname()) for rank in range(3)
+    ]
+    shares = [each["data_wait_share"] for each in results["processes"]]
+    assert max(shares) == shares[1] == results["timing"]["data_wait_share"]
+    assert f"by the clock of process 1 on {socket.gethostname()}, for which the others wait" in outcomes[0].err
+    assert "Waiting for data by process" in (run / "report.html").read_text()

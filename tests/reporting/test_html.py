@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fastlift.errors import UserError
-from fastlift.reporting.figures import is_long_wait
+from fastlift.reporting.figures import is_long_wait, slow_one
 from fastlift.reporting.html import flat, render_report, write_report
-from fastlift.reporting.plots import _stairs, curve, smoothed
+from fastlift.reporting.plots import _stairs, curve, smoothed, waiting_plots
 from fastlift.reporting.record import read_run
 from fastlift.reporting.svg import SERIES, drawing, inline_svg
 
@@ -276,6 +276,50 @@ def test_a_run_that_waited_for_data_says_so(make_run: MakeRun) -> None:
     del results["timing"]["data_wait_share"]
     (run / "results.json").write_text(json.dumps(results))
     assert "waited for" not in render_report([read_run(run)])
+
+
+def with_processes(run: Path, shares: list[float]) -> Path:
+    """As if several processes had trained a run, each epoch with a little more waiting."""
+    results = json.loads((run / "results.json").read_text())
+    each = [{"rank": rank, "host": f"node{rank // 2}", "data_wait_share": share} for rank, share in enumerate(shares)]
+    (run / "results.json").write_text(json.dumps(results | {"processes": each}))
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "epoch":
+            event["data_wait_by_rank"] = [round(share + 0.01 * event["epoch"], 4) for share in shares]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return run
+
+
+def test_the_process_that_all_wait_for_is_named_and_drawn(make_run: MakeRun) -> None:
+    run = with_processes(make_run("many", data_wait_share=0.3), [0.02, 0.03, 0.3, 0.01])
+    page = render_report([read_run(run)])
+    assert "in 30 % of its time, by the clock of process 2 on node1, for which the others wait (half of them" in page
+    assert "wait for images in 2 % of the time or less)" in page
+    assert "Waiting for data by process, many</h3>" in page
+    assert "rank 2 on node1" in page
+    even = render_report([read_run(with_processes(make_run("even", data_wait_share=0.3), [0.3, 0.29, 0.28]))])
+    assert "Training waited for images in 30 % of its time: see" in even
+    assert "by process" not in render_report([read_run(make_run("alone"))])
+
+
+@pytest.mark.parametrize(("count", "finished"), [(2, True), (300, True), (3, False)])
+def test_waiting_is_drawn_for_any_number_of_processes(make_run: MakeRun, count: int, finished: bool) -> None:
+    run = with_processes(make_run("run"), [0.01 * (rank % 9) for rank in range(count)])
+    if not finished:
+        (run / "results.json").unlink()
+    (drawn,) = waiting_plots([read_run(run)])
+    assert "process (rank)" in drawn.svg
+    assert ("rank 1 on node0" in drawn.caption) is finished
+    assert len(drawn.caption) < 600
+
+
+@pytest.mark.parametrize(
+    ("shares", "named"),
+    [([], False), ([0.5], False), ([0.1, 0.1], False), ([0.1, 0.2], True), ([0.1, 0.1, 0.19], False), ([0, 0, 0.2, 0], True)],
+)  # fmt: skip
+def test_who_is_much_slower_than_most(shares: list[float], named: bool) -> None:
+    assert bool(slow_one(shares, ["host"] * len(shares))) is named
 
 
 @pytest.mark.parametrize(("waited_s", "of_s", "long"), [(1.9, 5.0, False), (2.0, 20.0, True), (2.0, 20.1, False)])
