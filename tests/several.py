@@ -26,7 +26,8 @@ _OURS = (
     "data.loading.torch_loader",
     "reporting.html",
 )
-_CONTEXT.set_forkserver_preload([*_LIBRARIES, *(f"fastlift.{name}" for name in (*_OURS, "reporting.plots"))])
+PRELOADED = (*_LIBRARIES, *(f"fastlift.{name}" for name in (*_OURS, "reporting.plots")))
+_CONTEXT.set_forkserver_preload(list(PRELOADED))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Processes leave notes for each other in torch's store, which torchrun or the fir
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -14,21 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 
 import torch.distributed as dist
 
+from fastlift.engine.meeting import meet
 from fastlift.errors import UserError
 from fastlift.system import launcher
 from fastlift.system.signals import Outlasting
 from fastlift.training.distributed import LostCompany, World
 
-MEETING_S = 300.0  # for all processes to start
 PARTING_S = 5.0  # for the others to hear of an end and leave by themselves
 NOTING_S = 1.0  # for the note of another's end, which it leaves before the others lose it
 END, _TOLD = "end", "told"
 _met: World | None = None
-_numbers = itertools.count()
 
 
 @contextmanager
@@ -45,7 +42,7 @@ def company() -> Iterator[World]:
     if _met is not None or launcher.processes() == 1:
         yield _met or World()
         return
-    _met = world = _meet()
+    _met = world = meet()
     assert world.store is not None
     over, theirs, watching = threading.Event(), dist.is_initialized(), replace(world, store=world.store.clone())
     threading.Thread(target=_watch, args=(watching, over), name="fastlift-company", daemon=True).start()
@@ -61,20 +58,6 @@ def company() -> Iterator[World]:
                 dist.destroy_process_group()
             _part(world)
             over.set()
-
-
-def _meet() -> World:
-    try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))
-    except RuntimeError as error:
-        raise UserError(f"the other processes of this run did not connect within {MEETING_S:.0f} s: {error}") from None
-    except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing, or no number
-        raise UserError(
-            "the environment says that this is one of several processes (RANK, WORLD_SIZE), but not where they meet: use "
-            f"torchrun, or unset RANK to run alone ({error})"
-        ) from None
-    # The next run of these processes has notes of its own.
-    return World(rank, size, launcher.local_rank(), dist.PrefixStore(f"fastlift/{next(_numbers)}", store))
 
 
 def _part(world: World) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fastlift.errors import FastliftWarning
 from fastlift.system.printing import printable
@@ -33,25 +33,27 @@ def own_warnings_alone() -> Iterator[None]:
 
 
 @contextmanager
-def native_stdout_shut() -> Iterator[None]:
-    """Meanwhile what native code prints on stdout goes nowhere: stdout is for results, which programs read.
+def native_output_shut(*descriptors: int) -> Iterator[None]:
+    """Meanwhile what native code prints on stdout (1) or stderr (2) goes nowhere. Python's own streams are not to be used.
 
-    gloo tells there how many processes it has connected (torch 2.9). Python's own ``sys.stdout`` is not to be used meanwhile.
+    gloo tells on stdout, which is for results that programs read, how many processes it has connected (torch 2.9).
     """
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # it is closed
-        yield
-        return
+    kept = {}
+    for number in descriptors:
+        stream = sys.stdout if number == 1 else sys.stderr
+        if stream is not None:
+            stream.flush()
+        with suppress(OSError):  # it is closed
+            kept[number] = os.dup(number)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        for number in kept:
+            os.dup2(nowhere, number)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        for number, own in kept.items():
+            os.dup2(own, number)
+            os.close(own)
         os.close(nowhere)
 
 

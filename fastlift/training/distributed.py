@@ -6,7 +6,7 @@ What a step adds up over them lies in ``reducer``. How ranks meet and part is ``
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastlift.errors import UserError
-from fastlift.system.library_output import native_stdout_shut
+from fastlift.system.library_output import native_output_shut
 
 
 class LostCompany(UserError):
@@ -84,12 +84,17 @@ class Collectives:
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run: this one's rank, how many there are, its index on its machine, and where they leave notes."""
+    """The processes of a run: this one's rank, how many there are, its index on its machine, and where they leave notes.
+
+    Attributes:
+        hosts: the names of the machines, by rank.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     store: dist.Store | None = field(default=None, compare=False, repr=False)
+    hosts: tuple[str, ...] = field(default=(), compare=False, repr=False)
     notes: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)  # numbers those left there
     collectives: Collectives = field(default_factory=Collectives, compare=False, repr=False)
 
@@ -97,6 +102,15 @@ class World:
     def is_main(self) -> bool:
         """Whether this is the first process, which alone writes and tells."""
         return self.rank == 0
+
+    def named(self, ranks: Iterable[int]) -> str:
+        """For messages: ``ranks 0, 1 on HOST and rank 2 on OTHER``."""
+        on: dict[str, list[int]] = {}
+        for rank in ranks:
+            on.setdefault(self.hosts[rank] if self.hosts else "this machine", []).append(rank)
+        return " and ".join(
+            f"rank{'s' if len(of) > 1 else ''} {', '.join(map(str, of))} on {host}" for host, of in on.items()
+        )
 
 
 def open_group(world: World, device: torch.device) -> torch.device:
@@ -111,7 +125,7 @@ def open_group(world: World, device: torch.device) -> torch.device:
     if not dist.is_initialized():
         assert world.store is not None
         backend = "nccl" if device.type == "cuda" else "gloo"
-        with _others_needed(), native_stdout_shut():
+        with _others_needed(), native_output_shut(1):
             dist.init_process_group(backend, store=world.store.clone(), rank=world.rank, world_size=world.size)
     return device
 

@@ -10,7 +10,7 @@ import pytest
 
 from fastlift import cli
 from fastlift.errors import FastliftWarning
-from fastlift.system.library_output import native_stdout_shut
+from fastlift.system.library_output import native_output_shut
 
 Streams = pytest.CaptureFixture[str]
 
@@ -66,7 +66,7 @@ def test_remarks_that_libraries_log_stay_away(capsys: Streams, monkeypatch: pyte
 def test_native_code_has_no_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     """gloo of torch 2.9 tells there how many processes it has connected, before the JSON that a program reads."""
     print("before")
-    with native_stdout_shut():
+    with native_output_shut(1):
         os.write(1, b"[Gloo] Rank 0 is connected\n")
     print("after")
     assert capfd.readouterr().out == "before\nafter\n"

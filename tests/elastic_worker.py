@@ -1,0 +1,76 @@
+"""What torchrun starts in the tests of elastic runs: ``fastlift`` that records its samples, and kills itself where it is told.
+
+    elastic_worker.py RECORDS train ...
+
+``RECORDS/plan.json`` lists [step, rank, moment]: there a process gets SIGKILL, once over all starts of the run. Each process
+writes a line a step to ``RECORDS/START-RANK.jsonl`` before it takes the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fastlift import cli
+from fastlift.engine.loop import Fit
+from fastlift.reporting import html
+from fastlift.training.distributed import Collectives
+from fastlift.training.step import Learner
+
+MOMENTS = ("before", "exchange", "after")  # the step, its gradients' sum, what follows the update
+
+
+class Plan:
+    """The kills that are left, of which one may be due."""
+
+    def __init__(self, records: Path) -> None:
+        self.records, self.rank = records, int(os.environ.get("RANK", "0"))
+        self.kills = json.loads((records / "plan.json").read_text())
+        self.step = 0
+
+    def at(self, moment: str) -> None:
+        """Die here, if that is planned and was not done before."""
+        planned = [self.step, self.rank, moment]
+        done = self.records / f"killed-{self.step}"
+        if planned in self.kills and not done.exists():
+            done.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(records: Path, arguments: list[str]) -> int:
+    """The command with records; the run's page, whose plots take longer than the run, is left out."""
+    plan = Plan(records)
+    file = records / f"{time.time_ns()}-{plan.rank}.jsonl"
+    step_of_fit, step_of_learner, collective = Fit._step, Learner.step, Collectives._do
+
+    def recorded(fit: Fit, batch: Any, stop: Any) -> bool:
+        plan.step = fit.global_step + 1
+        line = {"step": plan.step, "epoch": fit.epoch, "size": fit.world.size, "samples": batch.indices.tolist()}
+        with file.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+        pause = float(os.environ.get("PAUSE_S", "0"))
+        time.sleep(pause)
+        plan.at("before")
+        return step_of_fit(fit, batch, stop)
+
+    def taken(learner: Learner, *given: Any, **named: Any) -> bool:
+        asked = step_of_learner(learner, *given, **named)
+        plan.at("after")
+        return asked
+
+    def exchanged(collectives: Collectives, do: Any) -> None:
+        plan.at("exchange")
+        collective(collectives, do)
+
+    Fit._step, Learner.step, Collectives._do = recorded, taken, exchanged  # type: ignore[method-assign]
+    html.render_report = lambda *_, **__: ""  # type: ignore[assignment]
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

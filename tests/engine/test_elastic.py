@@ -1,0 +1,144 @@
+"""torchrun's own elasticity: workers that are killed, nodes that leave and join, and one run at the end of it.
+
+Each start of torchrun's workers costs seconds, so few runs show many things.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import elastic_worker
+import pytest
+import torch
+import warm
+from elastic_worker import MOMENTS
+from fixtures import CLASS_COUNTS, Files
+from safetensors.torch import load_file
+from several import Group
+
+EPOCHS, STEPS, EVERY = 3, 4, 2  # of 12 images, and of 2 at the end of an epoch; a checkpoint every two steps
+
+
+def command(clip: Files, data: Path, output: Path, *more: str) -> list[str]:
+    """What a restart loop repeats."""
+    lists = ["--dataset", "list", "--data-root", str(data), "--class-names", str(data / "class_names.txt")]
+    lists += ["--train-list", str(data / "train.txt"), "--test-list", str(data / "test.txt")]
+    model = ["--model", str(clip[0]), "--pretrained", str(clip[1]), "--init", "random", "--device", "cpu"]
+    training = ["--epochs", str(EPOCHS), "--batch-size", "12", "--lr", "0.05", "--amp", "fp32", "--log-steps", "1"]
+    going_on = ["--checkpoint-steps", str(EVERY), "--resume", "auto", "--output", str(output)]
+    return ["train", *lists, *model, *training, *going_on, "--compile", "off", "--workers", "1", *more]
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where workers that start in a moment come from."""
+    with warm.warm(tmp_path_factory.mktemp("workers")) as address:
+        yield address
+
+
+@contextmanager
+def torchrun(
+    workers: Path, records: Path, arguments: list[str], *flags: str, kills: Any = (), **variables: str
+) -> Iterator[Any]:
+    """An agent of torchrun with workers that keep records in a folder; ended with the block."""
+    records.mkdir(exist_ok=True)
+    (records / "plan.json").write_text(json.dumps(list(kills)))
+    start = [sys.executable, "-m", "torch.distributed.run", "--monitor-interval", "0.1", *flags]
+    started = [*start, warm.__file__, str(workers), str(records), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    with subprocess.Popen(started, stderr=subprocess.PIPE, text=True, env=environment) as agent:
+        try:
+            yield agent
+        finally:
+            agent.terminate()  # nothing where it has ended; otherwise it ends its workers
+
+
+def undisturbed(clip: Files, data: Path, folder: Path) -> Path:
+    """The run of one process that nothing happens to."""
+    folder.mkdir()
+    (folder / "plan.json").write_text("[]")
+    (outcome,) = Group(folder, 1, elastic_worker.main, (folder, command(clip, data, folder / "run"))).join()
+    assert outcome.value == 0, outcome.err
+    return folder / "run"
+
+
+def starts(records: Path) -> list[dict[int, list[dict[str, Any]]]]:
+    """Of each start of the workers: its steps in order, each with the lines of all ranks that came to it."""
+    files = sorted(records.glob("*.jsonl"), key=lambda path: int(path.stem.split("-")[0]))
+    lines = [(path, [json.loads(line) for line in path.read_text().splitlines()]) for path in files]
+    found: list[dict[int, list[dict[str, Any]]]] = []
+    seen: set[str] = set()
+    for path, steps in lines:
+        rank = path.stem.split("-")[1]
+        if not found or rank in seen:  # workers are started together: a rank that comes again is of the next start
+            found.append({})
+            seen = set()
+        seen.add(rank)
+        for line in steps:
+            found[-1].setdefault(line["step"], []).append(line)
+    return found
+
+
+def check_samples(attempts: list[dict[int, list[dict[str, Any]]]]) -> None:
+    """Each epoch shows each sample once, but for the steps since the last checkpoint, which show the same ones again."""
+    done = 0
+    for steps in attempts:
+        first = min(steps)
+        at_checkpoint = (done // EVERY) * EVERY
+        assert first - 1 in (at_checkpoint, at_checkpoint - EVERY), (
+            first,
+            done,
+        )  # the last save may have been cut short
+        assert sorted(steps) == list(range(first, max(steps) + 1))
+        done = max(steps)
+    assert done == EPOCHS * STEPS
+    shown = {step: sorted(s for line in lines for s in line["samples"]) for a in attempts for step, lines in a.items()}
+    for attempt in attempts:
+        for step, lines in attempt.items():
+            if len(lines) == lines[0]["size"]:  # all ranks came to it
+                assert sorted(s for line in lines for s in line["samples"]) == shown[step]
+    for epoch in range(EPOCHS):
+        samples = [s for step in range(epoch * STEPS + 1, (epoch + 1) * STEPS + 1) for s in shown[step]]
+        assert sorted(samples) == list(range(sum(CLASS_COUNTS)))
+
+
+def check_same(run: Path, whole: Path) -> None:
+    """Two runs have trained the same, to rounding, and logged each step once."""
+    for epoch in range(1, EPOCHS + 1):
+        one, other = (load_file(path / "checkpoints" / f"epoch-{epoch:03d}.safetensors") for path in (run, whole))
+        assert one.keys() == other.keys()
+        for name, tensor in one.items():
+            torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, msg=name)
+    logs = [[json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (run, whole)]
+    assert [(e["event"], e["step"]) for e in logs[0]] == [(e["event"], e["step"]) for e in logs[1]]
+    for mine, theirs in zip(*logs, strict=True):
+        for name in {"loss", "train_loss"} & mine.keys():
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-5)
+
+
+def test_three_killed_workers_of_four(workers: Path, tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
+    """At random moments of random steps: torchrun starts all again, and the run is the one that nothing happened to."""
+    draw = random.Random(17)
+    steps = sorted(draw.sample(range(2, EPOCHS * STEPS), 3))
+    kills = [[step, draw.randrange(4), draw.choice(MOMENTS)] for step in steps]
+    arguments = command(tiny_clip, tiny_data, tmp_path / "run")
+    flags = ("--standalone", "--nproc-per-node", "4", "--max-restarts", "3")
+    with torchrun(workers, tmp_path / "records", arguments, *flags, kills=kills) as agent:
+        said = agent.communicate(timeout=300)[1]
+    assert agent.returncode == 0, said
+    assert sorted(path.name for path in (tmp_path / "records").glob("killed-*")) == sorted(f"killed-{s}" for s in steps)
+    attempts = starts(tmp_path / "records")
+    assert len(attempts) == 4
+    check_samples(attempts)
+    check_same(tmp_path / "run", undisturbed(tiny_clip, tiny_data, tmp_path / "whole"))
+    messages = [line for line in said.splitlines() if line.startswith("fastlift: ")]
+    assert len(messages) == 3, said  # one a start
+    assert sum("another process of this run has ended without a word" in message for message in messages) >= 2, messages
