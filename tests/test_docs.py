@@ -21,7 +21,14 @@ from fastlift import cli
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
     path
-    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/*/README.md", "kernels/**/README.md")
+    for pattern in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/*.md",
+        "benchmarks/*/README.md",
+        "examples/*/README.md",
+        "kernels/**/README.md",
+    )
     for path in ROOT.glob(pattern)
 )
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -31,6 +38,7 @@ MADE_LATER = re.compile(r"benchmarks/results/gpu_|gpu_step\*\.json")
 # Flags of other programs that the documents name: torchrun, pytest, uv, unshare, and the scripts of benchmarks/ and tests/.
 OTHERS_FLAGS = {
     "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--shutdown-timeout", "--signals-to-handle",
+    "--max-restarts", "--signal", "--requeue",
     "--only", "--scenarios", "--set", "--descriptors", "--output", "--rehearse", "--user", "--resolution", "--part",
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Imported names that are not those of their distributions.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "yaml": "pyyaml",
     "sklearn": "scikit-learn",
     "open_clip": "open-clip-torch",
     "nvidia": "nvidia-dali-cuda130",
