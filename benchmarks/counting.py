@@ -89,6 +89,17 @@ def step_flop(s: Shape) -> float:
     return sum(part.flop for part in parts(s, 1))
 
 
+def trained(s: Shape) -> int:
+    """Numbers that LIFT trains: adapters with their norms, and the classifier."""
+    return s.depth * (2 * s.width * s.rank + 3 * s.width + s.rank + 1) + s.classes * s.width
+
+
+def backbone(s: Shape) -> int:
+    """Numbers of the frozen ViT: patches, class token, positions, norms, and the blocks' products with their biases."""
+    block = 4 * s.width * (s.width + 1) + 2 * s.width * s.mlp + s.mlp + s.width + 4 * s.width
+    return s.depth * block + (3 * s.patch**2 + 1 + s.tokens + 4) * s.width
+
+
 def _sizes(s: Shape, batch: int) -> tuple[float, float, float, float]:
     """(T, bytes of a [D, D] weight an image, FLOP of [L, D] x [D, D], M / D)."""
     return (
@@ -220,7 +231,6 @@ def _adapter(s: Shape, batch: int) -> list[Part]:
 def _rest(s: Shape, batch: int) -> list[Part]:
     """Classifier with its loss both ways, and the optimiser with the look for gradients that are not finite."""
     ways = classifier(batch, s.width, s.classes, s.bytes)["GPU"]
-    trained = s.depth * (2 * s.width * s.rank + 3 * s.width + s.rank + 1) + s.classes * s.width
     return [
         Part(
             "classifier with its loss",
@@ -229,5 +239,5 @@ def _rest(s: Shape, batch: int) -> list[Part]:
             sum(way.token + way.call / batch for way in ways),
         ),
         # weight and momentum read and written, the gradient read twice, in fp32
-        Part("optimiser", REST, 0, trained * 4 * 6 / batch),
+        Part("optimiser", REST, 0, trained(s) * 4 * 6 / batch),
     ]
