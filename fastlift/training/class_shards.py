@@ -36,7 +36,6 @@ from fastlift.training.distributed import (
 )
 from fastlift_kernels.cosine_ce.shard import ShardArguments, features_gradient, row_statistics, shard_gradients
 
-_LOSSES = ("CE", "LA", "BS", "CB", "GRW")
 _PADDING = -1  # the label of rows that fill up a rank's share: no class
 
 
@@ -46,10 +45,12 @@ def _has_a_weight(shard_classifier: bool, classifier: str) -> str | None:
     return f"shard_classifier: the classifier {classifier} has no weight of its own to split over processes"
 
 
-def _is_a_softmax(shard_classifier: bool, loss: str) -> str | None:
-    if not shard_classifier or loss in _LOSSES:
+def _is_of_each_image(shard_classifier: bool, loss: str) -> str | None:
+    if not shard_classifier or loss != "LADE":
         return None
-    return f"shard_classifier: the loss {loss} needs all logits of an image in one place; {', '.join(_LOSSES)} do not"
+    return (
+        "shard_classifier: the loss LADE compares the logits of all images of a batch: choose another loss, such as LA"
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ShardSettings(Settings):
     ] = False
     """Split the classifier's weight, its gradient and momentum and the logits over the processes by class, for 100,000
     classes and more; nothing changes with one process, and checkpoints are the same."""
-    RULES: ClassVar[tuple[Rule, ...]] = (_has_a_weight, _is_a_softmax)
+    RULES: ClassVar[tuple[Rule, ...]] = (_has_a_weight, _is_of_each_image)
 
     def build(self, classifier: Classifier, world: World) -> Classifier:
         """The classifier as this rank trains it.
@@ -183,16 +184,22 @@ class ShardedClassifier(Classifier):
         raise TypeError("a split classifier has no logits of all classes: join it first")
 
     def cross_entropies(
-        self, features: Tensor, labels: Tensor, *, log_prior: Tensor | None = None, tau: float = 1.0
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        log_prior: Tensor | None = None,
+        tau: float = 1.0,
+        margins: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """CE(z + tau log_prior, label) [b] of this rank's images, and the argmax of their plain logits [b]; exact.
+        """CE(z + tau log_prior - [c = label] margin, label) of this rank's images, and the argmax of z: [b] and int64 [b].
 
         Called by all ranks at once, as is the backward pass. ``features`` are [b, D] with b from 0 to ``rows``,
-        ``labels`` int64 [b], ``log_prior`` [C].
+        ``labels`` int64 [b], ``log_prior`` and ``margins`` [C].
         """
-        prior = None if log_prior is None else log_prior[self.mine]
+        prior, margins = (None if constant is None else constant[self.mine] for constant in (log_prior, margins))
         losses, predictions = _CrossEntropies.apply(
-            self.prepare(features), self.weight, self.bias, labels, prior, tau, self
+            self.prepare(features), self.weight, self.bias, labels, prior, tau, margins, self
         )
         return losses, predictions
 
@@ -208,12 +215,15 @@ class ShardedClassifier(Classifier):
     ) -> tuple[Tensor, Tensor]:
         """(weighted mean of this rank's losses, predictions): 0 where it has no image."""
         losses, predictions = self.cross_entropies(features, labels, log_prior=log_prior, tau=tau)
-        if not len(labels):
-            return losses.sum(), predictions
-        if class_weight is None:
-            return losses.mean(), predictions
+        if class_weight is None or not len(labels):
+            return mean_of_images(losses), predictions
         weight = class_weight[labels].to(losses.dtype)
         return (weight * losses).sum() / weight.sum(), predictions
+
+
+def mean_of_images(losses: Tensor) -> Tensor:
+    """The mean of ``losses`` [b], and 0 of none, so that a rank without images has a backward pass too."""
+    return losses.sum() / max(len(losses), 1)
 
 
 class _CrossEntropies(torch.autograd.Function):
@@ -228,27 +238,29 @@ class _CrossEntropies(torch.autograd.Function):
         labels: Tensor,
         log_prior: Tensor | None,
         tau: float,
+        margins: Tensor | None,
         own: ShardedClassifier,
     ) -> tuple[Tensor, Tensor]:
         world = own.world
         everyone = gather(_filled(features, own.rows, 0.0), world).flatten(0, 1)  # [N R, D]
         theirs = gather(_filled(labels, own.rows, _PADDING), world).flatten()  # [N R]
-        a = ShardArguments(everyone, weight, theirs - own.first, log_prior, bias, own.scale, tau, own.normalize)
+        local = theirs - own.first  # below 0, or too large, where the class is not among these
+        a = ShardArguments(everyone, weight, local, log_prior, bias, own.scale, tau, own.normalize, margins)
         found = row_statistics(a)
         top, best = reduced(torch.stack([found.top, found.best]), dist.ReduceOp.MAX, world)
         # The first of the largest logits, as argmax gives it; where they are NaN, any class.
         candidate = torch.where(found.best == best, found.prediction + own.first, own.classes - 1)
         predictions = reduced(candidate, dist.ReduceOp.MIN, world)
         lowest = torch.where(top == -torch.inf, 0.0, top)
-        sums = torch.stack([found.total * (found.top - lowest).exp(), found.own])
-        total, label = reduced(sums, dist.ReduceOp.SUM, world)
-        lse = lowest + total.log()
-        ctx.a, ctx.own, ctx.exponentials, ctx.share = a, own, found.exponentials, (found.top - lse).exp()
+        factor = (found.top - lowest).exp()
+        total, label = reduced(torch.stack([found.total * factor, found.own]), dist.ReduceOp.SUM, world)
+        losses = (lowest - label) + total.log()  # a small loss is not lost in the rounding of a large log sum exp
+        ctx.a, ctx.own, ctx.exponentials, ctx.share = a, own, found.exponentials, factor / total
         ctx.save_for_backward(features)
         mine = slice(world.rank * own.rows, world.rank * own.rows + len(labels))
         predictions = predictions[mine].clone()
         ctx.mark_non_differentiable(predictions)
-        return (lse - label)[mine], predictions
+        return losses[mine], predictions
 
     @staticmethod
     @once_differentiable
@@ -261,7 +273,7 @@ class _CrossEntropies(torch.autograd.Function):
         if everyones is not None:
             d_features = scattered_sum(everyones, own.world)[: len(features)]
             d_features = features_gradient(d_features, features, own.normalize).to(features.dtype)
-        return d_features, d_weight, d_bias, None, None, None, None
+        return d_features, d_weight, d_bias, *[None] * 5
 
 
 def _filled(tensor: Tensor, rows: int, value: float) -> Tensor:

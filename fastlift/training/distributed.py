@@ -19,6 +19,10 @@ from torch import Tensor
 from fastlift.errors import UserError
 from fastlift.system.library_output import native_output_shut
 
+# Newer versions of torch warn of the older names (2.14 does, 2.11 knows no others).
+_all_gather: Any = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 class LostCompany(UserError):
     """A collective broke off because another process of the run has ended."""
@@ -173,7 +177,7 @@ def gather(tensor: Tensor, world: World) -> Tensor:
         return tensor[None]
     mine = tensor.reshape(-1).contiguous()
     each = mine.new_empty(world.size * len(mine))
-    world.collectives(lambda: dist.all_gather_into_tensor(each, mine))
+    world.collectives(partial(_all_gather, each, mine))
     return each.view(world.size, *tensor.shape)
 
 
@@ -197,7 +201,7 @@ def scattered_sum(tensor: Tensor, world: World) -> Tensor:
     if world.size == 1:
         return tensor
     mine = tensor.new_empty(len(tensor) // world.size, *tensor.shape[1:])
-    world.collectives(partial(dist.reduce_scatter_tensor, mine, tensor))
+    world.collectives(partial(_reduce_scatter, mine, tensor))
     return mine
 
 

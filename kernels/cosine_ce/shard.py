@@ -2,7 +2,7 @@
 
 ``row_statistics`` gives what the processes must tell each other of every row; ``shard_gradients`` takes what they found:
 
-    z = scale <f', w'> + bias, y = z + tau log_prior, d_y = d (exp(y - lse) - [c = label])
+    z = scale <f', w'> + bias, y = z + tau log_prior - [c = label] margin, d_y = d (exp(y - lse) - [c = label])
 
 with lse = log sum exp(y) over the classes of all processes, and d the gradient of a row's loss. Library products on every
 device, and a few of PyTorch's passes over [B, C] beside them: ``exp(y - top)`` lies where the logits were, and becomes their
@@ -33,6 +33,7 @@ class ShardArguments(NamedTuple):
     scale: float
     tau: float
     normalize: Normalize
+    margins: torch.Tensor | None = None  # [C], a constant
 
 
 class RowStatistics(NamedTuple):
@@ -53,6 +54,7 @@ def row_statistics(a: ShardArguments) -> RowStatistics:
     rows_scale, columns = _row_scale(a, f), _column_scale(a)
     offset = None if a.log_prior is None else a.log_prior.to(z.dtype) * a.tau
     labels, inside = _labels(a)
+    y_is_z = offset is None and a.margins is None
     best, top, total, own = z.new_empty(4, len(z))
     prediction = torch.empty_like(a.labels)
     for part in _blocks(z):
@@ -62,10 +64,15 @@ def row_statistics(a: ShardArguments) -> RowStatistics:
         if a.bias is not None:
             y.add_(a.bias)
         torch.max(y, dim=1, out=(best[part], prediction[part]))
-        if offset is None:
+        if offset is not None:
+            y.add_(offset)
+        if a.margins is not None:
+            lower = torch.where(inside[part], -a.margins[labels[part]].to(y.dtype), 0.0)
+            y.scatter_add_(1, labels[part, None], lower[:, None])
+        if y_is_z:
             top[part] = best[part]
         else:
-            torch.amax(y.add_(offset), dim=1, out=top[part])
+            torch.amax(y, dim=1, out=top[part])
         own[part] = torch.where(inside[part], y.gather(1, labels[part, None])[:, 0], 0.0)
         lowest = torch.where(top[part] == -torch.inf, 0.0, top[part])
         torch.sum(y.sub_(lowest[:, None]).exp_(), dim=1, out=total[part])
@@ -82,7 +89,7 @@ def shard_gradients(
     Args:
         a: as ``row_statistics`` had them.
         exponentials: its [B, C].
-        share: exp(top - lse), [B].
+        share: exp(top - lse), [B]: what makes a probability of an exponential.
         d: the gradient of each row's loss, [B].
     """
     f, w = _operands(a)

@@ -29,7 +29,10 @@ def unshared(a: ShardArguments) -> tuple[Tensor, Tensor]:
     features = F.normalize(a.features, dim=1) if a.normalize == "both" else a.features
     z = a.scale * features @ weight.T
     z = z if a.bias is None else z + a.bias
-    return z, z if a.log_prior is None else z + a.tau * a.log_prior
+    y = z if a.log_prior is None else z + a.tau * a.log_prior
+    if a.margins is not None:
+        y = y - F.one_hot(a.labels, len(a.weight)) * a.margins
+    return z, y
 
 
 def shares_of(a: ShardArguments, cuts: list[int]) -> list[ShardArguments]:
@@ -41,6 +44,7 @@ def shares_of(a: ShardArguments, cuts: list[int]) -> list[ShardArguments]:
             labels=a.labels - start,
             log_prior=None if a.log_prior is None else a.log_prior[start:end],
             bias=None if a.bias is None else a.bias[start:end],
+            margins=None if a.margins is None else a.margins[start:end],
         )
         for start, end in zip([0, *cuts], ends, strict=True)
     ]
@@ -72,7 +76,8 @@ def calls(draw: st.DrawFn) -> tuple[ShardArguments, list[int], Tensor]:
     features, weight = spread * normal(batch, width), spread * normal(classes, width)
     scale = draw(st.sampled_from([1.0, 25.0])) if normalize == "both" else 1.0
     tau = draw(st.sampled_from([0.5, 1.0]))
-    return ShardArguments(features, weight, labels, prior, bias, scale, tau, normalize), cuts, normal(batch)
+    margins = normal(classes) if draw(st.booleans()) else None
+    return ShardArguments(features, weight, labels, prior, bias, scale, tau, normalize, margins), cuts, normal(batch)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -98,6 +103,7 @@ def test_shares_make_up_the_whole(dtype: torch.dtype, call: tuple[ShardArguments
     size = exact.scale * f_length.max() * w_length.max() + (0 if exact.bias is None else exact.bias.abs().max())
     if exact.log_prior is not None:
         size = size + exact.tau * exact.log_prior[exact.log_prior.isfinite()].abs().max()
+    size = size + (0 if exact.margins is None else exact.margins.abs().max())
     off = (width + 8) * u * float(size)  # of a logit
     p_off = 2 * off + (classes + 20) * u  # of a probability
     assert ((lse - own - losses.detach()).abs() <= 2 * off + (classes + 16) * u).all()

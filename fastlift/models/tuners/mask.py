@@ -111,10 +111,10 @@ class MaskSettings(Tuner):
 
 
 def adaptive_mask_ratio(classes: int, layers: int, width: int, sizes: Sizes) -> float:
-    """LIFT: C / (12 L D), rounded down to 0.001 and at least that. LIFT+: C / (L (12 D + 9)), at most 1.
+    """LIFT: C / (12 L D), rounded down to 0.001 and at least that. LIFT+: C / (L (12 D + 9)). Both are at most 1.
 
-    Both train about as many weights as the classifier has.
+    They train about as many weights as the classifier has.
     """
     if sizes == "lift":
-        return max(0.001, math.floor(classes / (12 * layers * width) * 1000) / 1000)
+        return min(1.0, max(0.001, math.floor(classes / (12 * layers * width) * 1000) / 1000))
     return min(1.0, classes / (layers * (12 * width + 9)))

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlift.models.classifiers import Classifier
+from fastlift.training.class_shards import ShardedClassifier, mean_of_images
 from fastlift.training.losses.base import Loss, not_negative
+from fastlift_kernels import Impl
 
 
 class FocalLoss(Loss):
@@ -18,5 +21,15 @@ class FocalLoss(Loss):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        cross_entropy = F.cross_entropy(logits, labels, reduction="none")
-        return ((1 - torch.exp(-cross_entropy)) ** self.gamma * cross_entropy).mean()
+        return self._of_each(F.cross_entropy(logits, labels, reduction="none")).mean()
+
+    def on_features(
+        self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(classifier, ShardedClassifier):
+            return super().on_features(classifier, features, labels, impl)
+        cross_entropies, predictions = classifier.cross_entropies(features, labels)
+        return mean_of_images(self._of_each(cross_entropies)), predictions
+
+    def _of_each(self, cross_entropies: Tensor) -> Tensor:
+        return (1 - torch.exp(-cross_entropies)) ** self.gamma * cross_entropies

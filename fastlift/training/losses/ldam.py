@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlift.models.classifiers import Classifier
+from fastlift.training.class_shards import ShardedClassifier, mean_of_images
 from fastlift.training.losses.base import Loss, not_negative
+from fastlift_kernels import Impl
 
 
 class LDAMLoss(Loss):
@@ -26,3 +29,11 @@ class LDAMLoss(Loss):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         margins = self.scale * self.margins[labels][:, None].to(logits)
         return F.cross_entropy(logits - torch.zeros_like(logits).scatter(1, labels[:, None], margins), labels)
+
+    def on_features(
+        self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(classifier, ShardedClassifier):
+            return super().on_features(classifier, features, labels, impl)
+        losses, predictions = classifier.cross_entropies(features, labels, margins=self.scale * self.margins)
+        return mean_of_images(losses), predictions

@@ -228,7 +228,8 @@ def test_sizes_of_lift_plus(classes: int, depth: int, lora: int, prompts: int, s
 
 
 @pytest.mark.parametrize(
-    ("classes", "width", "share"), [(1000, 768, 0.009), (365, 768, 0.003), (100, 768, 0.001), (10, 768, 0.001)]
+    ("classes", "width", "share"),
+    [(1000, 768, 0.009), (365, 768, 0.003), (100, 768, 0.001), (10, 768, 0.001), (200_000, 768, 1.0)],
 )
 def test_sizes_of_lift(classes: int, width: int, share: float) -> None:
     """LoRA as AdaptFormer, ten prompts, a share rounded down to thousandths."""
