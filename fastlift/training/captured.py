@@ -152,6 +152,8 @@ class CapturedStep:
         device = learner.sums.loss.device
         if graphs is None and device.type != "cuda":
             self._tell("not captured in a CUDA graph: it runs on a CPU")
+        elif learner.shard is not None:  # only the thread that began a graph could end it there
+            self._tell("not captured in a CUDA graph: a split classifier's processes exchange in the backward pass too")
         else:
             self._graphs = graphs or CudaGraphs(device)
             for group in learner.optimizer.param_groups:

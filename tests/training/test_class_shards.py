@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from fixtures import CLASS_COUNTS, CLASS_NAMES, Files
 from safetensors.torch import load_file, save_file
 from several import together
+from tape import Tape
 from torch import Tensor
 
 import fastlift
@@ -25,6 +26,7 @@ from fastlift.models.classifiers import CLASSIFIERS, LinearClassifier, WeightCla
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import TrainState
+from fastlift.training.captured import CapturedStep
 from fastlift.training.class_shards import ShardedClassifier, ShardSettings
 from fastlift.training.distributed import World, open_group
 from fastlift.training.settings import SGDSettings
@@ -251,6 +253,17 @@ def saved(clip: Files, world: World, path: Path) -> None:
         save_file(tensors, path.with_name("after.safetensors"))
 
 
+def captured(clip: Files, world: World) -> list[str]:
+    """What a captured step says of a split classifier; it takes the plain step."""
+    told: list[str] = []
+    some = learner(clip, world, "LA", split=True)
+    CapturedStep(some, told.append, Tape()).step(
+        torch.zeros(1, 3, 32, 32), torch.zeros(1).long(), torch.zeros(world.size).long()
+    )
+    assert some.watch.taken == 1
+    return told
+
+
 def ranks_work(clip: Files, folder: Path) -> dict[str, Any]:
     """On each rank: what the tests below look at."""
     with company() as world:
@@ -261,6 +274,7 @@ def ranks_work(clip: Files, folder: Path) -> dict[str, Any]:
         return {
             "ties": ties(world),
             "gathered": gathering(world),
+            "captured": captured(clip, world),
             "left out": {dtype: left_out(clip, world, dtype) for dtype in (torch.float32, torch.float16)},
             "trained": {loss: trained(clip, world, loss, split=True) for loss in LEARNERS},
         }
@@ -278,6 +292,9 @@ def test_split_and_unsplit_are_the_same(
 ) -> None:
     found = together(tmp_path, ranks, ranks_work, tiny_clip, tmp_path)
     assert [one["ties"] for one in found] == [[1, 5]] * ranks, "the first of the largest"
+    for one in found:
+        (told,) = one["captured"]
+        assert "a split classifier's processes exchange in the backward pass" in told
     whole = LinearClassifier(3, 7, generator=torch.Generator().manual_seed(1))
     for name, parameter in whole.named_parameters():
         assert torch.equal(found[0]["gathered"][f"head.{name}"], parameter)
