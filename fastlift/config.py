@@ -21,6 +21,8 @@ from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
+from fastlift.data.sampling.shards import ShardOrderSettings
+from fastlift.data.stores.cache import CacheSettings
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import CropBatchSettings
 from fastlift.models.compile import CompileSettings
@@ -55,7 +57,14 @@ from fastlift.training.stages import ProgressiveSettings
 
 @dataclass(frozen=True)
 class DataConfig(  # type: ignore[misc]
-    BadImageSettings, LoaderSettings, CropSettings, GroupSettings, TaxonSettings, SourceSettings
+    BadImageSettings,
+    LoaderSettings,
+    CropSettings,
+    ShardOrderSettings,
+    GroupSettings,
+    TaxonSettings,
+    CacheSettings,
+    SourceSettings,
 ):
     """Which images, and how they are cropped."""
 

@@ -33,7 +33,7 @@ def files_to_read(
             if progress:
                 progress("draw images", i + 1, count)
         return [str(folder / f"{i}.jpg") for i in range(count)], f"{count} drawn JPEGs of ImageNet's sizes"
-    files = []
+    files, are_files = [], index.spans is None and isinstance(index.root, Path)
     for i in range(len(index)):
         try:
             encoded = read_encoded(index, i)
@@ -41,14 +41,14 @@ def files_to_read(
             continue  # gone since the headers were read
         if plain_parts(encoded, int(index.widths[i]), int(index.heights[i])) is None:
             continue  # torchvision.io reads JPEG alone, and no way may stop the others
-        files.append(folder / str(i) if index.spans is not None else index.file(i))
-        if index.spans is not None:
+        files.append(index.file(i) if are_files else folder / str(i))
+        if not are_files:
             files[-1].write_bytes(encoded)
         if len(files) == count:
             break
     if not files:
         raise UserError(f"{index.name} has no JPEG files: nothing to compare")
-    unpacked = "" if index.spans is None else ", unpacked"
+    unpacked = "" if are_files else ", copied"
     return [str(file) for file in files], f"the first {len(files)} JPEGs of {index.name}{unpacked}"
 
 

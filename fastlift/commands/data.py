@@ -14,6 +14,7 @@ from fastlift.commands.parsing import parse
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
+from fastlift.data.stores.cache import CacheSettings
 from fastlift.settings import MOST_PIXELS, Between, one_of
 from fastlift.system.progress import now_and_then
 
@@ -65,6 +66,7 @@ class Check:
     """Check all files of a data set anew and tell every problem. Exit code 1 where there is one."""
 
     source: SourceSettings = field(default_factory=SourceSettings)
+    stores: CacheSettings = field(default_factory=CacheSettings)
     decode: bool = False
     """Decode every image too, not only its header (slow)."""
     json: bool = False
@@ -76,6 +78,7 @@ class Stats:
     """A data set in numbers: classes, groups, image sizes, and a plot of the class counts."""
 
     source: SourceSettings = field(default_factory=SourceSettings)
+    stores: CacheSettings = field(default_factory=CacheSettings)
     taxon: TaxonSettings = field(default_factory=TaxonSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     json: bool = False
@@ -89,6 +92,7 @@ class Pack:
     output: tyro.conf.Positional[Path]
     """A new folder for the shards."""
     source: SourceSettings = field(default_factory=SourceSettings)
+    stores: CacheSettings = field(default_factory=CacheSettings)
     short_side: Annotated[int | None, Between(1, MOST_PIXELS)] = None
     """Shrink images to this short side in pixels (changes pixels; off by default)."""
     json: bool = False
@@ -132,7 +136,9 @@ def _check(arguments: list[str]) -> int:
     from fastlift.data.inspection.check import check
     from fastlift.reporting.console import show_found
 
-    found = check(decode=command.decode, progress=progress_lines(), **source_options(command.source))
+    found = check(
+        decode=command.decode, progress=progress_lines(), **source_options(command.source), **command.stores.values()
+    )
     show_found(found, command.json)
     return 0 if found.ok else 1
 
@@ -142,7 +148,12 @@ def _stats(arguments: list[str]) -> int:
     from fastlift.data.inspection.stats import stats
     from fastlift.reporting.console import show_found
 
-    options = source_options(command.source) | command.taxon.values() | {"boundaries": command.groups.group_boundaries}
+    options = (
+        source_options(command.source)
+        | command.stores.values()
+        | command.taxon.values()
+        | {"boundaries": command.groups.group_boundaries}
+    )
     show_found(stats(progress=progress_lines(), **options), command.json)
     return 0
 
@@ -152,7 +163,7 @@ def _pack(arguments: list[str]) -> int:
     from fastlift.data import pack
     from fastlift.reporting.console import show_json, show_line
 
-    options = source_options(command.source)
+    options = source_options(command.source) | command.stores.values()
     name = options.pop("name")
     packed = pack.run(name, command.output, short_side=command.short_side, progress=progress_lines(), **options)
     if command.json:

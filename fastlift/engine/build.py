@@ -10,7 +10,9 @@ from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
+from fastlift.data.sampling.shards import ShardOrderSettings
 from fastlift.data.sampling.stream import share, steps_in
+from fastlift.data.stores.cache import CacheSettings
 from fastlift.engine.agreement import first_of_each_machine
 from fastlift.engine.loop import FitSettings
 from fastlift.engine.opening import Place
@@ -27,9 +29,9 @@ from fastlift.training.stages import Stages
 
 def load_data(settings: DataConfig, ui: Ui, world: World | None = None) -> DataSet:
     """The data set that is asked for, checked; of several processes on a machine, the first reads its files."""
-    source, bad_images = settings.part(SourceSettings), settings.part(BadImageSettings)
+    source, parts = settings.part(SourceSettings), (TaxonSettings, BadImageSettings, CacheSettings)
     found = first_of_each_machine(
-        world or World(), lambda: source.build(settings.part(TaxonSettings), bad_images, progress=now_and_then(ui.say))
+        world or World(), lambda: source.build(*map(settings.part, parts), progress=now_and_then(ui.say))
     )
     for index in (found.train, found.test):
         if index.bad:
@@ -61,6 +63,7 @@ def training_loader(
             loaders,
             settings.part(BadImageSettings),
             shuffle=True,
+            shuffle_shards=settings.part(ShardOrderSettings).shuffle_shards,
             seed=fit.seed,
             world=place.world,
             on_bad=bad.of(data.train),

@@ -24,6 +24,7 @@ def model_loader(
     bad_images: BadImageSettings,
     *,
     shuffle: bool,
+    shuffle_shards: int | None = None,
     seed: int = 0,
     world: World | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
@@ -34,6 +35,7 @@ def model_loader(
         model: on its device, its compute dtype set.
         batch_size: images a step: in training over all processes, in evaluation of each.
         shuffle: True for training, False for evaluation, as ``fastlift.data.build_loader`` has it.
+        shuffle_shards: in training, so many shards at a time (``ShardOrderSettings``).
         seed: of order and crops.
         world: the processes that share the images.
         on_bad: called with each image that is replaced, from any thread.
@@ -44,5 +46,5 @@ def model_loader(
     world, preprocessing = world or World(), model.preprocessing
     device = next(model.parameters()).device
     normalise = Normalise(preprocessing.mean, preprocessing.std, model.vit.compute_dtype, device)
-    stream = Stream(index, crops, batch_size, seed, shuffle, rank=world.rank, world_size=world.size)
+    stream = Stream(index, crops, batch_size, seed, shuffle, False, world.rank, world.size, shuffle_shards)
     return loader.build(stream, normalise, bad_images.build(index, on_bad))

@@ -23,6 +23,8 @@ from fastlift.data.index.index import fingerprint
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, BadImageSettings
+from fastlift.data.stores.cache import CacheSettings
+from fastlift.data.stores.cached import Session
 from fastlift.data.stores.url import Url, local_copy, place_of
 from fastlift.errors import UserError
 from fastlift.settings import May, NamesPlace, Settings, one_of
@@ -61,6 +63,7 @@ class SourceSettings(Settings):
         self,
         taxon: TaxonSettings,
         bad_images: BadImageSettings,
+        stores: CacheSettings,
         *,
         cache_dir: Path | None = None,
         rescan: bool = False,
@@ -70,7 +73,8 @@ class SourceSettings(Settings):
         source = source_of(self.dataset)
         self._refuse_unused_files(source)
         cache = expand_user(cache_dir) if cache_dir else cache_folder()
-        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, **self._places(source, cache))
+        places = self._places(source, cache, stores)
+        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, **places)
         root = request.data_root
         if isinstance(root, Url) and not source.takes_urls:
             raise UserError(f"the data set {self.dataset} takes a local folder as --data-root, not {root}")
@@ -91,7 +95,7 @@ class SourceSettings(Settings):
         if self.class_names is not None and not source.takes_class_names:
             raise UserError(f"--class-names: the data set {self.dataset} brings its own names")
 
-    def _places(self, source: Source, cache: Path) -> dict[str, Any]:
+    def _places(self, source: Source, cache: Path, stores: CacheSettings) -> dict[str, Any]:
         """What a request says of places: the data root, files that are on this machine now, patterns of shards."""
         files = {"train_list": self.train_list, "test_list": self.test_list, "class_names": self.class_names}
         patterns = {}
@@ -99,11 +103,10 @@ class SourceSettings(Settings):
             lists = {"train": files.pop("train_list"), "test": files.pop("test_list")}
             patterns = {split: pattern for split, pattern in lists.items() if pattern is not None}
         given = {name: local_copy(place_of(file), cache) for name, file in files.items() if file is not None}
-        return {
-            "data_root": None if self.data_root is None else place_of(self.data_root),
-            "patterns": patterns,
-            **given,
-        }
+        root = None if self.data_root is None else place_of(self.data_root)
+        if isinstance(root, Url) and source.takes_urls:
+            root = Url(root.text, Session(stores.build(cache)))
+        return {"data_root": root, "patterns": patterns, **given}
 
 
 def load_data_set(
@@ -116,6 +119,8 @@ def load_data_set(
     taxon: Taxon = "species",
     cache_dir: str | Path | None = None,
     bad_images: BadImages = "stop",
+    data_cache: str | Path | None = None,
+    data_cache_gb: float = 10.0,
     rescan: bool = False,
     progress: Progress | None = None,
 ) -> DataSet:
@@ -129,6 +134,7 @@ def load_data_set(
         taxon: what the classes of iNaturalist are: its species, or their groups at a rank of ``taxon.RANKS``.
         cache_dir: where indices, the drawn shapes and downloads go; default ``cache_folder()``.
         bad_images: "stop" to refuse unusable files, "skip" to put the next good file of the class in their place.
+        data_cache, data_cache_gb: the folder for copies of what is read from a store, and its bound; see ``CacheSettings``.
         rescan: look at all files again instead of trusting the cached sizes.
         progress: called with (what, done, total) during the header scan.
 
@@ -142,6 +148,7 @@ def load_data_set(
     return SourceSettings(name, *files).build(
         TaxonSettings(taxon),
         BadImageSettings(bad_images),
+        CacheSettings(None if data_cache is None else os.fspath(data_cache), data_cache_gb),
         cache_dir=None if cache_dir is None else Path(cache_dir),
         rescan=rescan,
         progress=progress,

@@ -8,6 +8,7 @@ manifest carry digests.
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from fastlift.system.files import read_json, write_json
 
 PACK_MANIFEST = "fastlift-pack.json"
 _FORMAT = 2
+_ASKED = 32  # shards whose sizes are asked for at a time, of a store
 _KINDS: dict[str, type[np.generic]] = {
     "data": np.uint8,  # with the offsets: relative paths before packing, as in ``PathTable``
     "offsets": np.int64,
@@ -78,8 +80,9 @@ def load_pack(root: Path | Url, name: str, cache: Path) -> DataSet:
     if manifest.dataset != name:
         raise UserError(f"{root} is a pack of {manifest.dataset}, not of {name}")
     problems = Problems(f"pack {root}", hint="Make it again with `fastlift data pack`.")
-    for shard, size in manifest.shard_bytes.items():
-        there = size_of(root / shard)
+    with ThreadPoolExecutor(_ASKED) as pool:
+        found = list(pool.map(lambda shard: size_of(root / shard), manifest.shard_bytes))
+    for (shard, size), there in zip(manifest.shard_bytes.items(), found, strict=True):
         if there is None:
             problems.add(f"{root / shard}: missing")
         elif there != size:
@@ -169,11 +172,13 @@ def _index(
     _check_rows(str(file), columns, np.array([*sizes, -1], dtype=np.int64), len(class_names), problems)
     if problems.total > before:
         return None
-    paths = PathTable.from_strings(shard_name(split, int(shard)) for shard in shards)
+    paths = PathTable.from_strings(shard_name(split, number) for number in range(len(shard_bytes))).take(shards)
     # Hashed over the original paths: a pack of unchanged images can go on with a run on the files, and the reverse.
     hashed = fingerprint(originals, labels, widths, heights, class_names)
     spans = columns["spans"]
-    return ImageIndex(f"{name}/{split}", root, paths, labels, widths, heights, class_names, hashed, spans=spans)
+    return ImageIndex(
+        f"{name}/{split}", root, paths, labels, widths, heights, class_names, hashed, spans=spans, shards=shards
+    )
 
 
 def _check_rows(file: str, columns: Columns, sizes: np.ndarray, classes: int, problems: Problems) -> None:

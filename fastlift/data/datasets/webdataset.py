@@ -174,7 +174,8 @@ def _index(
     reasons = {first + row: why for first, table in zip(firsts, tables) for row, why in table.reasons.items()}  # noqa: B905
     counts = [len(table.labels) for table in tables]
     places = InShards(
-        PathTable.from_strings(shards).take(np.repeat(np.arange(len(shards)), counts)),
+        PathTable.from_strings(shards),
+        np.repeat(np.arange(len(shards), dtype=np.int32), counts),
         np.concatenate([table.spans for table in tables]),
     )
     scan = Scan(listing.paths, listing.labels, widths, heights, reasons)

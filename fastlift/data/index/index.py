@@ -127,6 +127,7 @@ class ImageIndex:
     fingerprint: str  # of paths, labels, sizes and class names; the same on every machine
     arrays: np.ndarray | None = None  # uint8 [N, H, W, 3]
     spans: np.ndarray | None = None  # int64 [N, 2]
+    shards: np.ndarray | None = None  # int32 [N], the number of each member's shard: the same for the same path
     bad: tuple[BadImage, ...] = ()  # found by the header scan and replaced (``bad_images="skip"``)
     cache: Path | None = None  # where what is learnt of its files may be kept for later runs
 

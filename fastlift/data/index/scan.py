@@ -4,7 +4,7 @@ import contextlib
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +91,8 @@ def store_scan(path: Path, scan: Scan) -> None:
 class InShards:
     """Where the images of a scan lie, if they are members of shards."""
 
-    shards: PathTable  # [N], the shard of each image
+    paths: PathTable  # of the shards
+    shards: np.ndarray  # int32 [N], which shard
     spans: np.ndarray  # int64 [N, 2], offset and bytes in it
 
 
@@ -120,7 +121,9 @@ def finish_index(
             if source[i] < 0:
                 problems.add(f"{root / paths[i]}: {scan.reasons[i]}, and its class has no good image to replace it")
         paths, widths, heights = paths.take(source), widths[source], heights[source]
-        places = places and InShards(places.shards.take(source), places.spans[source])
+        places = places and InShards(places.paths, places.shards[source], places.spans[source])
     hashed = fingerprint(paths, scan.labels, widths, heights, class_names)
-    files, spans = (paths, None) if places is None else (places.shards, places.spans)
-    return ImageIndex(name, root, files, scan.labels, widths, heights, class_names, hashed, spans=spans, bad=tuple(bad))
+    found = ImageIndex(name, root, paths, scan.labels, widths, heights, class_names, hashed, bad=tuple(bad))
+    if places is None:
+        return found
+    return replace(found, paths=places.paths.take(places.shards), spans=places.spans, shards=places.shards)

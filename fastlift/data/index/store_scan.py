@@ -12,7 +12,6 @@ import numpy as np
 from fastlift.data.index.header_scan import Progress, scan_files
 from fastlift.data.index.headers import Header, bad, read_header_bytes
 from fastlift.data.index.index import PathTable
-from fastlift.data.stores import client
 from fastlift.data.stores.url import Url
 
 _REQUESTS = 64  # at a time
@@ -52,6 +51,6 @@ def _headers(root: Url, paths: PathTable) -> Iterator[Header]:
 def _header(root: Url, path: str) -> Header:
     """One request for the whole file takes less time than one each for its size, its first and its last bytes."""
     try:
-        return read_header_bytes(client.read(root.below(path)))
+        return read_header_bytes(root.session.file(root.below(path))[0])
     except FileNotFoundError:
         return bad("missing")

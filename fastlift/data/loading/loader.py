@@ -109,6 +109,7 @@ def build_loader(
     drop_last: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    shuffle_shards: int | None = None,
     executor: Executor = "auto",
     workers: int | None = None,
     bad_images: BadImages = "stop",
@@ -129,6 +130,8 @@ def build_loader(
             get one sample less than others, or none. False for evaluation: the index's order, each sample once over all
             ranks, in the same batches for any number of them; ranks may differ by one batch.
         rank, world_size: which process this is, and of how many.
+        shuffle_shards: in training of sets in shards, so many shards at a time in a random order, their samples shuffled
+            together; default all at once.
         drop_last: leave out a last batch that is not full.
         executor: the backend; "auto" takes DALI on GPUs where it is installed and there is something to decode in every epoch.
         workers: threads that decode; default: the cores of this process, at most 16.
@@ -145,7 +148,7 @@ def build_loader(
     from fastlift.data.loading.collate import Normalise
 
     return LoaderSettings(executor, workers, host_decode, hw_decoder_load).build(
-        Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size),
+        Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size, shuffle_shards),
         Normalise(mean, std, dtype or torch.float32, torch.device(device)),
         BadImageSettings(bad_images).build(index, on_bad),
         cache_bytes,

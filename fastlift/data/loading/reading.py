@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from fastlift.data.index.headers import MAX_BYTES, READ_FLAGS, is_shortage
 from fastlift.data.index.index import ImageIndex
-from fastlift.data.stores import client
 from fastlift.data.stores.url import Url
 
 
@@ -97,14 +96,15 @@ def read_stored(index: ImageIndex, i: int) -> StoredImage:
         DecodeError: it is not there any more, or no image is that large.
         StoreError: the store or the network fails: the image is as good as before, and nothing may replace it.
     """
+    assert isinstance(index.root, Url)
     url = index.path(i)
     try:
         if index.spans is None:
-            return StoredImage(client.read(url), 0)
+            return StoredImage(*index.root.session.file(url))
         offset, count = index.spans[i].tolist()
         if count > MAX_BYTES:
             raise DecodeError(f"is too large ({count:,} bytes)")
-        return StoredImage(client.read_range(url, offset, offset + count), 0)
+        return StoredImage(*index.root.session.part(url, offset, offset + count))
     except FileNotFoundError as error:
         raise DecodeError("is missing") from error
 

@@ -5,7 +5,7 @@ nothing has to start. Images of sets that are small when decoded are decoded onc
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ from fastlift.data.index.replacements import Replacements
 from fastlift.data.loading.batch import Batch
 from fastlift.data.loading.collate import Normalise, chunks, labelled
 from fastlift.data.loading.decode import Pixels, jpeg_decoder, load_image
+from fastlift.data.loading.fetching import Fetches
 from fastlift.data.loading.reading import DecodeError
 from fastlift.data.loading.render import decode_scale, render_crops
+from fastlift.data.loading.shards_ahead import ShardsAhead
 from fastlift.data.sampling.orders import Orders
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.system.machine.threads import decode_threads
@@ -51,13 +53,17 @@ class TorchLoader:
             jpeg_decoder()  # here rather than in several threads: whether it is missing is said once
         self._keep = keep
         self._kept: dict[int, Pixels] = {}
+        self._fetches = Fetches(stream.index)
+        self._shards = ShardsAhead(stream)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of ``epoch`` from ``start_step`` on."""
         order = self._orders.of(epoch)
         pending: deque[_Pending] = deque()
+        self._shards.start(order, epoch, start_step)
         try:
             for number in range(start_step, self.steps_per_epoch):
+                self._shards.reach(number)
                 pending.append(self._begin(self._stream.step(order, epoch, number, self._replacements), epoch))
                 if len(pending) == _PREFETCH:
                     yield self._collate(pending.popleft())
@@ -67,10 +73,13 @@ class TorchLoader:
             for batch in pending:
                 for task in batch.tasks:
                     task.cancel()
+            self._fetches.forget()
 
     def close(self) -> None:
         """End the threads, and let go of what was kept."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._fetches.close()
+        self._shards.close()
         self._kept.clear()
 
     def _begin(self, step: Step, epoch: int) -> _Pending:
@@ -80,6 +89,7 @@ class TorchLoader:
             dtype=torch.float32 if self._normalise.in_workers else torch.uint8,
             pin_memory=self._normalise.device.type == "cuda",
         )
+        self._fetches.expect(step.sources if not self._kept else _without(step.sources, self._kept))
         parts = chunks(len(step.samples), self._workers)
         tasks = [self._pool.submit(self._fill, step, epoch, rows, images.numpy()) for rows in parts]
         return _Pending(step, images, tasks)
@@ -116,7 +126,11 @@ class TorchLoader:
         if arrays is not None:
             return Pixels(arrays[source], 1)
         if not self._keep:
-            return load_image(self._stream.index, source, scale=scale)
+            return load_image(self._stream.index, source, self._fetches.read(source), scale)
         if (kept := self._kept.get(source)) is None:
-            kept = self._kept[source] = load_image(self._stream.index, source)
+            kept = self._kept[source] = load_image(self._stream.index, source, self._fetches.read(source))
         return kept
+
+
+def _without(rows: np.ndarray, kept: Container[int]) -> np.ndarray:
+    return np.array([row for row in rows.tolist() if row not in kept], dtype=np.int64)

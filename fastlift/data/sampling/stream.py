@@ -11,6 +11,7 @@ from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import Replacements
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.shards import by_window, sorted_by_shard, windows_of
 from fastlift.errors import UserError
 
 _WORDS_AT_A_TIME = 2**20
@@ -70,8 +71,13 @@ class Stream:
     drop_last: bool = False
     rank: int = 0
     world_size: int = 1
+    shuffle_shards: int | None = None  # in training: so many shards at a time; None for all
 
     def __post_init__(self) -> None:
+        if self.shuffle and self.shuffle_shards is not None and self.index.shards is None:
+            raise UserError(
+                f"--shuffle-shards: {self.index.name} has no shards. Pack it (`fastlift data pack`), or leave the flag out"
+            )
         if self.batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
@@ -90,22 +96,38 @@ class Stream:
 
     def order(self, epoch: int) -> np.ndarray:
         """All samples of the epoch: int64, over all ranks."""
-        if self.shuffle:
-            return epoch_order(len(self.index), self.seed, epoch)
-        return np.arange(len(self.index), dtype=np.int64)
+        if not self.shuffle:
+            return np.arange(len(self.index), dtype=np.int64)
+        order = epoch_order(len(self.index), self.seed, epoch)
+        return order if self.shuffle_shards is None else by_window(order, self.windows(epoch))
+
+    def windows(self, epoch: int) -> np.ndarray:
+        """The window of shards of each sample in an epoch: int64 [N]."""
+        assert self.index.shards is not None
+        assert self.shuffle_shards is not None
+        return windows_of(self.index.shards, self.seed, epoch, self.shuffle_shards)
 
     def step(self, order: np.ndarray, epoch: int, step: int, replacements: Replacements) -> Step:
         """Samples and boxes of one step; ``order`` is ``self.order(epoch)``.
 
         In training the ranks share each batch, so an epoch is the same whatever their number, and every sample comes once in it.
+        Of shards, each rank has neighbours, so that it reads few.
         """
         if not self.shuffle:
             step = share(steps_in(len(order), self.batch_size, self.drop_last), self.rank, self.world_size)[step]
-        whole = order[step * self.batch_size : (step + 1) * self.batch_size]
-        if not self.shuffle:
-            return self.of(whole, epoch, replacements)
-        mine = share(len(whole), self.rank, self.world_size)
-        return self.of(whole[mine.start : mine.stop], epoch, replacements, whole)
+            return self.of(self._whole(order, step), epoch, replacements)
+        return self.of(self.mine(order, step), epoch, replacements, self._whole(order, step))
+
+    def mine(self, order: np.ndarray, step: int) -> np.ndarray:
+        """This rank's samples of a training step: int64 [B]."""
+        whole = self._whole(order, step)
+        if self.world_size > 1 and self.index.shards is not None:
+            whole = sorted_by_shard(whole, self.index.shards)
+        part = share(len(whole), self.rank, self.world_size)
+        return whole[part.start : part.stop]
+
+    def _whole(self, order: np.ndarray, step: int) -> np.ndarray:
+        return order[step * self.batch_size : (step + 1) * self.batch_size]
 
     def of(self, samples: np.ndarray, epoch: int, replacements: Replacements, whole: np.ndarray | None = None) -> Step:
         """The step of given samples in an epoch, int64 [B]; ``whole`` are those of all ranks, where others share the step."""

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastlift.data.stores import client
+from fastlift.data.stores.cached import BLOCK_BYTES
 from fastlift.data.stores.url import Url
 from fastlift.errors import UserError
 
-BLOCK_BYTES = (
-    2**23
-)  # what a request to a store asks for: its latency is small beside the time that this many bytes take
+_LIKE_IT = 32  # as many as are read at a time, twice
 _KEPT = 2  # blocks: an image's first bytes, and its last
 
 
@@ -35,11 +34,8 @@ def opened(place: Path | Url) -> Iterator[Opened]:
         UserError: there is none, or it cannot be read; OSError of a disk that fails later.
     """
     if isinstance(place, Url):
-        try:
-            found = client.info(place.text)
-        except FileNotFoundError:
-            raise UserError(f"{place} does not exist") from None
-        yield Opened(found.size, f"{found.version:016x}", _Blocks(place.text, found.size).read)
+        with _of_store(place) as file:
+            yield file
         return
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -56,6 +52,31 @@ def opened(place: Path | Url) -> Iterator[Opened]:
         )
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _of_store(place: Url) -> Iterator[Opened]:
+    """A store's file; it comes into the cache as a whole where this has room for many like it."""
+    session, url = place.session, place.text
+    try:
+        found = session.info(url)
+    except FileNotFoundError:
+        raise UserError(f"{place} does not exist") from None
+    blocks = _Blocks(url, found.size)
+    has_room = session.cache is not None and _LIKE_IT * found.size <= session.cache.most_bytes
+    descriptor: int | None = None
+
+    def read(offset: int, count: int) -> bytes:
+        nonlocal descriptor
+        if descriptor is None and has_room and session.have_shard(url):
+            descriptor = session.open_shard(url)
+        return blocks.read(offset, count) if descriptor is None else os.pread(descriptor, count, offset)
+
+    try:
+        yield Opened(found.size, f"{found.version:016x}", read)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class _Blocks:

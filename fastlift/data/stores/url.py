@@ -10,17 +10,11 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from fastlift.data.stores import client
+from fastlift.data.stores.cached import Session
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user, write_atomically
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]")
-
-
-@dataclass
-class Session:
-    """What the places below one root share while a data set is loaded and used."""
-
-    listings: dict[str, dict[str, client.Info]] = field(default_factory=dict)  # of folders that were listed
 
 
 @dataclass(frozen=True)
@@ -90,9 +84,9 @@ class Url:
         return listing
 
 
-def place_of(text: str | Path) -> Path | Url:
+def place_of(text: str | Path, session: Session | None = None) -> Path | Url:
     """What a user gave: a URL, or a path with ``~`` expanded."""
-    return Url(str(text)) if is_url(text) else expand_user(Path(text))
+    return Url(str(text), session or Session()) if is_url(text) else expand_user(Path(text))
 
 
 def is_url(text: object) -> bool:
@@ -104,7 +98,7 @@ def size_of(place: Path | Url) -> int | None:
     """Bytes of a file; None where there is none. Raises StoreError."""
     try:
         return (
-            client.info(place.text).size
+            place.session.info(place.text).size
             if isinstance(place, Url)
             else place.stat().st_size
             if place.is_file()

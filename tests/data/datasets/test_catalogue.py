@@ -11,6 +11,7 @@ from fastlift.data.datasets.catalogue import SourceSettings, load_data_set, name
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.stores.cache import CacheSettings
 from fastlift.errors import UserError
 
 
@@ -40,7 +41,9 @@ def test_settings_load_what_the_function_does(image_files: Any) -> None:
     expected = image_files.fill().load()
     options = image_files.options()
     cache = options.pop("cache_dir")
-    found = SourceSettings("list", **options).build(TaxonSettings(), BadImageSettings(), cache_dir=cache)
+    found = SourceSettings("list", **options).build(
+        TaxonSettings(), BadImageSettings(), CacheSettings(), cache_dir=cache
+    )
     assert found.train.fingerprint == expected.train.fingerprint
     assert found.class_names == expected.class_names
     assert found.train.cache == cache

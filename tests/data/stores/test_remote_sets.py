@@ -65,7 +65,7 @@ def list_options(url: str, image_files: Any) -> dict[str, Any]:
     """Those of ``image_files`` with everything at a URL."""
     options = image_files.options()
     kept = {name: f"{url}/{Path(path).name}" for name, path in options.items() if name != "cache_dir"}
-    return {**kept, "cache_dir": image_files.cache / "remote"}
+    return {**kept, "cache_dir": image_files.cache / "remote", "data_cache_gb": 0}
 
 
 def test_lists_on_a_web_server(image_files: Any, web: WebServer) -> None:
@@ -95,16 +95,21 @@ def test_lists_and_folders_in_a_bucket(image_files: Any, memory: Any, tmp_path: 
     same(here, there)
 
 
+@pytest.mark.parametrize("gb", [0, 1e-5, 1.0], ids=["no cache", "a small cache", "cache"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_packs_and_shards_give_the_same_batches(backend: str, image_files: Any, web: WebServer, tmp_path: Path) -> None:
+def test_packs_and_shards_give_the_same_batches(
+    backend: str, gb: float, image_files: Any, web: WebServer, tmp_path: Path
+) -> None:
     """A run on files can go on with their pack on a web server, and one on shards with the same shards there."""
     files = image_files.fill().load()
     pack("list", tmp_path / "pack", **image_files.options())
     write_shards(tmp_path / "shards", image_files.lines, image_files.root, members=labelled_by_name)
     patterns = {"train_list": "train-{000000..000002}.tar", "test_list": "val-{000000..000002}.tar"}
-    packed = load_data_set("list", data_root=f"{web.url}/pack", cache_dir=tmp_path / "c")
+    packed = load_data_set("list", data_root=f"{web.url}/pack", cache_dir=tmp_path / "c", data_cache_gb=gb)
     shards = load_data_set("webdataset", data_root=tmp_path / "shards", cache_dir=tmp_path / "c")
-    remote = load_data_set("webdataset", data_root=f"{web.url}/shards", cache_dir=tmp_path / "c", **patterns)
+    remote = load_data_set(
+        "webdataset", data_root=f"{web.url}/shards", cache_dir=tmp_path / "c", data_cache_gb=gb, **patterns
+    )
     same(shards, remote)
     assert packed.train.fingerprint == files.train.fingerprint
     expected = list(make_loader(files.train, TrainCrops(32), backend, batch_size=8, cache_bytes=0).epoch(1))
@@ -140,7 +145,10 @@ def test_sets_that_are_made_here_take_no_url(tmp_path: Path) -> None:
         (418, "status 418"),
     ],
 )
-def test_a_store_that_fails_is_no_broken_image(fault: Any, message: str, image_files: Any, web: WebServer) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_store_that_fails_is_no_broken_image(
+    backend: str, fault: Any, message: str, image_files: Any, web: WebServer
+) -> None:
     """Neither the index nor a loader takes another image for one that cannot be fetched."""
     image_files.fill().load()
     options = list_options(web.url, image_files)
@@ -154,7 +162,7 @@ def test_a_store_that_fails_is_no_broken_image(fault: Any, message: str, image_f
     assert data.train.bad == ()
     web.fault = lambda asked: fault if asked.path.endswith("c1/3.jpg") else None
     with pytest.raises(StoreError, match=message):
-        list(make_loader(data.train, TrainCrops(32), bad_images="skip", cache_bytes=0).epoch(0))
+        list(make_loader(data.train, TrainCrops(32), backend, bad_images="skip", cache_bytes=0).epoch(0))
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "cut", "hang up"])

@@ -24,8 +24,9 @@ from fastlift.data.loading.collate import chunks
 from fastlift.data.loading.dali.graph import GraphSpec
 from fastlift.data.loading.dali.trial import black_jpeg
 from fastlift.data.loading.decode import load_image
+from fastlift.data.loading.fetching import Fetches
 from fastlift.data.loading.looks import Looks
-from fastlift.data.loading.reading import DecodeError, ImageFile, StoredImage, open_file
+from fastlift.data.loading.reading import DecodeError, ImageFile, StoredImage
 from fastlift.data.loading.render import MAX_RESIZED_PIXELS, decode_scale, render_crops
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import TrainCrops
@@ -112,6 +113,7 @@ class Feed:
         """``ahead``: so many steps are read before DALI asks for them."""
         self._stream, self._spec, self._looks = stream, spec, looks
         self._workers, self._ahead = workers, ahead
+        self._fetches = Fetches(stream.index)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastlift-read")
         self._in_place = np.frombuffer(black_jpeg(), dtype=np.uint8)
         self._steps: Iterator[Step] = iter(())
@@ -126,11 +128,13 @@ class Feed:
             for task in tasks:
                 task.cancel()
         self._reading.clear()
+        self._fetches.forget()
         self._steps = steps
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._fetches.close()
 
     def take(self) -> Fed | None:
         """The next step, read; None at the end."""
@@ -194,6 +198,7 @@ class Feed:
         count = len(step.sources)
         memory = self._free.pop() if self._free else Memory()
         fed = Fed(step, [self._in_place] * count, memory, self._mine(step))
+        self._fetches.expect(step.sources)
         return fed, [self._pool.submit(self._read, fed, rows) for rows in chunks(count, self._workers)]
 
     def _mine(self, step: Step) -> np.ndarray:
@@ -210,7 +215,8 @@ class Feed:
         for row in rows:
             try:
                 if fed.mine[row]:
-                    fed.ours[row] = drawn(self._stream, fed.step, row)
+                    data = self._fetches.read(int(fed.step.sources[row]))
+                    fed.ours[row] = drawn(self._stream, fed.step, row, data)
                     continue
                 encoded = self._plain(int(fed.step.sources[row]), fed.memory)
                 if isinstance(encoded, bytes):
@@ -224,7 +230,7 @@ class Feed:
         """What DALI decodes of an image, uint8 [n]; or all of its bytes, where it decodes nothing of it."""
         began_ns = time.time_ns()
         index = self._stream.index
-        with open_file(index, source) as file:
+        with self._fetches.open(source) as file:
             before = file.condition()
             known = self._looks.known(source, before)
             offset, count = file.place(before)

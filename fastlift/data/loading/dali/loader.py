@@ -25,6 +25,7 @@ from fastlift.data.loading.dali.runner import Made, Runner
 from fastlift.data.loading.dali.trial import device_id_of, gist, raise_if_machines_fault
 from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import DecodeError
+from fastlift.data.loading.shards_ahead import ShardsAhead
 from fastlift.data.sampling.orders import Orders
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.errors import FastliftWarning
@@ -62,6 +63,7 @@ class DaliLoader:
         self._orders = Orders(stream.order)
         self._handover = Handover(normalise.dtype)
         self._looks = Looks(stream.index)
+        self._shards = ShardsAhead(stream)
         feed = Feed(stream, self._spec, self._looks, self._workers, ahead=_READ)
         self.waited = feed.waited
         self._runner = Runner(feed, self._build(feed, stream.most_samples, _PREFETCH), _MADE, self._looks)
@@ -75,7 +77,8 @@ class DaliLoader:
         self._iterating = True
         order = self._orders.of(epoch)
         steps = range(start_step, self.steps_per_epoch)
-        made_steps = (self._stream.step(order, epoch, number, self._replacements) for number in steps)
+        made_steps = (self._made_step(order, epoch, number) for number in steps)
+        self._shards.start(order, epoch, start_step)
         self._runner.start(step for step in made_steps if len(step.samples))  # DALI knows no empty batch
         try:
             while (made := self._runner.next()) is not None:
@@ -85,6 +88,10 @@ class DaliLoader:
             if not self._closed:
                 self._runner.stop()
             self._iterating = False
+
+    def _made_step(self, order: np.ndarray, epoch: int, number: int) -> Step:
+        self._shards.reach(number)
+        return self._stream.step(order, epoch, number, self._replacements)
 
     def _empty(self, order: np.ndarray, epoch: int, steps: range) -> Iterator[Batch]:
         """The last batch where other ranks have all of its samples."""
@@ -99,6 +106,7 @@ class DaliLoader:
         """End the threads, and let go of the pipelines and of DALI's memory."""
         self._closed = True
         self._runner.close()
+        self._shards.close()
         if self._single is not None:
             self._single.close()
         self._handover.close()
