@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 
 from fastlift.data.loading.batch import Batch
-from fastlift.engine.agreement import each_says
 from fastlift.engine.data_wait import DataWait
 from fastlift.reporting.figures import is_long_wait, slow_one
 from fastlift.system.progress import Ui
@@ -70,7 +68,6 @@ class Pace:
         self._data_wait = DataWait(device)
         self._images = 0
         self._has_told = False
-        self._hosts = each_says(world, socket.gethostname())
         self._start = self.mark()
 
     def start(self) -> None:
@@ -102,7 +99,7 @@ class Pace:
         """Each process of several: its rank, its machine, and the share of the ``span`` in which it waited for data."""
         if len(span.shares) == 1:
             return []
-        each = zip(self._hosts, span.shares, strict=True)
+        each = zip(self._world.hosts, span.shares, strict=True)
         return [{"rank": rank, "host": host, "data_wait_share": share} for rank, (host, share) in enumerate(each)]
 
     def tell(self, what: str, span: Span) -> None:
@@ -112,5 +109,5 @@ class Pace:
         self._has_told = True
         waited = f"{100 * span.share:.0f} % of its time ({span.share * span.seconds:.1f} s)"
         self._ui.say(
-            f"{what}: {waited} went into waiting for images{slow_one(span.shares, self._hosts)}; {self._advice}"
+            f"{what}: {waited} went into waiting for images{slow_one(span.shares, self._world.hosts)}; {self._advice}"
         )
