@@ -33,7 +33,7 @@ COMMANDS = {
 }
 
 # What several processes, started by torchrun, share; of the other commands the first process does all.
-SHARED = ("train", "evaluate", "zero-shot", "import-lift")
+SHARED = ("train", "evaluate", "predict", "zero-shot", "import-lift")
 
 EXAMPLES = """\
   fastlift train                                       a long-tailed set drawn on this machine, in a minute or two

@@ -43,14 +43,10 @@ def run(arguments: list[str]) -> int:
     command, changes = parse_changes(Predict, arguments, "predict", (PrecisionSettings,), EXAMPLES)
     if not command.images:
         raise UserError("name at least one image or folder: fastlift predict RUN IMAGE ...")
-    from fastlift.engine.memory import Work, check_images
-    from fastlift.engine.model import load_run
-    from fastlift.evaluation.predict import Prediction, find_images, index_images, predict
-    from fastlift.models.precision import resolve_amp, shape_of
+    from fastlift.engine.predict import Wanted, predict_files
+    from fastlift.evaluation.predict import Prediction, find_images
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
-    from fastlift.runs.folder import amp_of
-    from fastlift.system.cuda import check_triton
-    from fastlift.system.device import using_device
+    from fastlift.system import launcher
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))
@@ -60,29 +56,15 @@ def run(arguments: list[str]) -> int:
         else:
             show_line(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named))
 
-    config = Config().override(**embedded(command), **changes)  # refuses what has no effect
-    paths = find_images(command.images)
-    index, broken = index_images(paths)
     failed: list[Path] = []
 
     def on_bad(path: Path, reason: str) -> None:
         failed.append(path)
-        complain(f"{path}: {reason}")
+        if launcher.rank() == 0:
+            complain(f"{path}: {reason}")
 
-    for path, reason in broken.items():
-        on_bad(path, reason)
-    if len(index):
-        device = command.device.build()
-        check_triton(device)
-        model = load_run(command.run, command.checkpoint, Terminal())
-        check_images(model.vit, config.run, Work.of_evaluation(config.run, len(index)), {}, {}, device)
-        with command.threads.use():
-            asked = amp_of(command.run, config.run.amp)
-            model.set_compute_dtype(resolve_amp(asked, device, shape_of(model.vit, config.run.eval_batch)).dtype)
-        model.to(device)
-        readable = [path for path in paths if path not in broken]
-        predictions = predict(model, readable, index, command.inference, top=command.top, on_bad=on_bad)
-        with command.threads.use(), using_device(device):
-            for prediction in predictions:
-                show(prediction)
+    config = Config().override(**embedded(command), **changes)  # refuses what has no effect
+    wanted = Wanted(command.run, command.checkpoint, find_images(command.images), command.top)
+    for prediction in predict_files(wanted, config, on_bad, Terminal()):
+        show(prediction)
     return 1 if failed else 0

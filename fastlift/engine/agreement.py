@@ -60,6 +60,11 @@ def first_says(world: World, answer: Callable[[], str]) -> str:
     return mine if world.size == 1 else _exchange(world, mine)[0]
 
 
+def each_says(world: World, answer: str, patience: float = WAITING_S) -> list[str]:
+    """What each rank answers, by rank, on all of them, which wait so many seconds for each of them."""
+    return [answer] if world.size == 1 else _exchange(world, answer, patience)
+
+
 def first_does(world: World, work: Callable[[], None]) -> None:
     """Let the first rank alone do what may take hours; the others wait as long as it lives, whatever that takes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fastlift.config import TrainingConfig, load
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
-from fastlift.engine.agreement import agree, first_amp, first_does, first_values, take_first_values
+from fastlift.engine.agreement import agree, each_says, first_amp, first_does, first_values, take_first_values
 from fastlift.engine.memory import Work, check_memory, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.errors import UserError
@@ -34,8 +35,8 @@ from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
 from fastlift.training.class_shards import ShardedClassifier, ShardSettings
-from fastlift.training.classifier_init import init_from_images
-from fastlift.training.distributed import World
+from fastlift.training.classifier_init import frozen_features, images_of, init_from_features
+from fastlift.training.distributed import World, rows_of_all
 
 
 def build_model(settings: CreateSettings, names: tuple[str, ...], ui: Ui | None = None, **changes: Any) -> LiftModel:
@@ -146,28 +147,33 @@ def init_classifier(
 ) -> None:
     """Initialise the classifier by features that the frozen backbone, without its tuner, has of training images.
 
-    The first process makes the weight for all: on GPUs features need not have the same bits.
+    The processes share the images. The first one has all features then, and makes the weight for all.
     """
-    world, classifier = place.world, model.classifier
+    world, classifier, init = place.world, model.classifier, settings.init
     made: list[Tensor] = []
+    changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}
+    frozen = build_model(settings, data.class_names, **changes)
+    frozen.set_compute_dtype(model.vit.compute_dtype)
+    frozen.to(place.device)
+    images = images_of(init, data.train, settings.seed)
+    with place.ui.bar(f"classifier init: {init}", len(images)) as bar:
+        own = frozen_features(
+            frozen,
+            images,
+            passes.part(LoaderSettings),
+            passes.part(BadImageSettings),
+            batch_size=passes.eval_batch,
+            world=world,
+            on_progress=bar.update,
+            on_bad=bad.of(images),
+            what=f"classifier init {init}",
+        )
+    each_says(world, "", math.inf)  # not in a collective, which would give up on a slower one after minutes
+    features = rows_of_all(own, world, place.device)
 
     def make() -> None:
-        changes: dict[str, Any] = {"tuner": ("none",), "text_tuner": ("none",), "classifier": "cosine"}
-        frozen = build_model(settings, data.class_names, **changes)
-        frozen.set_compute_dtype(model.vit.compute_dtype)
-        frozen.to(place.device)
-        with place.ui.bar(f"classifier init: {settings.init}", len(data.train)) as bar:
-            weight = init_from_images(
-                frozen,
-                data.train,
-                settings.init,
-                passes.part(LoaderSettings),
-                passes.part(BadImageSettings),
-                seed=settings.seed,
-                batch_size=passes.eval_batch,
-                on_progress=bar.update,
-                on_bad=bad.of(data.train),
-            )
+        assert features is not None
+        weight = init_from_features(init, features, images, len(data.class_names))
         classifier.set_weight(weight.to(place.device))
         made.append(weight)
 

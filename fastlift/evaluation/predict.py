@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from fastlift.evaluation.evaluate import mean_logits
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import without_gradients
+from fastlift.training.distributed import World
 from fastlift.training.inputs import model_loader
 
 Result = TypeVar("Result")
@@ -52,12 +53,15 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def index_images(paths: Sequence[Path]) -> tuple[ImageIndex, dict[Path, str]]:
-    """An index of the readable files, and what is wrong with each of the others."""
+Scan = Callable[[Path, PathTable], tuple[np.ndarray, np.ndarray, dict[int, str]]]
+
+
+def index_images(paths: Sequence[Path], scan: Scan = scan_files) -> tuple[ImageIndex, dict[Path, str]]:
+    """An index of the readable files, and what is wrong with each of the others; ``scan`` reads the headers."""
     resolved = [path.resolve() for path in paths]
     root = Path(resolved[0].anchor)
     table = PathTable.from_strings(str(path.relative_to(root)) for path in resolved)
-    widths, heights, reasons = scan_files(root, table)
+    widths, heights, reasons = scan(root, table)
     good = np.array([i for i in range(len(paths)) if i not in reasons], dtype=np.int64)
     columns = table.take(good), np.zeros(len(good), dtype=np.int64), widths[good], heights[good], ("any",)
     index = ImageIndex("images", root, *columns, fingerprint=fingerprint(*columns))
@@ -100,6 +104,19 @@ def _behind(results: Iterable[Callable[[], Result]], batches: int) -> Iterator[R
         yield result()
 
 
+class Best(NamedTuple):
+    """The most probable classes of one image, by their numbers: its row in the index, probabilities and classes [top]."""
+
+    row: int
+    probabilities: Sequence[float]
+    classes: Sequence[int]
+
+    def named(self, paths: Sequence[Path], class_names: Sequence[str]) -> Prediction:
+        """The same with names; ``paths`` are those of the index's rows."""
+        names = tuple(class_names[number] for number in self.classes)
+        return Prediction(paths[self.row], names, tuple(self.probabilities))
+
+
 def predict(
     model: LiftModel,
     paths: Sequence[Path],
@@ -112,12 +129,40 @@ def predict(
     """Predictions of the images of an index, in its order, as they are made.
 
     Args:
-        model: on its device.
         paths: what to call the images, one for each row of ``index``.
+        on_bad: called with path and reason of an image that gets no prediction.
+        model, settings, top: as ``predict_rows`` takes them.
+
+    Raises:
+        OutOfMemory: a batch is too large for it.
+    """
+
+    def note(row: int, reason: str) -> None:
+        if on_bad is not None:
+            on_bad(paths[row], reason)
+
+    for best in predict_rows(model, index, settings, top=top, on_bad=note):
+        yield best.named(paths, model.class_names)
+
+
+def predict_rows(
+    model: LiftModel,
+    index: ImageIndex,
+    settings: InferenceSettings,
+    *,
+    top: int,
+    on_bad: Callable[[int, str], None],
+    world: World | None = None,
+) -> Iterator[Best]:
+    """The most probable classes of the images of an index, in its order, as they are found.
+
+    Args:
+        model: on its device.
         settings: crops of each image, and how many go through the model at once, and the loader.
         top: how many classes.
-        on_bad: called with path and reason of an image that breaks only when it is decoded, or that the model gives NaN or
-            infinity for; it gets no prediction.
+        on_bad: called with row and reason of an image that breaks only when it is decoded, from any thread, or that the model
+            gives NaN or infinity for; it gets no prediction.
+        world: the processes that share the work by whole batches; each gets its own.
 
     Raises:
         OutOfMemory: a batch is too large for it.
@@ -126,8 +171,7 @@ def predict(
 
     def note(bad: BadImage) -> None:
         broken.add(bad.index)
-        if on_bad is not None:
-            on_bad(paths[bad.index], bad.reason)
+        on_bad(bad.index, bad.reason)
 
     loader = model_loader(
         model,
@@ -137,6 +181,7 @@ def predict(
         settings.part(LoaderSettings),
         BadImageSettings("skip"),  # a replacement keeps the batch whole; what is predicted for it is dropped below
         shuffle=False,
+        world=world,
         on_bad=note,
     )
     crops = settings.crops_per_image
@@ -159,8 +204,8 @@ def predict(
                 if row in broken:
                     continue
                 if not is_finite:
-                    note(BadImage(row, index.file_name(row), "the model gives NaN or infinity for it", row))
+                    on_bad(row, "the model gives NaN or infinity for it")
                 else:
-                    yield Prediction(paths[row], tuple(model.class_names[i] for i in classes), tuple(probabilities))
+                    yield Best(row, probabilities, classes)
     finally:
         loader.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from fastlift.models.classifier_init import class_means as class_means
 from fastlift.models.classifier_init import linear_probe as linear_probe
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import without_gradients
+from fastlift.training.distributed import World
 from fastlift.training.inputs import model_loader
 
 
@@ -45,17 +45,22 @@ def frozen_features(
     bad_images: BadImageSettings,
     *,
     batch_size: int = 128,
+    world: World | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
     what: str = "frozen features",
-) -> tuple[Tensor, Tensor]:
-    """Features [N, D] (fp32) and labels int64 [N] of an index, on the CPU.
+) -> Tensor:
+    """Features [N, D] (fp32) of the images of an index in its order, on the CPU.
+
+    Several processes share the work by whole batches, so that every image is in the same batch for any number of them. Each
+    gets those of its own batches; joined by rank they are those of one process.
 
     Args:
         model: with ``tuner="none"``, on its device.
         index, loader, bad_images: which images, what decodes them, and what becomes of broken ones.
         batch_size: images at a time.
-        on_progress: called with the number of images done.
+        world: the processes that share the work.
+        on_progress: called with the number of images done, as if each process were as far as this one.
         on_bad: called with each image that is replaced, from any thread.
         what: they are for, in the message where memory runs out.
 
@@ -63,49 +68,47 @@ def frozen_features(
         OutOfMemory: a batch is too large for it.
     """
     crops = PlainCrops(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation)
-    batches = model_loader(model, index, crops, batch_size, loader, bad_images, shuffle=False, on_bad=on_bad)
+    world, done = world or World(), 0
+    batches = model_loader(
+        model, index, crops, batch_size, loader, bad_images, shuffle=False, world=world, on_bad=on_bad
+    )
     features: list[Tensor] = []
-    labels: list[Tensor] = []
     try:
-        for images, theirs, _ in batches.epoch(0):
+        for images, labels, _ in batches.epoch(0):
             found = without_gradients(partial(model.features, images), model, len(images), what=what)
             features.append(found.float().cpu())
-            labels.append(theirs.cpu())
+            done += len(labels)
             if on_progress is not None:
-                on_progress(sum(map(len, labels)))
+                on_progress(min(done * world.size, len(index)))
     finally:
         batches.close()
-    return torch.cat(features), torch.cat(labels)
+    return torch.cat(features) if features else torch.empty(0, 0)
 
 
-def init_from_images(
-    model: LiftModel,
-    index: ImageIndex,
-    init: str,
-    loader: LoaderSettings,
-    bad_images: BadImageSettings,
-    *,
-    seed: int = 0,
-    **options: Any,
-) -> Tensor:
-    """The classifier's weight [C, D] (fp32) that ``init`` names, from the training split.
-
-    Args:
-        model: the frozen backbone (``tuner="none"``), on its device.
-        index: the training split.
-        init: ``class_mean``, ``class_mean_1`` (of 1, 10 or 100 images a class) or ``linear_probe``.
-        seed: of the draw of those images.
-        loader, bad_images, options: as ``frozen_features`` takes them.
+def images_of(init: str, index: ImageIndex, seed: int = 0) -> ImageIndex:
+    """Those of the training split from which ``init`` is made; ``seed`` is that of their draw.
 
     Raises:
-        UserError: an init that does not come from images, or a class without an image.
+        UserError: an init that does not come from images.
     """
     if init not in IMAGE_INITS:
         raise UserError(f"init {init!r} is not made from images: {', '.join(IMAGE_INITS)} are")
-    how = IMAGE_INITS[init]
-    chosen = index if how.shots is None else subset(index, choose_shots(index.labels, how.shots, seed))
-    features, labels = frozen_features(model, chosen, loader, bad_images, what=f"classifier init {init}", **options)
-    return how.make(features, labels, len(model.class_names))
+    shots = IMAGE_INITS[init].shots
+    return index if shots is None else subset(index, choose_shots(index.labels, shots, seed))
+
+
+def init_from_features(init: str, features: Tensor, images: ImageIndex, classes: int) -> Tensor:
+    """The classifier's weight [C, D] (fp32) that ``init`` names, of ``classes`` C.
+
+    Args:
+        init: ``class_mean``, ``class_mean_1`` (of 1, 10 or 100 images a class) or ``linear_probe``.
+        features: ``frozen_features`` [N, D] of these images, on the CPU.
+        images: ``images_of`` the training split.
+
+    Raises:
+        UserError: a class without an image.
+    """
+    return IMAGE_INITS[init].make(features, torch.from_numpy(images.labels), classes)
 
 
 def subset(index: ImageIndex, rows: np.ndarray) -> ImageIndex:

@@ -86,6 +86,9 @@ class Collectives:
             collective()
 
 
+PIECE_BYTES = 64 * 2**20
+
+
 @dataclass(frozen=True)
 class World:
     """The processes of a run: this one's rank, how many there are, its index on its machine, and where they leave notes.
@@ -245,3 +248,32 @@ def rows_from_first(whole: Tensor | None, mine: Tensor, rows: Rows, world: World
     mine.copy_(whole[rows(0)])
     for rank in range(1, world.size):
         world.collectives(partial(dist.send, whole[rows(rank)].to(mine), rank))
+
+
+def rows_of_all(mine: Tensor, world: World, device: torch.device) -> Tensor | None:
+    """Rows [n, K] of all ranks, by rank: [N', K] in the memory of the first one; None on the others. n may be 0.
+
+    Args:
+        mine: on the CPU. A rank without rows need not know K.
+        device: where collectives work. What crosses it at a time is ``PIECE_BYTES`` of a rank.
+    """
+    if world.size == 1:
+        return mine
+    known = gather(torch.tensor(mine.shape, device=device), world).tolist()
+    lengths, width = [length for length, _ in known], max(width for _, width in known)
+    rows = max(1, PIECE_BYTES // max(1, width * mine.element_size()))
+    starts = [sum(lengths[:rank]) for rank in range(world.size)]
+    whole = mine.new_empty(sum(lengths), width) if world.is_main else None
+    for begin in range(0, max(lengths), rows):
+        piece = torch.zeros(min(rows, max(lengths) - begin), width, dtype=mine.dtype, device=device)
+        own = mine[begin : begin + rows]
+        if len(own):
+            piece[: len(own)] = own
+        pieces = [torch.empty_like(piece) for _ in lengths] if whole is not None else None
+        world.collectives(partial(dist.gather, piece, pieces))
+        if whole is not None and pieces is not None:
+            for start, length, theirs in zip(starts, lengths, pieces, strict=True):
+                end = min(length, begin + rows)
+                if begin < end:
+                    whole[start + begin : start + end] = theirs[: end - begin].cpu()
+    return whole

@@ -142,7 +142,7 @@ def test_zero_shot_without_finite_logits_is_refused(settings: Config, monkeypatc
 def test_images_without_finite_logits_get_no_prediction(
     trained: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fastlift.engine import model as loading
+    from fastlift.engine import predict as loading
 
     load = loading.load_run
     monkeypatch.setattr(loading, "load_run", lambda *arguments: spoilt(load(*arguments), 1))

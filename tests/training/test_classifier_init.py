@@ -79,8 +79,8 @@ def test_images_are_seen_whole(settings: Config, tiny_data: Path, interpolation:
     settings = settings.override(interpolation=interpolation)
     data = building.load_data(settings.data, Quiet())
     model = models.build_model(settings.part(CreateSettings), data.class_names, tuner="none")
-    features, labels = classifier_init.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
-    assert torch.equal(labels, torch.from_numpy(data.train.labels))
+    features = classifier_init.frozen_features(model, data.train, LoaderSettings(), BadImageSettings())
+    assert len(features) == len(data.train)
     transform = v2.Compose(
         [
             v2.Resize(32, interpolation=v2.InterpolationMode(interpolation)),
@@ -197,14 +197,23 @@ def test_a_given_start_is_kept_before_the_first_step(
     assert not same(whole.model, given)
 
 
-def init_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
-    """How often this rank makes the init, and the weight it has then. Each look at the clock of one that waits is an hour."""
-    make, does, made, hours = models.init_from_images, models.first_does, [0], itertools.count()
+def init_among_others(settings: Config, output: Path) -> tuple[int, int, Tensor]:
+    """How many images this rank looks at, how often it makes the weight of them all, and the weight it has then.
+
+    Each look at the clock of a rank that waits for the first one is an hour.
+    """
+    look, make, does, hours = models.frozen_features, models.init_from_features, models.first_does, itertools.count()
+    looked, made = [0], [0]
 
     def counted(*given: Any, **named: Any) -> Tensor:
+        features = look(*given, **named)
+        looked[0] += len(features)
+        return features
+
+    def slowly(*given: Any) -> Tensor:
         made[0] += 1
         time.sleep(0.3)  # until the others wait
-        return make(*given, **named)
+        return make(*given)
 
     def for_hours(*given: Any) -> None:
         if launcher.rank() > 0:
@@ -212,20 +221,26 @@ def init_among_others(settings: Config, output: Path) -> tuple[int, Tensor]:
         does(*given)
         agreement.time = time
 
-    models.init_from_images, models.first_does = counted, for_hours  # type: ignore[attr-defined]
+    models.frozen_features, models.init_from_features, models.first_does = counted, slowly, for_hours  # type: ignore[attr-defined]
     run = fastlift.train(settings, output=output)
-    return made[0], run.model.trained()["head.weight"].detach()
+    return looked[0], made[0], run.model.trained()["head.weight"].detach()
 
 
-def test_the_first_process_makes_the_init_however_long_it_takes(settings: Config, tmp_path: Path) -> None:
-    settings = settings.override(init="class_mean", amp="fp32")
-    (first, weight), (second, others) = together(
-        tmp_path / "said", 2, init_among_others, settings, tmp_path / "several"
-    )
-    assert (first, second) == (1, 0)
-    assert torch.equal(weight, others)
+@pytest.mark.parametrize(
+    ("init", "processes", "shares"),
+    [("class_mean", 2, [16, 22]), ("class_mean_10", 4, [0, 16, 16, 2]), ("linear_probe", 3, [16, 16, 6])],
+)
+def test_processes_share_the_images_of_an_init(
+    settings: Config, tmp_path: Path, init: Any, processes: int, shares: list[int]
+) -> None:
+    """By whole batches of 16, so that the weight has the same bits for any number of them; the first one makes it for all."""
+    settings = settings.override(init=init, amp="fp32")
+    ranks = together(tmp_path / "said", processes, init_among_others, settings, tmp_path / "several")
+    assert [looked for looked, _, _ in ranks] == shares
+    assert [made for _, made, _ in ranks] == [1] + [0] * (processes - 1)
     alone = fastlift.train(settings, output=tmp_path / "one").model.trained()["head.weight"]
-    torch.testing.assert_close(alone, weight)
+    for _, _, weight in ranks:
+        assert torch.equal(weight, alone)
 
 
 def test_inits_without_meaning_are_refused(settings: Config, tiny_clip: Files) -> None:
