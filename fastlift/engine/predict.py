@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlift.config import Config
+from fastlift.config import Config, RunConfig
 from fastlift.data.index.header_scan import scan_files
 from fastlift.data.index.index import ImageIndex, PathTable
 from fastlift.data.sampling.stream import share
@@ -67,10 +67,13 @@ def predict_files(
         for path, reason in unreadable.items():
             on_bad(path, reason)
         if len(index):
-            model = _model(wanted, config, world, device, len(index), ui or Quiet())
+            model = _model(wanted, config.run, world, device, len(index), ui or Quiet())
             readable = [path for path in wanted.paths if path not in unreadable]
             with config.part(ThreadSettings).use(), using_device(device):
-                for best in _in_order(model, index, config, wanted.top, world, lambda i, why: on_bad(readable[i], why)):
+                settings = config.part(InferenceSettings)
+                for best in _in_order(
+                    model, index, settings, wanted.top, world, lambda i, why: on_bad(readable[i], why)
+                ):
                     yield best.named(readable, model.class_names)
 
 
@@ -91,9 +94,8 @@ def _scan_together(
     return whole[:, 0], whole[:, 1], found
 
 
-def _model(wanted: Wanted, config: Config, world: World, device: torch.device, images: int, ui: Ui) -> LiftModel:
+def _model(wanted: Wanted, run: RunConfig, world: World, device: torch.device, images: int, ui: Ui) -> LiftModel:
     """The run's model on the device, in the dtype of the training unless another is asked for; the same on all ranks."""
-    run = config.run
     model = load_run(wanted.run, wanted.checkpoint, ui if world.is_main else None)
     check_images(model.vit, run, Work.of_evaluation(run, images), {}, {}, device)
     with run.part(ThreadSettings).use():
@@ -110,7 +112,12 @@ def _model(wanted: Wanted, config: Config, world: World, device: torch.device, i
 
 
 def _in_order(
-    model: LiftModel, index: ImageIndex, config: Config, top: int, world: World, on_bad: Callable[[int, str], None]
+    model: LiftModel,
+    index: ImageIndex,
+    settings: InferenceSettings,
+    top: int,
+    world: World,
+    on_bad: Callable[[int, str], None],
 ) -> Iterator[Best]:
     """On the first process all predictions: its own, which come first, as they are made, then those of the others."""
     bad: dict[int, str] = {}
@@ -120,7 +127,7 @@ def _in_order(
         on_bad(row, reason)
 
     found: list[Best] = []
-    for best in predict_rows(model, index, config.part(InferenceSettings), top=top, on_bad=note, world=world):
+    for best in predict_rows(model, index, settings, top=top, on_bad=note, world=world):
         if world.is_main:
             yield best
         else:

@@ -234,7 +234,7 @@ def test_processes_share_the_images_of_an_init(
     settings: Config, tmp_path: Path, init: Any, processes: int, shares: list[int]
 ) -> None:
     """By whole batches of 16, so that the weight has the same bits for any number of them; the first one makes it for all."""
-    settings = settings.override(init=init, amp="fp32")
+    settings = settings.override(init=init, amp="fp32", threads=1)
     ranks = together(tmp_path / "said", processes, init_among_others, settings, tmp_path / "several")
     assert [looked for looked, _, _ in ranks] == shares
     assert [made for _, made, _ in ranks] == [1] + [0] * (processes - 1)

@@ -25,16 +25,22 @@ BATCH = 12  # of 38 images: three batches and two images, which leaves ranks of 
 
 
 def learner(
-    clip: Files, loss: str, world: World, dtype: torch.dtype = torch.float32, micro_batch: int | None = None
+    clip: Files,
+    loss: str,
+    world: World,
+    dtype: torch.dtype = torch.float32,
+    micro_batch: int | None = None,
+    **options: Any,
 ) -> Learner:
-    model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, rank=3, init="random")
+    options = {"rank": 3, "init": "random"} | options
+    model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, **options)
     model.set_compute_dtype(dtype)
     built = fastlift.losses.build(loss, CLASS_COUNTS)
     return Learner(model, built, SGDSettings(lr=0.05), micro_batch=micro_batch, world=world)
 
 
-def epoch(clip: Files, data: Path, loss: str, world: World, micro_batch: int | None = None) -> dict[str, Any]:
-    """One epoch: the sums after each step, what was seen, and the parameters at its end."""
+def epoch(clip: Files, data: Path, world: World, loss: str = "LA", **options: Any) -> dict[str, Any]:
+    """One epoch: the loss and the sums of each step, what was seen, and the parameters at its end."""
     train = load_data_set(
         "list",
         data_root=data,
@@ -42,7 +48,7 @@ def epoch(clip: Files, data: Path, loss: str, world: World, micro_batch: int | N
         test_list=data / "test.txt",
         class_names=data / "class_names.txt",
     ).train
-    some = learner(clip, loss, world, micro_batch=micro_batch)
+    some = learner(clip, loss, world, **options)
     loader = build_loader(
         train,
         TrainCrops(32),
@@ -55,47 +61,62 @@ def epoch(clip: Files, data: Path, loss: str, world: World, micro_batch: int | N
     )
     seen, sums = [], []
     for batch in loader.epoch(0):
+        before = float(some.sums.loss)
         some.step(batch.images, batch.labels, batch.whole)
-        seen.append((batch.indices, batch.images.sum(dim=(1, 2, 3))))
-        sums.append((*some.sums.read(), some.sums.images))
+        seen.append((batch.indices, batch.images.clone()))
+        loss_of_step = (float(some.sums.loss) - before) / len(batch.whole)
+        sums.append((loss_of_step, *some.sums.read(), some.sums.images))
     loader.close()
     return {"seen": seen, "sums": sums, "parameters": {n: p.detach().clone() for n, p in some.parameters.items()}}
 
 
-CASES = (("LA", None), ("CB", None), ("LADE", None), ("GRW", 2), ("LDAM", 2), ("Focal", 1))
+CASES: dict[str, dict[str, Any]] = {
+    "LA": {},
+    "CB": {"loss": "CB"},
+    "LADE": {"loss": "LADE"},
+    "GRW in parts": {"loss": "GRW", "micro_batch": 2},
+    "LDAM in parts": {"loss": "LDAM", "micro_batch": 2},
+    "Focal in parts": {"loss": "Focal", "micro_batch": 1},
+    "everything trains": {"tuner": "full", "micro_batch": 2},
+    "LoRA, LayerNorm": {"loss": "CB", "tuner": ["lora", "layernorm"]},
+    "prompts": {"loss": "LADE", "tuner": "vpt_deep"},
+    "text": {"classifier": "text", "init": "text", "text_tuner": ["coop"]},
+}
 
 
 def ranks_work(clip: Files, data: Path) -> dict[str, Any]:
     """On each rank: what the tests below compare."""
     with company() as world:
         open_group(world, torch.device("cpu"))
-        return {loss: epoch(clip, data, loss, world, micro_batch) for loss, micro_batch in CASES}
+        return {name: epoch(clip, data, world, **options) for name, options in CASES.items()}
 
 
 @pytest.fixture(scope="module")
 def alone(tiny_clip: Files, tiny_data: Path) -> dict[str, dict[str, Any]]:
     """What one process makes of each case."""
-    return {loss: epoch(tiny_clip, tiny_data, loss, World(), micro_batch) for loss, micro_batch in CASES}
+    return {name: epoch(tiny_clip, tiny_data, World(), **options) for name, options in CASES.items()}
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_an_epoch_is_the_same_for_any_number_of_ranks(
     processes: int, alone: dict[str, dict[str, Any]], tiny_clip: Files, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """The same samples with the same crops, each of the same weight: sums of every step and parameters agree."""
+    """The same samples with the same crops, each of the same weight: losses and sums of every step, and parameters."""
     ranks = together(tmp_path, processes, ranks_work, tiny_clip, tiny_data)
-    for loss, one in alone.items():
-        several = [rank[loss] for rank in ranks]
-        for step, (rows, pixels) in enumerate(one["seen"]):
+    for name, one in alone.items():
+        several = [rank[name] for rank in ranks]
+        if processes == 4:
+            assert 0 in {len(rank["seen"][-1][0]) for rank in several}, "of the last batch, one rank has no image"
+        for step, (rows, images) in enumerate(one["seen"]):
             assert torch.equal(rows, torch.cat([rank["seen"][step][0] for rank in several]))
-            torch.testing.assert_close(pixels, torch.cat([rank["seen"][step][1] for rank in several]))
+            assert torch.equal(images, torch.cat([rank["seen"][step][1] for rank in several]))
         for rank in several:
             for mine, theirs in zip(one["sums"], rank["sums"], strict=True):
-                assert mine == pytest.approx(theirs, rel=1e-5)
-            for name, parameter in several[0]["parameters"].items():
-                assert torch.equal(rank["parameters"][name], parameter), "ranks drift apart"
-                expected: Tensor = one["parameters"][name]
-                torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-6)
+                assert mine == pytest.approx(theirs, rel=1e-5), name
+            for key, parameter in several[0]["parameters"].items():
+                assert torch.equal(rank["parameters"][key], parameter), "ranks drift apart"
+                expected: Tensor = one["parameters"][key]
+                torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-6, msg=f"{name}: {key}")
 
 
 def overflow(clip: Files) -> list[tuple[float, Tensor]]:
