@@ -261,16 +261,23 @@ def test_slurm_saves_before_its_limit_and_goes_on(tiny_clip: Files, tiny_data: P
     assert epochs_of(run) == list(range(40))
 
 
-def test_spot_loop_outlives_its_machine(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
-    """SIGTERM to the loop as its machine is taken away; the next machine, which has one process."""
+def test_spot_loop_outlives_a_process_and_its_machine(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
+    """A killed process, then SIGTERM as the machine is taken away; the next machine, which has one process."""
     run, commands = tmp_path / "run", write_commands(tmp_path / "bin")
     arguments = flags(tiny_clip, tiny_data, run, epochs=60)
     with started("spot.sh", arguments, commands, PROCESSES="2") as loop:
         wait_for(lambda: checkpoints(run), loop)
+        before = workers(run)
+        os.kill(before["1"], signal.SIGKILL)
+        wait_for(lambda: len(now := workers(run)) == 2 and before.items().isdisjoint(now.items()), loop)
+        known = len(checkpoints(run))
+        wait_for(lambda: len(checkpoints(run)) > known, loop)
         os.kill(loop.pid, signal.SIGTERM)
         messages = loop.communicate(timeout=120)[1]
     assert loop.returncode == 143
     assert not workers(run)
+    assert "spot.sh: torchrun ended" not in messages, "torchrun itself starts the processes again"
+    assert "resuming at epoch" in messages
     saved = checkpoints(run)[-1]
     assert re.search(f"^fastlift: SIGTERM: .*{saved}", messages, re.MULTILINE)
 
