@@ -1,28 +1,38 @@
-"""``python -m benchmarks.scaling``: 1, 2 and 4 processes on this machine; numbers go to ``benchmarks/results/scaling.json``."""
+"""``python -m benchmarks.scaling [WHAT ...]``: 1, 2 and 4 processes on this machine, to ``benchmarks/results/scaling.json``.
+
+Each measurement adds its part, with machine and versions, to what is there. Then docs/scaling.md is written anew.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 
 from benchmarks.documents import RESULTS
-from benchmarks.scaling.measured import measure
+from benchmarks.scaling import measured
 from fastlift.system.device import versions
 from fastlift.system.files import write_json
 from fastlift.system.machine import cpus, processor_name
 
+FILE = RESULTS / "scaling.json"
+PARTS = {"epoch": measured.epochs, "step": measured.steps, "buffer": measured.buffers}
+
 
 def main() -> None:
-    """Measure, and keep what was found."""
+    """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40, help="alternated rounds of a step and of its sums")
-    parser.add_argument("--epochs", type=int, default=3, help="trainings with each number of processes")
+    parser.add_argument("what", nargs="*", choices=[*PARTS, []], help="parts to measure; default: all")
+    parser.add_argument("--rounds", type=int, default=40, help="alternated rounds; of epochs, a tenth")
     options = parser.parse_args()
-    before = os.getloadavg()[0]
-    found = measure(options.rounds, options.epochs)
-    machine = {"cores": cpus(), "processor": processor_name(), "versions": versions()}
-    loads = {"load_average_before": before, "load_average_after": os.getloadavg()[0]}
-    write_json(RESULTS / "scaling.json", {"machine": machine, **loads, **found})
+    found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    for name in options.what or PARTS:
+        load = os.getloadavg()[0]
+        part = PARTS[name](max(options.rounds // 10, 1) if name == "epoch" else options.rounds)
+        machine = {"cores": cpus(), "processor": processor_name(), "versions": versions()}
+        loads = {"load_average": [load, os.getloadavg()[0]]}
+        found[name] = {"machine": machine, **loads, "processes": part}
+        write_json(FILE, found)
 
 
 if __name__ == "__main__":

@@ -82,34 +82,44 @@ def compared(found: list[Row], way: str, base: str) -> Row:
     return {**medians, "ratio": middle, "ratio_quartiles": [low, high], "rounds": len(ratios)}
 
 
-def measure(rounds: int, epochs: int) -> Row:
-    """All of it; ``epochs``: how often each number of processes trains, in turn."""
+def epochs(repetitions: int) -> Row:
+    """An epoch with each number of processes, in turn; differences are to the first with one process."""
     trained: dict[int, list[Row]] = {processes: [] for processes in PROCESSES}
-    for _ in range(epochs):
+    for _ in range(repetitions):
         for processes in PROCESSES:
             trained[processes].append(epoch(processes))
     reference = trained[1][0]["losses"]
-    found: Row = {"epoch": {}, "step": {}, "buffer": {}}
-    for processes, runs in trained.items():
-        differences = [largest_difference(run["losses"], reference) for run in runs]
-        found["epoch"][processes] = {
+    return {
+        str(processes): {
             "steps": len(reference),
-            "largest_difference": max(differences),
+            "largest_difference": max(largest_difference(run["losses"], reference) for run in runs),
             "accuracy": runs[0]["accuracy"],
             "peak_mib": [run["peak_mib"] for run in runs],
             "seconds_in_steps": [max(map(sum, run["step_s"])) for run in runs],
         }
+        for processes, runs in trained.items()
+    }
+
+
+def steps(rounds: int) -> Row:
+    """A step with the others beside a step of the same images alone."""
+    found = {}
     for processes in PROCESSES[1:]:
         with TemporaryDirectory() as folder:
-            steps = together(processes, "step", Path(folder), str(rounds))
-            found["step"][processes] = {
-                "bytes": steps[0]["bytes"],
-                "images_a_process": steps[0]["share"],
-                **compared(steps, "together", "alone"),
-            }
-            sums = together(processes, "buffer", Path(folder), str(rounds))
-            found["buffer"][processes] = {
-                name: {"bytes": sums[0][name]["bytes"], **compared([one[name] for one in sums], "all", "all-reduce")}
-                for name in sums[0]
-            }
+            each = together(processes, "step", Path(folder), str(rounds))
+        about = {"bytes": each[0]["bytes"], "images_a_process": each[0]["share"]}
+        found[str(processes)] = {**about, **compared(each, "together", "alone")}
+    return found
+
+
+def buffers(rounds: int) -> Row:
+    """The sums of a step beside the all-reduce in them."""
+    found = {}
+    for processes in PROCESSES[1:]:
+        with TemporaryDirectory() as folder:
+            each = together(processes, "buffer", Path(folder), str(rounds))
+        found[str(processes)] = {
+            name: {"bytes": one["bytes"], **compared([rank[name] for rank in each], "all", "all-reduce")}
+            for name, one in each[0].items()
+        }
     return found
