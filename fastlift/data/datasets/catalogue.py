@@ -82,6 +82,8 @@ class SourceSettings(Settings):
             raise UserError(f"the data root {root} is not a folder.{source.how_to_get()}")
         packed = root is not None and (root / PACK_MANIFEST).is_file()
         data = taxon.build(_load_packed(request) if packed else source.load(request))
+        if isinstance(root, Url):
+            root.session.listings.clear()  # of millions of files, maybe
         train, test = (replace(index, cache=cache) for index in (data.train, data.test))
         return replace(data, train=train, test=test)
 

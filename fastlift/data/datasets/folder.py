@@ -80,10 +80,11 @@ def list_split(root: Path | Url, split: str, classes: Sequence[str], problems: P
     tables: list[PathTable] = []
     for extra in sorted(set(class_folder_names(root / split)) - set(classes)):
         problems.add(f"{root / split / extra}: a class that the training split does not have")
+    listed = _of_store(store) if isinstance(store := root / split, Url) else None
     for name in classes:
         folder = root / split / name
-        if isinstance(folder, Url):
-            inside = [f"/{path}" for path in folder.files() if _is_listed(path)]
+        if listed is not None:
+            inside = listed.get(name, [])
         else:
             inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in sorted(images_in(folder))]
         tables.append(PathTable.from_strings(f"{split}/{name}{path}" for path in inside))
@@ -91,9 +92,14 @@ def list_split(root: Path | Url, split: str, classes: Sequence[str], problems: P
     return Listing(PathTable.joined(tables), labels.astype(np.int64))
 
 
-def _is_listed(path: str) -> bool:
-    """Whether a store's file counts as ``images_in`` has it."""
-    return path.lower().endswith(_EXTENSIONS) and not any(part.startswith(".") for part in path.split("/"))
+def _of_store(split: Url) -> dict[str, list[str]]:
+    """The images of each class in order, by their paths in its folder, as ``images_in`` has them."""
+    found: dict[str, list[str]] = {}
+    for path in split.files():
+        name, slash, rest = path.partition("/")
+        if rest.lower().endswith(_EXTENSIONS) and not any(part.startswith(".") for part in rest.split("/")):
+            found.setdefault(name, []).append(slash + rest)
+    return found
 
 
 def images_in(folder: Path) -> list[str]:

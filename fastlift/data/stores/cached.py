@@ -37,6 +37,10 @@ class Session:
             known = self._infos[key] = client.info(url)
         return known
 
+    def know(self, url: str, found: Info) -> None:
+        """What a listing has told of a file: nobody need ask for it."""
+        self._infos[hash(url)] = found
+
     def file(self, url: str) -> tuple[bytes, int]:
         """A whole file, and its version, 0 where nobody asked for it; raises FileNotFoundError and StoreError."""
         if self.cache is None:

@@ -21,7 +21,7 @@ from fastlift.errors import UserError
 Result = TypeVar("Result")
 
 WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # before another attempt; what a store that restarts takes
-CONNECT_S, READ_S = 10.0, 60.0  # time limits of a connection, and of a pause between two packets
+CONNECT_S, READ_S = 10.0, 20.0  # time limits of a connection, and of a pause between two packets
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"}
 _PACKAGES |= {"abfs": "adlfs", "http": "'fastlift[remote]'", "https": "'fastlift[remote]'"}
 # What stores call the state of a file: the first ones tell of its content, the last ones when it was written.

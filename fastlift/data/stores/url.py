@@ -80,6 +80,8 @@ class Url:
         start = client.stripped(self.text).rstrip("/") + "/"
         walked = client.walk(self.text)
         listing = {name[len(start) :]: walked[name] for name in sorted(walked) if name.startswith(start)}
+        for name, found in listing.items():
+            self.session.know(self.below(name), found)
         self.session.listings[self.text] = listing
         return listing
 

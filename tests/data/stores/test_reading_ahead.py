@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.data.loading.reading import read_encoded
 from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.stores import cached, client
+from fastlift.data.stores.cache import DataCache
+from fastlift.data.stores.cached import Session
 from fastlift.data.stores.client import StoreError
 from fastlift.errors import UserError
 
@@ -120,6 +123,16 @@ def test_ranks_of_a_machine_download_a_shard_once(shards: Path, web: WebServer) 
     seen = [int(i) for batches in zip(*epochs, strict=True) for batch in batches for i in batch.indices]
     assert sorted(seen) == list(range(30))
     assert web.sent() == sum(file.stat().st_size for file in shards.glob("train-*.tar"))
+
+
+def test_a_shard_that_two_want_at_once_is_downloaded_once(shards: Path, web: WebServer) -> None:
+    """Two processes of a machine, say: each has a session of its own, and they share the folder of the cache."""
+    url, size = f"{web.url}/shards/train-000000.tar", (shards / "train-000000.tar").stat().st_size
+    sessions = [Session(DataCache(shards.parent / "copies", 10**6)) for _ in range(2)]
+    web.delay_s = 0.1
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda session: session.have_shard(url), sessions)) == [True, True]
+    assert web.sent() == size
 
 
 def test_a_cache_that_is_too_small_for_windows_is_refused(shards: Path, web: WebServer) -> None:

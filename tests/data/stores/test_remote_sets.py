@@ -93,6 +93,9 @@ def test_lists_and_folders_in_a_bucket(image_files: Any, memory: Any, tmp_path: 
     there = load_data_set("folder", data_root=f"{url}/folders", cache_dir=tmp_path / "two")
     assert list(here.train.paths) == list(there.train.paths)
     same(here, there)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "info", lambda url: pytest.fail(f"{url} is in the listing"))
+        assert read_encoded(there.train, 0) == read_encoded(here.train, 0)
 
 
 @pytest.mark.parametrize("gb", [0, 1e-5, 1.0], ids=["no cache", "a small cache", "cache"])
