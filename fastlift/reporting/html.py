@@ -18,7 +18,7 @@ from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text, is_
 from fastlift.reporting.record import RunRecord, read_runs
 from fastlift.runs.stored import Record
 from fastlift.system.files import write_text
-from fastlift.system.printing import printable
+from fastlift.system.printing import masked, printable
 
 WORST_CLASSES = 12
 CONFUSED_PAIRS = 12
@@ -192,7 +192,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             result.update(flat(value, f"{prefix}{name}."))
         else:
-            result[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+            result[f"{prefix}{name}"] = masked(value) if isinstance(value, str) else json.dumps(value)
     return result
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
 # Controls (escape sequences, line ends), formats (other directions of writing, no width), halves of characters or bytes
 # that are no text, and Unicode's own line ends.
 _NOT_SHOWN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+def masked(text: str) -> str:
+    """A text for people: without passwords and signatures in the URLs that it holds."""
+    return re.sub(r"\?[^\s'\")<>]+", "?***", re.sub(r"://[^/@\s]+@", "://***@", text)) if "://" in text else text
 
 
 def printable(text: str, *, lines: bool = False) -> str:

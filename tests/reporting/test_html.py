@@ -330,6 +330,8 @@ def test_what_is_a_long_wait(waited_s: float, of_s: float, long: bool) -> None:
 def test_flat_settings() -> None:
     settings = {"a": {"b": 1, "c": {"d": None}}, "e": [1, 2], "f": "text", "g": {}}
     assert flat(settings) == {"a.b": "1", "a.c.d": "null", "e": "[1, 2]", "f": "text", "g": "{}"}
+    secret = {"data_root": "https://me:secret@host/x?sig=secret", "prompt": "what is it?"}
+    assert flat(secret) == {"data_root": "https://***@host/x?***", "prompt": "what is it?"}
 
 
 def luminance(colour: str) -> float:

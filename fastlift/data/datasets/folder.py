@@ -80,10 +80,10 @@ def list_split(root: Path | Url, split: str, classes: Sequence[str], problems: P
     tables: list[PathTable] = []
     for extra in sorted(set(class_folder_names(root / split)) - set(classes)):
         problems.add(f"{root / split / extra}: a class that the training split does not have")
-    listed = _of_store(store) if isinstance(store := root / split, Url) else None
+    listed = _of_store(store) if isinstance(store := root / split, Url) else {}
     for name in classes:
         folder = root / split / name
-        if listed is not None:
+        if isinstance(folder, Url):
             inside = listed.get(name, [])
         else:
             inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in sorted(images_in(folder))]

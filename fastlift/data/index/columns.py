@@ -21,7 +21,7 @@ _DIGEST = "digest"
 
 def cached_columns(cache: Path, folder: str, form: str, root: Path | Url, key: bytes) -> Path:
     """The file for what is learnt of files below ``root``, by its format and by the content that determines it."""
-    place = os.fsencode(root.resolve() if isinstance(root, Path) else root.text)
+    place = os.fsencode(root.resolve() if isinstance(root, Path) else root.place)
     digest = hashlib.sha256(b"\0".join([form.encode(), place, key])).hexdigest()[:32]
     return cache / folder / f"{digest}.npz"
 

@@ -10,6 +10,7 @@ from threading import Lock
 from fastlift.data.stores import client
 from fastlift.data.stores.cache import DataCache
 from fastlift.data.stores.client import Info
+from fastlift.system.printing import masked
 
 BLOCK_BYTES = 2**23  # of a request for a part of a shard: its latency is small beside the time that they take
 _SHARDS, _BLOCKS = 4, 8  # shards that are fetched at a time, requests for blocks of each
@@ -59,7 +60,7 @@ class Session:
         """
         found = self.info(url)
         if stop > found.size:
-            raise client.StoreError(f"{client.masked(url)}: the shard is shorter than it was when it was indexed")
+            raise client.StoreError(f"{masked(url)}: the shard is shorter than it was when it was indexed")
         if self.cache is None:
             return client.read_range(url, start, stop), found.version
         if (coming := self._coming.get(url)) is not None:
@@ -103,7 +104,7 @@ class Session:
 
         def block(descriptor: int, start: int) -> None:
             if self._closing:
-                raise client.StoreError(f"{client.masked(url)}: nobody waits for the shard any more")
+                raise client.StoreError(f"{masked(url)}: nobody waits for the shard any more")
             data = client.read_range(url, start, min(start + BLOCK_BYTES, found.size))
             written = 0
             while written < len(data):

@@ -10,13 +10,13 @@ import functools
 import hashlib
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastlift.errors import UserError
+from fastlift.system.printing import masked
 
 Result = TypeVar("Result")
 
@@ -195,11 +195,6 @@ def sentence(url: str, error: BaseException) -> str:
     if status is not None:
         return f"{where}: the server answers with status {status} ({text})"
     return f"{where}: {text}"
-
-
-def masked(text: str) -> str:
-    """A text for people: without passwords and signatures in the URLs that it holds."""
-    return re.sub(r"\?[^\s'\")<>]+", "?***", re.sub(r"://[^/@\s]+@", "://***@", text))
 
 
 def protocol(url: str) -> str:

@@ -13,6 +13,7 @@ from fastlift.data.stores import client
 from fastlift.data.stores.cached import Session
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user, write_atomically
+from fastlift.system.printing import masked
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]")
 
@@ -28,7 +29,7 @@ class Url:
         object.__setattr__(self, "text", self.text.rstrip("/"))
 
     def __str__(self) -> str:
-        return client.masked(self.text)
+        return masked(self.text)
 
     def __truediv__(self, name: str) -> Url:
         return Url(self.below(name), self.session)
@@ -46,9 +47,14 @@ class Url:
         return client.protocol(self.text) in ("http", "https")
 
     @property
+    def place(self) -> str:
+        """The text without what follows a ``?`` on the web: signatures change, and the files are the same."""
+        return self.text.partition("?")[0] if self.is_web else self.text
+
+    @property
     def name(self) -> str:
         """The last part of the path."""
-        last = self.text.partition("?")[0].rpartition("/")[2] if self.is_web else self.text.rpartition("/")[2]
+        last = self.place.rpartition("/")[2]
         return unquote(last) if self.is_web else last
 
     def is_file(self) -> bool:

@@ -233,6 +233,18 @@ def test_secrets_are_not_shown(web: WebServer, tmp_path: Path) -> None:
     assert any("?X-Amz-Signature=geheim" in asked.path for asked in web.asked)  # it is sent all the same
 
 
+def test_another_signature_is_the_same_place(image_files: Any, web: WebServer) -> None:
+    """Of a web address that is signed anew for each start: index and copies are those of the last one."""
+    image_files.fill().load()
+    options = {**list_options(web.url, image_files), "data_cache_gb": 1}
+    for signature in ("one", "two"):
+        web.asked.clear()
+        options["data_root"] = f"{web.url}/images?signature={signature}"
+        data = load_data_set("list", **options)
+        assert read_encoded(data.train, 0) == (image_files.root / "c0/0.jpg").read_bytes()
+        assert web.count("GET", ".jpg") == (15 if signature == "one" else 0)
+
+
 def test_unknown_stores_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="fsspec knows no store of this name"):
         load_data_set("folder", data_root="nonsense://x/y", cache_dir=tmp_path)
