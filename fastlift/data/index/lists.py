@@ -28,7 +28,7 @@ class Listing:
 
 def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8: bytes of names that are none come as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_file_name(path: str) -> bool:

@@ -87,8 +87,11 @@ def test_a_tar_that_is_cut_anywhere_is_told() -> None:
     whole = data.rstrip(b"\0")
     end = -(-len(whole) // 512) * 512
     for cut in range(0, end, 64):
+        before: list[Member] = []
+        part = data[:cut]
         with pytest.raises(TarError, match="truncated"):
-            found(data[:cut])
+            before.extend(members(cut, lambda offset, count, part=part: part[offset : offset + count]))
+        assert all(one.offset + one.size <= cut for one in before)
     assert len(found(data[: end + 512])) == 2
 
 
