@@ -28,6 +28,7 @@ _PACKAGES |= {"abfs": "adlfs", "http": "'fastlift[remote]'", "https": "'fastlift
 _STATES = ("ETag", "etag", "md5Hash", "md5", "Content-MD5", "Digest", "generation", "blob_id", "sha256", "VersionId")
 _TIMES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP's, of a server that may do it later
+_NO_BUCKET = "bucket does not exist"  # S3's words, and those of Google's store
 # Bases of errors of aiohttp, botocore and requests, by name: none of them need be installed.
 _BROKEN = {"ClientConnectionError", "ClientPayloadError", "HTTPClientError", "ConnectionError", "ConnectError"}
 _BROKEN |= {"TransportError", "IncompleteReadError"}
@@ -160,6 +161,9 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_missing(error: BaseException) -> bool:
+    """Whether there is no such file; a bucket that is not there is no matter of one file."""
+    if _NO_BUCKET in str(error):
+        return False
     return isinstance(error, (FileNotFoundError, IsADirectoryError)) or _status(error) in (404, 410)
 
 
@@ -184,6 +188,8 @@ def sentence(url: str, error: BaseException) -> str:
     text = masked(" ".join(str(error).split())) or type(error).__name__
     if "NoCredentialsError" in names or "credentials" in text.lower():
         return f"{where}: no credentials for this store ({text})"
+    if _NO_BUCKET in text:
+        return f"{where}: the bucket does not exist"
     if isinstance(error, PermissionError) or status in (401, 403):
         return f"{where}: access denied ({text}): check the credentials, and that they may read this place"
     if isinstance(error, TimeoutError) or "TimeoutError" in names:

@@ -13,7 +13,6 @@ from fastlift.data.loading.reading import read_encoded
 from fastlift.data.pack import run as pack
 from fastlift.data.stores import client
 from fastlift.data.stores.client import StoreError
-from fastlift.errors import UserError
 
 moto = pytest.importorskip("moto.server", reason="moto (pip install 'moto[server]') is not installed")
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
@@ -77,9 +76,17 @@ def test_lists_folders_and_packs_in_a_bucket(bucket: Any, image_files: Any, tmp_
     assert read_encoded(again.train, 2) == other
 
 
-def test_a_bucket_that_is_not_there(bucket: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no class folders in s3://nobodys-bucket/x/train"):
-        load_data_set("folder", data_root="s3://nobodys-bucket/x", cache_dir=tmp_path)
+def test_a_bucket_that_is_not_there(bucket: Any, image_files: Any, tmp_path: Path) -> None:
+    """It is told as such before anything is read: its images are not missing ones."""
+    lists = image_files.fill(each=1).load() and image_files.options()
+    for name, options in (
+        ("list", lists),
+        ("folder", {"cache_dir": tmp_path}),
+        ("webdataset", {"cache_dir": tmp_path}),
+    ):
+        options = {**options, "data_root": "s3://nobodys-bucket/x", "bad_images": "skip"}
+        with pytest.raises(StoreError, match=r"s3://nobodys-bucket/x/.*: the bucket does not exist"):
+            load_data_set(name, **options)
 
 
 def test_no_credentials(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
