@@ -117,23 +117,26 @@ def _run_among_others(arguments: list[str]) -> int:
             return end_together(world, error, _tell_all)
 
 
-def _tell_all(error: BaseException) -> int:
+def _tell_all(error: BaseException, whose: str) -> int:
     """As ``_tell``, at once in any case: the other processes wait for it."""
     try:
-        return _tell(error)
+        return _tell(error, whose)
     except BaseException:
         traceback.print_exc()
         return 1
 
 
-def _tell(error: BaseException) -> int:
+def _tell(error: BaseException, whose: str = "") -> int:
     """Say what ended the command; gives its exit code.
+
+    Args:
+        whose: begins the message, where there are several processes.
 
     Raises:
         error: one that nobody has foreseen.
     """
     if isinstance(error, UserError):
-        print(f"fastlift: {printable(str(error), lines=True)}", file=sys.stderr)
+        print(f"fastlift: {whose}{printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_code
     if isinstance(error, Signalled):
         print(f"fastlift: {error}: stopped", file=sys.stderr)
@@ -143,17 +146,17 @@ def _tell(error: BaseException) -> int:
         return 0
     if isinstance(error, OSError):  # a full disk, a folder that cannot be written, a file that cannot be read
         told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        print(f"fastlift: {printable(told)}", file=sys.stderr)
+        print(f"fastlift: {whose}{printable(told)}", file=sys.stderr)
         return 1
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # Python's own words
         print(
-            "fastlift: no more threads may be started here; raise the limit (ulimit -u, or the container's of processes), or "
+            f"fastlift: {whose}no more threads may be started here; raise the limit (ulimit -u, or the container's of processes), or "
             "end other programs",
             file=sys.stderr,
         )
         return 1
     if is_out_of_memory(error):
-        print(f"fastlift: out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
+        print(f"fastlift: {whose}out of memory; try a smaller --micro-batch or --eval-batch\n{error}", file=sys.stderr)
         return 1
     raise error
 

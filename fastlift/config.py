@@ -45,7 +45,7 @@ from fastlift.settings import (
 )
 from fastlift.settings.base import Part
 from fastlift.system.files import expand_user, read_json
-from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings
+from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings, TimeoutSettings
 from fastlift.training.class_shards import ShardSettings
 from fastlift.training.losses import LossSettings
 from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
@@ -79,6 +79,7 @@ class TrainingConfig(  # type: ignore[misc]
 @dataclass(frozen=True)
 class RunConfig(  # type: ignore[misc]
     MemorySettings,
+    TimeoutSettings,
     NonFiniteSettings,
     ShardSettings,
     LoopSettings,

@@ -2,8 +2,9 @@
 
     elastic_worker.py RECORDS train ...
 
-``RECORDS/plan.json`` lists [step, rank, moment]: there a process gets SIGKILL, once over all starts of the run. Each process
-writes a line a step to ``RECORDS/START-RANK.jsonl`` before it takes the step.
+``RECORDS/plan.json`` lists ``kills`` [step, rank, moment]: there a process gets SIGKILL, once over all starts of the run. At its
+``gates`` [step, number of processes] they leave ``RECORDS/at-STEP`` and wait until they are asked to stop, or ``RECORDS/go-STEP``
+is there. Each process writes a line a step to ``RECORDS/START-RANK.jsonl`` before it takes the step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from fastlift import cli
 from fastlift.engine.loop import Fit
 from fastlift.reporting import html
+from fastlift.system.signals import StopRequest
 from fastlift.training.distributed import Collectives
 from fastlift.training.step import Learner
 
@@ -26,11 +28,12 @@ MOMENTS = ("before", "exchange", "after")  # the step, its gradients' sum, what 
 
 
 class Plan:
-    """The kills that are left, of which one may be due."""
+    """The kills and gates of a run, of which one may be due."""
 
     def __init__(self, records: Path) -> None:
         self.records, self.rank = records, int(os.environ.get("RANK", "0"))
-        self.kills = json.loads((records / "plan.json").read_text())
+        plan = json.loads((records / "plan.json").read_text())
+        self.kills, self.gates = plan["kills"], plan["gates"]
         self.step = 0
 
     def at(self, moment: str) -> None:
@@ -40,6 +43,13 @@ class Plan:
         if planned in self.kills and not done.exists():
             done.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait(self, size: int, stop: StopRequest) -> None:
+        """At a gate, until it opens."""
+        if [self.step, size] in self.gates:
+            (self.records / f"at-{self.step}").touch()
+            while not stop.asked and not (self.records / f"go-{self.step}").exists():
+                time.sleep(0.02)
 
 
 def main(records: Path, arguments: list[str]) -> int:
@@ -53,8 +63,7 @@ def main(records: Path, arguments: list[str]) -> int:
         line = {"step": plan.step, "epoch": fit.epoch, "size": fit.world.size, "samples": batch.indices.tolist()}
         with file.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
-        pause = float(os.environ.get("PAUSE_S", "0"))
-        time.sleep(pause)
+        plan.wait(fit.world.size, stop)
         plan.at("before")
         return step_of_fit(fit, batch, stop)
 

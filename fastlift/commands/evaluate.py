@@ -15,14 +15,14 @@ from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.fused import FusedSettings
 from fastlift.models.precision import PrecisionSettings
-from fastlift.system.settings import DeviceSettings, ThreadSettings
+from fastlift.system.settings import DeviceSettings, ThreadSettings, TimeoutSettings
 
 EXAMPLES = (
     "fastlift evaluate runs/shapes_lt-lift-20260101-120000",
     "fastlift evaluate RUN --tte fivecrop --json",
     "fastlift evaluate RUN --checkpoint epoch-001 epoch-010 --data-root /elsewhere/imagenet",
 )
-CHANGES = (TaxonSettings, GroupSettings, PrecisionSettings, Fp8Settings, FusedSettings)
+CHANGES = (TaxonSettings, GroupSettings, PrecisionSettings, Fp8Settings, FusedSettings, TimeoutSettings)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What the processes of a run tell each other: that they are alike, what the first one found, where training starts.
 
-Notes lie in the store that ``processes.company`` opens. They are JSON, no pickle.
+Notes lie in the store that ``processes.company`` opens. They are JSON, no pickle. All but those about long work of the first
+rank alone, or of the first of each machine, come within the time limit (``--timeout``).
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fastlift.config import Config, marked
-from fastlift.engine.processes import END
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.engine.ending import END
 from fastlift.errors import UserError
 from fastlift.models.precision import Amp, Shape, dtype_name, resolve_amp
 from fastlift.settings import May
 from fastlift.system.cuda import check_triton
 from fastlift.system.device import versions
 from fastlift.system.settings import DeviceSettings
-from fastlift.training.distributed import LostCompany, World, open_group, total
+from fastlift.training.distributed import LostCompany, TimeLimit, World, open_group, own_device, total
+from fastlift_kernels import code_digest
 
 Result = TypeVar("Result")
-WAITING_S = 1800.0  # for what another one does before a note, such as an index of a large data set
+_PACKAGE = Path(__file__).parents[1]
 _ROUNDING = 1e-2  # of the largest value; text features in bf16 differ by less on unlike processors
 
 
@@ -35,7 +39,9 @@ def agree(world: World, facts: Mapping[str, Any]) -> None:
         return
     mine = {name: str(value) for name, value in facts.items()}
     each = [json.loads(text) for text in _exchange(world, json.dumps(mine))]
-    differing = [_who(name, [theirs.get(name, "none") for theirs in each]) for name in {n: 0 for e in each for n in e}]
+    differing = [
+        _who(world, name, [theirs.get(name, "none") for theirs in each]) for name in {n: 0 for e in each for n in e}
+    ]
     told = "; ".join(filter(None, differing))
     if told:
         raise UserError(
@@ -43,13 +49,27 @@ def agree(world: World, facts: Mapping[str, Any]) -> None:
         )
 
 
+def agree_on(data: DataSet, world: World) -> None:
+    """Refuse data sets that differ between the ranks: in their classes, or in what their indices hold."""
+    agree(
+        world,
+        {
+            "the number of classes": len(data.class_names),
+            "the training data": data.train.fingerprint,
+            "the test data": data.test.fingerprint,
+        },
+    )
+
+
 def join(world: World, config: Config, **given: Any) -> torch.device:
     """This rank's device, once all ranks are known to be asked for the same: settings, what else was ``given``, versions."""
-    device = config.part(DeviceSettings).build()
+    world.collectives.waiting.limit_s = config.run.timeout
+    device = own_device(world, config.part(DeviceSettings).build())
     settings = {name: value for name, value in config.flat().items() if name not in marked(May.DIFFER)}
     packages = {f"the version of {package}": number for package, number in versions().items()}
-    agree(world, {"recipe": config.recipe, **settings, "the kind of device": device.type, **packages, **given})
-    device = open_group(world, device)
+    code = {"the code of fastlift": code_digest(_PACKAGE) + code_digest()} if world.size > 1 else {}
+    agree(world, {"recipe": config.recipe, **settings, "the kind of device": device.type, **packages, **code, **given})
+    open_group(world, device)
     check_triton(device)
     return device
 
@@ -60,8 +80,8 @@ def first_says(world: World, answer: Callable[[], str]) -> str:
     return mine if world.size == 1 else _exchange(world, mine)[0]
 
 
-def each_says(world: World, answer: str, patience: float = WAITING_S) -> list[str]:
-    """What each rank answers, by rank, on all of them, which wait so many seconds for each of them."""
+def each_says(world: World, answer: str, patience: float | None = None) -> list[str]:
+    """What each rank answers, by rank, on all of them; they wait so many seconds, by default those of the time limit."""
     return [answer] if world.size == 1 else _exchange(world, answer, patience)
 
 
@@ -133,45 +153,49 @@ def take_first_values(world: World, parameters: Mapping[str, Tensor]) -> None:
             parameter.copy_(theirs.view_as(parameter))
 
 
-def _exchange(world: World, text: str, patience: float = WAITING_S) -> list[str]:
-    """What each rank says, by rank; waits for each of them so many seconds."""
+def _exchange(world: World, text: str, patience: float | None = None) -> list[str]:
+    """What each rank says, by rank; waits for all of them so many seconds, by default those of the time limit."""
     assert world.store is not None
-    number = next(world.notes)
-    world.store.set(f"{number}/{world.rank}", text)
-    return [_read(world, f"{number}/{rank}", rank, patience) for rank in range(world.size)]
-
-
-def _read(world: World, key: str, rank: int, patience: float) -> str:
-    """A note of another rank, once it is there; an error where it does not come, or some rank has ended."""
-    assert world.store is not None
-    deadline, pause = time.monotonic() + patience, 0.01
+    number, patience = next(world.notes), world.collectives.waiting.limit_s if patience is None else patience
+    keys = [f"{number}/{rank}" for rank in range(world.size)]
+    deadline = time.monotonic() + patience
     try:
-        while not world.store.check([key]):
-            if world.store.check([END]):
-                raise LostCompany("another process of this run has ended", exit_code=1)
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"process {rank} of this run did not reach this point within {patience:.0f} s", exit_code=1
-                )
-            time.sleep(pause)
-            pause = min(1.1 * pause, 0.2)  # the keeper of the notes answers all that wait
-        return world.store.get(key).decode()
+        world.store.set(keys[world.rank], text)
+        for key in keys:
+            _wait_for_note(world, key, keys, deadline, patience)
+        return [world.store.get(key).decode() for key in keys]
     except RuntimeError as error:
         raise LostCompany("the process that keeps this run's notes has ended", exit_code=1) from error
+
+
+def _wait_for_note(world: World, key: str, keys: list[str], deadline: float, patience: float) -> None:
+    """Until a note of another rank is there; an error where it does not come, or some rank has ended."""
+    assert world.store is not None
+    pause = 0.01
+    while not world.store.check([key]):
+        if world.store.check([END]):
+            raise LostCompany("another process of this run has ended", exit_code=1)
+        if time.monotonic() > deadline:
+            missing = world.named(rank for rank, one in enumerate(keys) if not world.store.check([one]))
+            raise TimeLimit(
+                f"waited {patience:g} s (--timeout) for other processes, at {world.collectives.waiting.during()}: {missing} did "
+                "not come",
+                exit_code=1,
+            )
+        time.sleep(pause)
+        pause = min(1.1 * pause, 0.2)  # the keeper of the notes answers all that wait
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _who(name: str, values: Sequence[str]) -> str:
-    """``lr is 0.1 on rank 0 and 0.2 on ranks 1, 2``; nothing where all are the same."""
+def _who(world: World, name: str, values: Sequence[str]) -> str:
+    """``lr is 0.1 on rank 0 (HOST) and 0.2 on ranks 1, 2 (HOST)``; nothing where all are the same."""
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(value, []).append(rank)
     if len(ranks) == 1:
         return ""
-    where = [
-        f"{_short(value)} on rank{'s' if len(of) > 1 else ''} {', '.join(map(str, of))}" for value, of in ranks.items()
-    ]
+    where = [f"{_short(value)} on {world.named(of)}" for value, of in ranks.items()]
     return f"{name} is {' and '.join(where)}"

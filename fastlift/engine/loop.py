@@ -124,6 +124,7 @@ class Fit:
         total = settings.epochs * self.loader.steps_per_epoch
         self._started = time.perf_counter()
         self.pace.start()
+        self.world.collectives.waiting.during = lambda: f"step {self.global_step + 1:,}"
         trace = self.run.profile if settings.profile and self.world.is_main else None
         with (
             MetricsLog(self.run, self.global_step) if self.world.is_main else nullcontext() as self._log,
@@ -246,7 +247,8 @@ class Fit:
 
         Nothing was updated since that step: the state before it is saved.
         """
-        first = self.learner.watch.first_step()
+        with self.world.collectives.waiting:  # the device may be in a collective
+            first = self.learner.watch.first_step()
         if first is None or self.settings.on_nonfinite == "skip":
             return
         settings = self.settings

@@ -25,6 +25,7 @@ from fastlift.system.library_output import native_output_shut
 from fastlift.training.distributed import World
 
 MEETING_S = 300.0  # for all processes to start
+_SILENT_S = 30.0  # beyond that, for what does not answer at all
 _numbers = itertools.count()
 
 
@@ -35,7 +36,8 @@ def meet() -> World:
         UserError: not all of them have come; or where they are to meet, another program is, or nothing.
     """
     rank, size, deadline = launcher.rank(), launcher.processes(), time.monotonic() + MEETING_S
-    store = _within(MEETING_S, _connect)
+    with native_output_shut(1, 2):  # torch prints the frames of its own code before it gives up
+        store = _within(MEETING_S, _connect)
     # The next run of these processes has notes of its own.
     notes = dist.PrefixStore(f"fastlift/{next(_numbers)}", store)
     try:
@@ -49,8 +51,7 @@ def meet() -> World:
 
 def _connect() -> dist.Store:
     try:
-        with native_output_shut(1, 2):  # torch prints the frames of its own code before it gives up
-            store: dist.Store = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))[0]
+        store: dist.Store = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))[0]
         return store
     except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing, or no number
         raise UserError(
@@ -88,7 +89,7 @@ def _within(seconds: float, work: Callable[[], dist.Store]) -> dist.Store:
 
     thread = threading.Thread(target=attempt, name="fastlift-meeting", daemon=True)
     thread.start()
-    thread.join(seconds + 30.0)
+    thread.join(seconds + _SILENT_S)
     if failed:
         raise failed[0]
     if not done:
@@ -134,7 +135,7 @@ def _note(notes: dist.Store, key: str, deadline: float, whose: str) -> str:
 
 
 def _me() -> str:
-    return f"rank {launcher.rank()} on {socket.gethostname()}"
+    return f"rank {launcher.rank()} ({socket.gethostname()})"
 
 
 def _where() -> str:

@@ -114,12 +114,7 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
         if config.run.memory == "check":
             needed.check()
         ui.say(f"training {needed}")
-    fingerprints = {
-        "the training data": data.train.fingerprint,
-        "the test data": data.test.fingerprint,
-        "the backbone's weights": model.backbone_fingerprint,
-    }
-    agree(world, fingerprints)
+    agree(world, {"the backbone's weights": model.backbone_fingerprint})
     split = isinstance(model.classifier, ShardedClassifier)  # then each rank's rows are nobody else's
     take_first_values(world, model.tuner_parameters if split else model.trained())
     return model

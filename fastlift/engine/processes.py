@@ -5,26 +5,21 @@ Processes leave notes for each other in torch's store, which torchrun or the fir
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import torch.distributed as dist
 
+from fastlift.engine.ending import NOTING_S, PARTING_S, TOLD, claim_end, exit_code_of, has_told, noted_end, wait_for
 from fastlift.engine.meeting import meet
-from fastlift.errors import UserError
+from fastlift.engine.time_limit import limit, listen
 from fastlift.system import launcher
-from fastlift.system.signals import Outlasting
-from fastlift.training.distributed import LostCompany, World
+from fastlift.system.signals import Interrupted, Outlasting, Signalled
+from fastlift.training.distributed import LostCompany, TimeLimit, World
 
-PARTING_S = 5.0  # for the others to hear of an end and leave by themselves
-NOTING_S = 1.0  # for the note of another's end, which it leaves before the others lose it
-END, _TOLD = "end", "told"
 _met: World | None = None
 
 
@@ -44,8 +39,10 @@ def company() -> Iterator[World]:
         return
     _met = world = meet()
     assert world.store is not None
-    over, theirs, watching = threading.Event(), dist.is_initialized(), replace(world, store=world.store.clone())
-    threading.Thread(target=_watch, args=(watching, over), name="fastlift-company", daemon=True).start()
+    over, theirs = threading.Event(), dist.is_initialized()
+    for look in (listen, limit):
+        own = replace(world, store=world.store.clone())  # a question to a store waits for the one before
+        threading.Thread(target=look, args=(own, over), name=f"fastlift-{look.__name__}", daemon=True).start()
     with Outlasting():
         try:
             yield world
@@ -66,76 +63,44 @@ def _part(world: World) -> None:
     with suppress(RuntimeError):  # whoever kept the notes has gone
         world.store.set(f"left/{world.rank}", "")
         if world.is_main and not launcher.keeps_notes():
-            _wait_for(world.store, [f"left/{rank}" for rank in range(world.size)], PARTING_S)
+            wait_for(world.store, [f"left/{rank}" for rank in range(world.size)], PARTING_S)
 
 
-def _wait_for(store: dist.Store, notes: list[str], patience: float) -> bool:
-    """Whether all of these notes are there, within so many seconds."""
-    deadline = time.monotonic() + patience
-    while not store.check(notes):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.02)
-    return True
+def end_together(world: World, error: BaseException, tell: Callable[[BaseException, str], int]) -> int:
+    """The exit code of a process that ends with ``error``: the first one to end tells why, the others wait until it has.
 
-
-@dataclass(frozen=True)
-class End:
-    """What ended the run: of which rank, with which exit code."""
-
-    rank: int
-    exit_code: int
-    message: str
-
-
-def claim_end(world: World, error: BaseException) -> bool:
-    """Note what ends this process, for the others; whether it is the first to end, so that it is the one to tell why."""
-    assert world.store is not None
-    try:
-        if isinstance(error, LostCompany) and noted_end(world, patience=NOTING_S) is not None:
-            return False
-        mine = json.dumps(asdict(End(world.rank, exit_code_of(error), str(error))))
-        return bool(world.store.compare_set(END, "", mine).decode() == mine)
-    except RuntimeError:
-        return world.rank == 1  # the first process kept the notes and was killed: the second tells
-
-
-def noted_end(world: World, patience: float = 0.0) -> End | None:
-    """What ended another process, or this one; waits for so many seconds where nothing is noted yet."""
-    assert world.store is not None
-    return End(**json.loads(world.store.get(END))) if _wait_for(world.store, [END], patience) else None
-
-
-def exit_code_of(error: BaseException) -> int:
-    """What the command line ends with."""
-    return error.exit_code if isinstance(error, UserError) else 1
-
-
-def end_together(world: World, error: BaseException, tell: Callable[[BaseException], int]) -> int:
-    """The exit code of a process that ends with ``error``: the first one to end tells why, the others wait until it has."""
+    Args:
+        tell: gets the error, and whose it is, in words that begin a message; "" where it is everybody's.
+    """
     assert world.store is not None
     if claim_end(world, error):
         try:
-            return tell(error)
+            return tell(error, _whose(world, error))
         finally:
-            with suppress(RuntimeError):
-                world.store.set(_TOLD, "")
+            has_told(world)
     try:
-        _wait_for(world.store, [_TOLD], PARTING_S)
+        with suppress(RuntimeError):
+            world.store.set(f"failed/{world.rank}", str(error))
+        wait_for(world.store, [TOLD], PARTING_S)
         end = noted_end(world) if isinstance(error, LostCompany) else None
     except RuntimeError:
         end = None
     return exit_code_of(error) if end is None else end.exit_code
 
 
-def _watch(world: World, over: threading.Event) -> None:
-    """End a process that goes on after another one's end, perhaps in the middle of a collective that will never return."""
-    try:
-        while (end := noted_end(world)) is None:
-            if over.wait(0.2):
-                return
-    except RuntimeError:  # whoever kept the notes has gone: the next collective meets that
-        return
-    if end.rank != world.rank and not over.wait(PARTING_S):
-        sys.stdout.flush()
-        os._exit(end.exit_code)
+def _whose(world: World, error: BaseException) -> str:
+    """The ranks that an error is of, for the message; nothing where all make the same mistake, or it is of none in particular."""
+    assert world.store is not None
+    if isinstance(error, (LostCompany, TimeLimit, Interrupted, Signalled)):
+        return ""
+    same, others = {world.rank}, set(range(world.size)) - {world.rank}
+    deadline = time.monotonic() + NOTING_S
+    with suppress(RuntimeError):
+        while others and time.monotonic() < deadline:
+            for rank in [rank for rank in others if world.store.check([f"failed/{rank}"])]:
+                others.remove(rank)
+                if world.store.get(f"failed/{rank}").decode() != str(error):
+                    return f"{world.named([world.rank])}: "
+                same.add(rank)
+            time.sleep(0.02)
+    return f"{world.named(sorted(same))}: " if others else ""

@@ -13,7 +13,7 @@ from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.stream import steps_in
 from fastlift.engine import model as models
-from fastlift.engine.agreement import agree, join
+from fastlift.engine.agreement import agree, agree_on, join
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.data_wait import advice
 from fastlift.engine.describe import announce, announce_machine, describe_data, results_of
@@ -123,6 +123,7 @@ def train(
             ):
                 if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
                     config = config.merged(threads=threads)
+                world.collectives.waiting.way_on = lambda: runs.standing(path)
                 asked = Asked(config, path, resume, overwrite, start, patience_s)
                 place = Place(world, device, claim, told)
                 results = claim_folder(asked, place)
@@ -142,6 +143,7 @@ def _train(asked: Asked, place: Place) -> Run:
     epochs, batch_size = config.training.epochs, config.training.batch_size
     amp = models.choose_amp(asked, place)
     data = load_data(config.data, ui, world)
+    agree_on(data, world)  # before the model, which is made of its classes
     model = models.ready_model(asked, place, data, amp.dtype)
     stages = config.part(ProgressiveSettings).build(model.vit, epochs)
     run, identity = ready_folder(asked, place, amp.dtype)
@@ -227,6 +229,7 @@ def _fit(
 
 
 def _evaluate(passes: EvaluationSettings, place: Place, data: DataSet, model: LiftModel, bad: BadImages) -> Evaluation:
+    place.world.collectives.waiting.during = lambda: "the evaluation"
     with place.ui.bar("evaluating", len(data.test)) as bar:
         return evaluate(
             model,

@@ -58,6 +58,15 @@ class SeedSettings(Settings):
 
 
 @dataclass(frozen=True)
+class TimeoutSettings(Settings):
+    """How long processes wait for each other."""
+
+    timeout: Annotated[float, Between(1, 7 * 86400), May.CHANGE] = 1800.0
+    """Seconds that one of several processes waits for the others, before the run ends and names those that did not come.
+    Longer than the longest pause of one of them alone, such as reading the sizes of all images on slow storage."""
+
+
+@dataclass(frozen=True)
 class MemorySettings(Settings):
     """What is done where memory may not be enough."""
 

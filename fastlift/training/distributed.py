@@ -6,9 +6,11 @@ What a step adds up over them lies in ``reducer``. How ranks meet and part is ``
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -28,6 +30,11 @@ class LostCompany(UserError):
     """A collective broke off because another process of the run has ended."""
 
 
+class TimeLimit(UserError):
+    """Other processes did not come within the time limit."""
+
+
+_BEYOND_S = 60.0  # the group's own limit comes after the one that names the missing ranks
 _GONE = ("connection", "gloo", "nccl", "socket", "timed out")  # words of torch's errors then
 
 
@@ -46,17 +53,42 @@ def _others_needed() -> Iterator[None]:
         raise
 
 
+@dataclass
+class Waiting:
+    """How this rank waits for the others, for a thread that looks at it. Entered where it begins to wait.
+
+    Attributes:
+        limit_s: how long it may.
+        since: when it began, by ``time.monotonic``; None where it does not wait.
+        during: tells what the rank is doing, such as "step 12".
+        way_on: tells how the run stands, where the limit has passed.
+    """
+
+    limit_s: float = 1800.0
+    since: float | None = None
+    during: Callable[[], str] = lambda: "the start"
+    way_on: Callable[[], str] | None = None
+
+    def __enter__(self) -> None:
+        self.since = time.monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        self.since = None
+
+
 class Collectives:
     """Carries out a rank's collectives: at once, or, while a step is recorded, with each replay of the record.
 
     Collectives stay out of a record. So the ranks need not record or replay at the same time, and time limits hold for them.
 
     Attributes:
-        number: of those that were carried out.
+        number: of those that were begun.
+        waiting: how this rank waits for the others in them.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self.waiting = Waiting()
         self._recorder: Callable[[Callable[[], object]], object] | None = None
 
     def __call__(self, collective: Callable[[], object]) -> None:
@@ -82,7 +114,7 @@ class Collectives:
 
     def _do(self, collective: Callable[[], object]) -> None:
         self.number += 1
-        with _others_needed():
+        with self.waiting, _others_needed():
             collective()
 
 
@@ -111,30 +143,46 @@ class World:
         return self.rank == 0
 
     def named(self, ranks: Iterable[int]) -> str:
-        """For messages: ``ranks 0, 1 on HOST and rank 2 on OTHER``."""
+        """For messages: ``ranks 0, 1 (HOST) and rank 2 (OTHER)``."""
         on: dict[str, list[int]] = {}
         for rank in ranks:
             on.setdefault(self.hosts[rank] if self.hosts else "this machine", []).append(rank)
         return " and ".join(
-            f"rank{'s' if len(of) > 1 else ''} {', '.join(map(str, of))} on {host}" for host, of in on.items()
+            f"rank{'s' if len(of) > 1 else ''} {', '.join(map(str, of))} ({host})" for host, of in on.items()
         )
 
 
-def open_group(world: World, device: torch.device) -> torch.device:
-    """Let the ranks compute together, all on devices of the same kind; gives this rank's own device."""
-    if world.size == 1:
-        return device
-    if device.type == "cuda":
+def own_device(world: World, device: torch.device) -> torch.device:
+    """This rank's own device of the kind of ``device``.
+
+    Raises:
+        UserError: more processes than GPUs.
+    """
+    if world.size > 1 and device.type == "cuda":
         if world.local_rank >= torch.cuda.device_count():
-            raise UserError(f"local rank {world.local_rank}: this machine has {torch.cuda.device_count()} GPU(s)")
-        device = torch.device("cuda", world.local_rank)
+            raise UserError(
+                f"process {world.local_rank + 1} of this machine, which has {torch.cuda.device_count()} GPU(s): start as many as "
+                "there are (torchrun's --nproc-per-node)"
+            )
+        return torch.device("cuda", world.local_rank)
+    return device
+
+
+def open_group(world: World, device: torch.device) -> None:
+    """Let the ranks compute together, each on its own device, all of the same kind."""
+    if world.size == 1:
+        return
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         assert world.store is not None
         backend = "nccl" if device.type == "cuda" else "gloo"
-        with _others_needed(), native_output_shut(1):
-            dist.init_process_group(backend, store=world.store.clone(), rank=world.rank, world_size=world.size)
-    return device
+        waiting = world.collectives.waiting
+        beyond = timedelta(seconds=waiting.limit_s + _BEYOND_S)
+        with waiting, _others_needed(), native_output_shut(1):
+            dist.init_process_group(
+                backend, store=world.store.clone(), rank=world.rank, world_size=world.size, timeout=beyond
+            )
 
 
 def barrier(world: World) -> None:

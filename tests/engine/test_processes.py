@@ -21,8 +21,9 @@ import pytest
 import torch
 from fixtures import Files, write_tiny_data
 from PIL import Image
+from ranks import command, told
 from safetensors.torch import load_file
-from several import Group, Outcome, together
+from several import Group, together
 from torch import Tensor
 
 from fastlift import cli
@@ -33,15 +34,6 @@ from fastlift.data.loading import torch_loader
 from fastlift.reporting import figures, html
 from fastlift.system import launcher
 from fastlift.training.step import Learner
-
-
-def command(clip: Files, data: Path, output: Path, *more: str) -> list[str]:
-    """Two epochs of four steps: three of 12 images and one of 2."""
-    lists = ["--dataset", "list", "--data-root", str(data), "--class-names", str(data / "class_names.txt")]
-    lists += ["--train-list", str(data / "train.txt"), "--test-list", str(data / "test.txt")]
-    model = ["--model", str(clip[0]), "--pretrained", str(clip[1]), "--init", "random", "--device", "cpu"]
-    training = ["--epochs", "2", "--batch-size", "12", "--lr", "0.05", "--amp", "fp32", "--log-steps", "1"]
-    return ["train", *lists, *model, *training, "--workers", "1", "--output", str(output), *more]
 
 
 def fastlift(arguments: list[str], signalled: int = -1, step: int = 0, number: int = signal.SIGTERM) -> None:
@@ -64,13 +56,6 @@ def fastlift(arguments: list[str], signalled: int = -1, step: int = 0, number: i
     finally:
         Learner.step, html.render_report = plain, page  # type: ignore[method-assign]
     sys.exit(code)
-
-
-def told(outcomes: list[Outcome]) -> list[str]:
-    """What all ranks said of an error; no traceback, no warning of torch's."""
-    lines = [line for outcome in outcomes for line in outcome.err.splitlines()]
-    assert not [line for line in lines if "Traceback" in line or "[W" in line or "[rank" in line], lines
-    return [line for line in lines if line.startswith("fastlift: ")]
 
 
 def steps(run: Path) -> list[dict[str, Any]]:
@@ -120,14 +105,18 @@ def test_an_evaluation_is_shared_exactly_and_told_once(tiny_clip: Files, tiny_da
 
 def unlike(clip: Files, data: Path, folder: Path) -> dict[str, tuple[list[str], list[str], str]]:
     """Commands of two ranks, and what must be told of them."""
-    other = write_tiny_data(folder / "other", seed=1)
+    other, here = write_tiny_data(folder / "other", seed=1), socket.gethostname()
     plain = command(clip, data, folder / "run")
     return {
-        "lr": (plain, [*plain, "--lr", "0.1"], "lr is 0.05 on rank 0 and 0.1 on rank 1"),
-        "seed": (plain, [*plain, "--seed", "1"], "seed is 0 on rank 0 and 1 on rank 1"),
-        "loss": (plain, [*plain, "--loss", "CE"], "loss is LA on rank 0 and CE on rank 1"),
-        "dtype": (plain, [*plain, "--amp", "bf16"], "amp is fp32 on rank 0 and bf16 on rank 1"),
-        "resume": (plain, [*plain, "--overwrite"], "overwrite is False on rank 0 and True on rank 1"),
+        "lr": (plain, [*plain, "--lr", "0.1"], f"lr is 0.05 on rank 0 ({here}) and 0.1 on rank 1 ({here})"),
+        "seed": (plain, [*plain, "--seed", "1"], f"seed is 0 on rank 0 ({here}) and 1 on rank 1 ({here})"),
+        "loss": (plain, [*plain, "--loss", "CE"], f"loss is LA on rank 0 ({here}) and CE on rank 1 ({here})"),
+        "dtype": (plain, [*plain, "--amp", "bf16"], f"amp is fp32 on rank 0 ({here}) and bf16 on rank 1 ({here})"),
+        "resume": (
+            plain,
+            [*plain, "--overwrite"],
+            f"overwrite is False on rank 0 ({here}) and True on rank 1 ({here})",
+        ),
         "data": (plain, command(clip, other, folder / "run"), "the training data is"),
         "mistake": ([*plain, "--no-such-flag"], [*plain, "--no-such-flag"], "--no-such-flag"),
         "mistake of one": (plain, [*plain, "--epochs", "-1"], "epochs: must not be negative"),
