@@ -67,8 +67,7 @@ def row_statistics(a: ShardArguments) -> RowStatistics:
         if offset is not None:
             y.add_(offset)
         if a.margins is not None:
-            lower = torch.where(inside[part], -a.margins[labels[part]].to(y.dtype), 0.0)
-            y.scatter_add_(1, labels[part, None], lower[:, None])
+            _subtract(y, labels[part], torch.where(inside[part], a.margins[labels[part]].to(y.dtype), 0.0))
         if y_is_z:
             top[part] = best[part]
         else:
@@ -101,7 +100,7 @@ def shard_gradients(
     q, d_bias = exponentials, None if a.bias is None else torch.zeros_like(a.bias)
     for part in _blocks(q):
         d_y = q[part].mul_((share[part] * d[part])[:, None])
-        d_y.scatter_add_(1, labels[part, None], torch.where(inside[part], -d[part], 0.0)[:, None])
+        _subtract(d_y, labels[part], torch.where(inside[part], d[part], 0.0))
         if d_bias is not None:
             d_bias += d_y.sum(0)
         d_y.mul_(columns)
@@ -161,6 +160,12 @@ def _labels(a: ShardArguments) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels as columns of these classes [B], and which of them are such."""
     last = len(a.weight) - 1
     return a.labels.clamp(0, last), (a.labels >= 0) & (a.labels <= last)
+
+
+def _subtract(y: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> None:
+    """In place: ``values`` [R] out of one of the ``columns`` (int64 [R]) of each row of ``y``."""
+    columns = columns[:, None]
+    y.scatter_(1, columns, y.gather(1, columns) - values[:, None])
 
 
 def _blocks(z: torch.Tensor) -> list[slice]:

@@ -7,10 +7,13 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from fake_gpu import GPU, fake_gpu
 from hypothesis import given
 from hypothesis import strategies as st
+from syncs import no_host_sync, repeatable_sums
 from torch import Tensor
 
+from fastlift_kernels.cosine_ce import shard
 from fastlift_kernels.cosine_ce.arguments import Normalize
 from fastlift_kernels.cosine_ce.shard import (
     RowStatistics,
@@ -155,3 +158,66 @@ def test_the_label_of_another_share_is_nobody_s() -> None:
     found = row_statistics(a)
     _, d_weight, _ = shard_gradients(a, found.exponentials, torch.zeros(3), torch.tensor([2.0, 3.0, 5.0]), False)
     assert d_weight.tolist() == [[0.0], [-5.0]]
+
+
+def of(seed: int, batch: int, width: int, classes: int, normalize: Normalize, dtype: torch.dtype) -> ShardArguments:
+    """Features and weight of 16 bits, labels of which about half are these classes."""
+    generator = torch.Generator().manual_seed(seed)
+    features, weight = (torch.randn(rows, width, generator=generator).to(dtype) for rows in (batch, classes))
+    labels = torch.randint(-classes, classes, (batch,), generator=generator)
+    prior, bias, margins = torch.randn(3, classes, generator=generator)
+    return ShardArguments(
+        features, weight.float(), labels, prior, bias if normalize == "none" else None, 4.0, 1.0, normalize, margins
+    )
+
+
+def both_ways(a: ShardArguments, d: Tensor) -> tuple[Tensor, Tensor]:
+    """Both gradients, where these classes are all there is."""
+    found = row_statistics(a)
+    share = (1 / found.total).to(d)
+    d_features, d_weight, _ = shard_gradients(a, found.exponentials, share, d, True)
+    assert d_features is not None
+    return features_gradient(d_features, a.features, a.normalize), d_weight
+
+
+@pytest.mark.parametrize("normalize", get_args(Normalize))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_as_on_a_gpu(normalize: Normalize, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the products take 16 bits: operands are exact here, the gradient of the logits is rounded once."""
+    a = of(0, 7, 16, 11, normalize, dtype)
+    d = torch.randn(7, generator=torch.Generator().manual_seed(1))
+    exact = a._replace(
+        **{
+            name: x.double()
+            for name, x in a._asdict().items()
+            if name in ("features", "weight", "bias") and x is not None
+        }
+    )
+    expected = both_ways(exact, d.double())
+    monkeypatch.setattr(shard, "_is_low", lambda a: a.features.itemsize == 2)
+    for scale in (1.0, 2.0**20):  # of fp16's gradient scaler: the gradient of the logits alone would overflow
+        found = both_ways(a, scale * d)
+        for mine, theirs in zip(found, expected, strict=True):
+            # Each of the sums rounds its terms by half a unit, and a norm's part is taken out: three times that at most.
+            assert (mine / scale - theirs).norm() <= 3 * torch.finfo(dtype).eps * theirs.norm()
+
+
+@pytest.mark.parametrize("normalize", get_args(Normalize))
+def test_nothing_waits_and_sums_repeat(normalize: Normalize) -> None:
+    a = of(0, 7, 16, 11, normalize, torch.float32)
+    with no_host_sync():
+        both_ways(a, torch.ones(7))
+    with repeatable_sums():
+        both_ways(a, torch.ones(7))
+
+
+@pytest.mark.parametrize("normalize", get_args(Normalize))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_all_lies_on_the_gpu(normalize: Normalize, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch) as gpu:
+        a = ShardArguments(*[gpu.tensor(x) if isinstance(x, Tensor) else x for x in of(0, 7, 16, 11, normalize, dtype)])
+        found = row_statistics(a)
+        d_features, d_weight = both_ways(a, gpu.tensor(torch.ones(7)))
+        for tensor in (*found, d_features, d_weight):
+            assert tensor.device == GPU
+        assert d_features.dtype == d_weight.dtype == found.total.dtype == torch.float32
