@@ -38,8 +38,10 @@ def learner(kind: str, classes: int, world: Any) -> Any:
     from fastlift.training.step import Learner
 
     names = [f"class {number}" for number in range(classes)]
-    model = fastlift.create_model(MODEL, pretrained="random", class_names=names, init="random", rank=8)
-    model.classifier = ShardSettings(kind == "split").build(model.classifier, world)
+    split = ShardSettings(kind == "split")
+    rows = split.rows(classes, world)
+    model = fastlift.create_model(MODEL, pretrained="random", class_names=names, init="random", rank=8, rows=rows)
+    model.classifier = split.build(model.classifier, classes, world)
     return Learner(model, fastlift.losses.build("LA", [1] * classes), SGDSettings(lr=0.01), world=world)
 
 

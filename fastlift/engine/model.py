@@ -95,13 +95,16 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     config, world, ui = asked.config, place.world, place.ui
     work = Work.of(config.training, config.run, len(data.train), len(data.test), world.size)
     check_memory(config.model, config.run, len(data.class_names), work, place.device)
-    model = build_model(config.part(CreateSettings), data.class_names, ui)
+    split, classes = config.part(ShardSettings), len(data.class_names)
+    # Whatever a start is given as holds all rows; otherwise a process makes none but its own.
+    rows = split.rows(classes, world) if config.training.epochs and asked.start is None else None
+    model = build_model(config.part(CreateSettings), data.class_names, ui, rows=rows)
     if asked.start is not None:
         state = as_lift_state(asked.start)
         by_name = config.data.dataset == "inaturalist2018" and config.data.taxon == "species"
         load_lift_checkpoint(model, in_order_of(data.class_names, state) if by_name else state)
     if config.training.epochs:
-        model.classifier = config.part(ShardSettings).build(model.classifier, world)
+        model.classifier = split.build(model.classifier, classes, world)
     model.set_compute_dtype(dtype)  # before it moves: what crosses the bus and is kept on a GPU is then half as much
     model.to(place.device)
     config.part(Fp8Settings).build(model.vit)
@@ -115,8 +118,8 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
             needed.check()
         ui.say(f"training {needed}")
     agree(world, {"the backbone's weights": model.backbone_fingerprint})
-    split = isinstance(model.classifier, ShardedClassifier)  # then each rank's rows are nobody else's
-    take_first_values(world, model.tuner_parameters if split else model.trained())
+    alike = model.tuner_parameters if isinstance(model.classifier, ShardedClassifier) else model.trained()
+    take_first_values(world, alike)
     return model
 
 

@@ -13,6 +13,8 @@ import fastlift_kernels as kernels
 from fastlift.errors import UserError
 from fastlift.settings import Acts, Between, Settings
 
+_ROWS_DRAWN = 8192  # of a random weight at a time
+
 
 class Classifier(nn.Module):
     """z = scale * <f', w'> + bias, where a subclass says where w comes from, and what of f and w is normalised."""
@@ -90,17 +92,29 @@ class Classifier(nn.Module):
 
 
 class WeightClassifier(Classifier):
-    """A classifier with a weight of its own, from features of ``width`` D to C ``classes``."""
+    """A classifier with a weight of its own, from features of ``width`` D to C ``classes``.
+
+    Where processes split it by class, one holds some ``rows`` of the weight: the same numbers as in the whole.
+    """
 
     NAME: ClassVar[str]  # what users call it
 
-    def __init__(self, width: int, classes: int, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, width: int, classes: int, *, generator: torch.Generator | None = None, rows: range | None = None
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(self.initial_weight(width, classes, generator))
+        self.weight = nn.Parameter(self.initial_weight(width, classes, generator, rows or range(classes)))
 
-    def initial_weight(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
-        """Random unit rows [C, D]."""
-        return F.normalize(torch.empty(classes, width).uniform_(-1, 1, generator=generator), dim=1)
+    def initial_weight(self, width: int, classes: int, generator: torch.Generator | None, rows: range) -> Tensor:
+        """Random unit rows [C, D], of which ``rows`` are kept; all are drawn, some at a time."""
+        kept = torch.empty(len(rows), width)
+        for start in range(0, classes, _ROWS_DRAWN):
+            drawn = torch.empty(min(_ROWS_DRAWN, classes - start), width).uniform_(-1, 1, generator=generator)
+            first, end = max(rows.start, start), min(rows.stop, start + len(drawn))
+            if first < end:
+                mine = drawn[first - start : end - start]
+                kept[first - rows.start : end - rows.start] = F.normalize(mine, dim=1)
+        return kept
 
 
 class CosineClassifier(WeightClassifier):
@@ -114,9 +128,15 @@ class CosineClassifier(WeightClassifier):
     normalize = "both"
 
     def __init__(
-        self, width: int, classes: int, *, scale: float = 25.0, generator: torch.Generator | None = None
+        self,
+        width: int,
+        classes: int,
+        *,
+        scale: float = 25.0,
+        generator: torch.Generator | None = None,
+        rows: range | None = None,
     ) -> None:
-        super().__init__(width, classes, generator=generator)
+        super().__init__(width, classes, generator=generator, rows=rows)
         self.scale = scale
 
 
@@ -125,12 +145,15 @@ class LinearClassifier(WeightClassifier):
 
     NAME = "linear"
 
-    def __init__(self, width: int, classes: int, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(width, classes, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(classes))
+    def __init__(
+        self, width: int, classes: int, *, generator: torch.Generator | None = None, rows: range | None = None
+    ) -> None:
+        super().__init__(width, classes, generator=generator, rows=rows)
+        self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 
-    def initial_weight(self, width: int, classes: int, generator: torch.Generator | None) -> Tensor:
-        return nn.init.kaiming_normal_(torch.empty(classes, width), generator=generator)
+    def initial_weight(self, width: int, classes: int, generator: torch.Generator | None, rows: range) -> Tensor:
+        whole = nn.init.kaiming_normal_(torch.empty(classes, width), generator=generator)
+        return whole if len(rows) == classes else whole[rows.start : rows.stop].clone()
 
 
 class L2NormedClassifier(WeightClassifier):
@@ -209,8 +232,13 @@ class ClassifierSettings(Settings):
     ] = 25.0
     """Scale of the cosine classifier; with the loss LDAM, of its margins, whatever the classifier."""
 
-    def build(self, width: int, classes: int, generator: torch.Generator | None = None) -> WeightClassifier:
-        """A classifier with a weight of its own, from features of ``width`` D to C ``classes``, at its random start."""
+    def build(
+        self, width: int, classes: int, generator: torch.Generator | None = None, rows: range | None = None
+    ) -> WeightClassifier:
+        """A classifier with a weight of its own, from features of ``width`` D to C ``classes``, at its random start.
+
+        ``rows`` are those of the weight that it holds; default: all.
+        """
         if self.classifier == CosineClassifier.NAME:
-            return CosineClassifier(width, classes, scale=self.scale, generator=generator)
-        return CLASSIFIERS[self.classifier](width, classes, generator=generator)
+            return CosineClassifier(width, classes, scale=self.scale, generator=generator, rows=rows)
+        return CLASSIFIERS[self.classifier](width, classes, generator=generator, rows=rows)

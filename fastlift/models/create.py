@@ -69,6 +69,7 @@ def create_model(
     interpolation: Interpolation = "bilinear",
     seed: int = 0,
     progress: Progress | None = None,
+    rows: range | None = None,
     **settings: Any,
 ) -> LiftModel:
     """A LIFT model, ready to train: the tuner starts at the frozen model, the classifier at the text features.
@@ -84,6 +85,8 @@ def create_model(
         interpolation: how images are resized: ``bilinear`` (LIFT), or ``bicubic`` (LIFT+, CLIP's own evaluation).
         seed: of the tuner's and the classifier's random initial values.
         progress: called with (done, total) while prompts are encoded.
+        rows: of the C classes, those that a classifier with a weight of its own is made for (``init`` then has their rows
+            alone), where processes split it between them; default: all.
         settings: any of ``ModelSettings``, with its names, defaults and meanings: the flags of ``fastlift train --help``
             from ``pretrained``, ``image_size``, ``tuner``, ``rank`` and ``layers`` to ``classifier``, ``prompt`` and
             ``text_tuner``. ``tuner`` and ``text_tuner`` are one name or several. These keywords are checked when the
@@ -114,7 +117,7 @@ def create_model(
     if not isinstance(backbone.vit, ResNet):
         check_room(tuners.trained_bytes(backbone.vit, context), resolved.values(), free_bytes())
     parameters = tuners.attach(backbone.vit, context)
-    head, inside = _classifier(asked, backbone, names, init, generator, progress)
+    head, inside = _classifier(asked, backbone, names, init, generator, progress, rows)
     return LiftModel(
         backbone.vit,
         head,
@@ -144,6 +147,7 @@ def _classifier(
     init: str | Tensor | None,
     generator: torch.Generator,
     progress: Progress | None,
+    rows: range | None,
 ) -> tuple[Classifier, dict[str, nn.Parameter]]:
     """The classifier with its initial weight, and what trains for it inside the text tower."""
     prompt = settings.part(PromptTextSettings)
@@ -158,7 +162,8 @@ def _classifier(
     if settings.classifier == "text":
         image_side = settings.part(TunerSettings)
         return settings.part(TextSideSettings).build(backbone, names, prompt, image_side, generator)
-    own = settings.part(ClassifierSettings).build(backbone.vit.width, len(names), generator)
+    own = settings.part(ClassifierSettings).build(backbone.vit.width, len(names), generator, rows)
+    names = names if rows is None else names[rows.start : rows.stop]
     initial = settings.part(ClassifierInitSettings)
     weight = init if isinstance(init, Tensor) else initial.build(backbone, names, prompt.prompt, progress)
     if weight is not None:

@@ -10,6 +10,7 @@ Legend: N ranks, C classes of which a rank has C_r, D width, b images of a rank,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -64,20 +65,37 @@ class ShardSettings(Settings):
     classes and more; nothing changes with one process, and checkpoints are the same."""
     RULES: ClassVar[tuple[Rule, ...]] = (_has_a_weight, _is_of_each_image)
 
-    def build(self, classifier: Classifier, world: World) -> Classifier:
-        """The classifier as this rank trains it.
+    def rows(self, classes: int, world: World) -> range | None:
+        """Of C ``classes``, those of this rank; None where nothing is split.
 
         Raises:
             UserError: fewer classes than ranks.
         """
         if not self.shard_classifier or world.size == 1:
+            return None
+        if classes < world.size:
+            raise UserError(
+                f"shard_classifier: {world.size} processes cannot split {classes} classes; start fewer processes"
+            )
+        return share(classes, world.rank, world.size)
+
+    def build(self, classifier: Classifier, classes: int, world: World) -> Classifier:
+        """The classifier as this rank trains it, of C ``classes``; errors as ``rows``.
+
+        ``classifier`` is whole, or has this rank's rows alone.
+        """
+        if (mine := self.rows(classes, world)) is None:
             return classifier
         assert isinstance(classifier, WeightClassifier)
-        return ShardedClassifier(classifier, world)
+        if len(classifier.weight) == classes:
+            for name, parameter in list(classifier.named_parameters()):
+                own = parameter.detach()[mine.start : mine.stop].clone()
+                classifier.register_parameter(name, nn.Parameter(own))
+        return ShardedClassifier(classifier, classes, world)
 
 
 class ShardedClassifier(Classifier):
-    """A rank's rows [C_r, D] of the weight of ``whole``, and of its bias: consecutive classes, as many as others within one.
+    """A rank's rows [C_r, D] of the weight of C ``classes``, and of its bias: those of ``mine``, which gives them away.
 
     It gives losses and predictions over all classes, on all ranks at the same time; logits of all classes it has none.
 
@@ -85,20 +103,17 @@ class ShardedClassifier(Classifier):
         rows: R of the next part of a batch, set before it on all ranks: they gather shares of one length.
     """
 
-    def __init__(self, whole: WeightClassifier, world: World) -> None:
+    def __init__(self, mine: WeightClassifier, classes: int, world: World) -> None:
         super().__init__()
-        self.classes, self.world, self.rows = len(whole.weight), world, 0
-        if self.classes < world.size:
-            raise UserError(
-                f"shard_classifier: {world.size} processes cannot split {self.classes} classes; start fewer processes"
-            )
-        self.normalize, self.scale = whole.normalize, whole.scale
+        self.classes, self.world, self.rows = classes, world, 0
+        self.normalize, self.scale = mine.normalize, mine.scale
         self.mine = self._rows(world.rank)
         self.first = self.mine.start
-        for name, parameter in whole.named_parameters():
-            self.register_parameter(name, nn.Parameter(parameter.detach()[self.mine].clone()))
+        for name, parameter in list(mine.named_parameters()):
+            self.register_parameter(name, parameter)
+            mine.register_parameter(name, None)
         self._flags: list[nn.Parameter] = []  # in a list it is none of this module's parameters
-        self._whole = (whole.to("meta"),)  # its kind and settings without its numbers; in a tuple it is no submodule
+        self._kind = (mine,)  # what else it is, and what it becomes; in a tuple it is no submodule
 
     def _rows(self, rank: int) -> slice:
         mine = share(self.classes, rank, self.world.size)
@@ -110,7 +125,7 @@ class ShardedClassifier(Classifier):
         return sum(self.classes * own[0].numel() for own in self.parameters())
 
     def prepare(self, features: Tensor) -> Tensor:
-        return self._whole[0].prepare(features)
+        return self._kind[0].prepare(features)
 
     def set_weight(self, weight: Tensor) -> None:
         """Start from the rows of ``weight`` [C, D] that are this rank's. Raises: UserError, a weight of another shape."""
@@ -150,7 +165,8 @@ class ShardedClassifier(Classifier):
 
     def joined(self) -> WeightClassifier:
         """The unsplit classifier, on every rank. All ranks take part."""
-        whole = self._whole[0]
+        whole = copy.copy(self._kind[0])
+        whole._parameters = dict(whole._parameters)
         for name, own in self.named_parameters():
             full = sent_to_all(own.detach(), self._rows, self.classes, self.world)
             whole.register_parameter(name, nn.Parameter(full))

@@ -77,7 +77,7 @@ def calls(draw: st.DrawFn) -> tuple[ShardArguments, list[int], Tensor]:
         prior[labels] = 0.5
     bias = normal(classes) if normalize == "none" else None
     features, weight = spread * normal(batch, width), spread * normal(classes, width)
-    scale = draw(st.sampled_from([1.0, 25.0])) if normalize == "both" else 1.0
+    scale = draw(st.sampled_from([1.0, 25.0]))
     tau = draw(st.sampled_from([0.5, 1.0]))
     margins = normal(classes) if draw(st.booleans()) else None
     return ShardArguments(features, weight, labels, prior, bias, scale, tau, normalize, margins), cuts, normal(batch)

@@ -22,6 +22,7 @@ from fastlift.config import Config
 from fastlift.data.sampling.stream import share
 from fastlift.engine.processes import company
 from fastlift.errors import UserError
+from fastlift.models import classifiers
 from fastlift.models.classifiers import CLASSIFIERS, LinearClassifier, WeightClassifier
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
@@ -92,7 +93,7 @@ def compare(world: World, case: Case) -> None:
     leaf = features.clone().requires_grad_()
     loss, predictions = mean_loss(expected, leaf, labels, prior, weight)
     loss.backward()
-    split = ShardSettings(True).build(whole, world)
+    split = ShardSettings(True).build(whole, len(whole.weight), world)
     assert isinstance(split, ShardedClassifier)
     taken = share(case.images, world.rank, world.size)
     mine = slice(taken.start, taken.stop)
@@ -129,7 +130,7 @@ def ties(world: World) -> list[int]:
     """Predictions where classes of several ranks have the largest logit, to the last bit."""
     whole = LinearClassifier(1, 8)
     whole.set_weight(torch.tensor([[1.0], [3], [3], [2], [3], [-1], [-1], [3]]))
-    split = ShardSettings(True).build(whole, world)
+    split = ShardSettings(True).build(whole, len(whole.weight), world)
     split.rows = 2  # type: ignore[attr-defined]
     _, found = split.cross_entropy(torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 1]))
     return found.tolist()
@@ -139,7 +140,7 @@ def gathering(world: World) -> dict[str, Any]:
     """What becomes of a split classifier: cut, gathered, joined."""
     whole = LinearClassifier(3, 7, generator=torch.Generator().manual_seed(1))
     before = {name: parameter.detach().clone() for name, parameter in whole.named_parameters()}
-    split = ShardSettings(True).build(whole, world)
+    split = ShardSettings(True).build(whole, len(whole.weight), world)
     assert isinstance(split, ShardedClassifier)
     state = {"tuner.a": torch.ones(2)} | {f"head.{name}": p for name, p in split.named_parameters()}
     gathered = split.gathered(state)
@@ -164,7 +165,7 @@ def gathering(world: World) -> dict[str, Any]:
     assert split.is_any(world.rank == 1)
     assert not split.is_any(False)
     with pytest.raises(UserError, match="processes cannot split 1 classes"):
-        ShardSettings(True).build(LinearClassifier(3, 1), world)
+        ShardSettings(True).rows(1, world)
     return {name: tensor.detach() for name, tensor in gathered.items()}
 
 
@@ -183,7 +184,7 @@ def learner(clip: Files, world: World, loss: str, *, split: bool, dtype: torch.d
     if settings.get("tuner") == "none":
         del settings["rank"]
     model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, init="random", **settings)
-    model.classifier = ShardSettings(split).build(model.classifier, world)
+    model.classifier = ShardSettings(split).build(model.classifier, len(CLASS_NAMES), world)
     model.set_compute_dtype(dtype)
     return Learner(model, fastlift.losses.build(loss, CLASS_COUNTS), SGDSettings(lr=0.01), world=world)
 
@@ -324,10 +325,34 @@ def test_split_and_unsplit_are_the_same(
         torch.testing.assert_close(whole_of(one)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_rows_start_as_in_the_whole(kind: str) -> None:
+    classes = 2 * classifiers._ROWS_DRAWN + 5
+    for rows in (range(classes), range(3), range(7, classes - 1), range(classes - 2, classes)):
+        one, part = (
+            CLASSIFIERS[kind](3, classes, generator=torch.Generator().manual_seed(2), rows=some)
+            for some in (None, rows)
+        )
+        for (name, whole), (_, own) in zip(one.named_parameters(), part.named_parameters(), strict=True):
+            assert torch.equal(own, whole[rows.start : rows.stop]), name
+
+
+@pytest.mark.parametrize("init", ["text", "random"])
+def test_a_model_of_some_rows(init: str, tiny_clip: Files) -> None:
+    whole, part = (
+        fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, init=init, rows=rows)
+        for rows in (None, range(2, 5))
+    )
+    assert part.class_names == whole.class_names
+    torch.testing.assert_close(part.classifier.weight, whole.classifier.weight[2:5])
+    for mine, theirs in zip(part.tuner_parameters.values(), whole.tuner_parameters.values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_with_one_process_nothing_is_split() -> None:
     whole = LinearClassifier(3, 7)
-    assert ShardSettings(True).build(whole, World()) is whole
-    assert ShardSettings(False).build(whole, World(0, 2)) is whole
+    assert ShardSettings(True).build(whole, 7, World()) is whole
+    assert ShardSettings(False).build(whole, 7, World(0, 2)) is whole
 
 
 @pytest.mark.parametrize(
