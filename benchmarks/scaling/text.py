@@ -57,6 +57,7 @@ A step takes the longer of its kernels and its launches, and then what its gradi
   2 (M - 1) hops of {hop} µs; a tree moves twice the bytes, with 2 log2 M hops. The faster one counts. {network_share} % of the network's rate is
   reached (assumed). Every collective starts in {start} µs. The latencies are those that NCCL's tuner uses (`tuning.cc`, protocol Simple).
 - **Hidden**: buffers of more than 16 MiB are summed in segments while the backward pass goes on; LIFT's is smaller, so all of it counts.
+  Steps in CUDA graphs hide nothing, and those of a split classifier are not captured ([architecture](architecture.md#training-step)).
 - **Left out**: waiting for data, stragglers, evaluation, checkpoints, other jobs on the network.
 
 ### What travels

@@ -43,8 +43,9 @@ notice() {
 }
 trap notice USR1
 
-# A task that ends first leaves the others 60 s to save: without --kill-on-bad-exit=0 some sites end them at once.
-srun --kill-on-bad-exit=0 --wait=60 \
+# A task that ends first leaves the others 60 s to save: without --kill-on-bad-exit=0 some sites end them at once. Since Slurm
+# 22.05, srun has to be told the cores of a task again.
+srun --kill-on-bad-exit=0 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 3 \
   --rdzv-backend c10d --rdzv-endpoint "$first:$port" --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
   -m fastlift train "$@" --resume auto &

@@ -214,6 +214,7 @@ def test_the_container_calls_torchrun(index: str, is_host: str, tmp_path: Path) 
     ) as pod:
         number, *words = pod.communicate()[0].split()
     assert int(number) == pod.pid
+    assert "exec torchrun" in CONTAINER["args"][0], "only newer shells leave by themselves at a script's last command"
     assert words[words.index("--rdzv-conf") + 1] == f"is_host={is_host}"
 
 
@@ -233,6 +234,7 @@ def test_slurm_saves_before_its_limit_and_goes_on(tiny_clip: Files, tiny_data: P
         "SLURM_JOB_ID": number,
         "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "3",
     }
     arguments = flags(tiny_clip, tiny_data, run, epochs=40)
     with started("slurm.sh", arguments, commands, **job, SLURM_JOB_NUM_NODES="2") as batch:
@@ -244,6 +246,7 @@ def test_slurm_saves_before_its_limit_and_goes_on(tiny_clip: Files, tiny_data: P
     assert not workers(run)
     assert (slurm / "calls").read_text().endswith(f"scancel --signal=TERM {number}\nscontrol requeue {number}\n")
     assert "forcing job termination" not in messages, "srun killed what it ran"
+    assert "--cpus-per-task=3 torchrun" in (slurm / "calls").read_text()
     told = "".join((slurm / f"node-{node}.err").read_text() for node in range(2))
     (line,) = re.findall("^fastlift: .*", told, re.MULTILINE)
     saved = checkpoints(run)[-1]
