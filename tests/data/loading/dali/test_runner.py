@@ -14,8 +14,8 @@ import torch
 from loaders import NEEDS_DALI, WITH_HELPERS, by_crops, levels_apart, make_loader
 
 from fastlift.data.index.index import BadImage, ImageIndex
+from fastlift.data.loading import fetching
 from fastlift.data.loading.batch import Loader
-from fastlift.data.loading.dali import feed
 from fastlift.data.loading.dali import loader as dali_loader
 from fastlift.data.loading.dali.feed import Feed, Memory
 from fastlift.data.loading.dali.output import Handover
@@ -35,7 +35,7 @@ def make(
 def test_what_dali_asks_for_is_made_in_another_thread(image_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The numbers of the steps, the reading, and what DALI is given."""
     threads: dict[str, set[str]] = {}
-    for owner, name in ((Feed, "take"), (feed, "open_file"), (Stream, "of")):
+    for owner, name in ((Feed, "take"), (fetching, "open_file"), (Stream, "of")):
         original = getattr(owner, name)
 
         def noted(*arguments: Any, original: Callable = original, name: str = name) -> Any:
@@ -72,7 +72,7 @@ def test_an_error_in_the_threads_is_told_and_the_loader_goes_on(
         def fail(*_: Any) -> None:
             raise OSError(24, "Too many open files")
 
-        broken.setattr(*((feed, "open_file", fail) if where == "reading" else (Stream, "of", fail)))
+        broken.setattr(*((fetching, "open_file", fail) if where == "reading" else (Stream, "of", fail)))
         with pytest.raises(OSError, match="Too many open files"):
             list(loader.epoch(0))
     assert all(torch.equal(a.images, b) for a, b in zip(loader.epoch(1), expected, strict=True))
