@@ -128,7 +128,7 @@ def _waiting_plot(run: RunRecord, index: int) -> Plot | None:
             axes.vlines(ranks, shares.min(axis=0), shares.max(axis=0), color=colour(index), alpha=0.5)
         whole = [each["data_wait_share"] for each in run.processes] or shares[-1]
         axes.scatter(ranks, whole, s=24 if count < 100 else 8, color=colour(index), linewidths=0)
-        axes.set(xlabel="process (rank)", ylabel="share of the time", ylim=(0, None))
+        axes.set(xlabel="process (rank)", ylabel="share of the time", xlim=(-0.5, count - 0.5), ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         hosts = ", ".join(f"rank {each['rank']} on {each['host']}" for each in run.processes[:MAX_NAMED_RANKS])
         title = f"Waiting for data by process, {run.name}"
