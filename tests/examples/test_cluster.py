@@ -324,16 +324,17 @@ def test_spot_loop_tries_again(attempts: list[str], code: int, made: int, tmp_pa
     assert len((tmp_path / "made").read_text()) == made
 
 
-@pytest.mark.parametrize("when", ["training", "waiting"])
-def test_spot_loop_hands_sigterm_on(when: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("when", "code"), [("training", 143), ("at its end", 0), ("waiting", 143)])
+def test_spot_loop_hands_sigterm_on(when: str, code: int, tmp_path: Path) -> None:
     """To torchrun, for whose end it waits; between two attempts it ends at once. No other attempt follows."""
-    saving = "trap 'sleep 0.3; echo saved >&2; exit 1' TERM; echo training >&2; while true; do sleep 0.05; done"
-    commands = write_commands(tmp_path / "bin", torchrun=saving if when == "training" else "exit 1")
+    last = "exit 0" if when == "at its end" else "exit 1"
+    saving = f"trap 'sleep 0.3; echo saved >&2; {last}' TERM; echo training >&2; while true; do sleep 0.05; done"
+    commands = write_commands(tmp_path / "bin", torchrun="exit 1" if when == "waiting" else saving)
     with started("spot.sh", [], commands, WAIT="100") as loop:
         assert loop.stderr is not None
         first = loop.stderr.readline()
-        assert first == ("training\n" if when == "training" else "spot.sh: torchrun ended with 1; attempt 2 in 100 s\n")
+        assert first == ("spot.sh: torchrun ended with 1; attempt 2 in 100 s\n" if when == "waiting" else "training\n")
         os.kill(loop.pid, signal.SIGTERM)
         rest = loop.communicate(timeout=30)[1]
-    assert loop.returncode == 143
-    assert rest == ("saved\n" if when == "training" else "")
+    assert loop.returncode == code
+    assert rest == ("" if when == "waiting" else "saved\n")
