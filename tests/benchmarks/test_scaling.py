@@ -32,7 +32,7 @@ from benchmarks.scaling.model import (
 from fastlift.engine.processes import company
 from fastlift.models.classifiers import CosineClassifier
 from fastlift.training import class_shards
-from fastlift.training.class_shards import ShardedClassifier
+from fastlift.training.class_shards import ShardSettings
 from fastlift.training.distributed import open_group
 
 CPU = torch.device("cpu")
@@ -140,7 +140,7 @@ def bytes_of_a_split_loss() -> dict[str, list[int]]:
 
     with company() as world, pytest.MonkeyPatch.context() as patch:
         open_group(world, CPU)
-        own = ShardedClassifier(CosineClassifier(WIDTH, CLASSES), world)
+        own: Any = ShardSettings(shard_classifier=True).build(CosineClassifier(WIDTH, CLASSES), CLASSES, world)
         own.rows = IMAGES // world.size
         features = torch.randn(own.rows, WIDTH, requires_grad=True)
         for name, kind in (("gather", "gathered"), ("scattered_sum", "gathered"), ("reduced", "reduced")):
