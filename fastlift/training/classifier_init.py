@@ -86,7 +86,7 @@ def frozen_features(
 
 
 def images_of(init: str, index: ImageIndex, seed: int = 0) -> ImageIndex:
-    """Those of the training split from which ``init`` is made; ``seed`` is that of their draw.
+    """Those of ``index``, the training split, from which ``init`` is made; ``seed`` is that of their draw.
 
     Raises:
         UserError: an init that does not come from images.

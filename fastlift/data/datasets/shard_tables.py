@@ -1,9 +1,17 @@
-"""The tables of all shards of a split: made with threads, a file of the cache each, valid while their shard is the same."""
+"""The tables of all shards of a split: made with threads and processes, a file of the cache each, valid while their shard is the same.
+
+Threads hide the latency of stores, disks and network shares. Parsing holds the interpreter lock. So for shards on disks there
+are helpers, a process a CPU, which write tables to the cache, where this one finds them. They are this module, started as
+``python -m fastlift.data.datasets.shard_tables ROOT CACHE START`` with the shards' names on stdin; nobody waits for them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +24,10 @@ from fastlift.data.stores.url import Url
 from fastlift.errors import UserError
 from fastlift.system import launcher
 from fastlift.system.machine import cpus
+from fastlift.system.modules import start_module
 
 SHARD_FORMAT = "fastlift-shard-1"
+_SHARDS_A_HELPER = 4
 
 
 def tables_of(
@@ -31,11 +41,10 @@ def tables_of(
     Raises:
         UserError: a shard that is not there.
     """
-    start = len(shards) * launcher.rank() // launcher.processes()
-    order = [*range(start, len(shards)), *range(start)]
     found: dict[int, tuple[ShardTable, list[str]]] = {}
-    # Threads hide the latency of stores, disks and network shares; the parsing itself holds the interpreter lock.
-    with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
+    start = len(shards) * launcher.rank() // launcher.processes()
+    with _helpers(root, shards, cache, start, rescan), ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
+        order = _from(start, shards)
         made = pool.map(lambda number: _table(root, shards[number], cache, rescan), order)
         for done, (number, one) in enumerate(zip(order, made, strict=True), start=1):
             found[number] = one
@@ -45,6 +54,52 @@ def tables_of(
         for problem in found[number][1]:
             problems.add(f"{root / shard}: {problem}")
     return [found[number][0] for number in range(len(shards))]
+
+
+def _from(start: int, shards: list[str]) -> list[int]:
+    """All numbers of shards, from one of them on and round the end."""
+    return [*range(start, len(shards)), *range(start)]
+
+
+@contextlib.contextmanager
+def _helpers(root: Path | Url, shards: list[str], cache: Path, start: int, rescan: bool) -> Iterator[None]:
+    """Meanwhile other processes make tables too, each from another shard on, where shards on a disk are many."""
+    several = 0 if isinstance(root, Url) or rescan else min(cpus(), len(shards) // _SHARDS_A_HELPER)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        with contextlib.suppress(OSError):  # no more processes, or memory: this one makes all
+            for number in range(1, several):
+                first = (start + len(shards) * number // several) % len(shards)
+                started.append(start_module(__spec__.name, os.fspath(root), os.fspath(cache), str(first)))
+                _tell(started[-1], shards)
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _tell(process: subprocess.Popen[bytes], shards: list[str]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # one that ended at once helps with nothing
+        process.stdin.write(b"\0".join(map(os.fsencode, shards)))
+
+
+def help_with(root: Path, cache: Path, start: int, shards: list[str]) -> None:
+    """Write the tables of all shards that the cache lacks, as long as whoever asked lives.
+
+    What is wrong with a shard is the other process's to tell.
+    """
+    asked_by = os.getppid()
+
+    def make(number: int) -> None:
+        if os.getppid() == asked_by:
+            with contextlib.suppress(UserError):
+                _table(root, shards[number], cache, rescan=False)
+
+    with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
+        for _ in pool.map(make, _from(start, shards)):
+            pass
 
 
 def _table(root: Path | Url, shard: str, cache: Path, rescan: bool) -> tuple[ShardTable, list[str]]:
@@ -61,3 +116,9 @@ def _table(root: Path | Url, shard: str, cache: Path, rescan: bool) -> tuple[Sha
         with contextlib.suppress(OSError):
             write_columns(kept, table.columns())
     return table, problems
+
+
+if __name__ == "__main__":
+    root_given, cache_given, start_given = sys.argv[1:]
+    names = [os.fsdecode(name) for name in sys.stdin.buffer.read().split(b"\0")]
+    help_with(Path(root_given), Path(cache_given), int(start_given), names)

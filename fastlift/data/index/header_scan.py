@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ import numpy as np
 from fastlift.data.index.headers import read_header
 from fastlift.data.index.index import PathTable
 from fastlift.system.machine import cpus
+from fastlift.system.modules import start_module
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
@@ -134,16 +134,7 @@ class _Process:
     """A process that reads headers: paths go in; widths, heights and reasons come out."""
 
     def __init__(self, prefix: str) -> None:
-        package = Path(__file__).parents[3]  # where this very package lies, however the caller found it
-        search = os.pathsep.join(filter(None, [os.fspath(package), os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-m", "fastlift.data.index.header_scan"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": search},
-            start_new_session=True,  # a signal for the run is this process's; that one ends when nobody asks any more
-        )
+        self._process = start_module("fastlift.data.index.header_scan")
         self._prefix = prefix.encode("utf-8", "surrogateescape")
         self._has_begun = False
 

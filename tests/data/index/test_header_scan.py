@@ -147,7 +147,7 @@ def test_where_no_process_can_be_started_this_one_reads(
     def none(*_: object, **__: object) -> None:
         raise BlockingIOError
 
-    monkeypatch.setattr(header_scan.subprocess, "Popen", none)
+    monkeypatch.setattr(header_scan, "start_module", none)
     paths = listing(tmp_path, make_image, encode, make_bad_file)
     widths, _, reasons = scan_files(tmp_path, paths)
     assert np.flatnonzero(widths == 0).tolist() == sorted(reasons) == list(range(0, 300, 17))
