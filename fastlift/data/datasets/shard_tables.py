@@ -1,7 +1,8 @@
 """The tables of all shards of a split: made with threads and processes, a file of the cache each, valid while their shard is the same.
 
-Threads hide the latency of stores, disks and network shares. Parsing holds the interpreter lock. So for shards on disks there
-are helpers, a process a CPU, which write tables to the cache, where this one finds them. They are this module, started as
+Parsing holds the interpreter lock: of shards in the page cache eight threads make 130 us an image, one makes 40, and two
+processes 20. So threads are for stores, and for disks and network shares that are slow to answer. For shards on disks there are
+helpers, a process a CPU, which write tables to the cache, where this one finds them. They are this module, started as
 ``python -m fastlift.data.datasets.shard_tables ROOT CACHE START`` with the shards' names on stdin; nobody waits for them.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +30,7 @@ from fastlift.system.modules import start_module
 
 SHARD_FORMAT = "fastlift-shard-1"
 _SHARDS_A_HELPER = 4
+_SLOW = 2.0  # times the CPU's time that a shard takes
 
 
 def tables_of(
@@ -43,35 +46,43 @@ def tables_of(
     """
     found: dict[int, tuple[ShardTable, list[str]]] = {}
     start = len(shards) * launcher.rank() // launcher.processes()
-    with _helpers(root, shards, cache, start, rescan), ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
-        order = _from(start, shards)
-        made = pool.map(lambda number: _table(root, shards[number], cache, rescan), order)
-        for done, (number, one) in enumerate(zip(order, made, strict=True), start=1):
+    with _helpers(root, shards, cache, start, rescan):
+        for number, one in _made(root, shards, cache, start, rescan):
             found[number] = one
             if progress:
-                progress(f"shards of {root}", done, len(shards))
+                progress(f"shards of {root}", len(found), len(shards))
     for number, shard in enumerate(shards):
         for problem in found[number][1]:
             problems.add(f"{root / shard}: {problem}")
     return [found[number][0] for number in range(len(shards))]
 
 
-def _from(start: int, shards: list[str]) -> list[int]:
-    """All numbers of shards, from one of them on and round the end."""
-    return [*range(start, len(shards)), *range(start)]
+def _made(
+    root: Path | Url, shards: list[str], cache: Path, start: int, rescan: bool
+) -> Iterator[tuple[int, tuple[ShardTable, list[str]]]]:
+    """The table of each shard with its number, from one of them on and round the end."""
+    first, *others = [*range(start, len(shards)), *range(start)]
+    clock, cpu = time.perf_counter(), time.thread_time()
+    yield first, _table(root, shards[first], cache, rescan)
+    if not isinstance(root, Url) and time.perf_counter() - clock < _SLOW * (time.thread_time() - cpu):
+        yield from ((number, _table(root, shards[number], cache, rescan)) for number in others)
+        return
+    with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
+        yield from zip(others, pool.map(lambda n: _table(root, shards[n], cache, rescan), others), strict=True)
 
 
 @contextlib.contextmanager
 def _helpers(root: Path | Url, shards: list[str], cache: Path, start: int, rescan: bool) -> Iterator[None]:
     """Meanwhile other processes make tables too, each from another shard on, where shards on a disk are many."""
-    several = 0 if isinstance(root, Url) or rescan else min(cpus(), len(shards) // _SHARDS_A_HELPER)
     started: list[subprocess.Popen[bytes]] = []
     try:
         with contextlib.suppress(OSError):  # no more processes, or memory: this one makes all
-            for number in range(1, several):
-                first = (start + len(shards) * number // several) % len(shards)
-                started.append(start_module(__spec__.name, os.fspath(root), os.fspath(cache), str(first)))
-                _tell(started[-1], shards)
+            if not isinstance(root, Url) and not rescan:
+                several = min(cpus(), len(shards) // _SHARDS_A_HELPER)
+                for number in range(1, several):
+                    first = (start + len(shards) * number // several) % len(shards)
+                    started.append(start_module(__spec__.name, os.fspath(root), os.fspath(cache), str(first)))
+                    _tell(started[-1], shards)
         yield
     finally:
         for process in started:
@@ -86,20 +97,12 @@ def _tell(process: subprocess.Popen[bytes], shards: list[str]) -> None:
 
 
 def help_with(root: Path, cache: Path, start: int, shards: list[str]) -> None:
-    """Write the tables of all shards that the cache lacks, as long as whoever asked lives.
-
-    What is wrong with a shard is the other process's to tell.
-    """
+    """Write the tables of all shards that the cache lacks, as long as whoever asked lives; what is wrong is theirs to tell."""
     asked_by = os.getppid()
-
-    def make(number: int) -> None:
-        if os.getppid() == asked_by:
-            with contextlib.suppress(UserError):
-                _table(root, shards[number], cache, rescan=False)
-
-    with ThreadPoolExecutor(min(16, 4 * cpus())) as pool:
-        for _ in pool.map(make, _from(start, shards)):
-            pass
+    with contextlib.suppress(UserError):
+        for _ in _made(root, shards, cache, start, rescan=False):
+            if os.getppid() != asked_by:
+                return
 
 
 def _table(root: Path | Url, shard: str, cache: Path, rescan: bool) -> tuple[ShardTable, list[str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +75,32 @@ def test_a_helper_does_nothing_more_for_a_process_that_has_ended(
 ) -> None:
     parents = iter([7, 7, 7, *[1] * 20])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
-    monkeypatch.setattr(shard_tables, "cpus", lambda: 0.25)
+    monkeypatch.setattr(shard_tables, "_SLOW", float("inf"))  # a busy disk would have threads look at more
     help_with(tmp_path, tmp_path / "cache", 3, shards)
-    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 2
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 3
+
+
+def test_a_disk_that_is_slow_to_answer_is_asked_by_threads(
+    shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by: set[int] = set()
+    plain = shard_tables.scan_shard
+
+    def slow(*given: Any) -> Any:
+        by.add(threading.get_ident())
+        time.sleep(0.2)
+        return plain(*given)
+
+    monkeypatch.setattr(shard_tables, "cpus", lambda: 1)
+    monkeypatch.setattr(shard_tables, "scan_shard", slow)
+    tables(tmp_path, shards, tmp_path / "cache")
+    assert len(by) > 2
 
 
 def test_what_is_wrong_is_told_by_the_process_that_was_asked(shards: list[str], tmp_path: Path) -> None:
     (tmp_path / shards[4]).write_bytes(b"no tar" * 200)
-    help_with(tmp_path, tmp_path / "cache", 0, [*shards, "missing.tar"])
+    help_with(tmp_path, tmp_path / "cache", 0, shards)
+    help_with(tmp_path, tmp_path / "cache", 0, ["missing.tar", *shards])
     problems = Problems("shards")
     made = tables_of(tmp_path, shards, tmp_path / "cache", False, problems, None)
     assert np.array([len(table.labels) for table in made]).tolist() == [5] * 4 + [0] + [5] * 4
