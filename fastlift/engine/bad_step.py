@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from fastlift.data.index.index import ImageIndex
-from fastlift.data.sampling.stream import epoch_order
+from fastlift.data.sampling.stream import Stream
 from fastlift.system import launcher
 
 _SHOWN = 5
@@ -22,10 +21,10 @@ def told(number: int, epoch: int, learning_rate: float, images: tuple[str, ...])
     )
 
 
-def images_of(index: ImageIndex, seed: int, epoch: int, step: int, batch_size: int) -> tuple[str, ...]:
-    """Names of the images of one training step; ``batch_size`` is that of all processes."""
-    rows = epoch_order(len(index), seed, epoch)[step * batch_size : (step + 1) * batch_size]
-    return tuple(index.label_of(int(row)) for row in rows)
+def images_of(stream: Stream, epoch: int, step: int) -> tuple[str, ...]:
+    """Names of the images of one training step, in all processes."""
+    rows = stream.whole(stream.order(epoch), step)
+    return tuple(stream.index.label_of(int(row)) for row in rows)
 
 
 def going_on(run: Path, saved: Path | None) -> str:

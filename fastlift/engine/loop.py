@@ -16,6 +16,9 @@ import torch
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
+from fastlift.data.sampling.crops import TrainCrops
+from fastlift.data.sampling.shards import ShardOrderSettings
+from fastlift.data.sampling.stream import Stream
 from fastlift.engine import bad_step
 from fastlift.engine.memory import estimate
 from fastlift.engine.pace import Mark, Pace, Span
@@ -45,7 +48,9 @@ def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
 
 
 @dataclass(frozen=True)
-class FitSettings(LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings, SGDSettings, SeedSettings):
+class FitSettings(
+    LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings, SGDSettings, ShardOrderSettings, SeedSettings
+):
     """What the training loop is told of a run's settings."""
 
 
@@ -255,7 +260,9 @@ class Fit:
         self.epoch, self.step = divmod(first, self.loader.steps_per_epoch)
         self.global_step = first
         lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
-        images = bad_step.images_of(self.data, settings.seed, self.epoch, self.step, settings.batch_size)
+        crops, at_a_time = TrainCrops(self._side), settings.shuffle_shards  # which crops does not matter here
+        stream = Stream(self.data, crops, settings.batch_size, settings.seed, shuffle_shards=at_a_time)
+        images = bad_step.images_of(stream, self.epoch, self.step)
         told = bad_step.told(first, self.epoch, lr, images)
         self._log_event("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": lr, "images": images})
         self._check_state(f"{told}. ")

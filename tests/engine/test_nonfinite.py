@@ -15,7 +15,10 @@ from torch import Tensor
 
 import fastlift
 from fastlift.config import Config
-from fastlift.data.sampling.stream import epoch_order
+from fastlift.data import pack as packing
+from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.sampling.crops import TrainCrops
+from fastlift.data.sampling.stream import Stream, epoch_order
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.training.settings import OnNonFinite, SGDSettings
@@ -287,3 +290,24 @@ def test_a_learning_rate_that_overflows(settings: Config, tmp_path: Path) -> Non
         fastlift.train(settings.override(lr=1e30, scale=1e6, checkpoint_steps=1), output=tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         checkpoints.read(path)
+
+
+def test_the_images_of_a_bad_step_are_those_of_its_window_of_shards(
+    settings: Config, tiny_data: Path, tmp_path: Path, spoil: Callable[..., None]
+) -> None:
+    """With --shuffle-shards an epoch has another order, and the message names the files of that one."""
+    lists = {"train_list": tiny_data / "train.txt", "test_list": tiny_data / "test.txt"}
+    lists["class_names"] = tiny_data / "class_names.txt"
+    packing.run("list", tmp_path / "pack", shard_bytes=4000, data_root=tiny_data, **lists)
+    packed = load_data_set("list", data_root=tmp_path / "pack").train
+    assert int(packed.shards.max()) > 3  # type: ignore[union-attr]
+    stream = Stream(packed, TrainCrops(8), 8, seed=0, shuffle_shards=2)
+    batch = [packed.label_of(int(row)) for row in stream.order(1)[16:24]]
+    spoil(7)
+    run = tmp_path / "run"
+    changes = {"data_root": tmp_path / "pack", "train_list": None, "test_list": None, "class_names": None}
+    with pytest.raises(fastlift.UserError, match="not finite at step 8 ") as caught:
+        fastlift.train(settings.merged(**changes).override(shuffle_shards=2), output=run)
+    assert f"Its images: {', '.join(batch[:5])} and 3 more" in str(caught.value)
+    (event,) = [event for event in events(run) if event["event"] == "nonfinite"]
+    assert event["images"] == batch

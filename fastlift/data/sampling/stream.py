@@ -115,18 +115,19 @@ class Stream:
         """
         if not self.shuffle:
             step = share(steps_in(len(order), self.batch_size, self.drop_last), self.rank, self.world_size)[step]
-            return self.of(self._whole(order, step), epoch, replacements)
-        return self.of(self.mine(order, step), epoch, replacements, self._whole(order, step))
+            return self.of(self.whole(order, step), epoch, replacements)
+        return self.of(self.mine(order, step), epoch, replacements, self.whole(order, step))
 
     def mine(self, order: np.ndarray, step: int) -> np.ndarray:
         """This rank's samples of a training step: int64 [B]."""
-        whole = self._whole(order, step)
+        whole = self.whole(order, step)
         if self.world_size > 1 and self.index.shards is not None:
             whole = sorted_by_shard(whole, self.index.shards)
         part = share(len(whole), self.rank, self.world_size)
         return whole[part.start : part.stop]
 
-    def _whole(self, order: np.ndarray, step: int) -> np.ndarray:
+    def whole(self, order: np.ndarray, step: int) -> np.ndarray:
+        """All ranks' samples of a step: int64 [W]."""
         return order[step * self.batch_size : (step + 1) * self.batch_size]
 
     def of(self, samples: np.ndarray, epoch: int, replacements: Replacements, whole: np.ndarray | None = None) -> Step:
