@@ -20,6 +20,7 @@
 # A run that has finished ends with 0, also when the loop is started again.
 set -uo pipefail
 
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # otherwise a machine that joins later would wait for an address for ever
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 stopping='' job='' failures=0 pause=${WAIT:-5}
