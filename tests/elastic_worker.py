@@ -4,7 +4,7 @@
 
 ``RECORDS/plan.json`` lists ``kills`` [step, rank, moment]: there a process gets SIGKILL, once over all starts of the run. At its
 ``gates`` [step, number of processes] they leave ``RECORDS/at-STEP`` and wait until they are asked to stop, or ``RECORDS/go-STEP``
-is there. Each process writes a line a step to ``RECORDS/START-RANK.jsonl`` before it takes the step.
+is there. Each process writes a line a step to ``RECORDS/TIME-RANK.jsonl`` before it takes the step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastlift import cli
 from fastlift.engine.loop import Fit
 from fastlift.reporting import html
 from fastlift.system.signals import StopRequest
-from fastlift.training.distributed import Collectives
+from fastlift.training.distributed import Collectives, World
 from fastlift.training.step import Learner
 
 MOMENTS = ("before", "exchange", "after")  # the step, its gradients' sum, what follows the update
@@ -52,6 +52,13 @@ class Plan:
                 time.sleep(0.02)
 
 
+def start_of(world: World) -> int:
+    """A number that the ranks of one start agree on, and that grows from start to start."""
+    if world.store is None:
+        return 0
+    return int(world.store.compare_set("start", "", str(time.time_ns())))
+
+
 def main(records: Path, arguments: list[str]) -> int:
     """The command with records; the run's page, whose plots take longer than the run, is left out."""
     plan = Plan(records)
@@ -61,6 +68,7 @@ def main(records: Path, arguments: list[str]) -> int:
     def recorded(fit: Fit, batch: Any, stop: Any) -> bool:
         plan.step = fit.global_step + 1
         line = {"step": plan.step, "epoch": fit.epoch, "size": fit.world.size, "samples": batch.indices.tolist()}
+        line["start"] = start_of(fit.world)
         with file.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
         plan.wait(fit.world.size, stop)

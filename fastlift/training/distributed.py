@@ -53,6 +53,10 @@ def _others_needed() -> Iterator[None]:
         raise
 
 
+def _the_start() -> str:
+    return "the start"
+
+
 @dataclass
 class Waiting:
     """How this rank waits for the others, for a thread that looks at it. Entered where it begins to wait.
@@ -66,7 +70,7 @@ class Waiting:
 
     limit_s: float = 1800.0
     since: float | None = None
-    during: Callable[[], str] = lambda: "the start"
+    during: Callable[[], str] = _the_start
     way_on: Callable[[], str] | None = None
 
     def __enter__(self) -> None:

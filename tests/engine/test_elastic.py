@@ -72,19 +72,11 @@ def undisturbed(clip: Files, data: Path, folder: Path) -> Path:
 
 def starts(records: Path) -> list[dict[int, list[dict[str, Any]]]]:
     """Of each start of the workers: its steps in order, each with the lines of all ranks that came to it."""
-    files = sorted(records.glob("*.jsonl"), key=lambda path: int(path.stem.split("-")[0]))
-    lines = [(path, [json.loads(line) for line in path.read_text().splitlines()]) for path in files]
-    found: list[dict[int, list[dict[str, Any]]]] = []
-    seen: set[str] = set()
-    for path, steps in lines:
-        rank = path.stem.split("-")[1]
-        if not found or rank in seen:  # workers are started together: a rank that comes again is of the next start
-            found.append({})
-            seen = set()
-        seen.add(rank)
-        for line in steps:
-            found[-1].setdefault(line["step"], []).append(line)
-    return found
+    lines = [json.loads(line) for path in records.glob("*.jsonl") for line in path.read_text().splitlines()]
+    found: dict[int, dict[int, list[dict[str, Any]]]] = {}
+    for line in sorted(lines, key=lambda line: (line["start"], line["step"])):
+        found.setdefault(line["start"], {}).setdefault(line["step"], []).append(line)
+    return list(found.values())
 
 
 def check_samples(attempts: list[dict[int, list[dict[str, Any]]]]) -> None:

@@ -178,7 +178,7 @@ def _damaged_pack(name: str, data: bytes) -> None:
     good = file.read_bytes()
     try:
         file.write_bytes(data)
-        found = load_pack(_pack(), "list")
+        found = load_pack(_pack(), "list", _pack() / "cache")
         for index in (found.train, found.test):
             assert len(index.labels) == 0 or 0 <= index.labels.min() <= index.labels.max() < len(found.class_names)
             assert len(index.paths) == len(index.labels) == len(index.widths) == len(index.heights)
@@ -203,7 +203,7 @@ def tar_shard(data: bytes) -> None:
     from fastlift.data.datasets.packed import load_pack
     from fastlift.data.loading.decode import load_image
 
-    index = load_pack(_pack(), "list").test
+    index = load_pack(_pack(), "list", _pack() / "cache").test
     name = index.paths[0]
     elsewhere = _file(f"shards/{name}", data).parent
     for i in range(min(3, len(index))):
