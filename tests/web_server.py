@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from typing_extensions import override
 
 
@@ -115,3 +116,10 @@ def _answer(handler: BaseHTTPRequestHandler, state: WebServer, body: bool) -> No
         handler.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
         if fault == "cut":
             handler.close_connection = True
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    """A web server of all that a test has written."""
+    with serving(tmp_path) as server:
+        yield server

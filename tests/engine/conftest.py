@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import Files, tiny_recipe
+from web_server import web as web
 
 from fastlift.config import Config
 

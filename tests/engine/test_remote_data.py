@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,11 @@ import pytest
 from fixtures import Files, tiny_recipe
 from run_files import same_state
 from several import together
-from web_server import WebServer, serving
+from web_server import WebServer
 
 import fastlift
 from fastlift.config import Config
 from fastlift.data.pack import run as pack
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[WebServer]:
-    with serving(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

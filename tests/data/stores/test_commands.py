@@ -1,22 +1,13 @@
 """``fastlift data`` on sets in a store."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from web_server import WebServer, serving
+from web_server import WebServer
 
 from fastlift import cli
-from fastlift.data.stores import client
-
-
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
-    monkeypatch.setattr(client, "WAITS_S", (0.0,))
-    with serving(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """How a loader reads from a store: many requests at a time, whole shards ahead, everything once, changes noticed."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,20 @@ import pytest
 import torch
 from loaders import BACKENDS, MEAN, STD, make_loader
 from tar_shards import write_shards
-from web_server import WebServer, serving
+from web_server import WebServer
 
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.loading.loader import build_loader
 from fastlift.data.loading.reading import read_encoded
 from fastlift.data.sampling.crops import TrainCrops
-from fastlift.data.stores import cached, client
+from fastlift.data.stores import cached
 from fastlift.data.stores.cache import DataCache
 from fastlift.data.stores.cached import Session
 from fastlift.data.stores.client import StoreError
 from fastlift.errors import UserError
 
 SHARDS = 6
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "WAITS_S", (0.0, 0.0))
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[WebServer]:
-    with serving(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

@@ -24,18 +24,6 @@ from fastlift.data.stores.url import Url
 from fastlift.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "WAITS_S", (0.0, 0.0))
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[WebServer]:
-    """A web server of all that a test has written."""
-    with serving(tmp_path) as server:
-        yield server
-
-
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Any]:
     """``memory://`` with what ``put`` copies there."""
