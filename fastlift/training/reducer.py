@@ -51,9 +51,8 @@ class Reducer:
             raise ValueError("gradients are added up in one buffer: of one dtype, on one device")
         self._world, self._vote = world, vote
         self.stopping = False
-        align = (
-            16 // self._parameters[0].element_size()
-        )  # kernels over many tensors read 16 bytes at once where they can
+        # Kernels over many tensors read 16 bytes at once where they can.
+        align = 16 // self._parameters[0].element_size()
         sizes = [-(-parameter.numel() // align) * align for parameter in self._parameters]
         self._flat = self._parameters[0].new_zeros(sum(sizes) + 3)
         self.gradients, self._beside = self._flat.split([sum(sizes), 3])

@@ -224,7 +224,7 @@ class DataCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """For threads of this process as well: each takes a descriptor of its own."""
-        descriptor = os.open(f"/proc/self/fd/{self._lock}", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             with contextlib.suppress(OSError):  # a network file system without locks: the count is then a guess
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -241,7 +241,7 @@ class DataCache:
 
     def _delete(self, name: str, size: int | None = None) -> None:
         """Delete a file, and take its bytes from the count."""
-        with self._locked(), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._locked():
             size = os.stat(name).st_size if size is None else size
             os.unlink(name)
             self._set_count(self._count() - size)
