@@ -47,9 +47,8 @@ class Request:
     train_list: Path | None = None
     test_list: Path | None = None
     class_names: Path | None = None
-    patterns: dict[str, str] = field(
-        default_factory=dict
-    )  # split -> its shards, where the set takes such in place of lists
+    # Split -> its shards, where the set takes such in place of lists.
+    patterns: dict[str, str] = field(default_factory=dict)
 
     @property
     def local_root(self) -> Path | None:
