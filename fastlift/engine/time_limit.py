@@ -20,6 +20,7 @@ from fastlift.system.printing import printable
 from fastlift.training.distributed import World
 
 ROLL_S = 5.0  # for the answers
+LOOK_S = 0.2  # between two looks at the notes, and at the clock
 _ROLL, _MOST_NAMED = "roll", 8
 
 
@@ -35,7 +36,7 @@ def listen(world: World, over: threading.Event) -> None:
                     has_answered = True
                 if (end := noted_end(world)) is not None:
                     break
-            if over.wait(0.2):
+            if over.wait(LOOK_S):
                 return
     except RuntimeError:  # whoever kept the notes has gone: the next collective meets that
         return
@@ -47,7 +48,7 @@ def listen(world: World, over: threading.Event) -> None:
 def limit(world: World, over: threading.Event) -> None:
     """End this process, and with it all, where it has waited for the others for longer than it may."""
     waiting = world.collectives.waiting
-    while not over.wait(0.2):
+    while not over.wait(LOOK_S):
         since = waiting.since
         if since is None or time.monotonic() - since <= waiting.limit_s:
             continue
@@ -69,10 +70,10 @@ def _end(world: World) -> None:
         if claim_end(world, UserError(message, exit_code=1)):
             _tell(message, world)
             has_told(world)
-            if world.is_main and not launcher.keeps_notes():
-                time.sleep(PARTING_S)  # the notes end with this process: the others read them first
         else:
             wait_for(world.store, [TOLD], PARTING_S)
+        if world.is_main and not launcher.keeps_notes():
+            time.sleep(PARTING_S)  # the notes end with this process: the others read them first
     except RuntimeError:  # whoever kept the notes has gone meanwhile
         return
 

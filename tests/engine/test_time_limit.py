@@ -25,19 +25,20 @@ from fastlift.training.distributed import barrier, open_group
 
 
 def hanging(arguments: list[str], rank: int, step: int, how: str) -> None:
-    """The command; in a step one rank is stopped, or waits for what never comes."""
+    """The command; in a step one rank is stopped, or waits for what never comes and looks at the notes seldom."""
     plain = Fit._step
 
     def hangs(fit: Fit, *given: Any) -> bool:
-        if fit.global_step + 1 == step:
-            fit.world.collectives.waiting.limit_s = 1.5  # only now: processes start apart from each other
+        if fit.global_step + 1 == step:  # only now: processes start apart from each other
+            fit.world.collectives.waiting.limit_s = 2.0 if how == "late" and fit.world.is_main else 1.5
         if fit.global_step + 1 == step and fit.world.rank == rank:
             os.kill(os.getpid(), signal.SIGSTOP) if how == "stopped" else time.sleep(300)
         return plain(fit, *given)
 
     on_hosts()
     Fit._step, html.render_report = hangs, lambda *_, **__: ""  # type: ignore
-    time_limit.ROLL_S = 1.0
+    time_limit.ROLL_S = 1.0 if how == "stopped" else 5.0
+    time_limit.LOOK_S = 1.0 if how == "late" and int(os.environ["RANK"]) == rank else 0.2
     sys.exit(cli.main(arguments))
 
 
