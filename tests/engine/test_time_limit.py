@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,14 +31,14 @@ def hanging(arguments: list[str], rank: int, step: int, how: str) -> None:
 
     def hangs(fit: Fit, *given: Any) -> bool:
         if fit.global_step + 1 == step:  # only now: processes start apart from each other
-            fit.world.collectives.waiting.limit_s = 2.0 if how == "late" and fit.world.is_main else 1.5
+            fit.world.collectives.waiting.limit_s = 3.0 if how == "late" and fit.world.is_main else 1.5
         if fit.global_step + 1 == step and fit.world.rank == rank:
             os.kill(os.getpid(), signal.SIGSTOP) if how == "stopped" else time.sleep(300)
         return plain(fit, *given)
 
     on_hosts()
     Fit._step, html.render_report = hangs, lambda *_, **__: ""  # type: ignore
-    time_limit.ROLL_S = 1.0 if how == "stopped" else 5.0
+    time_limit.ROLL_S = 4.0
     time_limit.LOOK_S = 1.0 if how == "late" and int(os.environ["RANK"]) == rank else 0.2
     sys.exit(cli.main(arguments))
 
@@ -72,7 +73,8 @@ def test_the_rank_that_hangs_is_named(
     others = [outcome for number, outcome in enumerate(outcomes) if number != rank]
     assert [outcome.code for outcome in others] == [1, 1]
     (message,) = told(others)
-    assert message.startswith(f"fastlift: waited 1.5 s (--timeout) for other processes, at step 6: {said}. ")
+    assert re.match(r"fastlift: waited (1.5|3) s \(--timeout\) for other processes, at step 6: ", message)
+    assert f"at step 6: {said}. " in message
     assert "(the last: step-00000005.safetensors); it goes on with: fastlift train --resume --output" in message
     assert outcomes[rank].code not in (0, None)
 
@@ -110,7 +112,7 @@ def all_there() -> None:
     import torch
     import torch.distributed as dist
 
-    time_limit.ROLL_S = 1.0
+    time_limit.ROLL_S = 4.0
     with company() as world:
         world.collectives.waiting.limit_s = 1.0
         open_group(world, torch.device("cpu"))
