@@ -63,13 +63,14 @@ def _of_store(place: Url) -> Iterator[Opened]:
     except FileNotFoundError:
         raise UserError(f"{place} does not exist") from None
     blocks = _Blocks(url, found.size)
-    has_room = session.cache is not None and _LIKE_IT * found.size <= session.cache.most_bytes
+    wanted = session.cache is not None and _LIKE_IT * found.size <= session.cache.most_bytes
     descriptor: int | None = None
 
     def read(offset: int, count: int) -> bytes:
-        nonlocal descriptor
-        if descriptor is None and has_room and session.have_shard(url):
-            descriptor = session.open_shard(url)
+        nonlocal descriptor, wanted
+        if wanted:
+            wanted = False  # once: a disk that is full now would have each read begin to fetch it again
+            descriptor = session.open_shard(url) if session.have_shard(url) else None
         return blocks.read(offset, count) if descriptor is None else os.pread(descriptor, count, offset)
 
     try:
@@ -95,9 +96,7 @@ class _Blocks:
             return client.read_range(self._url, offset, stop)
         data = b"".join(self._block(number) for number in range(first, last + 1))
         begin = first * BLOCK_BYTES
-        return (
-            data[offset - begin : stop - begin] if first < last else self._blocks[first][offset - begin : stop - begin]
-        )
+        return data[offset - begin : stop - begin]
 
     def _block(self, number: int) -> bytes:
         if number not in self._blocks:
