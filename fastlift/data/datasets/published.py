@@ -14,6 +14,7 @@ from fastlift.data.datasets.list_files import is_json, load_lists, read_class_na
 from fastlift.data.index.lines import read_text
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
+from fastlift.data.stores.client import StoreError
 from fastlift.data.stores.url import Url, local_copy
 from fastlift.errors import UserError
 
@@ -77,9 +78,11 @@ class Published(Source):
         raise UserError(f"{' or '.join(files)} (or with .gz) is not in {looked}.{self.how_to_get()}")
 
     def _find_names(self, root: Path | Url, train_list: Path, cache: Path) -> Path | None:
-        """The class-name file; None where there is none and the names are known."""
+        """The class-name file; None where there is none and the names are known; raises StoreError."""
         try:
             return local_copy(self.find_file(root, self.names_files, beside=train_list.parent), cache)
+        except StoreError:  # there may be one
+            raise
         except UserError:
             if self.known_names is None:
                 raise

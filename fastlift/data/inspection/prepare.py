@@ -8,8 +8,10 @@ from typing import Any
 from fastlift.data.datasets.catalogue import load_data_set, source_of
 from fastlift.data.datasets.published import Published
 from fastlift.data.index.header_scan import Progress
+from fastlift.data.stores.client import StoreError
 from fastlift.data.stores.url import Url, place_of
 from fastlift.errors import UserError
+from fastlift.system.printing import masked
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,14 @@ def _files(known: Published, options: dict[str, Any]) -> list[tuple[str, Callabl
     def file(flag: str, files: tuple[str, ...]) -> str:
         given = options.get(flag)
         if given is not None and not place_of(given).is_file():
-            raise UserError(f"{given} does not exist")
-        return str(given or known.find_file(root(), files))
+            raise UserError(f"{masked(str(given))} does not exist")
+        return masked(str(given or known.find_file(root(), files)))
 
     def class_names() -> str:
         try:
             return file("class_names", known.names_files)
+        except StoreError:  # there may be a file
+            raise
         except UserError:
             if known.known_names is None or options.get("class_names") is not None:
                 raise

@@ -14,7 +14,9 @@ from web_server import WebServer, serving
 
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.imagenet_lt import IMAGENET_LT
 from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.inspection.prepare import prepare
 from fastlift.data.loading.reading import read_encoded
 from fastlift.data.pack import run as pack
 from fastlift.data.sampling.crops import TrainCrops
@@ -171,6 +173,21 @@ def test_what_passes_is_tried_again(fault: Any, image_files: Any, web: WebServer
     assert len(failed) > 15
 
 
+@pytest.mark.parametrize(("status", "missing"), [(404, True), (503, False), (403, False)])
+def test_a_store_that_fails_does_not_lack_the_file_of_class_names(
+    status: int, missing: bool, web: WebServer, tmp_path: Path
+) -> None:
+    """CLIP's own names for ImageNet are taken where there is none."""
+    web.fault = lambda asked: status
+    if missing:
+        assert IMAGENET_LT._find_names(Url(web.url), tmp_path / "train.txt", tmp_path) is None
+    else:
+        with pytest.raises(StoreError, match=f"status {status}|access denied"):
+            IMAGENET_LT._find_names(Url(web.url), tmp_path / "train.txt", tmp_path)
+    steps = {step.title: step for step in prepare("imagenet_lt", data_root=web.url).steps}
+    assert steps["class names"].done == missing
+
+
 def test_a_missing_image_is_as_in_a_folder(image_files: Any, web: WebServer) -> None:
     image_files.fill().load()
     (image_files.root / "c1/3.jpg").unlink()
@@ -219,6 +236,13 @@ def test_secrets_are_not_shown(web: WebServer, tmp_path: Path) -> None:
         assert "geheim" not in str(caught.value)
         assert "geheim" not in str(Url(url))
     assert any("?X-Amz-Signature=geheim" in asked.path for asked in web.asked)  # it is sent all the same
+    (tmp_path / "train.txt").write_text("")
+    for status in (200, 404):
+        web.fault = lambda asked, status=status: status
+        lists = dict.fromkeys(("train_list", "test_list", "class_names"), f"{web.url}/train.txt?Signature=geheim")
+        told = str(prepare("imagenet_lt", data_root=f"{web.url}/x?Signature=geheim", cache_dir=tmp_path, **lists))
+        assert "train.txt?***" in told
+        assert "geheim" not in told
 
 
 def test_another_signature_is_the_same_place(image_files: Any, web: WebServer) -> None:
