@@ -86,8 +86,8 @@ def _helpers(root: Path | Url, shards: list[str], cache: Path, start: int, resca
         yield
     finally:
         for process in started:
-            process.kill()
-            process.wait()
+            with process:  # closes its pipes, and waits for it
+                process.kill()
 
 
 def _tell(process: subprocess.Popen[bytes], shards: list[str]) -> None:

@@ -56,8 +56,11 @@ class ShardTable:
     def of(cls, columns: Columns) -> ShardTable:
         """The table of columns that were kept; raises ValueError where they do not belong together."""
         names = PathTable.checked(columns["data"], columns["offsets"])
-        texts = tuple(map(str, parse_json(columns["texts"].tobytes())))
-        reasons = {int(row): str(reason) for row, reason in parse_json(columns["reasons"].tobytes()).items()}
+        try:
+            texts = tuple(map(str, parse_json(columns["texts"].tobytes())))
+            reasons = {int(row): str(reason) for row, reason in parse_json(columns["reasons"].tobytes()).items()}
+        except (AttributeError, TypeError) as error:
+            raise ValueError("its labels or reasons are none") from error
         widths, heights, labels = flat = [columns[name] for name in ("widths", "heights", "labels")]
         if any(column.shape != (len(names),) or column.min(initial=0) < 0 for column in flat):
             raise ValueError("its columns do not belong together")

@@ -14,7 +14,9 @@ from tar_shards import write_shards
 
 from fastlift.data.datasets import shard_tables
 from fastlift.data.datasets.shard_tables import help_with, tables_of
+from fastlift.data.index.columns import read_columns, write_columns
 from fastlift.data.index.problems import Problems
+from fastlift.data.index.shards import KINDS
 from fastlift.system.modules import start_module
 
 
@@ -48,6 +50,34 @@ def test_a_helper_leaves_the_tables_where_they_are_found(
     monkeypatch.setattr(shard_tables, "scan_shard", never)
     assert tables(tmp_path, shards, cache) == alone
     assert [len(table["labels"]) for table in alone] == [5] * 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": np.array([0, 0, 0, 0])},
+        {"labels": np.array([0, 0, 0, 0, 1])},
+        {"labels": np.array([0, 0, 0, 0, -1])},
+        {"heights": np.array([60, 60, 60, 60, -1], dtype=np.int32)},
+        {"spans": np.zeros((4, 2), dtype=np.int64)},
+        {"spans": np.full((5, 2), -1)},
+        {"texts": np.frombuffer(b"3", dtype=np.uint8)},
+        {"reasons": np.frombuffer(b"[1]", dtype=np.uint8)},
+        {"reasons": np.frombuffer(b'{"5": "missing"}', dtype=np.uint8)},
+        {},  # as it was made
+    ],
+)
+def test_a_table_that_is_no_shards_is_made_again(
+    changes: dict[str, np.ndarray], shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a digest that holds, as somebody with a will would write it."""
+    made, looked = tables(tmp_path, shards[:1], tmp_path / "cache"), []
+    kept = next((tmp_path / "cache" / "shards").iterdir())
+    write_columns(kept, read_columns(kept, KINDS) | changes)
+    plain = shard_tables.scan_shard
+    monkeypatch.setattr(shard_tables, "scan_shard", lambda *given: (looked.append(kept), plain(*given))[1])
+    assert tables(tmp_path, shards[:1], tmp_path / "cache") == made
+    assert looked == [kept] * bool(changes)
 
 
 def test_helpers_begin_at_other_shards_and_end_with_the_work(

@@ -54,10 +54,7 @@ def test_labels_may_be_names(shards: Path, image_files: Any, tmp_path: Path) -> 
     (tmp_path / "other.txt").write_text("thing 2\nthing 0\nthing 1\n")
     assert load(named, class_names=tmp_path / "other.txt").train.labels.tolist() == [1] * 5 + [2] * 5 + [0] * 5
     folders = [line.replace(" 0", " 1", 1) for line in image_files.lines]
-    by_folder = write_shards(
-        tmp_path / "folders", folders, image_files.root,
-        members=lambda key, image, label: [(f"{key}.jpg", image), (f"{key}.cls", [b"cat", b"dog", b"emu"][label])],
-    )  # fmt: skip
+    by_folder = write_shards(tmp_path / "folders", folders, image_files.root, members=_of_animals)
     (tmp_path / "renamed.txt").write_text("emu a large bird\ndog a dog\n")
     with pytest.raises(UserError, match="label cat is out of range"):
         load(write_shards(tmp_path / "all", image_files.lines, image_files.root, members=_of_animals),
