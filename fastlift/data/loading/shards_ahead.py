@@ -20,7 +20,6 @@ class ShardsAhead:
         self._order = np.zeros(0, dtype=np.int64)
         self._windows = np.zeros(0, dtype=np.int64)  # of each sample
         self._next = 0
-        self._wanted: dict[str, int] = {}  # shard -> the last window that reads it
         if isinstance(root, Url) and root.session.cache and stream.shuffle_shards is not None and stream.shuffle:
             _check_room(stream, root, root.session.cache.most_bytes)
             self._root = root
@@ -38,20 +37,13 @@ class ShardsAhead:
         if self._root is None:
             return
         now = self._window(step)
-        for url in [
-            url for url, window in self._wanted.items() if window < now - 1
-        ]:  # batches before are in the making
-            self._root.session.forget(url)
-            del self._wanted[url]
         index = self._stream.index
         assert index.shards is not None
         while self._next < self._stream.steps_per_epoch and self._window(self._next) <= now + 1:
             mine = self._stream.mine(self._order, self._next)
             _, rows = np.unique(index.shards[mine], return_index=True)
             for sample in mine[np.sort(rows)].tolist():
-                url = self._root.below(index.paths[sample])
-                self._root.session.fetch(url)
-                self._wanted[url] = int(self._windows[sample])
+                self._root.session.fetch(self._root.below(index.paths[sample]))
             self._next += 1
 
     def _window(self, step: int) -> int:
@@ -62,7 +54,6 @@ class ShardsAhead:
         """Nothing of what was fetched ahead is needed any more."""
         if self._root is not None:
             self._root.session.close()
-            self._wanted.clear()
 
 
 def _check_room(stream: Stream, root: Url, most_bytes: int) -> None:

@@ -90,11 +90,6 @@ class Session:
             self._pool = self._pool or ThreadPoolExecutor(_SHARDS, "fastlift-shard")
             self._coming[url] = self._pool.submit(self.have_shard, url)
 
-    def forget(self, url: str) -> None:
-        """A shard whose time is over: it may leave the cache, and is fetched anew when it is needed again."""
-        with self._lock:
-            self._coming.pop(url, None)
-
     def have_shard(self, url: str) -> bool:
         """Whether a shard is in the cache now: it is fetched unless it is there, by one process of the machine."""
         if self.cache is None:

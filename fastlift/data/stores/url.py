@@ -77,12 +77,8 @@ class Url:
                 f"{self}: web servers do not list their files: use list files, a pack, or WebDataset shards by a pattern "
                 "such as train-{000000..000099}.tar"
             )
-        for above, listing in self.session.listings.items():
-            if self.text == above:
-                return listing
-            if self.text.startswith(f"{above}/"):
-                start = self.text[len(above) + 1 :] + "/"
-                return {name[len(start) :]: found for name, found in listing.items() if name.startswith(start)}
+        if (known := self.session.listings.get(self.text)) is not None:
+            return known
         start = client.stripped(self.text).rstrip("/") + "/"
         walked = client.walk(self.text)
         listing = {name[len(start) :]: walked[name] for name in sorted(walked) if name.startswith(start)}

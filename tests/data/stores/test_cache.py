@@ -48,6 +48,24 @@ def test_the_least_recently_used_leaves(tmp_path: Path, monkeypatch: pytest.Monk
     assert [name for name in "abcd" if cache.get(name)] == ["a", "c", "d"]
 
 
+def test_large_entries_leave_by_their_last_use_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LEAVE", 1.0)
+    cache = DataCache(tmp_path, 300)
+    for name in "abc":
+        assert cache.put_large(name, 100, lambda descriptor: None)
+        time.sleep(0.01)
+    assert _has_large(cache, "a")
+    assert cache.put_large("d", 100, lambda descriptor: None)
+    assert [name for name in "abcd" if _has_large(cache, name)] == ["a", "c", "d"]
+
+
+def _has_large(cache: DataCache, name: str) -> bool:
+    if (descriptor := cache.open_large(name, 100)) is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
 def test_what_is_larger_than_the_bound_is_not_kept(tmp_path: Path) -> None:
     cache = DataCache(tmp_path, 1000)
     cache.put("small", b"x" * 100)
@@ -104,6 +122,7 @@ def test_processes_share_the_bound_and_kills_leave_nothing(tmp_path: Path) -> No
         if time.monotonic() > now + 0.8:
             processes[0].kill()
         time.sleep(0.005)
+    processes[0].kill()  # where this one came to nothing in the last moments
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [-9, 0, 0]

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from web_server import WebServer
 
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.loading import reading
 from fastlift.data.loading.loader import build_loader
-from fastlift.data.loading.reading import read_encoded
+from fastlift.data.loading.reading import Condition, DecodeError, open_file, read_encoded
 from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.stores import cached
 from fastlift.data.stores.cache import DataCache
@@ -46,6 +48,18 @@ def loader(data: DataSet, executor: Any = "torchvision", **options: Any) -> Any:
     return build_loader(data.train, TrainCrops(32), **kept)
 
 
+def without_copies(data: DataSet) -> None:
+    """Empty the cache: the index has read everything."""
+    for file in data.train.root.session.cache.folder.glob("?/*"):  # type: ignore[union-attr]
+        file.unlink()
+
+
+def wait_for_shards(data: DataSet) -> None:
+    """Until all that are on their way are there."""
+    for coming in data.train.root.session._coming.values():  # type: ignore[union-attr]
+        assert coming.result(60)
+
+
 def test_latency_is_hidden(image_files: Any, web: WebServer) -> None:
     """Images that take 50 ms each come many at a time: thirty take far less than one after another would."""
     data = image_files.fill(each=20).load()
@@ -64,12 +78,9 @@ def test_an_epoch_by_windows_downloads_each_shard_once(backend: str, shards: Pat
     data = load(web, shards)
     before = len(web.asked)
     sizes = sum(file.stat().st_size for file in shards.glob("train-*.tar"))
-    cache = data.train.root.session.cache  # type: ignore[union-attr]
-    for file in cache.folder.glob("?/*"):
-        file.unlink()  # of the index, which has read everything
+    without_copies(data)
     expected = list(make_loader(data.train, TrainCrops(32), backend, batch_size=4, cache_bytes=0).epoch(0))
-    for file in cache.folder.glob("?/*"):
-        file.unlink()
+    without_copies(data)
     web.asked.clear()
     made = list(make_loader(data.train, TrainCrops(32), backend, cache_bytes=0, shuffle_shards=2).epoch(0))
     assert web.sent() == sizes
@@ -86,26 +97,64 @@ def test_an_epoch_by_windows_downloads_each_shard_once(backend: str, shards: Pat
 def test_the_next_window_is_on_its_way(shards: Path, web: WebServer) -> None:
     """When a window begins, the shards of the one behind it are asked for, and no others."""
     data = load(web, shards)
-    cache = data.train.root.session.cache  # type: ignore[union-attr]
-    for file in cache.folder.glob("?/*"):
-        file.unlink()
+    without_copies(data)
     web.asked.clear()
     made = loader(data, shuffle_shards=2)
     epoch = made.epoch(0)
     next(epoch)
-    deadline = time.monotonic() + 10
-    while len({one.path for one in web.asked}) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_shards(data)
     assert len({one.path for one in web.asked}) == 4
     epoch.close()
     made.close()
 
 
+def test_an_epoch_after_one_that_was_left_fetches_its_shards(shards: Path, web: WebServer) -> None:
+    data = load(web, shards)
+    made = loader(data, shuffle_shards=2)
+    epoch = made.epoch(0)
+    next(epoch)
+    wait_for_shards(data)
+    epoch.close()
+    without_copies(data)
+    web.asked.clear()
+    assert sum(len(batch.labels) for batch in made.epoch(1)) == 30
+    assert web.sent() == sum(file.stat().st_size for file in shards.glob("train-*.tar"))
+    made.close()
+
+
+def test_a_shard_that_nobody_waits_for_any_more_is_left(
+    shards: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes waits for the requests that are under way, not for all blocks of a large shard."""
+    monkeypatch.setattr(cached, "BLOCK_BYTES", 500)
+    session, url, answer = (
+        Session(DataCache(shards.parent / "copies", 10**6)),
+        f"{web.url}/shards/train-000000.tar",
+        Event(),
+    )
+    assert session.info(url).size > 500 * 2 * cached._BLOCKS
+    web.fault = lambda asked: None if answer.wait(60) else 500
+    session.fetch(url)
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(session.close)
+        while not session._closing:
+            time.sleep(0.01)
+        answer.set()
+        closed.result(60)
+    assert web.count("GET") <= cached._BLOCKS
+    assert session.cache is not None
+    assert session.cache.used() == 0
+
+
+def test_a_shard_that_is_shorter_than_its_index_says(shards: Path, web: WebServer) -> None:
+    url, size = f"{web.url}/shards/train-000000.tar", (shards / "train-000000.tar").stat().st_size
+    with pytest.raises(StoreError, match=r"train-000000\.tar: the shard is shorter than it was when it was indexed"):
+        Session().part(url, size - 10, size + 1)
+
+
 def test_ranks_of_a_machine_download_a_shard_once(shards: Path, web: WebServer) -> None:
     data = [load(web, shards) for _ in range(3)]
-    cache = data[0].train.root.session.cache  # type: ignore[union-attr]
-    for file in cache.folder.glob("?/*"):
-        file.unlink()
+    without_copies(data[0])
     web.asked.clear()
     epochs = [loader(d, shuffle_shards=3, rank=r, world_size=3).epoch(0) for r, d in enumerate(data)]
     seen = [int(i) for batches in zip(*epochs, strict=True) for batch in batches for i in batch.indices]
@@ -135,12 +184,40 @@ def test_a_cache_that_is_too_small_for_windows_is_refused(shards: Path, web: Web
 
 def test_a_shard_that_fails_stops_the_run(shards: Path, web: WebServer) -> None:
     data = load(web, shards)
-    cache = data.train.root.session.cache  # type: ignore[union-attr]
-    for file in cache.folder.glob("?/*"):
-        file.unlink()
+    without_copies(data)
     web.fault = lambda asked: 503 if "train-000003" in asked.path and asked.method == "GET" else None
     with pytest.raises(StoreError, match=r"train-000003\.tar: .*status 503"):
         list(loader(data, shuffle_shards=2, bad_images="skip").epoch(0))
+
+
+def test_the_condition_of_an_image_changes_with_its_file(image_files: Any, web: WebServer) -> None:
+    """By it, DALI's feed knows whether it has checked these bytes before."""
+    image_files.fill().load()
+    options = {**image_files.options(), "data_root": f"{web.url}/images"}
+
+    def now(**more: Any) -> Condition:
+        with open_file(load_data_set("list", **options, **more).train, 3) as file:
+            return file.condition()
+
+    before = now()
+    assert now() == before
+    changed = bytearray((image_files.root / "c0/3.jpg").read_bytes())
+    changed[-20] ^= 1
+    (image_files.root / "c0/3.jpg").write_bytes(changed)
+    assert now() != before
+    began = time.time_ns()
+    assert now(data_cache_gb=0).modified_ns >= began  # nobody has asked the store: as if it had just changed
+
+
+def test_an_image_that_is_too_large_is_not_fetched(
+    shards: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load(web, shards, data_cache_gb=0)
+    monkeypatch.setattr(reading, "MAX_BYTES", 100)
+    web.asked.clear()
+    with pytest.raises(DecodeError, match="is too large"):
+        read_encoded(data.train, 0)
+    assert web.asked == []
 
 
 def test_a_changed_file_is_noticed_at_the_next_start(image_files: Any, web: WebServer) -> None:
@@ -194,9 +271,7 @@ def test_an_epoch_that_is_left_leaves_nothing_behind(shards: Path, web: WebServe
 def test_large_shards_are_fetched_in_blocks(shards: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cached, "BLOCK_BYTES", 5000)
     data = load(web, shards)
-    cache = data.train.root.session.cache  # type: ignore[union-attr]
-    for file in cache.folder.glob("?/*"):
-        file.unlink()
+    without_copies(data)
     web.asked.clear()
     url = data.train.path(0)
     data.train.root.session.fetch(url)  # type: ignore[union-attr]
