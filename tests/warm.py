@@ -1,8 +1,8 @@
 """Workers for torchrun that start in a moment: forked from a process that has imported what they would import.
 
-torchrun starts ``python warm.py SOCKET MODULE ARGUMENT...``, which loads next to nothing. It asks the warm process for a child
-with its own environment and files, passes signals on to it, and ends as it ends, by the same signal if one killed it. Where
-this process is killed, the warm one kills the child.
+torchrun starts ``python warm.py SOCKET RECORDS ARGUMENT...``, which loads next to nothing. It asks the warm process for a
+child that does what ``elastic_worker.py RECORDS ARGUMENT...`` does, with its own environment and files, passes signals on to
+it, and ends as it ends, by the same signal if one killed it. Where this process is killed, the warm one kills the child.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def _serve(address: str) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from importlib import import_module
 
-    for name in ("several", "elastic_worker"):
-        known = import_module(name)
-        for library in getattr(known, "PRELOADED", ()):
-            import_module(library)
+    from several import PRELOADED
+
+    for name in (*PRELOADED, "elastic_worker"):
+        import_module(name)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen(64)
@@ -114,7 +114,8 @@ def _ask(address: str, arguments: list[str]) -> int:
     early: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
-        early.append(number)
+        if not pids:
+            early.append(number)
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -123,10 +124,10 @@ def _ask(address: str, arguments: list[str]) -> int:
         signal.signal(number, pass_on)
     socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
     answers = server.makefile()
-    pid = int(answers.readline())
+    pids.append(int(answers.readline()))
     for number in early:
-        os.kill(pid, number)
-    pids.append(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pids[0], number)
     code = int(answers.readline())
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None

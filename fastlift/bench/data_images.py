@@ -21,7 +21,9 @@ _MOST_DRAWN = 200
 def files_to_read(
     index: ImageIndex | None, count: int, folder: Path, progress: Progress | None
 ) -> tuple[list[str], str]:
-    """The first ``count`` JPEG files of an index (shards are unpacked into ``folder``), or drawn ones; and what they are.
+    """The first ``count`` JPEG files of an index, or drawn ones; and what they are.
+
+    Drawn ones and those of shards and stores are written to ``folder``.
 
     Raises:
         UserError: the index has no JPEG files.
@@ -48,8 +50,8 @@ def files_to_read(
             break
     if not files:
         raise UserError(f"{index.name} has no JPEG files: nothing to compare")
-    unpacked = "" if are_files else ", copied"
-    return [str(file) for file in files], f"the first {len(files)} JPEGs of {index.name}{unpacked}"
+    copied = "" if are_files else ", copied"
+    return [str(file) for file in files], f"the first {len(files)} JPEGs of {index.name}{copied}"
 
 
 def draw_image(file: Path, seed: int) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from web_server import WebServer
+from web_server import web as web
 
 from fastlift.bench.data import run
 from fastlift.bench.data_images import draw_image, files_to_read
 from fastlift.bench.data_rounds import alternate
 from fastlift.bench.data_ways import WAYS
+from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.sampling.crops import TrainCrops
 from fastlift.errors import UserError
 
@@ -43,6 +46,18 @@ def test_only_jpegs_are_compared(image_files: Any, make_bad_file: Callable, tmp_
     files, source = files_to_read(image_files.load(classes=1).train, 10, tmp_path, None)
     assert [Path(file).name for file in files] == ["1.x", "3.x"]
     assert source == "the first 2 JPEGs of list/train"
+
+
+def test_images_of_a_store_are_copied(image_files: Any, web: WebServer, tmp_path: Path) -> None:
+    """The ways that are compared read files of this machine."""
+    image_files.fill(classes=1, each=3).load(classes=1)
+    index = load_data_set("list", **{**image_files.options(), "data_root": f"{web.url}/images"}).train
+    (tmp_path / "copies").mkdir()
+    files, source = files_to_read(index, 2, tmp_path / "copies", None)
+    assert [Path(file).read_bytes() for file in files] == [
+        (image_files.root / f"c0/{k}.jpg").read_bytes() for k in (0, 1)
+    ]
+    assert source == "the first 2 JPEGs of list/train, copied"
 
 
 def test_files_that_vanished_since_the_scan_are_left_out(image_files: Any) -> None:
