@@ -11,7 +11,7 @@ from pathlib import Path
 def start_module(name: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Start ``python -m name`` with this very package, wherever the caller found it; stdin and stdout are pipes.
 
-    A signal for the caller's group is not the new process's: it should end when its stdin does.
+    A signal for the caller's group is not the new process's: it has to see for itself that the caller has gone.
 
     Raises:
         OSError: no more processes, or memory.

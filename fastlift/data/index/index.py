@@ -1,6 +1,6 @@
 """The index of one split: path, label, width and height of every sample as columns.
 
-Built once from a list of (path, label), checked, cached; see ``scan.py`` for the header scan.
+Built once from a list of (path, label), checked, cached; see ``header_scan.py`` for the header scan.
 """
 
 import hashlib
@@ -113,8 +113,9 @@ class ImageIndex:
     """One split of a data set.
 
     ``widths`` and ``heights`` are those of the stored image, as the decoder gives it (not rotated by EXIF).
-    Files of ``root / paths[i]``, where ``root`` may be a place in a store; or, for sets that come as arrays (CIFAR), ``arrays`` and no root; or members of tar
-    shards, where ``paths[i]`` is the shard and ``spans[i]`` the member's (offset, bytes).
+    Files of ``root / paths[i]``, where ``root`` may be a place in a store; or, for sets that come as arrays (CIFAR),
+    ``arrays`` and no root; or members of tar shards, where ``paths[i]`` is the shard and ``spans[i]`` the member's (offset,
+    bytes).
     """
 
     name: str  # such as "imagenet_lt/train"
