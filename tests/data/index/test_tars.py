@@ -37,15 +37,27 @@ def entry(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_names_and_places_are_those_of_tarfile(form: int) -> None:
     draw = random.Random(0)
-    names = [f"{k:03d}.jpg" for k in range(20)] + ["a/" + "b" * 90 + "/x.cls", "ünï/ç.jpg"]
+    names = [f"{k:03d}.jpg" for k in range(20)] + ["a/" + "b" * 90 + "/x.cls", "ünï/ç.jpg", "d" * 80 + "/" + "e" * 90]
     if form != tarfile.USTAR_FORMAT:
-        names += ["l" * 300 + ".jpg", "d" * 80 + "/" + "e" * 140 + ".png"]
+        names += ["l" * 300 + ".jpg", "d" * 80 + "/" + "e" * 140 + ".png", "after.jpg"]
     entries = [(name, draw.randbytes(draw.choice([0, 1, 511, 512, 513, 5000]))) for name in names]
     data = tar_of(entries, form)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = [(one.name, one.offset_data, one.size) for one in tar]
     assert [tuple(one) for one in found(data)] == expected
     assert [data[one.offset : one.offset + one.size] for one in found(data)] == [content for _, content in entries]
+
+
+def summed(block: bytearray, signed: bool = False) -> bytes:
+    """A header with the sum of its bytes."""
+    rest = block[:148] + b" " * 8 + block[156:]
+    return bytes(block[:148]) + b"%06o\0 " % (sum(rest) - 256 * signed * sum(byte > 127 for byte in rest)) + block[156:]
+
+
+def test_sums_of_signed_bytes_are_taken_too() -> None:
+    data = bytearray(tar_of([("ünï.jpg", b"good")], tarfile.GNU_FORMAT))
+    data[:512] = summed(data[:512], signed=True)
+    assert [one.name for one in found(bytes(data))] == ["ünï.jpg"]
 
 
 def test_what_is_no_plain_file_is_passed_over() -> None:
@@ -72,7 +84,10 @@ def test_sparse_files_are_passed_over(tmp_path: Path) -> None:
 def test_sizes_of_pax_and_large_binary_sizes() -> None:
     info = tarfile.TarInfo("a.jpg")
     info.pax_headers = {"size": "3"}
-    assert found(tar_of([(info, b"abc"), ("b.jpg", b"b")]))[1].name == "b.jpg"
+    data = bytearray(tar_of([(info, b"abc"), ("b.jpg", b"b")]))
+    data[1024 + 124 : 1024 + 136] = b"%011o\0" % 0  # behind the pax header and its block
+    data[1024:1536] = summed(data[1024:1536])
+    assert [(one.name, one.size) for one in found(bytes(data))] == [("a.jpg", 3), ("b.jpg", 1)]
     block = bytearray(tarfile.TarInfo("big.jpg").tobuf(tarfile.GNU_FORMAT))
     block[124:136] = b"\x80" + (2**40).to_bytes(11, "big")
     block[148:156] = b"%06o\0 " % sum(block[:148] + b" " * 8 + block[156:])

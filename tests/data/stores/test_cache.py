@@ -147,6 +147,7 @@ def test_a_killed_writer_leaves_room(tmp_path: Path) -> None:
     cache = DataCache(tmp_path, 10_000)
     cache.put("b", bytes(5000))
     assert cache.get("b") == bytes(5000)
+    assert on_disk(tmp_path) < 9000
     assert cache.open_large("a", 9000) is None
 
 
