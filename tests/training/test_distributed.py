@@ -17,7 +17,8 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.data.sampling.crops import TrainCrops
 from fastlift.engine.agreement import agree, first_says
 from fastlift.engine.processes import company
-from fastlift.training.distributed import Vote, World, open_group
+from fastlift.training import distributed
+from fastlift.training.distributed import Vote, World, open_group, rows_of_all
 from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
@@ -162,6 +163,23 @@ def voting(clip: Files) -> list[bool]:
 
 def test_a_stop_asked_of_one_rank_is_heard_by_all_after_the_same_step(tiny_clip: Files, tmp_path: Path) -> None:
     assert together(tmp_path, 2, voting, tiny_clip) == [[False, True, False]] * 2
+
+
+ROWS = torch.arange(24.0).view(8, 3)
+SHARES = (ROWS[:5], torch.empty(0, 0), ROWS[5:])  # by rank; one without rows does not know how wide they are
+
+
+def gathering() -> Tensor | None:
+    distributed.PIECE_BYTES = 2 * 3 * 4  # two rows at a time
+    with company() as world:
+        open_group(world, torch.device("cpu"))
+        return rows_of_all(SHARES[world.rank], world, torch.device("cpu"))
+
+
+def test_rows_of_all_ranks_come_to_the_first_in_pieces(tmp_path: Path) -> None:
+    whole, *others = together(tmp_path, len(SHARES), gathering)
+    assert torch.equal(whole, ROWS)
+    assert others == [None, None]
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
