@@ -47,7 +47,7 @@ NETWORKS = (
     Network("400 Gb/s a node", 50.0),
     Network("400 Gb/s a GPU", 400.0),
 )
-SLOW, FAST = NETWORKS[0], NETWORKS[2]
+SLOW = NETWORKS[0]
 
 
 def _layout(gpus: int) -> tuple[int, int]:
@@ -213,13 +213,13 @@ def strong(training: Training, batch: int, gpus: int, network: Network) -> float
     return batch / step(training, batch // busy, gpus, network).seconds
 
 
-def classifier_gib(classes: int, gpus: int, images: int, sharded: bool, shape: Shape = LIFT.shape) -> float:
-    """Memory of a GPU for weight, gradient and momentum in fp32, and for the exponentials of its logits, in the compute dtype.
+def classifier_gib(classes: int, gpus: int, images: int, sharded: bool) -> float:
+    """Memory of a GPU for weight, gradient and momentum, and for its logits or their exponentials, all in fp32.
 
     The sum's buffer is the gradient. ``images`` are those of a GPU.
     """
     rows, columns = (-(-classes // gpus), images * gpus) if sharded else (classes, images)
-    return (3 * 4 * rows * shape.width + shape.bytes * rows * columns) / 2**30
+    return 4 * rows * (3 * LIFT.shape.width + columns) / 2**30
 
 
 # Failures

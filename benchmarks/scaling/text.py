@@ -86,8 +86,8 @@ of the sum are the step, and more GPUs make it slower. `--compile max` moves tha
 
 {classes_table}
 
-GiB: weight, gradient and momentum of the classifier in fp32, and its exponentials in bf16. On every GPU, its gradient travels in every
-step. Split, only the features of the batch do ({images_64} images a GPU), but in four gathers and three sums that nothing hides. A ring over
+GiB: weight, gradient and momentum of the classifier, and its logits or their exponentials, in fp32. On every GPU, its gradient travels
+in every step. Split, only the features of the batch do ({images_64} images a GPU), but in four gathers and three sums that nothing hides. A ring over
 many nodes makes these slow: at 512 GPUs they take {million_hops} ms, nearly all of it latency. NCCL has faster algorithms for small gathers, which are not
 counted. So the classifier should be split over no more GPUs than its memory needs; fastlift splits it over all.
 

@@ -118,7 +118,7 @@ def test_no_way_is_faster_than_n_gpus() -> None:
 
 def test_a_split_classifier_costs_memory_and_products_by_its_share() -> None:
     whole, split = (model.classifier_gib(100_000, 8, 64, sharded) for sharded in (False, True))
-    assert 1 / 8 <= split / whole < 1 / 7
+    assert 1 / 8 <= split / whole < 1 / 6  # as many logits: of an eighth of the classes and eight times the images
     flop = [sum(part.flop for part in model.kernel_parts(with_classes(80_000, s), 64, 8)) for s in (False, True)]
     assert flop[0] == pytest.approx(flop[1])  # an eighth of the classes, eight times the images
 
