@@ -1,6 +1,6 @@
 """``python -m benchmarks.scaling [WHAT ...]``: 1, 2 and 4 processes on this machine, to ``benchmarks/results/scaling.json``.
 
-Each measurement adds its part, with machine and versions, to what is there. Then docs/scaling.md is written anew.
+Each measurement adds its part, with machine and versions, to what is there. ``page`` writes docs/scaling.md from it.
 """
 
 from __future__ import annotations

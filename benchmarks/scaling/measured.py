@@ -43,7 +43,7 @@ def together(processes: int, what: str, folder: Path, *arguments: str) -> list[R
 
 
 def epoch(processes: int) -> Row:
-    """One epoch of ``fastlift train``: the loss of each step, seconds of steps and of their sums, memory of each process."""
+    """One epoch of ``fastlift train``: the loss of each step, and of each process the seconds of its steps and its memory."""
     with TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         found = together(processes, "train", Path(folder), *TRAINING, "--output", str(run))
@@ -54,7 +54,6 @@ def epoch(processes: int) -> Row:
         "losses": [line["loss"] for line in steps],
         "accuracy": evaluated["accuracy"],
         "step_s": [one["step_s"] for one in found],
-        "sums_s": [one["sums_s"] for one in found],
         "peak_mib": [round(one["peak_mib"]) for one in found],
     }
 

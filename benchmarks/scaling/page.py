@@ -11,7 +11,7 @@ from benchmarks.counting import evaluation_parts
 from benchmarks.documents import RESULTS, ROOT, table
 from benchmarks.roofline import CARDS
 from benchmarks.scaling import model, text
-from benchmarks.scaling.model import CAPTURED, FULL, LARGE, LIFT, NETWORKS, SLOW, TRAININGS, with_classes
+from benchmarks.scaling.model import CAPTURED, LARGE, LIFT, NETWORKS, SLOW, TRAININGS, with_classes
 from benchmarks.scaling.plot import PLOT, draw
 
 DOCUMENT = ROOT / "docs" / "scaling.md"
@@ -208,8 +208,8 @@ def numbers() -> dict[str, str]:
         "start": model.START_US, "ring": model.RING_US, "switch": model.NVLS_US, "hop": model.NETWORK_US,
         "ops": model.OPS, "eager_us": model.EAGER_US, "captured_us": model.CAPTURED_US,
         "eager_ms": 1e-3 * model.OPS * model.EAGER_US, "captured_ms": 1e-3 * model.OPS * model.CAPTURED_US,
-        "lift_mb": LIFT.gradient_bytes / 1e6, "full_mb": FULL.gradient_bytes / 1e6, "speed": speed, "decode_ms": 1e3 * decode,
-        "cores": speed * decode, "node_speed": node, "node_gb": node * IMAGE_KB / 1e6, "image_kb": IMAGE_KB,
+        "lift_mb": LIFT.gradient_bytes / 1e6, "speed": speed, "decode_ms": 1e3 * decode,
+        "cores": speed * decode, "node_gb": node * IMAGE_KB / 1e6, "image_kb": IMAGE_KB,
         "day": day, "day_gpu": 100 * day / speed, "day_cores": day * decode, "day_mb": day * IMAGE_KB / 1e3,
         "day_tb": 10e6 * IMAGE_KB / 1e9, "evaluated": evaluated, "day_evaluated": 100 * day / evaluated,
         "year": 365 * 10e6 / 1e9, "year_days": 365 * 10e6 / speed / 86_400, "steps": steps, "one_s": one, "eight_s": eight,

@@ -1,7 +1,7 @@
 """What each process of a measurement does, started by torchrun: ``python -m benchmarks.scaling.worker WHAT FOLDER ...``.
 
-``train FOLDER ARGUMENTS`` is ``fastlift train`` with a clock around its steps and their sums; ``step`` and ``buffer`` alternate a
-step, or the sums alone, with and without other processes. Each process leaves FOLDER/RANK.json.
+``train FOLDER ARGUMENTS`` is ``fastlift train`` with a clock around its steps; ``step`` and ``buffer`` alternate
+a step, or the sums alone, with and without other processes. Each process leaves FOLDER/RANK.json.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def train(arguments: list[str]) -> Row:
     """The command itself; the first steps, which also warm up, are among those that are timed."""
     from fastlift import cli
 
-    step, sums = clocked(Learner, "step"), clocked(Reducer, "add_up")
+    step = clocked(Learner, "step")
     code = cli.main(["train", *arguments])
     assert code == 0, code
-    return {"step_s": step, "sums_s": sums, "peak_mib": peak_mib()}
+    return {"step_s": step, "peak_mib": peak_mib()}
 
 
 def step(world: World, rounds: int) -> Row:
