@@ -1,8 +1,8 @@
 """A whole optimiser step in a CUDA graph: the host copies a batch, and replays what was recorded.
 
 With several processes the collectives of a step stand between the graphs that they cut it into: one before the gradients are
-added up, one after, and two more where the loss compares the images of a batch. So the ranks need not record or replay at the
-same time, and a rank that cannot record takes its steps beside the others' replays.
+added up, one after, and one more for each part of a batch where the loss compares its images. So the ranks need not record or
+replay at the same time, and a rank that cannot record takes its steps beside the others' replays.
 
 Recorded is ``Learner.step`` as it stands: micro-batches, loss, backward, the watch, the update and the sums. What it reads
 from the host would be frozen with it. So the batch lies in static buffers, the learning rate on the device, steps are counted
