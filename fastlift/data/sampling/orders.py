@@ -1,6 +1,6 @@
 """The orders of a loader's epochs, each made in a thread while the epoch before is under way.
 
-For ten million samples an order takes seconds (docs/scaling.md), in which training would wait at the start of each epoch.
+For ten million samples an order takes seconds (docs/results.md), in which training would wait at the start of each epoch.
 """
 
 from __future__ import annotations
