@@ -46,7 +46,6 @@ def run(arguments: list[str]) -> int:
     from fastlift.engine.predict import Wanted, predict_files
     from fastlift.evaluation.predict import Prediction, find_images
     from fastlift.reporting.console import Terminal, complain, show_json, show_line
-    from fastlift.system import launcher
 
     def show(prediction: Prediction) -> None:
         named = list(zip(prediction.names, prediction.probabilities, strict=True))
@@ -60,11 +59,11 @@ def run(arguments: list[str]) -> int:
 
     def on_bad(path: Path, reason: str) -> None:
         failed.append(path)
-        if launcher.rank() == 0:
-            complain(f"{path}: {reason}")
+        complain(f"{path}: {reason}")
 
     config = Config().override(**embedded(command), **changes)  # refuses what has no effect
     wanted = Wanted(command.run, command.checkpoint, find_images(command.images), command.top)
     for prediction in predict_files(wanted, config, on_bad, Terminal()):
         show(prediction)
+    # Of several processes the first one's answer: it still prints when the others end, and torchrun ends it where one fails.
     return 1 if failed else 0

@@ -52,8 +52,7 @@ def predict_files(
 
     Args:
         config: whose settings of inference, loading, precision, device and threads are used.
-        on_bad: called with path and reason of each file without a prediction, on the first process; on the others, which
-            have nothing to tell, with those that they found themselves.
+        on_bad: called with path and reason of each file without a prediction, on the first process.
         ui: told of checkpoints that were passed over; by the first process.
 
     Raises:
@@ -61,19 +60,23 @@ def predict_files(
         OutOfMemory: a batch is too large for it.
     """
     with company() as world:
+
+        def tell(path: Path, reason: str) -> None:
+            if world.is_main:
+                on_bad(path, reason)
+
         digest = hashlib.blake2b(b"\0".join(map(os.fsencode, wanted.paths))).hexdigest()
         device = join(world, config, top=wanted.top, checkpoint=wanted.checkpoint, **{"the list of images": digest})
         index, unreadable = index_images(wanted.paths, partial(_scan_together, world, device))
         for path, reason in unreadable.items():
-            on_bad(path, reason)
+            tell(path, reason)
         if len(index):
             model = _model(wanted, config.run, world, device, len(index), ui or Quiet())
             readable = [path for path in wanted.paths if path not in unreadable]
             with config.part(ThreadSettings).use(), using_device(device):
                 settings = config.part(InferenceSettings)
-                for best in _in_order(
-                    model, index, settings, wanted.top, world, lambda i, why: on_bad(readable[i], why)
-                ):
+                found = _in_order(model, index, settings, wanted.top, world, lambda i, why: tell(readable[i], why))
+                for best in found:
                     yield best.named(readable, model.class_names)
 
 
@@ -134,9 +137,8 @@ def _in_order(
             found.append(best)
     if world.size == 1:
         return
-    each = each_says(
-        world, json.dumps(bad), math.inf
-    )  # not in a collective, which would give up on a slower one after minutes
+    # Not in a collective, which would give up on a slower one after minutes.
+    each = each_says(world, json.dumps(bad), math.inf)
     others = rows_of_all(_table(found), world, next(model.parameters()).device)
     if others is None:
         return

@@ -54,7 +54,8 @@ def test_the_output_is_that_of_one_process(processes: int, run: Path, images: Pa
     assert len(alone.err.splitlines()) == 6, alone.err
     assert several[0].out == alone.out
     assert sorted(several[0].err.splitlines()) == sorted(alone.err.splitlines())
-    assert [outcome.code for outcome in several] == [1] * processes
+    # The others end first: where one of them fails, torchrun ends the first one, which still prints.
+    assert [outcome.code for outcome in several] == [1] + [0] * (processes - 1)
     assert not any(outcome.out or outcome.err for outcome in several[1:])
 
 
