@@ -1,8 +1,9 @@
-"""The small run that tests of several processes train, and what its ranks say."""
+"""The small run that tests of several processes train, its processes, and what they say."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -24,6 +25,20 @@ def told(outcomes: list[Outcome]) -> list[str]:
     lines = [line for outcome in outcomes for line in outcome.err.splitlines()]
     assert not [line for line in lines if "Traceback" in line or "[W" in line or "[rank" in line], lines
     return [line for line in lines if line.startswith("fastlift: ")]
+
+
+def workers(run: Path) -> dict[str, int]:
+    """The running processes that train into this folder, by rank."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            rank = re.search(rb"(?:^|\0)RANK=(\d+)\0", (process / "environ").read_bytes())
+        except OSError:
+            continue
+        if rank and str(run).encode() in words:
+            found[rank[1].decode()] = int(process.name)
+    return found
 
 
 def on_hosts() -> None:

@@ -7,8 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from engine.test_processes import command, fastlift, steps, told
+from engine.test_processes import fastlift, steps
 from fixtures import Files
+from ranks import command, told
 from safetensors.torch import load_file
 from several import Group
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 from fixtures import Files, write_tiny_data
 from PIL import Image
-from ranks import command, told
+from ranks import command, told, workers
 from safetensors.torch import load_file
 from several import Group, together
 from torch import Tensor
@@ -234,16 +234,6 @@ def test_an_overflow_of_one_rank_stops_none(tiny_clip: Files, tiny_data: Path, t
     assert left.scale < torch.amp.GradScaler("cpu").get_scale()
 
 
-def ranks_of(torchrun: int) -> dict[str, int]:
-    """The processes that torchrun has started, by rank."""
-    found = {}
-    for child in Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split():
-        known = re.search(rb"(?:^|\0)RANK=(\d+)\0", Path(f"/proc/{child}/environ").read_bytes())
-        if known is not None:
-            found[known[1].decode()] = int(child)
-    return found
-
-
 def test_torchrun_itself(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
     """A run of two processes of which one is killed: torchrun ends the other at once, which still tells the way on."""
     run = tmp_path / "run"
@@ -257,7 +247,7 @@ def test_torchrun_itself(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> N
                 assert torchrun.poll() is None, torchrun.communicate()[1]
                 time.sleep(0.05)
             assert begun
-            os.kill(ranks_of(torchrun.pid)["1"], signal.SIGKILL)
+            os.kill(workers(run)["1"], signal.SIGKILL)
             told_last = torchrun.communicate(timeout=300)[1]
         finally:
             torchrun.terminate()  # nothing where it has ended; otherwise it ends its processes

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 from fixtures import Files, Told
 from run_files import same_state
 
@@ -30,12 +30,8 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def flags(tiny_clip: Files, tiny_data: Path) -> list[str]:
     """Two epochs of four steps, 38 images, with flags that are written in the run's config in another way (threads, paths)."""
-    data = os.path.relpath(tiny_data)
-    lists = ["--dataset", "list", "--data-root", data, "--class-names", f"{data}/class_names.txt"]
-    lists += ["--train-list", f"{data}/train.txt", "--test-list", f"{data}/test.txt"]
-    model = ["--model", str(tiny_clip[0]), "--pretrained", str(tiny_clip[1]), "--init", "random", "--device", "cpu"]
-    training = ["--epochs", "2", "--batch-size", "12", "--lr", "0.05", "--amp", "fp32", "--checkpoint-steps", "3"]
-    return ["train", *lists, *model, *training, "--workers", "1"]
+    data, output = Path(os.path.relpath(tiny_data)), Path("named by each test")
+    return ranks.command(tiny_clip, data, output, "--checkpoint-steps", "3")
 
 
 class Counted:
@@ -138,12 +134,21 @@ def test_other_words_are_refused(arguments: list[str], message: str, capsys: pyt
 
 def test_a_process_that_still_has_the_folder_is_waited_for(settings: Config, tmp_path: Path) -> None:
     """As where the machine of the last attempt takes its time to end; a plain ``--resume`` tells it at once."""
-    told, run, settings = Told(), tmp_path / "run", settings.override(epochs=0)
+    run, settings = tmp_path / "run", settings.override(epochs=0)
     fastlift.train(settings, output=run)
+
+    class Ends(Told):
+        """The other process ends once it is told that it is waited for."""
+
+        def say(self, message: str) -> None:
+            super().say(message)
+            if "waiting up to 120 s for it to end" in message:
+                claim.__exit__()
+
+    told = Ends()
     with claimed(run, told.say) as claim:
         with pytest.raises(InUse):
             fastlift.train(settings, output=run, resume=True)
-        threading.Timer(1.5, claim.__exit__).start()
         fastlift.train(settings, output=run, resume="auto", ui=told)
-    assert "waiting up to 120 s for it to end" in told.text
+    assert told.text.count("waiting up to 120 s for it to end") == 1
     assert "has ended already" in told.text

@@ -104,7 +104,8 @@ def test_a_note_that_does_not_come(tmp_path: Path) -> None:
 def test_long_work_of_the_first_process_is_waited_for(tmp_path: Path) -> None:
     outcomes = Group(tmp_path, 2, notes, ("long work",)).join()
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
-    assert all(outcome.value >= 2.0 for outcome in outcomes)
+    # The limit is 0.5 s, the work takes 2 s; the second begins a moment after the first.
+    assert all(outcome.value > 1.0 for outcome in outcomes)
 
 
 def all_there() -> None:

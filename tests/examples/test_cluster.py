@@ -24,6 +24,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from fixtures import Files
+from ranks import command, workers
 from torch.distributed.run import get_args_parser
 
 from fastlift.commands.base_config import base_config
@@ -35,10 +36,8 @@ SCRIPTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(CLUSTE
 MANIFESTS = list(yaml.safe_load_all((CLUSTER / "kubernetes.yaml").read_text(encoding="utf-8")))
 SERVICE, JOB = MANIFESTS
 (CONTAINER,) = JOB["spec"]["template"]["spec"]["containers"]
-KUBERNETES = (
-    "1.31",
-    kubernetes_validate.latest_version(),
-)  # the oldest that the manifest names, the newest that is known
+# The oldest that the manifest names, the newest that is known.
+KUBERNETES = ("1.31", kubernetes_validate.latest_version())
 BASH = shutil.which("bash") or "bash"
 
 # Slurm's commands as far as slurm.sh uses them: tasks are local processes in a group each, srun ends when all have.
@@ -71,22 +70,16 @@ def write_commands(folder: Path, **texts: str) -> Path:
     return folder
 
 
-def flags(clip: Files, data: Path, output: Path, epochs: int) -> list[str]:
-    """Of a run of ``epochs`` epochs of four steps."""
-    lists = ["--dataset", "list", "--data-root", str(data), "--class-names", str(data / "class_names.txt")]
-    lists += ["--train-list", str(data / "train.txt"), "--test-list", str(data / "test.txt")]
-    model = ["--model", str(clip[0]), "--pretrained", str(clip[1]), "--init", "random", "--device", "cpu"]
-    training = ["--epochs", str(epochs), "--batch-size", "12", "--lr", "0.05", "--amp", "fp32", "--workers", "1"]
-    return [*lists, *model, *training, "--output", str(output)]
-
-
 @contextmanager
 def started(script: str, arguments: list[str], commands: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A script of the examples, with these commands in front of PATH; its processes end with the test."""
     path = {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment}
-    command = [BASH, str(CLUSTER / script), *arguments]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | path
+        [BASH, str(CLUSTER / script), *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | path,
     )
     try:
         yield process
@@ -109,20 +102,6 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], patience: 
 def checkpoints(run: Path) -> list[str]:
     """Their names, the newest last."""
     return sorted(path.name for path in run.glob("checkpoints/*.safetensors"))
-
-
-def workers(run: Path) -> dict[str, int]:
-    """The running processes that train into this folder, by rank."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            rank = re.search(rb"(?:^|\0)RANK=(\d+)\0", (process / "environ").read_bytes())
-        except OSError:
-            continue
-        if rank and str(run).encode() in words:
-            found[rank[1].decode()] = int(process.name)
-    return found
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -161,9 +140,9 @@ def test_torchrun_and_fastlift_know_every_flag(text: str) -> None:
     taken = get_args_parser().parse_args(words)
     assert (taken.module, taken.training_script, taken.training_script_args[0]) == (True, "fastlift", "train")
     arguments = taken.training_script_args[1:]
-    command = parse(Train, arguments, "train", Train(settings=base_config(arguments)))
-    assert command.resume == "auto"
-    assert command.output is not None, "machines would choose names of their own"
+    asked = parse(Train, arguments, "train", Train(settings=base_config(arguments)))
+    assert asked.resume == "auto"
+    assert asked.output is not None, "machines would choose names of their own"
     assert taken.max_restarts > 0
 
 
@@ -236,7 +215,7 @@ def test_slurm_saves_before_its_limit_and_goes_on(tiny_clip: Files, tiny_data: P
         "SLURM_GPUS_ON_NODE": "1",
         "SLURM_CPUS_PER_TASK": "3",
     }
-    arguments = flags(tiny_clip, tiny_data, run, epochs=40)
+    arguments = command(tiny_clip, tiny_data, run, "--epochs", "40")[1:]
     with started("slurm.sh", arguments, commands, **job, SLURM_JOB_NUM_NODES="2") as batch:
         wait_for(lambda: checkpoints(run), batch)
         assert set(workers(run)) == {"0", "1"}
@@ -267,7 +246,7 @@ def test_slurm_saves_before_its_limit_and_goes_on(tiny_clip: Files, tiny_data: P
 def test_spot_loop_outlives_a_process_and_its_machine(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
     """A killed process, then SIGTERM as the machine is taken away; the next machine, which has one process."""
     run, commands = tmp_path / "run", write_commands(tmp_path / "bin")
-    arguments = flags(tiny_clip, tiny_data, run, epochs=60)
+    arguments = command(tiny_clip, tiny_data, run, "--epochs", "60")[1:]
     with started("spot.sh", arguments, commands, PROCESSES="2") as loop:
         wait_for(lambda: checkpoints(run), loop)
         before = workers(run)
