@@ -1,7 +1,7 @@
 """What the processes of a run tell each other: that they are alike, what the first one found, where training starts.
 
-Notes lie in the store that ``processes.company`` opens. They are JSON, no pickle. All but those about long work of the first
-rank alone, or of the first of each machine, come within the time limit (``--timeout``).
+Notes lie in the store that ``processes.company`` opens. They are JSON, no pickle. All but those about long work (of the first
+rank, of the first of each machine, or of each its share of images) come within the time limit (``--timeout``).
 """
 
 from __future__ import annotations

@@ -90,9 +90,8 @@ def results_of(
     processes: list[dict[str, Any]] = []
     if fit is not None:
         timing["train_s"] = fit.elapsed
-        if (
-            fit.span is not None and fit.span.images_per_s
-        ):  # none where a run that was trained already is only evaluated
+        # No images where a run that was trained already is only evaluated.
+        if fit.span is not None and fit.span.images_per_s:
             timing["images_per_s"], timing["data_wait_share"] = fit.span.images_per_s, fit.span.share
             processes = fit.pace.by_process(fit.span)
     name = config.run.ensembling_name

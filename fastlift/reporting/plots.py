@@ -117,9 +117,8 @@ def _waiting_plot(run: RunRecord, index: int) -> Plot | None:
     """By process: the shares of the epochs as a line from the least to the largest, that of the training as a dot."""
     epochs = [epoch["data_wait_by_rank"] for epoch in run.epochs if epoch.get("data_wait_by_rank")]
     count = len(run.processes) or (len(epochs[-1]) if epochs else 0)
-    shares = np.array(
-        [shares for shares in epochs if len(shares) == count], dtype=np.float64
-    )  # others: before a resume
+    # Of another number of processes are epochs before a resume.
+    shares = np.array([shares for shares in epochs if len(shares) == count], dtype=np.float64)
     if not count:
         return None
     with drawing() as (figure, axes):
@@ -133,9 +132,8 @@ def _waiting_plot(run: RunRecord, index: int) -> Plot | None:
         hosts = ", ".join(f"rank {each['rank']} on {each['host']}" for each in run.processes[:MAX_NAMED_RANKS])
         title = f"Waiting for data by process, {run.name}"
         svg = inline_svg(figure, f"waiting-{index}", title)
-    caption = (
-        "Line: its epochs, from the least to the largest share. Dot: the whole training. All wait for the slowest."
-    )
+    dot = "the whole training" if run.processes else "the last epoch"
+    caption = f"Line: its epochs, from the least to the largest share. Dot: {dot}. All wait for the slowest."
     return Plot(title, f"{caption} {hosts}" if hosts else caption, svg)
 
 

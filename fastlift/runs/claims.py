@@ -29,7 +29,7 @@ class Claim:
 
     Args:
         path: the run folder; made when the claim is taken.
-        say: where to tell that the file system has no locks.
+        say: where to tell that it waits, or that the file system has no locks.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:

@@ -63,7 +63,7 @@ class TimeoutSettings(Settings):
 
     timeout: Annotated[float, Between(1, 7 * 86400), May.CHANGE] = 1800.0
     """Seconds that one of several processes waits for the others, before the run ends and names those that did not come.
-    Longer than the longest pause of one of them alone, such as reading the sizes of all images on slow storage."""
+    Longer than the longest pause of one of them alone, such as writing a checkpoint to slow storage."""
 
 
 @dataclass(frozen=True)

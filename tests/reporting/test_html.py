@@ -311,6 +311,7 @@ def test_waiting_is_drawn_for_any_number_of_processes(make_run: MakeRun, count: 
     (drawn,) = waiting_plots([read_run(run)])
     assert "process (rank)" in drawn.svg
     assert ("rank 1 on node0" in drawn.caption) is finished
+    assert f"Dot: {'the whole training' if finished else 'the last epoch'}." in drawn.caption
     assert len(drawn.caption) < 600
 
 
