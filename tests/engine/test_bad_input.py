@@ -12,12 +12,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from fixtures import Files, write_tiny_clip, write_tiny_data
 from ranks import command, on_hosts, told
 from several import Group, Outcome
@@ -236,6 +238,18 @@ def test_a_rank_of_another_start_is_passed_over(tmp_path: Path) -> None:
     outcomes = Group(tmp_path, 2, starts_again, ()).join(60)
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     assert outcomes[0].value == outcomes[1].value == ["first", "second"]
+
+
+def test_the_number_of_a_process_that_has_ended_is_answered_in_vain() -> None:
+    """The first rank finds it before the second one of its own start has asked: that one is answered all the same."""
+    notes, deadline = dist.HashStore(), time.monotonic() + 30
+    notes.set("here/1", "stale")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(meeting._same_start, notes, 0, 2, deadline)
+        while not notes.check(["start/stale"]) and not first.done():
+            time.sleep(0.01)
+        second = meeting._same_start(notes, 1, 2, deadline)
+        assert first.result() == second
 
 
 def starts_again() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,12 @@ def test_a_process_that_still_has_the_folder_is_waited_for(settings: Config, tmp
     fastlift.train(settings, output=run)
 
     class Ends(Told):
-        """The other process ends once it is told that it is waited for."""
+        """The other process ends a moment after it is told that it is waited for."""
 
         def say(self, message: str) -> None:
             super().say(message)
             if "waiting up to 120 s for it to end" in message:
-                claim.__exit__()
+                threading.Timer(0.5, claim.__exit__).start()
 
     told = Ends()
     with claimed(run, told.say) as claim:

@@ -296,7 +296,8 @@ def test_spot_loop_stops_at_a_mistake(tmp_path: Path) -> None:
 def test_spot_loop_tries_again(attempts: list[str], code: int, made: int, tmp_path: Path) -> None:
     (tmp_path / "attempts").write_text("\n".join(attempts) + "\n")
     torchrun = f'cd "{tmp_path}"; echo >> made; eval "$(sed -n "$(wc -l < made)p" attempts)"'
-    commands = write_commands(tmp_path / "bin", torchrun=torchrun)
+    late = f'sleep 0.3; exec {shutil.which("tee")} "$@"'  # what torchrun has said is read only once all of it is there
+    commands = write_commands(tmp_path / "bin", torchrun=torchrun, tee=late)
     with started("spot.sh", [], commands, WAIT="0", MOST="4") as loop:
         messages = loop.communicate(timeout=60)[1]
     assert loop.returncode == code, messages
