@@ -220,7 +220,7 @@ def test_slurm_saves_before_its_limit_and_goes_on(tiny_clip: Files, tiny_data: P
         wait_for(lambda: checkpoints(run), batch)
         assert set(workers(run)) == {"0", "1"}
         os.kill(batch.pid, signal.SIGUSR1)  # --signal=B:USR1@120
-        messages = batch.communicate(timeout=120)[1]
+        messages = batch.communicate(timeout=300)[1]
     assert batch.returncode != 0
     assert not workers(run)
     assert (slurm / "calls").read_text().endswith(f"scancel --signal=TERM {number}\nscontrol requeue {number}\n")
@@ -235,7 +235,7 @@ def test_slurm_saves_before_its_limit_and_goes_on(tiny_clip: Files, tiny_data: P
 
     again = {"SLURM_JOB_NUM_NODES": "1", "SLURM_RESTART_COUNT": "1"}
     with started("slurm.sh", arguments, commands, **job | again) as batch:
-        batch.communicate(timeout=120)
+        batch.communicate(timeout=300)
     told = (slurm / "node-0.err").read_text()
     assert batch.returncode == 0, told
     assert f"({saved})" in told
@@ -255,7 +255,7 @@ def test_spot_loop_outlives_a_process_and_its_machine(tiny_clip: Files, tiny_dat
         known = len(checkpoints(run))
         wait_for(lambda: len(checkpoints(run)) > known, loop)
         os.kill(loop.pid, signal.SIGTERM)
-        messages = loop.communicate(timeout=120)[1]
+        messages = loop.communicate(timeout=300)[1]
     assert loop.returncode == 143
     assert not workers(run)
     assert "spot.sh: torchrun ended" not in messages, "torchrun itself starts the processes again"
@@ -264,7 +264,7 @@ def test_spot_loop_outlives_a_process_and_its_machine(tiny_clip: Files, tiny_dat
     assert re.search(f"^fastlift: SIGTERM: .*{saved}", messages, re.MULTILINE)
 
     with started("spot.sh", arguments, commands, PROCESSES="1") as loop:
-        messages = loop.communicate(timeout=120)[1]
+        messages = loop.communicate(timeout=300)[1]
     assert loop.returncode == 0, messages
     assert f"({saved})" in messages
     assert epochs_of(run) == list(range(60))
@@ -275,7 +275,7 @@ def test_spot_loop_stops_at_a_mistake(tmp_path: Path) -> None:
     only_once = f'exec {sys.executable} -m torch.distributed.run "${{@/#3/0}}"'
     commands = write_commands(tmp_path / "bin", torchrun=f'echo >> "{tmp_path}/attempts"\n{only_once}')
     with started("spot.sh", ["--epochs", "many", "--output", str(tmp_path / "run")], commands, PROCESSES="1") as loop:
-        messages = loop.communicate(timeout=120)[1]
+        messages = loop.communicate(timeout=300)[1]
     assert loop.returncode == 2, messages
     assert "--epochs" in messages
     assert len((tmp_path / "attempts").read_text()) == 1
@@ -299,7 +299,7 @@ def test_spot_loop_tries_again(attempts: list[str], code: int, made: int, tmp_pa
     late = f'sleep 0.3; exec {shutil.which("tee")} "$@"'  # what torchrun has said is read only once all of it is there
     commands = write_commands(tmp_path / "bin", torchrun=torchrun, tee=late)
     with started("spot.sh", [], commands, WAIT="0", MOST="4") as loop:
-        messages = loop.communicate(timeout=60)[1]
+        messages = loop.communicate(timeout=120)[1]
     assert loop.returncode == code, messages
     assert len((tmp_path / "made").read_text()) == made
 
