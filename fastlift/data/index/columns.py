@@ -4,11 +4,14 @@ The file is NumPy's ``.npz``, without pickles and not packed, so that it takes n
 finds damage, not forgery: who can write the file can write its digest, so readers check what numbers they take.
 """
 
+import contextlib
 import hashlib
 import os
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from fastlift.system.files import write_atomically
 
 Columns = Mapping[str, np.ndarray]
 _DIGEST = "digest"
+_TRIES = 5
+_one_at_a_time = threading.Lock()
 
 
 def cached_columns(cache: Path, folder: str, form: str, root: Path | Url, key: bytes) -> Path:
@@ -44,9 +49,7 @@ def read_columns(path: Path, kinds: Mapping[str, type[np.generic]]) -> dict[str,
             with zipfile.ZipFile(raw) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise ValueError("its columns are packed")  # a few packed KiB may stand for more than the memory
-            raw.seek(0)
-            with np.load(raw, allow_pickle=False) as file:
-                columns = {name: file[name] for name in file.files}
+            columns = _load(raw)
         digest = columns.pop(_DIGEST).tobytes()
     except Exception as error:  # reading a damaged one raises nearly everything
         raise ValueError(str(error) or type(error).__name__) from None
@@ -55,6 +58,25 @@ def read_columns(path: Path, kinds: Mapping[str, type[np.generic]]) -> dict[str,
     if {name: column.dtype for name, column in columns.items()} != {name: np.dtype(kinds[name]) for name in kinds}:
         raise ValueError(f"it does not hold just {', '.join(kinds)}")
     return columns
+
+
+def _load(raw: BinaryIO) -> dict[str, np.ndarray]:
+    """All columns of an open file.
+
+    NumPy reads their headers with ``ast``, which fails with SystemError where two threads are in it at once (CPython issue
+    106905, still so in 3.11.7). Of the threads here one reads at a time; a compiler's may yet be in it, so it is tried again.
+    """
+    with _one_at_a_time:
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(SystemError):
+                return _arrays(raw)
+        return _arrays(raw)
+
+
+def _arrays(raw: BinaryIO) -> dict[str, np.ndarray]:
+    raw.seek(0)
+    with np.load(raw, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def digest_of(columns: Columns) -> bytes:
