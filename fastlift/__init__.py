@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastlift.interop.modules import LogitAdjustedCrossEntropy as LogitAdjustedCrossEntropy
     from fastlift.models.classifiers import CosineClassifier as CosineClassifier
     from fastlift.models.create import create_model as create_model
+    from fastlift.models.prediction.result import Prediction as Prediction
     from fastlift.models.tuners.adapter import AdaptFormer as AdaptFormer
     from fastlift.training import classifier_init
     from fastlift.training import losses as losses
@@ -51,6 +52,7 @@ _HOMES = {
     "LADELoss": "interop.modules",
     "LDAMLoss": "interop.modules",
     "LogitAdjustedCrossEntropy": "interop.modules",
+    "Prediction": "models.prediction.result",
     "UserError": "errors",
     "add_adapters": "interop.adapters",
     "create_model": "models.create",

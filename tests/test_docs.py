@@ -236,3 +236,27 @@ def test_the_snippets_of_drop_in_run(tiny_data: Path, tmp_path: Path, monkeypatc
     exec(loading, names)
     assert names["images"].shape[1:] == (3, 224, 224)
     names["loader"].close()
+
+
+def test_the_snippets_of_predicting_run(
+    tiny_clip: tuple[Path, Path], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a run without an epoch, beside a folder of images of which one is none."""
+    from fixtures import tiny_recipe
+
+    import fastlift
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "no.jpg").write_text("no image")
+    for name in ("photo.jpg", "photos/one.jpg"):
+        (tmp_path / name).write_bytes((tiny_data / "test" / "class0" / "0.jpg").read_bytes())
+    run = fastlift.train(tiny_recipe(tiny_clip, tiny_data, epochs=0, amp="fp32"), output=tmp_path / "run").folder
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        names: dict[str, Any] = {"run": run}
+        for language, text in code_blocks(ROOT / "docs/predicting.md"):
+            if language == "python":
+                exec(text, names)
+    assert told.getvalue().count("photos/one.jpg") == 2
+    assert told.getvalue().count("is text, not an image") == 2

@@ -29,8 +29,8 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.engine.build import load_data
 from fastlift.engine.model import load_run
 from fastlift.engine.train import train
-from fastlift.evaluation.settings import EnsemblingSettings
 from fastlift.models.fp8 import Fp8Settings
+from fastlift.models.preprocessing import EnsemblingSettings
 from fastlift.reporting.console import Terminal
 from fastlift.system.device import describe_machine, versions
 from fastlift.system.files import write_json

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fastlift.commands.parsing import embedded, parse
 from fastlift.config import DataConfig
-from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings
+from fastlift.evaluation.settings import EvalSettings
 from fastlift.models.precision import PrecisionSettings
+from fastlift.models.preprocessing import EnsemblingSettings
 from fastlift.models.text.features import PromptTextSettings
 from fastlift.system.settings import DeviceSettings, SeedSettings, ThreadSettings
 

@@ -7,6 +7,7 @@ parts, each of which imports from those before it:
 - ``sampling/``: which sample comes when, and which part of it is seen, as pure functions of (seed, epoch, sample)
 - ``loading/``: threads or DALI decode, crop and collate
 - ``datasets/``: the sets by name, one file each, and packs of them (a few tar files)
+- ``image_sources``: images by the files, folders, patterns, lists and shards that people name, to be predicted
 - ``pack``, ``inspection/``: make a pack; tell what is wrong with a set, and what it looks like
 
 Imports ``errors``, ``settings`` and ``system``. Imported by ``models``, ``training``, ``evaluation``, ``config``, ``runs``,

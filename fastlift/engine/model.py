@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from fastlift.models.create import CreateSettings, create_model
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
-from fastlift.models.precision import Amp, Shape, shape_of
+from fastlift.models.precision import Amp, PrecisionSettings, Shape, resolve_amp, shape_of
 from fastlift.models.vit import ActivationCheckpointingSettings
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
@@ -34,6 +34,7 @@ from fastlift.runs.bad_images import BadImages
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
+from fastlift.system.settings import DeviceSettings
 from fastlift.training.class_shards import ShardedClassifier, ShardSettings
 from fastlift.training.classifier_init import frozen_features, images_of, init_from_features
 from fastlift.training.distributed import World, rows_of_all
@@ -53,19 +54,37 @@ def build_model(settings: CreateSettings, names: tuple[str, ...], ui: Ui | None 
     )
 
 
-def load_run(folder: str | Path, checkpoint: str | None = None, ui: Ui | None = None) -> LiftModel:
-    """The trained model of a run, on the CPU in fp32, ready to predict.
+def load_run(
+    folder: str | Path,
+    checkpoint: str | None = None,
+    ui: Ui | None = None,
+    *,
+    device: str = "cpu",
+    amp: Literal["auto", "bf16", "fp16", "fp32"] = "fp32",
+) -> LiftModel:
+    """The trained model of a run: ``load_run(RUN).predict("photo.jpg")`` tells what is on an image.
 
     Args:
         folder: a run folder.
         checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one that is whole.
         ui: told which newer checkpoints were passed over, and why.
+        device: where the model lies: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
+        amp: the dtype it computes in: "fp32", "bf16", "fp16", or "auto" for that of the training.
 
     Raises:
         UserError: no run; no checkpoint; a damaged one, or another run's; settings, class names or backbone weights other
-            than those that the run trained on.
+            than those that the run trained on; a device that is not here, or a dtype that it does not have.
     """
-    run = runs.open_run(Path(folder))
+    chosen, precision = DeviceSettings(device).build(), PrecisionSettings(amp).amp  # what is no name is told at once
+    model = _trained_model(Path(folder), checkpoint, ui)
+    if (named := runs.amp_of(Path(folder), precision)) != "fp32":
+        model.set_compute_dtype(resolve_amp(named, chosen, shape_of(model.vit, 1)).dtype)
+    return model.to(chosen)
+
+
+def _trained_model(folder: Path, checkpoint: str | None, ui: Ui | None) -> LiftModel:
+    """The model of a run at a checkpoint, on the CPU in fp32."""
+    run = runs.open_run(folder)
     config = load(run.config)
     identity = run.identity()
     runs.check_settings(run, identity, config)

@@ -17,7 +17,8 @@ from fastlift.models import backbones
 from fastlift.models.backbones import Backbone, BackboneSettings
 from fastlift.models.classifier_init import ClassifierInitSettings, class_features
 from fastlift.models.classifiers import OF_TEXT, Classifier, ClassifierSettings, ZeroShotClassifier
-from fastlift.models.lift import LiftModel, Preprocessing
+from fastlift.models.lift import LiftModel
+from fastlift.models.preprocessing import Preprocessing
 from fastlift.models.resnet import ResNet
 from fastlift.models.text.classifier import TextSideSettings
 from fastlift.models.text.features import Progress, PromptTextSettings

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fastlift.data.sampling.crops import Interpolation
 from fastlift.models.classifiers import Classifier
+from fastlift.models.prediction.predicting import Predicts
+from fastlift.models.preprocessing import Preprocessing
 from fastlift.models.resnet import ResNet
 from fastlift.models.tuners import TunerSettings
 from fastlift.models.tuners.mask import Scatter
@@ -17,21 +17,11 @@ from fastlift.models.vit import VisionTransformer
 from fastlift.models.weights import check_fit
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What images must be before they enter the model: resized to a size in pixels, then (RGB / 255 - mean) / std."""
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: Interpolation
-
-
-class LiftModel(nn.Module):
+class LiftModel(Predicts):
     """images [B, 3, S, S], normalised -> logits [B, C] in fp32.
 
     What trains has ``requires_grad``, nothing else has. ``tuner_parameters`` and ``head_parameters`` hold it under the
-    names of the authors' checkpoints.
+    names of the authors' checkpoints. ``predict`` takes images as they are: files, PIL images, arrays, folders ...
     """
 
     def __init__(

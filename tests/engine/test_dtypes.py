@@ -16,6 +16,7 @@ from fastlift.config import Config
 from fastlift.engine import agreement
 from fastlift.engine import evaluate as engine_evaluate
 from fastlift.engine.evaluate import evaluate_run
+from fastlift.errors import UserError
 from fastlift.models import precision
 from fastlift.models.lift import LiftModel
 from fastlift.system.progress import Quiet
@@ -99,6 +100,17 @@ def test_commands_take_the_runs_dtype(
     assert predict.run([str(trained), image, "--amp", "fp32"]) == 0
     assert asked == [torch.bfloat16, torch.bfloat16, torch.float32]
     capsys.readouterr()
+
+
+def test_a_run_is_loaded_in_fp32_or_in_the_dtype_that_is_asked_for(trained: Path) -> None:
+    asked: dict[Any, torch.dtype] = {None: torch.float32, "auto": torch.bfloat16, "fp16": torch.float16}
+    for amp, dtype in asked.items():
+        model = fastlift.load_run(trained, **({} if amp is None else {"amp": amp}), device="cpu")
+        assert model.vit.compute_dtype == dtype
+    with pytest.raises(UserError, match="did you mean fp32"):
+        fastlift.load_run(trained, amp="fp3")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="device 'gpu'"):
+        fastlift.load_run(trained, device="gpu")
 
 
 # Numbers that are not finite, where a model is used

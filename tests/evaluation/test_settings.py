@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fastlift.errors import UserError
-from fastlift.evaluation.settings import EnsemblingSettings, EvalSettings, InferenceSettings
-from fastlift.models.lift import Preprocessing
+from fastlift.evaluation.settings import EvalSettings, InferenceSettings
+from fastlift.models.preprocessing import EnsemblingSettings, Preprocessing
 
 
 def preprocessing(size: int) -> Preprocessing:

@@ -18,9 +18,9 @@ from fastlift import __version__
 from fastlift.data.sampling.crops import EvalCrops
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
-from fastlift.evaluation.settings import EnsemblingSettings
 from fastlift.interop.export.serving import ServingModel, serving_model
 from fastlift.models.lift import LiftModel
+from fastlift.models.preprocessing import EnsemblingSettings
 from fastlift.system.files import write_atomically, write_json
 
 Format = Literal["onnx", "pt2"]

@@ -21,7 +21,7 @@ from fastlift.data.loading.loader import build_loader
 from fastlift.data.pack import run
 from fastlift.engine.evaluate import evaluate_run
 from fastlift.errors import UserError
-from fastlift.evaluation.settings import EnsemblingSettings
+from fastlift.models.preprocessing import EnsemblingSettings
 
 CATEGORIES = [
     {"id": 2, "name": "Oenanthe crocata", "kingdom": "Plantae", "phylum": "T", "class": "M", "order": "A", "family": "Ap", "genus": "Oenanthe"},

@@ -1,0 +1,169 @@
+"""Images by the places where people say they are: files, folders, patterns, lists and shards, one after another.
+
+Nothing is opened but lists and shards. Places are checked when they are given; what they hold is found on the way, in an order
+that is the same every time. Of a folder the names of one level are in memory, of a shard nothing but its headers are read.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastlift.data.datasets.webdataset import expand
+from fastlift.data.index.shards import IMAGES
+from fastlift.data.index.tars import TarError, members
+from fastlift.data.stores.random_access import opened
+from fastlift.errors import UserError
+
+_ENDINGS = tuple(f".{ending}" for ending in IMAGES)
+_TOLD = 10
+_LOOKED_AT = 100  # of a list: where none of the first ones is there, it was made for another folder
+
+
+class FoundImage(NamedTuple):
+    """Where an image lies, or why there is none."""
+
+    name: str  # what it is called: its path; of a shard's member SHARD/MEMBER
+    path: str  # of the file, or of the shard
+    span: tuple[int, int] | None = None  # of a shard's member: offset and bytes
+    problem: str = ""  # of a shard that cannot be read to its end: why
+
+
+class ImageSources:
+    """Iterates over the images of some places, in their order; again from the start each time."""
+
+    def __init__(self, places: Sequence[str | os.PathLike[str]], lists: Sequence[Path] = ()) -> None:
+        """Check what is named.
+
+        Args:
+            places: files; folders, which are searched to any depth; patterns (``photos/**/*.jpg``, whose matches with an
+                image's ending are taken, and ``train-{000..099}.tar``); tar files, whose images are taken.
+            lists: text files with the path of an image in each line; empty lines are passed over.
+
+        Raises:
+            UserError: a place that does not exist, a pattern that nothing matches, a list that cannot be read or belongs
+                elsewhere. All missing places are named, the first ten by name.
+        """
+        self._places = [found for place in places for found in _matching(os.fspath(place))]
+        if missing := [place for place in self._places if not os.path.exists(place)]:
+            more = f" and {len(missing) - _TOLD:,} more" if len(missing) > _TOLD else ""
+            raise UserError(f"no such file or folder: {', '.join(missing[:_TOLD])}{more}")
+        self._lists = list(lists)
+        for file in self._lists:
+            _check_list(file)
+
+    def __iter__(self) -> Iterator[FoundImage]:
+        for place in self._places:
+            if os.path.isdir(place):
+                yield from (FoundImage(path, path) for path in walk(place))
+            elif place.lower().endswith(".tar"):
+                yield from _in_shard(place)
+            else:
+                yield FoundImage(place, place)
+        for file in self._lists:
+            with open(file, "rb") as lines:
+                yield from (FoundImage(path, path) for line in lines if (path := _path_in(line)))
+
+    def count(self) -> int | None:
+        """How many images there are; None where only reading shards would tell."""
+        if any(place.lower().endswith(".tar") and not os.path.isdir(place) for place in self._places):
+            return None
+        return sum(1 for _ in self)
+
+
+def walk(folder: str) -> Iterator[str]:
+    """The images below a folder, by their endings, in the order of their paths; hidden files and folders are passed over.
+
+    Links to folders are followed, each folder once, and never to one that the link lies in.
+
+    Raises:
+        OSError: the folder cannot be listed. Folders in it that cannot are passed over, as ``os.walk`` does.
+    """
+    real = os.path.realpath(folder)
+    seen = {real}
+    while (parent := os.path.dirname(real)) != real:
+        seen.add(real := parent)
+    with os.scandir(folder):  # raises
+        pass
+    yield from _walk(folder, seen)
+
+
+def _walk(folder: str, seen: set[str]) -> Iterator[str]:
+    for name in _names(folder):
+        path = os.path.join(folder, name)
+        if not name.endswith(os.sep):
+            yield path
+        elif (place := os.path.realpath(path)) not in seen:
+            seen.add(place)
+            yield from _walk(path.rstrip(os.sep), seen)
+
+
+def _names(folder: str) -> list[str]:
+    """Images and folders, these with a slash behind, so that sorting them sorts the paths of all that they hold."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    if entry.is_dir():
+                        found.append(entry.name + os.sep)
+                    elif entry.name.lower().endswith(_ENDINGS):
+                        found.append(entry.name)
+    except OSError:
+        return []
+    return sorted(found)
+
+
+def _matching(place: str) -> list[str]:
+    """The place itself, or what its pattern stands for."""
+    if os.path.exists(place):
+        return [place]
+    if place.endswith(".tar") and "{" in place:
+        folder, name = os.path.split(place)
+        return [os.path.join(folder, one) for one in expand(name)]
+    if not glob.has_magic(place):
+        return [place]
+    matches = sorted(glob.glob(place, recursive=True))
+    if taken := [path for path in matches if path.lower().endswith((*_ENDINGS, ".tar")) or os.path.isdir(path)]:
+        # Of a/** the folders are matches too, and would give their images again.
+        files = [path for path in taken if not os.path.isdir(path)]
+        return files or taken
+    raise UserError(f"nothing that could be an image matches {place}" if matches else f"nothing matches {place}")
+
+
+def _check_list(file: Path) -> None:
+    try:
+        with open(file, "rb") as lines:
+            paths = [path for _, line in zip(range(_LOOKED_AT), lines, strict=False) if (path := _path_in(line))]
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+    if not paths:
+        raise UserError(f"{file} names no image: a list has the path of one in each line")
+    if not any(os.path.exists(path) for path in paths):
+        raise UserError(
+            f"none of the first {len(paths)} paths of {file} exists, such as {paths[0]}: lines hold the path of an image "
+            "each, and no more; paths that are not absolute begin in the folder where the command is called"
+        )
+
+
+def _path_in(line: bytes) -> str:
+    return os.fsdecode(line.rstrip(b"\r\n"))
+
+
+def _in_shard(shard: str) -> Iterator[FoundImage]:
+    """The images in a tar file; what is wrong with it comes last, as one without an image."""
+    try:
+        with opened(Path(shard)) as file:
+            for member in members(file.size, file.read):
+                base = member.name.rpartition("/")[2]
+                if base.lower().endswith(_ENDINGS) and not base.startswith((".", "__")):
+                    yield FoundImage(f"{shard}/{member.name}", shard, (member.offset, member.size))
+    except TarError as error:
+        yield FoundImage(shard, shard, None, str(error))
+    except UserError as error:
+        yield FoundImage(shard, shard, None, str(error).removeprefix(f"{shard} "))
+    except OSError as error:
+        yield FoundImage(shard, shard, None, f"cannot be read ({error.strerror})")
