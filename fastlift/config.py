@@ -25,6 +25,7 @@ from fastlift.data.sampling.shards import ShardOrderSettings
 from fastlift.data.stores.cache import CacheSettings
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import CropBatchSettings
+from fastlift.evaluation.thumbnails import ThumbnailSettings
 from fastlift.models.compile import CompileSettings
 from fastlift.models.create import ModelSettings
 from fastlift.models.fp8 import Fp8Settings
@@ -83,6 +84,7 @@ class RunConfig(  # type: ignore[misc]
     NonFiniteSettings,
     ShardSettings,
     LoopSettings,
+    ThumbnailSettings,
     CropBatchSettings,
     ActivationCheckpointingSettings,
     CompileSettings,

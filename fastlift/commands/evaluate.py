@@ -12,6 +12,7 @@ from fastlift.commands.parsing import embedded, parse_changes
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.evaluation.settings import InferenceSettings
+from fastlift.evaluation.thumbnails import ThumbnailSettings
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.fused import FusedSettings
 from fastlift.models.precision import PrecisionSettings
@@ -22,15 +23,23 @@ EXAMPLES = (
     "fastlift evaluate RUN --tte fivecrop --json",
     "fastlift evaluate RUN --checkpoint epoch-001 epoch-010 --data-root /elsewhere/imagenet",
 )
-CHANGES = (TaxonSettings, GroupSettings, PrecisionSettings, Fp8Settings, FusedSettings, TimeoutSettings)
+CHANGES = (
+    TaxonSettings,
+    GroupSettings,
+    PrecisionSettings,
+    Fp8Settings,
+    FusedSettings,
+    TimeoutSettings,
+    ThumbnailSettings,
+)
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Evaluate a run on its test split: overall, many, medium and few, macro-F1, worst class, means, calibration.
 
-    What it finds is added to the run's results.json. At a higher --taxon, a run on iNaturalist's species is evaluated on groups:
-    a group's probability is the sum of its species'.
+    What it finds is added to the run's results.json, what it says of each image to predictions/. At a higher --taxon, a run on
+    iNaturalist's species is evaluated on groups: a group's probability is the sum of its species'.
     """
 
     run: tyro.conf.Positional[Path]

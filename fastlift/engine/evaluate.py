@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,15 @@ from fastlift.data.datasets.taxon import rank_at
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.engine.agreement import agree, first_amp, join
 from fastlift.engine.build import load_data
+from fastlift.engine.keeping import keep_per_image
 from fastlift.engine.memory import Work, check_images
 from fastlift.engine.model import build_model, load_run
 from fastlift.engine.processes import company
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import Evaluation, evaluate
+from fastlift.evaluation.evaluate import Evaluation, evaluate, rank_counts
+from fastlift.evaluation.per_image import PerImage
 from fastlift.evaluation.settings import EvaluationSettings
+from fastlift.evaluation.thumbnails import ThumbnailSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.create import CreateSettings
 from fastlift.models.fp8 import Fp8Settings
@@ -109,15 +112,26 @@ def _evaluate_among_others(
     }
     marks = "".join(mark for mark, holds in unusual.items() if holds)
     rows: dict[str, dict[str, Any]] = {}
+    said: dict[str, PerImage] = {}
     for checkpoint in checkpoints or (_in_place_of_the_last(run, trained.training.epochs, told),):
         model = load_run(folder, checkpoint, told)
         name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
-        evaluation = evaluate_on(model, index, data.group_counts.tolist(), config, device, world, ui, rank)
+        evaluation = evaluate_on(
+            model, index, data.group_counts.tolist(), config, device, world, ui, rank, per_image=results is not None
+        )
         rows[name] = evaluation.metrics.to_dict()
+        if evaluation.per_image is not None:
+            said[name] = evaluation.per_image
     if results is not None and world.is_main:
+
+        def keep_images() -> None:
+            counts, of = rank_counts(data.train.class_counts(), rank).tolist(), config.part(ThumbnailSettings)
+            for name, found in said.items():
+                keep_per_image(run, name, found, index, counts, of, told)
+
         try:
-            _keep(run, results, rows, told)
+            _keep(run, results, rows, keep_images, told)
         except (InUse, OSError) as error:  # somebody else's run, perhaps: what was found is returned all the same
             told.say(f"not kept in {run.results}: {error.strerror if isinstance(error, OSError) else error}")
     return rows
@@ -133,7 +147,13 @@ def _in_place_of_the_last(run: runs.RunFolder, epochs: int, ui: Ui) -> str | Non
     return path.stem if passed_over and path is not None and path != last else None
 
 
-def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str, Any]], ui: Ui) -> None:
+def _keep(
+    run: runs.RunFolder,
+    before: dict[str, Any],
+    rows: dict[str, dict[str, Any]],
+    keep_images: Callable[[], None],
+    ui: Ui,
+) -> None:
     """Add rows to the results as they are now: another ``evaluate`` may have added its own, or a new run taken their place."""
     from fastlift.reporting.html import write_report
 
@@ -142,6 +162,7 @@ def _keep(run: runs.RunFolder, before: dict[str, Any], rows: dict[str, dict[str,
         if {**results, "evaluations": None} != {**before, "evaluations": None}:
             ui.say(f"not kept in {run.results}: another run has taken its place meanwhile")
             return
+        keep_images()
         results["evaluations"] = results.get("evaluations", {}) | rows
         write_json(run.results, results, parents=False)
         write_report([run.path], run.report)  # the page shows every way of testing
@@ -156,8 +177,12 @@ def evaluate_on(
     world: World,
     ui: Ui,
     rank: Rank | None = None,
+    *,
+    per_image: bool = False,
 ) -> Evaluation:
     """Evaluate a model on a device, in the dtype of a config, with a bar; at a rank above its classes, if given.
+
+    ``per_image`` asks for what the model says of each image too.
 
     The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
     """
@@ -198,6 +223,7 @@ def evaluate_on(
             group_counts,
             config.part(EvaluationSettings),
             rank=rank,
+            per_image=per_image,
             world=world,
             on_progress=lambda done, total: bar.update(done),
             on_bad=on_bad,

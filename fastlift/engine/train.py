@@ -17,6 +17,7 @@ from fastlift.engine.agreement import agree, agree_on, join
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.data_wait import advice
 from fastlift.engine.describe import announce, announce_machine, describe_data, results_of
+from fastlift.engine.keeping import keep_per_image
 from fastlift.engine.loop import Fit, FitSettings
 from fastlift.engine.opening import Asked, Place, claim_folder, goes_on, ready_folder, threads_to_go_on_with
 from fastlift.engine.pace import Pace
@@ -26,6 +27,7 @@ from fastlift.errors import OutOfMemory, UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import EvaluationSettings
+from fastlift.evaluation.thumbnails import ThumbnailSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.compile import CompileSettings
@@ -174,6 +176,9 @@ def _train(asked: Asked, place: Place) -> Run:
     evaluation = _evaluate(config.part(EvaluationSettings), place, data, model, bad)
     results = results_of(config, data, model, fit, evaluation, place.device)
     if world.is_main:
+        if evaluation.per_image is not None:
+            counts, of = data.train.class_counts().tolist(), config.part(ThumbnailSettings)
+            keep_per_image(run, config.run.ensembling_name, evaluation.per_image, data.test, counts, of, ui)
         results["replaced_images"] = len(bad.lines())
         if bad.lines():
             ui.say(f"{len(bad.lines()):,} unusable images were replaced; they are listed in {run.bad_images}")
@@ -236,6 +241,7 @@ def _evaluate(passes: EvaluationSettings, place: Place, data: DataSet, model: Li
             data.test,
             data.group_counts.tolist(),
             passes,
+            per_image=True,
             world=place.world,
             on_progress=lambda done, total: bar.update(done),
             on_bad=bad.of(data.test),

@@ -18,6 +18,7 @@ from fastlift.data.loading.loader import LoaderSettings
 from fastlift.errors import UserError
 from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.evaluation.metrics import Metrics
+from fastlift.evaluation.per_image import PerImage, PerImageRecorder
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import without_gradients
@@ -27,10 +28,11 @@ from fastlift.training.inputs import model_loader
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one evaluation, and how long it took in seconds."""
+    """Metrics of one evaluation, how long it took in seconds, and what the model said of each image."""
 
     metrics: Metrics
     seconds: float
+    per_image: PerImage | None = None  # on the first process, where it was asked for
 
 
 def mean_logits(model: LiftModel, images: Tensor) -> Tensor:
@@ -55,15 +57,29 @@ class Groups:
         return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
 
 
+def rank_counts(class_counts: np.ndarray, rank: Rank | None) -> np.ndarray:
+    """Training images of each class, int64 [C], or of each group of them, int64 [G]."""
+    if rank is None:
+        return class_counts
+    return np.bincount(rank.of_class, weights=class_counts, minlength=len(rank.names)).astype(np.int64)
+
+
 def add_batch(
-    accumulator: ClassificationAccumulator, model: LiftModel, images: Tensor, labels: Tensor, groups: Groups | None
+    accumulator: ClassificationAccumulator,
+    recorder: PerImageRecorder | None,
+    model: LiftModel,
+    images: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    groups: Groups | None,
 ) -> ClassificationAccumulator:
-    """Count a batch: of classes, or of groups of them."""
+    """Count a batch, of classes or of groups of them, and keep what is said of its images where that is recorded."""
     logits = mean_logits(model, images)
-    if groups is None:
-        accumulator.update(logits, labels)
-    else:
-        accumulator.update(groups.logits(logits), groups.of_class[labels])
+    if groups is not None:
+        logits, labels = groups.logits(logits), groups.of_class[labels]
+    accumulator.update(logits, labels)
+    if recorder is not None:
+        recorder.add(indices, logits, labels)
     return accumulator
 
 
@@ -75,6 +91,7 @@ def evaluate(
     settings: EvaluationSettings,
     *,
     rank: Rank | None = None,
+    per_image: bool = False,
     world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
@@ -88,6 +105,7 @@ def evaluate(
         settings: crops of each image, whose logits are averaged, how many go through the model at once, the boundaries of
             the groups, and the loader's.
         rank: evaluate groups of the classes instead; a group's probability is the sum of its classes'.
+        per_image: give what the model says of each image too, on the first process.
         world: processes that share the work; all get the same metrics.
         on_progress: called with (images done, images in all), as if each process were as far as this one.
         on_bad: called with each image that is replaced, from any thread.
@@ -98,6 +116,13 @@ def evaluate(
     """
     world = world or World()
     device = next(model.parameters()).device
+    replaced = {bad.index for bad in index.bad}
+
+    def note(bad: BadImage) -> None:
+        replaced.add(bad.index)
+        if on_bad is not None:
+            on_bad(bad)
+
     loader = model_loader(
         model,
         index,
@@ -108,17 +133,17 @@ def evaluate(
         shuffle=False,
         seed=settings.seed,
         world=world,
-        on_bad=on_bad,
+        on_bad=note,
     )
     classes = len(model.class_names) if rank is None else len(rank.names)
     groups = None if rank is None else Groups(rank.of_class, classes, device)
-    if rank is not None:
-        group_counts = np.bincount(rank.of_class, weights=group_counts, minlength=classes).astype(np.int64).tolist()
+    group_counts = rank_counts(np.asarray(group_counts, dtype=np.int64), rank).tolist()
     accumulator = ClassificationAccumulator(classes, device)
+    recorder = PerImageRecorder(len(index)) if per_image else None
     start, done = time.perf_counter(), 0
     try:
-        for images, labels, _ in loader.epoch(0):
-            add = partial(add_batch, accumulator, model, images, labels, groups)
+        for images, labels, indices in loader.epoch(0):
+            add = partial(add_batch, accumulator, recorder, model, images, labels, indices, groups)
             without_gradients(add, model, len(labels) * settings.crops_per_image, settings.crops_per_image)
             done += len(labels)
             if on_progress is not None:
@@ -126,11 +151,15 @@ def evaluate(
     finally:
         loader.close()
     total(accumulator.state(), world)  # in place
-    metrics = accumulator.compute(list(group_counts), settings.group_boundaries)
+    metrics = accumulator.compute(group_counts, settings.group_boundaries)
     if metrics.non_finite == metrics.samples:
         raise UserError(
             f"the model gives NaN or infinity for all {metrics.samples:,} images in {model.vit.compute_dtype}, so there is "
             "nothing to evaluate: its weights are not finite, or overflow in that dtype (--amp fp32 does not)",
             exit_code=1,
         )
-    return Evaluation(metrics, time.perf_counter() - start)
+    found = None
+    if recorder is not None:
+        own_labels = index.labels if rank is None else rank.of_class[index.labels]
+        found = recorder.of_all(world, device, own_labels, replaced)
+    return Evaluation(metrics, time.perf_counter() - start, found)

@@ -34,6 +34,7 @@ from fastlift.data.index.index import PathTable
 from fastlift.engine import pace
 from fastlift.engine.data_wait import DataWait
 from fastlift.reporting import figures, html
+from fastlift.runs.predictions import predictions_path, read_predictions
 from fastlift.system import launcher
 from fastlift.training.step import Learner
 
@@ -99,6 +100,10 @@ def test_an_evaluation_is_shared_exactly_and_told_once(tiny_clip: Files, tiny_da
     assert [outcome.code for outcome in ranks] == [0] * 3
     assert json.loads(ranks[0].out) == json.loads(alone[0].out)
     assert json.loads(ranks[0].out)["center"]["samples"] == 24
+    said = read_predictions(predictions_path(run, "center")).images  # by the three
+    assert said.rows.tolist() == list(range(24))
+    right = (said.predicted == said.labels).mean()
+    assert 100 * right == pytest.approx(json.loads(ranks[0].out)["center"]["accuracy"])
     assert ranks[1].out == ranks[2].out == ranks[1].err == ranks[2].err == ""
     stats = ["data", "stats", *command(tiny_clip, tiny_data, run)[1:11]]
     told_once = Group(tmp_path / "stats", 2, fastlift, (stats,)).join()

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from devices import EVERY_DEVICE
@@ -20,6 +21,7 @@ from fastlift.engine import evaluate as engine_evaluate
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import InUse, claimed
+from fastlift.runs.predictions import predictions_path, read_predictions
 
 
 @pytest.mark.parametrize("place", EVERY_DEVICE)
@@ -104,9 +106,9 @@ def test_evaluating_beside_another(settings: Config, tmp_path: Path, monkeypatch
     evaluate_on = engine_evaluate.evaluate_on
 
     def meanwhile(change: dict[str, Any]) -> None:
-        def evaluate_while_another_writes(*arguments: Any) -> Any:
+        def evaluate_while_another_writes(*arguments: Any, **options: Any) -> Any:
             (run.folder / "results.json").write_text(json.dumps(results | change))
-            return evaluate_on(*arguments)
+            return evaluate_on(*arguments, **options)
 
         monkeypatch.setattr(engine_evaluate, "evaluate_on", evaluate_while_another_writes)
 
@@ -122,6 +124,23 @@ def test_evaluating_beside_another(settings: Config, tmp_path: Path, monkeypatch
     with claimed(run.folder, print):
         assert set(engine_evaluate.evaluate_run(run.folder, settings={"tte": "fivecrop"})) == {"fivecrop"}
     assert set(json.loads((run.folder / "results.json").read_text())["evaluations"]) == {"center"}
+    assert os.listdir(run.folder / "predictions") == ["center.safetensors"]  # with the rows go their images
+
+
+def test_what_is_said_of_each_image_is_kept(settings: Config, tmp_path: Path) -> None:
+    """By the training's last evaluation and by each later one, with thumbnails where they are wanted."""
+    run = fastlift.train(settings.override(epochs=1), output=tmp_path / "run")
+    found = read_predictions(predictions_path(run.folder, "center"))
+    assert 100 * np.mean(found.images.predicted == found.images.labels) == pytest.approx(run.metrics.accuracy)
+    assert found.of == len(found.images) == len(found.thumbnails) == 24  # all are chosen: few images
+    assert found.file(4) == "test/class1/0.jpg"
+    assert found.images.labels[4] == 1
+    assert found.fingerprint == run.results["data"]["fingerprints"]["test"]
+    rows = engine_evaluate.evaluate_run(run.folder, ["epoch-001"], settings={"tte": "fivecrop", "thumbnails": 0})
+    (name,) = rows
+    later = read_predictions(predictions_path(run.folder, name))
+    assert 100 * np.mean(later.images.predicted == later.images.labels) == pytest.approx(rows[name]["accuracy"])
+    assert later.thumbnails == {}
 
 
 def test_other_backbone_weights_are_noticed(settings: Config, tmp_path: Path) -> None:

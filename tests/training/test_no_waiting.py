@@ -18,6 +18,7 @@ import fastlift
 from fastlift.errors import FastliftWarning
 from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.evaluation.evaluate import Groups, add_batch
+from fastlift.evaluation.per_image import PerImageRecorder
 from fastlift.models.tuners import TUNERS
 from fastlift.training.finite import Watch
 from fastlift.training.settings import SGDSettings
@@ -95,13 +96,13 @@ def test_a_batch_of_evaluation(tiny_clip: Files, device: torch.device, classifie
     ).to(device)
     images = torch.randn(4, *([] if crops == 1 else [crops]), 3, 32, 32).to(device)
     labels = torch.arange(4, device=device)
-    groups = Groups(np.array([0, 0, 1, 1, 2, 2]), 3, device)
+    rows, groups = torch.arange(4), Groups(np.array([0, 0, 1, 1, 2, 2]), 3, device)
     accumulators = ClassificationAccumulator(len(CLASS_NAMES), device), ClassificationAccumulator(3, device)
     with torch.inference_mode():
         for watched in (False, True):
             with never_waiting(device) if watched else repeatable_sums():
-                add_batch(accumulators[0], model, images, labels, None)
-                add_batch(accumulators[1], model, images, labels, groups)
+                add_batch(accumulators[0], PerImageRecorder(4), model, images, labels, rows, None)
+                add_batch(accumulators[1], PerImageRecorder(4), model, images, labels, rows, groups)
     assert [int(accumulator.state()["total"].sum()) for accumulator in accumulators] == [8, 8]
 
 
@@ -147,9 +148,11 @@ def test_everything_lies_on_the_gpu(
             accumulator = ClassificationAccumulator(len(CLASS_NAMES), GPU)
             add_batch(
                 accumulator,
+                PerImageRecorder(2),
                 made,
                 torch.empty(2, 5, 3, 32, 32, device=GPU),
                 torch.empty(2, dtype=torch.int64, device=GPU),
+                torch.arange(2),
                 None,
             )
 
