@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from fastlift.data.datasets.catalogue import SourceSettings
+from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
@@ -64,6 +65,7 @@ class DataConfig(  # type: ignore[misc]
     ShardOrderSettings,
     GroupSettings,
     TaxonSettings,
+    CutSettings,
     CacheSettings,
     SourceSettings,
 ):

@@ -12,6 +12,7 @@ import tyro
 
 from fastlift.commands.parsing import parse
 from fastlift.data.datasets.catalogue import SourceSettings
+from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.stores.cache import CacheSettings
@@ -53,6 +54,8 @@ class Prepare:
     """Folder with the images, or its URL."""
     train_list: str | None = None
     """List file of the training split, where it is not in the data root."""
+    val_list: str | None = None
+    """List file of the validation split, where there is one."""
     test_list: str | None = None
     """List file of the test split, where it is not in the data root."""
     class_names: str | None = None
@@ -66,6 +69,7 @@ class Check:
     """Check all files of a data set anew and tell every problem. Exit code 1 where there is one."""
 
     source: SourceSettings = field(default_factory=SourceSettings)
+    cut: CutSettings = field(default_factory=CutSettings)
     stores: CacheSettings = field(default_factory=CacheSettings)
     decode: bool = False
     """Decode every image too, not only its header (slow)."""
@@ -78,6 +82,7 @@ class Stats:
     """A data set in numbers: classes, groups, image sizes, and a plot of the class counts."""
 
     source: SourceSettings = field(default_factory=SourceSettings)
+    cut: CutSettings = field(default_factory=CutSettings)
     stores: CacheSettings = field(default_factory=CacheSettings)
     taxon: TaxonSettings = field(default_factory=TaxonSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
@@ -92,6 +97,7 @@ class Pack:
     output: tyro.conf.Positional[Path]
     """A new folder for the shards."""
     source: SourceSettings = field(default_factory=SourceSettings)
+    cut: CutSettings = field(default_factory=CutSettings)
     stores: CacheSettings = field(default_factory=CacheSettings)
     short_side: Annotated[int | None, Between(1, MOST_PIXELS)] = None
     """Shrink images to this short side in pixels (changes pixels; off by default)."""
@@ -125,7 +131,8 @@ def _prepare(arguments: list[str]) -> int:
     from fastlift.data.inspection.prepare import prepare
     from fastlift.reporting.console import show_found
 
-    files = {name: getattr(command, name) for name in ("data_root", "train_list", "test_list", "class_names")}
+    names = ("data_root", "train_list", "val_list", "test_list", "class_names")
+    files = {name: getattr(command, name) for name in names}
     found = prepare(command.name, progress=progress_lines(), **files)
     show_found(found, command.json)
     return 0 if found.ready else 1
@@ -137,7 +144,11 @@ def _check(arguments: list[str]) -> int:
     from fastlift.reporting.console import show_found
 
     found = check(
-        decode=command.decode, progress=progress_lines(), **source_options(command.source), **command.stores.values()
+        decode=command.decode,
+        progress=progress_lines(),
+        **source_options(command.source),
+        **command.cut.values(),
+        **command.stores.values(),
     )
     show_found(found, command.json)
     return 0 if found.ok else 1
@@ -150,6 +161,7 @@ def _stats(arguments: list[str]) -> int:
 
     options = (
         source_options(command.source)
+        | command.cut.values()
         | command.stores.values()
         | command.taxon.values()
         | {"boundaries": command.groups.group_boundaries}
@@ -161,9 +173,10 @@ def _stats(arguments: list[str]) -> int:
 def _pack(arguments: list[str]) -> int:
     command = parse(Pack, arguments, "data pack", examples=EXAMPLES["pack"])
     from fastlift.data import pack
+    from fastlift.data.datasets.dataset import told_images
     from fastlift.reporting.console import show_json, show_line
 
-    options = source_options(command.source) | command.stores.values()
+    options = source_options(command.source) | command.cut.values() | command.stores.values()
     name = options.pop("name")
     packed = pack.run(name, command.output, short_side=command.short_side, progress=progress_lines(), **options)
     if command.json:
@@ -171,7 +184,7 @@ def _pack(arguments: list[str]) -> int:
     else:
         size, before = packed.bytes / 2**20, packed.source_bytes / 2**20
         show_line(
-            f"{packed.folder}: {packed.train_images:,} training and {packed.test_images:,} test images in {packed.shards} "
+            f"{packed.folder}: {told_images(packed.images)} in {packed.shards} "
             f"shards, {size:,.1f} MiB (the files had {before:,.1f}), {packed.shrunk:,} shrunk"
         )
     return 0

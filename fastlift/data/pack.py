@@ -38,8 +38,7 @@ class PackResult:
     """What was written."""
 
     folder: str
-    train_images: int
-    test_images: int
+    images: dict[str, int]  # by split
     shards: int
     bytes: int  # of all shards
     source_bytes: int  # of the images' files before
@@ -91,7 +90,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     sizes: dict[str, int] = {}
     source_bytes = shrunk = 0
-    for split, index in (("train", data.train), ("test", data.test)):
+    for split, index in data.splits.items():
         writer = _ShardWriter(folder, split, shard_bytes)
         for i, image in enumerate(_prepared(index, short_side)):
             writer.add(image, int(index.labels[i]))
@@ -102,8 +101,8 @@ def run(
         sizes.update(writer.close())
         write_split(folder, split, index.paths, {"labels": index.labels, **writer.columns()})
     write_manifest(folder, data, sizes, short_side)
-    images = len(data.train), len(data.test)
-    return PackResult(str(folder), *images, len(sizes), sum(sizes.values()), source_bytes, shrunk)
+    images = {split: len(index) for split, index in data.splits.items()}
+    return PackResult(str(folder), images, len(sizes), sum(sizes.values()), source_bytes, shrunk)
 
 
 def _prepared(index: ImageIndex, short_side: int | None) -> Iterator[_Image]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastlift.config import Config, marked
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import SPLITS, DataSet
 from fastlift.engine.ending import END
 from fastlift.errors import UserError
 from fastlift.models.precision import Amp, Shape, dtype_name, resolve_amp
@@ -55,8 +55,7 @@ def agree_on(data: DataSet, world: World) -> None:
         world,
         {
             "the number of classes": len(data.class_names),
-            "the training data": data.train.fingerprint,
-            "the test data": data.test.fingerprint,
+            **{f"the {SPLITS[split]} data": index.fingerprint for split, index in data.splits.items()},
         },
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastlift.config import DataConfig, RunConfig, TrainingConfig
 from fastlift.data.datasets.catalogue import SourceSettings
+from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.replacements import BadImageSettings
@@ -29,11 +30,11 @@ from fastlift.training.stages import Stages
 
 def load_data(settings: DataConfig, ui: Ui, world: World | None = None) -> DataSet:
     """The data set that is asked for, checked; of several processes on a machine, the first reads its files."""
-    source, parts = settings.part(SourceSettings), (TaxonSettings, BadImageSettings, CacheSettings)
+    source, parts = settings.part(SourceSettings), (TaxonSettings, BadImageSettings, CacheSettings, CutSettings)
     found = first_of_each_machine(
         world or World(), lambda: source.build(*map(settings.part, parts), progress=now_and_then(ui.say))
     )
-    for index in (found.train, found.test):
+    for index in found.splits.values():
         if index.bad:
             first = f"the first: {index.bad[0].path} {index.bad[0].reason}"
             ui.say(

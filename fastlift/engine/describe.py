@@ -25,10 +25,7 @@ def announce(settings: ModelSettings, data: DataSet, model: LiftModel, ui: Ui) -
     """Tell what will be trained, and on which images."""
     counts = data.train.class_counts()
     described = describe_model(settings, model)
-    ui.say(
-        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {len(counts)} classes "
-        f"of {counts.max()} to {counts.min()} images"
-    )
+    ui.say(f"{data.name}: {data.told_images()}, {len(counts)} classes of {counts.max()} to {counts.min()} images")
     rank = f" of rank {described['rank']}" if "adaptformer" in settings.tuner else ""
     ui.say(
         f"{settings.model}: {' + '.join(settings.tuner)}{rank} trains {described['tuner_parameters']:,} parameters "
@@ -50,13 +47,12 @@ def describe_data(data: DataSet, groups: GroupSettings) -> dict[str, Any]:
     return {
         "name": data.name,
         "classes": len(data.class_names),
-        "train_images": len(data.train),
-        "test_images": len(data.test),
+        **{f"{split}_images": len(index) for split, index in data.splits.items()},
         "class_names": list(data.class_names),
         "class_counts": data.train.class_counts().tolist(),
         "group_counts": data.group_counts.tolist(),
         "group_boundaries": list(groups.group_boundaries),
-        "fingerprints": {"train": data.train.fingerprint, "test": data.test.fingerprint},
+        "fingerprints": {split: index.fingerprint for split, index in data.splits.items()},
     }
 
 

@@ -26,7 +26,7 @@ class BadImages:
 
     def note_found(self, data: DataSet) -> None:
         """Those that the header scan found."""
-        for index in (data.train, data.test):
+        for index in data.splits.values():
             for bad in index.bad:
                 self.of(index)(bad)
 

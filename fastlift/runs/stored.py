@@ -77,6 +77,7 @@ class Data(TypedDict, total=False):
     name: Text
     classes: Count
     train_images: Count
+    val_images: Count
     test_images: Count
     class_names: list[Text]
     class_counts: list[Count]

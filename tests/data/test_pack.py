@@ -31,7 +31,7 @@ def test_a_pack_gives_the_same_batches(backend: str, image_files: Any, tmp_path:
         image_files.add(f"c0/{kind}.x", 0, make_bad_file(kind))
     files = image_files.load()
     result = run("list", tmp_path / "pack", shard_bytes=20_000, **image_files.options())
-    assert (result.train_images, result.test_images, result.shrunk) == (20, 20, 0)
+    assert (result.images, result.shrunk) == ({"train": 20, "test": 20}, 0)
     assert result.shards > 4
     assert result.source_bytes == 2 * sum((image_files.root / path).stat().st_size for path in files.train.paths)
     packed = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path)
@@ -44,6 +44,22 @@ def test_a_pack_gives_the_same_batches(backend: str, image_files: Any, tmp_path:
     for one, other in zip(*batches, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
+
+
+def test_a_pack_keeps_the_validation_split(image_files: Any, tmp_path: Path) -> None:
+    image_files.fill().load()
+    result = run("list", tmp_path / "pack", val_share=0.4, **image_files.options())
+    assert result.images == {"train": 9, "val": 6, "test": 15}
+    cut = load_data_set("list", val_share=0.4, **image_files.options())
+    packed = load_data_set("list", data_root=tmp_path / "pack", cache_dir=tmp_path)
+    for split, index in cut.splits.items():
+        assert packed.splits[split].fingerprint == index.fingerprint
+        assert read_encoded(packed.splits[split], 0) == read_encoded(index, 0)
+    run("list", tmp_path / "whole", **image_files.options())
+    with pytest.raises(UserError, match=r"--val-list: .* was packed without such a split"):
+        load_data_set(
+            "list", data_root=tmp_path / "whole", val_list=image_files.options()["test_list"], cache_dir=tmp_path
+        )
 
 
 def test_shards_are_webdataset(image_files: Any, tmp_path: Path) -> None:

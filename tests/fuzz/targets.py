@@ -179,7 +179,7 @@ def _damaged_pack(name: str, data: bytes) -> None:
     try:
         file.write_bytes(data)
         found = load_pack(_pack(), "list", _pack() / "cache")
-        for index in (found.train, found.test):
+        for index in found.splits.values():
             assert len(index.labels) == 0 or 0 <= index.labels.min() <= index.labels.max() < len(found.class_names)
             assert len(index.paths) == len(index.labels) == len(index.widths) == len(index.heights)
     finally:

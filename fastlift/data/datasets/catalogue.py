@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastlift.data.datasets.cifar import CIFAR
+from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.folder import FOLDER
 from fastlift.data.datasets.imagenet_lt import IMAGENET_LT
@@ -54,6 +55,8 @@ class SourceSettings(Settings):
     """Folder with the images, or its URL ('s3://bucket/folder', gs://, hf://, https://)."""
     train_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
     """List file of the training split, or its URL: lines of 'relative/path label' (.gz too). For webdataset a pattern of its shards: 'train-{000000..000099}.tar'."""
+    val_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
+    """The same of the validation split, where there is one."""
     test_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
     """The same of the test split."""
     class_names: Annotated[str | None, NamesPlace(), May.DIFFER] = None
@@ -64,12 +67,13 @@ class SourceSettings(Settings):
         taxon: TaxonSettings,
         bad_images: BadImageSettings,
         stores: CacheSettings,
+        cut: CutSettings,
         *,
         cache_dir: Path | None = None,
         rescan: bool = False,
         progress: Progress | None = None,
     ) -> DataSet:
-        """Load and check both splits; see ``load_data_set``."""
+        """Load and check the splits; see ``load_data_set``."""
         source = source_of(self.dataset)
         self._refuse_unused_files(source)
         cache = expand_user(cache_dir) if cache_dir else cache_folder()
@@ -81,14 +85,13 @@ class SourceSettings(Settings):
         if isinstance(root, Path) and not root.is_dir():
             raise UserError(f"the data root {root} is not a folder.{source.how_to_get()}")
         packed = root is not None and (root / PACK_MANIFEST).is_file()
-        data = taxon.build(_load_packed(request) if packed else source.load(request))
+        data = taxon.build(cut.build(_load_packed(request) if packed else source.load(request)))
         if isinstance(root, Url):
             root.session.listings.clear()  # of millions of files, maybe
-        train, test = (replace(index, cache=cache) for index in (data.train, data.test))
-        return replace(data, train=train, test=test)
+        return data.changed(lambda index: replace(index, cache=cache))
 
     def _refuse_unused_files(self, source: Source) -> None:
-        lists = {"--train-list": self.train_list, "--test-list": self.test_list}
+        lists = {"--train-list": self.train_list, "--val-list": self.val_list, "--test-list": self.test_list}
         given = [flag for flag, file in lists.items() if file is not None]
         if given and not source.takes_lists:
             raise UserError(
@@ -99,10 +102,10 @@ class SourceSettings(Settings):
 
     def _places(self, source: Source, cache: Path, stores: CacheSettings) -> dict[str, Any]:
         """What a request says of places: the data root, files that are on this machine now, patterns of shards."""
-        files = {"train_list": self.train_list, "test_list": self.test_list, "class_names": self.class_names}
+        files = {name: getattr(self, name) for name in ("train_list", "val_list", "test_list", "class_names")}
         patterns = {}
         if source.lists_are_patterns:
-            lists = {"train": files.pop("train_list"), "test": files.pop("test_list")}
+            lists = {split: files.pop(f"{split}_list") for split in ("train", "val", "test")}
             patterns = {split: pattern for split, pattern in lists.items() if pattern is not None}
         given = {name: local_copy(place_of(file), cache) for name, file in files.items() if file is not None}
         root = None if self.data_root is None else place_of(self.data_root)
@@ -116,6 +119,7 @@ def load_data_set(
     *,
     data_root: str | Path | None = None,
     train_list: str | Path | None = None,
+    val_list: str | Path | None = None,
     test_list: str | Path | None = None,
     class_names: str | Path | None = None,
     taxon: Taxon = "species",
@@ -123,34 +127,41 @@ def load_data_set(
     bad_images: BadImages = "stop",
     data_cache: str | Path | None = None,
     data_cache_gb: float = 10.0,
+    val_share: float = 0.0,
+    split_seed: int = 0,
     rescan: bool = False,
     progress: Progress | None = None,
 ) -> DataSet:
-    """Load and check both splits of a data set.
+    """Load and check the splits of a data set.
 
     Args:
         name: one of ``names()``.
         data_root: folder of the images, its URL, or a pack of the set (``fastlift data pack``). Not needed for ``shapes_lt``, and for
             CIFAR only where it is not to be downloaded into the cache.
-        train_list, test_list, class_names: files, for ``list`` and in place of the found ones for published sets.
+        train_list, val_list, test_list, class_names: files, for ``list`` and in place of the found ones for published sets.
         taxon: what the classes of iNaturalist are: its species, or their groups at a rank of ``taxon.RANKS``.
         cache_dir: where indices, the drawn shapes and downloads go; default ``cache_folder()``.
         bad_images: "stop" to refuse unusable files, "skip" to put the next good file of the class in their place.
+        val_share, split_seed: the share of each class's training images that becomes the validation split of a set that
+            has none, and the seed of which; see ``cutting.cut_off``.
         data_cache, data_cache_gb: the folder for copies of what is read from a store, and its bound; see ``CacheSettings``.
         rescan: look at all files again instead of trusting the cached sizes.
         progress: called with (what, done, total) during the header scan.
 
     Returns:
-        ``train`` and ``test``, indices of paths (or arrays), labels and sizes; ``class_names``; ``group_counts``, int64 [C].
+        ``train``, ``test`` and maybe ``val``, indices of paths (or arrays), labels and sizes; ``class_names``;
+        ``group_counts``, int64 [C].
 
     Raises:
         UserError: an unknown name, missing files, or problems in lists and images: the first ten and the total.
     """
-    files = (None if file is None else os.fspath(file) for file in (data_root, train_list, test_list, class_names))
+    places = (data_root, train_list, val_list, test_list, class_names)
+    files = (None if place is None else os.fspath(place) for place in places)
     return SourceSettings(name, *files).build(
         TaxonSettings(taxon),
         BadImageSettings(bad_images),
         CacheSettings(None if data_cache is None else os.fspath(data_cache), data_cache_gb),
+        CutSettings(val_share, split_seed),
         cache_dir=None if cache_dir is None else Path(cache_dir),
         rescan=rescan,
         progress=progress,
@@ -162,10 +173,13 @@ def _load_packed(request: Request) -> DataSet:
     assert request.data_root is not None
     data = load_pack(request.data_root, request.name, request.cache_dir)
     count = len(data.class_names)
-    lists = {"--train-list": (request.train_list, data.train), "--test-list": (request.test_list, data.test)}
-    for flag, (file, index) in lists.items():
+    lists = {"train": request.train_list, "val": request.val_list, "test": request.test_list}
+    for split, file in lists.items():
         if file is None:
             continue
+        flag, index = f"--{split}-list", data.splits.get(split)
+        if index is None:
+            raise UserError(f"{flag}: {request.data_root} was packed without such a split: make another pack")
         listing = read_list(file, count, Problems(str(file)))
         sizes = (index.widths, index.heights) if len(listing.labels) == len(index) else (index.widths[:0],) * 2
         if fingerprint(listing.paths, listing.labels, *sizes, index.class_names) != index.fingerprint:

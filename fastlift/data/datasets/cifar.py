@@ -59,10 +59,10 @@ class Cifar(Source):
         labels, test_labels = (np.array(split.targets, dtype=np.int64) for split in (train, test))
         kept = draw_long_tail(labels, self.ratio)
         images, test_images = np.ascontiguousarray(train.data[kept]), np.ascontiguousarray(test.data)
-        arrays = [
-            array_index(f"{request.name}/train", images, labels[kept], train.classes),
-            array_index(f"{request.name}/test", test_images, test_labels, train.classes),
-        ]
+        arrays = {
+            "train": array_index(f"{request.name}/train", images, labels[kept], train.classes),
+            "test": array_index(f"{request.name}/test", test_images, test_labels, train.classes),
+        }
         return finish(request.name, arrays, problems, groups)
 
     def _has_folders(self, root: Path) -> bool:
@@ -70,7 +70,7 @@ class Cifar(Source):
         splits = (root / "train", root / "test")
         return all(split.is_dir() and len(class_folder_names(split)) == self.classes for split in splits)
 
-    def _listings(self, root: Path, names: list[str], problems: Problems) -> tuple[Listing, Listing]:
+    def _listings(self, root: Path, names: list[str], problems: Problems) -> dict[str, Listing]:
         """Long-tailed training listing and test listing of class folders; raises UnusableData where images are missing."""
         train, test = (list_split(root, split, names, problems) for split in ("train", "test"))
         for split, listing, images in (("train", train, 50_000), ("test", test, 10_000)):
@@ -79,7 +79,7 @@ class Cifar(Source):
                 problems.add(f"{root / split / names[label]}: {counts[label]} images, expected {expected}")
         problems.raise_if_any()
         kept = draw_long_tail(train.labels, self.ratio)
-        return Listing(train.paths.take(kept), train.labels[kept]), test
+        return {"train": Listing(train.paths.take(kept), train.labels[kept]), "test": test}
 
     def _torchvision_sets(self, root: Path, *, download: bool) -> list[Any]:
         """Both splits by torchvision, which checks the files' hashes and downloads them where it is allowed."""

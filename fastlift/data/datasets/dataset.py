@@ -1,9 +1,10 @@
-"""What a data set is, two splits with the same classes; and what the catalogue asks of one: its name, its files, its loading."""
+"""What a data set is, splits with the same classes; and what the catalogue asks of one: its name, its files, its loading."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,12 @@ class Rank:
     of_class: np.ndarray  # int64 [C], the group of each class
 
 
+SPLITS = {"train": "training", "val": "validation", "test": "test"}  # by name, and as messages call them
+
+
 @dataclass(frozen=True)
 class DataSet:
-    """A training and a test split with the same classes."""
+    """A training and a test split with the same classes, and a validation split where there is one."""
 
     name: str
     train: ImageIndex
@@ -32,6 +36,28 @@ class DataSet:
     class_names: tuple[str, ...]
     group_counts: np.ndarray  # int64 [C]: the training counts that define many, medium and few
     ranks: dict[str, Rank] = field(default_factory=dict)  # by name, from the highest to the lowest
+    val: ImageIndex | None = None  # given, or cut off from the training split
+
+    @property
+    def splits(self) -> dict[str, ImageIndex]:
+        """The splits that there are, by name: train, val, test."""
+        val = {} if self.val is None else {"val": self.val}
+        return {"train": self.train, **val, "test": self.test}
+
+    def changed(self, change: Callable[[ImageIndex], ImageIndex]) -> DataSet:
+        """The set with each split as ``change`` makes it."""
+        val = None if self.val is None else change(self.val)
+        return replace(self, train=change(self.train), val=val, test=change(self.test))
+
+    def told_images(self) -> str:
+        """Such as ``1,200 training, 100 validation and 300 test images``."""
+        return told_images({split: len(index) for split, index in self.splits.items()})
+
+
+def told_images(numbers: Mapping[str, int]) -> str:
+    """How many images each split has, in words."""
+    *first, last = (f"{count:,} {SPLITS[split]}" for split, count in numbers.items())
+    return f"{', '.join(first)} and {last} images"
 
 
 @dataclass(frozen=True)
@@ -45,6 +71,7 @@ class Request:
     progress: Progress | None
     data_root: Path | Url | None = None
     train_list: Path | None = None
+    val_list: Path | None = None
     test_list: Path | None = None
     class_names: Path | None = None
     # Split -> its shards, where the set takes such in place of lists.
@@ -61,10 +88,10 @@ class Source(ABC):
     """A data set by name. A subclass loads it; its file makes an instance, which has a line in the catalogue."""
 
     name: str
-    takes_lists = False  # --train-list and --test-list
+    takes_lists = False  # --train-list, --val-list and --test-list
     takes_class_names = False  # --class-names
     takes_urls = True  # a data root in a store
-    lists_are_patterns = False  # --train-list and --test-list name shards
+    lists_are_patterns = False  # they name shards
     last_step = "files found or downloaded, index"  # of ``fastlift data prepare``
 
     def named(self, name: str) -> Source | None:
@@ -77,4 +104,4 @@ class Source(ABC):
 
     @abstractmethod
     def load(self, request: Request) -> DataSet:
-        """Both splits, checked; raises UserError where something is missing, or for problems in lists and images."""
+        """The splits, checked; raises UserError where something is missing, or for problems in lists and images."""

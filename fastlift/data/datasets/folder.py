@@ -15,7 +15,11 @@ from fastlift.data.index.problems import Problems
 from fastlift.data.stores.url import Url
 from fastlift.errors import UserError
 
-_LAYOUT = "  DATA_ROOT/train/CLASS/image.jpg\n  DATA_ROOT/test/CLASS/image.jpg   (or val)"
+_LAYOUT = (
+    "  DATA_ROOT/train/CLASS/image.jpg\n  DATA_ROOT/test/CLASS/image.jpg\n"
+    "  DATA_ROOT/val/CLASS/image.jpg   (or valid, validation; the test split where there is no other)"
+)
+_VAL = ("val", "valid", "validation")
 # The last four cannot be used, but are listed, so that they are refused by name instead of vanishing.
 _EXTENSIONS = tuple(
     f".{ending}"
@@ -45,7 +49,8 @@ class ClassFolders(Source):
         if root is None:
             raise UserError(f"--dataset folder needs --data-root.{self.how_to_get()}")
         problems = Problems(str(root))
-        train_split, test_split = _find_split(root, ("train",)), _find_split(root, ("test", "val"))
+        train_split, test_split = _find_split(root, ("train",)), _find_split(root, ("test", *_VAL))
+        val_split = None if test_split in _VAL else next((name for name in _VAL if _has_classes(root / name)), None)
         classes = class_folder_names(root / train_split)
         class_names = tuple(classes)
         if request.class_names is not None:
@@ -56,23 +61,26 @@ class ClassFolders(Source):
                 )
         train = list_split(root, train_split, classes, problems)
         check_classes(train, class_names, str(root / train_split), problems)
-        test = list_split(root, test_split, classes, problems)
-        if len(test.labels) == 0:
-            problems.add(f"{root / test_split}: no images")
-        return index_listings(request, (train, test), class_names, problems)
+        listings = {"train": train}
+        for split, folder in (("val", val_split), ("test", test_split)):
+            if folder is not None:
+                listings[split] = list_split(root, folder, classes, problems)
+                if len(listings[split].labels) == 0:
+                    problems.add(f"{root / folder}: no images")
+        return index_listings(request, listings, class_names, problems)
 
 
 def _find_split(root: Path | Url, names: Sequence[str]) -> str:
     """The first of ``names`` that is a folder with class folders in it; raises UserError where none is."""
     for name in names:
-        if _is_there(root / name) and class_folder_names(root / name):
+        if _has_classes(root / name):
             return name
     wanted = " or ".join(str(root / name) for name in names)
     raise UserError(f"no class folders in {wanted}. Expected layout:\n{_LAYOUT}")
 
 
-def _is_there(split: Path | Url) -> bool:
-    return isinstance(split, Url) or split.is_dir()  # a store has no folders without files
+def _has_classes(split: Path | Url) -> bool:
+    return (isinstance(split, Url) or split.is_dir()) and bool(class_folder_names(split))
 
 
 def list_split(root: Path | Url, split: str, classes: Sequence[str], problems: Problems) -> Listing:

@@ -1,6 +1,6 @@
 """``--dataset list``: images by list files of the user's own. Published sets and ``shapes_lt`` are lists too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fastlift.data.datasets import inaturalist
@@ -27,27 +27,29 @@ class ListFiles(Source):
         if request.train_list is None or request.test_list is None or request.data_root is None:
             raise UserError(
                 "--dataset list needs --data-root (folder of the images), --train-list and --test-list "
-                "(lines of 'relative/path label', labels from 0) and, unless every class has a folder of its own, "
+                "(and may have --val-list; lines of 'relative/path label', labels from 0) and, unless every class has a folder of its own, "
                 "--class-names (lines of 'folder name' or 'name', in the order of the labels)"
             )
         class_names = read_class_names(request.train_list, request.class_names)
-        return load_lists(request, request.train_list, request.test_list, class_names, Problems(request.name))
+        lists = {"train": request.train_list, "val": request.val_list, "test": request.test_list}
+        return load_lists(request, lists, class_names, Problems(request.name))
 
 
 def load_lists(
     request: Request,
-    train_list: Path,
-    test_list: Path,
+    lists: Mapping[str, Path | None],
     class_names: tuple[str, ...],
     problems: Problems,
     check: Callable[[str, Listing, str, Problems], None] | None = None,
 ) -> DataSet:
-    """Both splits of list files below the data root; raises UnusableData where there are problems.
+    """The splits of list files below the data root, of those that have one; raises UnusableData where there are problems.
 
     ``check`` is called with (split, listing, name of its file, problems) for a list without problems, and adds to these.
     """
-    indices: list[ImageIndex | None] = []
-    for split, file in (("train", train_list), ("test", test_list)):
+    indices: dict[str, ImageIndex | None] = {}
+    for split, file in lists.items():
+        if file is None:
+            continue
 
         def make_listing(split: str = split, file: Path = file) -> Listing:
             before = problems.total
@@ -61,7 +63,7 @@ def load_lists(
 
         key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode()
         key += b"\0" + content_digest(file)
-        indices.append(index_split(request, split, key, make_listing, class_names, problems))
+        indices[split] = index_split(request, split, key, make_listing, class_names, problems)
     return finish(request.name, indices, problems)
 
 

@@ -1,7 +1,7 @@
 """WebDataset tar shards with an index: the format that ``fastlift data pack`` writes, and how it is read.
 
 A pack is a folder of ``train-000000.tar``, ..., ``test-000000.tar``, ... (members ``KEY.jpg`` and ``KEY.cls``, so that
-WebDataset programs read them too), ``train.npz`` and ``test.npz`` (where each image lies, its label, size and original
+WebDataset programs read them too), ``train.npz`` and ``test.npz``, both with ``val`` where there is such a split (where each image lies, its label, size and original
 path) and ``fastlift-pack.json`` (the set's name, class names, group counts, and what was done to the images). Index and
 manifest carry digests.
 """
@@ -88,9 +88,11 @@ def load_pack(root: Path | Url, name: str, cache: Path) -> DataSet:
         elif there != size:
             problems.add(f"{root / shard}: {there:,} bytes instead of {size:,}")
     class_names = tuple(manifest.class_names)
-    splits = [
-        _index(root, name, split, class_names, manifest.shard_bytes, problems, cache) for split in ("train", "test")
-    ]
+    splits = {
+        split: _index(root, name, split, class_names, manifest.shard_bytes, problems, cache)
+        for split in ("train", "val", "test")
+        if split != "val" or any(shard.startswith("val-") for shard in manifest.shard_bytes)
+    }
     data = finish(name, splits, problems, np.array(manifest.group_counts, dtype=np.int64))
     ranks = {
         rank: Rank(tuple(stored.names), np.array(stored.of_class, dtype=np.int64))
@@ -112,7 +114,7 @@ class _Manifest(Struct):
     group_counts: list[Annotated[int, Meta(ge=0, lt=LARGEST_LABEL)]]
     ranks: dict[str, _StoredRank]
     shard_bytes: dict[
-        Annotated[str, Meta(pattern=r"^(train|test)-[0-9]{6,9}\.tar\Z")], Annotated[int, Meta(ge=0, lt=2**62)]
+        Annotated[str, Meta(pattern=r"^(train|val|test)-[0-9]{6,9}\.tar\Z")], Annotated[int, Meta(ge=0, lt=2**62)]
     ]
 
     def __post_init__(self) -> None:

@@ -85,7 +85,8 @@ class ShapesLT(Source):
                 f"too (--dataset folder, --dataset list ...); {self.name} itself needs no --data-root"
             )
         request = replace(request, data_root=root)
-        return load_lists(request, train, test, read_class_names(train, names), Problems(request.name))
+        lists = {"train": train, "test": test}
+        return load_lists(request, lists, read_class_names(train, names), Problems(request.name))
 
 
 def prepare(cache_dir: Path, *, progress: Progress | None = None) -> Path:

@@ -1,6 +1,6 @@
-"""From listings to the two splits of a data set: scan the files, collect what is wrong with both, raise it together."""
+"""From listings to the splits of a data set: scan the files, collect what is wrong with all, raise it together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -64,32 +64,32 @@ def check_classes(listing: Listing, class_names: tuple[str, ...], source: str, p
 
 def index_listings(
     request: Request,
-    listings: tuple[Listing, Listing],
+    listings: Mapping[str, Listing],
     class_names: tuple[str, ...],
     problems: Problems,
     group_counts: np.ndarray | None = None,
 ) -> DataSet:
-    """The data set of a training and a test listing that were read from the folders; see ``finish``."""
+    """The data set of the listings of its splits, which were read from the folders; see ``finish``."""
 
     def index(split: str, listing: Listing) -> ImageIndex | None:
         nothing = listing.labels[:0]
         key = b"listing\0" + fingerprint(listing.paths, listing.labels, nothing, nothing, ()).encode()
         return index_split(request, split, key, lambda: listing, class_names, problems)
 
-    train, test = listings
-    return finish(request.name, [index("train", train), index("test", test)], problems, group_counts)
+    indices = {split: index(split, listing) for split, listing in listings.items()}
+    return finish(request.name, indices, problems, group_counts)
 
 
 def finish(
-    name: str, splits: Sequence[ImageIndex | None], problems: Problems, group_counts: np.ndarray | None = None
+    name: str, splits: Mapping[str, ImageIndex | None], problems: Problems, group_counts: np.ndarray | None = None
 ) -> DataSet:
-    """The data set of a training and a test split, with groups by ``group_counts``, int64 [C], or by the training counts.
+    """The data set of its splits by name, with groups by ``group_counts``, int64 [C], or by the training counts.
 
     Raises UnusableData where there are problems; of a split that is None there are.
     """
     problems.raise_if_any()
-    train, test = splits
+    train, val, test = splits["train"], splits.get("val"), splits["test"]
     assert train is not None
     assert test is not None
     counts = train.class_counts() if group_counts is None else group_counts
-    return DataSet(name, train, test, train.class_names, counts)
+    return DataSet(name, train, test, train.class_names, counts, val=val)

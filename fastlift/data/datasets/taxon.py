@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
+
 from fastlift.data.datasets.dataset import DataSet, Rank
 from fastlift.data.index.index import ImageIndex
 from fastlift.errors import UserError
@@ -35,8 +37,10 @@ class TaxonSettings(Settings):
             raise UserError(
                 f"taxon {self.taxon}: all species of {data.name} are of one, so there is nothing to tell apart"
             )
-        train, test = (self._relabelled(index, rank) for index in (data.train, data.test))
-        return DataSet(data.name, train, test, rank.names, train.class_counts())
+        counts = np.zeros(len(rank.names), dtype=np.int64)
+        np.add.at(counts, rank.of_class, data.group_counts)
+        grouped = data.changed(lambda index: self._relabelled(index, rank))
+        return replace(grouped, class_names=rank.names, group_counts=counts, ranks={})
 
     def _relabelled(self, index: ImageIndex, rank: Rank) -> ImageIndex:
         hashed = hashlib.sha256(f"{index.fingerprint} {self.taxon}".encode()).hexdigest()[: len(index.fingerprint)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from fastlift.errors import UserError
 
 _LAYOUT = (
     "  DATA_ROOT/train-000000.tar, ... or DATA_ROOT/train/*.tar\n"
-    "  DATA_ROOT/test-000000.tar, ... or DATA_ROOT/test/*.tar   (or val, validation)\n"
+    "  DATA_ROOT/test-000000.tar, ... or DATA_ROOT/test/*.tar\n"
+    "  DATA_ROOT/val-000000.tar, ... or DATA_ROOT/val/*.tar   (or validation; the test split where there is no other)\n"
     "or patterns of them: --train-list 'train-{000000..000099}.tar' --test-list 'val-{000000..000009}.tar'"
 )
-_SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
+_SPLITS = {"train": ("train",), "val": ("val", "validation"), "test": ("test", "val", "validation")}
 _MOST_SHARDS = 2**20
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
@@ -48,19 +49,36 @@ class WebDataset(Source):
         if request.data_root is None:
             raise UserError(f"--dataset webdataset needs --data-root.{self.how_to_get()}")
         problems = Problems(str(request.data_root))
-        shards = {split: find_shards(request.data_root, split, request.patterns.get(split)) for split in _SPLITS}
+        shards = _shards_of_splits(request.data_root, request.patterns)
         tables = {
             split: tables_of(request.data_root, names, request.cache_dir, request.rescan, problems, request.progress)
             for split, names in shards.items()
         }
         problems.raise_if_any()
         labels = _Labels.of({text for table in tables["train"] for text in table.texts}, request.class_names)
-        indices = [_index(request, split, shards[split], tables[split], labels, problems) for split in _SPLITS]
+        indices = {split: _index(request, split, shards[split], tables[split], labels, problems) for split in shards}
         return finish(request.name, indices, problems)
 
 
+def _shards_of_splits(root: Path | Url, patterns: Mapping[str, str]) -> dict[str, list[str]]:
+    """The shards of each split that there is; UserError where there are none to train on, or none to test with.
+
+    Where patterns are given, a validation split is one of them.
+    """
+    wanted = [split for split in _SPLITS if split != "val" or split in patterns or not patterns]
+    shards = {"val": [], **{split: find_shards(root, split, patterns.get(split)) for split in wanted}}
+    if both := set(shards["val"]) & set(shards["test"]):
+        if "val" in patterns:
+            raise UserError(f"--val-list and the test split have shards in common: {min(both)}")
+        shards["val"] = []
+    for split in ("train", "test"):
+        if not shards[split]:
+            raise UserError(f"no shards {' or '.join(_SPLITS[split])} in {root}. Expected layout:\n{_LAYOUT}")
+    return {split: names for split, names in shards.items() if names}
+
+
 def find_shards(root: Path | Url, split: str, pattern: str | None) -> list[str]:
-    """The shards of a split by their paths in the data root, those of a pattern in its order; UserError where none is."""
+    """The shards of a split by their paths in the data root, those of a pattern in its order; maybe none."""
     if pattern is not None:
         return expand(pattern)
     if isinstance(root, Url):
@@ -71,7 +89,7 @@ def find_shards(root: Path | Url, split: str, pattern: str | None) -> list[str]:
         ways = (f"{name}-*.tar", f"{name}_*.tar", f"{name}.tar", f"{name}/*.tar")
         if shards := sorted(path for path in found if path.count("/") < 2 and any(map(_matches(path), ways))):
             return shards
-    raise UserError(f"no shards {' or '.join(_SPLITS[split])} in {root}. Expected layout:\n{_LAYOUT}")
+    return []
 
 
 def _matches(path: str) -> Callable[[str], bool]:

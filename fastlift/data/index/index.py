@@ -3,11 +3,13 @@
 Built once from a list of (path, label), checked, cached; see ``header_scan.py`` for the header scan.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ class PathTable:
         self._view = data.data
 
     @classmethod
-    def from_strings(cls, paths: Iterable[str]) -> "PathTable":
+    def from_strings(cls, paths: Iterable[str]) -> PathTable:
         """A table of these paths, as UTF-8; bytes that are none are kept."""
         data, lengths = bytearray(), array("q")
         for path in paths:
@@ -36,18 +38,18 @@ class PathTable:
         return cls.of_lengths(np.frombuffer(data, dtype=np.uint8), np.array(lengths, dtype=np.int64))
 
     @classmethod
-    def of_lengths(cls, data: np.ndarray, lengths: np.ndarray) -> "PathTable":
+    def of_lengths(cls, data: np.ndarray, lengths: np.ndarray) -> PathTable:
         """Of uint8 bytes, and the bytes of each path, int64 [N]."""
         return cls(data, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)]))
 
     @classmethod
-    def joined(cls, tables: "Sequence[PathTable]") -> "PathTable":
+    def joined(cls, tables: Sequence[PathTable]) -> PathTable:
         """The paths of several tables one after another."""
         data = np.concatenate([np.zeros(0, dtype=np.uint8), *(table.data for table in tables)])
         return cls.of_lengths(data, np.concatenate([np.zeros(0, np.int64), *(table.lengths for table in tables)]))
 
     @classmethod
-    def checked(cls, data: np.ndarray, offsets: np.ndarray) -> "PathTable":
+    def checked(cls, data: np.ndarray, offsets: np.ndarray) -> PathTable:
         """A table from columns of a file, of the right dtypes; raises ValueError where they are not those of one."""
         if data.ndim != 1 or offsets.ndim != 1 or not len(offsets):
             raise ValueError("paths of another kind")
@@ -71,11 +73,11 @@ class PathTable:
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 
-    def take(self, indices: np.ndarray) -> "PathTable":
+    def take(self, indices: np.ndarray) -> PathTable:
         """The paths of these rows."""
         return self._parts(self.offsets[:-1][indices], self.lengths[indices])
 
-    def folders(self) -> "PathTable":
+    def folders(self) -> PathTable:
         """The name of the folder that each file lies in; empty where a path has none."""
         slashes = np.concatenate([[-1, -1], np.flatnonzero(self.data == ord("/"))])
         starts = self.offsets[:-1]
@@ -84,11 +86,11 @@ class PathTable:
         begins = np.maximum(slashes[last - 1] + 1, starts)
         return self._parts(begins, np.maximum(stops - begins, 0))
 
-    def equals(self, other: "PathTable") -> bool:
+    def equals(self, other: PathTable) -> bool:
         """Whether both hold the same paths in the same order."""
         return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.data, other.data)
 
-    def _parts(self, starts: np.ndarray, lengths: np.ndarray) -> "PathTable":
+    def _parts(self, starts: np.ndarray, lengths: np.ndarray) -> PathTable:
         """A table of pieces of the byte string, gathered some thousand at a time."""
         pieces = [np.zeros(0, dtype=np.uint8)]
         for first in range(0, len(starts), _ROWS_AT_A_TIME):
@@ -163,6 +165,35 @@ class ImageIndex:
     def label_of(self, i: int) -> str:
         """A sample's name for messages."""
         return f"{self.name}[{i}]" if self.root is None else str(self.root / self.file_name(i))
+
+    def take(self, rows: np.ndarray, name: str) -> ImageIndex:
+        """The samples of these rows, int64, rising and each once, as a split of that name.
+
+        A row whose file was replaced needs the row of the replacement beside it.
+        """
+        numbers = np.full(len(self), -1, dtype=np.int64)
+        numbers[rows] = np.arange(len(rows))
+        kept = (bad for bad in self.bad if numbers[bad.index] >= 0)
+        bad = [replace(b, index=int(numbers[b.index]), replacement=int(numbers[b.replacement])) for b in kept]
+        paths, labels, widths, heights = self.paths.take(rows), self.labels[rows], self.widths[rows], self.heights[rows]
+        if self.arrays is None and self.spans is None:  # as of a list of these files
+            hashed = fingerprint(paths, labels, widths, heights, self.class_names)
+        else:
+            content = self.fingerprint.encode() + np.ascontiguousarray(rows, dtype=np.int64).data
+            hashed = hashlib.sha256(content).hexdigest()[: len(self.fingerprint)]
+        return replace(
+            self,
+            name=name,
+            paths=paths,
+            labels=labels,
+            widths=widths,
+            heights=heights,
+            fingerprint=hashed,
+            arrays=None if self.arrays is None else self.arrays[rows],
+            spans=None if self.spans is None else self.spans[rows],
+            shards=None if self.shards is None else self.shards[rows],
+            bad=tuple(bad),
+        )
 
     def decoded_bytes(self) -> int:
         """Memory of all samples as uint8 RGB."""

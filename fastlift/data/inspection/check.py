@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.datasets.dataset import told_images
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.problems import SHOWN, Problems, UnusableData
@@ -23,8 +24,7 @@ class CheckResult:
     dataset: str
     problems: tuple[str, ...]
     hint: str  # how to get the data, where that may help
-    train_images: int  # 0 where the set could not be loaded
-    test_images: int
+    images: dict[str, int]  # by split; empty where the set could not be loaded
     classes: int
     looked_at: str  # "headers" of the files, "shards" of a pack, "arrays", or "pictures": every one decoded
     seconds: float
@@ -50,7 +50,7 @@ class CheckResult:
                 "pictures": "every image decoded",
             }[self.looked_at]
             return Text(
-                f"{self.dataset}: fine. {self.train_images:,} training and {self.test_images:,} test images, "
+                f"{self.dataset}: fine. {told_images(self.images)}, "
                 f"{self.classes:,} classes; {how} in {self.seconds:.1f} s",
                 style="green",
             )
@@ -80,12 +80,15 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
             with contextlib.suppress(UnusableData):  # the images that are left
                 data = load_data_set(name, bad_images="skip", **options)
     if decode and data is not None:
-        entries += [entry for index in (data.train, data.test) for entry in _undecodable(index, progress)]
+        entries += [entry for index in data.splits.values() for entry in _undecodable(index, progress)]
     elif decode:
         hint = f"No image was decoded: that needs usable lists.\n{hint}".rstrip()
-    sizes = (0, 0, 0) if data is None else (len(data.train), len(data.test), len(data.class_names))
+    images = {} if data is None else {split: len(index) for split, index in data.splits.items()}
+    classes = 0 if data is None else len(data.class_names)
     looked_at = "headers" if data is None else "pictures" if decode else _kind(data.train)
-    return CheckResult(name, tuple(dict.fromkeys(entries)), hint, *sizes, looked_at, time.perf_counter() - start)
+    return CheckResult(
+        name, tuple(dict.fromkeys(entries)), hint, images, classes, looked_at, time.perf_counter() - start
+    )
 
 
 def _kind(index: ImageIndex) -> str:

@@ -62,9 +62,8 @@ def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> P
 
     def index() -> str:
         data = load_data_set(name, rescan=True, progress=progress, **options)
-        train, test = f"{len(data.train):,} training", f"{len(data.test):,} test images"
         counts = ", counts as published" if known else ""
-        return f"{train} and {test} of {len(data.class_names):,} classes, all headers read{counts}"
+        return f"{data.told_images()} of {len(data.class_names):,} classes, all headers read{counts}"
 
     steps: list[Step] = []
     for title, attempt in [*(_files(known, options) if known else ()), (source.last_step, index)]:

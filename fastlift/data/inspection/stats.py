@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.datasets.catalogue import load_data_set
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import SPLITS, DataSet
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
@@ -37,9 +37,8 @@ class Stats:
     dataset: str
     fingerprint: str  # of the training split
     classes: int
-    train: SplitStats
-    test: SplitStats
-    groups: dict[str, dict[str, int]]  # many, medium, few: classes, training and test images
+    splits: dict[str, SplitStats]  # train, val, test: those that there are
+    groups: dict[str, dict[str, int]]  # many, medium, few: classes, and images of each split
     train_counts: tuple[int, ...]  # by class
     class_names: tuple[str, ...]
 
@@ -64,17 +63,15 @@ def stats(
 
 def describe(data: DataSet, boundaries: tuple[int, int] = GROUP_BOUNDARIES) -> Stats:
     """The numbers of a loaded data set."""
-    train_counts, test_counts = data.train.class_counts(), data.test.class_counts()
+    counts = {split: index.class_counts() for split, index in data.splits.items()}
     groups = {
-        group: {
-            "classes": int(mask.sum()),
-            "train_images": int(train_counts[mask].sum()),
-            "test_images": int(test_counts[mask].sum()),
-        }
+        group: {"classes": int(mask.sum()), **{f"{split}_images": int(n[mask].sum()) for split, n in counts.items()}}
         for group, mask in group_masks(data.group_counts.tolist(), boundaries).items()
     }
-    splits, counts = (_split(data.train), _split(data.test)), tuple(train_counts.tolist())
-    return Stats(data.name, data.train.fingerprint, len(data.class_names), *splits, groups, counts, data.class_names)
+    splits, train_counts = {name: _split(index) for name, index in data.splits.items()}, tuple(counts["train"].tolist())
+    return Stats(
+        data.name, data.train.fingerprint, len(data.class_names), splits, groups, train_counts, data.class_names
+    )
 
 
 def _split(index: ImageIndex) -> SplitStats:
@@ -106,8 +103,8 @@ def long_tail_plot(counts: Iterable[int], width: int = 64, height: int = 8) -> s
 
 
 def _splits_table(found: Stats) -> Any:
-    splits = (found.train, found.test)
-    table = _table(f"{found.dataset}: {found.classes:,} classes", "", "train", "test")
+    splits = found.splits.values()
+    table = _table(f"{found.dataset}: {found.classes:,} classes", "", *found.splits)
     for label, field in (
         ("images", "images"),
         ("classes with images", "classes_with_images"),
@@ -124,7 +121,7 @@ def _splits_table(found: Stats) -> Any:
 
 
 def _groups_table(found: Stats) -> Any:
-    table = _table(None, "group", "classes", "training images", "test images")
+    table = _table(None, "group", "classes", *(f"{SPLITS[split]} images" for split in found.splits))
     for group, row in found.groups.items():
         table.add_row(group, *(f"{count:,}" for count in row.values()))
     return table

@@ -29,6 +29,22 @@ def test_class_folders(image_files: Any, tmp_path: Path, encode: Callable, make_
     assert "moving.gif: is a GIF" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_split_is_the_test_split_where_there_is_no_other(
+    name: str, image_files: Any, encode: Callable, make_image: Callable
+) -> None:
+    for split, count in (("train", 3), (name, 2)):
+        for k in range(count):
+            image_files.add(f"{split}/ant/{k}.jpg", 0, encode(make_image(30, 30)))
+    options = {"data_root": image_files.root, "cache_dir": image_files.cache}
+    data = load_data_set("folder", **options)
+    assert (data.val, list(data.test.paths)) == (None, [f"{name}/ant/0.jpg", f"{name}/ant/1.jpg"])
+    image_files.add("test/ant/0.jpg", 0, encode(make_image(30, 30)))
+    data = load_data_set("folder", **options)
+    assert data.val is not None
+    assert (len(data.val), list(data.test.paths)) == (2, ["test/ant/0.jpg"])
+
+
 def test_folders_are_walked_once_and_hidden_ones_not_at_all(
     image_files: Any, encode: Callable, make_image: Callable, tmp_path: Path
 ) -> None:

@@ -82,6 +82,21 @@ def test_layouts(name: str, image_files: Any, shards: Path, tmp_path: Path) -> N
         load(tmp_path)
 
 
+def test_a_validation_split(shards: Path) -> None:
+    """Beside a test split only; with patterns, only by a pattern."""
+    assert load(shards).val is None  # shards are train- and val-
+    (shards / "test-000000.tar").write_bytes((shards / "val-000000.tar").read_bytes())
+    found = load(shards).val
+    assert found is not None
+    assert (len(found), len(load(shards).test)) == (15, 5)
+    assert load(shards, train_list="train-{000000..000002}.tar").val is None
+    by_pattern = load(shards, val_list="val-000001.tar", test_list="val-000002.tar").val
+    assert by_pattern is not None
+    assert by_pattern.labels.tolist() == [1] * 5
+    with pytest.raises(UserError, match=r"--val-list and the test split have shards in common: val-000002\.tar"):
+        load(shards, val_list="val-{000001..000002}.tar", test_list="val-000002.tar")
+
+
 def test_patterns(shards: Path) -> None:
     assert expand("a/{08..11}{x,y}.tar")[:3] == ["a/08x.tar", "a/08y.tar", "a/09x.tar"]
     assert expand("{8..11}.tar") == ["8.tar", "9.tar", "10.tar", "11.tar"]

@@ -25,7 +25,7 @@ def test_a_fine_set(image_files: Any) -> None:
     found = check("list", decode=True, **image_files.options())
     assert found.ok
     assert found.looked_at == "pictures"
-    assert (found.train_images, found.test_images, found.classes) == (15, 15, 3)
+    assert (found.images, found.classes) == ({"train": 15, "test": 15}, 3)
     assert "fine. 15 training" in text_of(found.render())
     assert json.loads(json.dumps(found.to_dict()))["ok"] is True
 

@@ -24,14 +24,18 @@ def test_stats_count_images_and_groups(image_files: Any) -> None:
     found = stats("list", **image_files.options())
     assert found == describe(data)
     assert found.train_counts == (5, 5, 25)
-    assert (found.train.largest_class, found.train.smallest_class, found.train.images) == (25, 5, 35)
+    assert (
+        found.splits["train"].largest_class,
+        found.splits["train"].smallest_class,
+        found.splits["train"].images,
+    ) == (25, 5, 35)
     assert found.groups["few"] == {"classes": 2, "train_images": 10, "test_images": 10}
     assert found.groups["medium"] == {"classes": 1, "train_images": 25, "test_images": 25}
     assert found.groups["many"]["classes"] == 0
     moved = stats("list", boundaries=(5, 24), **image_files.options()).groups
     assert {name: row["classes"] for name, row in moved.items()} == {"many": 1, "medium": 2, "few": 0}
-    assert found.train.width_quantiles["min"] == 80
-    assert found.train.width_quantiles["max"] == 80 + 7 * 4
+    assert found.splits["train"].width_quantiles["min"] == 80
+    assert found.splits["train"].width_quantiles["max"] == 80 + 7 * 4
     json.dumps(found.to_dict())
     shown = text_of(found.render())
     assert "medium" in shown

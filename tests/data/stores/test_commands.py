@@ -29,7 +29,7 @@ def test_check_stats_and_prepare(
     flags: list[str], image_files: Any, web: WebServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = told(["check", "--dataset", "list", *flags, "--decode"], capsys)
-    assert (found["code"], found["ok"], found["train_images"], found["looked_at"]) == (0, True, 15, "pictures")
+    assert (found["code"], found["ok"], found["images"]["train"], found["looked_at"]) == (0, True, 15, "pictures")
     found = told(["stats", "--dataset", "list", *flags, "--data-cache-gb", "0"], capsys)
     assert found["fingerprint"] == image_files.load().train.fingerprint
     assert told(["prepare", "list", *flags], capsys)["ready"]
@@ -42,7 +42,7 @@ def test_check_stats_and_prepare(
 def test_pack(flags: list[str], web: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The images of a store into a pack on this machine, which is the same set."""
     found = told(["pack", str(tmp_path / "pack"), "--dataset", "list", *flags], capsys)
-    assert (found["code"], found["train_images"]) == (0, 15)
+    assert (found["code"], found["images"]["train"]) == (0, 15)
     one = told(["stats", "--dataset", "list", "--data-root", f"{web.url}/pack"], capsys)
     assert one["fingerprint"] == told(["stats", "--dataset", "list", *flags], capsys)["fingerprint"]
 
