@@ -172,7 +172,7 @@ def _wait_for_note(world: World, key: str, keys: list[str], deadline: float, pat
     assert world.store is not None
     pause = 0.01
     while not world.store.check([key]):
-        if world.store.check([END]):
+        if world.store.check([END]) and not world.store.check([key]):  # it may have left the note and ended since
             raise LostCompany("another process of this run has ended", exit_code=1)
         if time.monotonic() > deadline:
             missing = world.named(rank for rank, one in enumerate(keys) if not world.store.check([one]))
