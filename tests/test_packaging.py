@@ -40,6 +40,8 @@ def test_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
         "fastlift/py.typed",
         "fastlift/assets/shapes_clip.json",
         "fastlift/assets/shapes_clip.safetensors",
+        "fastlift/data/datasets/lists/ImageNet_LT_classnames.txt.gz",
+        "fastlift/data/datasets/lists/NOTICE.md",
         "fastlift/reporting/report.html",
         "fastlift_kernels/__init__.py",
         "fastlift_kernels/py.typed",

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.splits import check_classes, index_listings
+from fastlift.data.datasets.wordnet import names_of_folders
 from fastlift.data.index.index import PathTable
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.lists import Listing, parse_class_names
@@ -52,7 +53,7 @@ class ClassFolders(Source):
         train_split, test_split = _find_split(root, ("train",)), _find_split(root, ("test", *_VAL))
         val_split = None if test_split in _VAL else next((name for name in _VAL if _has_classes(root / name)), None)
         classes = class_folder_names(root / train_split)
-        class_names = tuple(classes)
+        class_names = names_of_folders(classes)
         if request.class_names is not None:
             class_names = parse_class_names(read_lines(request.class_names), str(request.class_names), lambda: classes)
             if len(class_names) != len(classes):

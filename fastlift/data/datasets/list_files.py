@@ -6,6 +6,7 @@ from pathlib import Path
 from fastlift.data.datasets import inaturalist
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.splits import check_classes, finish, index_split
+from fastlift.data.datasets.wordnet import names_of_folders
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.lines import content_digest, line_blocks, read_lines, read_text
 from fastlift.data.index.lists import Listing, class_folders, parse_class_names, parse_list
@@ -104,7 +105,7 @@ def _names_of_folders(listing: Listing, train_list: Path, problems: Problems) ->
     folders_of = class_folders(listing, count) if count <= len(listing.labels) else []
     found = [folder for folder in folders_of if folder is not None]
     if found and len(found) == len(folders_of):
-        return tuple(found)
+        return names_of_folders(found)
     problems.raise_if_any()
     if empty := sorted(set(range(min(count, len(listing.labels) + 1))) - set(listing.labels.tolist())):
         raise UserError(f"{train_list}: class {empty[0]} has no image; labels count from 0, without gaps")

@@ -13,6 +13,7 @@ import numpy as np
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.shard_tables import tables_of
 from fastlift.data.datasets.splits import check_classes, finish
+from fastlift.data.datasets.wordnet import names_of_folders
 from fastlift.data.index.index import ImageIndex, PathTable
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.lists import LARGEST_LABEL, Listing, leaves_root, parse_class_names
@@ -146,8 +147,8 @@ class _Labels:
                     "the labels in the shards are numbers: give --class-names, a file with lines of 'folder name' or "
                     "'name' in the order of the labels"
                 )
-            names = tuple(sorted(texts))
-            return cls(names, {name: label for label, name in enumerate(names)})
+            ordered = sorted(texts)
+            return cls(names_of_folders(ordered), {text: label for label, text in enumerate(ordered)})
         lines = [line.strip() for line in read_lines(file)]
         if numbers:
             return cls(parse_class_names(lines, str(file)), None)

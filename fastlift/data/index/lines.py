@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastlift.data.stores.download import is_html
 from fastlift.errors import UserError
 
 BLOCK_BYTES = 2**22
@@ -86,7 +87,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
             first = True
             while chunk := stream.read(BLOCK_BYTES):
-                yield _unmarked(chunk, path) if first else chunk
+                yield _checked_begin(chunk, path) if first else chunk
                 first = False
     except FileNotFoundError as error:
         raise UserError(f"list file {path} does not exist") from error
@@ -94,7 +95,10 @@ def _chunks(path: Path) -> Iterator[bytes]:
         raise UserError(f"list file {path} cannot be read: {error}") from error
 
 
-def _unmarked(chunk: bytes, path: Path) -> bytes:
+def _checked_begin(chunk: bytes, path: Path) -> bytes:
+    """The first chunk without a byte order mark; UserError where it is that of another kind of file."""
     if chunk[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"list file {path} is UTF-16: save it as UTF-8")
+    if is_html(chunk[:64]):
+        raise UserError(f"list file {path} is an HTML page (a download of the wrong address?): get the file itself")
     return chunk.removeprefix(b"\xef\xbb\xbf")

@@ -156,8 +156,9 @@ def parse_class_names(
 
     A line is ``folder name`` or just ``name``. The first word is the folder of a class's files where it is so for every
     class of which ``folders()`` knows one (asked only where it matters); names then go to labels by their folder, not by
-    their line: the Places-LT class names that circulate have five classes in another order than its lists. Where no
-    folders are known, a first word that is an identifier on every line (``n01440764``, ``17``) is dropped.
+    their line: the Places-LT class names that circulate have five classes in another order than its lists. Lines of
+    folders that there are not are passed over. Where no folders are known, a first word that is an identifier on every line
+    (``n01440764``, ``17``) is dropped.
 
     Raises UserError where the file is empty, has an empty line inside, or a line that is not UTF-8.
     """
@@ -182,8 +183,10 @@ def _by_folder(words: Sequence[str], names: Sequence[str], folders: Sequence[str
     """Names in the order of ``folders``; a class without a known folder gets one that is left over, in order."""
     name_of = dict(zip(words, names, strict=True))
     known = [folder for folder in folders if folder is not None]
-    if len(folders) != len(words) or len(name_of) != len(words) or not known or not name_of.keys() >= set(known):
+    if len(folders) > len(words) or len(name_of) != len(words) or not known or not name_of.keys() >= set(known):
         return None
+    if len(folders) < len(words):  # names of more folders than there are: a table of all of ImageNet's, say
+        return tuple(map(name_of.__getitem__, known)) if len(known) == len(folders) else None
     left = iter([word for word in words if word not in set(known)])
     return tuple(name_of[next(left) if folder is None else folder] for folder in folders)
 

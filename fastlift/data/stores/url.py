@@ -11,11 +11,13 @@ from urllib.parse import quote, unquote
 
 from fastlift.data.stores import client
 from fastlift.data.stores.cached import Session
+from fastlift.data.stores.download import is_html
 from fastlift.errors import UserError
 from fastlift.system.files import expand_user, write_atomically
 from fastlift.system.printing import masked
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]")
+_GITHUB_PAGE = re.compile(r"https?://github\.com/([^/]+/[^/]+)/blob/(.+)")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def local_copy(place: Path | Url, cache: Path) -> Path:
     """The file itself, or what a store gives of it now, below ``cache``: for files that are read whole, such as lists.
 
     Raises:
-        UserError: there is no such file in the store.
+        UserError: there is no such file in the store, or a web page in its place.
         StoreError: the store's own errors.
     """
     if isinstance(place, Path):
@@ -125,6 +127,15 @@ def local_copy(place: Path | Url, cache: Path) -> Path:
         data = client.read(place.text)
     except FileNotFoundError:
         raise UserError(f"{place} does not exist") from None
+    if is_html(data[:64]):
+        raise UserError(f"{place} answers with an HTML page instead of the file{_way_to_file(place)}")
     copy = cache / "fetched" / hashlib.sha256(place.text.encode()).hexdigest()[:16] / place.name
     write_atomically(copy, lambda part: part.write_bytes(data))
     return copy
+
+
+def _way_to_file(page: Url) -> str:
+    """What to give in place of a page's address."""
+    if found := _GITHUB_PAGE.fullmatch(page.place):
+        return f": the file itself is at https://raw.githubusercontent.com/{found[1]}/{found[2]}"
+    return ": give the address of the file itself (a login page, a share link and a preview are pages), or download it by hand"

@@ -18,6 +18,7 @@ from fastlift.models.backbones.backbone import TextTower
 from fastlift.models.classifiers import Classifier
 from fastlift.models.text.features import PromptTextSettings, prompts_for
 from fastlift.models.text.tower import TextTransformer, causal_projection, random_context, worded_context
+from fastlift.models.text.wordless import warn_of_wordless
 from fastlift.models.tuners import TUNERS, TunerSettings, choose_blocks, refusal
 from fastlift.models.tuners.adapter import Adapter
 from fastlift.models.tuners.base import RankSettings, has_tuner, named, names_with
@@ -228,6 +229,7 @@ class TextSideSettings(Settings):
         elif "coop" in self.text_tuner:
             context = random_context(self.coop_length, self.coop_position)
         prompts = prompts_for(class_names, template if context is None else context.template)
+        warn_of_wordless(class_names)
         return TextTransformer(tower, [one for (one,) in prompts], context, generator)
 
     def _attach(

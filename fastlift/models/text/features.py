@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models.backbones.backbone import TextTower
 from fastlift.models.classifiers import OF_TEXT
+from fastlift.models.text.wordless import warn_of_wordless
 from fastlift.settings import Acts, NamesFile, Settings
 from fastlift.system import sealed
 from fastlift.system.files import cache_folder, read_json
@@ -179,6 +180,8 @@ def text_features(
     Cached on disk by content (the tower's weights and the prompts), under ``cache`` (default: the cache folder).
     """
     prompts = prompts_for(class_names, prompt)
+    if not prompt.startswith("descriptor"):
+        warn_of_wordless(class_names)
     key = hashlib.blake2b((tower.fingerprint() + json.dumps(prompts)).encode(), digest_size=16).hexdigest()
     path = (cache or cache_folder()) / "text_features" / f"{key}.safetensors"
     cached = _cached(path, key, len(prompts))

@@ -23,7 +23,7 @@ from fastlift.data.pack import run as pack
 from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.stores import client
 from fastlift.data.stores.client import StoreError
-from fastlift.data.stores.url import Url
+from fastlift.data.stores.url import Url, _way_to_file
 from fastlift.errors import UserError
 
 
@@ -298,3 +298,23 @@ def test_bad_image_settings_are_those_of_files(image_files: Any, web: WebServer)
     assert sum(len(batch.labels) for batch in loader.epoch(0)) == 15
     assert [(bad.path, bad.replacement) for bad in found] == [("c1/3.jpg", 9)]
     assert BadImageSettings().bad_images == "stop"
+
+
+def test_a_page_in_place_of_a_list(image_files: Any, web: WebServer) -> None:
+    """A login, a share link, the address of GitHub's page of a file: told once, with its address, not line by line."""
+    image_files.fill().load()
+    (web.root / "page.txt").write_bytes(b"<!DOCTYPE html>\n<html><title>Sign in</title></html>\n" * 100)
+    options = list_options(web.url, image_files) | {"train_list": f"{web.url}/page.txt"}
+    with pytest.raises(
+        UserError, match=r"page.txt answers with an HTML page instead of the file: give the address"
+    ) as e:
+        load_data_set("list", **options)
+    assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match=r"page.txt is an HTML page .*: get the file itself"):
+        load_data_set("list", **image_files.options() | {"train_list": web.root / "page.txt"})
+
+
+def test_the_file_behind_a_page_of_github() -> None:
+    page = Url("https://github.com/shijxcs/LIFT/blob/main/datasets/Places_LT/Places_LT_train.txt")
+    file = "https://raw.githubusercontent.com/shijxcs/LIFT/main/datasets/Places_LT/Places_LT_train.txt"
+    assert _way_to_file(page).endswith(file)
