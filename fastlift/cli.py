@@ -47,7 +47,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     listed = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return (
-        "usage: fastlift COMMAND [options]     fastlift COMMAND --help tells all options\n\n"
+        "usage: fastlift COMMAND [options]     fastlift COMMAND --help tells its options\n\n"
         "Long-tailed image classification by lightweight fine-tuning of foundation models (LIFT, LIFT+).\n\n"
         f"commands:\n{listed}\n\nexamples:\n{EXAMPLES}"
     )

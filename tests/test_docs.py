@@ -115,7 +115,7 @@ def flags(*command: str) -> frozenset[str]:
     name, *rest = command
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-        importlib.import_module(f"fastlift.commands.{name.replace('-', '_')}").run([*rest, "--help"])
+        importlib.import_module(f"fastlift.commands.{name.replace('-', '_')}").run([*rest, "--help-all"])
     return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", output.getvalue()))
 
 

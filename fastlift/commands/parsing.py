@@ -10,8 +10,11 @@ import contextlib
 import inspect
 import io
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from functools import cache, partial
+from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import docstring_parser
@@ -30,6 +33,8 @@ from fastlift.system import launcher
 
 Command = TypeVar("Command")
 _FLAGS = ConstructorRegistry()
+_NAMES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", tuple[int, ...]: "INT [INT ...]"}
+_told_flags: ContextVar[frozenset[str] | None] = ContextVar("told_flags", default=None)  # None: all
 
 
 class _Refused(Exception):
@@ -37,14 +42,26 @@ class _Refused(Exception):
 
 
 def parse(
-    kind: type[Command], arguments: list[str], prog: str, default: Command | None = None, examples: Sequence[str] = ()
+    kind: type[Command],
+    arguments: list[str],
+    prog: str,
+    default: Command | None = None,
+    examples: Sequence[str] = (),
+    basics: Sequence[str] = (),
 ) -> Command:
     """Flags as an instance of a dataclass; ``--help`` and mistyped flags leave with exit code 0 and 2.
+
+    Args:
+        basics: the fields that most people need: where such are named, ``--help`` tells these alone; ``--help-all`` tells all.
 
     Raises:
         UserError: numbers out of their ranges, and settings that contradict each other.
     """
     told = "\n".join([inspect.getdoc(kind) or "", "", "examples:", *(f"  {line}" for line in examples)])
+    if basics and {"-h", "--help"} & set(arguments):
+        told += f"\n\nThese are the flags that most people need; fastlift {prog} --help-all tells all."
+        _told_flags.set(frozenset(basics))
+    arguments = ["--help" if one == "--help-all" else one for one in arguments]
     title, markers = f"fastlift {prog}", (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     given: dict[str, Any] = {"registry": _FLAGS} | ({} if default is None else {"default": default})
     said = io.StringIO()  # all make the same mistake: it goes the way of their other errors, which are told once
@@ -57,6 +74,8 @@ def parse(
         raise UserError(said.getvalue().strip()) from None
     except _Refused as refused:
         raise refused.args[0] from None
+    finally:
+        _told_flags.set(None)
 
 
 @_FLAGS.struct_rule
@@ -65,15 +84,32 @@ def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
     if not is_dataclass(asked.type):
         return None
     kind: Any = asked.type
-    hint = tyro.conf.arg(help_behavior_hint=lambda default: "" if default in ("None", "") else f"(default: {default})")
-    flags, hints, given = [], hints_of(kind), asked.default
+    flags, hints, given, told = [], hints_of(kind), asked.default, _told_flags.get()
     for one in fields(kind):
+        if told is not None and one.name not in told and not is_dataclass(plain(hints[one.name])):
+            continue
         own = getattr(hints[one.name], "__metadata__", ())  # the last hint holds: the field's own, if it has one
-        parts = (plain(hints[one.name]), hint, *own)
+        shows_itself = any(isinstance(mark, PrimitiveConstructorSpec) for mark in own)
+        metavar = None if shows_itself else _metavar(plain(hints[one.name]))
+        parts = (plain(hints[one.name]), tyro.conf.arg(help_behavior_hint=_default_hint, metavar=metavar), *own)
         shown: Any = Annotated[parts]
         default = getattr(given, one.name) if type(given) is kind else _default_of(one)
         flags.append(StructFieldSpec(one.name, shown, default, partial(lambda name: _texts(kind).get(name), one.name)))
     return StructConstructorSpec(partial(_made, kind), tuple(flags))
+
+
+def _default_hint(default: str) -> str:
+    return "" if default in ("None", "False", "") else f"(default: {default})"
+
+
+def _metavar(kind: Any) -> str | None:
+    """How help shows the values of a type that may be None, without None; None where tyro's own words do."""
+    choices = get_args(kind)
+    if NoneType not in choices:
+        return None
+    single = {get_args(one)[0] for one in choices if get_origin(one) is tuple}  # of which there may be several
+    names = [_NAMES.get(one) for one in choices if one is not NoneType and one not in single]
+    return "|".join(name for name in names if name) if all(names) else None
 
 
 def _default_of(one: Field[Any]) -> Any:

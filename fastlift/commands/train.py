@@ -24,6 +24,11 @@ EXAMPLES = (
     "torchrun --nproc-per-node 8 -m fastlift train --output runs/imagenet ...",
 )
 
+BASICS = (
+    *("config", "output", "resume", "overwrite", "recipe", "dataset", "data_root", "class_names", "val_share", "model"),
+    *("epochs", "batch_size", "micro_batch", "lr", "seed", "device", "amp"),
+)
+
 _RESUME = PrimitiveConstructorSpec(
     nargs=(0, 1),
     metavar="[auto]",
@@ -59,7 +64,7 @@ class Train:
 def run(arguments: list[str]) -> int:
     """Train by flags."""
     base = base_config(arguments)
-    command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES)
+    command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES, basics=BASICS)
     command.settings.check_effects(differences(base, command.settings))
     from fastlift.engine.train import train
     from fastlift.reporting.console import Terminal, show_result

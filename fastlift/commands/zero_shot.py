@@ -20,6 +20,9 @@ EXAMPLES = (
 )
 
 
+BASICS = ("dataset", "data_root", "class_names", "model", "prompt", "tte", "device", "amp", "output", "json")
+
+
 @dataclass(frozen=True)
 class ZeroShot:
     """Evaluate CLIP as it is on a data set's test split: cosine of image and text features; nothing trains."""
@@ -46,7 +49,7 @@ class ZeroShot:
 
 def run(arguments: list[str]) -> int:
     """Evaluate by flags."""
-    command = parse(ZeroShot, arguments, "zero-shot", examples=EXAMPLES)
+    command = parse(ZeroShot, arguments, "zero-shot", examples=EXAMPLES, basics=BASICS)
 
     from fastlift import recipes
     from fastlift.engine.evaluate import zero_shot

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fastlift.cli import COMMANDS, main
-from fastlift.commands import bench, data
+from fastlift.commands import bench, data, train, zero_shot
 
 LEAVES = [*(name for name in COMMANDS if name not in ("data", "bench")), *(f"data {name}" for name in data.ACTIONS)]
 LEAVES += [f"bench {name}" for name in bench.ACTIONS]
@@ -40,6 +40,32 @@ def test_help_names_the_sections_and_the_defaults_that_say_something(helped: lis
     )
     assert rate.endswith("(default: 0.01)")
     assert at_a_time.endswith("gradients of a batch are accumulated (default: the whole batch).")
+
+
+@pytest.mark.parametrize(("command", "basics"), [("train", train.BASICS), ("zero-shot", zero_shot.BASICS)])
+def test_help_tells_what_most_people_need_and_help_all_the_rest(
+    command: str, basics: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def flags(asked: str) -> tuple[str, list[str]]:
+        with pytest.raises(SystemExit) as end:
+            main([command, asked])
+        assert end.value.code == 0
+        text = re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out)
+        return text, re.findall(r"^ *(?:-h, )?(--[a-z-]+)\b", text, re.MULTILINE)
+
+    text, basic = flags("--help")
+    assert f"fastlift {command} --help-all tells all" in text
+    assert sorted(basic) == sorted(["--help", *(f"--{name.replace('_', '-')}" for name in basics)])
+    assert flags("-h")[1] == basic
+    text, every = flags("--help-all")
+    assert "--help-all" not in text
+    assert set(basic) < set(every)
+    assert {"--group-boundaries", "--eval-batch", "--image-size"} <= set(every) - set(basic)
+    assert "{None}" not in text
+    assert re.search(r"--image-size INT +\S", text)
+    assert re.search(r"--data-root STR +\S", text)
 
 
 @pytest.mark.parametrize("command", ["predict RUN image.jpg", "evaluate RUN"])
