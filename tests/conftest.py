@@ -1,11 +1,14 @@
 """What all tests share: seeds, few threads for parallel workers, and the way to the reference data beside the repository."""
 
+import errno
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -42,6 +45,21 @@ def _as_started_in_the_foreground() -> None:
 def _fixed_seeds() -> None:
     np.random.seed(0)  # noqa: NPY002 - third-party code under test still draws from the legacy generator
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published files come from servers of the tests alone, and everything else is as offline."""
+    from fastlift.data.stores import download
+
+    ask = download.urlopen
+
+    def on_this_machine(request: Any, timeout: float) -> Any:
+        if urlsplit(request.full_url).hostname not in ("127.0.0.1", "localhost"):
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+        return ask(request, timeout=timeout)
+
+    monkeypatch.setattr(download, "urlopen", on_this_machine)
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,8 @@ def load_data(settings: DataConfig, ui: Ui, world: World | None = None) -> DataS
     found = first_of_each_machine(
         world or World(), lambda: source.build(*map(settings.part, parts), progress=now_and_then(ui.say))
     )
+    for note in found.notes:
+        ui.say(note)
     for index in found.splits.values():
         if index.bad:
             first = f"the first: {index.bad[0].path} {index.bad[0].reason}"

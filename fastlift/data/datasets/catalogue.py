@@ -16,6 +16,7 @@ from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.datasets.list_files import LIST, is_json, read_list
 from fastlift.data.datasets.packed import PACK_MANIFEST, load_pack
 from fastlift.data.datasets.places_lt import PLACES_LT
+from fastlift.data.datasets.published_lists import place_of_list
 from fastlift.data.datasets.shapes_lt import SHAPES_LT
 from fastlift.data.datasets.taxon import Taxon, TaxonSettings
 from fastlift.data.datasets.webdataset import WEBDATASET
@@ -107,7 +108,7 @@ class SourceSettings(Settings):
         if source.lists_are_patterns:
             lists = {split: files.pop(f"{split}_list") for split in ("train", "val", "test")}
             patterns = {split: pattern for split, pattern in lists.items() if pattern is not None}
-        given = {name: local_copy(place_of(file), cache) for name, file in files.items() if file is not None}
+        given = {name: local_copy(place_of_list(file), cache) for name, file in files.items() if file is not None}
         root = None if self.data_root is None else place_of(self.data_root)
         if isinstance(root, Url) and source.takes_urls:
             root = Url(root.text, Session(stores.build(cache)))

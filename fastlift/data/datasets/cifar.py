@@ -15,6 +15,8 @@ from fastlift.data.datasets.splits import finish, index_listings
 from fastlift.data.index.index import array_index
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
+from fastlift.data.stores.client import StoreError
+from fastlift.data.stores.download import Mirror, download
 from fastlift.errors import UserError
 
 _FOLDERS = {10: "cifar-10-batches-py", 100: "cifar-100-python"}
@@ -55,7 +57,7 @@ class Cifar(Source):
         if root is not None and self._has_folders(root):
             names = class_folder_names(root / "train")
             return index_listings(request, self._listings(root, names, problems), tuple(names), problems, groups)
-        train, test = self._torchvision_sets(root or request.cache_dir / "cifar", download=root is None)
+        train, test = self._torchvision_sets(root) if root is not None else self._downloaded(request)
         labels, test_labels = (np.array(split.targets, dtype=np.int64) for split in (train, test))
         kept = draw_long_tail(labels, self.ratio)
         images, test_images = np.ascontiguousarray(train.data[kept]), np.ascontiguousarray(test.data)
@@ -81,19 +83,32 @@ class Cifar(Source):
         kept = draw_long_tail(train.labels, self.ratio)
         return {"train": Listing(train.paths.take(kept), train.labels[kept]), "test": test}
 
-    def _torchvision_sets(self, root: Path, *, download: bool) -> list[Any]:
-        """Both splits by torchvision, which checks the files' hashes and downloads them where it is allowed."""
-        from torchvision.datasets import CIFAR10, CIFAR100
+    def _downloaded(self, request: Request) -> list[Any]:
+        """Both splits in the cache, downloaded where they are not there; raises StoreError where they cannot be had."""
+        root, kind = request.cache_dir / "cifar", self._kind()
+        archive = root / _ARCHIVES[self.classes]
+        if not archive.is_file() and not (root / _FOLDERS[self.classes]).is_dir():
+            try:
+                download((Mirror(kind.url, f"md5:{kind.tgz_md5}"),), archive, request.progress)
+            except StoreError as error:
+                raise StoreError(f"{error}.{self.how_to_get()}") from None
+        return self._torchvision_sets(root)
 
-        kind = {10: CIFAR10, 100: CIFAR100}[self.classes]
+    def _torchvision_sets(self, root: Path) -> list[Any]:
+        """Both splits by torchvision, which unpacks an archive and checks the files' hashes."""
+        kind = self._kind()
         if root.name == _FOLDERS[self.classes]:
             root = root.parent
-        local = (root / _FOLDERS[self.classes]).is_dir()
-        fetch = not local and (download or (root / _ARCHIVES[self.classes]).is_file())
+        unpack = not (root / _FOLDERS[self.classes]).is_dir() and (root / _ARCHIVES[self.classes]).is_file()
         try:
-            return [kind(str(root), train=train, download=fetch) for train in (True, False)]
+            return [kind(str(root), train=train, download=unpack) for train in (True, False)]
         except (OSError, RuntimeError) as error:
             raise UserError(f"CIFAR-{self.classes} is not usable in {root} ({error}).{self.how_to_get()}") from error
+
+    def _kind(self) -> Any:
+        from torchvision.datasets import CIFAR10, CIFAR100
+
+        return {10: CIFAR10, 100: CIFAR100}[self.classes]
 
 
 def long_tail_counts(num_classes: int, largest: int, ratio: float) -> np.ndarray:

@@ -37,6 +37,7 @@ class DataSet:
     group_counts: np.ndarray  # int64 [C]: the training counts that define many, medium and few
     ranks: dict[str, Rank] = field(default_factory=dict)  # by name, from the highest to the lowest
     val: ImageIndex | None = None  # given, or cut off from the training split
+    notes: tuple[str, ...] = ()  # what was chosen for the user, to be said once: which lists, which folders
 
     @property
     def splits(self) -> dict[str, ImageIndex]:

@@ -2,14 +2,6 @@
 
 from fastlift.data.datasets.published import OLTR, Published
 
-
-def clip_names() -> tuple[str, ...]:
-    """CLIP's names of ImageNet's classes in the order of their WordNet ids, which are those of LIFT's class-name file."""
-    from open_clip import IMAGENET_CLASSNAMES
-
-    return tuple(IMAGENET_CLASSNAMES)
-
-
 IMAGENET_LT = Published(
     name="imagenet_lt",
     title="ImageNet-LT",
@@ -25,9 +17,9 @@ IMAGENET_LT = Published(
     where=f"""\
 Images: ILSVRC 2012 from https://www.image-net.org/download (log in; training and validation images), unpacked as
   DATA_ROOT/train/n01440764/n01440764_10026.JPEG and DATA_ROOT/val/n01440764/ILSVRC2012_val_00000293.JPEG
-Lists: ImageNet_LT_train.txt, ImageNet_LT_test.txt and ImageNet_LT_classnames.txt (plain or .gz; lines of
-  'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list, --class-names.
-  The lists of images are published with OLTR, {OLTR}.
-  Without class names, CLIP's own for ImageNet are taken, which are the same.""",
-    known_names=clip_names,
+  (or all of the latter in DATA_ROOT/val itself)
+Lists come by themselves; ImageNet_LT_train.txt, of 4.7 MB, is downloaded once. Your own files win: ImageNet_LT_train.txt,
+  ImageNet_LT_test.txt and ImageNet_LT_classnames.txt (plain or .gz; lines of 'path label' and 'folder name') in DATA_ROOT
+  or DATA_ROOT/splits, or by --train-list, --test-list, --class-names. They were published with OLTR,
+  {OLTR}""",
 )

@@ -15,9 +15,9 @@ INATURALIST2018 = Published(
     smallest=2,
     image_folders=("train_val2018",),
     where="""\
-From https://github.com/visipedia/inat_comp/tree/master/2018: train_val2018.tar.gz (images), train2018.json.tar.gz,
-  val2018.json.tar.gz and categories.json.tar.gz, unpacked as
-  DATA_ROOT/train_val2018/Aves/2761/IMAGE.jpg, DATA_ROOT/train2018.json, val2018.json and categories.json
-Instead of the JSON files: iNaturalist18_train.txt and iNaturalist18_val.txt (lines of 'path label'). Any of them may lie
-  in DATA_ROOT/splits, or be given by --train-list, --test-list, --class-names.""",
+Images: train_val2018.tar.gz (120 GB) from https://github.com/visipedia/inat_comp/tree/master/2018, unpacked as
+  DATA_ROOT/train_val2018/Aves/2761/IMAGE.jpg
+Lists come by themselves, downloaded once. Your own files win: train2018.json, val2018.json and categories.json of the same
+  page, or iNaturalist18_train.txt and iNaturalist18_val.txt (lines of 'path label'), in DATA_ROOT or DATA_ROOT/splits, or
+  by --train-list, --test-list, --class-names.""",
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastlift.data.datasets import inaturalist
 from fastlift.data.datasets.dataset import DataSet, Request, Source
+from fastlift.data.datasets.laid_out import missing_folders, one_folder_higher
 from fastlift.data.datasets.splits import check_classes, finish, index_split
 from fastlift.data.datasets.wordnet import names_of_folders
 from fastlift.data.index.index import ImageIndex
@@ -42,17 +43,21 @@ def load_lists(
     class_names: tuple[str, ...],
     problems: Problems,
     check: Callable[[str, Listing, str, Problems], None] | None = None,
+    flat: Callable[[Path], bool] = lambda file: False,
 ) -> DataSet:
     """The splits of list files below the data root, of those that have one; raises UnusableData where there are problems.
 
     ``check`` is called with (split, listing, name of its file, problems) for a list without problems, and adds to these.
+    ``flat`` tells whether the images of a list file lie one folder higher than it says.
     """
     indices: dict[str, ImageIndex | None] = {}
     for split, file in lists.items():
         if file is None:
             continue
 
-        def make_listing(split: str = split, file: Path = file) -> Listing:
+        higher = flat(file)
+
+        def make_listing(split: str = split, file: Path = file, higher: bool = higher) -> Listing | None:
             before = problems.total
             listing = read_list(file, len(class_names), problems)
             if problems.total == before:
@@ -60,12 +65,23 @@ def load_lists(
                     check(split, listing, file.name, problems)
                 if split == "train":
                     check_classes(listing, class_names, file.name, problems)
-            return listing
+            if higher:
+                listing = Listing(one_folder_higher(listing.paths), listing.labels)
+            return None if _lacks_folders(request, listing, file.name, problems) else listing
 
         key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode()
-        key += b"\0" + content_digest(file)
+        key += b"\0" + content_digest(file) + (b"\0higher" if higher else b"")
         indices[split] = index_split(request, split, key, make_listing, class_names, problems)
     return finish(request.name, indices, problems)
+
+
+def _lacks_folders(request: Request, listing: Listing, source: str, problems: Problems) -> bool:
+    """Whether folders of a list are not in a local data root, which is added to the problems."""
+    if not isinstance(request.data_root, Path) or request.bad_images == "skip":  # there, single files are replaced
+        return False
+    if told := missing_folders(request.data_root, listing.paths, source):
+        problems.add(told)
+    return bool(told)
 
 
 def read_list(file: Path, num_classes: int | None, problems: Problems) -> Listing:

@@ -17,7 +17,7 @@ PLACES_LT = Published(
     where=f"""\
 Images: Places365-Standard, small or full, from http://places2.csail.mit.edu/download.html, unpacked as
   DATA_ROOT/train/airfield/00000001.jpg and DATA_ROOT/val/airfield/Places365_val_00000435.jpg
-Lists: Places_LT_train.txt, Places_LT_test.txt and Places_LT_classnames.txt (plain or .gz; lines of
-  'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list, --class-names.
-  The lists of images are published with OLTR, {OLTR}""",
+Lists come with fastlift. Your own files win: Places_LT_train.txt, Places_LT_test.txt and Places_LT_classnames.txt (plain
+  or .gz; lines of 'path label' and 'folder name') in DATA_ROOT or DATA_ROOT/splits, or by --train-list, --test-list,
+  --class-names. They were published with OLTR, {OLTR}""",
 )

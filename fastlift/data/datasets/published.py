@@ -1,16 +1,21 @@
-"""The published sets that come as list files: found, checked against the known counts, and loaded as lists."""
+"""The published sets that come as list files: found or fetched, checked against the known counts, and loaded as lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fastlift.data.datasets import inaturalist
 from fastlift.data.datasets.dataset import DataSet, Request, Source
+from fastlift.data.datasets.laid_out import lies_flat
 from fastlift.data.datasets.list_files import is_json, load_lists, read_class_names
+from fastlift.data.datasets.published_lists import come_by_itself, told_place
+from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.lines import read_text
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
@@ -37,7 +42,6 @@ class Published(Source):
     smallest: int
     image_folders: tuple[str, ...]  # under the data root
     where: str  # to get it
-    known_names: Callable[[], tuple[str, ...]] | None = None  # of the classes, where there is no file of them
 
     takes_lists = takes_class_names = True
     last_step = "index"
@@ -49,48 +53,55 @@ class Published(Source):
         root = request.data_root
         if root is None:
             raise UserError(f"{self.title} needs --data-root, the folder of its images.{self.how_to_get()}")
-        cache = request.cache_dir
-        train_list = request.train_list or local_copy(self.find_file(root, self.train_files), cache)
-        test_list = request.test_list or local_copy(self.find_file(root, self.test_files), cache)
-        names_file = request.class_names or self._find_names(root, train_list, cache)
+        find = partial(self.find_list, root=root, cache=request.cache_dir, progress=request.progress)
+        train_list = request.train_list or find("train_list")
+        test_list = request.test_list or find("test_list")
+        names_file = request.class_names or find("class_names", beside=train_list.parent)
         problems = Problems(self.title, self.how_to_get().strip())
-        if names_file is None:
-            assert self.known_names is not None
-            class_names = self.known_names()
-        else:
-            class_names = read_class_names(train_list, names_file)
+        class_names = read_class_names(train_list, names_file)
         if len(class_names) != self.classes:
             problems.add(f"{names_file}: {len(class_names)} class names, {self.title} has {self.classes}")
             problems.raise_if_any()
         lists = {"train": train_list, "val": request.val_list, "test": test_list}
-        data = load_lists(request, lists, class_names, problems, self._check_counts)
-        if names_file is not None and is_json(names_file):
+        data = load_lists(request, lists, class_names, problems, self._check, partial(_lies_flat, root))
+        if is_json(names_file):
             categories = inaturalist.parse_categories(read_text(names_file), str(names_file))
             data = replace(data, ranks=inaturalist.ranks_of(categories))
-        return data
+        used = ", ".join(map(told_place, (train_list, test_list, names_file)))
+        return replace(data, notes=(*data.notes, f"lists of {self.title}: {used}"))
 
-    def find_file(self, root: Path | Url, files: tuple[str, ...], beside: Path | None = None) -> Path | Url:
-        """The first of ``files`` in the data root, its ``splits``, or ``beside``, plain or gzipped; UserError where none is."""
-        places: dict[Path | Url, None] = dict.fromkeys([root, root / "splits", beside or root])
-        for candidate in (folder / f"{file}{end}" for folder in places for file in files for end in ("", ".gz")):
-            if candidate.is_file():
-                return candidate
-        looked = " and ".join(str(folder) for folder in places)
-        raise UserError(f"{' or '.join(files)} (or with .gz) is not in {looked}.{self.how_to_get()}")
+    def find_list(
+        self,
+        flag: str,
+        root: Path | Url | None,
+        cache: Path,
+        progress: Progress | None = None,
+        beside: Path | None = None,
+    ) -> Path:
+        """The user's own file in the data root, its ``splits`` or ``beside``; else the one that comes by itself.
 
-    def _find_names(self, root: Path | Url, train_list: Path, cache: Path) -> Path | None:
-        """The class-name file; None where there is none and the names are known; raises StoreError."""
+        Args:
+            flag: ``train_list``, ``test_list`` or ``class_names``.
+
+        Raises:
+            StoreError: it is nowhere, and could not be downloaded; or the store of the data root fails.
+        """
+        files = {"train_list": self.train_files, "test_list": self.test_files, "class_names": self.names_files}[flag]
+        places = [] if root is None else [root, root / "splits", *([beside] if beside else [])]
+        if (own := find_file(places, files)) is not None:
+            return local_copy(own, cache)
         try:
-            return local_copy(self.find_file(root, self.names_files, beside=train_list.parent), cache)
-        except StoreError:  # there may be one
-            raise
-        except UserError:
-            if self.known_names is None:
-                raise
-            return None
+            file = come_by_itself(files, cache, progress)
+        except StoreError as error:
+            place = f"into {root or 'DATA_ROOT'}, or give it by --{flag.replace('_', '-')}"
+            raise StoreError(f"{self.title}: {error} {place}") from None
+        assert file is not None
+        return file
 
-    def _check_counts(self, split: str, listing: Listing, source: str, problems: Problems) -> None:
-        """Compare a list with the numbers that the set is known to have."""
+    def _check(self, split: str, listing: Listing, source: str, problems: Problems) -> None:
+        """Compare a list with the numbers that the set is known to have, and look for images that are listed twice."""
+        if doubles := [path for path, count in Counter(listing.paths).items() if count > 1]:
+            problems.add(f"{source}: {len(doubles):,} images are listed more than once: {doubles[0]}")
         if split == "val":  # of the user's own
             return
         expected = (self.train,) if split == "train" else self.test
@@ -104,3 +115,14 @@ class Published(Source):
                     f"{source}: largest and smallest class have {counts.max()} and {counts.min()} images, "
                     f"{self.title} has {self.largest} and {self.smallest}"
                 )
+
+
+def find_file(places: Iterable[Path | Url], files: tuple[str, ...]) -> Path | Url | None:
+    """The first of ``files`` in one of the folders, plain or gzipped; None where there is none. Raises StoreError."""
+    folders = dict.fromkeys(places)
+    candidates = (folder / f"{file}{end}" for folder in folders for file in files for end in ("", ".gz"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _lies_flat(root: Path | Url, file: Path) -> bool:
+    return isinstance(root, Path) and not is_json(file) and lies_flat(root, file)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastlift.data.stores.client import StoreError
 from fastlift.data.stores.download import Mirror, Progress, download, is_digest_of
+from fastlift.data.stores.url import Url, place_of
 from fastlift.errors import UserError
 
 SHIPPED = Path(__file__).with_name("lists")
@@ -60,11 +61,24 @@ def shipped(name: str) -> Path | None:
     return file if file.is_file() else None
 
 
+def place_of_list(given: str | Path) -> Path | Url:
+    """A list file that a user named: a URL, a path, or the bare name of a list that comes with fastlift."""
+    place = place_of(given)
+    if isinstance(place, Path) and len(place.parts) == 1 and not place.exists():
+        return shipped(place.name) or place
+    return place
+
+
+def told_place(file: Path) -> str:
+    """Where a list is, for a message."""
+    return f"{file.stem} (comes with fastlift)" if file.parent == SHIPPED else str(file)
+
+
 def come_by_itself(files: tuple[str, ...], cache: Path, progress: Progress | None = None) -> Path | None:
     """One of ``files`` that is shipped, or in the cache, or downloaded now; None where there are none such.
 
     Raises:
-        StoreError: it could not be downloaded; what it says ends with the address to copy it from.
+        StoreError: it could not be downloaded; what it says ends with what to copy, and not yet where.
     """
     for name in files:
         if (file := shipped(name)) is not None:
@@ -85,7 +99,7 @@ def come_by_itself(files: tuple[str, ...], cache: Path, progress: Progress | Non
             raise UserError(f"{name} cannot be kept in {file.parent} ({error.strerror}): set FASTLIFT_CACHE") from None
     if not failed:
         return None
-    raise StoreError(f"{'; '.join(failed)}. It is published at {DOWNLOADS[names[0]][0].url}")
+    raise StoreError(f"{'; '.join(failed)}: copy {DOWNLOADS[names[0]][0].url}")
 
 
 def kept_in(cache: Path) -> Path:

@@ -18,7 +18,7 @@ def index_split(
     request: Request,
     split: str,
     key: bytes,
-    make_listing: Callable[[], Listing],
+    make_listing: Callable[[], Listing | None],
     class_names: tuple[str, ...],
     problems: Problems,
 ) -> ImageIndex | None:
@@ -29,7 +29,8 @@ def index_split(
 
     Args:
         key: the content that determines the listing, under which the scan is cached.
-        make_listing: adds what is wrong to ``problems``; called where no scan is cached.
+        make_listing: adds what is wrong to ``problems``; called where no scan is cached. None where there is no use in
+            looking for the files.
     """
     assert request.data_root is not None
     root, name = request.data_root, f"{request.name}/{split}"
@@ -38,6 +39,8 @@ def index_split(
     if scan is None:
         before = problems.total
         listing = make_listing()
+        if listing is None:
+            return None
         scan = Scan(listing.paths, listing.labels, *scan_anywhere(root, listing.paths, name, request.progress))
         if problems.total > before:
             if request.bad_images == "stop":

@@ -7,10 +7,11 @@ from typing import Any
 
 from fastlift.data.datasets.catalogue import load_data_set, source_of
 from fastlift.data.datasets.published import Published
+from fastlift.data.datasets.published_lists import place_of_list, told_place
 from fastlift.data.index.header_scan import Progress
-from fastlift.data.stores.client import StoreError
 from fastlift.data.stores.url import Url, place_of
 from fastlift.errors import UserError
+from fastlift.system.files import cache_folder, expand_user
 from fastlift.system.printing import masked
 
 
@@ -53,7 +54,7 @@ class PrepareResult:
 
 
 def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> PrepareResult:
-    """Look step by step for what a set needs (downloading CIFAR, drawing shapes), then check it and write its index.
+    """Look step by step for what a set needs (downloading CIFAR and lists, drawing shapes), then check it and write its index.
 
     ``options`` are those of ``load_data_set``. Raises UserError for an unknown name.
     """
@@ -66,7 +67,7 @@ def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> P
         return f"{data.told_images()} of {len(data.class_names):,} classes, all headers read{counts}"
 
     steps: list[Step] = []
-    for title, attempt in [*(_files(known, options) if known else ()), (source.last_step, index)]:
+    for title, attempt in [*(_files(known, options, progress) if known else ()), (source.last_step, index)]:
         try:
             steps.append(Step(title, True, attempt()))
         except UserError as error:
@@ -75,7 +76,7 @@ def prepare(name: str, *, progress: Progress | None = None, **options: Any) -> P
     return PrepareResult(name, tuple(steps), source.how_to_get().strip() if missing else "")
 
 
-def _files(known: Published, options: dict[str, Any]) -> list[tuple[str, Callable[[], str]]]:
+def _files(known: Published, options: dict[str, Any], progress: Progress | None) -> list[tuple[str, Callable[[], str]]]:
     """Titles, and functions that give the detail of a done step or raise UserError."""
 
     def root() -> Path | Url:
@@ -95,26 +96,21 @@ def _files(known: Published, options: dict[str, Any]) -> list[tuple[str, Callabl
             raise UserError(f"no folder {' and '.join(missing)} in {place}")
         return ", ".join(str(place / folder) for folder in known.image_folders)
 
-    def file(flag: str, files: tuple[str, ...]) -> str:
+    def file(flag: str) -> str:
         given = options.get(flag)
-        if given is not None and not place_of(given).is_file():
-            raise UserError(f"{masked(str(given))} does not exist")
-        return masked(str(given or known.find_file(root(), files)))
-
-    def class_names() -> str:
-        try:
-            return file("class_names", known.names_files)
-        except StoreError:  # there may be a file
-            raise
-        except UserError:
-            if known.known_names is None or options.get("class_names") is not None:
-                raise
-            return "CLIP's own"
+        if given is not None:
+            place = place_of_list(given)
+            if not place.is_file():
+                raise UserError(f"{masked(str(given))} does not exist")
+            return told_place(place) if isinstance(place, Path) else str(place)
+        images = place_of(options["data_root"]) if options.get("data_root") else None
+        cache = expand_user(Path(options.get("cache_dir") or cache_folder()))
+        return told_place(known.find_list(flag, images, cache, progress))
 
     return [
         ("data root", lambda: str(root())),
         ("image folders", images),
-        ("training list", lambda: file("train_list", known.train_files)),
-        ("test list", lambda: file("test_list", known.test_files)),
-        ("class names", class_names),
+        ("training list", lambda: file("train_list")),
+        ("test list", lambda: file("test_list")),
+        ("class names", lambda: file("class_names")),
     ]

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from web_server import WebServer
 
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.cifar import draw_long_tail, long_tail_counts
+from fastlift.data.stores.client import StoreError
 from fastlift.errors import UserError
 
 
@@ -40,13 +42,12 @@ def test_cifar_from_class_folders(image_files: Any, tmp_path: Path, encode: Call
         load_data_set("cifar10_ir100", data_root=image_files.root, cache_dir=tmp_path)
 
 
-def test_cifar_arrays_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """torchvision's own file format, small: its hashes are those of the real files, so the check is patched."""
     import pickle
 
     from torchvision.datasets import CIFAR10
 
-    folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)
     for k, (file, _) in enumerate([*CIFAR10.train_list, *CIFAR10.test_list]):
@@ -56,11 +57,41 @@ def test_cifar_arrays_through_torchvision(tmp_path: Path, monkeypatch: pytest.Mo
     names_of = {"label_names": [f"name {i}" for i in range(10)]}
     (folder / "batches.meta").write_bytes(pickle.dumps(names_of))
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    return folder
+
+
+def test_cifar_arrays_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _small(tmp_path / "cifar-10-batches-py", monkeypatch)
     data = load_data_set("cifar10_ir10", data_root=folder, cache_dir=tmp_path / "cache")
     assert data.train.arrays is not None
     assert data.train.class_counts().tolist() == long_tail_counts(10, 20, 10).tolist()
     assert len(data.test) == 40
     assert data.class_names[3] == "name 3"
+
+
+def test_cifar_is_downloaded_once(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+    import tarfile
+
+    from torchvision.datasets import CIFAR10
+
+    folder = _small(tmp_path / "cifar-10-batches-py", monkeypatch)
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    monkeypatch.setattr(CIFAR10, "url", f"{web.url}/{archive.name}")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: Path(self.root, self.base_folder).is_dir())
+    for _ in range(2):
+        assert len(load_data_set("cifar10_ir10", cache_dir=tmp_path / "cache").test) == 40
+    assert web.count("GET") == 1
+
+
+def test_cifar_offline_says_what_to_copy(tmp_path: Path) -> None:
+    with pytest.raises(
+        StoreError, match=r"cifar-10-python.tar.gz could not be downloaded \(www.cs.toronto.edu cannot be"
+    ):
+        load_data_set("cifar10_ir10", cache_dir=tmp_path)
 
 
 def test_cifar_that_is_not_there_says_where_to_get_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.datasets.imagenet_lt import IMAGENET_LT
 from fastlift.data.datasets.packed import PACK_MANIFEST
+from fastlift.data.datasets.published_lists import SHIPPED
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.inspection.prepare import prepare
 from fastlift.data.loading.reading import read_encoded
@@ -183,13 +184,13 @@ def test_what_passes_is_tried_again(fault: Any, image_files: Any, web: WebServer
 def test_a_store_that_fails_does_not_lack_the_file_of_class_names(
     status: int, missing: bool, web: WebServer, tmp_path: Path
 ) -> None:
-    """CLIP's own names for ImageNet are taken where there is none."""
+    """Those that come with fastlift are taken where there are none, and not where nobody knows."""
     web.fault = lambda asked: status
     if missing:
-        assert IMAGENET_LT._find_names(Url(web.url), tmp_path / "train.txt", tmp_path) is None
+        assert IMAGENET_LT.find_list("class_names", Url(web.url), tmp_path).parent == SHIPPED
     else:
         with pytest.raises(StoreError, match=f"status {status}|access denied"):
-            IMAGENET_LT._find_names(Url(web.url), tmp_path / "train.txt", tmp_path)
+            IMAGENET_LT.find_list("class_names", Url(web.url), tmp_path)
     steps = {step.title: step for step in prepare("imagenet_lt", data_root=web.url).steps}
     assert steps["class names"].done == missing
 
