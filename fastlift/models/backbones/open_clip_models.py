@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models import conversion
 from fastlift.models.backbones.backbone import Backbone, Name, TextTower
+from fastlift.models.backbones.hub import from_hub
+from fastlift.models.backbones.right_names import right_name
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 from fastlift.models.weights import RANDOM, load_strictly, read_state, seeded
@@ -91,6 +93,8 @@ def _configuration(name: Name) -> tuple[dict[str, Any], str]:
             raise UserError(f"model configuration {path} does not exist")
         return _model_part(read_json(path), str(path)), path.stem
     names = open_clip.list_models()
+    if name not in names and (right := right_name(str(name))) is not None:
+        raise UserError(f"unknown model {str(name)!r}: fastlift calls it {right}")
     known = one_of("model", str(name), names if name in names else loadable())
     config = open_clip.get_model_config(known)
     assert config is not None
@@ -133,8 +137,13 @@ def _weights_file(label: str, pretrained: str | Path, tag: dict[str, Any]) -> Pa
         known = open_clip.list_pretrained_tags_by_model(label)
         hint = f"tags of {label}: {', '.join(known)}" if known else f"{label} has no tags: name a weights file"
         raise UserError(f"pretrained {str(pretrained)!r} is neither a file nor a known tag; {hint}")
+    instead = "name a weights file with --pretrained"
     try:
-        return Path(open_clip.download_pretrained(tag))
+        return Path(
+            from_hub(f"the weights {label} / {pretrained}", lambda: open_clip.download_pretrained(tag), instead)
+        )
+    except UserError:
+        raise
     except Exception as error:  # whatever the hub client raises: no network, no such file, no space
         raise UserError(
             f"the weights {label} / {pretrained} could not be downloaded ({type(error).__name__}: {error}); "
@@ -210,8 +219,11 @@ def _tokenizer(config: dict[str, Any], label: str) -> Any:
         return SimpleTokenizer(**options)
 
     def tokenize(texts: list[str]) -> Tensor:  # fetched from the hub when text is first needed, not before
-        if label in open_clip.list_models():
-            return open_clip.get_tokenizer(label)(texts)
-        return HFTokenizer(text["hf_tokenizer_name"], **options)(texts)
+        def load() -> Any:
+            if label in open_clip.list_models():
+                return open_clip.get_tokenizer(label)
+            return HFTokenizer(text["hf_tokenizer_name"], **options)
+
+        return from_hub(f"the tokenizer's files of {label}", load, "choose a model with CLIP's own tokenizer")(texts)
 
     return tokenize

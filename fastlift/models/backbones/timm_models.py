@@ -10,6 +10,7 @@ from torch import nn
 from fastlift.errors import UserError
 from fastlift.models import conversion
 from fastlift.models.backbones.backbone import Backbone, Name
+from fastlift.models.backbones.hub import from_hub
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 from fastlift.models.weights import RANDOM, load_strictly, read_state, seeded
@@ -63,7 +64,13 @@ def _model(name: object, pretrained: bool, image_size: int | None) -> Any:
     if "dinov3" in architecture:
         options["global_pool"] = "token"  # as DINOv3 was trained; timm's own default is the mean
     try:
-        model = timm.create_model(own_name, pretrained=pretrained, **options)
+        model = from_hub(
+            f"the weights {name}",
+            lambda: timm.create_model(own_name, pretrained=pretrained, **options),
+            "name a weights file with --pretrained",
+        )
+    except UserError:
+        raise
     except Exception as error:  # the hub client's, or an option that the architecture does not know
         raise UserError(f"{name} could not be loaded: {error}", exit_code=1) from error
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
