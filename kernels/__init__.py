@@ -12,7 +12,7 @@ if __name__ != "kernels":
     from .attention.configuration import attention_tokens
     from .attention.op import attention
     from .cosine_ce.op import cosine_cross_entropy
-    from .dispatch import Impl, available, code_digest
+    from .dispatch import Impl, available, code_digest, plain
     from .mlp.op import mlp, mlp_reason
     from .quantise.op import (
         activation_backward_quantise,
@@ -37,6 +37,7 @@ if __name__ != "kernels":
         "layer_norm_quantise_backward",
         "mlp",
         "mlp_reason",
+        "plain",
         "quantise_rows",
         "quick_gelu",
     ]

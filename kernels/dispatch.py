@@ -5,6 +5,8 @@ import hashlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,51 @@ TRITON_FOUND = importlib.util.find_spec("triton") is not None
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+_traced = torch._C._get_tracing_state
+_plain = 0  # contexts of ``plain`` that are open
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside it every op is plain PyTorch, also where another implementation is asked for by name.
+
+    For programs that must not meet these ops: quantisers and converters that walk a model, hooks that count PyTorch's own
+    ops, ``torch.func`` transforms. ``torch.export``, ``torch.onnx.export`` and ``torch.jit.trace`` need no context: while they
+    trace, an op without a named ``impl`` is plain PyTorch. It holds for all threads of the process. A backward pass runs what
+    its forward pass recorded.
+    """
+    global _plain
+    _plain += 1
+    try:
+        yield
+    finally:
+        _plain -= 1
+
+
+def is_plain() -> bool:
+    """Whether a context of :func:`plain` is open."""
+    return _plain > 0
+
+
+def is_exporting() -> bool:
+    """Whether a program is being written down for somewhere else, where these ops are not."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return _traced() is not None  # torch.jit.trace, and torch.onnx.export where it goes that way
+
+
 def choose(impl: Impl | None, name: str, tensor: torch.Tensor) -> Impl:
-    """The implementation for ``tensor`` (called ``name`` in messages).
+    """The implementation of a call for ``tensor`` (called ``name`` in messages).
+
+    Inside :func:`plain` the reference; while a program is exported too, unless one is named. Otherwise as ``choose_for``.
+    """
+    if _plain or (impl is None and is_exporting()):
+        return "reference"
+    return choose_for(impl, name, tensor)
+
+
+def choose_for(impl: Impl | None, name: str, tensor: torch.Tensor) -> Impl:
+    """The implementation that this machine has for ``tensor`` (called ``name`` in messages).
 
     None: native on a CPU and triton on a GPU where they exist, work and know the dtype, else the reference.
     By name: that one, or RuntimeError (not available here) or TypeError (dtype).

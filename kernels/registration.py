@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from .checks import check_once
-from .dispatch import choose
+from .dispatch import choose_for
 
 NAMESPACE = "fastlift_kernels"
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
@@ -209,8 +209,8 @@ def register_autograd(op: Op, save: Callable[..., Any], backward: Callable[..., 
 
 
 def check_implementation(impl: str, name: str, tensor: torch.Tensor) -> None:
-    """Raise as :func:`dispatch.choose` does unless ``impl`` is a fused implementation for ``tensor`` (called ``name``)."""
-    if choose(impl, name, tensor) == "reference":  # type: ignore[arg-type]
+    """Raise as :func:`dispatch.choose_for` does unless ``impl`` is a fused implementation for ``tensor`` (called ``name``)."""
+    if choose_for(impl, name, tensor) == "reference":  # type: ignore[arg-type]
         raise ValueError(f'impl: expected "native" or "triton", got {impl!r}')
 
 

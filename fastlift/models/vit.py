@@ -263,7 +263,7 @@ class VisionTransformer(Tower):
         dtype = self.compute_dtype
         tokens = self._patches(images.to(dtype))  # [B, patches, D]
         positions = None if self.positions is None else self.positions.to(dtype)
-        prefix = None if self.prefix is None else self.prefix.to(dtype).expand(len(tokens), -1, -1)
+        prefix = None if self.prefix is None else self.prefix.to(dtype).expand(tokens.shape[0], -1, -1)
         if positions is not None and (prefix is None or len(positions) == tokens.shape[1]):
             tokens, positions = tokens + positions, None  # positions for the patches only
         if prefix is not None:

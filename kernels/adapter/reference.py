@@ -10,7 +10,7 @@ from .arguments import AdapterArguments
 
 def adapter_reference(a: AdapterArguments, products: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor]:
     """(LN_2(t), t + scale * (W_up relu(W_down LN_a(t) + b_down) + b_up)), each [.., D], products in ``products``."""
-    dtype, width = a.t.dtype, a.t.shape[-1]
+    dtype, width = a.t.dtype, int(a.t.shape[-1])  # a number, which torch.jit.trace would record otherwise
     with torch.autocast(a.t.device.type, enabled=False):
         ln2 = None
         if a.ln2_weight is not None and a.ln2_bias is not None:

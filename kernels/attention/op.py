@@ -3,7 +3,7 @@
 import torch
 
 from ..checks import check_once
-from ..dispatch import choose
+from ..dispatch import choose, is_plain
 from ..registration import needs_gradients
 from .arguments import AttentionArguments, AttentionImpl, check, check_angles_are_constants
 from .configuration import check_fits
@@ -48,7 +48,7 @@ def attention(
     """
     a = AttentionArguments(qkv, q, sin, cos, heads, first, causal)
     plain = check_once(check, a)
-    if impl is None:
+    if impl is None or is_plain():
         return attention_library(a)
     if impl == "reference":
         return attention_reference(a)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,18 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-import fastlift_kernels as kernels
 from fastlift.models.classifiers import ZeroShotClassifier
 from fastlift.models.layers import LayerNorm, Linear
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.classifier import TextClassifier
-from fastlift.models.tuners.adapter import Adapter, AdaptFormer, AdaptFormerBranch
+from fastlift.models.tuners.adapter import AdaptFormerBranch
 from fastlift.models.tuners.lora import LoRA, LoRALinear, LoRAQKV
 from fastlift.models.tuners.mask import Scatter
 from fastlift.models.tuners.ssf import SSFQKV, SSFAfter, SSFBranch
-from fastlift.models.vit import QKV, Block, NormBranch
-
-_FUSED = (kernels.quick_gelu, kernels.gelu)
+from fastlift.models.vit import QKV, NormBranch
 
 
 class ServingModel(nn.Module):
@@ -41,7 +37,7 @@ class ServingModel(nn.Module):
 
 
 def serving_model(model: LiftModel, crops: int = 1) -> ServingModel:
-    """A copy of ``model`` on the CPU in fp32 that computes the same with PyTorch's own ops."""
+    """A copy of ``model`` on the CPU in fp32 that computes the same; exporters see PyTorch's own ops alone."""
     copied = deepcopy(model).cpu().eval().requires_grad_(False)
     copied.set_compute_dtype(torch.float32)
     classifier = copied.classifier
@@ -49,13 +45,7 @@ def serving_model(model: LiftModel, crops: int = 1) -> ServingModel:
         weight, projection = F.normalize(classifier.weight.detach(), dim=1), classifier.image_projection
         plain = None if projection is None else projection.detach()
         classifier = ZeroShotClassifier(plain, weight, classifier.scale, classifier.image_adapter)
-    serving = ServingModel(merge_tuners(copied.vit), classifier, crops).float()
-    for module in serving.modules():
-        if isinstance(module, (AdaptFormer, Adapter)):
-            module.impl = "reference"
-        if isinstance(module, Block) and module.activation in _FUSED:
-            module.activation = partial(module.activation, impl="reference")
-    return serving
+    return ServingModel(merge_tuners(copied.vit), classifier, crops).float()
 
 
 @torch.no_grad()

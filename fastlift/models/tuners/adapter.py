@@ -42,8 +42,21 @@ class Bottleneck(nn.Module):
         """(norm(x) or None, x + scale * (W_up relu(W_down LN_a(x) + b_down) + b_up)) in one pass over x [.., D]."""
         weight, bias, eps = (None, None, self.ln.eps) if norm is None else (norm.weight, norm.bias, norm.eps)
         ln, down, up = self.ln, self.down_proj, self.up_proj
+        if not (_is_ordinary(down) and _is_ordinary(up)):
+            return self.run_parts(x, norm, scale)
         inside = (ln.weight, ln.bias, down.weight, down.bias, up.weight, up.bias)
         return kernels.adapter(x, weight, bias, *inside, scale, eps=eps, ln_eps=ln.eps, impl=self.impl)
+
+    def run_parts(self, x: Tensor, norm: nn.LayerNorm | None, scale: Tensor | float) -> tuple[Tensor | None, Tensor]:
+        """The same by calling the parts, which somebody may have replaced by quantised ones."""
+        hidden = self.down_proj(self.ln(x.to(self.ln.weight.dtype))).relu()
+        branch = (scale * self.up_proj(hidden)).to(x.dtype)
+        return None if norm is None else norm(x), x + branch
+
+
+def _is_ordinary(linear: nn.Module) -> bool:
+    """Whether a product is still PyTorch's, with a weight whose memory the op can read: quantisers replace one or the other."""
+    return type(linear) is nn.Linear and type(linear.weight) in (nn.Parameter, Tensor)
 
 
 class AdaptFormer(Bottleneck):

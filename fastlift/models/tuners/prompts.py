@@ -29,7 +29,7 @@ class Prompt(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         before = self.site.at
         behind = tokens.shape[1] - (self.site.length - before)
-        prompt = self.prompt.to(tokens.dtype).expand(len(tokens), -1, -1)
+        prompt = self.prompt.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens[:, :before], prompt, tokens[:, behind:]], dim=1)
 
 
