@@ -27,7 +27,7 @@ COMMANDS = {
     "data": "prepare, check, stats, pack: what a data set holds, and what is missing or broken",
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "report": "one HTML page of one run, or of several side by side",
-    "export": "one file that serves a run without fastlift: ONNX or torch.export",
+    "export": "files that serve a run without fastlift: ONNX, torch.export, AOTInductor",
     "bench": "speed and memory on this machine, beside plain PyTorch and torchvision",
     "doctor": "what this machine has, and what will be used",
 }

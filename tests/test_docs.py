@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+import fastlift
 from fastlift import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -236,6 +237,18 @@ def test_the_snippets_of_drop_in_run(tiny_data: Path, tmp_path: Path, monkeypatc
     exec(loading, names)
     assert names["images"].shape[1:] == (3, 224, 224)
     names["loader"].close()
+
+
+def test_the_snippet_of_exporting_runs() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit = VisionTransformer(patch_size=112, embed_dim=64, depth=1, num_heads=2, num_classes=0)
+    fastlift.add_adapters(vit, rank=2)
+    (snippet,) = (text for language, text in code_blocks(ROOT / "docs/exporting.md") if language == "python")
+    names: dict[str, Any] = {"vit": vit}
+    exec(snippet, names)
+    three = torch.randn(3, 3, 224, 224)
+    torch.testing.assert_close(names["program"].module()(three), vit(three), rtol=1e-4, atol=1e-4)
 
 
 def test_the_snippets_of_predicting_run(

@@ -15,7 +15,7 @@ OLD = {
     "results.json": b"{}",
     "checkpoints/epoch-001.safetensors": b"old",
     "tensorboard/events.1": b"old",
-    "export/onnx/model.onnx": b"old",
+    "export/model.onnx": b"old",
     "notes.txt": b"mine",
 }
 

@@ -229,8 +229,8 @@ class Exported:
         told, logits = (_of_onnx if format == "onnx" else _of_pt2)(found[f"model.{format}"])
         self.inside = told, logits
         self.beside: tuple[Any, list[float]] | None = None
-        if "model.json" in found:
-            beside = json.loads(found["model.json"])
+        if (beside_it := f"model.{format}.json") in found:
+            beside = json.loads(found[beside_it])
             beside.pop("largest_difference")
             self.beside = beside, logits
 
