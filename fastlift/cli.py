@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from fastlift import __version__
+from fastlift.commands import COMMANDS
 from fastlift.errors import UserError, is_out_of_memory
 from fastlift.settings.names import one_of
 from fastlift.system import launcher
@@ -18,19 +19,6 @@ from fastlift.system.library_output import own_warnings_alone
 from fastlift.system.machine.threads import prepare
 from fastlift.system.printing import printable
 from fastlift.system.signals import Signalled, StopSignals
-
-COMMANDS = {
-    "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
-    "evaluate": "accuracy of a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
-    "predict": "names and probabilities for photographs and folders",
-    "zero-shot": "accuracy of CLIP as it is, without training",
-    "data": "prepare, check, stats, pack: what a data set holds, and what is missing or broken",
-    "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
-    "report": "one HTML page of one run, or of several side by side",
-    "export": "files that serve a run without fastlift: ONNX, torch.export, AOTInductor",
-    "bench": "speed and memory on this machine, beside plain PyTorch and torchvision",
-    "doctor": "what this machine has, and what will be used",
-}
 
 # What several processes, started by torchrun, share; of the other commands the first process does all.
 SHARED = ("train", "evaluate", "predict", "zero-shot", "import-lift")

@@ -4,3 +4,17 @@ A command embeds the settings of what it calls, so that a flag is declared once.
 called. Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``evaluation``, ``config``, ``runs``, ``interop``,
 ``reporting``, ``engine``, ``bench``, ``doctor`` and ``recipes``. Imported by ``cli``.
 """
+
+COMMANDS = {
+    "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
+    "evaluate": "accuracy of a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
+    "predict": "names and probabilities for photographs and folders",
+    "zero-shot": "accuracy of CLIP as it is, without training",
+    "data": "prepare, check, stats, pack: what a data set holds, and what is missing or broken",
+    "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
+    "report": "one HTML page of one run, or of several side by side",
+    "export": "files that serve a run without fastlift: ONNX, torch.export, AOTInductor",
+    "bench": "speed and memory on this machine, beside plain PyTorch and torchvision",
+    "completion": "a script that completes commands and flags in bash or zsh",
+    "doctor": "what this machine has, and what will be used",
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from functools import cache, partial
@@ -34,7 +34,11 @@ from fastlift.system import launcher
 Command = TypeVar("Command")
 _FLAGS = ConstructorRegistry()
 _NAMES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", tuple[int, ...]: "INT [INT ...]"}
+_POSITIONAL: Any = tyro.conf.Positional[int]
 _told_flags: ContextVar[frozenset[str] | None] = ContextVar("told_flags", default=None)  # None: all
+_seen: ContextVar[dict[str, tuple[str, ...]] | None] = ContextVar(
+    "seen", default=None
+)  # what flags_and_choices has found
 
 
 class _Refused(Exception):
@@ -78,6 +82,18 @@ def parse(
         _told_flags.set(None)
 
 
+def flags_and_choices(run: Callable[[list[str]], int], arguments: list[str]) -> dict[str, tuple[str, ...]]:
+    """All flags of a command by name, with what they may be where that is one of a few words."""
+    found: dict[str, tuple[str, ...]] = {}
+    token = _seen.set(found)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+            run([*arguments, "--help-all"])
+    finally:
+        _seen.reset(token)
+    return found
+
+
 @_FLAGS.struct_rule
 def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
     """The flags of a dataclass. Help names a default where there is one; what None stands for is in the field's text."""
@@ -89,6 +105,8 @@ def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
         if told is not None and one.name not in told and not is_dataclass(plain(hints[one.name])):
             continue
         own = getattr(hints[one.name], "__metadata__", ())  # the last hint holds: the field's own, if it has one
+        if (seen := _seen.get()) is not None and not _is_struct_or_positional(hints[one.name]):
+            seen[f"--{one.name.replace('_', '-')}"] = _choices_of(hints[one.name])
         shows_itself = any(isinstance(mark, PrimitiveConstructorSpec) for mark in own)
         metavar = None if shows_itself else _metavar(plain(hints[one.name]))
         parts = (plain(hints[one.name]), tyro.conf.arg(help_behavior_hint=_default_hint, metavar=metavar), *own)
@@ -110,6 +128,18 @@ def _metavar(kind: Any) -> str | None:
     single = {get_args(one)[0] for one in choices if get_origin(one) is tuple}  # of which there may be several
     names = [_NAMES.get(one) for one in choices if one is not NoneType and one not in single]
     return "|".join(name for name in names if name) if all(names) else None
+
+
+def _is_struct_or_positional(hint: Any) -> bool:
+    return is_dataclass(plain(hint)) or _POSITIONAL.__metadata__[0] in getattr(hint, "__metadata__", ())
+
+
+def _choices_of(hint: Any) -> tuple[str, ...]:
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, PrimitiveConstructorSpec) and mark.choices:
+            return tuple(mark.choices)
+    kinds = (plain(hint), *get_args(plain(hint)))  # a choice, or several of them
+    return next((tuple(map(str, get_args(kind))) for kind in kinds if get_origin(kind) is Literal), ())
 
 
 def _default_of(one: Field[Any]) -> Any:
