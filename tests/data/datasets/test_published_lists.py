@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from fixtures import Files, Told
 from web_server import WebServer
 
+import fastlift
 from fastlift.data.datasets import catalogue, published_lists
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.datasets.dataset import DataSet
@@ -74,6 +76,17 @@ def load(root: Path, **options: Any) -> DataSet:
     return load_data_set("mini_lt", data_root=root, cache_dir=root.parent / "cache", **options)
 
 
+def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks fails, whatever it catches: a look-up of a name too."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        pytest.fail("the network was asked")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
 @pytest.mark.parametrize("source", [IMAGENET_LT, PLACES_LT, INATURALIST2018])
 def test_each_file_of_each_set_comes_by_itself(source: Published) -> None:
     for files in (source.train_files, source.test_files, source.names_files):
@@ -132,16 +145,26 @@ def test_the_images_alone_are_enough(mini: Path, web: WebServer) -> None:
 
 def test_with_everything_in_the_cache_nothing_asks_the_network(mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(mini)
-
-    def refuse(*_: object, **__: object) -> NoReturn:
-        raise AssertionError("the network was asked")
-
-    for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    without_network(monkeypatch)
     again = load(mini)
     assert again.train.fingerprint == first.train.fingerprint
     assert prepare("mini_lt", data_root=mini, cache_dir=mini.parent / "cache").ready
+
+
+def test_training_says_its_lists_and_asks_no_network(
+    mini: Path, tiny_clip: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the images alone, with lists, weights and tokenizer on this machine, to the end of a run."""
+    monkeypatch.setenv("FASTLIFT_CACHE", str(mini.parent / "cache"))
+    load(mini)
+    without_network(monkeypatch)
+    model = {"model": str(tiny_clip[0]), "pretrained": str(tiny_clip[1]), "rank": 2}
+    size = {"epochs": 1, "batch_size": 4, "micro_batch": 4, "device": "cpu"}
+    told = Told()
+    config = fastlift.recipes.lift("mini_lt", data_root=mini, **model, **size)
+    run = fastlift.train(config, output=tmp_path / "run", ui=told)
+    assert run.model.class_names == ("fish 0", "fish 1")
+    assert "mini_test.txt (comes with fastlift)" in told.text
 
 
 def test_own_lists_win_in_the_data_root_and_by_flags(mini: Path, web: WebServer, tmp_path: Path) -> None:
