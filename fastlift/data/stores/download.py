@@ -27,9 +27,8 @@ from fastlift.system.printing import masked
 
 Progress = Callable[[str, int, int], None]  # what, bytes done, bytes in all (0 where that is not known)
 
-CONNECT_S = (
-    4.0  # for a host's address, connection and first line; with two hosts a machine without a network knows in 8 s
-)
+# For a host's address, connection and first line: of two hosts, a machine without a network knows in 10 s.
+CONNECT_S = 5.0
 READ_S = 20.0  # for a pause between two packets
 _PIECE = 2**18
 _LARGEST = 2**30

@@ -62,13 +62,16 @@ def test_the_next_mirror_is_asked(web: WebServer, kept: Path, fault: int | str) 
 def test_what_each_mirror_said_is_one_sentence(web: WebServer, kept: Path) -> None:
     (web.root / "page.txt").write_bytes(b"\xef\xbb\xbf \n<HTML>Sign in")
     (web.root / "other.txt").write_bytes(b"none")
+    (web.root / "cut.txt").write_bytes(CONTENT)
+    web.fault = lambda asked: "cut" if "cut" in asked.path else None
     with pytest.raises(StoreError) as caught:
-        download(mirrors(web, "page.txt", "other.txt", "gone.txt"), kept)
+        download(mirrors(web, "page.txt", "other.txt", "gone.txt", "cut.txt"), kept)
     message = str(caught.value)
     assert message.startswith("list.txt could not be downloaded (")
     assert "page.txt answers with an HTML page instead of the file" in message
     assert "other.txt gives a file of 4 bytes with other content than was published" in message
     assert "gone.txt answers with status 404" in message
+    assert f"cut.txt breaks off after {len(CONTENT) // 2:,} of {len(CONTENT):,} bytes" in message
     assert "\n" not in message
     assert not list(kept.parent.iterdir())
 
