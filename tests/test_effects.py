@@ -42,6 +42,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "shard_classifier": (True, {"epochs": 0}, {"epochs": 1}),
     "progressive_sizes": ((0.5, 1.0), {"epochs": 0}, {"epochs": 2}),
     "expand": (8, {"tte": "random"}, {"tte": "fivecrop"}),
+    "split_seed": (1, {}, {"val_share": 0.1}),
     "data_cache": ("copies", {"data_root": "images"}, {"data_root": "s3://bucket/images"}),
     "data_cache_gb": (1.0, {"data_root": "images"}, {"data_root": "https://host/images"}),
     "host_decode": (0.5, {"executor": "torchvision"}, {"executor": "dali"}),

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fastlift import config, recipes
+from fastlift.commands.dataset_meant import dataset_meant
 from fastlift.config import Config
 from fastlift.errors import UserError
 
@@ -21,7 +22,6 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
     early.add_argument("--output", type=Path)
     early.add_argument("--resume", nargs="?", const=True, default=False, choices=["auto"])
     early.add_argument("--recipe")
-    early.add_argument("--dataset", default="shapes_lt")
     early.add_argument("--model")
     try:
         known, _ = early.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])
@@ -45,4 +45,4 @@ def base_config(arguments: list[str], recipe: str = "lift") -> Config:
         found = config.load(known.config)
         return found if known.model is None else found.override(model=known.model)
     chosen = {} if known.model is None else {"model": known.model}  # so that its weights are not another model's
-    return recipes.build(known.recipe or recipe, known.dataset, **chosen)
+    return recipes.build(known.recipe or recipe, dataset_meant(arguments), **chosen)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from fastlift.commands.dataset_meant import dataset_meant
 from fastlift.commands.parsing import parse
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
@@ -139,7 +140,7 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    command = parse(Check, arguments, "data check", examples=EXAMPLES["check"])
+    command = parse(Check, arguments, "data check", Check(_source(arguments)), examples=EXAMPLES["check"])
     from fastlift.data.inspection.check import check
     from fastlift.reporting.console import show_found
 
@@ -155,7 +156,7 @@ def _check(arguments: list[str]) -> int:
 
 
 def _stats(arguments: list[str]) -> int:
-    command = parse(Stats, arguments, "data stats", examples=EXAMPLES["stats"])
+    command = parse(Stats, arguments, "data stats", Stats(_source(arguments)), examples=EXAMPLES["stats"])
     from fastlift.data.inspection.stats import stats
     from fastlift.reporting.console import show_found
 
@@ -171,7 +172,8 @@ def _stats(arguments: list[str]) -> int:
 
 
 def _pack(arguments: list[str]) -> int:
-    command = parse(Pack, arguments, "data pack", examples=EXAMPLES["pack"])
+    default = Pack(tyro.MISSING, _source(arguments))
+    command = parse(Pack, arguments, "data pack", default, examples=EXAMPLES["pack"])
     from fastlift.data import pack
     from fastlift.data.datasets.dataset import told_images
     from fastlift.reporting.console import show_json, show_line
@@ -188,6 +190,11 @@ def _pack(arguments: list[str]) -> int:
             f"shards, {size:,.1f} MiB (the files had {before:,.1f}), {packed.shrunk:,} shrunk"
         )
     return 0
+
+
+def _source(arguments: list[str]) -> SourceSettings:
+    """The defaults of the flags that say which data set."""
+    return SourceSettings(dataset=dataset_meant(arguments))
 
 
 def source_options(source: SourceSettings) -> dict[str, Any]:

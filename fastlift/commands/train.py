@@ -17,7 +17,7 @@ EXAMPLES = (
     "fastlift train",
     "fastlift train --dataset imagenet_lt --data-root /data/imagenet --amp bf16 --output runs/imagenet",
     "fastlift train --dataset cifar100_ir100 --recipe lift_plus --seed 1",
-    "fastlift train --dataset folder --data-root photos/ --epochs 5 --batch-size 64 --micro-batch 16",
+    "fastlift train --data-root photos/ --epochs 5 --batch-size 64 --micro-batch 16",
     "fastlift train --resume --output runs/imagenet",
     "fastlift train --resume auto --output runs/imagenet ...        (the same command each time, in a restart loop)",
     "fastlift train --config runs/imagenet/config.json --lr 0.02",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastlift.commands.dataset_meant import dataset_meant
 from fastlift.commands.parsing import embedded, parse
 from fastlift.config import DataConfig
 from fastlift.evaluation.settings import EvalSettings
@@ -49,7 +50,8 @@ class ZeroShot:
 
 def run(arguments: list[str]) -> int:
     """Evaluate by flags."""
-    command = parse(ZeroShot, arguments, "zero-shot", examples=EXAMPLES, basics=BASICS)
+    data = DataConfig(dataset=dataset_meant(arguments), interpolation="bicubic")
+    command = parse(ZeroShot, arguments, "zero-shot", ZeroShot(data), examples=EXAMPLES, basics=BASICS)
 
     from fastlift import recipes
     from fastlift.engine.evaluate import zero_shot

@@ -10,7 +10,7 @@ parts, each of which imports from those before it:
 - ``image_sources``: images by the files, folders, patterns, lists and shards that people name, to be predicted
 - ``pack``, ``inspection/``: make a pack; tell what is wrong with a set, and what it looks like
 
-Imports ``errors``, ``settings`` and ``system``. Imported by ``models``, ``training``, ``evaluation``, ``config``, ``runs``,
+Imports ``errors``, ``settings`` and ``system``. Imported by ``models``, ``training``, ``evaluation``, ``config``, ``recipes``, ``runs``,
 ``interop``, ``reporting``, ``engine``, ``bench``, ``doctor`` and ``commands``.
 """
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastlift.data.datasets.webdataset import expand
+from fastlift.data.index.leftovers import is_leftover
 from fastlift.data.index.shards import IMAGES
 from fastlift.data.index.tars import TarError, members
 from fastlift.data.stores.random_access import opened
@@ -75,7 +76,7 @@ class ImageSources:
 
 
 def walk(folder: str) -> Iterator[str]:
-    """The images below a folder, by their endings, in the order of their paths; hidden files and folders are passed over.
+    """The images below a folder, by their endings, in the order of their paths; hidden ones and leftovers are passed over.
 
     Links to folders are followed, each folder once, and never to one that the link lies in.
 
@@ -107,7 +108,7 @@ def _names(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
+                if not is_leftover(entry.name):
                     if entry.is_dir():
                         found.append(entry.name + os.sep)
                     elif entry.name.lower().endswith(_ENDINGS):

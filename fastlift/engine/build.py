@@ -18,6 +18,7 @@ from fastlift.engine.agreement import first_of_each_machine
 from fastlift.engine.loop import FitSettings
 from fastlift.engine.opening import Place
 from fastlift.engine.staged_loader import StagedLoader
+from fastlift.errors import UserError
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
 from fastlift.models.resizing import Resizer
@@ -34,6 +35,8 @@ def load_data(settings: DataConfig, ui: Ui, world: World | None = None) -> DataS
     found = first_of_each_machine(
         world or World(), lambda: source.build(*map(settings.part, parts), progress=now_and_then(ui.say))
     )
+    if why := found.one_class():
+        raise UserError(why)
     for note in found.notes:
         ui.say(note)
     for index in found.splits.values():

@@ -53,6 +53,7 @@ def describe_data(data: DataSet, groups: GroupSettings) -> dict[str, Any]:
         "group_counts": data.group_counts.tolist(),
         "group_boundaries": list(groups.group_boundaries),
         "fingerprints": {split: index.fingerprint for split, index in data.splits.items()},
+        **({"notes": list(data.notes)} if data.notes else {}),
     }
 
 

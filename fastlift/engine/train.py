@@ -40,6 +40,7 @@ from fastlift.runs.bad_images import BadImages
 from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
+from fastlift.runs.split_lists import keep_splits
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.device import using_device
@@ -163,6 +164,8 @@ def _train(asked: Asked, place: Place) -> Run:
     if world.is_main:
         write_json(run.data, describe_data(data, config.data), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
+        if data.cut and (told := keep_splits(run, data)):
+            ui.say(told)
         announce(config.model, data, model, ui)
         announce_machine(place.device, amp, config.part(LoaderSettings).backend_for(data.train, place.device), ui)
         if not epochs and model.trained() and last is None:  # nothing else keeps what it starts with

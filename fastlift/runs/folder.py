@@ -52,6 +52,7 @@ class RunFolder:
     report = _In("report.html")
     profile = _In("profile.json")
     bad_images = _In("bad_images.txt")
+    splits = _In("splits")
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of the labels.

@@ -84,6 +84,7 @@ class Data(TypedDict, total=False):
     group_counts: list[Count]
     group_boundaries: Boundaries
     fingerprints: dict[str, Text]
+    notes: list[Text]
 
 
 class Model(TypedDict, total=False):

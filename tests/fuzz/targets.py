@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -171,14 +172,20 @@ def _pack() -> Path:
     return root
 
 
-def _damaged_pack(name: str, data: bytes) -> None:
+def _loaded_pack() -> Any:
+    from fastlift.data.datasets.cutting import CutSettings
+    from fastlift.data.datasets.dataset import Request
     from fastlift.data.datasets.packed import load_pack
 
+    return load_pack(Request("list", _pack() / "cache", "stop", False, None, CutSettings(), data_root=_pack()))
+
+
+def _damaged_pack(name: str, data: bytes) -> None:
     file = _pack() / name
     good = file.read_bytes()
     try:
         file.write_bytes(data)
-        found = load_pack(_pack(), "list", _pack() / "cache")
+        found = _loaded_pack()
         for index in found.splits.values():
             assert len(index.labels) == 0 or 0 <= index.labels.min() <= index.labels.max() < len(found.class_names)
             assert len(index.paths) == len(index.labels) == len(index.widths) == len(index.heights)
@@ -200,10 +207,9 @@ def tar_shard(data: bytes) -> None:
     """A shard that holds something else than its index says: each image is decoded, or refused with a reason."""
     from dataclasses import replace
 
-    from fastlift.data.datasets.packed import load_pack
     from fastlift.data.loading.decode import load_image
 
-    index = load_pack(_pack(), "list", _pack() / "cache").test
+    index = _loaded_pack().test
     name = index.paths[0]
     elsewhere = _file(f"shards/{name}", data).parent
     for i in range(min(3, len(index))):

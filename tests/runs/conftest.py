@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import Files, tiny_recipe
+from image_files import encode, image_files, make_image  # noqa: F401 - fixtures
 
 import fastlift
 from fastlift.config import Config

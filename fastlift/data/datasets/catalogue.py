@@ -30,7 +30,7 @@ from fastlift.data.stores.cached import Session
 from fastlift.data.stores.url import Url, local_copy, place_of
 from fastlift.errors import UserError
 from fastlift.settings import May, NamesPlace, Settings, one_of
-from fastlift.system.files import cache_folder, expand_user
+from fastlift.system.files import cache_folder, expand_user, read_json
 
 SOURCES: tuple[Source, ...] = (SHAPES_LT, IMAGENET_LT, PLACES_LT, INATURALIST2018, *CIFAR, LIST, FOLDER, WEBDATASET)
 
@@ -46,12 +46,32 @@ def source_of(name: str) -> Source:
     return found or source_of(one_of("data set", name, names()))  # raises
 
 
+def data_set_meant(dataset: str | None, data_root: str | Path | None, train_list: str | Path | None) -> str:
+    """The data set by name; where none is named, what the given places are of: a list, shards, a pack, else class folders.
+
+    Without any place it is the set that is drawn on this machine.
+    """
+    if dataset is not None:
+        return dataset
+    if train_list is not None:
+        return WEBDATASET.name if str(train_list).endswith(".tar") else LIST.name
+    if data_root is None:
+        return SHAPES_LT.name
+    root = place_of(data_root)
+    if isinstance(root, Path):
+        if (root / PACK_MANIFEST).is_file():
+            return str(read_json(root / PACK_MANIFEST).get("dataset", FOLDER.name))
+        if any(root.glob("*.tar")) or any(root.glob("train/*.tar")):
+            return WEBDATASET.name
+    return FOLDER.name
+
+
 @dataclass(frozen=True)
 class SourceSettings(Settings):
     """Which data set, and where it lies."""
 
     dataset: str = "shapes_lt"
-    """Data set by name ('fastlift data --help' lists them); 'shapes_lt' is drawn on this machine and needs nothing."""
+    """Data set by name ('fastlift data --help' lists them). Where it is left out, --data-root alone means 'folder' (or the shards that lie there), --train-list means 'list', and neither 'shapes_lt', which is drawn on this machine."""
     data_root: Annotated[str | None, NamesPlace(), May.CHANGE | May.DIFFER] = None
     """Folder with the images, or its URL ('s3://bucket/folder', gs://, hf://, https://)."""
     train_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
@@ -79,14 +99,14 @@ class SourceSettings(Settings):
         self._refuse_unused_files(source)
         cache = expand_user(cache_dir) if cache_dir else cache_folder()
         places = self._places(source, cache, stores)
-        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, **places)
+        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, cut, **places)
         root = request.data_root
         if isinstance(root, Url) and not source.takes_urls:
             raise UserError(f"the data set {self.dataset} takes a local folder as --data-root, not {root}")
         if isinstance(root, Path) and not root.is_dir():
             raise UserError(f"the data root {root} is not a folder.{source.how_to_get()}")
         packed = root is not None and (root / PACK_MANIFEST).is_file()
-        data = taxon.build(cut.build(_load_packed(request) if packed else source.load(request)))
+        data = taxon.build(_load_packed(request) if packed else source.load(request))
         if isinstance(root, Url):
             root.session.listings.clear()  # of millions of files, maybe
         return data.changed(lambda index: replace(index, cache=cache))
@@ -128,6 +148,7 @@ def load_data_set(
     bad_images: BadImages = "stop",
     data_cache: str | Path | None = None,
     data_cache_gb: float = 10.0,
+    test_share: float | None = None,
     val_share: float = 0.0,
     split_seed: int = 0,
     rescan: bool = False,
@@ -143,8 +164,9 @@ def load_data_set(
         taxon: what the classes of iNaturalist are: its species, or their groups at a rank of ``taxon.RANKS``.
         cache_dir: where indices, the drawn shapes and downloads go; default ``cache_folder()``.
         bad_images: "stop" to refuse unusable files, "skip" to put the next good file of the class in their place.
-        val_share, split_seed: the share of each class's training images that becomes the validation split of a set that
-            has none, and the seed of which; see ``cutting.cut_off``.
+        test_share, val_share, split_seed: the share of each class's images that becomes the test split of a set that has none
+            (default 0.2), that of its training images which becomes the validation split (default: none), and the seed of
+            which; see ``cutting.cut_off``.
         data_cache, data_cache_gb: the folder for copies of what is read from a store, and its bound; see ``CacheSettings``.
         rescan: look at all files again instead of trusting the cached sizes.
         progress: called with (what, done, total) during the header scan.
@@ -162,7 +184,7 @@ def load_data_set(
         TaxonSettings(taxon),
         BadImageSettings(bad_images),
         CacheSettings(None if data_cache is None else os.fspath(data_cache), data_cache_gb),
-        CutSettings(val_share, split_seed),
+        CutSettings(test_share, val_share, split_seed),
         cache_dir=None if cache_dir is None else Path(cache_dir),
         rescan=rescan,
         progress=progress,
@@ -172,7 +194,7 @@ def load_data_set(
 def _load_packed(request: Request) -> DataSet:
     """A pack brings its lists and names: those that are given beside it must be the same."""
     assert request.data_root is not None
-    data = load_pack(request.data_root, request.name, request.cache_dir)
+    data = load_pack(request)
     count = len(data.class_names)
     lists = {"train": request.train_list, "val": request.val_list, "test": request.test_list}
     for split, file in lists.items():

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
-from fastlift.data.datasets.folder import class_folder_names, list_split
+from fastlift.data.datasets.folder import list_split
+from fastlift.data.datasets.layout import class_folder_names
 from fastlift.data.datasets.splits import finish, index_listings
 from fastlift.data.index.index import array_index
 from fastlift.data.index.lists import Listing
@@ -65,7 +66,7 @@ class Cifar(Source):
             "train": array_index(f"{request.name}/train", images, labels[kept], train.classes),
             "test": array_index(f"{request.name}/test", test_images, test_labels, train.classes),
         }
-        return finish(request.name, arrays, problems, groups)
+        return finish(request, arrays, problems, groups)
 
     def _has_folders(self, root: Path) -> bool:
         """Whether it holds train/CLASS and test/CLASS for all classes."""

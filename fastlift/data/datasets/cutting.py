@@ -1,45 +1,75 @@
-"""A validation split that is cut off from the training split: stratified, and the same again for the same images."""
+"""Test and validation splits that are cut off from the training images: stratified, and the same again for the same images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated
 
 import numpy as np
 
-from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.index import ImageIndex
 from fastlift.errors import UserError
 from fastlift.settings import SEED, Acts, Between, Settings
 
+TEST_SHARE = 0.2
+MAY_LACK_TEST = ("folder", "list", "huggingface")  # data sets by name; hf://... too
 _ONE_OF = 3  # a class of so many images gives one at least
+_NAMED = 3  # classes that a message names
+
+
+def _cuts(dataset: str, val_share: float, test_share: float | None) -> bool:
+    return val_share > 0 or test_share is not None or dataset in MAY_LACK_TEST or dataset.startswith("hf://")
 
 
 @dataclass(frozen=True)
 class CutSettings(Settings):
     """What is cut off from the training images."""
 
+    test_share: Annotated[float | None, Between(0, 1, "()")] = None
+    """Share of each class's images that is cut off as the test split, for sets of your own without one (default: 0.2)."""
     val_share: Annotated[float, Between(0, 1, "[)")] = 0.0
     """Share of each class's training images that is cut off as the validation split, for sets without one."""
-    split_seed: Annotated[
-        int, SEED, Acts("what is cut off depends on it (--val-share)", lambda val_share: val_share > 0)
-    ] = 0
+    split_seed: Annotated[int, SEED, Acts("what is cut off depends on it (--test-share, --val-share)", _cuts)] = 0
     """Seed of what is cut off, apart from --seed: runs with different seeds are tested with the same images."""
 
-    def build(self, data: DataSet) -> DataSet:
-        """The set with a validation split; its groups (many, medium, few) stay those of all training images.
+    def cut_test(self, name: str, splits: Mapping[str, ImageIndex]) -> tuple[dict[str, ImageIndex], str]:
+        """The splits with a test split, and what is to be said of it: nothing where they have had one.
 
-        Raises UserError where it has a validation split already, or too few images to cut one off.
+        Raises UserError where a share is asked for beside a test split, or where there are too few images to cut one off.
+        """
+        if "test" in splits:
+            if self.test_share is not None:
+                raise UserError(f"--test-share: {name} has a test split of its own: leave it out")
+            return dict(splits), ""
+        share = TEST_SHARE if self.test_share is None else self.test_share
+        train, test = cut_off(splits["train"], share, self.split_seed, f"{name}/test")
+        if not len(test):
+            raise UserError(f"{name} has no test split, and no class has the images to cut one off: give one")
+        whole = [train.class_names[k] for k in np.flatnonzero(test.class_counts() == 0)]
+        note = (
+            f"no test split is given: {100 * share:g} % of each class's images are cut off as one "
+            f"(--test-share, --split-seed {self.split_seed})"
+        )
+        if whole:
+            more = f" and {len(whole) - _NAMED:,} more" if len(whole) > _NAMED else ""
+            note += f"; too small for that, and in training alone: {', '.join(whole[:_NAMED])}{more}"
+        return {**splits, "train": train, "test": test}, note
+
+    def cut_val(self, name: str, splits: Mapping[str, ImageIndex]) -> dict[str, ImageIndex]:
+        """The splits with a validation split where one is asked for.
+
+        Raises UserError where they have had one, or where there are too few images to cut one off.
         """
         if not self.val_share:
-            return data
-        if data.val is not None:
-            raise UserError(f"--val-share: {data.name} has a validation split of its own: leave it out")
-        train, val = cut_off(data.train, self.val_share, self.split_seed, f"{data.name}/val")
+            return dict(splits)
+        if "val" in splits:
+            raise UserError(f"--val-share: {name} has a validation split of its own: leave it out")
+        train, val = cut_off(splits["train"], self.val_share, self.split_seed, f"{name}/val")
         if not len(val):
-            raise UserError(f"--val-share: no class of {data.name} has two training images, so none can be cut off")
-        return replace(data, train=train, val=val)
+            raise UserError(f"--val-share: no class of {name} has two training images, so none can be cut off")
+        return {**splits, "train": train, "val": val}
 
 
 def cut_off(index: ImageIndex, share: float, seed: int, name: str) -> tuple[ImageIndex, ImageIndex]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import BadImages
@@ -37,6 +38,7 @@ class DataSet:
     group_counts: np.ndarray  # int64 [C]: the training counts that define many, medium and few
     ranks: dict[str, Rank] = field(default_factory=dict)  # by name, from the highest to the lowest
     val: ImageIndex | None = None  # given, or cut off from the training split
+    cut: tuple[str, ...] = ()  # splits that were cut off from the training images
     notes: tuple[str, ...] = ()  # what was chosen for the user, to be said once: which lists, which folders
 
     @property
@@ -49,6 +51,16 @@ class DataSet:
         """The set with each split as ``change`` makes it."""
         val = None if self.val is None else change(self.val)
         return replace(self, train=change(self.train), val=val, test=change(self.test))
+
+    def one_class(self) -> str:
+        """Why nothing can be trained on it: it has one class. Empty where it has more."""
+        if len(self.class_names) > 1:
+            return ""
+        root = "" if self.train.root is None else f" in {self.train.root}"
+        return (
+            f"{self.name} has one class{root} ({self.class_names[0]}), so there is nothing to tell apart: each class needs a "
+            "folder, or a label, of its own"
+        )
 
     def told_images(self) -> str:
         """Such as ``1,200 training, 100 validation and 300 test images``."""
@@ -70,6 +82,7 @@ class Request:
     bad_images: BadImages
     rescan: bool  # look at all files again instead of trusting the cached sizes
     progress: Progress | None
+    cut: CutSettings
     data_root: Path | Url | None = None
     train_list: Path | None = None
     val_list: Path | None = None

@@ -72,7 +72,7 @@ def load_lists(
         key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode()
         key += b"\0" + content_digest(file) + (b"\0higher" if higher else b"")
         indices[split] = index_split(request, split, key, make_listing, class_names, problems)
-    return finish(request.name, indices, problems)
+    return finish(request, indices, problems)
 
 
 def _lacks_folders(request: Request, listing: Listing, source: str, problems: Problems) -> bool:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta, Struct, ValidationError, convert
 
-from fastlift.data.datasets.dataset import DataSet, Rank
+from fastlift.data.datasets.dataset import DataSet, Rank, Request
 from fastlift.data.datasets.splits import finish
 from fastlift.data.datasets.taxon import RANKS
 from fastlift.data.index.columns import Columns, read_columns, write_columns
@@ -66,8 +66,8 @@ def write_manifest(root: Path, data: DataSet, shard_bytes: dict[str, int], short
     write_json(root / PACK_MANIFEST, {**manifest, "digest": _digest(manifest)})
 
 
-def load_pack(root: Path | Url, name: str, cache: Path) -> DataSet:
-    """Read a pack of the data set ``name``; of one in a store, manifest and indices are fetched below ``cache``.
+def load_pack(request: Request) -> DataSet:
+    """Read the pack of the asked data set in the data root; of one in a store, manifest and indices are fetched into the cache.
 
     Nothing in it is trusted: its numbers are checked before anything is read by them, and headers inside of shards, which
     may name links, devices or places outside, are never looked at.
@@ -76,6 +76,8 @@ def load_pack(root: Path | Url, name: str, cache: Path) -> DataSet:
         UserError: another set's pack, another format, a damaged manifest or index, missing or cut shards, numbers that
             do not fit each other.
     """
+    assert request.data_root is not None
+    root, name, cache = request.data_root, request.name, request.cache_dir
     manifest = _manifest(local_copy(root / PACK_MANIFEST, cache))
     if manifest.dataset != name:
         raise UserError(f"{root} is a pack of {manifest.dataset}, not of {name}")
@@ -93,7 +95,7 @@ def load_pack(root: Path | Url, name: str, cache: Path) -> DataSet:
         for split in ("train", "val", "test")
         if split != "val" or any(shard.startswith("val-") for shard in manifest.shard_bytes)
     }
-    data = finish(name, splits, problems, np.array(manifest.group_counts, dtype=np.int64))
+    data = finish(request, splits, problems, np.array(manifest.group_counts, dtype=np.int64))
     ranks = {
         rank: Rank(tuple(stored.names), np.array(stored.of_class, dtype=np.int64))
         for rank, stored in manifest.ranks.items()

@@ -80,19 +80,29 @@ def index_listings(
         return index_split(request, split, key, lambda: listing, class_names, problems)
 
     indices = {split: index(split, listing) for split, listing in listings.items()}
-    return finish(request.name, indices, problems, group_counts)
+    return finish(request, indices, problems, group_counts)
 
 
 def finish(
-    name: str, splits: Mapping[str, ImageIndex | None], problems: Problems, group_counts: np.ndarray | None = None
+    request: Request,
+    splits: Mapping[str, ImageIndex | None],
+    problems: Problems,
+    group_counts: np.ndarray | None = None,
 ) -> DataSet:
     """The data set of its splits by name, with groups by ``group_counts``, int64 [C], or by the training counts.
 
-    Raises UnusableData where there are problems; of a split that is None there are.
+    Without a test split one is cut off first; a validation split, where one is asked for, then comes from what is left, and
+    the groups stay those of all that is left.
+
+    Raises UnusableData where there are problems; of a split that is None there are. UserError for splits
+    that cannot be cut off.
     """
     problems.raise_if_any()
-    train, val, test = splits["train"], splits.get("val"), splits["test"]
-    assert train is not None
-    assert test is not None
-    counts = train.class_counts() if group_counts is None else group_counts
-    return DataSet(name, train, test, train.class_names, counts, val=val)
+    found = {split: index for split, index in splits.items() if index is not None}
+    name, classes = request.name, found["train"].class_names
+    tested, note = request.cut.cut_test(name, found)
+    counts = tested["train"].class_counts() if group_counts is None else group_counts
+    whole = request.cut.cut_val(name, tested)
+    notes = (*problems.notes, *([note] if note else ()))
+    cut = tuple(split for split in whole if split not in found)
+    return DataSet(name, whole["train"], whole["test"], classes, counts, val=whole.get("val"), cut=cut, notes=notes)

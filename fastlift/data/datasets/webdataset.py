@@ -58,7 +58,7 @@ class WebDataset(Source):
         problems.raise_if_any()
         labels = _Labels.of({text for table in tables["train"] for text in table.texts}, request.class_names)
         indices = {split: _index(request, split, shards[split], tables[split], labels, problems) for split in shards}
-        return finish(request.name, indices, problems)
+        return finish(request, indices, problems)
 
 
 def _shards_of_splits(root: Path | Url, patterns: Mapping[str, str]) -> dict[str, list[str]]:

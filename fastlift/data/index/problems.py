@@ -25,6 +25,7 @@ class Problems:
     hint: str = ""
     of_lists: list[str] = field(default_factory=list)
     of_files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # worth knowing, and no problem
 
     @property
     def entries(self) -> list[str]:

@@ -28,6 +28,7 @@ class CheckResult:
     classes: int
     looked_at: str  # "headers" of the files, "shards" of a pack, "arrays", or "pictures": every one decoded
     seconds: float
+    notes: tuple[str, ...] = ()  # what is no problem, and worth knowing
 
     @property
     def ok(self) -> bool:
@@ -49,11 +50,11 @@ class CheckResult:
                 "arrays": "arrays read",
                 "pictures": "every image decoded",
             }[self.looked_at]
-            return Text(
+            fine = (
                 f"{self.dataset}: fine. {told_images(self.images)}, "
-                f"{self.classes:,} classes; {how} in {self.seconds:.1f} s",
-                style="green",
+                f"{self.classes:,} classes; {how} in {self.seconds:.1f} s"
             )
+            return Text("\n").join([Text(fine, style="green"), *map(Text, self.notes)])
         shown = Problems(self.dataset, self.hint, list(self.problems)).message()
         more = f"\n(all {len(self.problems):,} with --json)" if len(self.problems) > SHOWN else ""
         return Text(shown + more)
@@ -79,6 +80,8 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
         if decode:
             with contextlib.suppress(UnusableData):  # the images that are left
                 data = load_data_set(name, bad_images="skip", **options)
+    if data is not None and (why := data.one_class()):
+        entries.append(why)
     if decode and data is not None:
         entries += [entry for index in data.splits.values() for entry in _undecodable(index, progress)]
     elif decode:
@@ -86,9 +89,8 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
     images = {} if data is None else {split: len(index) for split, index in data.splits.items()}
     classes = 0 if data is None else len(data.class_names)
     looked_at = "headers" if data is None else "pictures" if decode else _kind(data.train)
-    return CheckResult(
-        name, tuple(dict.fromkeys(entries)), hint, images, classes, looked_at, time.perf_counter() - start
-    )
+    problems, notes = tuple(dict.fromkeys(entries)), () if data is None else data.notes
+    return CheckResult(name, problems, hint, images, classes, looked_at, time.perf_counter() - start, notes)
 
 
 def _kind(index: ImageIndex) -> str:

@@ -41,6 +41,7 @@ class Stats:
     groups: dict[str, dict[str, int]]  # many, medium, few: classes, and images of each split
     train_counts: tuple[int, ...]  # by class
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what whoever uses the set should know
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -51,7 +52,9 @@ class Stats:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(_splits_table(self), _groups_table(self), Text(long_tail_plot(self.train_counts)))
+        return Group(
+            _splits_table(self), _groups_table(self), Text("\n".join([long_tail_plot(self.train_counts), *self.notes]))
+        )
 
 
 def stats(
@@ -69,9 +72,8 @@ def describe(data: DataSet, boundaries: tuple[int, int] = GROUP_BOUNDARIES) -> S
         for group, mask in group_masks(data.group_counts.tolist(), boundaries).items()
     }
     splits, train_counts = {name: _split(index) for name, index in data.splits.items()}, tuple(counts["train"].tolist())
-    return Stats(
-        data.name, data.train.fingerprint, len(data.class_names), splits, groups, train_counts, data.class_names
-    )
+    classes = data.class_names
+    return Stats(data.name, data.train.fingerprint, len(classes), splits, groups, train_counts, classes, data.notes)
 
 
 def _split(index: ImageIndex) -> SplitStats:

@@ -81,6 +81,12 @@ class Url:
             )
         if (known := self.session.listings.get(self.text)) is not None:
             return known
+        for above, listed in self.session.listings.items():
+            if self.text.startswith(above + "/"):
+                inside = self.text[len(above) + 1 :] + "/"
+                below = {name[len(inside) :]: found for name, found in listed.items() if name.startswith(inside)}
+                self.session.listings[self.text] = below
+                return below
         start = client.stripped(self.text).rstrip("/") + "/"
         walked = client.walk(self.text)
         listing = {name[len(start) :]: walked[name] for name in sorted(walked) if name.startswith(start)}

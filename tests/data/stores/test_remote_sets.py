@@ -90,9 +90,22 @@ def test_lists_and_folders_in_a_bucket(
         raise FileNotFoundError(asked)
 
     monkeypatch.setattr(client, "info", info)
+    walked, walk = [], client.walk
+    monkeypatch.setattr(client, "walk", lambda asked: [walked.append(asked), walk(asked)][1])
     there = load_data_set("folder", data_root=f"{url}/folders", cache_dir=tmp_path / "two")
     assert list(here.train.paths) == list(there.train.paths)
     same(here, there)
+    assert walked == [f"{url}/folders"]  # once for all of its folders
+
+
+def test_one_folder_in_a_bucket_is_split_as_here(image_files: Any, memory: Any, tmp_path: Path) -> None:
+    image_files.fill()
+    (image_files.root / "loose.jpg").write_bytes(b"x")
+    here = load_data_set("folder", data_root=image_files.root, cache_dir=tmp_path / "one")
+    there = load_data_set("folder", data_root=f"{memory()}/images", cache_dir=tmp_path / "two")
+    same(here, there)
+    assert (len(here.train), len(here.test)) == (12, 3)
+    assert len(there.notes) == 2
 
 
 @pytest.mark.parametrize("gb", [0, 1e-5, 1.0], ids=["no cache", "a small cache", "cache"])

@@ -1,0 +1,54 @@
+"""The splits of a run whose data set was cut by fastlift, as list files that any run takes: ``splits/train.txt`` and so on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.index.index import ImageIndex
+from fastlift.runs.folder import RunFolder
+from fastlift.system.files import write_atomically
+
+CLASS_NAMES = "classes.txt"
+
+
+def keep_splits(run: RunFolder, data: DataSet) -> str:
+    """Write a list for each split, and one of the class names; what is to be said of it, nothing where they were there.
+
+    The lists, with the same data root, give the same data set: ``--dataset list --train-list RUN/splits/train.txt ...``.
+    """
+    folder = run.splits
+    if (folder / CLASS_NAMES).is_file():  # written last
+        return ""
+    if data.train.root is None or data.train.spans is not None:
+        return "the splits are not kept as lists, since the images are no files; the same seed cuts the same ones"
+    if any("\n" in name for name in data.class_names) or any(map(_is_odd, data.splits.values())):
+        return "the splits are not kept as lists, since names in them hold line ends or begin or end with spaces"
+    for split, index in data.splits.items():
+        _write(folder / f"{split}.txt", _lines(index))
+    # A first word that is a number on every line is none of the name, and with so many zeros no folder is called by it.
+    names = "".join(f"{label:09d} {name}\n" for label, name in enumerate(data.class_names))
+    _write(folder / CLASS_NAMES, names)
+    return f"the splits are kept as list files in {folder}"
+
+
+def _is_odd(index: ImageIndex) -> bool:
+    """Whether a line of a list cannot hold a path."""
+    return any("\n" in path or "\r" in path or path != path.strip() for path in _paths(index))
+
+
+def _paths(index: ImageIndex) -> list[str]:
+    """Those of the files themselves, also where another is shown in a bad one's place."""
+    paths = list(index.paths)
+    for bad in index.bad:
+        paths[bad.index] = bad.path
+    return paths
+
+
+def _lines(index: ImageIndex) -> str:
+    pairs = zip(_paths(index), index.labels.tolist(), strict=True)
+    return "".join(f"{path} {label}\n" for path, label in pairs)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda part: part.write_bytes(text.encode("utf-8", "surrogateescape")))
