@@ -43,6 +43,8 @@ def test_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
         "fastlift/data/datasets/lists/ImageNet_LT_classnames.txt.gz",
         "fastlift/data/datasets/lists/NOTICE.md",
         "fastlift/reporting/report.html",
+        "fastlift/reporting/report.css",
+        "fastlift/reporting/report.js",
         "fastlift_kernels/__init__.py",
         "fastlift_kernels/py.typed",
         "fastlift_kernels/adapter/reference.py",

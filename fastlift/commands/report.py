@@ -11,7 +11,11 @@ import tyro
 from fastlift.commands.parsing import parse
 from fastlift.errors import UserError
 
-EXAMPLES = ("fastlift report RUN", "fastlift report runs/* --output comparison.html")
+EXAMPLES = (
+    "fastlift report RUN",
+    "fastlift report runs/* --output comparison.html",
+    "fastlift report RUN --no-images --output to_send.html",
+)
 
 
 PATIENCE_S = 5.0  # for an ``evaluate`` that adds its row; trainings take longer
@@ -26,6 +30,8 @@ class Report:
     output: Path | None = None
     """The page (default: report.html in the run's folder, or here for several runs; beside a run that is still going, name
     another place)."""
+    images: bool = True
+    """Show the thumbnails of test images that the runs keep; --no-images for a page that may leave without them."""
 
 
 def run(arguments: list[str]) -> int:
@@ -45,7 +51,7 @@ def run(arguments: list[str]) -> int:
     inside = next((run for run in command.runs if run.resolve() == output.parent.resolve()), None)
     try:  # beside a process that writes there, the page of what was before might come last
         with nullcontext() if inside is None else claimed(open_run(inside).path, complain, PATIENCE_S):
-            show_line(str(write_report(list(command.runs), output)))
+            show_line(str(write_report(list(command.runs), output, images=command.images)))
     except InUse as error:
         raise UserError(f"{error}; or name another place for the page with --output") from None
     return 0

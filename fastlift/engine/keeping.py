@@ -32,4 +32,4 @@ def keep_per_image(
     """
     rows = found.rows[settings.choose(found, class_counts)].tolist()
     thumbnails = make_thumbnails(index, rows, ui.say)
-    write_predictions(predictions_path(run.path, name), predictions_of(found, index, thumbnails))
+    write_predictions(predictions_path(run.path, name), predictions_of(found, index, thumbnails, settings.thumbnails))

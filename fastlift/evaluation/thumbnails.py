@@ -34,9 +34,15 @@ class ThumbnailSettings(Settings):
 
     def choose(self, found: PerImage, class_counts: Sequence[int]) -> np.ndarray:
         """Places [m] in ``found`` of the images to keep, each once."""
-        rare = of_rarest_classes(found, class_counts, self.thumbnails // 2 // OF_A_RARE_CLASS, OF_A_RARE_CLASS)
-        worst = worst_mistakes(found, self.thumbnails - self.thumbnails // 2)
-        return np.unique(np.concatenate([worst, *rare]))
+        return np.unique(np.concatenate([self.worst(found), *self.rarest(found, class_counts)]))
+
+    def worst(self, found: PerImage) -> np.ndarray:
+        """Places of the worst mistakes, the worst first."""
+        return worst_mistakes(found, self.thumbnails - self.thumbnails // 2)
+
+    def rarest(self, found: PerImage, class_counts: Sequence[int]) -> list[np.ndarray]:
+        """Places of images of the rarest classes, a list a class, the rarest first."""
+        return of_rarest_classes(found, class_counts, self.thumbnails // 2 // OF_A_RARE_CLASS, OF_A_RARE_CLASS)
 
 
 def make_thumbnails(index: ImageIndex, rows: Sequence[int], tell: Callable[[str], None]) -> dict[int, bytes]:

@@ -1,4 +1,4 @@
-"""What people look at: the terminal (``console``, ``table``) and the self-contained page of a run (``html``, ``plots``).
+"""What people look at: the terminal (``console``, ``table``) and the self-contained page of a run (``html``, with a file a section).
 
-Imports ``errors``, ``system``, ``data``, ``evaluation`` and ``runs``. Imported by ``engine`` and ``commands``.
+Imports ``errors``, ``settings``, ``system``, ``data``, ``evaluation``, ``config`` and ``runs``. Imported by ``engine`` and ``commands``.
 """

@@ -1,9 +1,9 @@
-"""One self-contained HTML page about one run or several: plots inline, nothing loaded from anywhere."""
+"""One self-contained HTML page about one run or several: plots, thumbnails, style and script inline, nothing loaded from anywhere."""
 
 from __future__ import annotations
 
-import json
-import math
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,27 +14,37 @@ from markupsafe import Markup
 
 from fastlift import __version__
 from fastlift.reporting import plots
-from fastlift.reporting.figures import ABSENT, FIGURES, best, duration_text, is_long_wait, slow_one
+from fastlift.reporting.classes import class_table
+from fastlift.reporting.comparison import (
+    final_tables,
+    flat,
+    interval_of,
+    other_tables,
+    seeds_tables,
+    setting_differences,
+    time_tables,
+)
+from fastlift.reporting.confusion import matrix
+from fastlift.reporting.figures import ABSENT, FIGURES, duration_text, is_long_wait, slow_one
+from fastlift.reporting.gallery import PAGE_BYTES, gallery
 from fastlift.reporting.record import RunRecord, read_runs
 from fastlift.runs.stored import Record
 from fastlift.system.files import write_text
-from fastlift.system.printing import masked, printable
-
-WORST_CLASSES = 12
-CONFUSED_PAIRS = 12
-LISTED_CLASSES = 1000
+from fastlift.system.printing import printable
 
 Rows = list[list[str]]
 
 
-def write_report(runs: Sequence[Path], output: Path) -> Path:
+def write_report(runs: Sequence[Path], output: Path, *, images: bool = True) -> Path:
     """Read the run folders and write one page that compares them; for one run, the page of that run.
 
-    The page is one file: styles and plots are inside, its content policy forbids loading anything, and no script runs.
+    The page is one file: styles, plots and thumbnails are inside. Its content policy forbids loading anything, and runs one
+    script alone, which sorts and searches tables; without it everything is there to read.
 
     Args:
         runs: run folders, finished or not (see `fastlift.reporting.record.read_run`).
         output: the HTML file; its folder is made where missing.
+        images: show the thumbnails that the runs keep of test images: who gets the page gets them.
 
     Returns:
         output.
@@ -42,52 +52,70 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     Raises:
         UserError: a run folder cannot be read.
     """
-    write_text(output, render_report(read_runs(runs)))
+    write_text(output, render_report(read_runs(runs), images=images))
     return output
 
 
-def render_report(runs: Sequence[RunRecord]) -> str:
-    """The page as text."""
+def render_report(runs: Sequence[RunRecord], *, images: bool = True) -> str:
+    """The page as text; thumbnails on it have ``gallery.PAGE_BYTES`` at most."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_printable
     )
-    template = environment.from_string(files("fastlift.reporting").joinpath("report.html").read_text(encoding="utf-8"))
-    overview = plots.group_bars(runs), plots.calibration_plot(runs), _class_counts_plot(runs)
+    template = environment.from_string(_part("report.html"))
+    overview = plots.group_bars(runs), plots.calibration_plot(runs), plots.class_counts_of(runs)
+    shown = [_shown(run, index, PAGE_BYTES // len(runs) if images else 0) for index, run in enumerate(runs)]
+    script = _part("report.js")
     return template.render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
         version=__version__,
+        style=Markup(_part("report.css")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         several=len(runs) > 1,
-        runs=[_shown(run) | {"colour": plots.colour(index)} for index, run in enumerate(runs)],
-        figures=_figures_tables(runs),
-        differences=_differences(runs),
+        runs=shown,
+        thumbnails=sum(one["gallery"].count for one in shown if one["gallery"]),
+        tables=[*final_tables(runs), *seeds_tables(runs), *time_tables(runs), *other_tables(runs)],
+        differences=setting_differences(runs),
         result_plots=[plot for plot in overview if plot is not None],
-        per_class=plots.per_class_plot(runs),
+        per_class=plots.per_class_plots(runs),
         curves=[*plots.learning_curves(runs), *plots.waiting_plots(runs)],
+        classes=class_table(runs),
     )
 
 
+def _part(name: str) -> str:
+    return files("fastlift.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
 def _printable(value: Any) -> Any:
-    """What the page shows of a value; drawings keep their line ends."""
+    """What the page shows of a value; drawings, style and script keep their line ends."""
     if isinstance(value, Markup):
         return Markup(printable(value, lines=True))
     return printable(value) if isinstance(value, str) else value
 
 
-def _shown(run: RunRecord) -> dict[str, Any]:
+def _shown(run: RunRecord, index: int, image_bytes: int) -> dict[str, Any]:
     """What the page's sections show of one run."""
-    return {"name": run.name, **_card(run), **_class_lists(run), **_details(run)}
+    return {
+        "name": run.name,
+        "colour": plots.colour(index),
+        "matrix": matrix(run, f"matrix-{index}"),
+        "gallery": gallery(run, image_bytes) if image_bytes else None,
+        "kept": 0 if run.predictions is None else len(run.predictions.thumbnails),
+        **_card(run),
+        **_details(run),
+    }
 
 
 def _card(run: RunRecord) -> dict[str, Any]:
     """The heading figures of a run, and what a reader must know before trusting them."""
-    metrics = run.metrics()
-    data = run.data
-    facts = [text for text in (_data_fact(data), _model_fact(run.section("model")), _timing_fact(run)) if text]
+    metrics, interval = run.metrics(), interval_of(run, FIGURES[0])
+    facts = [text for text in (_data_fact(run.data), _model_fact(run.section("model")), _timing_fact(run)) if text]
     return {
         "finished": run.finished,
         "notes": [*run.notes, *_metric_notes(run), *_wait_notes(run)],
         "accuracy": FIGURES[0].text(metrics),
-        "interval": _interval(metrics),
+        "interval": "" if interval is None else "{:.1f} to {:.1f}".format(*interval),
         "groups": [(figure.short, figure.text(metrics)) for figure in FIGURES[1:4]],
         "facts": facts,
     }
@@ -102,6 +130,11 @@ def _metric_notes(run: RunRecord) -> list[str]:
         notes.append("It has not been evaluated yet.")
     if metrics.get("non_finite"):
         notes.append(f"For {metrics['non_finite']} test images the model gave NaN or infinity; they count as wrong.")
+    if run.predictions is not None and run.predictions.images.every > 1:
+        every, of = run.predictions.images.every, run.predictions.of
+        notes.append(
+            f"Of {of:,} test images, one in {every} is kept: images, confusions and classes' test images are of these."
+        )
     return notes
 
 
@@ -116,15 +149,6 @@ def _wait_notes(run: RunRecord) -> list[str]:
         f"Training waited for images in {100 * share:.0f} % of its time{whose}: see Waiting for data in docs/data.md."
     )
     return [told] if is_long_wait(share * train_s, train_s) else []
-
-
-def _interval(metrics: Mapping[str, Any]) -> str:
-    """Half the 95 % interval of the accuracy that the size of the test set alone leaves open, in points."""
-    accuracy, samples = FIGURES[0].value(metrics), metrics.get("samples")
-    if accuracy is None or not samples:
-        return ""
-    share = accuracy / 100
-    return f"{196 * math.sqrt(share * (1 - share) / samples):.1f}"
 
 
 def _data_fact(data: Mapping[str, Any]) -> str:
@@ -158,84 +182,6 @@ def _timing_fact(run: RunRecord) -> str:
         epoch = f", in epoch {last['epoch'] + 1}" if isinstance(last.get("epoch"), int) else ""
         parts.append(f"last logged step {last['step']}{epoch}")
     return ", ".join(parts)
-
-
-def _figures_tables(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """All figures: the final ones of the runs beside each other, then those of other ways of testing."""
-    final = {run.name: run.metrics() for run in runs if run.metrics()}
-    if len(runs) == 1 and runs[0].metrics() in (ways := runs[0].named_evaluations()).values():
-        return [{"title": "Ways of testing", **_table(ways)}]
-    tables = [{"title": "", **_table(final)}] if final else []
-    for way in dict.fromkeys(way for run in runs for way in run.named_evaluations()):
-        rows = {run.name: run.named_evaluations()[way] for run in runs if way in run.named_evaluations()}
-        if any(metrics != final.get(name) for name, metrics in rows.items()):
-            tables.append({"title": f"Tested by {way}", **_table(rows)})
-    return tables
-
-
-def _table(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All figures as rows of (label, unit, cells); a cell is (text, whether it is the best of its row)."""
-    rows = []
-    for figure in FIGURES:
-        leaders = best(figure, columns)
-        cells = [(figure.text(metrics), name in leaders) for name, metrics in columns.items()]
-        if any(text != ABSENT for text, _ in cells):
-            titles = {figure.title(metrics) for metrics in columns.values()}
-            rows.append((titles.pop() if len(titles) == 1 else figure.plain_title, figure.unit, cells))
-    return {"columns": list(columns), "rows": rows}
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names and JSON text."""
-    result: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            result.update(flat(value, f"{prefix}{name}."))
-        else:
-            result[f"{prefix}{name}"] = masked(value) if isinstance(value, str) else json.dumps(value)
-    return result
-
-
-def _differences(runs: Sequence[RunRecord]) -> Rows:
-    """Settings that are not the same in all runs, as rows of name and value by run."""
-    settings = [flat(run.config) for run in runs]
-    names = list(dict.fromkeys(name for one in settings for name in one))
-    rows = [[name, *(one.get(name, ABSENT) for one in settings)] for name in names]
-    return [row for row in rows if len(set(row[1:])) > 1]
-
-
-def _class_counts_plot(runs: Sequence[RunRecord]) -> plots.Plot | None:
-    """The training set's long tail, where the runs that tell it learned from the same one."""
-    telling = [run for run in runs if run.data.get("class_counts")]
-    counts = [run.data["class_counts"] for run in telling]
-    if not telling or any(other != counts[0] for other in counts):
-        return None
-    return plots.class_counts_plot(telling[0])
-
-
-def _class_lists(run: RunRecord) -> dict[str, Any]:
-    """Worst classes, most confused pairs, and all classes (up to a limit) from the worst up."""
-    metrics, names = run.metrics(), run.class_names()
-    counts = run.data.get("class_counts") or []
-    tested = [(value, place) for place, value in enumerate(metrics.get("per_class") or []) if value is not None]
-    rows = [
-        [names[place], f"{counts[place]:,}" if place < len(counts) else ABSENT, f"{value:.1f}"]
-        for value, place in sorted(tested)
-    ]
-    confused = [
-        [_name(names, entry["label"]), _name(names, entry["predicted"]), str(entry["count"])]
-        for entry in (metrics.get("confusions") or [])[:CONFUSED_PAIRS]
-    ]
-    return {
-        "worst": rows[:WORST_CLASSES],
-        "all": rows[:LISTED_CLASSES],
-        "total": len(rows),
-        "confused": confused,
-    }
-
-
-def _name(names: Sequence[str], place: int) -> str:
-    return names[place] if 0 <= place < len(names) else f"class {place}"
 
 
 def _details(run: RunRecord) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.evaluation.metrics import GROUP_NAMES
 from fastlift.reporting.record import RunRecord
-from fastlift.reporting.svg import INK, MUTED, SERIES, drawing, inline_svg
+from fastlift.reporting.svg import INK, MUTED, SERIES, WIDTH_IN, drawing, inline_svg
 
 Floats = NDArray[np.float64]
 
@@ -144,8 +144,16 @@ def _mark_evaluations(axes: Axes, run: RunRecord, tint: str) -> None:
         axes.plot(*zip(*points, strict=True), linestyle="", marker="D", markersize=5, color=tint)
 
 
-def class_counts_plot(run: RunRecord) -> Plot:
-    """Training images per class, largest first: the long tail itself; of a run that tells them."""
+def class_counts_of(runs: Sequence[RunRecord]) -> Plot | None:
+    """The training set's long tail, where the runs that tell it learned from the same one."""
+    telling = [run for run in runs if run.data.get("class_counts")]
+    if not telling or any(run.data["class_counts"] != telling[0].data["class_counts"] for run in telling):
+        return None
+    return _class_counts_plot(telling[0])
+
+
+def _class_counts_plot(run: RunRecord) -> Plot:
+    """Training images per class, largest first."""
     counts = run.data["class_counts"]
     order = np.argsort(-np.asarray(counts), kind="stable")
     ordered = np.asarray(counts, dtype=np.float64)[order]
@@ -211,14 +219,20 @@ def group_bars(runs: Sequence[RunRecord]) -> Plot | None:
     return Plot("Many, medium, few", "Mean class accuracy of each group; overall over all test images.", svg)
 
 
-def per_class_plot(runs: Sequence[RunRecord]) -> Plot | None:
-    """Accuracy of each class against its training images, with a smoothed line for each run."""
+def per_class_plots(runs: Sequence[RunRecord]) -> list[Plot]:
+    """Accuracy of each class against its training images, for wide pages and for narrow ones; none where no run tells it."""
+    found = _per_class_plot(runs, 7.0, "per-class"), _per_class_plot(runs, WIDTH_IN, "per-class-narrow")
+    return [plot for plot in found if plot is not None]
+
+
+def _per_class_plot(runs: Sequence[RunRecord], width_in: float, key: str) -> Plot | None:
+    """With a smoothed line for each run."""
     pairs = [(index, run, *_class_pairs(run)) for index, run in enumerate(runs)]
     pairs = [pair for pair in pairs if len(pair[2])]
     if not pairs:
         return None
     points = sum(len(pair[2]) for pair in pairs)
-    with drawing(width_in=7.0, height_in=3.3) as (figure, axes):
+    with drawing(width_in=width_in, height_in=3.3) as (figure, axes):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(_plain_number)
         for index, _, counts, accuracies in pairs:
@@ -233,7 +247,7 @@ def per_class_plot(runs: Sequence[RunRecord]) -> Plot | None:
         if all(_groups_follow_counts(run) for _, run, _, _ in pairs) and len(boundaries) == 1:
             _mark_groups(axes, boundaries.pop())
         axes.set(ylim=(-2, 102), xlabel="training images of the class", ylabel="test accuracy of the class (%)")
-        svg = inline_svg(figure, "per-class", f"Class accuracy against training images, for {_names(runs)}")
+        svg = inline_svg(figure, key, f"Class accuracy against training images, for {_names(runs)}")
     caption = (
         "One dot per class. The line is a Gaussian mean over neighbouring counts. The rare classes are at the left."
     )

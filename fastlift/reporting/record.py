@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.errors import UserError
+from fastlift.evaluation.confusion import Confusions
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.metrics_log import read_events
+from fastlift.runs.predictions import Predictions, predictions_path, read_predictions
 from fastlift.runs.stored import Record, read_data, read_results
 from fastlift.system.files import read_json
 
@@ -21,7 +28,8 @@ class RunRecord:
     config: ``config.json``. data: ``data.json``, or the results' section of that name; empty where neither is there.
     steps, epochs, evaluations: the events of ``metrics.jsonl`` by step; where one was logged twice, as after a kill,
     the later line counts. results: ``results.json``, None for a run that has not ended. notes: what a reader should
-    know about the files' state, as sentences.
+    know about the files' state, as sentences. predictions: what was said of each image in the final evaluation, where that
+    is there and whole.
     """
 
     name: str
@@ -32,6 +40,7 @@ class RunRecord:
     evaluations: tuple[Record, ...]
     results: Record | None
     notes: tuple[str, ...]
+    predictions: Predictions | None = None
 
     @property
     def finished(self) -> bool:
@@ -53,6 +62,20 @@ class RunRecord:
     def named_evaluations(self) -> dict[str, Record]:
         """Figures by the way of testing ("center", "fivecrop", ...)."""
         return self.section("evaluations")
+
+    @cached_property
+    def confusions(self) -> Confusions | None:
+        """The mistakes of the final evaluation; None where what was said of each image is not there."""
+        if self.predictions is None:
+            return None
+        images = self.predictions.images
+        return Confusions.of(images.labels, images.predicted, len(self.class_names()))
+
+    def groups(self) -> dict[str, NDArray[np.bool_]]:
+        """Which classes are many, medium and few: masks [C]; empty where the run does not tell."""
+        counts = self.data.get("group_counts") or self.data.get("class_counts") or []
+        lower, upper = self.data.get("group_boundaries") or GROUP_BOUNDARIES
+        return group_masks(counts, (lower, upper)) if len(counts) == len(self.class_names()) else {}
 
     def class_names(self) -> list[str]:
         """Names of the classes, "class 7" where the run does not tell; as many as there are class accuracies."""
@@ -76,6 +99,7 @@ def read_run(folder: Path) -> RunRecord:
     results = read_results(run.results) if run.has_ended() else None
     data = read_data(run.data) if run.data.is_file() else {}
     data = (results or {}).get("data") or data
+    predictions = None if results is None else _read_predictions(run, results, notes)
     if results is None:
         notes.insert(0, "This run has not ended: it has no results.json yet.")
     return RunRecord(
@@ -87,7 +111,38 @@ def read_run(folder: Path) -> RunRecord:
         evaluations=_by_step(events, "evaluation"),
         results=results,
         notes=tuple(notes),
+        predictions=predictions,
     )
+
+
+def _read_predictions(run: RunFolder, results: Record, notes: list[str]) -> Predictions | None:
+    """What was said of each image in the evaluation whose figures are the run's; a note tells where it is not there."""
+    rows = results.get("evaluations", {})
+    name = next((name for name, metrics in rows.items() if metrics == results["metrics"]), None)
+    classes = len(results["metrics"].get("per_class") or [])
+    if name is None or not classes:
+        return None
+    again = "fastlift evaluate writes them"
+    path = predictions_path(run.path, name)
+    if not path.is_file():
+        notes.append(f"It has no {path.name} of predictions, so no images and no confusion matrix are shown; {again}.")
+        return None
+    try:
+        found = read_predictions(path)
+    except UserError as error:
+        notes.append(f"{error}; {again} again.")
+        return None
+    test = results.get("data", {}).get("fingerprints", {}).get("test", found.fingerprint)
+    highest = max(found.images.labels.max(initial=0), found.images.predicted.max(initial=0))
+    if (
+        found.fingerprint != test
+        or highest >= classes
+        or found.images.labels.min(initial=0) < 0
+        or not len(found.images)
+    ):
+        notes.append(f"{path} is of another test set, and was left out; {again} again.")
+        return None
+    return found
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:

@@ -58,18 +58,24 @@ def drawing(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> Iterato
         yield figure, figure.add_subplot()
 
 
-def inline_svg(figure: Figure, key: str, description: str) -> Markup:
+def inline_svg(figure: Figure, key: str, description: str, *, tight: bool = False) -> Markup:
     """The figure as an ``<svg>`` element for HTML.
 
     Args:
         figure: drawn inside `drawing`.
         key: prefix of every id in it, unique on the page.
         description: what the plot shows, for readers who do not see it.
+        tight: cut away what is empty around the plot.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": key}):
         figure.savefig(
-            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+            bbox_inches="tight" if tight else None,
+            pad_inches=0.04,
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -35,6 +35,7 @@ class Predictions:
         images: what the model says of each kept image.
         files: the name of each kept image in the data root; empty for sets that come as arrays.
         thumbnails: JPEG files by row of the index.
+        wanted: how many thumbnails were asked for.
         of: how many images the split has.
         fingerprint: of the split's index.
     """
@@ -42,6 +43,7 @@ class Predictions:
     images: PerImage
     files: PathTable
     thumbnails: Mapping[int, bytes]
+    wanted: int
     of: int
     fingerprint: str
 
@@ -55,7 +57,7 @@ def predictions_path(folder: Path, evaluation: str) -> Path:
     return folder / "predictions" / f"{evaluation.replace('/', '_')}.safetensors"
 
 
-def predictions_of(found: PerImage, index: ImageIndex, thumbnails: Mapping[int, bytes]) -> Predictions:
+def predictions_of(found: PerImage, index: ImageIndex, thumbnails: Mapping[int, bytes], wanted: int) -> Predictions:
     """What is said of the images of an index, with their names."""
     if index.root is None:
         files = PathTable.from_strings(())
@@ -63,7 +65,7 @@ def predictions_of(found: PerImage, index: ImageIndex, thumbnails: Mapping[int, 
         files = index.paths.take(found.rows)
     else:
         files = PathTable.from_strings(index.file_name(row) for row in found.rows.tolist())
-    return Predictions(found, files, thumbnails, len(index), index.fingerprint)
+    return Predictions(found, files, thumbnails, wanted, len(index), index.fingerprint)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
@@ -84,7 +86,12 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         "thumbnail_offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     }
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    told = {"every": predictions.images.every, "images": predictions.of, "fingerprint": predictions.fingerprint}
+    told = {
+        "every": predictions.images.every,
+        "wanted": predictions.wanted,
+        "images": predictions.of,
+        "fingerprint": predictions.fingerprint,
+    }
     path.parent.mkdir(exist_ok=True)
     sealed.write(path, tensors, {name: str(value) for name, value in told.items()}, parents=False)
 
@@ -114,7 +121,7 @@ def read_predictions(path: Path) -> Predictions:
         ends = small.offsets.tolist()
         thumbnails = {row: small.data[ends[place] : ends[place + 1]].tobytes() for place, row in enumerate(rows)}
         images = PerImage(**columns, every=int(told["every"]))
-        return Predictions(images, files, thumbnails, int(told["images"]), told["fingerprint"])
+        return Predictions(images, files, thumbnails, int(told["wanted"]), int(told["images"]), told["fingerprint"])
     except (KeyError, ValueError) as error:
         raise sealed.Damaged(f"{path} holds no predictions as fastlift writes them ({error})") from None
 

@@ -109,7 +109,7 @@ def test_wrong_types_are_named(file: str, run: Path, tiny_data: Path, capsys: St
 def test_resuming_mends_what_can_be_made_again(
     file: str, damage: str, run: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastlift.reporting.html.render_report", lambda runs: "a page")  # drawing takes a second
+    monkeypatch.setattr("fastlift.reporting.html.render_report", lambda runs, **_: "a page")  # drawing takes a second
     whole = (run / file).read_bytes()
     if damage == "deleted" or file == "report.html":  # a page is for people: what is in it, nobody reads back
         (run / file).unlink()
@@ -127,7 +127,7 @@ def test_a_page_is_not_written_beside_a_process_that_writes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Streams
 ) -> None:
     """It was read before, and would come last. Elsewhere it may lie."""
-    monkeypatch.setattr("fastlift.reporting.html.render_report", lambda runs: "a page")
+    monkeypatch.setattr("fastlift.reporting.html.render_report", lambda runs, **_: "a page")
     monkeypatch.setattr("fastlift.commands.report.PATIENCE_S", 0.0)
     (run / "report.html").write_text("its own")
     with claimed(run, print):

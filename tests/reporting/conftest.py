@@ -1,5 +1,6 @@
 """Run folders as the trainer writes them, with figures that a real accumulator makes of drawn logits."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fastlift.data.index.index import PathTable
 from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.evaluation.metrics import Metrics
+from fastlift.evaluation.per_image import PerImage, PerImageRecorder
+from fastlift.evaluation.thumbnails import ThumbnailSettings
+from fastlift.runs.predictions import Predictions, predictions_path, write_predictions
+from fastlift.training.distributed import World
 
 MakeRun = Callable[..., Path]
 
@@ -19,10 +26,10 @@ def tail_counts(classes: int, most: int = 500, least: int = 5) -> list[int]:
     return [int(most * (least / most) ** (index / max(1, classes - 1))) for index in range(classes)]
 
 
-def drawn_metrics(
+def drawn(
     counts: list[int], seed: int, tail_bonus: float = 0.0, images_per_class: int | None = None
-) -> Metrics:
-    """Metrics of logits whose margin for the right class shrinks with the class's training count."""
+) -> tuple[Metrics, PerImage]:
+    """What is found of logits whose margin for the right class shrinks with the class's training count."""
     classes = len(counts)
     images_per_class = images_per_class or (20 if classes <= 1000 else 4)  # logits of many classes are large
     generator = torch.Generator().manual_seed(seed)
@@ -32,7 +39,28 @@ def drawn_metrics(
     logits[torch.arange(len(labels)), labels] += margins[labels]
     accumulator = ClassificationAccumulator(classes)
     accumulator.update(1.5 * logits, labels)
-    return accumulator.compute(counts)
+    recorder = PerImageRecorder(len(labels))
+    recorder.add(torch.arange(len(labels)), 1.5 * logits, labels)
+    found = recorder.of_all(World(), torch.device("cpu"), labels.numpy(), set())
+    assert found is not None
+    return accumulator.compute(counts), found
+
+
+def thumbnail(row: int) -> bytes:
+    """A small JPEG whose colour tells the row."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 32), (row % 256, 100, 255 - row % 256)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def keep(folder: Path, found: PerImage, counts: list[int], thumbnails: int) -> None:
+    """Predictions as an evaluation keeps them, of a set of files."""
+    rows = found.rows[ThumbnailSettings(thumbnails=thumbnails).choose(found, counts)].tolist()
+    files = PathTable.from_strings(f"test/{row}.jpg" for row in found.rows.tolist())
+    small = {row: thumbnail(row) for row in rows}
+    write_predictions(
+        predictions_path(folder, "center"), Predictions(found, files, small, thumbnails, len(found), "test set")
+    )
 
 
 def events(epochs: int, steps_per_epoch: int, seed: int, metrics: Metrics) -> list[dict[str, Any]]:
@@ -71,7 +99,7 @@ def events(epochs: int, steps_per_epoch: int, seed: int, metrics: Metrics) -> li
 
 @pytest.fixture
 def final_metrics() -> Metrics:
-    return drawn_metrics(tail_counts(30), seed=0)
+    return drawn(tail_counts(30), seed=0)[0]
 
 
 @pytest.fixture
@@ -87,15 +115,18 @@ def make_run(tmp_path: Path) -> MakeRun:
         tail_bonus: float = 0.0,
         class_names: list[str] | None = None,
         data_wait_share: float = 0.02,
+        thumbnails: int | None = 32,
     ) -> Path:
+        """``thumbnails``: how many its predictions keep; None for a run without predictions."""
         folder = tmp_path / name
         folder.mkdir(parents=True)
         counts = tail_counts(classes)
-        metrics = drawn_metrics(counts, seed, tail_bonus)
+        metrics, said = drawn(counts, seed, tail_bonus)
         config = {
             "data": {"dataset": "shapes_lt"},
             "model": {"rank": rank, "tuner": "adaptformer"},
             "training": {"lr": 0.01},
+            "run": {"seed": seed},
         }
         (folder / "config.json").write_text(json.dumps(config))
         data = {
@@ -104,12 +135,15 @@ def make_run(tmp_path: Path) -> MakeRun:
             "class_names": class_names or [f"striped red star {index}" for index in range(classes)],
             "class_counts": counts,
             "group_counts": counts,
+            "fingerprints": {"test": "test set"},
         }
         (folder / "data.json").write_text(json.dumps(data))
         text = "".join(json.dumps(event) + "\n" for event in events(4, 25, seed, metrics))
         (folder / "metrics.jsonl").write_text(text[: len(text) - cut_bytes])
         if finished:
-            shifted = drawn_metrics(counts, seed, tail_bonus + 0.3)
+            shifted = drawn(counts, seed, tail_bonus + 0.3)[0]
+            if thumbnails is not None:
+                keep(folder, said, counts, thumbnails)
             results = {
                 "model": {
                     "tuned_parameters": 61_000,

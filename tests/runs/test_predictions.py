@@ -33,13 +33,13 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     path = predictions_path(tmp_path, "center@some/where.safetensors (train)")
     assert path.parent == tmp_path / "predictions"
     index = index_of(["a/ä.jpg", "no.jpg", "b/two.jpg", "c.jpg"])
-    write_predictions(path, predictions_of(IMAGES, index, THUMBNAILS))
+    write_predictions(path, predictions_of(IMAGES, index, THUMBNAILS, 4))
     found = read_predictions(path)
     for name in ("rows", "labels", "predicted", "confidence", "label_probability"):
         one, other = getattr(found.images, name), getattr(IMAGES, name)
         assert np.array_equal(one, other)
         assert one.dtype == other.dtype
-    assert (found.images.every, found.of, found.fingerprint) == (2, 4, "print")
+    assert (found.images.every, found.of, found.wanted, found.fingerprint) == (2, 4, 4, "print")
     assert [found.file(place) for place in range(3)] == ["a/ä.jpg", "b/two.jpg", "c.jpg"]
     assert found.thumbnails == THUMBNAILS
 
@@ -47,10 +47,10 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_images_of_shards_and_of_arrays_have_names_too(tmp_path: Path) -> None:
     path = predictions_path(tmp_path, "center")
     spans = np.array([[0, 5], [5, 5], [512, 5], [900, 5]])
-    write_predictions(path, predictions_of(IMAGES, index_of(["s.tar"] * 4, spans), {}))
+    write_predictions(path, predictions_of(IMAGES, index_of(["s.tar"] * 4, spans), {}, 0))
     assert read_predictions(path).file(1) == "s.tar at byte 512"
     arrays = array_index("cifar10/test", np.zeros((4, 2, 2, 3), np.uint8), np.zeros(4), ("a", "b"))
-    write_predictions(path, predictions_of(IMAGES, arrays, {}))
+    write_predictions(path, predictions_of(IMAGES, arrays, {}, 0))
     assert read_predictions(path).file(2) == "row 3"
 
 
@@ -58,7 +58,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path = predictions_path(tmp_path, "center")
     with pytest.raises(UserError, match="does not exist"):
         read_predictions(path)
-    write_predictions(path, predictions_of(IMAGES, index_of(["a", "b", "c", "d"]), THUMBNAILS))
+    write_predictions(path, predictions_of(IMAGES, index_of(["a", "b", "c", "d"]), THUMBNAILS, 4))
     whole = path.read_bytes()
     for place in range(0, len(whole), 41):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])

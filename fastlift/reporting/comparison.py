@@ -1,0 +1,341 @@
+"""Figures of runs beside each other: intervals, differences to the first run, and means over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastlift.config import marked
+from fastlift.evaluation.intervals import Interval, mean_of_classes, newcombe, paired_difference, welch, wilson
+from fastlift.evaluation.metrics import GROUP_NAMES
+from fastlift.reporting.figures import ABSENT, FIGURES, Figure, best, duration_text
+from fastlift.reporting.record import RunRecord
+from fastlift.settings import May
+from fastlift.system.printing import masked
+
+_OVERALL, _CLASS_MEANS = "accuracy", (*GROUP_NAMES, "mean_class_accuracy")
+
+
+BESIDE = 3
+"""So many runs stand beside each other in a table of figures; more below each other."""
+_NOTE = (
+    "Small figures are 95 % intervals: what another test set of this size may give. Overall accuracy: Wilson's. Groups and class "
+    "mean: bootstrap of the test images within each class. Seeds differ in addition."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure for a reader: the value, its interval below it, and whether it is the best of its row."""
+
+    text: str
+    interval: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of (label, cells, unit) below a heading for each cell; ``note`` says what the intervals are."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[Cell], str]]
+    note: str = ""
+    rows_are: str = "Figure"
+
+    @property
+    def has_units(self) -> bool:
+        """Whether a row has one."""
+        return any(unit for _, _, unit in self.rows)
+
+
+def interval_of(run: RunRecord, figure: Figure) -> Interval | None:
+    """The 95 % interval of a figure, in percent; None where the run does not hold what it takes."""
+    value = figure.value(run.metrics())
+    if value is None:
+        return None
+    if figure.name == _OVERALL:
+        samples = run.metrics().get("samples") or 0
+        return _percent(wilson(value * samples / 100, samples)) if samples else None
+    mask = _classes_of(run, figure)
+    if mask is None or run.confusions is None:
+        return None
+    return _percent(mean_of_classes(run.confusions.right[mask], run.confusions.images[mask]))
+
+
+def difference_of(first: RunRecord, second: RunRecord, figure: Figure) -> Interval | None:
+    """The 95 % interval of second - first in points; None where nothing tells it."""
+    values = figure.value(first.metrics()), figure.value(second.metrics())
+    if None in values or figure.name not in (_OVERALL, *_CLASS_MEANS):
+        return None
+    if _same_images(first, second):
+        mask, other = _classes_of(first, figure), _classes_of(second, figure)
+        if mask is None or other is None or not np.array_equal(mask, other):
+            return None
+        right = [_right(run, len(mask)) for run in (first, second)]
+        both = np.bincount(_labels(first)[_is_right(first) & _is_right(second)], minlength=len(mask))
+        assert first.confusions is not None
+        counts = [column[mask] for column in (*right, both, first.confusions.images)]
+        return _percent(paired_difference(counts[0], counts[1], counts[2], counts[3], figure.name == _OVERALL))
+    if figure.name != _OVERALL:
+        return None
+    samples = [run.metrics().get("samples") or 0 for run in (first, second)]
+    if not all(samples):
+        return None
+    shares = [float(value) / 100 for value in values if value is not None]
+    intervals = [wilson(share * n, n) for share, n in zip(shares, samples, strict=True)]
+    return _percent(newcombe(intervals[0], intervals[1], shares[0], shares[1]))
+
+
+def final_tables(runs: Sequence[RunRecord]) -> list[Table]:
+    """The final figures of runs with intervals, and their differences to the first one.
+
+    Of few runs in one table, a row a figure; of more in two, a row a run, so that they fit the page's width.
+    """
+    shown = [run for run in runs if run.metrics()]
+    if not shown:
+        return []
+    metrics, others = {run.name: run.metrics() for run in shown}, shown[1:]
+    told, columns = _told(metrics), [shown[0].name]
+    values = {figure.name: _values(shown, figure, best(figure, metrics)) for figure in told}
+    changes = {figure.name: [_difference(shown[0], run, figure) for run in others] for figure in told}
+    if len(shown) > BESIDE:
+        headings = [f"{figure.short} ({figure.unit})" for figure in told]
+        rows = [(run.name, [values[figure.name][at] for figure in told], "") for at, run in enumerate(shown)]
+        moved = [(run.name, [changes[figure.name][at] for figure in told], "") for at, run in enumerate(others)]
+        return [
+            Table("", headings, rows, _NOTE, "Run"),
+            Table(f"Differences to {shown[0].name}", headings, moved, _difference_note(shown), "Run"),
+        ]
+    for run in others:
+        columns += [run.name, f"{run.name} − {shown[0].name}"]
+    rows = []
+    for figure in told:
+        cells = values[figure.name][:1]
+        for value, change in zip(values[figure.name][1:], changes[figure.name], strict=True):
+            cells += [value, change]
+        rows.append((_title(figure, metrics), cells, figure.unit))
+    return [Table("", columns, rows, f"{_NOTE} {_difference_note(shown) if others else ''}".strip())]
+
+
+def _values(runs: Sequence[RunRecord], figure: Figure, leaders: set[str]) -> list[Cell]:
+    return [
+        Cell(figure.text(run.metrics()), _range(interval_of(run, figure), figure), run.name in leaders) for run in runs
+    ]
+
+
+def other_tables(runs: Sequence[RunRecord]) -> list[Table]:
+    """The figures of further ways of testing, a table a way (of one run: one table with a column a way)."""
+    final = {run.name: run.metrics() for run in runs}
+    if len(runs) == 1:
+        ways = runs[0].named_evaluations()
+        others = {way: metrics for way, metrics in ways.items() if metrics != runs[0].metrics()}
+        return [_plain("Ways of testing", ways)] if others else []
+    tables = []
+    for way in dict.fromkeys(way for run in runs for way in run.named_evaluations()):
+        rows = {run.name: run.named_evaluations()[way] for run in runs if way in run.named_evaluations()}
+        if any(metrics != final.get(name) for name, metrics in rows.items()):
+            tables.append(_plain(f"Tested by {way}", rows))
+    return tables
+
+
+def time_tables(runs: Sequence[RunRecord]) -> list[Table]:
+    """How long the runs took, and how much of that they waited for data."""
+    timed = [run for run in runs if run.section("timing")]
+    if len(runs) < 2 or not timed:
+        return []
+    headings = ["Training", "Training images/s", "Waited for data (%)", "Evaluation"]
+    rows = []
+    for run in timed:
+        timing = run.section("timing")
+        texts = [
+            duration_text(timing["train_s"]) if "train_s" in timing else ABSENT,
+            f"{timing['images_per_s']:.0f}" if "images_per_s" in timing else ABSENT,
+            f"{100 * timing['data_wait_share']:.0f}" if "data_wait_share" in timing else ABSENT,
+            duration_text(timing["evaluate_s"]) if "evaluate_s" in timing else ABSENT,
+        ]
+        rows.append((run.name, [Cell(text) for text in texts], ""))
+    return [Table("Time", headings, rows, rows_are="Run")]
+
+
+def seeds_tables(runs: Sequence[RunRecord]) -> list[Table]:
+    """Mean and spread of the runs that differ in the seed alone, and how two such settings differ."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        if run.finished and run.config:
+            groups.setdefault(_settings(run), []).append(run)
+    several = [group for group in groups.values() if len(group) > 1 and len({_seed(run) for run in group}) > 1]
+    if not several:
+        return []
+    names = _group_names(several)
+    columns = [names[0]]
+    for name in names[1:]:
+        columns += [name, f"{name} − {names[0]}"]
+    rows = []
+    for figure in _told({run.name: run.metrics() for group in several for run in group}):
+        values = [[v for run in group if (v := figure.value(run.metrics())) is not None] for group in several]
+        cells = []
+        for place, of_group in enumerate(values):
+            cells.append(_spread(of_group, figure))
+            if place:
+                cells.append(_between(values[0], of_group, figure))
+        rows.append(
+            (_title(figure, {run.name: run.metrics() for group in several for run in group}), cells, figure.unit)
+        )
+    note = "Mean ± standard deviation (n − 1) over runs that differ in nothing but the seed, and below it the least and the largest. "
+    if len(several) > 1:
+        note += "Differences of the means have 95 % intervals by Welch's t, which count seeds alone."
+    return [Table("Over seeds", columns, rows, note)]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names and JSON text."""
+    result: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            result.update(flat(value, f"{prefix}{name}."))
+        else:
+            result[f"{prefix}{name}"] = masked(value) if isinstance(value, str) else json.dumps(value)
+    return result
+
+
+def setting_differences(runs: Sequence[RunRecord]) -> list[list[str]]:
+    """Settings that are not the same in all runs, as rows of name and value by run."""
+    settings = [flat(run.config) for run in runs]
+    names = list(dict.fromkeys(name for one in settings for name in one))
+    rows = [[name, *(one.get(name, ABSENT) for one in settings)] for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _plain(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for figure in _told(columns):
+        leaders = best(figure, columns)
+        cells = [Cell(figure.text(metrics), best=name in leaders) for name, metrics in columns.items()]
+        rows.append((_title(figure, columns), cells, figure.unit))
+    return Table(title, list(columns), rows)
+
+
+def _told(columns: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    return [figure for figure in FIGURES if any(figure.value(metrics) is not None for metrics in columns.values())]
+
+
+def _title(figure: Figure, columns: Mapping[str, Mapping[str, Any]]) -> str:
+    titles = {figure.title(metrics) for metrics in columns.values()}
+    return titles.pop() if len(titles) == 1 else figure.plain_title
+
+
+def _difference_note(runs: Sequence[RunRecord]) -> str:
+    paired = all(_same_images(runs[0], run) for run in runs[1:])
+    how = (
+        "paired bootstrap of the test images"
+        if paired
+        else "Newcombe's, where the runs were not tested on the same images"
+    )
+    return f"Differences, in points: {how}; an interval without 0 is more than the test set's chance."
+
+
+def _difference(first: RunRecord, second: RunRecord, figure: Figure) -> Cell:
+    values = figure.value(first.metrics()), figure.value(second.metrics())
+    if values[0] is None or values[1] is None:
+        return Cell(ABSENT)
+    return Cell(
+        _signed(values[1] - values[0], figure), _range(difference_of(first, second, figure), figure, signed=True)
+    )
+
+
+def _spread(values: Sequence[float], figure: Figure) -> Cell:
+    if not values:
+        return Cell(ABSENT)
+    digits = figure.digits + 1
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return Cell(mean)
+    return Cell(f"{mean} ± {np.std(values, ddof=1):.{digits}f}", _range((min(values), max(values)), figure))
+
+
+def _between(first: Sequence[float], second: Sequence[float], figure: Figure) -> Cell:
+    if not first or not second:
+        return Cell(ABSENT)
+    known = welch(first, second) if len(first) > 1 and len(second) > 1 else None
+    return Cell(_signed(float(np.mean(second) - np.mean(first)), figure), _range(known, figure, signed=True))
+
+
+def _signed(value: float, figure: Figure) -> str:
+    rounded = round(value, figure.digits) + 0.0  # no minus before a zero
+    return f"{rounded:+.{figure.digits}f}".replace("-", "−")
+
+
+def _range(interval: Interval | None, figure: Figure, signed: bool = False) -> str:
+    if interval is None:
+        return ""
+    sign = "+" if signed else ""
+    rounded = [round(value, figure.digits) + 0.0 for value in interval]
+    return " to ".join(f"{value:{sign}.{figure.digits}f}".replace("-", "−") for value in rounded)
+
+
+def _percent(interval: Interval) -> Interval:
+    return 100 * interval[0], 100 * interval[1]
+
+
+def _classes_of(run: RunRecord, figure: Figure) -> np.ndarray | None:
+    """Which tested classes a figure is over, [C]; None where what was said of every image is not there."""
+    if run.predictions is None or run.predictions.images.every > 1 or run.confusions is None:
+        return None
+    tested = run.confusions.images > 0
+    if figure.name in (_OVERALL, "mean_class_accuracy"):
+        return tested
+    mask = run.groups().get(figure.name)
+    return None if mask is None or not (mask & tested).any() else mask & tested
+
+
+def _same_images(first: RunRecord, second: RunRecord) -> bool:
+    one, other = first.predictions, second.predictions
+    if one is None or other is None or one.fingerprint != other.fingerprint:
+        return False
+    return np.array_equal(one.images.rows, other.images.rows) and np.array_equal(one.images.labels, other.images.labels)
+
+
+def _labels(run: RunRecord) -> np.ndarray:
+    assert run.predictions is not None
+    return run.predictions.images.labels
+
+
+def _is_right(run: RunRecord) -> np.ndarray:
+    assert run.predictions is not None
+    return run.predictions.images.predicted == run.predictions.images.labels
+
+
+def _right(run: RunRecord, classes: int) -> np.ndarray:
+    return np.bincount(_labels(run)[_is_right(run)], minlength=classes)
+
+
+def _settings(run: RunRecord) -> str:
+    """What a run computes, without its seed: runs with the same text differ in the seed alone, or in nothing that counts."""
+    free = marked(May.CHANGE) | {"seed"}
+    kept = {name: value for name, value in flat(run.config).items() if name.rpartition(".")[2] not in free}
+    test = run.data.get("fingerprints", {}).get("test", "")
+    return json.dumps([kept, test], sort_keys=True)
+
+
+def _seed(run: RunRecord) -> str:
+    return flat(run.config).get("run.seed", "")
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """What all of them begin with, letter by letter."""
+    first, last = min(names), max(names)
+    return first[: next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def _group_names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """What the names of a group's runs begin with, and how many they are; of two that would be the same, the first run's name."""
+    shared = [_beginning([run.name for run in group]).removesuffix("seed").rstrip("-_. /s=") for group in groups]
+    names = [name or group[0].name for name, group in zip(shared, groups, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{group[0].name} and others" for group in groups]
+    return [f"{name} ({len(group)} seeds)" for name, group in zip(names, groups, strict=True)]

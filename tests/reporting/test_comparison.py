@@ -1,0 +1,119 @@
+"""Runs beside each other: intervals, differences to the first, means over seeds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastlift.evaluation.intervals import mean_of_classes, wilson
+from fastlift.reporting.comparison import (
+    BESIDE,
+    difference_of,
+    final_tables,
+    interval_of,
+    seeds_tables,
+    setting_differences,
+    time_tables,
+)
+from fastlift.reporting.figures import FIGURES, Figure
+from fastlift.reporting.record import read_runs
+
+MakeRun = Callable[..., Path]  # the fixture of conftest.py
+BY_NAME: dict[str, Figure] = {figure.name: figure for figure in FIGURES}
+
+
+def test_intervals_come_from_the_images(make_run: MakeRun) -> None:
+    (run,) = read_runs([make_run()])
+    images = run.metrics()["samples"]
+    right = round(run.metrics()["accuracy"] * images / 100)
+    assert interval_of(run, BY_NAME["accuracy"]) == pytest.approx([100 * bound for bound in wilson(right, images)])
+    assert run.confusions is not None
+    few = run.groups()["few"]
+    expected = mean_of_classes(run.confusions.right[few], run.confusions.images[few])
+    found = interval_of(run, BY_NAME["few"])
+    assert found == pytest.approx([100 * bound for bound in expected])
+    assert found[0] < run.metrics()["few"] < found[1]
+    assert interval_of(run, BY_NAME["macro_f1"]) is None
+
+
+def test_without_predictions_only_the_overall_accuracy_has_one(make_run: MakeRun) -> None:
+    (run,) = read_runs([make_run(thumbnails=None)])
+    assert interval_of(run, BY_NAME["accuracy"]) is not None
+    assert interval_of(run, BY_NAME["many"]) is None
+
+
+def test_differences_are_paired_where_the_test_images_are_the_same(make_run: MakeRun) -> None:
+    one, other, blind = read_runs(
+        [make_run("a"), make_run("b", seed=1, tail_bonus=0.2), make_run("c", seed=1, thumbnails=None)]
+    )
+    for name in ("accuracy", "many", "medium", "few", "mean_class_accuracy"):
+        difference = other.metrics()[name] - one.metrics()[name]
+        low, high = difference_of(one, other, BY_NAME[name]) or (0.0, 0.0)
+        assert low < difference < high
+    assert difference_of(one, one, BY_NAME["few"]) == (0.0, 0.0)
+    assert difference_of(one, blind, BY_NAME["few"]) is None
+    apart = difference_of(one, blind, BY_NAME["accuracy"])  # Newcombe's
+    assert apart is not None
+    assert difference_of(one, other, BY_NAME["log_loss"]) is None
+
+
+def test_tables_of_few_runs_and_of_many(make_run: MakeRun) -> None:
+    runs = read_runs([make_run(f"r{seed}", seed=seed, rank=seed) for seed in range(BESIDE + 1)])
+    (few,) = final_tables(runs[:2])
+    assert few.columns == ["r0", "r1", "r1 − r0"]
+    label, cells, unit = few.rows[0]
+    values = [run.metrics()["accuracy"] for run in runs[:2]]
+    assert (label, unit) == ("Overall accuracy", "%")
+    assert [cell.text for cell in cells[:2]] == [f"{value:.1f}" for value in values]
+    assert cells[2].text == f"{values[1] - values[0]:+.1f}".replace("-", "−")
+    assert cells[2].interval.count(" to ") == 1
+    assert "paired bootstrap" in few.note
+    whole, changes = final_tables(runs)
+    assert [name for name, _, _ in whole.rows] == [f"r{seed}" for seed in range(BESIDE + 1)]
+    assert [name for name, _, _ in changes.rows] == [f"r{seed}" for seed in range(1, BESIDE + 1)]
+    assert whole.columns == changes.columns
+    assert not whole.has_units
+    assert changes.rows[0][1][0] == cells[2]
+    assert len(final_tables(runs[:1])[0].columns) == 1
+    assert "Differences" not in final_tables(runs[:1])[0].note
+
+
+def test_means_over_runs_that_differ_in_the_seed_alone(make_run: MakeRun) -> None:
+    folders = [make_run(f"lift-s{seed}", seed=seed) for seed in range(3)]
+    folders += [make_run(f"wide-seed{seed}", seed=seed + 5, rank=64, tail_bonus=0.5) for seed in range(2)]
+    folders += [make_run("alone", rank=9), make_run("going", seed=7, finished=False)]
+    runs = read_runs(folders)
+    (table,) = seeds_tables(runs)
+    assert table.columns == ["lift (3 seeds)", "wide (2 seeds)", "wide (2 seeds) − lift (3 seeds)"]
+    values = [[run.metrics()["accuracy"] for run in some] for some in (runs[:3], runs[3:5])]
+    cells = table.rows[0][1]
+    assert cells[0].text == f"{np.mean(values[0]):.2f} ± {np.std(values[0], ddof=1):.2f}"
+    assert cells[0].interval == f"{min(values[0]):.1f} to {max(values[0]):.1f}"
+    assert cells[2].text == f"{np.mean(values[1]) - np.mean(values[0]):+.1f}"
+    assert cells[2].interval.startswith(("+", "−"))
+    assert seeds_tables(runs[2:4]) == []
+
+
+def test_settings_that_change_nothing_part_no_seeds(make_run: MakeRun) -> None:
+    folders = [make_run(f"run{seed}", seed=seed) for seed in range(2)]
+    config = json.loads((folders[1] / "config.json").read_text())
+    config["run"]["eval_batch"] = 7
+    (folders[1] / "config.json").write_text(json.dumps(config))
+    runs = read_runs(folders)
+    assert [table.columns for table in seeds_tables(runs)] == [["run (2 seeds)"]]
+    assert ["run.eval_batch", "–", "7"] in setting_differences(runs)
+    config["training"]["lr"] = 0.5
+    (folders[1] / "config.json").write_text(json.dumps(config))
+    assert seeds_tables(read_runs(folders)) == []
+
+
+def test_times_and_waiting_stand_beside_each_other(make_run: MakeRun) -> None:
+    runs = read_runs([make_run("a"), make_run("b", data_wait_share=0.41)])
+    (table,) = time_tables(runs)
+    assert [[cell.text for cell in cells] for _, cells, _ in table.rows] == [
+        ["1 min 21 s", "310", "2", "4.5 s"],
+        ["1 min 21 s", "310", "41", "4.5 s"],
+    ]
+    assert time_tables(runs[:1]) == []
