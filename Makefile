@@ -9,7 +9,7 @@ TYPES  := build/types
 # What pyproject.toml builds with, quoted for the shell.
 BUILD  := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
 
-.PHONY: help install train test fuzz fuzz-files torture soak sanitize test-lowest test-newest check format results gpu clean
+.PHONY: help install train test fuzz fuzz-files torture soak sanitize test-lowest test-newest check format results gpu wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -84,6 +84,16 @@ OUTPUT ?= build/gpu
 BUDGET ?= 300
 gpu:  ## check and time everything that uses a GPU, on this machine's: OUTPUT=build/gpu BUDGET=300 (seconds)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --output $(OUTPUT) --budget $(BUDGET)
+
+wheel: install  ## dist/: a wheel with the kernels for any Linux since 2018, and the sources; built, tagged and checked
+	rm -rf dist build/dist
+	$(BIN)/python -m build --outdir build/dist
+	mkdir -p dist
+	# OpenMP's library is torch's, under the name that the kernels ask for: a copy of our own would be a second runtime.
+	$(WITH_TOOLS) $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir dist build/dist/*.whl
+	mv build/dist/*.tar.gz dist/
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 clean:  ## remove what was built, not the environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,26 +1,34 @@
 """What is installed: the built wheel holds everything that the checkout has, and imports on its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def build_wheel(folder: Path, **environment: str) -> Path:
-    """A wheel built from a copy of the sources, so that no build folder of the checkout takes part in it."""
-    source, output = folder / "source", folder / "wheel"
+def copied_sources(source: Path) -> Path:
+    """A copy of what a build reads, so that no build folder of the checkout takes part in it."""
     unwanted = shutil.ignore_patterns("__pycache__", "*.so", "_native_missing.txt")
     for name in ("fastlift", "kernels"):
         shutil.copytree(ROOT / name, source / name, ignore=unwanted)
-    for pattern in ("*.toml", "*.py", "CMake*", "README.md", "LICENSE"):
+    for pattern in ("*.toml", "*.py", "*.in", "CMake*", "README.md", "LICENSE"):
         for file in ROOT.glob(pattern):
             shutil.copy(file, source)
+    return source
+
+
+def build_wheel(folder: Path, **environment: str) -> Path:
+    """A wheel of this checkout."""
+    source, output = copied_sources(folder / "source"), folder / "wheel"
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(output)]
     built = subprocess.run([*command, str(source)], capture_output=True, text=True, env=os.environ | environment)
     assert built.returncode == 0, built.stderr
@@ -69,6 +77,92 @@ def test_wheel_imports_without_the_checkout(wheel: Path, tmp_path: Path) -> None
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "fastlift 0." in run.stdout
+
+
+def test_the_wheel_is_for_any_linux_and_works_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+    """As `make wheel` tags it: what it needs are glibc of 2018, the C++ runtime, and torch's OpenMP library."""
+    pytest.importorskip("auditwheel", reason="auditwheel tags wheels; it comes with the extra dev")
+    if not any(name.endswith("_native.so") for name in zipfile.ZipFile(wheel).namelist()):
+        pytest.skip("this machine has no compiler")
+    repair = [sys.executable, "-m", "auditwheel", "repair", "--exclude", "libgomp.so.1", "--wheel-dir", str(tmp_path)]
+    tools = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([*repair, str(wheel)], capture_output=True, text=True, env=os.environ | tools)
+    assert done.returncode == 0, done.stderr
+    [tagged] = tmp_path.glob("*.whl")
+    tag = re.fullmatch(r"fastlift-.*-py3-none-manylinux_2_(\d+)_x86_64(?:\..*)?\.whl", tagged.name)
+    assert tag, tagged.name
+    assert int(tag[1]) <= 28  # as torch's own wheels
+    files = zipfile.ZipFile(tagged).namelist()
+    assert not [name for name in files if "libgomp" in name or ".libs/" in name], files
+    target = tmp_path / "site"
+    zipfile.ZipFile(tagged).extractall(target)
+    code = (
+        "import torch, fastlift_kernels as kernels; report = kernels.available();"
+        f"assert kernels.__file__.startswith({str(target)!r}) and report['native'], report;"
+        "x = torch.linspace(-3, 3, 99); torch.testing.assert_close(kernels.quick_gelu(x, impl='native'), x * (1.702 * x).sigmoid())"
+    )
+    nothing = {"PATH": str(tmp_path), "PYTHONPATH": str(target)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=nothing)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_sources_hold_what_the_wheel_is_built_from(tmp_path: Path) -> None:
+    """A source distribution, unpacked elsewhere, has each file of the packages, the native sources and CMake's."""
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path)]
+    pytest.importorskip("build", reason="build makes source distributions; it comes with the extra dev")
+    done = subprocess.run([*build, str(copied_sources(tmp_path / "source"))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [archive] = tmp_path.glob("fastlift-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        held = {name.partition("/")[2] for name in tar.getnames()}
+    listed = subprocess.run(
+        ["git", "ls-files", "fastlift", "kernels"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    wanted = {*listed.stdout.splitlines(), "CMakeLists.txt", "CMakePresets.json", "LICENSE", "README.md", "setup.py"}
+    assert not wanted - held
+
+
+def test_the_dockerfile_is_linted_and_copies_what_there_is() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for word in line.split()]
+    assert copied
+    assert all((ROOT / name).exists() for name in copied)
+    kept = (ROOT / ".dockerignore").read_text()
+    assert all(f"!{name}\n" in kept for name in copied)
+    extras = {extra for found in re.findall(r"whl'\)\[([a-z,0-9-]+)\]", text) for extra in found.split(",")}
+    declared = declared_extras()
+    assert extras
+    assert extras <= declared.keys()
+    if (hadolint := shutil.which("hadolint", path=str(Path(sys.executable).parent))) is None:
+        pytest.skip("hadolint comes with the extra dev")
+    done = subprocess.run([hadolint, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_conda_environment_installs_extras_that_there_are() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    [pip] = [one["pip"] for one in environment["dependencies"] if isinstance(one, dict)]
+    [extras] = [re.fullmatch(r"\.\[(.*)\]", one) for one in pip]
+    assert extras
+    assert set(extras[1].split(",")) <= declared_extras().keys()
+
+
+def test_the_citation_names_this_version() -> None:
+    import fastlift
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == fastlift.__version__
+    assert citation["license"] == "Apache-2.0"
+    titles = [paper["title"] for paper in citation["references"]]
+    readme = (ROOT / "README.md").read_text().replace("{", "").replace("}", "")
+    assert len(titles) == 2
+    assert all(f"= {title}," in readme for title in titles)
+
+
+def declared_extras() -> dict[str, list[str]]:
+    """The extras of pyproject.toml; by its text, since Python 3.10 has no reader of TOML."""
+    text = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    return {name: listed.split(", ") for name, listed in re.findall(r"^([a-z0-9-]+) = \[(.*)\]$", text, re.MULTILINE)}
 
 
 def test_without_a_compiler_the_install_succeeds_and_says_what_is_missing(tmp_path: Path) -> None:
