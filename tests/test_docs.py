@@ -38,7 +38,7 @@ ROOMS = ("fastlift", "tests", "kernels", "benchmarks", "docs", "examples", "scri
 MADE_LATER = re.compile(r"benchmarks/results/gpu_|gpu_step\*\.json")
 # Flags of other programs that the documents name: torchrun, pytest, uv, unshare, and the scripts of benchmarks/ and tests/.
 OTHERS_FLAGS = {
-    "--help-all",
+    "--help-all", "--target",
     "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--shutdown-timeout", "--signals-to-handle",
     "--max-restarts", "--rdzv-conf", "--signal", "--requeue",
     "--only", "--scenarios", "--set", "--descriptors", "--output", "--rehearse", "--user", "--resolution", "--part",
