@@ -107,7 +107,10 @@ class Published(Source):
         expected = (self.train,) if split == "train" else self.test
         if len(listing.paths) not in expected:
             wanted = " or ".join(f"{count:,}" for count in expected)
-            problems.add(f"{source}: {len(listing.paths):,} lines, {self.title} has {wanted}")
+            other = {"train": self.test, "test": (self.train,)}[split]
+            hint = f" (is it the list of {'test' if split == 'train' else 'training'} images?)"
+            told = f"{source}: {len(listing.paths):,} lines, {self.title} has {wanted}"
+            problems.add(told + hint * (len(listing.paths) in other))
         if split == "train":
             counts = np.bincount(listing.labels, minlength=self.classes)
             if (counts.max(), counts.min()) != (self.largest, self.smallest):

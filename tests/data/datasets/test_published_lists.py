@@ -238,8 +238,8 @@ def test_the_folder_that_was_meant_is_named(mini: Path, tmp_path: Path, inside: 
     ("lines", "message"),
     [
         ([*TRAIN[:4], TRAIN[0]], "1 images are listed more than once: train/n01440764/0.jpg"),
-        (TRAIN[:4], "4 lines, Mini-LT has 5"),
-        (TEST, "4 lines, Mini-LT has 5"),  # the wrong list
+        (TRAIN[:3], "3 lines, Mini-LT has 5\n"),
+        (TEST, r"4 lines, Mini-LT has 5 \(is it the list of test images\?\)"),
         (["val/n01440764/ILSVRC_00.jpg 2"] * 5, r"label 2 is out of range \(0..1\)"),
         ([*TRAIN[:-1], "train/n09999999/0.jpg 1"], "1 of the 3 folders of wrong.txt is not there: train/n09999999"),
     ],
