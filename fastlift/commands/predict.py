@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,57 +14,111 @@ from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.precision import PrecisionSettings
-from fastlift.settings import Between
+from fastlift.models.prediction.result import AnswerSettings, Prediction
+from fastlift.reporting.predictions import Format
+from fastlift.system import launcher
 from fastlift.system.settings import DeviceSettings, ThreadSettings
 
-EXAMPLES = ("fastlift predict RUN photo.jpg folder/ --top 3", "fastlift predict RUN folder/ --json > predictions.jsonl")
+EXAMPLES = (
+    "fastlift predict RUN photo.jpg folder/ --top 3",
+    "fastlift predict RUN 'photos/**/*.jpg' 'shards/{00..63}.tar' --output predictions.csv --threshold 0.5",
+    "fastlift predict RUN --list millions.txt --output predictions.parquet --resume",
+)
 
 
 @dataclass(frozen=True)
 class Predict:
-    """The most probable classes of images, by a trained run."""
+    """The most probable classes of images, by a trained run.
+
+    An image whose best class has a probability below --threshold is "none of these". Files that cannot be used are told on
+    stderr, and make the exit code 1; in an --output file they have a record with the problem.
+    """
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Files, and folders that are searched for images."""
-    top: Annotated[int, Between(1)] = 5
-    """How many classes to name."""
+    """Files; folders, which are searched to any depth; patterns in quotes; tar files of images (WebDataset shards)."""
+    list: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
+    """Text files with the path of an image in each line, any number of them."""
+    answer: AnswerSettings = field(default_factory=AnswerSettings)
+    output: Path | None = None
+    """Write a record of each image to this file instead of stdout: .txt, .jsonl, .csv or .parquet."""
+    format: Format | None = None
+    """Format of the records (default: that of the file's ending; text on stdout). Parquet: pip install 'fastlift[parquet]'."""
+    json: bool = False
+    """One JSON object a line for each image: --format jsonl."""
+    resume: bool = False
+    """Go on with the --output file of a command that was killed, behind its last whole record; start where there is none."""
+    overwrite: bool = False
+    """Replace the --output file."""
     inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(eval_batch=64))
     checkpoint: str | None = None
     """A checkpoint by name, such as epoch-003 (default: the last one)."""
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
-    json: bool = False
-    """One JSON object a line for each image."""
 
 
 def run(arguments: list[str]) -> int:
-    """Predict, a line an image; unreadable files are named on stderr and make the exit code 1."""
+    """Predict; images without a prediction make the exit code 1."""
     command, changes = parse_changes(Predict, arguments, "predict", (PrecisionSettings,), EXAMPLES)
-    if not command.images:
+    if not command.images and not command.list:
         raise UserError("name at least one image or folder: fastlift predict RUN IMAGE ...")
-    from fastlift.engine.predict import Wanted, predict_files
-    from fastlift.evaluation.predict import Prediction, find_images
-    from fastlift.reporting.console import Terminal, complain, show_json, show_line
+    format = _format(command)
+    from fastlift.data.image_sources import ImageSources
+    from fastlift.engine.predict import Wanted, predict_images
+    from fastlift.engine.prediction_file import PredictionFile, write_predictions
+    from fastlift.reporting.console import Terminal
 
-    def show(prediction: Prediction) -> None:
-        named = list(zip(prediction.names, prediction.probabilities, strict=True))
-        if command.json:
-            top = [{"class": name, "probability": round(value, 6)} for name, value in named]
-            show_json({"path": str(prediction.path), "top": top})
-        else:
-            show_line(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in named))
+    # All that can be told of what was named is told before the model is loaded.
+    images, settings, ui = ImageSources(command.images, command.list), embedded(command), Terminal()
+    total = images.count()
+    if total == 0:
+        raise UserError(f"no images in {', '.join(map(str, [*command.images, *command.list]))}")
+    for name in command.answer.values():
+        del settings[name]
+    config = Config().override(**settings, **changes)  # refuses what has no effect
 
-    failed: list[Path] = []
-
-    def on_bad(path: Path, reason: str) -> None:
-        failed.append(path)
-        complain(f"{path}: {reason}")
-
-    config = Config().override(**embedded(command), **changes)  # refuses what has no effect
-    wanted = Wanted(command.run, command.checkpoint, find_images(command.images), command.top)
-    for prediction in predict_files(wanted, config, on_bad, Terminal()):
-        show(prediction)
+    wanted = Wanted(command.run, command.checkpoint, images, command.answer)
+    if command.output is None or launcher.rank():
+        problems = _show(predict_images(wanted, config, ui), format, command.answer.top)
+    else:
+        file = PredictionFile(command.output, format, command.resume, command.overwrite)
+        problems = write_predictions(file, wanted, config, total, ui)
     # Of several processes the first one's answer: it still prints when the others end, and torchrun ends it where one fails.
-    return 1 if failed else 0
+    return 1 if problems else 0
+
+
+def _format(command: Predict) -> Format:
+    """The format of the records; UserError for flags that contradict each other, and where Parquet cannot be written."""
+    from fastlift.reporting.predictions import format_of
+
+    if command.json and command.format not in (None, "jsonl"):
+        raise UserError(f"--json is --format jsonl, and contradicts --format {command.format}")
+    format = format_of(command.output, "jsonl" if command.json else command.format)
+    if command.output is None:
+        if command.resume or command.overwrite:
+            raise UserError(f"{'--resume' if command.resume else '--overwrite'} is about a file: name it with --output")
+        if format == "parquet":
+            raise UserError("--format parquet needs a file: name it with --output")
+    if format == "parquet":
+        from fastlift.reporting.parquet import check_parquet
+
+        check_parquet()
+    return format
+
+
+def _show(predictions: Iterable[Prediction], format: Format, top: int) -> int:
+    """On stdout, and on stderr what has no prediction; gives how many these are."""
+    from fastlift.reporting.console import complain
+    from fastlift.reporting.predictions import columns, csv_line, line_of
+
+    problems = 0
+    if format == "csv":
+        print(csv_line(columns(top)), end="")
+    for prediction in predictions:
+        if prediction.problem:
+            problems += 1
+            complain(f"{prediction.image}: {prediction.problem}")
+        else:
+            print(line_of(prediction, format, top), end="", flush=True)
+    return problems

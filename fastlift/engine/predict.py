@@ -1,12 +1,15 @@
-"""Prediction by a run, shared over processes: the first one has all predictions, in the order of the files."""
+"""Prediction by a run of any number of images, shared over processes: the first one has all predictions, in their order."""
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,17 +19,19 @@ import torch
 from torch import Tensor
 
 from fastlift.config import Config, RunConfig
+from fastlift.data.image_sources import FoundImage
 from fastlift.data.index.header_scan import scan_files
 from fastlift.data.index.index import ImageIndex, PathTable
 from fastlift.data.sampling.stream import share
-from fastlift.engine.agreement import agree, each_says, first_amp, join
+from fastlift.engine.agreement import agree, each_says, first_amp, first_says, join
 from fastlift.engine.memory import Work, check_images
 from fastlift.engine.model import load_run
 from fastlift.engine.processes import company
-from fastlift.evaluation.predict import Best, Prediction, index_images, predict_rows
+from fastlift.evaluation.predict import Best, Scan, index_images, predict_rows
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import shape_of
+from fastlift.models.prediction.result import AnswerSettings, Prediction
 from fastlift.models.weights import weights_fingerprint
 from fastlift.runs.folder import amp_of
 from fastlift.system.device import using_device
@@ -34,25 +39,28 @@ from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import ThreadSettings
 from fastlift.training.distributed import World, gather, rows_of_all
 
+FIRST_IMAGES, MOST_IMAGES = 1024, 131_072  # that are indexed at a time: few at first, so that one soon sees results
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is predicted: by which run, at which checkpoint (None for the last), of which files, with how many classes."""
+    """What is predicted: by which run, at which checkpoint (None for the last), of which images, and what is told of each."""
 
     run: Path
     checkpoint: str | None
-    paths: Sequence[Path]
-    top: int
+    images: Iterable[FoundImage]
+    answer: AnswerSettings
+    done: int = 0  # so many of the images are left out, since they were predicted before; the first process knows
 
 
-def predict_files(
-    wanted: Wanted, config: Config, on_bad: Callable[[Path, str], None], ui: Ui | None = None
-) -> Iterator[Prediction]:
-    """Predictions of image files in their order, on the first process; none on the others.
+def predict_images(wanted: Wanted, config: Config, ui: Ui | None = None) -> Iterator[Prediction]:
+    """A prediction of each image, in their order, on the first process; none on the others.
+
+    What cannot be used has one that tells its ``problem``. Images are taken from ``wanted.images`` as they are needed, some
+    thousand at a time, so there may be any number of them.
 
     Args:
         config: whose settings of inference, loading, precision, device and threads are used.
-        on_bad: called with path and reason of each file without a prediction, on the first process.
         ui: told of checkpoints that were passed over; by the first process.
 
     Raises:
@@ -60,24 +68,86 @@ def predict_files(
         OutOfMemory: a batch is too large for it.
     """
     with company() as world:
+        device = join(world, config, checkpoint=wanted.checkpoint, **wanted.answer.values())
+        done = int(first_says(world, lambda: str(wanted.done)))
+        scan, model = partial(_scan_together, world, device), None
+        parts = _parts(itertools.islice(wanted.images, done, None))
+        with config.part(ThreadSettings).use(), using_device(device):
+            for part in _indexed(parts, scan, world):
+                if len(part.index) and model is None:
+                    model = _model(wanted, config.run, world, device, ui or Quiet())
+                predicted: Iterable[Best] = ()
+                if model is not None and len(part.index):
+                    predicted = _in_order(model, part, config.part(InferenceSettings), wanted.answer.top, world)
+                if world.is_main:
+                    names = () if model is None else model.class_names
+                    yield from _merged(part, predicted, names, wanted.answer.threshold)
+                else:
+                    collections.deque(predicted, maxlen=0)
 
-        def tell(path: Path, reason: str) -> None:
-            if world.is_main:
-                on_bad(path, reason)
 
-        digest = hashlib.blake2b(b"\0".join(map(os.fsencode, wanted.paths))).hexdigest()
-        device = join(world, config, top=wanted.top, checkpoint=wanted.checkpoint, **{"the list of images": digest})
-        index, unreadable = index_images(wanted.paths, partial(_scan_together, world, device))
-        for path, reason in unreadable.items():
-            tell(path, reason)
-        if len(index):
-            model = _model(wanted, config.run, world, device, len(index), ui or Quiet())
-            readable = [path for path in wanted.paths if path not in unreadable]
-            with config.part(ThreadSettings).use(), using_device(device):
-                settings = config.part(InferenceSettings)
-                found = _in_order(model, index, settings, wanted.top, world, lambda i, why: tell(readable[i], why))
-                for best in found:
-                    yield best.named(readable, model.class_names)
+@dataclass
+class _Part:
+    """Some of the images, indexed."""
+
+    found: list[FoundImage]
+    index: ImageIndex
+    rows: np.ndarray  # int64 [N], the number in ``found`` of each row of the index
+    problems: dict[int, str]  # by the number in ``found``
+
+
+def _parts(images: Iterable[FoundImage]) -> Iterator[list[FoundImage]]:
+    """Images in parts of growing size, each of one kind: files, or members of shards, or what cannot be read."""
+    most = FIRST_IMAGES
+    for _, same in itertools.groupby(images, key=lambda image: (bool(image.problem), image.span is None)):
+        while part := list(itertools.islice(same, most)):
+            yield part
+            most = min(4 * most, MOST_IMAGES)
+
+
+def _indexed(parts: Iterator[list[FoundImage]], scan: Scan, world: World) -> Iterator[_Part]:
+    """The parts with their indices; one process alone makes the next one's while the last one is predicted."""
+    if world.size > 1:
+        while True:
+            part = next(parts, [])
+            named = (f"{image.name}\0{image.span}" for image in part)
+            digest = hashlib.blake2b(b"\0".join(map(os.fsencode, named))).hexdigest()
+            agree(world, {"the list of images": digest})
+            if not part:
+                return
+            yield _index(part, scan)
+    with ThreadPoolExecutor(1, "fastlift-index") as pool:
+        coming = [pool.submit(_next_indexed, parts, scan)]
+        while (part_indexed := coming.pop().result()) is not None:
+            coming.append(pool.submit(_next_indexed, parts, scan))
+            yield part_indexed
+
+
+def _next_indexed(parts: Iterator[list[FoundImage]], scan: Scan) -> _Part | None:
+    part = next(parts, [])
+    return _index(part, scan) if part else None
+
+
+def _index(found: list[FoundImage], scan: Scan) -> _Part:
+    if found[0].problem:
+        empty, rows, _ = index_images([], scan)
+        return _Part(found, empty, rows, {number: image.problem for number, image in enumerate(found)})
+    return _Part(found, *index_images(found, scan))
+
+
+def _merged(part: _Part, predicted: Iterable[Best], names: Sequence[str], threshold: float) -> Iterator[Prediction]:
+    """A prediction of each image of a part: as they come, and what has none where its place is."""
+    at = 0
+
+    def without(until: int) -> Iterator[Prediction]:
+        return (Prediction(part.found[i].name, problem=part.problems[i]) for i in range(at, until))
+
+    for best in predicted:
+        number = int(part.rows[best.row])
+        yield from without(number)
+        yield best.named(part.found[number].name, names, threshold)
+        at = number + 1
+    yield from without(len(part.found))
 
 
 def _scan_together(
@@ -97,10 +167,10 @@ def _scan_together(
     return whole[:, 0], whole[:, 1], found
 
 
-def _model(wanted: Wanted, run: RunConfig, world: World, device: torch.device, images: int, ui: Ui) -> LiftModel:
+def _model(wanted: Wanted, run: RunConfig, world: World, device: torch.device, ui: Ui) -> LiftModel:
     """The run's model on the device, in the dtype of the training unless another is asked for; the same on all ranks."""
     model = load_run(wanted.run, wanted.checkpoint, ui if world.is_main else None)
-    check_images(model.vit, run, Work.of_evaluation(run, images), {}, {}, device)
+    check_images(model.vit, run, Work.of_evaluation(run, run.images_at_a_time), {}, {}, device)
     with run.part(ThreadSettings).use():
         asked = amp_of(wanted.run, run.amp)
         model.set_compute_dtype(first_amp(world, asked, device, lambda: shape_of(model.vit, run.eval_batch)).dtype)
@@ -114,23 +184,18 @@ def _model(wanted: Wanted, run: RunConfig, world: World, device: torch.device, i
     return model.to(device)
 
 
-def _in_order(
-    model: LiftModel,
-    index: ImageIndex,
-    settings: InferenceSettings,
-    top: int,
-    world: World,
-    on_bad: Callable[[int, str], None],
-) -> Iterator[Best]:
-    """On the first process all predictions: its own, which come first, as they are made, then those of the others."""
+def _in_order(model: LiftModel, part: _Part, settings: InferenceSettings, top: int, world: World) -> Iterator[Best]:
+    """On the first process all predictions of a part: its own, which come first, as they are made, then those of the others.
+
+    What has none is added to the part's problems, before the predictions behind it come.
+    """
     bad: dict[int, str] = {}
 
     def note(row: int, reason: str) -> None:
-        bad[row] = reason
-        on_bad(row, reason)
+        bad[row] = part.problems[int(part.rows[row])] = reason
 
     found: list[Best] = []
-    for best in predict_rows(model, index, settings, top=top, on_bad=note, world=world):
+    for best in predict_rows(model, part.index, settings, top=top, on_bad=note, world=world):
         if world.is_main:
             yield best
         else:
@@ -143,8 +208,8 @@ def _in_order(
     if others is None:
         return
     for text in each[1:]:
-        for row, reason in sorted((int(row), reason) for row, reason in json.loads(text).items()):
-            on_bad(row, reason)
+        for row, reason in json.loads(text).items():
+            part.problems.setdefault(int(part.rows[int(row)]), reason)
     for values in others.tolist():
         middle = 1 + (len(values) - 1) // 2
         yield Best(int(values[0]), values[1:middle], [int(number) for number in values[middle:]])

@@ -1,10 +1,11 @@
-"""Prediction: image files -> the most probable classes of each."""
+"""Prediction of files and members of shards, many at a time: an index of them -> the most probable classes of each."""
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,59 +14,70 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlift.data.datasets.folder import images_in
+from fastlift.data.image_sources import FoundImage
 from fastlift.data.index.header_scan import scan_files
+from fastlift.data.index.headers import Header, bad, header_of
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
-from fastlift.data.index.replacements import BadImageSettings
+from fastlift.data.index.replacements import BadImageSettings, NoGoodImage
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.stores.random_access import Opened, opened
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import without_gradients
+from fastlift.models.prediction.predicting import NOT_FINITE
+from fastlift.models.prediction.result import Prediction
 from fastlift.training.distributed import World
 from fastlift.training.inputs import model_loader
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of one image: names and softmax probabilities in 0..1, best first."""
-
-    path: Path
-    names: tuple[str, ...]
-    probabilities: tuple[float, ...]
-
-
-def find_images(places: Sequence[Path]) -> list[Path]:
-    """Files as they are named, and all images below the folders, in order.
-
-    Raises:
-        UserError: a place that does not exist, or no image at all.
-    """
-    missing = [str(place) for place in places if not place.exists()]
-    if missing:
-        raise UserError(f"no such file or folder: {', '.join(missing[:10])}")
-    found = [path for place in places for path in (map(Path, sorted(images_in(place))) if place.is_dir() else [place])]
-    if not found:
-        raise UserError(f"no images in {', '.join(map(str, places))}")
-    return found
-
-
 Scan = Callable[[Path, PathTable], tuple[np.ndarray, np.ndarray, dict[int, str]]]
 
 
-def index_images(paths: Sequence[Path], scan: Scan = scan_files) -> tuple[ImageIndex, dict[Path, str]]:
-    """An index of the readable files, and what is wrong with each of the others; ``scan`` reads the headers."""
-    resolved = [path.resolve() for path in paths]
-    root = Path(resolved[0].anchor)
-    table = PathTable.from_strings(str(path.relative_to(root)) for path in resolved)
-    widths, heights, reasons = scan(root, table)
-    good = np.array([i for i in range(len(paths)) if i not in reasons], dtype=np.int64)
+def index_images(found: Sequence[FoundImage], scan: Scan = scan_files) -> tuple[ImageIndex, np.ndarray, dict[int, str]]:
+    """An index of those images that can be read.
+
+    Args:
+        found: images that are all files, or all members of shards.
+        scan: reads the headers of files.
+
+    Returns:
+        the index; for each of its rows the number of the image in ``found``, int64 [N]; and what is wrong with each of the
+        others, by its number.
+    """
+    # As they are named: to resolve links would take longer than to read the headers.
+    here, root, spans = os.getcwd(), Path(os.sep), None
+    paths = [os.path.join(here, image.path) for image in found]
+    table = PathTable.from_strings(path.lstrip(os.sep) for path in paths)
+    if not found or found[0].span is None:
+        widths, heights, reasons = scan(root, table)
+    else:
+        widths, heights, reasons = _scan_members(paths, found)
+        spans = np.array([image.span for image in found], dtype=np.int64)
+    good = np.array([i for i in range(len(found)) if i not in reasons], dtype=np.int64)
     columns = table.take(good), np.zeros(len(good), dtype=np.int64), widths[good], heights[good], ("any",)
-    index = ImageIndex("images", root, *columns, fingerprint=fingerprint(*columns))
-    return index, {paths[i]: reason for i, reason in reasons.items()}
+    spans = None if spans is None else spans[good]
+    return ImageIndex("images", root, *columns, fingerprint=fingerprint(*columns), spans=spans), good, reasons
+
+
+def _scan_members(shards: Sequence[str], found: Sequence[FoundImage]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """As ``scan_files``, of members of shards, which come one after another."""
+    headers: list[Header] = []
+    for shard, pairs in itertools.groupby(zip(shards, found, strict=True), key=lambda pair: pair[0]):
+        spans = [image.span for _, image in pairs if image.span]
+        try:
+            with opened(Path(shard)) as file:
+                headers += [_member_header(file, *span) for span in spans]
+        except (UserError, OSError) as error:  # gone since it was listed: no more than a list was added
+            told = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{shard} ")
+            headers += [bad(f"cannot be read ({told})")] * len(spans)
+    widths, heights = (np.array([header[k] for header in headers], dtype=np.int32) for k in (0, 1))
+    return widths, heights, {row: header.reason for row, header in enumerate(headers) if header.reason}
+
+
+def _member_header(file: Opened, offset: int, size: int) -> Header:
+    return header_of(size, lambda at, count: file.read(offset + at, min(count, size - at)))
 
 
 @torch.inference_mode()
@@ -111,38 +123,10 @@ class Best(NamedTuple):
     probabilities: Sequence[float]
     classes: Sequence[int]
 
-    def named(self, paths: Sequence[Path], class_names: Sequence[str]) -> Prediction:
-        """The same with names; ``paths`` are those of the index's rows."""
+    def named(self, image: str, class_names: Sequence[str], threshold: float) -> Prediction:
+        """The same with names, for what people call the image."""
         names = tuple(class_names[number] for number in self.classes)
-        return Prediction(paths[self.row], names, tuple(self.probabilities))
-
-
-def predict(
-    model: LiftModel,
-    paths: Sequence[Path],
-    index: ImageIndex,
-    settings: InferenceSettings,
-    *,
-    top: int = 5,
-    on_bad: Callable[[Path, str], None] | None = None,
-) -> Iterator[Prediction]:
-    """Predictions of the images of an index, in its order, as they are made.
-
-    Args:
-        paths: what to call the images, one for each row of ``index``.
-        on_bad: called with path and reason of an image that gets no prediction.
-        model, settings, top: as ``predict_rows`` takes them.
-
-    Raises:
-        OutOfMemory: a batch is too large for it.
-    """
-
-    def note(row: int, reason: str) -> None:
-        if on_bad is not None:
-            on_bad(paths[row], reason)
-
-    for best in predict_rows(model, index, settings, top=top, on_bad=note):
-        yield best.named(paths, model.class_names)
+        return Prediction(image, names, tuple(self.probabilities), tuple(self.classes), threshold)
 
 
 def predict_rows(
@@ -183,6 +167,7 @@ def predict_rows(
         shuffle=False,
         world=world,
         on_bad=note,
+        once=True,
     )
     crops = settings.crops_per_image
 
@@ -204,8 +189,10 @@ def predict_rows(
                 if row in broken:
                     continue
                 if not is_finite:
-                    on_bad(row, "the model gives NaN or infinity for it")
+                    on_bad(row, NOT_FINITE)
                 else:
                     yield Best(row, probabilities, classes)
+    except NoGoodImage as error:  # all of them are broken, and this is the last one that is found to be
+        note(BadImage(error.source, index.file_name(error.source), error.reason, -1))
     finally:
         loader.close()

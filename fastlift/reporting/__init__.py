@@ -1,4 +1,5 @@
 """What people look at: the terminal (``console``, ``table``) and the self-contained page of a run (``html``, with a file a section).
 
-Imports ``errors``, ``settings``, ``system``, ``data``, ``evaluation``, ``config`` and ``runs``. Imported by ``engine`` and ``commands``.
+``predictions`` and ``parquet`` write records of predictions, for programs. Imports ``errors``, ``settings``, ``system``, ``data``,
+``models``, ``evaluation``, ``config`` and ``runs``. Imported by ``engine`` and ``commands``.
 """

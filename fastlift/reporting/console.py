@@ -73,7 +73,7 @@ class Terminal:
         self.console.print(printable(message), highlight=False, soft_wrap=True, markup=False)
 
     @contextmanager
-    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
+    def bar(self, label: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         if not self.console.is_terminal:
             yield _Lines(self, label, total, done)
             return
@@ -94,8 +94,8 @@ class Pace:
         self._marks: deque[tuple[float, int]] = deque()  # (time, units done), a second apart or more
         self._first = 0.0
 
-    def left(self, now: float, done: int, total: int) -> datetime.timedelta | None:
-        """After ``done`` of ``total`` units, at ``now`` (seconds); None before the second of them has ended."""
+    def left(self, now: float, done: int, total: int | None) -> datetime.timedelta | None:
+        """After ``done`` of ``total`` units, at ``now`` (seconds); None before the second of them has ended, or without a total."""
         if not self._marks:
             self._first = now
         late = now - max(LATE_S, (now - self._first) / 2)
@@ -104,13 +104,13 @@ class Pace:
         since, before = self._marks[0] if self._marks else (now, done)
         if not self._marks or now - self._marks[-1][0] >= 1.0:
             self._marks.append((now, done))
-        if done <= before:
+        if done <= before or total is None:
             return None
         return datetime.timedelta(seconds=round((now - since) * (total - done) / (done - before)))
 
 
 class _RichBar:
-    def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
+    def __init__(self, progress: Progress, task: TaskID, total: int | None) -> None:
         self.progress, self.task, self.total, self.pace = progress, task, total, Pace()
 
     def update(self, done: int, note: str | None = None) -> None:
@@ -124,7 +124,7 @@ class _RichBar:
 class _Lines:
     """A line at most every few seconds: logs of batch jobs stay readable."""
 
-    def __init__(self, ui: Terminal, label: str, total: int, before: int) -> None:
+    def __init__(self, ui: Terminal, label: str, total: int | None, before: int) -> None:
         self.ui, self.label, self.total, self.before = ui, label, total, before
         self.last, self.pace = time.monotonic(), Pace()
         self.note = ""
@@ -137,4 +137,5 @@ class _Lines:
             return
         self.last = now
         told = "" if left is None else f", {left} left"
-        self.ui.say(f"{self.label} {done}/{self.total}{told}  {self.note}".rstrip())
+        of_all = "" if self.total is None else f"/{self.total}"
+        self.ui.say(f"{self.label} {done}{of_all}{told}  {self.note}".rstrip())

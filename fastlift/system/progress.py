@@ -23,8 +23,8 @@ class Ui(Protocol):
     def say(self, message: str) -> None:
         """One sentence."""
 
-    def bar(self, label: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
-        """A bar for work of ``total`` units, of which ``done`` were made before (a resumed run)."""
+    def bar(self, label: str, total: int | None, done: int = 0) -> AbstractContextManager[Bar]:
+        """A bar for work of ``total`` units (None: nobody knows), of which ``done`` were made before (a resumed run)."""
 
 
 class Quiet:
@@ -37,7 +37,7 @@ class Quiet:
         """Say nothing."""
 
     @contextmanager
-    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
+    def bar(self, label: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         """A bar that nobody sees."""
         yield self
 

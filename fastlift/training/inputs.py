@@ -28,6 +28,7 @@ def model_loader(
     seed: int = 0,
     world: World | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
+    once: bool = False,
 ) -> Loader:
     """A loader of an index for a model.
 
@@ -39,6 +40,7 @@ def model_loader(
         seed: of order and crops.
         world: the processes that share the images.
         on_bad: called with each image that is replaced, from any thread.
+        once: one epoch is asked for, so that nothing need be kept for another.
 
     Raises:
         UserError: a backend that cannot be used; while iterating, an image that is broken and may not be replaced.
@@ -47,4 +49,4 @@ def model_loader(
     device = next(model.parameters()).device
     normalise = Normalise(preprocessing.mean, preprocessing.std, model.vit.compute_dtype, device)
     stream = Stream(index, crops, batch_size, seed, shuffle, False, world.rank, world.size, shuffle_shards)
-    return loader.build(stream, normalise, bad_images.build(index, on_bad))
+    return loader.build(stream, normalise, bad_images.build(index, on_bad), once=once)

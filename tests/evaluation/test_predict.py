@@ -9,9 +9,10 @@ import torch
 from fixtures import CLASS_NAMES, Files
 
 import fastlift
+from fastlift.data.image_sources import ImageSources
 from fastlift.evaluation import predict as module
 from fastlift.evaluation.evaluate import mean_logits
-from fastlift.evaluation.predict import Prediction, find_images, index_images, predict
+from fastlift.evaluation.predict import Best, index_images, predict_rows
 from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 
@@ -21,11 +22,11 @@ def model(tiny_clip: Files, device: torch.device) -> LiftModel:
     return fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=3).to(device)
 
 
-def predictions(model: LiftModel, folder: Path, size: int, **settings: object) -> list[Prediction]:
-    paths = find_images([folder / "test"])
-    index, bad = index_images(paths)
+def predictions(model: LiftModel, folder: Path, size: int, **settings: object) -> list[Best]:
+    index, _, bad = index_images(list(ImageSources([folder / "test"])))
     assert not bad
-    return list(predict(model, paths, index, InferenceSettings(eval_batch=size, **settings)))  # type: ignore[arg-type]
+    passes = InferenceSettings(eval_batch=size, **settings)  # type: ignore[arg-type]
+    return list(predict_rows(model, index, passes, top=5, on_bad=lambda row, reason: None))
 
 
 @pytest.mark.parametrize("ensembling", ["none", "fivecrop"])
@@ -36,8 +37,8 @@ def test_batches_read_late_are_the_same(
     whole = predictions(model, tiny_data, 1000, tte=ensembling)
     monkeypatch.setattr(module, "_behind", lambda results, _: _behind(results, behind))
     late = predictions(model, tiny_data, 20, tte=ensembling)
-    assert len({prediction.probabilities for prediction in whole}) > 5, "images that differ"
-    assert [(p.path, p.names) for p in late] == [(p.path, p.names) for p in whole]
+    assert len({tuple(prediction.probabilities) for prediction in whole}) > 5, "images that differ"
+    assert [(p.row, p.classes) for p in late] == [(p.row, p.classes) for p in whole]
     for one, other in zip(late, whole, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, rel=1e-4)
 

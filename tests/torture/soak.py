@@ -43,9 +43,8 @@ def cycle(base: Path, backend: str, number: int) -> None:
     from fixtures import tiny_recipe
 
     import fastlift
+    from fastlift import cli
     from fastlift.engine.evaluate import evaluate_run
-    from fastlift.evaluation.predict import find_images, index_images, predict
-    from fastlift.evaluation.settings import InferenceSettings
 
     clip = (base / "tiny_clip.json", base / "tiny_clip.safetensors")
     settings = tiny_recipe(
@@ -53,10 +52,16 @@ def cycle(base: Path, backend: str, number: int) -> None:
     )
     run = fastlift.train(settings, output=base / "run", overwrite=True)
     evaluate_run(run.folder, settings={"tte": "fivecrop"})
-    images = find_images([base / "test"])
-    index, unusable = index_images(images)
-    assert not unusable
-    assert len(list(predict(fastlift.load_run(run.folder), images, index, InferenceSettings()))) == len(index)
+    assert len(fastlift.load_run(run.folder).predict(base / "test")) == len(list((base / "test").rglob("*.jpg")))
+    predict = [
+        "predict",
+        str(run.folder),
+        str(base / "test"),
+        "--output",
+        str(base / "predictions.jsonl"),
+        "--overwrite",
+    ]
+    assert cli.main(predict) == 0
 
 
 def main() -> int:

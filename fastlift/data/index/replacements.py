@@ -28,6 +28,19 @@ class BadImageSettings(Settings):
         return Replacements(index, self.bad_images, on_bad)
 
 
+class NoGoodImage(UserError):
+    """An image is broken, and its class has no other that could be shown.
+
+    Attributes:
+        source: its row.
+        reason: why it cannot be used.
+    """
+
+    def __init__(self, name: str, source: int, reason: str) -> None:
+        super().__init__(f"{name} {reason}, and its class has no other good image", exit_code=1)
+        self.source, self.reason = source, reason
+
+
 class Replacements:
     """Images that broke when they were decoded, and what is shown in their place. Safe to use from threads.
 
@@ -62,7 +75,7 @@ class Replacements:
             self._broken[self._showing(source)] = True
             other = next_good(self._index.labels, self._broken, source)
             if other < 0:
-                raise UserError(f"{name} {reason}, and its class has no other good image", exit_code=1)
+                raise NoGoodImage(name, source, reason)
             self._source[sample] = other
         if self._on_bad and not known:
             self._on_bad(BadImage(source, self._index.file_name(source), reason, other))

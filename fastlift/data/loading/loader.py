@@ -64,9 +64,17 @@ class LoaderSettings(Settings):
         return "dali", "DALI is installed"
 
     def build(
-        self, stream: Stream, normalise: Normalise, replacements: Replacements, cache_bytes: int = MAX_CACHED_BYTES
+        self,
+        stream: Stream,
+        normalise: Normalise,
+        replacements: Replacements,
+        cache_bytes: int = MAX_CACHED_BYTES,
+        once: bool = False,
     ) -> Loader:
-        """The loader of a stream of batches, on the device and in the dtype of ``normalise``; see ``build_loader``."""
+        """The loader of a stream of batches, on the device and in the dtype of ``normalise``; see ``build_loader``.
+
+        With ``once`` there is one epoch, and what is decoded is not kept for another.
+        """
         backend, _ = self.backend_for(stream.index, normalise.device, cache_bytes)
         if backend == "dali":
             from fastlift.data.loading.dali.graph import DaliDecoding
@@ -76,7 +84,7 @@ class LoaderSettings(Settings):
             return DaliLoader(stream, replacements, normalise, self.workers, decoding)
         from fastlift.data.loading.torch_loader import TorchLoader
 
-        keep = stream.index.decoded_bytes() <= cache_bytes
+        keep = not once and stream.index.decoded_bytes() <= cache_bytes
         return TorchLoader(stream, replacements, normalise, self.workers, keep)
 
 
