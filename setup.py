@@ -75,7 +75,7 @@ setup(
     packages=find_packages(include=["fastlift", "fastlift.*"]) + kernel_packages,
     package_dir={"fastlift_kernels": "kernels"},
     package_data={
-        "fastlift": ["py.typed", "assets/*", "reporting/report.*", "data/datasets/lists/*"],
+        "fastlift": ["py.typed", "assets/*", "reporting/report.*", "serving/page/*", "data/datasets/lists/*"],
         "fastlift_kernels": ["py.typed"],
     },
     exclude_package_data={"": ["*.cpp", "*.h", "README.md"]},

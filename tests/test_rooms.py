@@ -24,6 +24,7 @@ ROOMS = (
     "interop",
     "reporting",
     "engine",
+    "serving",
     "bench",
     "doctor",
     "recipes",

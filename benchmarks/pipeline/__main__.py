@@ -48,7 +48,7 @@ def scaled(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """Training crops with and without ``--scaled-decode``: see ``benchmarks.pipeline.scaled``."""
     from benchmarks.pipeline.scaled import run
 
-    return run(sorted(images_in(folder)), rounds, files)
+    return run(list(images_in(folder)), rounds, files)
 
 
 def cold(folder: Path, rounds: int, files: int) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def scan(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     from fastlift.data.index.header_scan import scan_files
     from fastlift.data.index.index import PathTable
 
-    sources = sorted(images_in(folder))
+    sources = list(images_in(folder))
     with tempfile.TemporaryDirectory() as copies:
         names = [f"{i}.jpg" for i in range(20_000)]
         for i, name in enumerate(names):
@@ -196,7 +196,7 @@ def pack(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     from fastlift.data import pack as packing
     from fastlift.data.datasets.catalogue import load_data_set
 
-    paths = [os.path.relpath(path, folder) for path in sorted(images_in(folder))]
+    paths = [os.path.relpath(path, folder) for path in images_in(folder)]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         lists = Path(work) / "list.txt"
@@ -233,7 +233,7 @@ def _alternate(indices: dict[str, ImageIndex], rounds: int, found: dict[str, Any
 
 def _index(folder: Path, count: int) -> ImageIndex:
     """``count`` rows of the folder's images, repeated where there are fewer."""
-    paths = sorted(images_in(folder))
+    paths = list(images_in(folder))
     return index_of([paths[i % len(paths)] for i in range(count)])
 
 

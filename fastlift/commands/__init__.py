@@ -2,13 +2,14 @@
 
 A command embeds the settings of what it calls, so that a flag is declared once. Each command loads what it needs when it is
 called. Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``evaluation``, ``config``, ``runs``, ``interop``,
-``reporting``, ``engine``, ``bench``, ``doctor`` and ``recipes``. Imported by ``cli``.
+``reporting``, ``engine``, ``serving``, ``bench``, ``doctor`` and ``recipes``. Imported by ``cli``.
 """
 
 COMMANDS = {
     "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
     "evaluate": "accuracy of a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
     "predict": "names and probabilities for photographs and folders",
+    "serve": "predictions over HTTP, and a page where an image is dropped",
     "zero-shot": "accuracy of CLIP as it is, without training",
     "data": "prepare, check, stats, pack: what a data set holds, and what is missing or broken",
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fastlift.data.datasets.folder import images_in
+from fastlift.data.datasets.layout import IMAGE_ENDINGS
 from fastlift.data.datasets.webdataset import expand
 from fastlift.data.index.leftovers import is_leftover
-from fastlift.data.index.shards import IMAGES
 from fastlift.data.index.tars import TarError, members
 from fastlift.data.stores.random_access import opened
 from fastlift.errors import UserError
 
-_ENDINGS = tuple(f".{ending}" for ending in IMAGES)
 _TOLD = 10
 _LOOKED_AT = 100  # of a list: where none of the first ones is there, it was made for another folder
 
@@ -59,7 +59,7 @@ class ImageSources:
     def __iter__(self) -> Iterator[FoundImage]:
         for place in self._places:
             if os.path.isdir(place):
-                yield from (FoundImage(path, path) for path in walk(place))
+                yield from (FoundImage(path, path) for path in images_in(place))
             elif place.lower().endswith(".tar"):
                 yield from _in_shard(place)
             else:
@@ -75,49 +75,6 @@ class ImageSources:
         return sum(1 for _ in self)
 
 
-def walk(folder: str) -> Iterator[str]:
-    """The images below a folder, by their endings, in the order of their paths; hidden ones and leftovers are passed over.
-
-    Links to folders are followed, each folder once, and never to one that the link lies in.
-
-    Raises:
-        OSError: the folder cannot be listed. Folders in it that cannot are passed over, as ``os.walk`` does.
-    """
-    real = os.path.realpath(folder)
-    seen = {real}
-    while (parent := os.path.dirname(real)) != real:
-        seen.add(real := parent)
-    with os.scandir(folder):  # raises
-        pass
-    yield from _walk(folder, seen)
-
-
-def _walk(folder: str, seen: set[str]) -> Iterator[str]:
-    for name in _names(folder):
-        path = os.path.join(folder, name)
-        if not name.endswith(os.sep):
-            yield path
-        elif (place := os.path.realpath(path)) not in seen:
-            seen.add(place)
-            yield from _walk(path.rstrip(os.sep), seen)
-
-
-def _names(folder: str) -> list[str]:
-    """Images and folders, these with a slash behind, so that sorting them sorts the paths of all that they hold."""
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not is_leftover(entry.name):
-                    if entry.is_dir():
-                        found.append(entry.name + os.sep)
-                    elif entry.name.lower().endswith(_ENDINGS):
-                        found.append(entry.name)
-    except OSError:
-        return []
-    return sorted(found)
-
-
 def _matching(place: str) -> list[str]:
     """The place itself, or what its pattern stands for."""
     if os.path.exists(place):
@@ -128,7 +85,7 @@ def _matching(place: str) -> list[str]:
     if not glob.has_magic(place):
         return [place]
     matches = sorted(glob.glob(place, recursive=True))
-    if taken := [path for path in matches if path.lower().endswith((*_ENDINGS, ".tar")) or os.path.isdir(path)]:
+    if taken := [path for path in matches if path.lower().endswith((*IMAGE_ENDINGS, ".tar")) or os.path.isdir(path)]:
         # Of a/** the folders are matches too, and would give their images again.
         files = [path for path in taken if not os.path.isdir(path)]
         return files or taken
@@ -160,7 +117,7 @@ def _in_shard(shard: str) -> Iterator[FoundImage]:
         with opened(Path(shard)) as file:
             for member in members(file.size, file.read):
                 base = member.name.rpartition("/")[2]
-                if base.lower().endswith(_ENDINGS) and not base.startswith((".", "__")):
+                if base.lower().endswith(IMAGE_ENDINGS) and not base.startswith("__") and not is_leftover(base):
                     yield FoundImage(f"{shard}/{member.name}", shard, (member.offset, member.size))
     except TarError as error:
         yield FoundImage(shard, shard, None, str(error))

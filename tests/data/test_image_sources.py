@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastlift.data.image_sources import ImageSources, walk
+from fastlift.data.datasets.folder import images_in
+from fastlift.data.image_sources import ImageSources
 from fastlift.errors import UserError
 
 
@@ -30,7 +31,7 @@ def names(*places: str | Path, **more: object) -> list[str]:
 
 
 def test_a_folder_is_searched_in_the_order_of_paths(folder: Path) -> None:
-    found = [os.path.relpath(path, folder) for path in walk(str(folder))]
+    found = [os.path.relpath(path, folder) for path in images_in(folder)]
     assert found == ["a-b/x.webp", "a.jpg", "a/deep/er/w.tiff", "a/y.jpg", "a/z.PNG", "b.jpg"]
     assert found == sorted(found)
 
@@ -40,7 +41,7 @@ def test_links_are_followed_once_and_never_in_circles(folder: Path) -> None:
     (folder / "c").symlink_to(folder / "a-b")
     (folder / "d").symlink_to(folder / "a-b")
     (folder / "gone").symlink_to(folder / "nowhere")
-    found = [os.path.relpath(path, folder) for path in walk(str(folder))]
+    found = [os.path.relpath(path, folder) for path in images_in(folder)]
     assert found == ["a-b/x.webp", "a.jpg", "a/deep/er/w.tiff", "a/y.jpg", "a/z.PNG", "b.jpg"]
 
 

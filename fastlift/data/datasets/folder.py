@@ -1,7 +1,8 @@
 """``--dataset folder``: ``root/train/CLASS/image.jpg`` and ``root/test/CLASS/image.jpg`` (or ``val``), or ``root/CLASS/image.jpg``."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def list_split(root: Path | Url, split: str, classes: Sequence[str], problems: P
         if isinstance(folder, Url):
             inside = listed.get(name, [])
         else:
-            inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in sorted(images_in(folder))]
+            inside = [path[len(os.fspath(folder)) :].replace(os.sep, "/") for path in images_in(folder)]
         tables.append(PathTable.from_strings(f"{prefix}{name}{path}" for path in inside))
     labels = np.repeat(np.arange(len(classes)), [len(table) for table in tables])
     return Listing(PathTable.joined(tables), labels.astype(np.int64))
@@ -106,25 +107,39 @@ def _of_store(split: Url) -> dict[str, list[str]]:
     return found
 
 
-def images_in(folder: Path) -> list[str]:
-    """All images below a folder, by their endings; hidden ones and leftovers are passed over.
+def images_in(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """All images below a folder, by their endings, in the order of their paths; hidden ones and leftovers are passed over.
 
-    Links to folders are followed, each folder once, and never to one that the link lies in.
+    Links to folders are followed, each folder once, and never to one that the link lies in. What cannot be listed is passed
+    over. In memory are the names of one folder at each level.
     """
-    found: list[str] = []
-    seen = {os.path.realpath(parent) for parent in (folder, *folder.resolve().parents)}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        found += [os.path.join(parent, n) for n in names if n.lower().endswith(IMAGE_ENDINGS) and not is_leftover(n)]
-        folders[:] = [name for name in sorted(folders) if not is_leftover(name) and _first_time(parent, name, seen)]
-    return found
+    seen = {real := os.path.realpath(folder)}
+    while (parent := os.path.dirname(real)) != real:
+        seen.add(real := parent)
+    return _images_in(os.fspath(folder), seen)
 
 
-def _first_time(parent: str, name: str, seen: set[str]) -> bool:
-    place = os.path.realpath(os.path.join(parent, name))
-    if place in seen:
-        return False
-    seen.add(place)
-    return True
+def _images_in(folder: str, seen: set[str]) -> Iterator[str]:
+    for name in _names(folder):
+        path = os.path.join(folder, name)
+        if not name.endswith(os.sep):
+            yield path
+        elif (place := os.path.realpath(path)) not in seen:
+            seen.add(place)
+            yield from _images_in(path.rstrip(os.sep), seen)
+
+
+def _names(folder: str) -> list[str]:
+    """Images and folders, these with a slash behind, so that sorting them sorts the paths of all that they hold."""
+    found = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_leftover(entry.name):
+                if entry.is_dir():
+                    found.append(entry.name + os.sep)
+                elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                    found.append(entry.name)
+    return sorted(found)
 
 
 FOLDER = ClassFolders()
