@@ -120,7 +120,7 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _images_in(folder: str, seen: set[str]) -> Iterator[str]:
-    for name in _names(folder):
+    for name in _inside(folder):
         path = os.path.join(folder, name)
         if not name.endswith(os.sep):
             yield path
@@ -129,7 +129,7 @@ def _images_in(folder: str, seen: set[str]) -> Iterator[str]:
             yield from _images_in(path.rstrip(os.sep), seen)
 
 
-def _names(folder: str) -> list[str]:
+def _inside(folder: str) -> list[str]:
     """Images and folders, these with a slash behind, so that sorting them sorts the paths of all that they hold."""
     found = []
     with suppress(OSError), os.scandir(folder) as entries:
