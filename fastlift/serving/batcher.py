@@ -102,21 +102,23 @@ class Batcher:
             crops = self._preparation.crops_of(decode(data), 0)
             self._queue.put(_Waiting(crops, answer, features, result))
         except DecodeError as error:
-            result.set_exception(Refused(422, str(error)))
+            result.set_exception(Refused(422, f"the file {error}"))
         except Exception as error:  # the request is answered whatever it is
             result.set_exception(error)
 
     def _check(self, data: bytes) -> None:
         """Look at the type and the size before anything is decoded."""
         if reason := refusal(data):
-            raise Refused(415, reason)
+            raise Refused(415, f"the file {reason}")
         try:
             with open_image(data) as image:
                 pixels = image.width * image.height
         except Exception as error:  # Pillow's plugins raise nearly everything on damaged files
-            raise Refused(422, f"cannot be decoded ({plain_words(error)})") from error
+            raise Refused(422, f"the file cannot be decoded ({plain_words(error)})") from error
         if pixels > self._most_pixels:
-            raise Refused(413, f"has {pixels / 1e6:,.1f} million pixels; at most {self._most_pixels / 1e6:g} are taken")
+            raise Refused(
+                413, f"the file has {pixels / 1e6:,.1f} million pixels; at most {self._most_pixels / 1e6:g} are taken"
+            )
 
     def _run(self) -> None:
         """In the model's thread: whatever waits, batch by batch."""

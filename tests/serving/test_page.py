@@ -94,7 +94,7 @@ def test_an_image_that_is_dropped_or_pasted(page: Page, image: Path, run: Path, 
 def test_what_is_no_image_is_told_and_the_next_one_answered(page: Page, image: Path, tmp_path: Path) -> None:
     (tmp_path / "no.jpg").write_text("no image at all")
     page.page.set_input_files("#file", str(tmp_path / "no.jpg"))
-    page.tells("#error", "No answer: is text, not an image")
+    page.tells("#error", "No answer: the file is text, not an image")
     assert page.page.is_hidden("#result")
     (tmp_path / "large.jpg").write_bytes(b"\0" * 1_100_000)
     page.page.set_input_files("#file", str(tmp_path / "large.jpg"))

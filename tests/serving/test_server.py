@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from serving_process import Server, serving
@@ -36,6 +37,18 @@ def png(width: int, height: int, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.new("RGB" if kind != "TIFF" else "1", (width, height)).save(file, kind)
     return file.getvalue()
+
+
+def _damaged() -> bytes:
+    """A PNG whose header and end are whole, and half of whose pixels are missing."""
+    file = io.BytesIO()
+    pixels = np.random.Generator(np.random.Philox(0)).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    whole = file.getvalue()
+    return whole[: len(whole) // 2] + whole[-12:]
+
+
+DAMAGED = _damaged()
 
 
 def test_the_answer_is_the_models(client: httpx.Client, run: Path, tiny_data: Path) -> None:
@@ -79,7 +92,7 @@ def test_it_tells_what_it_is(client: httpx.Client, run: Path) -> None:
         (b"", "image/jpeg", {}, 415, "is empty"),
         (png(9, 9), "text/plain", {}, 415, "send the file of an image as the body"),
         (png(9, 9), "multipart/form-data; boundary=x", {}, 415, "send the file of an image as the body"),
-        (png(64, 64)[:80] + b"\0" * 99 + png(64, 64)[-12:], "image/png", {}, 422, ""),
+        (DAMAGED, "image/png", {}, 422, "is truncated"),
         (png(9, 9), "image/png", {"top": 7}, 422, "less than or equal to 6"),
         (png(9, 9), "image/png", {"top": 0}, 422, "greater than or equal to 1"),
         (png(9, 9), "image/png", {"threshold": 2}, 422, "less than or equal to 1"),
