@@ -9,7 +9,7 @@ TYPES  := build/types
 # What pyproject.toml builds with, quoted for the shell.
 BUILD  := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
 
-.PHONY: help install train test fuzz fuzz-files torture soak sanitize test-lowest test-newest check format results gpu wheel clean
+.PHONY: help install train test fuzz fuzz-files torture soak sanitize test-lowest test-newest check format results gpu wheel site clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -94,6 +94,10 @@ wheel: install  ## dist/: a wheel with the kernels for any Linux since 2018, and
 	mv build/dist/*.tar.gz dist/
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
+
+site: export NO_MKDOCS_2_WARNING = 1
+site: install  ## the documentation with the API as web pages, in build/site
+	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove what was built, not the environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
