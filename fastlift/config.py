@@ -27,6 +27,7 @@ from fastlift.data.stores.cache import CacheSettings
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import CropBatchSettings
 from fastlift.evaluation.thumbnails import ThumbnailSettings
+from fastlift.evaluation.validation import ValidationSettings
 from fastlift.models.compile import CompileSettings
 from fastlift.models.create import ModelSettings
 from fastlift.models.fp8 import Fp8Settings
@@ -86,6 +87,7 @@ class RunConfig(  # type: ignore[misc]
     NonFiniteSettings,
     ShardSettings,
     LoopSettings,
+    ValidationSettings,
     ThumbnailSettings,
     CropBatchSettings,
     ActivationCheckpointingSettings,

@@ -46,8 +46,9 @@ class Evaluate:
     """Run folder."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     checkpoint: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
-    """Checkpoints by name, such as epoch-003 (default: the last one); several are compared."""
-    split: Literal["test", "train"] = "test"
+    """Checkpoints: best, last, a number of epochs (3), or names (epoch-003); several are compared. Default: best where a
+    validation split was evaluated while the run trained, else last."""
+    split: Literal["test", "val", "train"] = "test"
     """Which split to evaluate."""
     data_root: str | None = None
     """Folder with the images, or its URL, where it is not the one of the training any more."""

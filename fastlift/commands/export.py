@@ -56,7 +56,7 @@ class Export:
     expand: Annotated[int | None, EXPAND] = None
     """Pixels that five crops add to the short side (default: 24; less in proportion below size 224)."""
     checkpoint: str | None = None
-    """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     overwrite: bool = False
     """Replace files that are there."""

@@ -53,7 +53,7 @@ class Predict:
     """Replace the --output file."""
     inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(eval_batch=64))
     checkpoint: str | None = None
-    """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
 

@@ -87,6 +87,8 @@ def results_of(
     processes: list[dict[str, Any]] = []
     if fit is not None:
         timing["train_s"] = fit.elapsed
+        if fit.validation is not None:
+            timing["validate_s"] = sum(event["evaluate_s"] for event in fit.validation.standing.found)
         # No images where a run that was trained already is only evaluated.
         if fit.span is not None and fit.span.images_per_s:
             timing["images_per_s"], timing["data_wait_share"] = fit.span.images_per_s, fit.span.share
@@ -94,7 +96,7 @@ def results_of(
     name = config.run.ensembling_name
     return {
         "recipe": config.recipe,
-        "epochs": config.training.epochs,
+        "epochs": fit.epoch + (fit.step > 0) if fit else config.training.epochs,  # begun; fewer where it ended early
         "steps": fit.global_step if fit else 0,
         "model": describe_model(config.model, model),
         "data": describe_data(data, config.data),

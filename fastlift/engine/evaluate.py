@@ -18,6 +18,7 @@ from fastlift.engine.keeping import keep_per_image
 from fastlift.engine.memory import Work, check_images
 from fastlift.engine.model import build_model, load_run
 from fastlift.engine.processes import company
+from fastlift.engine.validation import validation_split
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate, rank_counts
 from fastlift.evaluation.per_image import PerImage
@@ -46,7 +47,7 @@ PATIENCE_S = 60.0
 def evaluate_run(
     folder: str | Path,
     checkpoints: Sequence[str] = (),
-    split: Literal["test", "train"] = "test",
+    split: Literal["test", "val", "train"] = "test",
     settings: dict[str, Any] | None = None,
     *,
     ui: Ui | None = None,
@@ -55,7 +56,8 @@ def evaluate_run(
 
     Args:
         folder: the run.
-        checkpoints: names such as ``epoch-003``; none for the last one.
+        checkpoints: names such as ``epoch-003``, ``best`` or ``last``; none for the one of the run's own test: the best
+            where the run chose one on a validation split, else the last.
         split: which split to evaluate.
         settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
             ``taxon`` evaluates a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
@@ -74,7 +76,7 @@ def evaluate_run(
 def _evaluate_among_others(
     folder: Path,
     checkpoints: Sequence[str],
-    split: Literal["test", "train"],
+    split: Literal["test", "val", "train"],
     settings: dict[str, Any],
     world: World,
     ui: Ui,
@@ -91,17 +93,16 @@ def _evaluate_among_others(
     device = join(world, config, split=split, checkpoints=checkpoints)
     data = load_data(config.override(taxon=trained.data.taxon).data, told, world)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
-    index = data.test if split == "test" else data.train
+    index = validation_split(data, "--split val") if split == "val" else data.splits[split]
     if run.class_names() != data.class_names:
         raise UserError(f"the data set has other classes than {run.path} was trained on")
     known = read_data(run.data).get("fingerprints", {}).get(split, index.fingerprint)
     if known != index.fingerprint:
         told.say(f"these are not the {split} images of the training: the list, sizes or names changed")
     results = read_results(run.results) if run.has_ended() else None  # a damaged file is told before the work
-    for wanted in checkpoints:  # a name that is none is told before the work too
-        run.find_checkpoint(wanted)
+    checkpoints = [_stem(run, wanted) for wanted in checkpoints]  # a name that is none is told before the work too
     unusual = {
-        " (train)": split == "train",
+        f" ({split})": split != "test",
         f" (images {index.fingerprint[:8]})": index.fingerprint != known,
         f" ({config.data.taxon})": rank is not None,
         " (groups at {}, {})".format(*config.data.group_boundaries): (
@@ -113,7 +114,7 @@ def _evaluate_among_others(
     marks = "".join(mark for mark, holds in unusual.items() if holds)
     rows: dict[str, dict[str, Any]] = {}
     said: dict[str, PerImage] = {}
-    for checkpoint in checkpoints or (_in_place_of_the_last(run, trained.training.epochs, told),):
+    for checkpoint in checkpoints or (_in_place_of_its_own(run, results, trained.training.epochs, told),):
         model = load_run(folder, checkpoint, told)
         name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
@@ -137,14 +138,20 @@ def _evaluate_among_others(
     return rows
 
 
-def _in_place_of_the_last(run: runs.RunFolder, epochs: int, ui: Ui) -> str | None:
-    """The name of the checkpoint that is evaluated where the last is damaged, so that its row does not pass for the run's."""
+def _stem(run: runs.RunFolder, wanted: str) -> str:
+    """The name of the file that is asked for as ``best``, ``last`` or a number of epochs: what these mean may change."""
+    path = run.find_checkpoint(wanted)
+    return wanted if path is None or Path(wanted).is_file() else path.stem
+
+
+def _in_place_of_its_own(run: runs.RunFolder, results: dict[str, Any] | None, epochs: int, ui: Ui) -> str | None:
+    """The name of the checkpoint that is evaluated where the run's own is damaged, so that its row does not pass for the run's."""
     passed_over: list[str] = []
     path = run.find_checkpoint(None, passed_over.append)
     for reason in passed_over:
         ui.say(reason)
-    last = epoch_path(run.checkpoints, epochs)
-    return path.stem if passed_over and path is not None and path != last else None
+    own = (results or {}).get("checkpoint", {}).get("name", epoch_path(run.checkpoints, epochs).stem)
+    return path.stem if passed_over and path is not None and path.stem != own else None
 
 
 def _keep(

@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from fastlift.data.sampling.stream import Stream
 from fastlift.engine import bad_step
 from fastlift.engine.memory import estimate
 from fastlift.engine.pace import Mark, Pace, Span
+from fastlift.engine.saving import Saver
+from fastlift.engine.validation import Validation, told_figures
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
 from fastlift.models.out_of_memory import attempt
@@ -29,13 +31,11 @@ from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.metrics_log import MetricsLog
-from fastlift.runs.train_state import TrainState, names_digest
 from fastlift.system import launcher
-from fastlift.system.files import sync_file
 from fastlift.system.profiling import profiled
 from fastlift.system.progress import Bar, Ui
 from fastlift.system.settings import SeedSettings
-from fastlift.system.signals import Interrupted, StopRequest
+from fastlift.system.signals import Interrupted, StopRequest, StopSignals
 from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import World, gather
 from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
@@ -65,6 +65,7 @@ class Fit:
         data: the training data.
         identity: of the run.
         captured: takes the learner's steps, where they are to be captured in a CUDA graph.
+        validation: evaluates the validation split on the way, where that is asked for.
         epoch, step, global_step: the next step and the steps taken, kept current.
         seconds: training time of earlier processes of this run.
     """
@@ -80,14 +81,25 @@ class Fit:
     data: ImageIndex
     identity: Identity
     captured: CapturedStep | None = None
+    validation: Validation | None = None
     epoch: int = 0
     step: int = 0
     global_step: int = 0
     seconds: float = 0.0
     span: Span | None = None
+    _saver: Saver = field(init=False)
     _started: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
     _log: MetricsLog | None = None  # the first process's
+    _validated: str = ""  # the last evaluation, for the progress line
+
+    def __post_init__(self) -> None:
+        self._saver = Saver(self.run, self.learner, self.data.fingerprint, self.identity, self._best)
+
+    def _best(self) -> str | None:
+        """The name of the best checkpoint so far."""
+        best = None if self.validation is None else self.validation.standing.best
+        return None if best is None else best["checkpoint"]
 
     @property
     def _side(self) -> int:
@@ -100,8 +112,8 @@ class Fit:
 
     @property
     def elapsed(self) -> float:
-        """Training time in seconds, over all processes of the run one after another."""
-        return self.seconds + (self._ended or time.perf_counter()) - self._started
+        """Training time in seconds, over all processes of the run one after another; without evaluations."""
+        return self.seconds + (self._ended or time.perf_counter()) - self._started - self.pace.away_s
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint; one that is damaged, another run's, or of other data or another backbone is refused."""
@@ -114,7 +126,7 @@ class Fit:
 
     def keep_start(self) -> None:
         """Save the state before the first step, where nothing but the caller could give it again."""
-        self._write(checkpoints.epoch_path(self.run.checkpoints, 0))
+        self._write()
 
     def __call__(self) -> None:
         """Train to the end.
@@ -137,12 +149,12 @@ class Fit:
             StopRequest() as stop,
             profiled(trace) as after_step,
         ):
-            while self.epoch < settings.epochs:
+            self._validate(bar)  # where a kill came between a checkpoint and its evaluation
+            while self.epoch < settings.epochs and not self._is_over():
                 self._epoch(bar, stop, after_step)
         self._ended, self.span = time.perf_counter(), self.pace.whole()
         if self.world.is_main:  # where a kill or a power cut kept one, and no later save came
-            last = checkpoints.epoch_path(self.run.checkpoints, self.epoch)
-            checkpoints.remove_old_steps(self.run.checkpoints, keep=last)
+            self._saver.remove_old_steps(self._saver.path(self.epoch, self.step, self.global_step))
 
     def _epoch(self, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
         settings, learner = self.settings, self.learner
@@ -161,12 +173,55 @@ class Fit:
             if stopping and in_the_middle:
                 self._save_in_epoch()
                 self._interrupt(stop)
-            every = settings.checkpoint_steps
-            if every and self.global_step % every == 0 and in_the_middle:
+            every, is_due = settings.checkpoint_steps, in_the_middle and self._is_due()
+            if is_due or (every and self.global_step % every == 0 and in_the_middle):
                 self._save_in_epoch()
+            if is_due:
+                self._validate(bar)
+                if self._is_over():
+                    return
         self._end_epoch(bar, began)
-        if stopping or (self.epoch == settings.epochs and learner.vote.last()):
+        if stopping or ((self.epoch == settings.epochs or self._is_due()) and learner.vote.last()):
             self._interrupt(stop)
+        self._validate(bar)
+
+    def _is_due(self) -> bool:
+        """Whether the validation split is to be evaluated here, and has not been."""
+        found, steps, epochs = self.validation, self.loader.steps_per_epoch, self.settings.epochs
+        return (
+            found is not None
+            and found.settings.is_due(self.epoch, self.step, steps, epochs)
+            and not found.standing.holds(self.global_step)
+        )
+
+    def _is_over(self) -> bool:
+        """Whether training ends before its last epoch."""
+        return self.validation is not None and self.validation.standing.is_over
+
+    def _validate(self, bar: Bar) -> None:
+        """Evaluate the validation split, where it is due; the state is saved, so that a signal stops at once.
+
+        Raises:
+            Signalled: a signal asked to stop.
+        """
+        if self.validation is None or not self._is_due():
+            return
+        if self.captured is not None:
+            self.captured.release()  # evaluation needs the memory, and changes tensors that a graph reads
+        at = self.global_step
+        with self.pace.paused(), StopSignals():
+            values = self.validation(
+                at,
+                self.epoch if self.step else self.epoch - 1,
+                self._saver.path(self.epoch, self.step, at).stem,
+                lambda done, total: bar.update(at, f"validation {done:,}/{total:,}"),
+            )
+        self._log_event("evaluation", at, values | {"seconds": self.elapsed})
+        self._validated = f"  {told_figures(values)}"
+
+    def _write(self) -> Path:
+        """Save the state as it is now."""
+        return self._saver.write(self.epoch, self.step, self.global_step, self.elapsed)
 
     def _step(self, batch: Batch, stop: StopRequest) -> bool:
         """One step of the learner; where there is not enough memory for it, the state before it is saved."""
@@ -218,7 +273,7 @@ class Fit:
         self._log_event("step", self.global_step, values | span.of_step() | {"seconds": self.elapsed})
         place = f"epoch {self.epoch + 1}/{self.settings.epochs}{self._at_which_size()}"
         speed = f"{span.images_per_s:.0f} images/s  data {100 * span.share:.0f} %"
-        bar.update(self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {speed}")
+        bar.update(self.global_step, f"{place}  loss {loss:.3f}  accuracy {accuracy:.1f} %  {speed}{self._validated}")
         return span.end
 
     def _end_epoch(self, bar: Bar, began: Mark) -> None:
@@ -240,12 +295,12 @@ class Fit:
             self.ui.say(f"epoch {self.epoch + 1}: of the run's steps so far, {skipped:,} left out as not finite")
         self.epoch, self.step = self.epoch + 1, 0
         self.learner.sums.restart()
-        self._write(checkpoints.epoch_path(self.run.checkpoints, self.epoch))
+        self._write()
 
     def _save_in_epoch(self) -> None:
         """Save the state in the middle of an epoch."""
         self._check_steps()
-        self._write(checkpoints.step_path(self.run.checkpoints, self.global_step))
+        self._write()
 
     def _check_steps(self) -> None:
         """Stop, on all ranks, where a step was not finite and may not be left out; reads the device.
@@ -265,47 +320,10 @@ class Fit:
         images = bad_step.images_of(stream, self.epoch, self.step)
         told = bad_step.told(first, self.epoch, lr, images)
         self._log_event("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": lr, "images": images})
-        self._check_state(f"{told}. ")
-        saved = checkpoints.step_path(self.run.checkpoints, first) if self.step else None
-        if saved is not None:
-            self._write(saved)
+        self._saver.check(f"{told}. ")
+        saved = None
+        if self.step:
+            saved = self._write()
         elif self.epoch:
             saved = checkpoints.epoch_path(self.run.checkpoints, self.epoch)  # the end of the epoch before
         raise UserError(f"{told}. {bad_step.going_on(self.run.path, saved)}", exit_code=1)
-
-    def _check_state(self, said: str = "") -> None:
-        """Stop where something that a checkpoint would hold is not finite; the message begins with ``said``."""
-        learner = self.learner
-        momentum = {f"momentum of {name}": buffer for name, buffer in learner.momentum_buffers().items()}
-        wrong = checkpoints.first_not_finite({**learner.parameters, **momentum})
-        if learner.shard is not None and learner.shard.is_any(wrong is not None):
-            wrong = wrong or "head.weight"  # another rank's part of it
-        if wrong is not None:
-            raise UserError(f"{said}{bad_step.starting_again(wrong, self.run.last_checkpoint())}", exit_code=1)
-
-    def _write(self, path: Path) -> None:
-        """Save a state that is finite; older ones in the middle of an epoch go only then."""
-        self._check_state(f"after step {self.global_step}: ")
-        learner, sums = self.learner, self.learner.sums
-        if not self.world.is_main:
-            learner.state()  # its part of what is split goes to the first process
-            return
-        state = TrainState(
-            epoch=self.epoch,
-            step=self.step,
-            global_step=self.global_step,
-            images=sums.counted(),
-            loss_sum=float(sums.loss),
-            correct=int(sums.correct),
-            seconds=self.elapsed,
-            data=self.data.fingerprint,
-            classes=names_digest(learner.model.class_names),
-            backbone=learner.model.backbone_fingerprint,
-            scaler=learner.scaler.state_dict(),
-            identity=self.identity,
-            skipped=int(learner.watch.skipped) if learner.watch.mode == "skip" else 0,
-        )
-        with suppress(OSError):  # a log that is in trouble must not keep the state from being saved
-            sync_file(self.run.metrics)  # after a power cut the log reaches as far as the checkpoint
-        checkpoints.save(path, learner, state)
-        checkpoints.remove_old_steps(self.run.checkpoints, keep=path)

@@ -66,7 +66,8 @@ def load_run(
 
     Args:
         folder: a run folder.
-        checkpoint: a checkpoint's name (``epoch-003``) or path; default: the last one that is whole.
+        checkpoint: ``best``, ``last``, a number of epochs (``3``), a checkpoint's name (``epoch-003``) or path; default: the
+            best where a validation split was evaluated while the run trained, else the last; of those that are whole.
         ui: told which newer checkpoints were passed over, and why.
         device: where the model lies: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
         amp: the dtype it computes in: "fp32", "bf16", "fp16", or "auto" for that of the training.

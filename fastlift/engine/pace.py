@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ class Pace:
         self._device, self._world, self._advice, self._ui = device, world, advice, ui
         self._data_wait = DataWait(device)
         self._images = 0
+        self.away_s = 0.0  # spent on something else than training
         self._has_told = False
         self._start = self.mark()
 
@@ -80,9 +82,18 @@ class Pace:
             self._images += len(batch.whole)
             yield batch
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While entered, the time is not the training's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.away_s += time.perf_counter() - began
+
     def mark(self) -> Mark:
         """Now; on a GPU as far as it has come."""
-        return Mark(time.perf_counter(), self._images, self._data_wait.seconds())
+        return Mark(time.perf_counter() - self.away_s, self._images, self._data_wait.seconds())
 
     def since(self, began: Mark) -> Span:
         """What was between a mark and now."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from fastlift.errors import UserError
 from fastlift.evaluation.metrics import Metrics
+from fastlift.runs.events import evaluations, is_evaluation, keep_events
 from fastlift.runs.folder import RunFolder
-from fastlift.runs.metrics_log import MetricsLog, has_event, keep_events
+from fastlift.runs.metrics_log import MetricsLog
 from fastlift.runs.stored import read_results
 from fastlift.system.files import write_json
 from fastlift.system.progress import Ui
@@ -20,7 +21,7 @@ def end(run: RunFolder, results: dict[str, Any], ui: Ui) -> None:
         OSError: the folder cannot be written, or the disk is full; ``--resume`` ends the run again.
     """
     step = results["steps"]
-    keep_events(run.metrics, lambda event: event["step"] < step or event.get("event") != "evaluation")
+    keep_events(run.metrics, lambda event: event["step"] < step or not is_evaluation(event, "test"))
     write_json(run.results, results, parents=False)
     complete(run, ui)
 
@@ -39,10 +40,11 @@ def complete(run: RunFolder, ui: Ui) -> dict[str, Any]:
         if results.get("data"):
             write_json(run.data, results["data"], parents=False)
     step, epochs = results.get("steps"), results.get("epochs")
-    if step is not None and epochs is not None and not has_event(run.metrics, "evaluation", step):
+    is_logged = any(event["step"] == step for event in evaluations(run.metrics, "test"))
+    if step is not None and epochs is not None and not is_logged:
         metrics = Metrics.from_dict(results["metrics"])
         with MetricsLog(run, step) as log:
-            log.write("evaluation", step, {"epoch": epochs - 1, **metrics.summary()})
+            log.write("evaluation", step, {"epoch": epochs - 1, "split": "test", **metrics.summary()})
     if not run.report.is_file() or run.report.stat().st_mtime_ns < run.results.stat().st_mtime_ns:
         from fastlift.reporting.html import write_report
 

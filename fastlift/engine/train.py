@@ -23,11 +23,13 @@ from fastlift.engine.opening import Asked, Place, claim_folder, goes_on, ready_f
 from fastlift.engine.pace import Pace
 from fastlift.engine.processes import company
 from fastlift.engine.results import end
+from fastlift.engine.validation import Validation, validation_split
 from fastlift.errors import OutOfMemory, UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.evaluation.thumbnails import ThumbnailSettings
+from fastlift.evaluation.validation import ValidationSettings
 from fastlift.interop.lift_checkpoints import LiftState
 from fastlift.models.classifier_init import IMAGE_INITS
 from fastlift.models.compile import CompileSettings
@@ -147,6 +149,8 @@ def _train(asked: Asked, place: Place) -> Run:
     amp = models.choose_amp(asked, place)
     data = load_data(config.data, ui, world)
     agree_on(data, world)  # before the model, which is made of its classes
+    if config.run.eval_every is not None:
+        validation_split(data)
     model = models.ready_model(asked, place, data, amp.dtype)
     stages = config.part(ProgressiveSettings).build(model.vit, epochs)
     run, identity = ready_folder(asked, place, amp.dtype)
@@ -176,8 +180,9 @@ def _train(asked: Asked, place: Place) -> Run:
     fit = _fit(asked, place, run, identity, stages, data, model, last, bad) if epochs else None
     if isinstance(model.classifier, ShardedClassifier):
         model.classifier = model.classifier.joined()
+    chosen = {} if fit is None or fit.validation is None else fit.validation.take_best(identity, fit.global_step)
     evaluation = _evaluate(config.part(EvaluationSettings), place, data, model, bad)
-    results = results_of(config, data, model, fit, evaluation, place.device)
+    results = results_of(config, data, model, fit, evaluation, place.device) | chosen
     if world.is_main:
         if evaluation.per_image is not None:
             counts, of = data.train.class_counts().tolist(), config.part(ThumbnailSettings)
@@ -216,10 +221,18 @@ def _fit(
     can_cut = "micro_batch" in may_change(config)
     pace = Pace(place.device, world, advice(config.data, loader, place.device), place.ui)
     captured = CapturedStep(learner, place.ui.say) if config.part(CompileSettings).captures else None
-    fit = Fit(settings, can_cut, run, learner, pace, loader, place.ui, world, data.train, identity, captured)
+    validation = None
+    if config.run.eval_every is not None:
+        plan, passes = config.part(ValidationSettings), config.part(EvaluationSettings)
+        validation = Validation(plan, passes, place, data, model, run, bad)
+    fit = Fit(
+        settings, can_cut, run, learner, pace, loader, place.ui, world, data.train, identity, captured, validation
+    )
     try:
         if last is not None:
             fit.resume(last)
+            if validation is not None:
+                validation.recall(fit.global_step)
         elif asked.start is not None:
             fit.keep_start()
             if world.is_main:
@@ -229,6 +242,8 @@ def _fit(
         agree(world, {"step": fit.global_step, "the checkpoint": file, "what the checkpoint holds": held})
         barrier(world)
         fit()
+        if validation is not None and (told := validation.early_end()):
+            place.ui.say(told)
     finally:
         loader.close()
         if captured is not None:

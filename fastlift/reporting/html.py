@@ -28,6 +28,7 @@ from fastlift.reporting.confusion import matrix
 from fastlift.reporting.figures import ABSENT, FIGURES, duration_text, is_long_wait, slow_one
 from fastlift.reporting.gallery import PAGE_BYTES, gallery
 from fastlift.reporting.record import RunRecord, read_runs
+from fastlift.reporting.validation_plots import validation_plots
 from fastlift.runs.stored import Record
 from fastlift.system.files import write_text
 from fastlift.system.printing import printable
@@ -78,7 +79,7 @@ def render_report(runs: Sequence[RunRecord], *, images: bool = True) -> str:
         differences=setting_differences(runs),
         result_plots=[plot for plot in overview if plot is not None],
         per_class=plots.per_class_plots(runs),
-        curves=[*plots.learning_curves(runs), *plots.waiting_plots(runs)],
+        curves=[*validation_plots(runs), *plots.learning_curves(runs), *plots.waiting_plots(runs)],
         classes=class_table(runs),
     )
 
@@ -125,7 +126,8 @@ def _metric_notes(run: RunRecord) -> list[str]:
     metrics = run.metrics()
     notes = []
     if not run.finished and metrics:
-        notes.append(f"The figures are those of the last evaluation on the way, at step {metrics['step']}.")
+        split = " of the validation split" if metrics.get("split") == "val" else ""
+        notes.append(f"The figures are those of the last evaluation{split} on the way, at step {metrics['step']}.")
     if not metrics:
         notes.append("It has not been evaluated yet.")
     if metrics.get("non_finite"):

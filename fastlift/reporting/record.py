@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.errors import UserError
 from fastlift.evaluation.confusion import Confusions
+from fastlift.runs.events import is_evaluation, read_events
 from fastlift.runs.folder import RunFolder
-from fastlift.runs.metrics_log import read_events
 from fastlift.runs.predictions import Predictions, predictions_path, read_predictions
 from fastlift.runs.stored import Record, read_data, read_results
 from fastlift.system.files import read_json
@@ -26,10 +26,10 @@ class RunRecord:
     """One run folder.
 
     config: ``config.json``. data: ``data.json``, or the results' section of that name; empty where neither is there.
-    steps, epochs, evaluations: the events of ``metrics.jsonl`` by step; where one was logged twice, as after a kill,
-    the later line counts. results: ``results.json``, None for a run that has not ended. notes: what a reader should
-    know about the files' state, as sentences. predictions: what was said of each image in the final evaluation, where that
-    is there and whole.
+    steps, epochs, evaluations (of the test split), validations: the events of ``metrics.jsonl`` by step; where one was
+    logged twice, as after a kill, the later line counts. results: ``results.json``, None for a run that has not ended.
+    notes: what a reader should know about the files' state, as sentences. predictions: what was said of each image in the
+    final evaluation, where that is there and whole.
     """
 
     name: str
@@ -38,6 +38,7 @@ class RunRecord:
     steps: tuple[Record, ...]
     epochs: tuple[Record, ...]
     evaluations: tuple[Record, ...]
+    validations: tuple[Record, ...]
     results: Record | None
     notes: tuple[str, ...]
     predictions: Predictions | None = None
@@ -57,7 +58,8 @@ class RunRecord:
 
     def metrics(self) -> Record:
         """The final figures; for an unfinished run those of its last evaluation; empty where there is none."""
-        return self.section("metrics") or (dict(self.evaluations[-1]) if self.evaluations else {})
+        on_the_way = self.evaluations or self.validations
+        return self.section("metrics") or (dict(on_the_way[-1]) if on_the_way else {})
 
     def named_evaluations(self) -> dict[str, Record]:
         """Figures by the way of testing ("center", "fivecrop", ...)."""
@@ -108,7 +110,8 @@ def read_run(folder: Path) -> RunRecord:
         data=data,
         steps=_by_step(events, "step"),
         epochs=_by_step(events, "epoch"),
-        evaluations=_by_step(events, "evaluation"),
+        evaluations=_by_step([event for event in events if is_evaluation(event, "test")], "evaluation"),
+        validations=_by_step([event for event in events if is_evaluation(event, "val")], "evaluation"),
         results=results,
         notes=tuple(notes),
         predictions=predictions,

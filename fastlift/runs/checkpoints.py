@@ -96,6 +96,11 @@ def step_path(folder: Path, global_step: int) -> Path:
     return folder / f"step-{global_step:08d}.safetensors"
 
 
+def is_name(name: str) -> bool:
+    """Whether a file of this name in a run's folder of checkpoints would be one."""
+    return _NAME.fullmatch(name) is not None
+
+
 def saved(folder: Path) -> list[Path]:
     """All checkpoints of a run in the order in which they were written: by their train states, not by the clock.
 
@@ -185,8 +190,8 @@ def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
     return state
 
 
-def remove_old_steps(folder: Path, keep: Path) -> None:
-    """Delete checkpoints in the middle of an epoch, apart from ``keep``."""
+def remove_old_steps(folder: Path, *keep: Path) -> None:
+    """Delete checkpoints in the middle of an epoch, apart from those to ``keep``."""
     for path in folder.glob("step-*.safetensors"):
-        if path != keep:
+        if path not in keep:
             path.unlink()

@@ -18,7 +18,10 @@ from pathlib import Path
 
 from fastlift.config import Config, absolute_paths, differences, load, may_change, to_dict
 from fastlift.errors import UserError
+from fastlift.evaluation.validation import ValidationSettings
 from fastlift.runs import checkpoints
+from fastlift.runs.best import best_checkpoint
+from fastlift.runs.events import evaluations
 from fastlift.runs.identity import Identity, load_identity, settings_digest, store_identity
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
@@ -116,18 +119,47 @@ class RunFolder:
         return path
 
     def find_checkpoint(self, name: str | None, say: Callable[[str], None] = lambda _: None) -> Path | None:
-        """A checkpoint by its name (``epoch-003``), its path, or the last one; None where nothing was trained.
+        """A checkpoint: ``best``, ``last``, how many epochs it was trained for (``3``), its name (``epoch-003``) or path.
+
+        By default the best on the validation split where that was evaluated while the run trained (``--eval-every``), else
+        the last. None where nothing was trained.
 
         Raises:
             UserError: no such checkpoint; the message lists those that are there. Or as ``last_checkpoint``.
         """
-        if name is None:
+        if (name is None or name == "best") and (best := self.best_checkpoint(say)) is not None:
+            return best
+        if name == "best":
+            raise UserError(
+                f"{self.path} has no best checkpoint: no validation split was evaluated while it trained (--eval-every)"
+            )
+        if name is None or name == "last":
             return self.last_checkpoint(say)
-        for path in (Path(name), self.checkpoints / name, self.checkpoints / f"{name}.safetensors"):
+        files = [Path(name), self.checkpoints / name, self.checkpoints / f"{name}.safetensors"]
+        if name.isascii() and name.isdecimal():
+            files.append(checkpoints.epoch_path(self.checkpoints, int(name)))
+        for path in files:
             if path.is_file():
                 return path
         there = ", ".join(path.stem for path in checkpoints.saved(self.checkpoints)) or "none"
         raise UserError(f"{self.path} has no checkpoint {name!r}; there are: {there}")
+
+    def best_checkpoint(self, say: Callable[[str], None] = lambda _: None) -> Path | None:
+        """The best checkpoint on the validation split that is whole; None where that was not evaluated.
+
+        Raises:
+            UserError: not one of those that were evaluated can be used.
+        """
+        settings = load(self.config).part(ValidationSettings)
+        found = [] if settings.eval_every is None else evaluations(self.metrics, "val")
+        path, reasons = best_checkpoint(self.checkpoints, found, settings, self.identity())
+        if path is None and reasons:
+            raise UserError(
+                f"no checkpoint that was evaluated on the validation split can be used: {'; '.join(reasons)}"
+            )
+        for reason in reasons:
+            say(f"passed over: {reason}; {path.name if path else ''} is used instead")
+        return path
 
 
 def default_path(dataset: str, recipe: str) -> Path:

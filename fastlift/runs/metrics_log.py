@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from fastlift.runs.events import keep_events, scalars
 from fastlift.runs.folder import RunFolder
-from fastlift.runs.stored import is_event
-from fastlift.system.files import append, parse_json, write_atomically
-
-Event = dict[str, Any]
+from fastlift.system.files import append
 
 
 class MetricsLog:
@@ -49,48 +45,12 @@ class MetricsLog:
                 raise
 
     def write(self, event: str, step: int, values: dict[str, Any]) -> None:
-        """One event; numbers among the values become TensorBoard scalars ``event/name``.
+        """One event; numbers among the values become TensorBoard scalars, ``step/loss`` or ``val/accuracy``.
 
         Raises:
             OSError: the disk is full, for instance; no part of the line stays.
         """
         line = (json.dumps({"event": event, "step": step, **values}) + "\n").encode()
         append(self._file, line, self._path)
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and name not in ("epoch", "seconds"):
-                self._board.add_scalar(f"{event}/{name}", value, step)
-
-
-def read_events(path: Path) -> tuple[list[tuple[Event, bytes]], list[int]]:
-    """The events of a log with the lines that they stand in; and the numbers of the lines that hold none."""
-    events, unreadable = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:  # a byte that is no UTF-8 costs the text that it stands in, not the line
-            event = parse_json(line.decode("utf-8", errors="replace").encode())
-        except ValueError:
-            event = None
-        if is_event(event):
-            events.append((event, line))
-        else:
-            unreadable.append(number)
-    return events, unreadable
-
-
-def has_event(path: Path, event: str, step: int) -> bool:
-    """Whether a log has a line of this kind and step."""
-    if not path.is_file():
-        return False
-    events, _ = read_events(path)
-    return any(found.get("event") == event and found["step"] == step for found, _ in events)
-
-
-def keep_events(path: Path, wanted: Callable[[Event], bool]) -> None:
-    """Drop all lines but those of wanted events, and what a kill cut short; a kill meanwhile leaves the log as it was."""
-    if not path.is_file():
-        return
-    events, _ = read_events(path)
-    kept = b"".join(line + b"\n" for event, line in events if wanted(event))
-    if kept != path.read_bytes():
-        write_atomically(path, lambda part: part.write_bytes(kept))
+        for name, value in scalars(event, values).items():
+            self._board.add_scalar(name, value, step)

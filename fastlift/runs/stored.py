@@ -107,6 +107,15 @@ class Process(TypedDict):
     data_wait_share: Number
 
 
+class Chosen(TypedDict):
+    """The checkpoint that the test split was evaluated with, where it was chosen on a validation split."""
+
+    name: Text
+    step: Count
+    best_by: Text
+    evaluations: Count
+
+
 class _Results(TypedDict):
     metrics: Metrics
 
@@ -124,6 +133,8 @@ class Results(_Results, total=False):
     machine: dict[str, Any]
     versions: dict[str, Any]
     replaced_images: Count
+    checkpoint: Chosen
+    validation: Metrics
     processes: list[Process]
 
 
@@ -135,6 +146,8 @@ class _Event(TypedDict):
 class Event(_Event, Metrics, total=False):
     """A line of ``metrics.jsonl``."""
 
+    split: Text
+    checkpoint: Text
     loss: OfFp32 | None
     train_loss: OfFp32 | None
     learning_rate: OfFp32 | None
@@ -145,6 +158,7 @@ class Event(_Event, Metrics, total=False):
     data_wait_rank: Count | None
     data_wait_by_rank: list[Number]
     seconds: Number | None
+    evaluate_s: Number | None
 
 
 def read_data(path: Path) -> Record:

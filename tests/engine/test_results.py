@@ -16,7 +16,8 @@ from fastlift.engine.results import complete, end
 from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import claimed
-from fastlift.runs.metrics_log import MetricsLog, keep_events
+from fastlift.runs.events import keep_events
+from fastlift.runs.metrics_log import MetricsLog
 from fastlift.system.files import read_json, write_json, write_text
 from fastlift.system.progress import Quiet
 

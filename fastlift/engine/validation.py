@@ -1,0 +1,181 @@
+"""The validation split, evaluated while a run trains; and the best checkpoint, which the test split is evaluated with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.index.index import ImageIndex
+from fastlift.engine.agreement import first_says
+from fastlift.engine.opening import Place
+from fastlift.errors import UserError
+from fastlift.evaluation.evaluate import evaluate
+from fastlift.evaluation.metrics import GROUP_NAMES, Metrics
+from fastlift.evaluation.settings import EvaluationSettings
+from fastlift.evaluation.validation import Standing, ValidationSettings
+from fastlift.models.lift import LiftModel
+from fastlift.models.resizing import Resizer
+from fastlift.runs import checkpoints
+from fastlift.runs.bad_images import BadImages
+from fastlift.runs.best import best_checkpoint
+from fastlift.runs.events import evaluations
+from fastlift.runs.folder import RunFolder
+from fastlift.runs.identity import Identity
+from fastlift.training.class_shards import ShardedClassifier
+
+# Of an evaluation's event: what is no figure.
+_ABOUT = ("event", "step", "epoch", "split", "checkpoint", "seconds", "evaluate_s")
+
+
+def validation_split(data: DataSet, asked: str = "--eval-every") -> ImageIndex:
+    """The split that ``asked`` evaluates; the test split is never taken in its place.
+
+    Raises:
+        UserError: there is none.
+    """
+    if data.val is None:
+        raise UserError(
+            f"{asked}: {data.name} has no validation split, and the test split is evaluated once, at the end: train with one "
+            "that is cut off from the training images (--val-share 0.1), or give one (--val-list)"
+        )
+    return data.val
+
+
+@dataclass
+class Validation:
+    """Evaluates the validation split of a run in training, and keeps account of the best checkpoint.
+
+    It draws no random numbers and changes nothing that trains, so the steps after it are those of a run without it.
+
+    Attributes:
+        model: at its own size when this is made; in training perhaps at a stage's, with a classifier that is split.
+        standing: what the evaluations so far say, the same on all processes.
+    """
+
+    settings: ValidationSettings
+    passes: EvaluationSettings
+    place: Place
+    data: DataSet
+    model: LiftModel
+    run: RunFolder
+    bad: BadImages
+    standing: Standing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.standing, self._resizer = Standing(self.settings), Resizer(self.model.vit)
+
+    def recall(self, step: int) -> None:
+        """Take up what the log says of a run that goes on after ``step`` steps."""
+        known = first_says(self.place.world, lambda: json.dumps(evaluations(self.run.metrics, "val")))
+        self.standing.found = [event for event in json.loads(known) if event["step"] <= step]
+
+    def __call__(
+        self, step: int, epoch: int, checkpoint: str, on_progress: Callable[[int, int], None]
+    ) -> dict[str, Any]:
+        """Evaluate after ``step`` steps, in ``epoch`` (from 0), where the state is saved as ``checkpoint``; gives the event.
+
+        Raises:
+            OutOfMemory: a batch is too large beside what training keeps.
+            UserError: as ``evaluate``.
+        """
+        index, waiting = validation_split(self.data), self.place.world.collectives.waiting
+        during, waiting.during = waiting.during, lambda: f"the validation after step {step:,}"
+        with self._as_tested():
+            found = evaluate(
+                self.model,
+                index,
+                self.data.group_counts.tolist(),
+                self.passes,
+                world=self.place.world,
+                on_progress=on_progress,
+                on_bad=self.bad.of(index),
+            )
+        waiting.during = during
+        values = {"epoch": epoch, "split": "val", "checkpoint": checkpoint, **found.metrics.summary()}
+        values["evaluate_s"] = found.seconds
+        self.standing.found.append({"step": step, **values})
+        self.place.ui.say(self._told(epoch, checkpoint, found.metrics))
+        return values
+
+    @contextmanager
+    def _as_tested(self) -> Iterator[None]:
+        """The model at its own size, with a whole classifier; then as it trains."""
+        side, split = self._resizer.side, self.model.classifier
+        self._resizer.restore()
+        if isinstance(split, ShardedClassifier):
+            self.model.classifier = split.joined()
+        try:
+            yield
+        finally:
+            self.model.classifier = split
+            self._resizer.resize(side)
+
+    def _told(self, epoch: int, checkpoint: str, metrics: Metrics) -> str:
+        best = self.standing.best
+        assert best is not None
+        is_best = best["checkpoint"] == checkpoint
+        rank = (
+            "the best so far"
+            if is_best
+            else f"the best is {best['checkpoint']} ({_shown(best[self.settings.best_by])})"
+        )
+        by = self.settings.best_by.replace("_", " ")
+        value = metrics.summary()[self.settings.best_by]
+        return f"epoch {epoch + 1}: {told_figures(metrics.summary())}; {by} {_shown(value)}, {rank}"
+
+    def early_end(self) -> str:
+        """Why training ends before its last epoch; empty where it goes on."""
+        best = self.standing.best
+        if best is None or not self.standing.is_over:
+            return ""
+        return (
+            f"training ends early: no better {self.settings.best_by.replace('_', ' ')} in {self.standing.since_best} "
+            f"evaluations since {best['checkpoint']} (--patience {self.settings.patience})"
+        )
+
+    def take_best(self, identity: Identity, step: int) -> dict[str, Any]:
+        """Give the model, whose classifier is whole, the values of the best checkpoint; says which one, for the results.
+
+        Args:
+            step: of what the model holds now.
+        """
+        world, ui = self.place.world, self.place.ui
+
+        def find() -> str:
+            path, reasons = best_checkpoint(self.run.checkpoints, self.standing.found, self.settings, identity)
+            for reason in reasons:
+                ui.say(f"passed over: {reason}")
+            return "" if path is None else path.stem
+
+        name = first_says(world, find)
+        chosen = next((event for event in self.standing.found if event["checkpoint"] == name), None)
+        if chosen is None:
+            ui.say("no checkpoint that was evaluated can be used: the test split is evaluated with the last state")
+            return {}
+        if chosen["step"] != step:
+            path = self.run.checkpoints / f"{name}.safetensors"
+            self.model.load_trained(checkpoints.read(path, identity)[0], f"checkpoint {path}")
+        by, count = self.settings.best_by, len(self.standing.found)
+        ui.say(
+            f"the test split is evaluated with {name}: the best {by.replace('_', ' ')} of {count} evaluations of the "
+            f"validation split ({_shown(chosen[by])})"
+        )
+        return {
+            "checkpoint": {"name": name, "step": chosen["step"], "best_by": by, "evaluations": count},
+            "validation": {name: value for name, value in chosen.items() if name not in _ABOUT},
+        }
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1f}"
+
+
+def told_figures(figures: dict[str, Any]) -> str:
+    """Such as ``validation 71.2 % (many 80.0, medium 70.1)``; groups without an image are left out."""
+    groups = [f"{name} {figures[name]:.1f}" for name in GROUP_NAMES if figures[name] is not None]
+    told = f" ({', '.join(groups)})" if groups else ""
+    return f"validation {figures['accuracy']:.1f} %{told}"

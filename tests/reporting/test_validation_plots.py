@@ -1,0 +1,28 @@
+"""The page's curves of the validation split."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from fastlift.reporting.html import render_report
+from fastlift.reporting.record import read_runs
+
+MakeRun = Callable[..., Path]  # the fixture of conftest.py
+
+
+def test_the_validation_split_over_the_training(make_run: MakeRun) -> None:
+    """While a run trains its page shows the groups' curves; of several runs the overall one, of those that were evaluated."""
+    validated = make_run("validated", finished=False)
+    log = validated / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        if line["event"] == "evaluation":
+            line |= {"split": "val", "many": 81.25, "few": None}
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    alone = render_report(read_runs([validated]))
+    assert "many 81.2" in alone
+    assert "few None" not in alone
+    assert "the last evaluation of the validation split on the way" in alone
+    plain = make_run("plain")
+    assert "Validation accuracy, overall" in render_report(read_runs([validated, plain]))
+    assert "Validation accuracy" not in render_report(read_runs([plain]))
