@@ -12,6 +12,7 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from fastlift import data as data
     from fastlift import recipes as recipes
+    from fastlift.callbacks.callback import Callback as Callback
     from fastlift.config import Config as Config
     from fastlift.engine.model import load_run as load_run
     from fastlift.engine.train import train as train
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdaptFormer": "models.tuners.adapter",
     "BalancedSoftmaxLoss": "interop.modules",
+    "Callback": "callbacks.callback",
     "ClassBalancedCrossEntropy": "interop.modules",
     "Config": "config",
     "CosineClassifier": "models.classifiers",

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from fastlift.callbacks.loggers import LogSettings
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.taxon import TaxonSettings
@@ -87,6 +88,7 @@ class RunConfig(  # type: ignore[misc]
     NonFiniteSettings,
     ShardSettings,
     LoopSettings,
+    LogSettings,
     ValidationSettings,
     ThumbnailSettings,
     CropBatchSettings,

@@ -19,6 +19,7 @@ ROOMS = (
     "models",
     "training",
     "evaluation",
+    "callbacks",
     "config",
     "runs",
     "interop",

@@ -21,7 +21,7 @@ DISTRIBUTIONS = {
     "open_clip": "open-clip-torch",
     "nvidia": "nvidia-dali-cuda130",
 }
-USED_AT_RUN_TIME = ("dali", "transformers", "onnx", "parquet", "remote", "serve")
+USED_AT_RUN_TIME = ("dali", "transformers", "onnx", "parquet", "remote", "serve", "wandb", "mlflow", "trackio")
 
 
 def declared(*extras: str) -> dict[str, Requirement]:

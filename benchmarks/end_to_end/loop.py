@@ -17,6 +17,7 @@ from fastlift.bench.train import twins
 from fastlift.data.index.index import array_index
 from fastlift.data.loading.batch import Batch, Loader
 from fastlift.engine.loop import Fit, FitSettings
+from fastlift.engine.pace import Pace
 from fastlift.reporting.console import Terminal
 from fastlift.runs.folder import create
 from fastlift.runs.identity import Identity
@@ -70,7 +71,8 @@ def overhead(name: str, classes: int, batch: int, steps: int) -> dict[str, Any]:
             array_index("none", np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1), ["a"]),
         )
         settings = config.part(FitSettings)
-        fit = Fit(settings, True, run, learner, "", cast(Loader, batches), Terminal(), World(), index, identity)
+        pace = Pace(torch.device("cpu"), World(), "", Terminal())
+        fit = Fit(settings, True, run, learner, pace, cast(Loader, batches), Terminal(), World(), index, identity)
         backward = torch.Tensor.backward
         fit._write = saving.wrap(fit._write)  # type: ignore[method-assign]
         model.features = work.wrap(model.features)  # type: ignore[method-assign]

@@ -26,7 +26,7 @@ EXAMPLES = (
 
 BASICS = (
     *("config", "output", "resume", "overwrite", "recipe", "dataset", "data_root", "class_names", "val_share", "model"),
-    *("epochs", "batch_size", "micro_batch", "lr", "seed", "device", "amp"),
+    *("epochs", "batch_size", "micro_batch", "lr", "eval_every", "patience", "seed", "device", "amp"),
 )
 
 _RESUME = PrimitiveConstructorSpec(

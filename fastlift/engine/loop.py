@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fastlift.callbacks.calling import Callbacks
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
 from fastlift.data.sampling.crops import TrainCrops
@@ -66,6 +67,7 @@ class Fit:
         identity: of the run.
         captured: takes the learner's steps, where they are to be captured in a CUDA graph.
         validation: evaluates the validation split on the way, where that is asked for.
+        callbacks: told of the lines of the log.
         epoch, step, global_step: the next step and the steps taken, kept current.
         seconds: training time of earlier processes of this run.
     """
@@ -82,6 +84,7 @@ class Fit:
     identity: Identity
     captured: CapturedStep | None = None
     validation: Validation | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
     epoch: int = 0
     step: int = 0
     global_step: int = 0
@@ -255,6 +258,7 @@ class Fit:
     def _log_event(self, event: str, step: int, values: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.write(event, step, values)
+        self.callbacks.event(event, step, values)
 
     def _log_step(self, bar: Bar, lr: float, since: Mark) -> Mark:
         """A line of the log about the steps since a moment; gives the moment that it is about."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from fastlift.callbacks.calling import Callbacks
 from fastlift.config import Config
 from fastlift.engine.agreement import first_says
 from fastlift.engine.results import complete
@@ -43,12 +44,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run happens: its processes, this one's device, its claim on the folder (the first process's), its reader."""
+    """Where a run happens: its processes, this one's device, its claim on the folder (the first process's), who follows it."""
 
     world: World
     device: torch.device
     claim: Claim | None
     ui: Ui
+    callbacks: Callbacks = field(default_factory=Callbacks)  # the first process's
 
 
 def goes_on(resume: bool | Literal["auto"], path: Path, world: World) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from fastlift.callbacks.callback import Callback, RunEnd, RunStart
+from fastlift.callbacks.calling import Callbacks
+from fastlift.callbacks.loggers import LogSettings
 from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.loading.loader import LoaderSettings
@@ -40,6 +44,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
 from fastlift.runs.claims import Claim
+from fastlift.runs.events import read_events
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.split_lists import keep_splits
@@ -84,6 +89,7 @@ def train(
     overwrite: bool = False,
     start: str | Path | LiftState | None = None,
     ui: Ui | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train by a config, evaluate, and write the run folder.
 
@@ -98,6 +104,8 @@ def train(
         start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``); with 0 epochs the run
             holds and evaluates just that.
         ui: where progress is told; default: nowhere.
+        callbacks: told of the run's steps, epochs, evaluations and its end, beside the loggers of ``config.run.log``; in the
+            first of several processes.
 
     Raises:
         UserError: settings, files or data that cannot be used; the message says what to do.
@@ -119,28 +127,37 @@ def train(
         # The sums of several processes are cut by their number, which may be another now: each takes its share of the cores.
         if resume and device.type == "cpu" and world.size == 1:
             config = config.merged(threads=threads_to_go_on_with(config.run.threads, path, told))
-        try:
-            with (
-                StopSignals(),
-                using_device(device),
-                config.part(ThreadSettings).use() as threads,
-                Claim(path, told.say) if world.is_main else nullcontext() as claim,
-            ):
-                if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
-                    config = config.merged(threads=threads)
-                world.collectives.waiting.way_on = lambda: runs.standing(path)
-                asked = Asked(config, path, resume, overwrite, start, patience_s)
-                place = Place(world, device, claim, told)
-                results = claim_folder(asked, place)
-                if results is not None:
-                    return Run(path, Metrics.from_dict(results["metrics"]), results)
-                return _train(asked, place)
-        except Signalled as signalled:
-            raise Interrupted(f"{signalled}: stopped; {runs.standing(path)}", signalled.number) from None
-        except OutOfMemory as error:
-            raise OutOfMemory(f"{error}. {runs.standing(path)}") from None
-        except LostCompany as lost:
-            raise LostCompany(f"{lost}. {runs.standing(path)}", exit_code=lost.exit_code) from lost
+        followers = Callbacks([*callbacks, *config.part(LogSettings).build()] if world.is_main else ())
+        with (
+            followers.told_of_failure(),
+            _way_on_told(path),
+            StopSignals(),
+            using_device(device),
+            config.part(ThreadSettings).use() as threads,
+            Claim(path, told.say) if world.is_main else nullcontext() as claim,
+        ):
+            if device.type == "cpu":  # rounding depends on it: noted with the run, for those that resume it
+                config = config.merged(threads=threads)
+            world.collectives.waiting.way_on = lambda: runs.standing(path)
+            asked = Asked(config, path, resume, overwrite, start, patience_s)
+            place = Place(world, device, claim, told, followers)
+            results = claim_folder(asked, place)
+            if results is not None:
+                return Run(path, Metrics.from_dict(results["metrics"]), results)
+            return _train(asked, place)
+
+
+@contextmanager
+def _way_on_told(path: Path) -> Iterator[None]:
+    """What stops a run that was asked for is told with what its folder holds, and how to go on."""
+    try:
+        yield
+    except Signalled as signalled:
+        raise Interrupted(f"{signalled}: stopped; {runs.standing(path)}", signalled.number) from None
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{error}. {runs.standing(path)}") from None
+    except LostCompany as lost:
+        raise LostCompany(f"{lost}. {runs.standing(path)}", exit_code=lost.exit_code) from lost
 
 
 def _train(asked: Asked, place: Place) -> Run:
@@ -177,6 +194,8 @@ def _train(asked: Asked, place: Place) -> Run:
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, state)
             runs.start_is_kept(run)
     prepare_backbone(config.training, config.run, stages, len(data.train), model, place)
+    if not epochs:
+        _tell_start(config, place, run, identity, data, 0)
     fit = _fit(asked, place, run, identity, stages, data, model, last, bad) if epochs else None
     if isinstance(model.classifier, ShardedClassifier):
         model.classifier = model.classifier.joined()
@@ -193,7 +212,20 @@ def _train(asked: Asked, place: Place) -> Run:
         if fit is not None and config.run.on_nonfinite == "skip":
             results["skipped_steps"] = int(fit.learner.watch.skipped)
         end(run, results, ui)
+        tested = {"epoch": results["epochs"] - 1, "split": "test", **evaluation.metrics.summary()}
+        place.callbacks.event("evaluation", results["steps"], tested)
+        place.callbacks.end(RunEnd(results, None))
     return Run(asked.path, evaluation.metrics, results, model)
+
+
+def _tell_start(config: Config, place: Place, run: RunFolder, identity: Identity, data: DataSet, step: int) -> None:
+    """Tell who follows the run that it begins, or goes on after ``step`` steps."""
+    if not place.callbacks:
+        return
+    logged = [event for event, _ in read_events(run.metrics)[0]] if step else []
+    history = [event for event in logged if event["step"] <= step]
+    described = describe_data(data, config.data)
+    place.callbacks.start(RunStart(run.path, identity.run, to_dict(config), described, step, history))
 
 
 def _fit(
@@ -226,7 +258,19 @@ def _fit(
         plan, passes = config.part(ValidationSettings), config.part(EvaluationSettings)
         validation = Validation(plan, passes, place, data, model, run, bad)
     fit = Fit(
-        settings, can_cut, run, learner, pace, loader, place.ui, world, data.train, identity, captured, validation
+        settings,
+        can_cut,
+        run,
+        learner,
+        pace,
+        loader,
+        place.ui,
+        world,
+        data.train,
+        identity,
+        captured,
+        validation,
+        place.callbacks,
     )
     try:
         if last is not None:
@@ -241,6 +285,7 @@ def _fit(
         held = weights_fingerprint(learner.replicas())
         agree(world, {"step": fit.global_step, "the checkpoint": file, "what the checkpoint holds": held})
         barrier(world)
+        _tell_start(config, place, run, identity, data, fit.global_step)
         fit()
         if validation is not None and (told := validation.early_end()):
             place.ui.say(told)

@@ -51,13 +51,3 @@ def keep_events(path: Path, wanted: Callable[[Event], bool]) -> None:
     kept = b"".join(line + b"\n" for event, line in events if wanted(event))
     if kept != path.read_bytes():
         write_atomically(path, lambda part: part.write_bytes(kept))
-
-
-def scalars(event: str, values: Event) -> dict[str, float]:
-    """The numbers of an event under the names of curves: ``step/loss``, ``epoch/train_loss``, ``val/accuracy``, ``test/few``."""
-    kind = values.get("split", "test") if event == "evaluation" else event
-    return {
-        f"{kind}/{name}": value
-        for name, value in values.items()
-        if isinstance(value, (int, float)) and name not in ("epoch", "seconds")
-    }

@@ -6,7 +6,8 @@ import json
 import os
 from typing import Any
 
-from fastlift.runs.events import keep_events, scalars
+from fastlift.callbacks.callback import scalars
+from fastlift.runs.events import keep_events
 from fastlift.runs.folder import RunFolder
 from fastlift.system.files import append
 
