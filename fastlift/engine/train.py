@@ -195,7 +195,7 @@ def _train(asked: Asked, place: Place) -> Run:
             runs.start_is_kept(run)
     prepare_backbone(config.training, config.run, stages, len(data.train), model, place)
     if not epochs:
-        _tell_start(config, place, run, identity, data, 0)
+        _tell_start(asked, place, run, identity, data, 0)
     fit = _fit(asked, place, run, identity, stages, data, model, last, bad) if epochs else None
     if isinstance(model.classifier, ShardedClassifier):
         model.classifier = model.classifier.joined()
@@ -218,14 +218,14 @@ def _train(asked: Asked, place: Place) -> Run:
     return Run(asked.path, evaluation.metrics, results, model)
 
 
-def _tell_start(config: Config, place: Place, run: RunFolder, identity: Identity, data: DataSet, step: int) -> None:
+def _tell_start(asked: Asked, place: Place, run: RunFolder, identity: Identity, data: DataSet, step: int) -> None:
     """Tell who follows the run that it begins, or goes on after ``step`` steps."""
     if not place.callbacks:
         return
     logged = [event for event, _ in read_events(run.metrics)[0]] if step else []
     history = [event for event in logged if event["step"] <= step]
-    described = describe_data(data, config.data)
-    place.callbacks.start(RunStart(run.path, identity.run, to_dict(config), described, step, history))
+    described = describe_data(data, asked.config.data)
+    place.callbacks.start(RunStart(run.path, identity.run, to_dict(asked.config), described, step, history))
 
 
 def _fit(
@@ -285,7 +285,7 @@ def _fit(
         held = weights_fingerprint(learner.replicas())
         agree(world, {"step": fit.global_step, "the checkpoint": file, "what the checkpoint holds": held})
         barrier(world)
-        _tell_start(config, place, run, identity, data, fit.global_step)
+        _tell_start(asked, place, run, identity, data, fit.global_step)
         fit()
         if validation is not None and (told := validation.early_end()):
             place.ui.say(told)

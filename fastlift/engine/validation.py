@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.index import ImageIndex
-from fastlift.engine.agreement import first_says
+from fastlift.engine.agreement import first_says, first_values
 from fastlift.engine.opening import Place
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import evaluate
@@ -157,8 +159,12 @@ class Validation:
             ui.say("no checkpoint that was evaluated can be used: the test split is evaluated with the last state")
             return {}
         if chosen["step"] != step:
-            path = self.run.checkpoints / f"{name}.safetensors"
-            self.model.load_trained(checkpoints.read(path, identity)[0], f"checkpoint {path}")
+            if world.is_main:  # the others may not see its disk
+                path = self.run.checkpoints / f"{name}.safetensors"
+                self.model.load_trained(checkpoints.read(path, identity)[0], f"checkpoint {path}")
+            with torch.no_grad():
+                for parameter in self.model.trained().values():
+                    parameter.copy_(first_values(world, parameter.detach()))
         by, count = self.settings.best_by, len(self.standing.found)
         ui.say(
             f"the test split is evaluated with {name}: the best {by.replace('_', ' ')} of {count} evaluations of the "

@@ -4,8 +4,8 @@ Each part of fastlift declares its own settings beside what they build: a frozen
 a default and a docstring (the text of ``--help``) for each, its choices (``Literal``), its range (``Between``), what it
 depends on (``Acts``), what contradicts what (``RULES``), and what may differ where (``May``). This room holds the words of
 these declarations and the one validator that reads them. Imports ``errors``. Imported by ``system``, ``data``, ``models``,
-``training``, ``evaluation``, ``config``, ``runs``, ``interop``, ``reporting``, ``engine``, ``serving``, ``recipes``, ``commands`` and
-``cli``.
+``training``, ``evaluation``, ``callbacks``, ``config``, ``runs``, ``interop``, ``reporting``, ``engine``, ``serving``, ``recipes``,
+``commands`` and ``cli``.
 """
 
 from fastlift.settings.base import Settings, converted
