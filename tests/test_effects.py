@@ -39,7 +39,6 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "clip_adapter_rank": (2, {}, {"classifier": "text", "text_tuner": "clip_adapter"}),
     "tte_crops": (5, {"tte": "tencrop"}, {"tte": "random"}),
     "on_nonfinite": ("skip", {"epochs": 0}, {"epochs": 1}),
-    "split_seed": (1, {}, {"val_share": 0.1}),
     "log": (("csv",), {"epochs": 0}, {"epochs": 1}),
     "eval_every": (1.0, {"epochs": 0}, {"epochs": 1}),
     "best_by": ("accuracy", {}, {"eval_every": 1}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +33,23 @@ def best_checkpoint(
         else:
             return folder / name, reasons
     return None, reasons
+
+
+def usable_best(
+    folder: Path,
+    found: Iterable[Mapping[str, Any]],
+    settings: ValidationSettings,
+    identity: Identity | None,
+    say: Callable[[str], None],
+) -> Path | None:
+    """As ``best_checkpoint``, telling ``say`` which were passed over; None where nothing was evaluated.
+
+    Raises:
+        UserError: not one of those that were evaluated can be used.
+    """
+    path, reasons = best_checkpoint(folder, found, settings, identity)
+    if path is None and reasons:
+        raise UserError(f"no checkpoint that was evaluated on the validation split can be used: {'; '.join(reasons)}")
+    for reason in reasons:
+        say(f"passed over: {reason}; {path.name if path else ''} is used instead")
+    return path

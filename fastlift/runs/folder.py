@@ -20,7 +20,7 @@ from fastlift.config import Config, absolute_paths, differences, load, may_chang
 from fastlift.errors import UserError
 from fastlift.evaluation.validation import ValidationSettings
 from fastlift.runs import checkpoints
-from fastlift.runs.best import best_checkpoint
+from fastlift.runs.best import usable_best
 from fastlift.runs.events import evaluations
 from fastlift.runs.identity import Identity, load_identity, settings_digest, store_identity
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
@@ -152,14 +152,7 @@ class RunFolder:
         """
         settings = load(self.config).part(ValidationSettings)
         found = [] if settings.eval_every is None else evaluations(self.metrics, "val")
-        path, reasons = best_checkpoint(self.checkpoints, found, settings, self.identity())
-        if path is None and reasons:
-            raise UserError(
-                f"no checkpoint that was evaluated on the validation split can be used: {'; '.join(reasons)}"
-            )
-        for reason in reasons:
-            say(f"passed over: {reason}; {path.name if path else ''} is used instead")
-        return path
+        return usable_best(self.checkpoints, found, settings, self.identity(), say)
 
 
 def default_path(dataset: str, recipe: str) -> Path:
