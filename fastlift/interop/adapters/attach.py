@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 import fastlift_kernels as kernels
-from fastlift.errors import UserError
-from fastlift.interop.adapters.blocks import SLOT, AdaptedBlock, adapt, check_halves, fuse_activation, restore
+from fastlift.errors import FastliftWarning, UserError
+from fastlift.interop.adapters.blocks import SLOT, adapt, check_halves, check_reached, fuse_activation, restore
+from fastlift.interop.adapters.sites import AT_SITES, NOT_HERE, WITH_RANK
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import TUNERS, resolve_layers
-from fastlift.models.tuners.adapter import Adapter, AdapterName, AdapterSettings, AdaptFormer, AdaptFormerSettings
+from fastlift.models.tuners.adapter import Adapter, AdapterSettings, AdaptFormer, AdaptFormerSettings
 from fastlift.models.tuners.base import named
 from fastlift.settings import SIZE, converted
 from fastlift.system.memory import check_room, free_bytes
@@ -24,32 +27,35 @@ MODULES: dict[str, type[AdaptFormer] | type[Adapter]] = {
     AdaptFormerSettings.NAME: AdaptFormer,
     AdapterSettings.NAME: Adapter,
 }
-_RECORD = "_fastlift_adapters"
+# What can be added to others' models: the NAMEs of fastlift's own tuners, for type checkers.
+DropIn = Literal["adaptformer", "adapter", "lora", "lora_mlp", "ssf_attn", "ssf_mlp", "ssf_ln"]
+RANK = 32
+_RECORD, _SAVE = "_fastlift_adapters", "save_pretrained"
 
 
 @dataclass(frozen=True)
 class _Asked(SeedSettings):
     """Arguments of ``add_adapters`` that are checked by their declarations."""
 
-    tuner: AdapterName = "adaptformer"
-    rank: Annotated[int, SIZE] = 32
+    tuner: DropIn = "adaptformer"
+    rank: Annotated[int | None, SIZE] = None
 
 
 @dataclass(frozen=True)
 class Attachment:
     """What ``add_adapters`` did to a model, kept on it."""
 
-    tuner: AdapterName
-    rank: int  # r, the bottleneck's width
+    tuner: DropIn
+    rank: int  # r, the bottleneck's width; 0 where there is none
     layers: tuple[int, ...]  # indices of the blocks with an adapter
     trained: frozenset[str]  # names of the parameters that had ``requires_grad`` before
 
 
 def add_adapters(
     model: nn.Module,
-    tuner: AdapterName = "adaptformer",
+    tuner: DropIn = "adaptformer",
     *,
-    rank: int = 32,
+    rank: int | None = None,
     layers: int | Sequence[int] | None = None,
     seed: int = 0,
     impl: kernels.Impl | None = None,
@@ -58,19 +64,23 @@ def add_adapters(
 
     ``adaptformer``: y = t + s * (W_up relu(W_down LN_a(t) + b_down) + b_up) + MLP(LN_2(t)), where LN_2, the adapter
     and the residual are one op; ``adapter``: y = t + A(m) with m = MLP(LN_2(t)), A(m) = m + the same bottleneck of m.
-    Both start at the frozen model. QuickGELU becomes one pass too. The model's own weights keep their names; the
-    adapters are at ``BLOCK.fastlift_adapter``. A classifier that shall train is unfrozen afterwards:
+    Both start at the frozen model. QuickGELU becomes one pass too. ``lora`` adds x A B / r to queries and values,
+    ``lora_mlp`` to both products of the MLP. ``ssf_attn``, ``ssf_mlp`` and ``ssf_ln`` scale and shift the outputs of the
+    attention's products, of the MLP's, or of the norms. The model's own weights keep their names; the adapters are at
+    ``BLOCK.fastlift_adapter``. A classifier that shall train is unfrozen afterwards:
     ``model.head.requires_grad_(True)``.
 
     Args:
-        model: of open_clip (CLIP, its ``visual``), timm (VisionTransformer) or transformers (CLIPModel, CLIPVisionModel,
-            ViTModel, ViTForImageClassification, SiglipVisionModel, Dinov2Model and their kin). Of a CLIP only the
-            vision tower gets adapters. Wrap it (DDP, compile) afterwards.
-        tuner: ``adaptformer`` (beside the MLP, LIFT's default) or ``adapter`` (after it).
-        rank: bottleneck width r; beyond 512 the op is plain PyTorch.
+        model: of open_clip (CLIP, its ``visual``), timm (VisionTransformer, Eva: EVA02, PE, DINOv3) or transformers (CLIP,
+            ViT, DeiT, BEiT, SigLIP 1 and 2, DINOv2 with registers or without, DINOv3, and what is made of their layers).
+            Of a CLIP only the vision tower gets adapters. Wrap it (DDP, FSDP2, compile) afterwards.
+        tuner: ``adaptformer`` (beside the MLP, LIFT's default), ``adapter`` (after it), ``lora``, ``lora_mlp``,
+            ``ssf_attn``, ``ssf_mlp`` or ``ssf_ln``.
+        rank: bottleneck width r, 32 unless given; an adapter beyond 512 is plain PyTorch. SSF has none.
         layers: blocks that get an adapter: all (None), the last k (an integer), or a list of indices.
         seed: of W_down's random start.
-        impl: implementation of the op: None (by device and dtype), ``"reference"`` (plain PyTorch), ``"native"``, ``"triton"``.
+        impl: implementation of the adapter's op: None (by device and dtype), ``"reference"`` (plain PyTorch), ``"native"``,
+            ``"triton"``.
 
     Returns:
         what trains, as ``tuner_parameters``; fp32, on the device of its block.
@@ -79,27 +89,72 @@ def add_adapters(
         UserError: adapters that are there already, a model that is not known (the message says what was looked for),
             a rank or layers out of range.
     """
-    converted(_Asked, {"tuner": tuner, "rank": rank, "seed": seed})
-    if holder_of(model) is not None or any(isinstance(part, AdaptedBlock) for part in model.modules()):
+    width = _checked_rank(tuner, rank, seed)
+    if holder_of(model) is not None or any(hasattr(part, SLOT) for part in model.modules()):
         raise UserError("this model has adapters already; fastlift.remove_adapters(model) removes them")
+    refuse_peft(model)
     tower = find_tower(model)
     chosen = resolve_layers(layers, len(tower.blocks))
-    check_room({"rank": 4 * 2 * tower.width * rank * len(chosen)}, {"rank": rank}, free_bytes())
+    check_room({"rank": 4 * 2 * tower.width * width * len(chosen)}, {"rank": width}, free_bytes())
     check_halves(tower.blocks[chosen[0]], tower.family, f"{tower.path}.{chosen[0]}")
     trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
+    try:
+        for i in chosen:
+            _attach(tower.blocks[i], tower, tuner, width, generator, impl)
+        check_reached(tower.blocks[chosen[0]], tower.family, tuner)
+    except UserError:
+        for block in tower.blocks:
+            restore(block, tower.family)
+        raise
+    model.requires_grad_(False)
     for i in chosen:
-        block = tower.blocks[i]
-        adapter = MODULES[tuner](tower.width, rank, generator)
-        if impl is not None:
-            adapter.impl = impl
-        adapt(block, adapter.to(next(block.parameters()).device).train(block.training))
+        getattr(tower.blocks[i], SLOT).requires_grad_(True)
     if impl != "reference":
         for block in tower.blocks:
             fuse_activation(block, tower.family)
-    setattr(model, _RECORD, Attachment(tuner, rank, chosen, trained))
+    setattr(model, _RECORD, Attachment(tuner, width, chosen, trained))
+    if hasattr(model, _SAVE):
+        setattr(model, _SAVE, partial(_save_pretrained, model))
     return tuner_parameters(model)
+
+
+def _checked_rank(tuner: str, rank: int | None, seed: int) -> int:
+    """The rank that is meant, 0 for a tuner without one; raises UserError for what cannot be."""
+    if tuner in NOT_HERE:
+        raise UserError(f"tuner {tuner} cannot be added to another library's model: it {NOT_HERE[tuner]}")
+    converted(_Asked, {"tuner": tuner, "rank": rank, "seed": seed})
+    if tuner in WITH_RANK:
+        return RANK if rank is None else rank
+    if rank is not None:
+        raise UserError(f"rank: tuner {tuner} has no bottleneck; it is the width of one of {', '.join(WITH_RANK)}")
+    return 0
+
+
+def _attach(
+    block: nn.Module, tower: Tower, tuner: str, rank: int, generator: torch.Generator, impl: kernels.Impl | None
+) -> None:
+    """Put a tuner into one block, on its device."""
+    device = next(block.parameters()).device
+    if tuner in AT_SITES:
+        parts = AT_SITES[tuner](block, tower.family.sites, rank, generator)
+        block.add_module(SLOT, parts.to(device).train(block.training))
+        return
+    adapter = MODULES[tuner](tower.width, rank, generator)
+    if impl is not None:
+        adapter.impl = impl
+    adapt(block, adapter.to(device).train(block.training))
+
+
+def refuse_peft(model: nn.Module) -> None:
+    """Raise UserError for a model with PEFT's adapters, which would be frozen in silence."""
+    kinds = type(model).__mro__
+    layers = (part for part in model.modules() if type(part).__module__.startswith("peft.tuners."))
+    if any(kind.__module__.startswith("peft.") for kind in kinds) or next(layers, None) is not None:
+        raise UserError(
+            f"{type(model).__name__} has adapters of PEFT, which would be frozen: merge them into the weights "
+            "(merge_and_unload()) or unload them first, or train with PEFT's alone"
+        )
 
 
 def remove_adapters(model: nn.Module) -> nn.Module:
@@ -115,9 +170,21 @@ def remove_adapters(model: nn.Module) -> nn.Module:
     for block in tower.blocks:
         restore(block, tower.family)
     delattr(holder, _RECORD)
+    vars(holder).pop(_SAVE, None)
     for name, parameter in holder.named_parameters():
         parameter.requires_grad_(name in record.trained)
     return holder
+
+
+def _save_pretrained(model: Any, *arguments: Any, **more: Any) -> Any:
+    """transformers' own, with a warning: its ``from_pretrained`` makes a model without the adapters."""
+    warnings.warn(
+        f"save_pretrained of this {type(model).__name__} does not bring its adapters back: from_pretrained makes the model "
+        "without them. fastlift.save_adapters(model, FOLDER) keeps them, and fastlift.load_adapters adds them again",
+        FastliftWarning,
+        stacklevel=2,
+    )
+    return type(model).save_pretrained(model, *arguments, **more)
 
 
 def tuner_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

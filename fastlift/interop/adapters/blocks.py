@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -18,79 +17,20 @@ from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import UserError
+from fastlift.interop.adapters.families import Family, family_of
+from fastlift.interop.adapters.sites import release
 from fastlift.models.tuners.adapter import Adapter, AdaptFormer
 
 # The submodule that an adapted block has more than before.
 SLOT = "fastlift_adapter"
 
 
-@dataclass(frozen=True)
-class Family:
-    """How the blocks of one library are put together."""
-
-    norm: str  # name of the norm before the MLP
-    activation: str  # path of the MLP's activation module
-    attention: Callable[..., Tensor]  # (block, x, ...) -> t, all that happens before the norm
-    mlp: Callable[[Any, Tensor], Tensor]  # (block, normed) -> what is added to the residual stream
-
-
-def _attention_open_clip(block: Any, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
-    return q_x + block.ls_1(block.attention(q_x=block.ln_1(q_x), k_x=k_x, v_x=v_x, attn_mask=attn_mask))
-
-
-def _attention_timm(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return x + block.drop_path1(block.ls1(block.attn(block.norm1(x), *args, **kwargs)))
-
-
-def _attention_clip(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
-    normed = block.layer_norm1(hidden_states)
-    return hidden_states + block.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)[0]
-
-
-def _attention_vit(block: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
-    mixed, _ = block.attention(block.layernorm_before(hidden_states), attention_mask, **kwargs)
-    return block.dropout(mixed) + hidden_states
-
-
-def _attention_dinov2(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    mixed = block.attention(block.norm1(hidden_states), *args, **kwargs)
-    if isinstance(mixed, tuple):  # with the attention weights, and a mask among the arguments, since transformers 5.18
-        mixed = mixed[0]
-    return block.drop_path(block.layer_scale1(mixed)) + hidden_states
-
-
-# (the class of the block, the package it is defined in) -> how it works
-_ACTIVATION = "mlp.activation_fn"  # in all of transformers
-_CLIP = Family("layer_norm2", _ACTIVATION, _attention_clip, lambda block, normed: block.mlp(normed))
-FAMILIES: dict[tuple[str, str], Family] = {
-    ("ResidualAttentionBlock", "open_clip"): Family(
-        "ln_2", "mlp.gelu", _attention_open_clip, lambda block, normed: block.ls_2(block.mlp(normed))
-    ),
-    ("Block", "timm"): Family(
-        "norm2", "mlp.act", _attention_timm, lambda block, normed: block.drop_path2(block.ls2(block.mlp(normed)))
-    ),
-    ("CLIPEncoderLayer", "transformers"): _CLIP,
-    ("SiglipEncoderLayer", "transformers"): _CLIP,
-    ("ViTLayer", "transformers"): Family(
-        "layernorm_after", _ACTIVATION, _attention_vit, lambda block, normed: block.dropout(block.mlp(normed))
-    ),
-    ("Dinov2Layer", "transformers"): Family(
-        "norm2",
-        _ACTIVATION,
-        _attention_dinov2,
-        lambda block, normed: block.drop_path(block.layer_scale2(block.mlp(normed))),
-    ),
-}
-
-
 def own_class(block: nn.Module) -> type[nn.Module]:
-    """The class that its library gave a block."""
-    return block.original if isinstance(block, AdaptedBlock) else type(block)
-
-
-def family_of(kind: type[nn.Module]) -> Family | None:
-    """What is known about a block's class; None where nothing is. Subclasses of a known class are others' inventions."""
-    return FAMILIES.get((kind.__name__, kind.__module__.split(".")[0]))
+    """The class that its library gave a block, behind what adapters and FSDP2's ``fully_shard`` made of it."""
+    kind = type(block)
+    if kind.__bases__[0].__name__ == "FSDPModule":
+        kind = kind.__bases__[1]
+    return kind.original if issubclass(kind, AdaptedBlock) else kind
 
 
 class AdaptedBlock(nn.Module):
@@ -160,8 +100,10 @@ def restore(block: nn.Module, family: Family) -> None:
     module = getattr(place, name, None)
     if isinstance(module, FusedQuickGELU):
         setattr(place, name, module.__dict__["replaced"])
-    if isinstance(block, AdaptedBlock):
+    release(block)
+    if hasattr(block, SLOT):
         delattr(block, SLOT)
+    if isinstance(block, AdaptedBlock):
         cast(Any, block).__class__ = block.original
 
 
@@ -188,7 +130,7 @@ def check_block(block: nn.Module, family: Family, where: str) -> int:
 
 @torch.no_grad()
 def check_halves(block: nn.Module, family: Family, where: str) -> None:
-    """Run the block as its library does and as ``AdaptedBlock`` will, on four random tokens.
+    """Run the block as its library does and as ``AdaptedBlock`` will, on a few random tokens.
 
     Another version of the library may have put something else into its block: then this says so, instead of training
     a model that is not the one that was pre-trained.
@@ -199,14 +141,13 @@ def check_halves(block: nn.Module, family: Family, where: str) -> None:
     norm = getattr(block, family.norm)
     if norm.weight.is_meta:
         return
-    width, generator = norm.weight.shape[0], torch.Generator().manual_seed(0)
-    x = torch.randn(1, 4, width, generator=generator).to(norm.weight)
     training = {module: module.training for module in block.modules()}
     block.eval()
     try:
-        given = [x, *[None] * (_required(type(block).forward) - 2)]  # the mask, which some require and some do not take
-        wanted = type(block).forward(block, *given)
-        t = family.attention(block, *given)
+        given, more = probe(block, family)
+        x = given[0]
+        wanted = type(block).forward(block, *given, **more)
+        t = family.attention(block, *given, **more)
         got = t + family.mlp(block, norm(t))
     except Exception as error:  # whatever the other library raises: it is not the block that we know
         raise UserError(
@@ -223,6 +164,32 @@ def check_halves(block: nn.Module, family: Family, where: str) -> None:
             f"{where}: this version's {type(block).__name__} computes something else than "
             f"t = x + attention(norm(x)), t + MLP({family.norm}(t)); see docs/drop_in.md for the versions that are known"
         )
+
+
+def check_reached(block: nn.Module, family: Family, tuner: str) -> None:
+    """Raise UserError where a tuner has no part in what its block computes: the block goes past a product that it holds."""
+    if getattr(block, family.norm).weight.is_meta:
+        return
+    given, more = probe(block, family)
+    names, parameters = zip(*getattr(block, SLOT).named_parameters(), strict=True)
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(block(*given, **more).float().square().sum(), parameters, allow_unused=True)
+    if idle := [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]:
+        raise UserError(
+            f"tuner {tuner}: this version's {own_class(block).__name__} does not call the modules that it would act on "
+            f"({', '.join(idle)}), so it cannot be added"
+        )
+
+
+def probe(block: nn.Module, family: Family) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments that a block can be called with on its own: random tokens first."""
+    norm = getattr(block, family.norm)
+    tokens, more = family.probe(block)
+    x = torch.randn(1, tokens, norm.weight.shape[0], generator=torch.Generator().manual_seed(0)).to(norm.weight)
+    return [
+        x,
+        *[None] * (_required(type(block).forward) - 2),
+    ], more  # the mask, which some require and some do not take
 
 
 def _required(forward: Callable[..., Any]) -> int:

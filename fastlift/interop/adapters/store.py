@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, cast, runtime_checkable
 
 import msgspec
 import torch
@@ -16,10 +16,16 @@ from torch import Tensor, nn
 
 from fastlift import __version__
 from fastlift.errors import UserError
-from fastlift.interop.adapters.attach import add_adapters, attached, holder_of, remove_adapters, tuner_parameters
+from fastlift.interop.adapters.attach import (
+    DropIn,
+    add_adapters,
+    attached,
+    holder_of,
+    remove_adapters,
+    tuner_parameters,
+)
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import TUNERS
-from fastlift.models.tuners.adapter import AdapterName
 from fastlift.models.weights import check_fit
 from fastlift.system import sealed
 
@@ -49,7 +55,7 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
 
     format: Literal[3] = FORMAT
     fastlift: str = __version__
-    tuner: AdapterName
+    tuner: DropIn
     rank: _Count
     layers: list[_Count]
     base: Base
@@ -57,6 +63,9 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
 
 def save_adapters(model: nn.Module, folder: str | Path) -> Path:
     """Write the adapters of ``model`` to ``folder``: a few MB, without the base model and without its classifier.
+
+    Under DDP any process may call it, or all of them. Of a model sharded by FSDP2 (``fully_shard``) all processes call it,
+    and the first one writes.
 
     Returns:
         the folder.
@@ -68,7 +77,8 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder")
     holder, record, tower = attached(model)
-    state = {name: p.detach().cpu().contiguous() for name, p in tuner_parameters(holder).items()}
+    parameters = tuner_parameters(holder)
+    state = {name: whole(p).detach().cpu().contiguous() for name, p in parameters.items()}
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, so nothing is saved")
     base = Base(
@@ -79,6 +89,8 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
         mlp_samples=[_samples(block).tolist() for block in tower.blocks],
     )
     described = Description(tuner=record.tuner, rank=record.rank, layers=list(record.layers), base=base)
+    if any(isinstance(p, Sharded) for p in parameters.values()) and torch.distributed.get_rank() != 0:
+        return folder
     sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(msgspec.to_builtins(described), allow_nan=False)})
     return folder
 
@@ -103,7 +115,7 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
     if present is None:
         tower = find_tower(model)
         _check_base(model, tower, described.base, source)
-        add_adapters(model, described.tuner, rank=described.rank, layers=described.layers)
+        add_adapters(model, described.tuner, rank=described.rank or None, layers=described.layers)
     else:
         _, record, tower = attached(model)
         _check_base(present, tower, described.base, source)
@@ -123,8 +135,31 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
         raise
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(state[name])
+            parameter.copy_(_like(parameter, state[name]))
     return trained
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """What FSDP2 makes of a parameter (a DTensor): each process holds a part of it."""
+
+    def full_tensor(self) -> Tensor:
+        """The whole, gathered by all processes."""
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """A parameter's whole value; of a sharded one all processes ask for it."""
+    return parameter.full_tensor() if isinstance(parameter, Sharded) else parameter
+
+
+def _like(parameter: Any, value: Tensor) -> Tensor:
+    """A value laid out as the parameter that it is copied to."""
+    if not isinstance(parameter, Sharded):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh: Any = cast(Any, parameter).device_mesh
+    return distribute_tensor(value.to(mesh.device_type), mesh, cast(Any, parameter).placements)
 
 
 def _name(model: Any) -> str:
@@ -137,7 +172,7 @@ def _name(model: Any) -> str:
 
 def _samples(block: nn.Module) -> Tensor:
     """An even sample of the largest weight of a block's MLP, in fp32."""
-    flat = next(p for p in block.get_submodule("mlp").parameters() if p.dim() == 2).detach().flatten()
+    flat = whole(next(p for p in block.get_submodule("mlp").parameters() if p.dim() == 2)).detach().flatten()
     return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].float().cpu()
 
 
@@ -182,6 +217,18 @@ def _fetch(source: str, revision: str | None) -> Path:
         ) from error
 
 
+def _witness(described: Description) -> tuple[str, tuple[int, ...]]:
+    """A tensor that each block's tuner has, and its shape, as the description has it."""
+    width, rank = described.base.width, described.rank
+    return {
+        "lora": ("q.lora_A", (width, rank)),
+        "lora_mlp": ("1.lora_A", (width, rank)),
+        "ssf_attn": ("attn_out.scale", (width,)),
+        "ssf_mlp": ("mlp_out.scale", (width,)),
+        "ssf_ln": ("ln_1.scale", (width,)),
+    }.get(described.tuner, ("down_proj.weight", (rank, width)))
+
+
 def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     """The description of adapters, and tensors that are what it says."""
     if not path.is_file():
@@ -192,12 +239,13 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     except msgspec.DecodeError:
         raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read") from None
     # Before anything of the rank that the description names is made.
-    narrow = {f"{TUNERS[described.tuner].PREFIX}.{i}.down_proj.weight" for i in described.layers}
-    sizes = {tuple(state[name].shape) for name in narrow & state.keys()}
-    samples = len(described.base.mlp_samples)
-    fits = sizes == {(described.rank, described.base.width)} and samples == described.base.depth
-    if narrow - state.keys() or not fits:
-        raise UserError(f"{path} does not fit its description: no adapters of rank {described.rank} are in it")
+    part, wanted = _witness(described)
+    witnesses = {f"{TUNERS[described.tuner].PREFIX}.{i}.{part}" for i in described.layers}
+    sizes = {tuple(state[name].shape) for name in witnesses & state.keys()}
+    fits = sizes == {wanted} and len(described.base.mlp_samples) == described.base.depth
+    if witnesses - state.keys() or not fits:
+        of_rank = f" of rank {described.rank}" if described.rank else ""
+        raise UserError(f"{path} does not fit its description: no {described.tuner}{of_rank} is in it")
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")
     return described, state

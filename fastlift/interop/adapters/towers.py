@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from fastlift.errors import UserError
-from fastlift.interop.adapters.blocks import FAMILIES, Family, check_block, family_of, own_class
+from fastlift.interop.adapters.blocks import check_block, own_class
+from fastlift.interop.adapters.families import FAMILIES, REFUSED, Family, family_of, key_of
 
 # Parts of a path that mark the vision tower of a model with two.
 _VISION = ("visual", "vision", "image")
+# Names of a patch embedding that need be no convolution.
+_PATCHES = ("patch_embed", "patch_embedding", "patch_embeddings")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def find_tower(model: nn.Module) -> Tower:
             "pass the one vision tower, such as model.vision_model"
         )
     path, blocks = next(iter(lists.items()))
-    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    if not any(isinstance(part, nn.Conv2d) or name.endswith(_PATCHES) for name, part in model.named_modules()):
         raise UserError(
             f"{type(model).__name__} cuts no image into patches (it has no Conv2d), so {path} is no vision tower"
         )
@@ -63,6 +66,10 @@ def _nothing_known(model: nn.Module) -> str:
     known = ", ".join(f"{package}'s {name}" for name, package in FAMILIES)
     lists = (module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential)))
     kinds = {type(parts[0]) for parts in lists if len(parts) > 1}
+    refused = {kind.__name__: REFUSED[key_of(kind)] for kind in kinds if key_of(kind) in REFUSED}
+    if refused:
+        told = "; ".join(f"in {name}, {reason}" for name, reason in refused.items())
+        return f"{type(model).__name__} cannot have adapters: {told}"
     seen = sorted({f"{kind.__module__.split('.')[0]}'s {kind.__name__}" for kind in kinds})
     if type(model).__module__.startswith("fastlift."):
         return f"{type(model).__name__} is fastlift's own: choose its tuner with fastlift.create_model(tuner=...)"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,6 @@ import fastlift_kernels as kernels
 from fastlift.models.layers import LayerNorm
 from fastlift.models.tuners.base import RankSettings, TunerContext
 from fastlift.models.vit import Block, NormBranch, Tower
-
-AdapterName = Literal["adaptformer", "adapter"]  # the NAMEs of the settings below, for type checkers
 
 
 class Bottleneck(nn.Module):

@@ -78,6 +78,59 @@ def dinov2() -> nn.Module:
     return transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
 
 
+def dinov2_registers() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = _transformers_sizes(mlp_ratio=2, layerscale_value=0.5, num_register_tokens=3)
+    return transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**sizes))
+
+
+def dinov3() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = _transformers_sizes(layerscale_value=0.5, num_register_tokens=3)
+    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**sizes))
+
+
+def siglip2() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = _transformers_sizes(num_patches=4)
+    sizes.pop("image_size")
+    return transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**sizes))
+
+
+def deit() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    return transformers.DeiTForImageClassification(transformers.DeiTConfig(**_transformers_sizes(num_labels=5)))
+
+
+def beit(**options: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = _transformers_sizes(num_labels=5, layer_scale_init_value=0.5, **options)
+    return transformers.BeitForImageClassification(transformers.BeitConfig(**sizes))
+
+
+def beit_relative() -> nn.Module:
+    return beit(use_relative_position_bias=True)
+
+
+def _timm_eva(name: str, **options: Any) -> nn.Module:
+    import timm
+
+    sizes = {"img_size": SIZE, "patch_size": 8, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": 4, "num_classes": 5}
+    return timm.create_model(name, **(sizes | options))
+
+
+def eva02() -> nn.Module:
+    return _timm_eva("eva02_base_patch14_224", ref_feat_shape=(2, 2))
+
+
+def perception_encoder() -> nn.Module:
+    return _timm_eva("vit_pe_core_tiny_patch16_384", ref_feat_shape=(2, 2))
+
+
+def timm_dinov3() -> nn.Module:
+    return _timm_eva("vit_small_patch16_dinov3")
+
+
 # maker, path of the blocks, norm before the MLP
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "open_clip": (open_clip_visual, "visual.transformer.resblocks", "ln_2"),
@@ -90,6 +143,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "vit_classifier": (vit_classifier, "vit.layers", "layernorm_after"),
     "siglip": (siglip, "encoder.layers", "layer_norm2"),
     "dinov2": (dinov2, "encoder.layer", "norm2"),
+    "dinov2_registers": (dinov2_registers, "encoder.layer", "norm2"),
+    "dinov3": (dinov3, "model.layer", "norm2"),
+    "siglip2": (siglip2, "encoder.layers", "layer_norm2"),
+    "deit": (deit, "deit.layers", "layernorm_after"),
+    "beit": (beit, "beit.layers", "layernorm_after"),
+    "beit_relative": (beit_relative, "beit.layers", "layernorm_after"),
+    "eva02": (eva02, "blocks", "norm2"),
+    "perception_encoder": (perception_encoder, "blocks", "norm2"),
+    "timm_dinov3": (timm_dinov3, "blocks", "norm2"),
 }
 
 
@@ -110,7 +172,11 @@ def images(batch: int = 2, seed: int = 1) -> Tensor:
 
 def output(model: Any, x: Tensor) -> Tensor:
     """The image features or logits of any of the models."""
-    if hasattr(model, "get_image_features"):
+    if type(model).__name__ == "Siglip2VisionModel":  # which takes patches of images of any shape
+        patches = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        mask, shapes = torch.ones(patches.shape[:2], dtype=torch.long), torch.full((len(x), 2), 2)
+        found = model(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes)
+    elif hasattr(model, "get_image_features"):
         found = model.get_image_features(pixel_values=x)
     elif hasattr(model, "encode_image"):
         found = model.encode_image(x)

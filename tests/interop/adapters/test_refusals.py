@@ -8,9 +8,9 @@ from interop.adapters.models import build, timm_vit
 from torch import nn
 
 import fastlift
-from fastlift.interop.adapters.attach import MODULES
+from fastlift.interop.adapters.attach import MODULES, DropIn
+from fastlift.interop.adapters.sites import AT_SITES
 from fastlift.models import tuners
-from fastlift.models.tuners.adapter import AdapterName
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,9 @@ def test_models_that_are_not_known() -> None:
 def test_blocks_without_a_norm_before_the_mlp() -> None:
     from timm.models.vision_transformer import ResPostBlock
 
-    with pytest.raises(fastlift.UserError, match=r"pre-norm.*Found lists of: timm's ResPostBlock"):
+    with pytest.raises(
+        fastlift.UserError, match=r"in ResPostBlock, norms come after attention and MLP, and adapters need"
+    ):
         fastlift.add_adapters(timm_vit(block_fn=ResPostBlock))
     model = build("timm")
     model.blocks[1].norm2 = nn.Identity()
@@ -81,7 +83,7 @@ def test_text_towers() -> None:
     with pytest.raises(fastlift.UserError, match="no Conv2d"):
         fastlift.add_adapters(text)
     bert = transformers.BertModel(transformers.BertConfig(vocab_size=64, **sizes))
-    with pytest.raises(fastlift.UserError, match="Found lists of: transformers's BertLayer"):
+    with pytest.raises(fastlift.UserError, match="in BertLayer, norms come after attention and MLP"):
         fastlift.add_adapters(bert)
 
 
@@ -104,8 +106,10 @@ def test_a_block_of_another_version_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_its_tuners_are_those_that_it_declares() -> None:
-    """The names that type checkers read are the tuners with a bottleneck, and a tuner refuses the same ranks here and there."""
-    assert get_args(AdapterName) == tuple(MODULES) == tuple(name for name in tuners.TUNERS if name in MODULES)
+    """The names that type checkers read are the tuners that there are, and a tuner refuses the same ranks here and there."""
+    assert (
+        get_args(DropIn) == (*MODULES, *AT_SITES) == tuple(name for name in tuners.TUNERS if name in get_args(DropIn))
+    )
     for rank in (0, 2**31):
         with pytest.raises(fastlift.UserError) as here:
             fastlift.add_adapters(build("timm"), rank=rank)

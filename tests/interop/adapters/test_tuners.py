@@ -1,0 +1,202 @@
+"""LoRA and SSF in other libraries' models: equal to the weights that they amount to, and gone without a trace."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from interop.adapters.models import MODELS, WIDTH, build, images, output, randomise
+from torch import Tensor, nn
+
+import fastlift
+from fastlift.interop.adapters.sites import AT_SITES, NOT_HERE
+from fastlift.models.tuners import TUNERS
+
+RANK, LAYERS = 4, [0, 2]
+# What a model does not have, as the refusal says it.
+LACKS = {
+    ("eva02", "lora_mlp"): "no Linear at mlp.fc1; its mlp is a SwiGLU",
+    ("eva02", "ssf_mlp"): "no Linear at mlp.fc1; its mlp is a SwiGLU",
+}
+
+
+def attention_of(block: Any) -> Any:
+    return next(
+        getattr(block, name)
+        for name in ("attn", "attention", "self_attn")
+        if isinstance(getattr(block, name, None), nn.Module)
+    )
+
+
+def add_bias(module: Any, name: str, outputs: int) -> Tensor:
+    if getattr(module, name) is None:
+        setattr(module, name, nn.Parameter(torch.zeros(outputs)))
+    return getattr(module, name).data
+
+
+def qkv_rows(block: Any, place: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of queries (0), keys (1) or values (2), as views."""
+    attention, rows = attention_of(block), slice(place * WIDTH, (place + 1) * WIDTH)
+    if hasattr(attention, "in_proj_weight"):
+        return attention.in_proj_weight.data[rows], attention.in_proj_bias.data[rows]
+    if getattr(attention, "qkv", None) is not None:
+        return attention.qkv.weight.data[rows], add_bias(attention.qkv, "bias", 3 * WIDTH)[rows]
+    product = getattr(attention, f"{'qkv'[place]}_proj")
+    return product.weight.data, add_bias(product, "bias", WIDTH)
+
+
+def linear(block: Any, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    owner = attention_of(block) if names[0].startswith(("o", "proj")) else block.mlp
+    product = next(getattr(owner, name) for name in names if getattr(owner, name, None) is not None)
+    return product.weight.data, product.bias.data
+
+
+OUT, IN_MLP, OUT_MLP = ("out_proj", "o_proj", "proj"), ("c_fc", "fc1", "up_proj"), ("c_proj", "fc2", "down_proj")
+
+
+def merge(model: nn.Module, name: str, tuner: str, values: dict[str, Tensor]) -> None:
+    """Put what a tuner amounts to into the weights, by the formulas alone."""
+    for i in LAYERS:
+        block: Any = model.get_submodule(f"{MODELS[name][1]}.{i}")
+        mine = {key.split(".", 2)[2]: value for key, value in values.items() if key.split(".")[1] == str(i)}
+        if tuner == "lora":
+            for part, place in (("q", 0), ("v", 2)):
+                qkv_rows(block, place)[0].add_((mine[f"{part}.lora_A"] @ mine[f"{part}.lora_B"] / RANK).T)
+        elif tuner == "lora_mlp":
+            for part, names in (("1", IN_MLP), ("2", OUT_MLP)):
+                linear(block, names)[0].add_((mine[f"{part}.lora_A"] @ mine[f"{part}.lora_B"] / RANK).T)
+        elif tuner == "ssf_ln":
+            for part, norm in (("ln_1", norms_of(block)[0]), ("ln_2", norms_of(block)[1])):
+                scale_and_shift((norm.weight.data, norm.bias.data), mine[f"{part}.scale"], mine[f"{part}.shift"])
+        elif tuner == "ssf_mlp":
+            for part, names in (("mlp_in", IN_MLP), ("mlp_out", OUT_MLP)):
+                scale_and_shift(linear(block, names), mine[f"{part}.scale"], mine[f"{part}.shift"])
+        else:
+            for place in range(3):
+                rows = slice(place * WIDTH, (place + 1) * WIDTH)
+                parts = mine["attn_in.scale"][rows], mine["attn_in.shift"][rows]
+                scale_and_shift(qkv_rows(block, place), *parts)
+            scale_and_shift(linear(block, OUT), mine["attn_out.scale"], mine["attn_out.shift"])
+
+
+def norms_of(block: Any) -> tuple[Any, Any]:
+    for pair in (
+        ("ln_1", "ln_2"),
+        ("norm1", "norm2"),
+        ("layer_norm1", "layer_norm2"),
+        ("layernorm_before", "layernorm_after"),
+    ):
+        if hasattr(block, pair[0]):
+            return getattr(block, pair[0]), getattr(block, pair[1])
+    raise AssertionError(type(block))
+
+
+def scale_and_shift(product: tuple[Tensor, Tensor], scale: Tensor, shift: Tensor) -> None:
+    weight, bias = product
+    weight.mul_(scale[:, None] if weight.dim() == 2 else scale)
+    bias.mul_(scale).add_(shift)
+
+
+def add(model: nn.Module, tuner: Any) -> dict[str, nn.Parameter]:
+    rank = RANK if tuner.startswith("lora") else None
+    trained = fastlift.add_adapters(model, tuner, rank=rank, layers=LAYERS)
+    randomise(trained)
+    return trained
+
+
+@pytest.mark.parametrize("tuner", AT_SITES)
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_what_the_formula_makes_of_the_weights(name: str, tuner: str) -> None:
+    model, plain = build(name), build(name)
+    frozen = output(model, images()).detach()
+    if (name, tuner) in LACKS:
+        with pytest.raises(fastlift.UserError, match=LACKS[name, tuner]):
+            fastlift.add_adapters(model, tuner)  # type: ignore[arg-type]
+        assert torch.equal(output(model, images()), frozen)
+        return
+    keys, kinds = set(model.state_dict()), [type(part) for part in model.modules()]
+    trained = add(model, tuner)
+    assert all(key.startswith(f"{TUNERS[tuner].PREFIX}.") for key in trained)
+    assert keys <= set(model.state_dict())
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(model.state_dict()) - keys
+    merge(plain, name, tuner, {key: value.detach() for key, value in trained.items()})
+    got = output(model, images())
+    assert (got - frozen).abs().max() > 1e-4, "the tuner does nothing, so this test shows nothing"
+    torch.testing.assert_close(got, output(plain, images()), rtol=1e-4, atol=2e-5)
+    got.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in trained.values())
+    fastlift.remove_adapters(model)
+    assert [type(part) for part in model.modules()] == kinds
+    assert set(model.state_dict()) == keys
+    assert torch.equal(output(model, images()), frozen)
+
+
+SMALL = ["open_clip", "timm", "clip_vision", "perception_encoder"]
+
+
+@pytest.mark.parametrize("tuner", ["lora", "ssf_attn"])
+@pytest.mark.parametrize("name", SMALL)
+def test_copies_pickles_graphs_and_files(name: str, tuner: Any, tmp_path: Path) -> None:
+    model = build(name)
+    trained = add(model, tuner)
+    wanted = output(model, images()).detach()
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)):
+        assert torch.equal(output(other, images()), wanted)
+        with torch.no_grad():
+            for parameter in fastlift.tuner_parameters(other).values():
+                parameter.zero_()
+        assert not torch.equal(output(other, images()), wanted), "the copy runs on another's parameters"
+        assert torch.equal(output(model, images()), wanted)
+        fastlift.remove_adapters(other)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: output(model, x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images()), wanted, rtol=1e-5, atol=1e-5)
+    fastlift.save_adapters(model, tmp_path)
+    fresh = build(name)
+    loaded = fastlift.load_adapters(fresh, tmp_path)
+    assert loaded.keys() == trained.keys()
+    torch.testing.assert_close(output(fresh, images()), wanted, rtol=1e-5, atol=1e-5)
+    with pytest.raises(fastlift.UserError, match="other weights"):
+        fastlift.load_adapters(build(name, seed=5), tmp_path)
+
+
+def test_bf16_weights_and_autocast() -> None:
+    for name in ("open_clip", "timm"):
+        half = build(name).to(torch.bfloat16)
+        for tuner in AT_SITES:
+            trained = add(half, tuner)
+            output(half, images().bfloat16()).float().square().mean().backward()
+            assert {parameter.grad.dtype for parameter in trained.values()} == {torch.float32}
+            fastlift.remove_adapters(half)
+
+
+@pytest.mark.parametrize("tuner", NOT_HERE)
+def test_tuners_that_cannot_live_here_say_why(tuner: Any) -> None:
+    model = build("timm")
+    with pytest.raises(fastlift.UserError, match=f"tuner {tuner} cannot be added to another library's model: it "):
+        fastlift.add_adapters(model, tuner)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_every_tuner_is_either_here_or_has_a_reason() -> None:
+    assert {*AT_SITES, "adaptformer", "adapter"} | set(NOT_HERE) == set(TUNERS)
+    with pytest.raises(fastlift.UserError, match="rank: tuner ssf_ln has no bottleneck"):
+        fastlift.add_adapters(build("timm"), "ssf_ln", rank=4)
+
+
+def test_a_block_that_goes_past_its_product_is_refused() -> None:
+    """Another version might take the weight and leave the product uncalled: then a tuner there would learn nothing."""
+    model: Any = build("timm")
+    for block in model.blocks:
+        block.mlp.forward = lambda x, mlp=block.mlp: nn.functional.linear(x, mlp.fc2.weight @ mlp.fc1.weight)
+    with pytest.raises(fastlift.UserError, match="does not call the modules that it would act on"):
+        fastlift.add_adapters(model, "lora_mlp")
+    assert not any("fastlift" in key for key in model.state_dict())
