@@ -96,11 +96,11 @@ def likeness(confusions: Confusions) -> Likeness | None:
     Two classes are alike as far as the cosine of their rows of shares (of the images of a class, by what they were taken for,
     rows and columns together) is near 1.
     """
+    if not 2 <= confusions.classes <= MOST_ORDERED or not len(confusions.count):
+        return None
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
-    if not 2 <= confusions.classes <= MOST_ORDERED or not len(confusions.count):
-        return None
     shares = confusions.matrix() / np.maximum(confusions.images, 1)[:, None]
     both = shares + shares.T
     norms = np.linalg.norm(both, axis=1, keepdims=True)

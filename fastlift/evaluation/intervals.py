@@ -54,8 +54,8 @@ def mean_of_classes(right: Counts, images: Counts) -> Interval:
         return wilson(float(right.sum()), float(images.sum()))
     means = np.zeros(DRAWS)
     generator = np.random.default_rng(0)
-    for of_class, n in zip(right.tolist(), images.tolist(), strict=True):
-        means += generator.binomial(n, of_class / n, DRAWS) / n
+    for (of_class, n), classes in _alike(right, images):
+        means += generator.binomial(classes * n, of_class / n, DRAWS) / n
     return _middle(means / len(right))
 
 
@@ -70,9 +70,9 @@ def paired_difference(first: Counts, second: Counts, both: Counts, images: Count
     only_first, only_second = first - both, second - both
     sums = np.zeros(DRAWS)
     generator = np.random.default_rng(0)
-    for one, other, n in zip(only_first.tolist(), only_second.tolist(), images.tolist(), strict=True):
+    for (one, other, n), classes in _alike(only_first, only_second, images):
         if one or other:
-            drawn = generator.multinomial(n, [one / n, other / n, 1 - (one + other) / n], DRAWS)
+            drawn = generator.multinomial(classes * n, [one / n, other / n, (n - one - other) / n], DRAWS)
             sums += (drawn[:, 1] - drawn[:, 0]) / (1 if pooled else n)
     return _middle(sums / (images.sum() if pooled else len(images)))
 
@@ -92,6 +92,12 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
     below = sum(error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True))
     half = float(t.ppf(0.975, variance**2 / below)) * math.sqrt(variance)
     return difference - half, difference + half
+
+
+def _alike(*counts: Counts) -> list[tuple[list[int], int]]:
+    """Classes of the same counts, drawn together: what a binomial gives twice is what one of twice the images gives."""
+    found, classes = np.unique(np.stack(counts, axis=1), axis=0, return_counts=True)
+    return list(zip(found.tolist(), classes.tolist(), strict=True))
 
 
 def _middle(draws: NDArray[np.float64]) -> Interval:

@@ -44,7 +44,7 @@ class Matrix:
     plots: list[Plot] = field(default_factory=list)
     by_group: list[list[str]] = field(default_factory=list)
     pairs: list[list[str]] = field(default_factory=list)
-    groups: list[list[str]] = field(default_factory=list)
+    groups: list[tuple[str, str]] = field(default_factory=list)
 
 
 def matrix(run: RunRecord, key: str) -> Matrix | None:
@@ -130,7 +130,7 @@ def _by_group(run: RunRecord, confusions: Confusions) -> list[list[str]]:
 
 def _drawn(
     run: RunRecord, confusions: Confusions, names: Sequence[str], key: str
-) -> tuple[list[Plot], list[list[str]]]:
+) -> tuple[list[Plot], list[tuple[str, str]]]:
     """The matrix in the order of frequency, and, with names, in one that puts like classes beside each other."""
     if not len(confusions.count):
         return [], []
@@ -144,7 +144,7 @@ def _drawn(
     for group in found.groups[:_GROUPS]:
         mistakes = confusions.among(group)
         listed = ", ".join(names[c] for c in group[np.argsort(-mistakes, kind="stable")].tolist())
-        rows.append([listed, f"{len(group)}", f"{mistakes.sum():,}", f"{100 * mistakes.sum() / total:.1f}"])
+        rows.append((listed, f"{mistakes.sum():,} mistakes among them, {100 * mistakes.sum() / total:.1f} % of all"))
     return plots, rows
 
 
