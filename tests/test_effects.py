@@ -46,6 +46,14 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "shard_classifier": (True, {"epochs": 0}, {"epochs": 1}),
     "progressive_sizes": ((0.5, 1.0), {"epochs": 0}, {"epochs": 2}),
     "expand": (8, {"tte": "random"}, {"tte": "fivecrop"}),
+    **{
+        f"{kind}_column": (
+            "x",
+            {"dataset": "list", "train_list": "a.txt"},
+            {"dataset": "list", "train_list": "a.CSV.gz"},
+        )
+        for kind in ("image", "label", "split")
+    },
     "split_seed": (1, {}, {"val_share": 0.1}),
     "data_cache": ("copies", {"data_root": "images"}, {"data_root": "s3://bucket/images"}),
     "data_cache_gb": (1.0, {"data_root": "images"}, {"data_root": "https://host/images"}),

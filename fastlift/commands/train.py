@@ -17,6 +17,7 @@ EXAMPLES = (
     "fastlift train",
     "fastlift train --dataset imagenet_lt --data-root /data/imagenet --amp bf16 --output runs/imagenet",
     "fastlift train --dataset cifar100_ir100 --recipe lift_plus --seed 1",
+    "fastlift train --train-list photos.csv --output runs/photos",
     "fastlift train --data-root photos/ --epochs 5 --batch-size 64 --micro-batch 16",
     "fastlift train --resume --output runs/imagenet",
     "fastlift train --resume auto --output runs/imagenet ...        (the same command each time, in a restart loop)",
@@ -25,8 +26,20 @@ EXAMPLES = (
 )
 
 BASICS = (
-    *("config", "output", "resume", "overwrite", "recipe", "dataset", "data_root", "class_names", "val_share", "model"),
-    *("epochs", "batch_size", "micro_batch", "lr", "eval_every", "patience", "seed", "device", "amp"),
+    *("config", "output", "resume", "overwrite", "recipe", "dataset", "data_root", "train_list", "class_names"),
+    *(
+        "val_share",
+        "model",
+        "epochs",
+        "batch_size",
+        "micro_batch",
+        "lr",
+        "eval_every",
+        "patience",
+        "seed",
+        "device",
+        "amp",
+    ),
 )
 
 _RESUME = PrimitiveConstructorSpec(

@@ -25,11 +25,13 @@ from fastlift.data.index.index import fingerprint
 from fastlift.data.index.lines import read_lines
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.replacements import BadImages, BadImageSettings
+from fastlift.data.index.table_files import kind_of
+from fastlift.data.index.tables import Columns
 from fastlift.data.stores.cache import CacheSettings
 from fastlift.data.stores.cached import Session
-from fastlift.data.stores.url import Url, local_copy, place_of
+from fastlift.data.stores.url import Url, is_url, local_copy, place_of
 from fastlift.errors import UserError
-from fastlift.settings import May, NamesPlace, Settings, one_of
+from fastlift.settings import Acts, May, NamesPlace, Settings, one_of
 from fastlift.system.files import cache_folder, expand_user, read_json
 
 SOURCES: tuple[Source, ...] = (SHAPES_LT, IMAGENET_LT, PLACES_LT, INATURALIST2018, *CIFAR, LIST, FOLDER, WEBDATASET)
@@ -66,6 +68,13 @@ def data_set_meant(dataset: str | None, data_root: str | Path | None, train_list
     return FOLDER.name
 
 
+def _has_columns(dataset: str, train_list: str | None) -> bool:
+    return dataset == LIST.name and train_list is not None and bool(kind_of(train_list))
+
+
+_OF_TABLES = Acts("a column of a table (--train-list photos.csv)", _has_columns)
+
+
 @dataclass(frozen=True)
 class SourceSettings(Settings):
     """Which data set, and where it lies."""
@@ -75,13 +84,19 @@ class SourceSettings(Settings):
     data_root: Annotated[str | None, NamesPlace(), May.CHANGE | May.DIFFER] = None
     """Folder with the images, or its URL ('s3://bucket/folder', gs://, hf://, https://)."""
     train_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
-    """List file of the training split, or its URL: lines of 'relative/path label' (.gz too). For webdataset a pattern of its shards: 'train-{000000..000099}.tar'."""
+    """List file of the training split, or its URL: lines of 'relative/path label' (.gz too), or a table (.csv, .tsv, .jsonl, .parquet), which may have a column of splits. For webdataset a pattern of its shards: 'train-{000000..000099}.tar'."""
     val_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
     """The same of the validation split, where there is one."""
     test_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
     """The same of the test split."""
     class_names: Annotated[str | None, NamesPlace(), May.DIFFER] = None
     """Class-name file, or its URL: lines of 'folder name', in the order of the labels."""
+    image_column: Annotated[str | None, _OF_TABLES] = None
+    """Column of a table with the paths of the images (default: found by the common names)."""
+    label_column: Annotated[str | None, _OF_TABLES] = None
+    """Column of a table with the labels, numbers or words (default: found by the common names)."""
+    split_column: Annotated[str | None, _OF_TABLES] = None
+    """Column of a table with the splits: train, val, test (default: found by the common names, where there is one)."""
 
     def build(
         self,
@@ -99,7 +114,8 @@ class SourceSettings(Settings):
         self._refuse_unused_files(source)
         cache = expand_user(cache_dir) if cache_dir else cache_folder()
         places = self._places(source, cache, stores)
-        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, cut, **places)
+        columns = Columns(self.image_column, self.label_column, self.split_column)
+        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, cut, columns, **places)
         root = request.data_root
         if isinstance(root, Url) and not source.takes_urls:
             raise UserError(f"the data set {self.dataset} takes a local folder as --data-root, not {root}")
@@ -130,6 +146,8 @@ class SourceSettings(Settings):
             patterns = {split: pattern for split, pattern in lists.items() if pattern is not None}
         given = {name: local_copy(place_of_list(file), cache) for name, file in files.items() if file is not None}
         root = None if self.data_root is None else place_of(self.data_root)
+        if root is None and source is LIST and is_url(self.train_list):
+            raise UserError("--train-list is a URL: give --data-root, the folder or URL that its paths start from")
         if isinstance(root, Url) and source.takes_urls:
             root = Url(root.text, Session(stores.build(cache)))
         return {"data_root": root, "patterns": patterns, **given}
@@ -144,6 +162,9 @@ def load_data_set(
     test_list: str | Path | None = None,
     class_names: str | Path | None = None,
     taxon: Taxon = "species",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     cache_dir: str | Path | None = None,
     bad_images: BadImages = "stop",
     data_cache: str | Path | None = None,
@@ -162,6 +183,7 @@ def load_data_set(
             CIFAR only where it is not to be downloaded into the cache.
         train_list, val_list, test_list, class_names: files, for ``list`` and in place of the found ones for published sets.
         taxon: what the classes of iNaturalist are: its species, or their groups at a rank of ``taxon.RANKS``.
+        image_column, label_column, split_column: of tables that are given as lists, where their names do not tell.
         cache_dir: where indices, the drawn shapes and downloads go; default ``cache_folder()``.
         bad_images: "stop" to refuse unusable files, "skip" to put the next good file of the class in their place.
         test_share, val_share, split_seed: the share of each class's images that becomes the test split of a set that has none
@@ -180,7 +202,8 @@ def load_data_set(
     """
     places = (data_root, train_list, val_list, test_list, class_names)
     files = (None if place is None else os.fspath(place) for place in places)
-    return SourceSettings(name, *files).build(
+    columns = {"image_column": image_column, "label_column": label_column, "split_column": split_column}
+    return SourceSettings(name, *files, **columns).build(
         TaxonSettings(taxon),
         BadImageSettings(bad_images),
         CacheSettings(None if data_cache is None else os.fspath(data_cache), data_cache_gb),

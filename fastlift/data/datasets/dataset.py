@@ -13,6 +13,7 @@ from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import BadImages
+from fastlift.data.index.tables import Columns
 from fastlift.data.stores.url import Url
 
 
@@ -24,6 +25,7 @@ class Rank:
     of_class: np.ndarray  # int64 [C], the group of each class
 
 
+_ANY_COLUMNS = Columns()
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # by name, and as messages call them
 
 
@@ -83,6 +85,7 @@ class Request:
     rescan: bool  # look at all files again instead of trusting the cached sizes
     progress: Progress | None
     cut: CutSettings
+    columns: Columns = _ANY_COLUMNS  # of tables
     data_root: Path | Url | None = None
     train_list: Path | None = None
     val_list: Path | None = None

@@ -1,17 +1,20 @@
 """``--dataset list``: images by list files of the user's own. Published sets and ``shapes_lt`` are lists too."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fastlift.data.datasets import inaturalist
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.laid_out import missing_folders, one_folder_higher
-from fastlift.data.datasets.splits import check_classes, finish, index_split
+from fastlift.data.datasets.splits import check_classes, finish, index_split, note_shared
+from fastlift.data.datasets.tables import load_tables
 from fastlift.data.datasets.wordnet import names_of_folders
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.lines import content_digest, line_blocks, read_lines, read_text
 from fastlift.data.index.lists import Listing, class_folders, parse_class_names, parse_list
 from fastlift.data.index.problems import Problems
+from fastlift.data.index.table_files import kind_of
 from fastlift.errors import UserError
 
 
@@ -26,14 +29,20 @@ class ListFiles(Source):
         return "\nIt is the folder that the paths in --train-list and --test-list start from."
 
     def load(self, request: Request) -> DataSet:
-        if request.train_list is None or request.test_list is None or request.data_root is None:
+        if request.train_list is None:
             raise UserError(
-                "--dataset list needs --data-root (folder of the images), --train-list and --test-list "
-                "(and may have --val-list; lines of 'relative/path label', labels from 0) and, unless every class has a folder of its own, "
-                "--class-names (lines of 'folder name' or 'name', in the order of the labels)"
+                "--dataset list needs --train-list (lines of 'relative/path label', labels from 0; or a table: .csv, .tsv, "
+                ".jsonl, .parquet), mostly --data-root (the folder that its paths start from; by default its own) and, unless "
+                "every class has a folder or a name of its own, --class-names (lines of 'folder name' or 'name', in the order "
+                "of the labels). It may have --test-list and --val-list"
             )
-        class_names = read_class_names(request.train_list, request.class_names)
         lists = {"train": request.train_list, "val": request.val_list, "test": request.test_list}
+        if any(file is not None and kind_of(file) for file in lists.values()):
+            return load_tables(request, lists)
+        train = request.train_list
+        if request.data_root is None:
+            request = replace(request, data_root=train.absolute().parent)
+        class_names = read_class_names(train, request.class_names)
         return load_lists(request, lists, class_names, Problems(request.name))
 
 
@@ -72,6 +81,7 @@ def load_lists(
         key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode()
         key += b"\0" + content_digest(file) + (b"\0higher" if higher else b"")
         indices[split] = index_split(request, split, key, make_listing, class_names, problems)
+    note_shared({split: index.paths for split, index in indices.items() if index is not None}, problems)
     return finish(request, indices, problems)
 
 

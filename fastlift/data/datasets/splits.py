@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastlift.data.datasets.dataset import DataSet, Request
+from fastlift.data.datasets.dataset import SPLITS, DataSet, Request
 from fastlift.data.index.columns import cached_columns
-from fastlift.data.index.index import ImageIndex, fingerprint
+from fastlift.data.index.doubles import rows_in_both
+from fastlift.data.index.index import ImageIndex, PathTable, fingerprint
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import Problems
 from fastlift.data.index.scan import SCAN_FORMAT, Scan, finish_index, load_scan, store_scan
@@ -81,6 +82,16 @@ def index_listings(
 
     indices = {split: index(split, listing) for split, listing in listings.items()}
     return finish(request, indices, problems, group_counts)
+
+
+def note_shared(paths: Mapping[str, PathTable], problems: Problems) -> None:
+    """A note for images that are in the training split and in another one, by their paths in the data root."""
+    for split, others in paths.items():
+        if split != "train" and "train" in paths and (both := rows_in_both(paths["train"], others)):
+            problems.notes.append(
+                f"{len(both):,} of {len(others):,} {SPLITS[split]} images are training images too, such as "
+                f"{others[both[0][1]]}: figures will be too good"
+            )
 
 
 def finish(

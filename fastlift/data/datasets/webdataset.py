@@ -5,18 +5,16 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
+from fastlift.data.datasets.label_texts import Labels
 from fastlift.data.datasets.shard_tables import tables_of
 from fastlift.data.datasets.splits import check_classes, finish
-from fastlift.data.datasets.wordnet import names_of_folders
 from fastlift.data.index.index import ImageIndex, PathTable
-from fastlift.data.index.lines import read_lines
-from fastlift.data.index.lists import LARGEST_LABEL, Listing, leaves_root, parse_class_names
+from fastlift.data.index.lists import Listing, leaves_root
 from fastlift.data.index.problems import SHOWN, Problems
 from fastlift.data.index.scan import InShards, Scan, finish_index
 from fastlift.data.index.shards import ShardTable
@@ -33,7 +31,6 @@ _SPLITS = {"train": ("train",), "val": ("val", "validation"), "test": ("test", "
 _MOST_SHARDS = 2**20
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
-_NUMBER = re.compile(r"-?[0-9]+")
 
 
 class WebDataset(Source):
@@ -56,7 +53,8 @@ class WebDataset(Source):
             for split, names in shards.items()
         }
         problems.raise_if_any()
-        labels = _Labels.of({text for table in tables["train"] for text in table.texts}, request.class_names)
+        texts = {text for table in tables["train"] for text in table.texts}
+        labels = Labels.of(texts, request.class_names, _names_of_numbers)
         indices = {split: _index(request, split, shards[split], tables[split], labels, problems) for split in shards}
         return finish(request, indices, problems)
 
@@ -130,43 +128,15 @@ def _expanded_once(name: str, pattern: str) -> list[str]:
     return [name[: braces.start()] + part + name[braces.end() :] for part in parts]
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """What the labels in the shards mean."""
-
-    class_names: tuple[str, ...]
-    of_text: dict[str, int] | None  # None: they are numbers
-
-    @classmethod
-    def of(cls, texts: set[str], file: Path | None) -> _Labels:
-        """Of all labels of the training split, and of a file of class names; raises UserError where names are missing."""
-        numbers = all(map(_NUMBER.fullmatch, texts))
-        if file is None:
-            if numbers:
-                raise UserError(
-                    "the labels in the shards are numbers: give --class-names, a file with lines of 'folder name' or "
-                    "'name' in the order of the labels"
-                )
-            ordered = sorted(texts)
-            return cls(names_of_folders(ordered), {text: label for label, text in enumerate(ordered)})
-        lines = [line.strip() for line in read_lines(file)]
-        if numbers:
-            return cls(parse_class_names(lines, str(file)), None)
-        words = [line.split(None, 1)[0] if line else "" for line in lines]
-        folders = words if texts <= set(words) else []
-        names = parse_class_names(lines, str(file), lambda: folders)
-        return cls(names, {text: label for label, text in enumerate(folders or names)})
-
-    def label(self, text: str) -> int:
-        """The class; -1 for none."""
-        if self.of_text is not None:
-            return self.of_text.get(text, -1)
-        label = int(text) if _NUMBER.fullmatch(text) and len(text) <= len(str(LARGEST_LABEL)) else -1
-        return label if 0 <= label < len(self.class_names) else -1
+def _names_of_numbers() -> tuple[str, ...]:
+    raise UserError(
+        "the labels in the shards are numbers: give --class-names, a file with lines of 'folder name' or 'name' in the order "
+        "of the labels"
+    )
 
 
 def _index(
-    request: Request, split: str, shards: list[str], tables: list[ShardTable], labels: _Labels, problems: Problems
+    request: Request, split: str, shards: list[str], tables: list[ShardTable], labels: Labels, problems: Problems
 ) -> ImageIndex | None:
     """One split; None where a label is of no class, or a class has no image, which is added to the problems."""
     assert request.data_root is not None
