@@ -15,6 +15,7 @@ COMMANDS = {
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "report": "one HTML page of one run, or of several side by side",
     "export": "files that serve a run without fastlift: ONNX, torch.export, AOTInductor",
+    "adapters": "what a run trained inside its backbone, for timm, open_clip, transformers and PEFT",
     "bench": "speed and memory on this machine, beside plain PyTorch and torchvision",
     "completion": "a script that completes commands and flags in bash or zsh",
     "doctor": "what this machine has, and what will be used",

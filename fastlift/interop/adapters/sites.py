@@ -12,7 +12,7 @@ Legend: D width, M width of the MLP, r rank.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -190,13 +190,33 @@ def _qkv(block: nn.Module, sites: Sites, tuner: str) -> list[nn.Module]:
     """The product or products of queries, keys and values: one of [3D, D] or three, as attention has them."""
     paths = sites.qkv
     if len(paths) == 1 and _part(block, paths[0]) is None:
-        owner = paths[0].rpartition(".")[0]
-        paths = tuple(f"{owner}.{part}_proj" for part in "qkv")
+        paths = _apart(paths[0].rpartition(".")[0])
     if isinstance(found := _part(block, paths[0]), nn.MultiheadAttention):
         if found.in_proj_weight is None:
             raise UserError(f"tuner {tuner}: {paths[0]} of {type(block).__name__} has keys of another width")
         return [found]
     return [_linear(block, path, tuner) for path in paths]
+
+
+def reached(block: nn.Module, sites: Sites, tuner: str) -> Sites:
+    """The sites by the names that a block has, for programs that put their own modules around products.
+
+    Raises:
+        UserError: attention that takes the weight and does not call the product.
+    """
+    owner = sites.qkv[0].rpartition(".")[0]
+    if tuner == "lora" and (not owner or _takes_weight(block, sites.qkv[0])):
+        raise UserError(
+            f"the attention of {type(block).__name__} takes weights and does not call its products, so PEFT's LoRA would have "
+            "no effect there"
+        )
+    if len(sites.qkv) == 1 and _part(block, sites.qkv[0]) is None:
+        return replace(sites, qkv=_apart(owner))
+    return sites
+
+
+def _apart(owner: str) -> tuple[str, ...]:
+    return tuple(f"{owner}.{part}_proj" for part in "qkv")
 
 
 def attach_lora(block: nn.Module, sites: Sites, rank: int, generator: torch.Generator | None) -> nn.Module:

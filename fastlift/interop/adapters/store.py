@@ -24,6 +24,8 @@ from fastlift.interop.adapters.attach import (
     remove_adapters,
     tuner_parameters,
 )
+from fastlift.interop.adapters.peft_files import write_peft
+from fastlift.interop.adapters.sites import reached
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import TUNERS
 from fastlift.models.weights import check_fit
@@ -61,26 +63,31 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
     base: Base
 
 
-def save_adapters(model: nn.Module, folder: str | Path) -> Path:
+def save_adapters(model: nn.Module, folder: str | Path, *, format: Literal["fastlift", "peft"] = "fastlift") -> Path:
     """Write the adapters of ``model`` to ``folder``: a few MB, without the base model and without its classifier.
 
     Under DDP any process may call it, or all of them. Of a model sharded by FSDP2 (``fully_shard``) all processes call it,
     and the first one writes.
 
+    Args:
+        model: with adapters.
+        folder: made where it is missing.
+        format: ``peft`` writes LoRA (``lora``, ``lora_mlp``) for ``peft.PeftModel.from_pretrained(model, folder)`` instead, with
+            this model's names of modules.
+
     Returns:
         the folder.
 
     Raises:
-        UserError: a model without adapters, adapters that are not finite, a place that is not a folder.
+        UserError: a model without adapters, adapters that are not finite, a place that is not a folder; for ``peft`` another
+            tuner than LoRA, or attention that PEFT does not reach.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder")
+    folder = as_folder(folder)
     holder, record, tower = attached(model)
     parameters = tuner_parameters(holder)
     state = {name: whole(p).detach().cpu().contiguous() for name, p in parameters.items()}
-    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, so nothing is saved")
+    if format == "peft":
+        sites = reached(tower.blocks[record.layers[0]], tower.family.sites, record.tuner)
     base = Base(
         name=_name(holder),
         kind=f"{type(holder).__module__.split('.')[0]}.{type(holder).__name__}",
@@ -91,8 +98,32 @@ def save_adapters(model: nn.Module, folder: str | Path) -> Path:
     described = Description(tuner=record.tuner, rank=record.rank, layers=list(record.layers), base=base)
     if any(isinstance(p, Sharded) for p in parameters.values()) and torch.distributed.get_rank() != 0:
         return folder
-    sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(msgspec.to_builtins(described), allow_nan=False)})
+    if format == "peft":
+        check_finite(state)
+        write_peft(folder, state, record.tuner, record.rank, record.layers, tower.path, sites, base.name)
+    else:
+        write_adapters(folder, state, described)
     return folder
+
+
+def as_folder(place: str | Path) -> Path:
+    """A place for adapters; raises UserError where a file is there."""
+    folder = Path(place)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder")
+    return folder
+
+
+def check_finite(state: dict[str, Tensor]) -> None:
+    """Raise UserError for numbers that are none."""
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{wrong[0]} holds numbers that are not finite: this training failed, so nothing is saved")
+
+
+def write_adapters(folder: Path, state: dict[str, Tensor], described: Description) -> None:
+    """Write the one file of an adapter folder."""
+    check_finite(state)
+    sealed.write(folder / FILE, state, {DESCRIPTION: json.dumps(msgspec.to_builtins(described), allow_nan=False)})
 
 
 def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None = None) -> dict[str, nn.Parameter]:
@@ -172,7 +203,12 @@ def _name(model: Any) -> str:
 
 def _samples(block: nn.Module) -> Tensor:
     """An even sample of the largest weight of a block's MLP, in fp32."""
-    flat = whole(next(p for p in block.get_submodule("mlp").parameters() if p.dim() == 2)).detach().flatten()
+    return samples_of(whole(next(p for p in block.get_submodule("mlp").parameters() if p.dim() == 2)))
+
+
+def samples_of(weight: Tensor) -> Tensor:
+    """An even sample of a weight, in fp32."""
+    flat = weight.detach().flatten()
     return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].float().cpu()
 
 
