@@ -20,7 +20,7 @@ import msgspec
 
 from fastlift.errors import UserError
 from fastlift.models.prediction.result import Prediction
-from fastlift.system.files import append, read_json, try_lock
+from fastlift.system.files import append, parse_json, sync_folder, try_lock
 from fastlift.system.printing import printable
 
 Format = Literal["text", "jsonl", "csv", "parquet"]
@@ -208,25 +208,37 @@ class Unfinished:
             raise UserError("--resume and --overwrite contradict each other")
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder: name a file in it")
-        begun = self.note.is_file() and self.note.stat().st_size > 0
+        noted = self._noted()
+        begun = noted is not None
         if self.path.exists() and not begun:
-            if resume:
+            if resume and not self.note.exists():
                 return False
             if not overwrite:
-                raise UserError(f"{self.path} exists; use --overwrite, or another --output")
+                what = f"{self.note} is damaged" if self.note.exists() else f"{self.path} exists"
+                raise UserError(f"{what}; use --overwrite, or another --output")
         if begun and not (resume or overwrite):
             raise UserError(f"{self.path} is unfinished: --resume goes on with it, --overwrite starts again")
         os.makedirs(self.path.parent, exist_ok=True)
         lock = self._take_lock()
-        if begun and resume:
-            self._check(asked)
+        if noted is not None and resume:
+            self._check(noted, asked)
             return True
         # The old records first: behind a note of what is asked for now, they would pass for it.
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self.parts, ignore_errors=True)
         os.ftruncate(lock, 0)
         append(lock, json.dumps(asked).encode(), self.note)
+        os.fsync(lock)  # before any record: without the note, what a power cut leaves would pass for a whole file
+        sync_folder(self.path.parent)
         return True
+
+    def _noted(self) -> dict[str, Any] | None:
+        """What was asked for when the file was begun; None where it was not, or the note itself was cut short."""
+        try:
+            value = parse_json(self.note.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
 
     def _take_lock(self) -> int:
         self._lock = lock = os.open(self.note, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -235,8 +247,7 @@ class Unfinished:
             raise UserError(f"{self.path} is being written by another process")
         return lock
 
-    def _check(self, asked: dict[str, Any]) -> None:
-        before = read_json(self.note)
+    def _check(self, before: dict[str, Any], asked: dict[str, Any]) -> None:
         now = json.loads(json.dumps(asked))
         if changed := [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]:
             told = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
@@ -244,6 +255,7 @@ class Unfinished:
 
     def finish(self) -> None:
         """The file is whole."""
+        sync_folder(self.path.parent)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.note.unlink(missing_ok=True)
         self.release()

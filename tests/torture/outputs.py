@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Outputs:
         formats = ["pt2"] + ["onnx"] * (find_spec("onnxscript") is not None and find_spec("onnxruntime") is not None)
         return [
             Scenario("predict", self._scenarios.ended, told, self._predicted, {"output": "predictions.jsonl"}),
+            self._to_file("jsonl"),
+            self._to_file("parquet"),
             Scenario("pack", self._scenarios.clear, pack, self._packed),
             Scenario("check", self._scenarios.clear, check, self._checked, into),
             Scenario("cold cache", self._scenarios.clear, self._scenarios.train, self._cached, into, "/cache"),
@@ -124,6 +126,29 @@ class Outputs:
         scenario = self._named("predict")
         again = commands.run(*scenario.command, **scenario.more)
         return failed(again) or _differ(commands.folder / "predictions.jsonl", self._predictions)
+
+    def _to_file(self, format: str) -> Scenario:
+        """Predictions in a file that the same command goes on with; without pyarrow there are none in Parquet."""
+        name, file = f"predict to {format}", f"out.{format}"
+        kept = "jsonl" if find_spec("pyarrow") is None else format
+        told = ("predict", "run", str(self._data / "test"), "--output", f"out.{kept}", "--resume")
+
+        def gone_on(commands: Commands, ended: Ended) -> str:
+            wanted, there = self._whole_file(kept), files(commands.folder / f"out.{kept}")
+            finished = not (commands.folder / f".out.{kept}.unfinished").exists()
+            if (ended.code == 0 or (finished and there)) and _records(there, kept) != wanted:
+                return f"part of the predictions passes for all of them under code {ended.code}"
+            again = commands.run(*told)
+            left = [path.name for path in commands.folder.glob(".out.*")]
+            differs = _records(files(commands.folder / f"out.{kept}"), kept) != wanted
+            return failed(again) or (f"{file} differs" if differs else "") or (f"{left} is left" if left else "")
+
+        return Scenario(name, self._scenarios.ended, told, gone_on)
+
+    @cache  # noqa: B019 - as long as the scenarios
+    def _whole_file(self, format: str) -> object:
+        scenario = self._named(f"predict to {format}")
+        return _records(self._untouched(f"out.{format}", (scenario.command, {})), format)
 
     def _packed(self, commands: Commands, ended: Ended) -> str:
         scenario, folder = self._named("pack"), commands.folder / "pack"
@@ -259,6 +284,16 @@ def files(place: Path) -> dict[str, bytes]:
     if place.is_file():
         return {place.name: place.read_bytes()}
     return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def _records(found: dict[str, bytes], format: str) -> object:
+    """What a file of predictions holds: of Parquet its rows, however they were written; None where there is none."""
+    data = next(iter(found.values()), None)
+    if data is None or format == "jsonl":
+        return data
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(data)).to_pylist()
 
 
 def visible(found: dict[str, bytes]) -> dict[str, bytes]:

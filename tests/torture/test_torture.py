@@ -55,6 +55,8 @@ def perform(case: Case, ready: Ready) -> None:
         ("evaluate", "kill", 0.6),
         ("report", "broken once", 0.5),
         ("predict", "full from then on", 0.5),
+        ("predict to jsonl", "torn", 0.6),
+        ("predict to parquet", "kill", 0.7),
         ("adapters", "kill", 0.8),  # the new file is in its place
         ("pack", "kill", 0.95),  # all is there but the manifest, which is written last
     ],
