@@ -15,8 +15,6 @@ from fixtures import CLASS_NAMES
 from interop.export.test_serving import trained_model
 
 import fastlift
-from fastlift.evaluation.predict import index_images, predict
-from fastlift.evaluation.settings import InferenceSettings
 from fastlift.interop.export import FORMATS, export_model, places
 from fastlift.interop.export import files as export_files
 from fastlift.interop.export.formats import format_of
@@ -114,8 +112,7 @@ def test_served_without_fastlift(
     wanted = model(images) if ensembling == "none" else model(images[0]).mean(dim=0, keepdim=True)
     np.testing.assert_allclose(found["logits"], wanted[0].detach().numpy(), rtol=0, atol=1 if is_rounded else 1e-4)
     # and the description leads to the crops that fastlift itself looks at, but for the decoder's rounding
-    index, _ = index_images([image])
-    best = next(predict(model, [image], index, InferenceSettings(tte=ensembling), top=len(CLASS_NAMES)))
+    best = model.predict(image, top=len(CLASS_NAMES), tte=ensembling)
     ours = dict(zip(best.names, best.probabilities, strict=True))
     probabilities = torch.from_numpy(found["logits"]).softmax(0).tolist()
     described = json.loads(done.description.read_text())
