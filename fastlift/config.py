@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from fastlift.callbacks.loggers import LogSettings
-from fastlift.data.datasets.catalogue import SourceSettings
+from fastlift.data.datasets.catalogue import PYTHON, SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
+from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
@@ -128,11 +129,24 @@ class Config:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    given: DataSet | None = field(default=None, compare=False, repr=False)
+    """The data set as an object, where no setting tells it: not part of ``config.json``, which says ``python`` then."""
 
     def __post_init__(self) -> None:
         values = self.flat()
         for kind in SECTIONS.values():
             check_rules(kind, values)
+
+    def of_data(self, data: DataSet) -> Config:
+        """A copy for this data set: by the settings that load it again, or for one that came from Python by the object.
+
+        Raises:
+            UserError: a value that is refused.
+        """
+        if data.settings is None:
+            root = None if data.train.root is None else str(data.train.root)
+            return replace(self.merged(dataset=PYTHON, data_root=root), given=data)
+        return self.merged(**data.settings)
 
     def override(self, **settings: Any) -> Config:
         """A copy with some settings changed; names are those of the flags, without their section.
@@ -219,8 +233,8 @@ def absolute_paths(config: Config) -> Config:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Nested plain values, as ``config.json`` holds them."""
-    plain: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str)  # str of paths
-    return plain
+    sections: dict[str, Any] = {name: msgspec.to_builtins(getattr(config, name), enc_hook=str) for name in SECTIONS}
+    return {"recipe": config.recipe, **sections}  # str of paths
 
 
 def from_dict(data: Any) -> Config:

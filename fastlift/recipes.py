@@ -10,30 +10,43 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlift.config import Config
-from fastlift.data.datasets.catalogue import data_set_meant
+from fastlift.data.datasets.catalogue import PYTHON, SourceSettings, data_set_meant
+from fastlift.data.datasets.cutting import CutSettings
+from fastlift.data.datasets.dataset import DataSet
+from fastlift.errors import UserError
+from fastlift.settings import hints_of
 from fastlift.settings.names import one_of
 
 CLIP_MODEL, CLIP_TAG = "ViT-B-16-quickgelu", "openai"
 
 
-def _recipe(recipe: str, dataset: str | None, defaults: dict[str, Any], settings: dict[str, Any]) -> Config:
+def _recipe(recipe: str, dataset: str | DataSet | None, defaults: dict[str, Any], settings: dict[str, Any]) -> Config:
     """A recipe's defaults, then the user's settings.
 
     The backbone fits the data set: the shipped small CLIP for drawn shapes, CLIP ViT-B/16 for photographs. The user's settings
     must have an effect; the defaults may lose theirs by them.
     """
-    dataset = data_set_meant(dataset, settings.get("data_root"), settings.get("train_list"))
-    backbone = {} if dataset == "shapes_lt" else {"model": CLIP_MODEL, "pretrained": CLIP_TAG}
-    config = Config(recipe=recipe).merged(dataset=dataset, **backbone).merged(**defaults | settings)
+    if isinstance(dataset, DataSet):
+        if told := sorted(
+            settings.keys() & set(hints_of(SourceSettings)) | settings.keys() & set(hints_of(CutSettings))
+        ):
+            raise UserError(f"{', '.join(told)}: the data set is given as an object; give this to what made it")
+        name = PYTHON if dataset.settings is None else str(dataset.settings["dataset"])
+    else:
+        name = data_set_meant(dataset, settings.get("data_root"), settings.get("train_list"))
+    backbone = {} if name == "shapes_lt" else {"model": CLIP_MODEL, "pretrained": CLIP_TAG}
+    config = Config(recipe=recipe).merged(dataset=name, **backbone)
+    config = (config.of_data(dataset) if isinstance(dataset, DataSet) else config).merged(**defaults | settings)
     config.check_effects(settings)
     return config
 
 
-def _is_inaturalist(dataset: str | None) -> bool:
-    return dataset is not None and dataset.startswith("inat")
+def _is_inaturalist(dataset: str | DataSet | None) -> bool:
+    name = dataset.name if isinstance(dataset, DataSet) else dataset
+    return name is not None and name.startswith("inat")
 
 
-def lift(dataset: str | None = None, **settings: Any) -> Config:
+def lift(dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """LIFT: AdaptFormer in every block, cosine classifier from text features, logit-adjusted loss.
 
     ``fastlift train --dataset imagenet_lt --data-root IMAGENET``, then ``fastlift evaluate RUN --tte fivecrop``
@@ -50,7 +63,7 @@ def lift(dataset: str | None = None, **settings: Any) -> Config:
     return _recipe("lift", dataset, {"epochs": epochs}, settings)
 
 
-def lift_plus(dataset: str | None = None, **settings: Any) -> Config:
+def lift_plus(dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """LIFT+: twice the learning rate, half the epochs, a square crop whose least area grows from epoch to epoch.
 
     ``fastlift train --recipe lift_plus --dataset cifar100_ir100``, then ``fastlift evaluate RUN --tte fivecrop``
@@ -68,7 +81,7 @@ def lift_plus(dataset: str | None = None, **settings: Any) -> Config:
     return _recipe("lift_plus", dataset, defaults, settings)
 
 
-def linear_probe(dataset: str | None = None, **settings: Any) -> Config:
+def linear_probe(dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """The classifier alone learns, on frozen features, with LIFT's start and loss: what the tuner adds is the difference.
 
     ``fastlift train --recipe linear_probe --dataset places_lt --data-root PLACES``
@@ -81,7 +94,7 @@ def linear_probe(dataset: str | None = None, **settings: Any) -> Config:
     return _recipe("linear_probe", dataset, {"tuner": "none"}, settings)
 
 
-def full_finetune(dataset: str | None = None, **settings: Any) -> Config:
+def full_finetune(dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """Every weight of the blocks learns, the rest as in LIFT: the heavy fine-tuning that the paper shows to hurt.
 
     ``fastlift train --recipe full_finetune --dataset imagenet_lt --data-root IMAGENET``
@@ -95,7 +108,7 @@ def full_finetune(dataset: str | None = None, **settings: Any) -> Config:
     return _recipe("full_finetune", dataset, {"tuner": "full"}, settings)
 
 
-def arbitrary_finetune(dataset: str | None = None, **settings: Any) -> Config:
+def arbitrary_finetune(dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """A random share of all weights of the blocks learns, the rest as in LIFT: light fine-tuning without a choice of weights.
 
     ``fastlift train --recipe arbitrary_finetune --dataset imagenet_lt --data-root IMAGENET``
@@ -105,11 +118,11 @@ def arbitrary_finetune(dataset: str | None = None, **settings: Any) -> Config:
 
     Source: LIFT, section 4, and its table of tuners. Arguments as ``build``.
     """
-    share = 0.005 if dataset == "places_lt" else 0.01
+    share = 0.005 if (dataset.name if isinstance(dataset, DataSet) else dataset) == "places_lt" else 0.01
     return _recipe("arbitrary_finetune", dataset, {"tuner": "mask", "mask_ratio": share}, settings)
 
 
-def coop(dataset: str | None = None, **settings: Any) -> Config:
+def coop(dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """CoOp: only the words around the class name learn; class features come from the text tower in every step.
 
     ``fastlift train --recipe coop --dataset cifar100_ir100``
@@ -132,7 +145,7 @@ def coop(dataset: str | None = None, **settings: Any) -> Config:
     return _recipe("coop", dataset, defaults, settings)
 
 
-def zero_shot(dataset: str | None = None, **settings: Any) -> Config:
+def zero_shot(dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """CLIP as it is: cosine of image and text features in the joint space; nothing trains. Bicubic resizing, as CLIP's.
 
     ``fastlift zero-shot --dataset places_lt --data-root PLACES``
@@ -149,13 +162,13 @@ _ALL = (lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, 
 RECIPES: dict[str, Callable[..., Config]] = {recipe.__name__: recipe for recipe in _ALL}
 
 
-def build(recipe: str, dataset: str | None = None, **settings: Any) -> Config:
+def build(recipe: str, dataset: str | DataSet | None = None, **settings: Any) -> Config:
     """A recipe by name: the function of that name with these arguments.
 
     Args:
         recipe: one of ``RECIPES``.
         dataset: as ``fastlift train --dataset``; by default what ``data_root`` or ``train_list`` in the settings are of, else
-            the drawn shapes. Photographs get CLIP ViT-B/16, drawn shapes the small CLIP that is shipped.
+            the drawn shapes. Or a data set as an object (``fastlift.data.from_folder`` and the others). Photographs get CLIP ViT-B/16, drawn shapes the small CLIP that is shipped.
         settings: of ``Config``, by the names of the flags, in place of the recipe's own.
 
     Raises:

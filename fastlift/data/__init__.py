@@ -8,6 +8,7 @@ parts, each of which imports from those before it:
 - ``loading/``: threads or DALI decode, crop and collate
 - ``datasets/``: the sets by name, one file each, and packs of them (a few tar files)
 - ``image_sources``: images by the files, folders, patterns, lists and shards that people name, to be predicted
+- ``from_python``, ``map_style``, ``huggingface``: data sets from the objects that Python programs have
 - ``pack``, ``inspection/``: make a pack; tell what is wrong with a set, and what it looks like
 
 Imports ``errors``, ``settings`` and ``system``. Imported by ``models``, ``training``, ``evaluation``, ``config``, ``recipes``, ``runs``,
@@ -19,6 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers read; at run time the table below gives the same, when it is asked for
     from fastlift.data.datasets.catalogue import load_data_set as load_data_set
+    from fastlift.data.from_python import from_dataframe as from_dataframe
+    from fastlift.data.from_python import from_dataset as from_dataset
+    from fastlift.data.from_python import from_folder as from_folder
+    from fastlift.data.from_python import from_huggingface as from_huggingface
+    from fastlift.data.from_python import from_imagefolder as from_imagefolder
+    from fastlift.data.from_python import from_table as from_table
+    from fastlift.data.from_python import from_webdataset as from_webdataset
     from fastlift.data.loading.loader import build_loader as build_loader
     from fastlift.data.sampling.crops import EvalCrops as EvalViews
     from fastlift.data.sampling.crops import TrainCrops as TrainViews
@@ -28,10 +36,26 @@ _HOMES = {
     "EvalViews": ("sampling.crops", "EvalCrops"),
     "TrainViews": ("sampling.crops", "TrainCrops"),
     "build_loader": ("loading.loader", "build_loader"),
+    **{
+        f"from_{what}": ("from_python", f"from_{what}")
+        for what in ("dataframe", "dataset", "folder", "huggingface", "imagefolder", "table", "webdataset")
+    },
     "load_data_set": ("datasets.catalogue", "load_data_set"),
 }
 
-__all__ = ["EvalViews", "TrainViews", "build_loader", "load_data_set"]
+__all__ = [
+    "EvalViews",
+    "TrainViews",
+    "build_loader",
+    "from_dataframe",
+    "from_dataset",
+    "from_folder",
+    "from_huggingface",
+    "from_imagefolder",
+    "from_table",
+    "from_webdataset",
+    "load_data_set",
+]
 
 
 def __getattr__(name: str) -> Any:

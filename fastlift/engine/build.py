@@ -29,10 +29,13 @@ from fastlift.training.inputs import model_loader
 from fastlift.training.stages import Stages
 
 
-def load_data(settings: DataConfig, ui: Ui, world: World | None = None) -> DataSet:
-    """The data set that is asked for, checked; of several processes on a machine, the first reads its files."""
+def load_data(settings: DataConfig, ui: Ui, world: World | None = None, given: DataSet | None = None) -> DataSet:
+    """The data set that is asked for, or ``given`` as an object; of several processes on a machine, the first reads its files.
+
+    Raises UserError for what is wrong in it, and for a single class.
+    """
     source, parts = settings.part(SourceSettings), (TaxonSettings, BadImageSettings, CacheSettings, CutSettings)
-    found = first_of_each_machine(
+    found = given or first_of_each_machine(
         world or World(), lambda: source.build(*map(settings.part, parts), progress=now_and_then(ui.say))
     )
     if why := found.one_class():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from fastlift.config import Config, RunConfig, load
-from fastlift.data.datasets.dataset import Rank
+from fastlift.data.datasets.dataset import DataSet, Rank
 from fastlift.data.datasets.taxon import rank_at
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.engine.agreement import agree, first_amp, join
@@ -34,6 +34,7 @@ from fastlift.models.weights import weights_fingerprint
 from fastlift.runs import folder as runs
 from fastlift.runs.checkpoints import epoch_path
 from fastlift.runs.claims import InUse, claimed
+from fastlift.runs.split_lists import data_of_run
 from fastlift.runs.stored import read_data, read_results
 from fastlift.system.device import using_device
 from fastlift.system.files import write_json
@@ -50,6 +51,7 @@ def evaluate_run(
     split: Literal["test", "val", "train"] = "test",
     settings: dict[str, Any] | None = None,
     *,
+    dataset: DataSet | None = None,
     ui: Ui | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json`` and its page.
@@ -59,6 +61,7 @@ def evaluate_run(
         checkpoints: names such as ``epoch-003``, ``best`` or ``last``; none for the one of the run's own test: the best
             where the run chose one on a validation split, else the last.
         split: which split to evaluate.
+        dataset: the data set of a run whose data came from Python (``fastlift.data.from_dataset`` and the others).
         settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
             ``taxon`` evaluates a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
 
@@ -70,7 +73,7 @@ def evaluate_run(
         UserError: no such run or checkpoint, or data with other classes.
     """
     with company() as world:
-        return _evaluate_among_others(Path(folder), checkpoints, split, settings or {}, world, ui or Quiet())
+        return _evaluate_among_others(Path(folder), checkpoints, split, settings or {}, dataset, world, ui or Quiet())
 
 
 def _evaluate_among_others(
@@ -78,6 +81,7 @@ def _evaluate_among_others(
     checkpoints: Sequence[str],
     split: Literal["test", "val", "train"],
     settings: dict[str, Any],
+    dataset: DataSet | None,
     world: World,
     ui: Ui,
 ) -> dict[str, dict[str, Any]]:
@@ -91,7 +95,7 @@ def _evaluate_among_others(
             "can be evaluated at a rank"
         )
     device = join(world, config, split=split, checkpoints=checkpoints)
-    data = load_data(config.override(taxon=trained.data.taxon).data, told, world)
+    data = load_data(data_of_run(run, config.override(taxon=trained.data.taxon).data), told, world, dataset)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = validation_split(data, "--split val") if split == "val" else data.splits[split]
     if run.class_names() != data.class_names:
@@ -250,7 +254,7 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
     with company() as world:
         told = ui if ui is not None and world.is_main else Quiet()
         device = join(world, config)
-        data = load_data(config.data, told, world)
+        data = load_data(config.data, told, world, config.given)
         model = build_model(config.part(CreateSettings), data.class_names, told)
         told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
         return evaluate_on(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())

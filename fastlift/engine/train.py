@@ -47,7 +47,7 @@ from fastlift.runs.claims import Claim
 from fastlift.runs.events import read_events
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
-from fastlift.runs.split_lists import keep_splits
+from fastlift.runs.split_lists import data_of_run, keep_splits
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.device import using_device
@@ -84,6 +84,7 @@ class Run:
 def train(
     config: Config,
     *,
+    dataset: DataSet | None = None,
     output: str | Path | None = None,
     resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
@@ -95,6 +96,8 @@ def train(
 
     Args:
         config: a recipe's, or loaded from a file.
+        dataset: the images, in place of what the config says (``fastlift.data.from_folder`` and the others). One that only
+            Python knows is ``python`` in the run's ``config.json``: give it again to resume.
         output: the run folder; default ``runs/DATASET-RECIPE-TIME``.
         resume: go on with the run in ``output`` from its last checkpoint; on the same CPU machine the result is
             bit-identical to an uninterrupted run. One that has ended gets the files that it lacks, and is returned. With
@@ -115,7 +118,9 @@ def train(
     """
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one of them")
-    config = absolute_paths(config)  # the run folder holds in any working folder
+    config = absolute_paths(
+        config if dataset is None else config.of_data(dataset)
+    )  # the run folder holds in any working folder
     with company() as world:
         told = ui if ui is not None and world.is_main else Quiet()
         if output is None and (world.size > 1 or resume == "auto"):
@@ -164,7 +169,7 @@ def _train(asked: Asked, place: Place) -> Run:
     config, world, ui = asked.config, place.world, place.ui
     epochs, batch_size = config.training.epochs, config.training.batch_size
     amp = models.choose_amp(asked, place)
-    data = load_data(config.data, ui, world)
+    data = load_data(data_of_run(RunFolder(asked.path), config.data), ui, world, config.given)
     agree_on(data, world)  # before the model, which is made of its classes
     if config.run.eval_every is not None:
         validation_split(data)
@@ -185,7 +190,7 @@ def _train(asked: Asked, place: Place) -> Run:
     if world.is_main:
         write_json(run.data, describe_data(data, config.data), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
-        if data.cut and (told := keep_splits(run, data)):
+        if (data.cut or config.given is not None) and (told := keep_splits(run, data)):
             ui.say(told)
         announce(config.model, data, model, ui)
         announce_machine(place.device, amp, config.part(LoaderSettings).backend_for(data.train, place.device), ui)

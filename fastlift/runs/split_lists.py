@@ -1,10 +1,14 @@
-"""The splits of a run whose data set was cut by fastlift, as list files that any run takes: ``splits/train.txt`` and so on."""
+"""The splits of a run whose data set was cut by fastlift, or came from Python, as list files that any run takes: ``splits/train.txt`` and so on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.config import DataConfig
+from fastlift.data.datasets.catalogue import PYTHON
+from fastlift.data.datasets.dataset import SPLITS, DataSet
 from fastlift.data.index.index import ImageIndex
 from fastlift.runs.folder import RunFolder
 from fastlift.system.files import write_atomically
@@ -30,6 +34,15 @@ def keep_splits(run: RunFolder, data: DataSet) -> str:
     names = "".join(f"{label:09d} {name}\n" for label, name in enumerate(data.class_names))
     _write(folder / CLASS_NAMES, names)
     return f"the splits are kept as list files in {folder}"
+
+
+def data_of_run(run: RunFolder, settings: DataConfig) -> DataConfig:
+    """The settings that load a run's data: its own, but of files that came from Python the lists that it keeps."""
+    if settings.dataset != PYTHON or settings.data_root is None or not (run.splits / CLASS_NAMES).is_file():
+        return settings
+    lists = {f"{split}_list": run.splits / f"{split}.txt" for split in SPLITS}
+    given: dict[str, Any] = {name: str(file) for name, file in lists.items() if file.is_file()}
+    return replace(settings, dataset="list", class_names=str(run.splits / CLASS_NAMES), **given)
 
 
 def _is_odd(index: ImageIndex) -> bool:

@@ -36,6 +36,8 @@ from fastlift.system.files import cache_folder, expand_user, read_json
 
 SOURCES: tuple[Source, ...] = (SHAPES_LT, IMAGENET_LT, PLACES_LT, INATURALIST2018, *CIFAR, LIST, FOLDER, WEBDATASET)
 
+PYTHON = "python"  # in a run's config.json, of what was handed over as an object
+
 
 def names() -> list[str]:
     """The data sets that ``load_data_set`` knows (CIFAR at other ratios too: ``cifar100_ir20``)."""
@@ -43,7 +45,13 @@ def names() -> list[str]:
 
 
 def source_of(name: str) -> Source:
-    """The data set of a name; for an unknown one a UserError with the near ones."""
+    """The data set of a name; for an unknown one, and for one that came from Python, a UserError."""
+    if name == PYTHON:
+        raise UserError(
+            "this data set came from Python, so no file tells it: make it there again (fastlift.data.from_...) and give it on, "
+            "to fastlift.train(config, dataset=..., output=RUN, resume=True) to go on with the run, or to "
+            "fastlift.engine.evaluate.evaluate_run(RUN, dataset=...)"
+        )
     found = next((found for source in SOURCES if (found := source.named(name)) is not None), None)
     return found or source_of(one_of("data set", name, names()))  # raises
 
@@ -125,7 +133,8 @@ class SourceSettings(Settings):
         data = taxon.build(_load_packed(request) if packed else source.load(request))
         if isinstance(root, Url):
             root.session.listings.clear()  # of millions of files, maybe
-        return data.changed(lambda index: replace(index, cache=cache))
+        settings = {name: value for part in (self, taxon, bad_images, cut) for name, value in part.values().items()}
+        return replace(data.changed(lambda index: replace(index, cache=cache)), settings=settings)
 
     def _refuse_unused_files(self, source: Source) -> None:
         lists = {"--train-list": self.train_list, "--val-list": self.val_list, "--test-list": self.test_list}

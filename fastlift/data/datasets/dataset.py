@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class DataSet:
     ranks: dict[str, Rank] = field(default_factory=dict)  # by name, from the highest to the lowest
     val: ImageIndex | None = None  # given, or cut off from the training split
     cut: tuple[str, ...] = ()  # splits that were cut off from the training images
+    settings: dict[str, Any] | None = None  # which load it again; None for one that came from Python
     notes: tuple[str, ...] = ()  # what was chosen for the user, to be said once: which lists, which folders
 
     @property

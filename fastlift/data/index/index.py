@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlift.data.index.objects import ObjectImages
 from fastlift.data.stores.url import Url
 
 _ROWS_AT_A_TIME = 2**16
@@ -128,7 +129,7 @@ class ImageIndex:
     heights: np.ndarray  # int32 [N]
     class_names: tuple[str, ...]
     fingerprint: str  # of paths, labels, sizes and class names; the same on every machine
-    arrays: np.ndarray | None = None  # uint8 [N, H, W, 3]
+    arrays: np.ndarray | ObjectImages | None = None  # uint8 [N, H, W, 3], or what gives such one at a time
     spans: np.ndarray | None = None  # int64 [N, 2]
     shards: np.ndarray | None = None  # int32 [N], the number of each member's shard: the same for the same path
     bad: tuple[BadImage, ...] = ()  # found by the header scan and replaced (``bad_images="skip"``)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
+
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.index.replacements import BadImages, BadImageSettings, Replacements
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
@@ -56,7 +58,11 @@ class LoaderSettings(Settings):
                 raise UserError(f"{why}: {cure}use torchvision")
             return "dali", "asked for"
         if index.arrays is not None:
-            return "torchvision", "the set comes as arrays, nothing to decode"
+            whole = isinstance(index.arrays, np.ndarray)
+            return (
+                "torchvision",
+                "the set comes as arrays, nothing to decode" if whole else "they come from Python objects",
+            )
         if index.decoded_bytes() <= cache_bytes:
             return "torchvision", f"decoded once and kept in memory ({index.decoded_bytes() / 2**20:.0f} MiB)"
         if why := without_dali(device):

@@ -51,7 +51,7 @@ class TorchLoader:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastlift-data")
         if stream.index.arrays is None:
             jpeg_decoder()  # here rather than in several threads: whether it is missing is said once
-        self._keep = keep
+        self._keep = keep and not isinstance(stream.index.arrays, np.ndarray)
         self._kept: dict[int, Pixels] = {}
         self._fetches = Fetches(stream.index)
         self._shards = ShardsAhead(stream)
@@ -122,14 +122,17 @@ class TorchLoader:
         render_crops(pixels, step.boxes, row, crops.interpolation, out)
 
     def _image(self, source: int, scale: int) -> Pixels:
-        arrays = self._stream.index.arrays
-        if arrays is not None:
-            return Pixels(arrays[source], 1)
         if not self._keep:
-            return load_image(self._stream.index, source, self._fetches.read(source), scale)
+            return self._loaded(source, scale)
         if (kept := self._kept.get(source)) is None:
-            kept = self._kept[source] = load_image(self._stream.index, source, self._fetches.read(source))
+            kept = self._kept[source] = self._loaded(source, 1)
         return kept
+
+    def _loaded(self, source: int, scale: int) -> Pixels:
+        index = self._stream.index
+        if index.arrays is not None:
+            return Pixels(index.arrays[source], 1)
+        return load_image(index, source, self._fetches.read(source), scale)
 
 
 def _without(rows: np.ndarray, kept: Container[int]) -> np.ndarray:

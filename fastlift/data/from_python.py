@@ -1,0 +1,240 @@
+"""Data sets from what Python programs have: folders, tables, DataFrames, torchvision's and Hugging Face's data sets, any other.
+
+What can be named, folders, tables and shards, is loaded by the same settings as on the command line, and a run of it says so in
+its ``config.json``. The rest goes by the name ``python`` there, and is handed over again to resume or evaluate a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastlift.data.datasets.catalogue import PYTHON, load_data_set
+from fastlift.data.datasets.class_names import check_names
+from fastlift.data.datasets.cutting import CutSettings
+from fastlift.data.datasets.dataset import DataSet, Request
+from fastlift.data.datasets.splits import finish, index_listings
+from fastlift.data.datasets.tables import data_of_rows, rows_of, split_rows
+from fastlift.data.huggingface import encoded_splits
+from fastlift.data.index.index import PathTable
+from fastlift.data.index.lists import Listing
+from fastlift.data.index.problems import Problems
+from fastlift.data.index.tables import Columns, Gathered, choose_columns, common_folder
+from fastlift.data.map_style import index_of_items
+from fastlift.errors import UserError
+from fastlift.system.files import cache_folder
+
+_ROWS = 2**14
+
+
+def from_folder(root: str | Path, **options: Any) -> DataSet:
+    """Class folders, with or without folders of splits: ``fastlift train --data-root ROOT``.
+
+    Args:
+        root: ``CLASS/image.jpg``, or ``train/CLASS/image.jpg`` with ``test`` and ``val``; a folder, or its URL.
+        options: of ``load_data_set``: ``class_names``, ``test_share``, ``val_share``, ``split_seed``, ``bad_images`` ...
+
+    Raises:
+        UserError: no such layout, or problems in the images.
+    """
+    return load_data_set("folder", data_root=root, **options)
+
+
+def from_table(table: str | Path, **options: Any) -> DataSet:
+    """A table of paths and labels (CSV, TSV, JSON lines, parquet), or a list file: ``fastlift train --train-list TABLE``.
+
+    Args:
+        table: of the training split, or of all with a column of splits.
+        options: of ``load_data_set``: ``data_root``, ``test_list``, ``image_column``, ``label_column``, ``split_column`` ...
+
+    Raises:
+        UserError: columns that are not found, several labels an image, or problems in rows and images.
+    """
+    return load_data_set("list", train_list=table, **options)
+
+
+def from_webdataset(root: str | Path, train: str | None = None, **options: Any) -> DataSet:
+    """WebDataset shards: ``fastlift train --dataset webdataset --data-root ROOT``.
+
+    Args:
+        root: the folder of the shards, or its URL.
+        train: a pattern of the training shards, where their names do not tell; ``test_list`` then too.
+        options: of ``load_data_set``: ``class_names``, ``test_list``, ``val_list`` ...
+
+    Raises:
+        UserError: no shards, or problems in them.
+    """
+    return load_data_set("webdataset", data_root=root, train_list=train, **options)
+
+
+def from_dataframe(
+    frame: Any,
+    *,
+    root: str | Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    class_names: str | Path | None = None,
+    test_share: float | None = None,
+    val_share: float = 0.0,
+    split_seed: int = 0,
+) -> DataSet:
+    """Images by the rows of a pandas (or polars) DataFrame of paths and labels, with the rules of tables.
+
+    Args:
+        frame: a row for each image.
+        root: where relative paths start; default the working folder, or the folder that all absolute paths lie in.
+        image_column, label_column, split_column: where the names of the columns do not tell.
+        class_names: a file of them, for labels that are numbers.
+        test_share, val_share, split_seed: what is cut off; see ``load_data_set``.
+
+    Raises:
+        UserError: columns that are not found, missing values with their row (from 0), or problems in the images.
+    """
+    place = "the DataFrame"
+    columns = choose_columns(
+        [str(name) for name in frame.columns], Columns(image_column, label_column, split_column), place
+    )
+    problems = Problems(place)
+    gathered = Gathered(place, problems)
+    values = [None if name is None else list(frame[name]) for name in columns]
+    images, labels, splits = values
+    assert images is not None
+    assert labels is not None
+    for first in range(0, len(images), _ROWS):
+        part = slice(first, first + _ROWS)
+        gathered.add(images[part], labels[part], None if splits is None else splits[part], first)
+    table, numbers = gathered.table()
+    problems.raise_if_any()
+    if not len(table.paths):
+        raise UserError(f"{place} has no rows")
+    found = {"train": rows_of(place, table, numbers)} if splits is None else split_rows(place, table, numbers)
+    request = _request(test_share, val_share, split_seed, root, class_names)
+    return data_of_rows(request, found, problems, Path.cwd())
+
+
+def from_imagefolder(
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    *,
+    test_share: float | None = None,
+    val_share: float = 0.0,
+    split_seed: int = 0,
+) -> DataSet:
+    """The files of torchvision's ``ImageFolder`` (or ``DatasetFolder``): read by fastlift, without the object's transforms.
+
+    Args:
+        train, val, test: of each split; they need the same ``classes``.
+        test_share, val_share, split_seed: what is cut off; see ``load_data_set``.
+
+    Raises:
+        UserError: splits of other classes, or problems in the images.
+    """
+    given = {"train": train, "val": val, "test": test}
+    there = {split: one for split, one in given.items() if one is not None}
+    if any(list(one.classes) != list(train.classes) for one in there.values()):
+        raise UserError("the ImageFolders have other classes: give those of one data set")
+    paths = {
+        split: PathTable.from_strings(os.path.abspath(path) for path, _ in one.samples) for split, one in there.items()
+    }
+    folders = [folder for table in paths.values() if (folder := common_folder(table)) is not None]
+    root, problems = os.path.commonpath(folders), Problems("the ImageFolder")
+    listings = {
+        split: Listing(
+            PathTable.from_strings(path[len(root) :].lstrip("/") for path in paths[split]),
+            np.array([label for _, label in one.samples], dtype=np.int64),
+        )
+        for split, one in there.items()
+    }
+    check_names(train.classes, problems.subject, problems, given=True)
+    request = _request(test_share, val_share, split_seed, root)
+    return index_listings(request, listings, tuple(train.classes), problems)
+
+
+def from_dataset(
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    one_at_a_time: bool = False,
+    test_share: float | None = None,
+    val_share: float = 0.0,
+    split_seed: int = 0,
+) -> DataSet:
+    """Any map-style data set of (PIL image, int), such as torchvision's, without transforms: images are asked for when they are needed.
+
+    Each item is looked at once, for its label and its size. Sets of up to 512 MiB of pixels are then kept decoded while they
+    train; of others an image is asked for anew in each epoch.
+
+    Args:
+        train, val, test: of each split: ``len(...)`` and ``[i]``, which gives (image, label).
+        class_names: by label; default the object's ``classes``.
+        one_at_a_time: never ask for two items at once, for objects that threads may not share.
+        test_share, val_share, split_seed: what is cut off; see ``load_data_set``.
+
+    Raises:
+        UserError: an item that is none of an image and a label (its index is named), or an error that the object raises.
+    """
+    names = class_names if class_names is not None else getattr(train, "classes", None)
+    if names is None:
+        raise UserError("the data set has no classes attribute: give class_names, in the order of the labels")
+    given = {"train": train, "val": val, "test": test}
+    problems = Problems("the data set")
+    check_names([str(name) for name in names], problems.subject, problems, given=True)
+    splits = {
+        split: index_of_items(f"{PYTHON}/{split}", one, tuple(map(str, names)), one_at_a_time, problems)
+        for split, one in given.items()
+        if one is not None
+    }
+    return finish(_request(test_share, val_share, split_seed), splits, problems)
+
+
+def from_huggingface(
+    dataset: Any,
+    config: str | None = None,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    revision: str | None = None,
+    test_share: float | None = None,
+    val_share: float = 0.0,
+    split_seed: int = 0,
+) -> DataSet:
+    """A Hugging Face data set with a column of images and one of class labels. Encoded images stay encoded until they are shown.
+
+    Its splits are train, validation (or val, valid, dev) and test; without a test split one is cut off.
+
+    Args:
+        dataset: a ``Dataset`` or ``DatasetDict``, the folder of one (``save_to_disk``), or a name on the hub
+            (``user/name``), which is downloaded.
+        config, revision: of a name on the hub.
+        image_column, label_column: where the features do not tell (one of images, one of class labels).
+        test_share, val_share, split_seed: what is cut off; see ``load_data_set``.
+
+    Raises:
+        UserError: the package ``datasets`` is missing, there is no such data set, or its features do not fit.
+    """
+    problems = Problems("the data set")
+    splits = encoded_splits(dataset, config, revision, Columns(image_column, label_column), PYTHON, problems)
+    return finish(_request(test_share, val_share, split_seed), splits, problems)
+
+
+def _request(
+    test_share: float | None,
+    val_share: float,
+    split_seed: int,
+    root: str | Path | None = None,
+    class_names: str | Path | None = None,
+) -> Request:
+    cut = CutSettings(test_share, val_share, split_seed)
+    files: Mapping[str, Any] = {
+        "data_root": None if root is None else Path(os.path.abspath(root)),
+        "class_names": None if class_names is None else Path(class_names),
+    }
+    return Request(PYTHON, cache_folder(), "stop", False, None, cut, **files)
