@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastlift.callbacks.callback import Callback as Callback
     from fastlift.config import Config as Config
     from fastlift.engine.model import load_run as load_run
+    from fastlift.engine.sharing import from_pretrained as from_pretrained
     from fastlift.engine.train import train as train
     from fastlift.errors import UserError as UserError
     from fastlift.interop import lift_checkpoints
@@ -58,6 +59,7 @@ _HOMES = {
     "UserError": "errors",
     "add_adapters": "interop.adapters",
     "create_model": "models.create",
+    "from_pretrained": "engine.sharing",
     "load_adapters": "interop.adapters",
     "load_run": "engine.model",
     "remove_adapters": "interop.adapters",

@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "one HTML page of one run, or of several side by side",
     "export": "files that serve a run without fastlift: ONNX, torch.export, AOTInductor",
     "adapters": "what a run trained inside its backbone, for timm, open_clip, transformers and PEFT",
+    "push": "a run to the Hugging Face hub, with a model card",
     "bench": "speed and memory on this machine, beside plain PyTorch and torchvision",
     "completion": "a script that completes commands and flags in bash or zsh",
     "doctor": "what this machine has, and what will be used",

@@ -34,6 +34,9 @@ class Library(Protocol):
     def load(self, name: Name, pretrained: str | Path | None, image_size: int | None) -> Backbone:
         """The model with its weights."""
 
+    def repository(self, name: Name, pretrained: str | None) -> str | None:
+        """Where the weights lie on Hugging Face's hub; None where they do not, or it is not known."""
+
     def make(self, name: Name, image_size: int | None) -> tuple[nn.Module, VisionTransformer | ResNet]:
         """The model without weights, and its image tower as ours."""
 
@@ -64,6 +67,11 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
         shape = outline(name, image_size)
         check_room({"image_size": shape.weights if shape else 0}, {"image_size": image_size}, free_bytes())
     return _library(name).load(name, pretrained, image_size)
+
+
+def hub_name(name: Name, pretrained: str | None) -> str | None:
+    """The repository on Hugging Face's hub that holds a backbone's weights; None where none does."""
+    return _library(name).repository(name, pretrained)
 
 
 @dataclass(frozen=True)

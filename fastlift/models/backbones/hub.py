@@ -17,7 +17,7 @@ _ANSWER_S = 5.0  # for a first sign of the hub
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
-def from_hub(what: str, load: Callable[[], Loaded], instead: str) -> Loaded:
+def from_hub(what: str, load: Callable[[], Loaded], instead: str, *, newest: bool = False) -> Loaded:
     """What ``load`` gives: tried with the cache alone, then with the network where something is missing.
 
     A library of the hub asks for a newer version of what it has, over and over where there is no network, for minutes.
@@ -26,12 +26,15 @@ def from_hub(what: str, load: Callable[[], Loaded], instead: str) -> Loaded:
         what: for the message, such as "the weights of ViT-B-16".
         load: calls a library that gets files from the hub.
         instead: what to do without them, for the message.
+        newest: of what may change on the hub: ask it for a newer version, where it answers.
 
     Raises:
         UserError: something is missing and the hub cannot be reached, which is known within seconds; exit code 1.
     """
     from huggingface_hub import constants
 
+    if newest and not constants.is_offline_mode() and _answers(constants.ENDPOINT):
+        return load()
     try:
         with _cache_alone():
             return load()

@@ -71,6 +71,14 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
     )
 
 
+def repository(name: Name, pretrained: str | None) -> str | None:
+    """Where a tag's weights lie on the hub."""
+    import open_clip
+
+    tag = open_clip.get_pretrained_cfg(str(name), pretrained) if isinstance(name, str) and pretrained else None
+    return (tag or {}).get("hf_hub", "").rpartition("/")[0] or None
+
+
 def make(name: Name, image_size: int | None = None) -> tuple[nn.Module, VisionTransformer | ResNet]:
     """The model without weights, and its image tower as ours."""
     config, label = _configuration(name)

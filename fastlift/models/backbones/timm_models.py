@@ -48,6 +48,16 @@ def load(name: Name, pretrained: str | Path | None = None, image_size: int | Non
     )
 
 
+def repository(name: Name, pretrained: str | None) -> str | None:
+    """Where a model's own weights lie on the hub."""
+    import timm
+
+    own = (
+        timm.get_pretrained_cfg(str(name).removeprefix(PREFIX), allow_unregistered=True) if pretrained is None else None
+    )
+    return None if own is None else own.hf_hub_id
+
+
 def make(name: Name, image_size: int | None = None) -> tuple[nn.Module, VisionTransformer | ResNet]:
     """The model without weights, and as ours."""
     model = _model(name, False, image_size)
