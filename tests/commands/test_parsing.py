@@ -57,7 +57,7 @@ def test_help_tells_what_most_people_need_and_help_all_the_rest(
 
     text, basic = flags("--help")
     assert f"fastlift {command} --help-all tells all" in text
-    assert set(basic) == set(["--help", *(f"--{name.replace('_', '-')}" for name in basics)])
+    assert set(basic) == {"--help", *(f"--{name.replace('_', '-')}" for name in basics)}
     assert set(flags("-h")[1]) == set(basic)
     text, every = flags("--help-all")
     assert "--help-all" not in text
