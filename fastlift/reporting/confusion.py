@@ -68,8 +68,8 @@ def matrix(run: RunRecord, key: str) -> Matrix | None:
 
 
 def _by_frequency(run: RunRecord, confusions: Confusions) -> NDArray[np.int64]:
-    """Class numbers, those with the most training images first; in their own order where the run does not tell."""
-    counts = run.data.get("class_counts") or []
+    """Class numbers by the counts that make the groups, the most first; in their own order where the run does not tell."""
+    counts = run.data.get("group_counts") or run.data.get("class_counts") or []
     if len(counts) != confusions.classes:
         return np.arange(confusions.classes)
     return np.argsort(-np.asarray(counts), kind="stable").astype(np.int64)
@@ -156,12 +156,11 @@ def _frequency_plot(run: RunRecord, confusions: Confusions, key: str) -> Plot:
             labels.append((start + mask.sum() / 2, name))
             start += int(mask.sum())
             ends.append(start)
-    follows = run.data.get("group_counts") in (None, run.data.get("class_counts"))
     caption = f"Classes with the most training images first. {_cells(confusions)} A bright column is a class that others are taken for."
     return Plot(
         "Mistakes, by frequency",
         caption,
-        _heat(confusions, order, labels if follows else [], ends[:-1] if follows else [], f"{key}-frequency",
+        _heat(confusions, order, labels, ends[:-1], f"{key}-frequency",
               f"Share of each class's test images taken for each other class, most frequent classes first, for {run.name}"),
     )  # fmt: skip
 

@@ -58,7 +58,7 @@ def changed(run: Path, name: str, value: object) -> RunRecord:
 
 def test_few_classes_have_cells_with_names(make_run: MakeRun) -> None:
     run = make_run(classes=10)
-    found = matrix(changed(run, "class_counts", [1, 50, 3, 4, 5, 6, 7, 8, 9, 10]), "key")
+    found = matrix(changed(run, "group_counts", [1, 50, 3, 4, 5, 6, 7, 8, 9, 10]), "key")
     assert found is not None
     assert found.names[:2] == ["striped red star 1", "striped red star 9"]  # by the training images
     confusions = read_run(run).confusions
@@ -78,12 +78,16 @@ def test_many_classes_are_drawn_and_listed(make_run: MakeRun) -> None:
     assert found is not None
     assert found.rows == []
     assert [plot.title for plot in found.plots] == ["Mistakes, by frequency", "Mistakes, like beside like"]
+    assert all(f"{name}</text>" in found.plots[0].svg for name in ("many", "medium", "few"))
     assert found.groups
     counts = [int(row[2]) for row in found.pairs]
     assert counts == sorted(counts, reverse=True)
-    first = found.pairs[0]
-    back = [row for row in found.pairs if row[:2] == [first[1], first[0]]]
-    assert not back or back[0][2] == first[4]
+    assert run.confusions is not None
+    whole = run.confusions.matrix()
+    for row in found.pairs:
+        label, predicted = (int(name.split()[-1]) for name in row[:2])
+        assert (row[2], row[4]) == (str(whole[label, predicted]), str(whole[predicted, label]))
+        assert row[3] == f"{100 * whole[label, predicted] / 20:.0f}"
     for row in found.by_group[1:]:
         assert sum(map(float, row[2:])) == pytest.approx(100, abs=0.3)
 
