@@ -98,6 +98,7 @@ def results_of(
         "recipe": config.recipe,
         "epochs": fit.epoch + (fit.step > 0) if fit else config.training.epochs,  # begun; fewer where it ended early
         "steps": fit.global_step if fit else 0,
+        **({"plan": [list(part) for part in fit.plan]} if fit and len(fit.plan) > 1 else {}),
         "model": describe_model(config.model, model),
         "data": describe_data(data, config.data),
         "metrics": metrics,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import signal
 import time
@@ -24,6 +23,7 @@ from fastlift.engine import bad_step
 from fastlift.engine.memory import estimate
 from fastlift.engine.pace import Mark, Pace, Span
 from fastlift.engine.saving import Saver
+from fastlift.engine.schedule import cosine_lr, gone_on_with
 from fastlift.engine.validation import Validation, told_figures
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
@@ -32,6 +32,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.metrics_log import MetricsLog
+from fastlift.runs.train_state import Plan
 from fastlift.system import launcher
 from fastlift.system.profiling import profiled
 from fastlift.system.progress import Bar, Ui
@@ -41,11 +42,6 @@ from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import World, gather
 from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
 from fastlift.training.step import Learner
-
-
-def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
-    """Learning rate of an epoch: lr (1 + cos(pi epoch / epochs)) / 2, the same through the epoch."""
-    return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,9 @@ class Fit:
     _validated: str = ""  # the last evaluation, for the progress line
 
     def __post_init__(self) -> None:
-        self._saver = Saver(self.run, self.learner, self.data.fingerprint, self.identity, self._best)
+        self._saver = Saver(
+            self.run, self.learner, self.data.fingerprint, self.identity, ((0, self.settings.epochs),), self._best
+        )
 
     def _best(self) -> str | None:
         """The name of the best checkpoint so far."""
@@ -126,6 +124,12 @@ class Fit:
         self.epoch, self.step, self.global_step = state.epoch, state.step, state.global_step
         self.seconds = state.seconds
         self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
+        self._saver.plan = gone_on_with(state, self.settings.epochs, self.settings.lr, self.ui.say)
+
+    @property
+    def plan(self) -> Plan:
+        """By the schedule of how many epochs the run went on from which step."""
+        return self._saver.plan
 
     def keep_start(self) -> None:
         """Save the state before the first step, where nothing but the caller could give it again."""

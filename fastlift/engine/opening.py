@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from fastlift.callbacks.calling import Callbacks
-from fastlift.config import Config
+from fastlift.config import Config, load
 from fastlift.engine.agreement import first_says
 from fastlift.engine.results import complete
 from fastlift.errors import UserError
@@ -84,11 +84,15 @@ def _reopen(asked: Asked, claim: Claim, ui: Ui) -> dict[str, Any] | None:
     runs.reopen(path, asked.config)
     if runs.state(path) is runs.State.UNKEPT and asked.start is None:
         raise UserError(f"{path} holds {runs.State.UNKEPT.value}; {runs.way_on(path)}")
-    if not run.has_ended() or not _results_hold(run, ui):
+    if not run.has_ended() or not _results_hold(run, ui) or asked.config.training.epochs > _epochs_of(run):
         return None
     results = complete(run, ui)
     ui.say(f"{path} has ended already: there is nothing to resume (see {run.results})")
     return results
+
+
+def _epochs_of(run: RunFolder) -> int:
+    return load(run.config).training.epochs
 
 
 def _results_hold(run: RunFolder, ui: Ui) -> bool:
@@ -109,6 +113,12 @@ def ready_folder(asked: Asked, place: Place, dtype: torch.dtype) -> tuple[RunFol
     if place.claim is not None and not asked.resume:  # only now: a mistake leaves no empty folder, costs no old run
         place.claim.take(asked.patience_s)
         runs.create(asked.path, config, overwrite=asked.overwrite, given_start=asked.start is not None)
+    if place.claim is not None and asked.resume and run.has_ended():  # it goes on for more epochs
+        kept = run.results.with_name(f"results-{_epochs_of(run):03d}.json")
+        os.replace(run.results, kept)
+        place.ui.say(
+            f"the run had ended: its results are kept as {kept.name}; the test split is evaluated again at the end"
+        )
     if asked.resume or is_main:
         return run, runs.identify(run, config, dtype_name(dtype), is_main=is_main)
     # The folder may still hold a run that the first process replaces; it alone writes checkpoints.

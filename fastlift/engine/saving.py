@@ -12,7 +12,7 @@ from fastlift.errors import UserError
 from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
-from fastlift.runs.train_state import TrainState, names_digest
+from fastlift.runs.train_state import Plan, TrainState, names_digest
 from fastlift.system.files import sync_file
 from fastlift.training.step import Learner
 
@@ -24,6 +24,7 @@ class Saver:
     Attributes:
         data: fingerprint of the training data.
         identity: of the run.
+        plan: see ``TrainState``.
         best: gives the name of the checkpoint that is kept beside the newest, or nothing.
     """
 
@@ -31,6 +32,7 @@ class Saver:
     learner: Learner
     data: str
     identity: Identity
+    plan: Plan
     best: Callable[[], str | None]
 
     def path(self, epoch: int, step: int, global_step: int) -> Path:
@@ -69,6 +71,7 @@ class Saver:
             backbone=learner.model.backbone_fingerprint,
             scaler=learner.scaler.state_dict(),
             identity=self.identity,
+            plan=self.plan,
             skipped=int(learner.watch.skipped) if learner.watch.mode == "skip" else 0,
         )
         with suppress(OSError):  # a log that is in trouble must not keep the state from being saved

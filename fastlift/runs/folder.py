@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from fastlift.config import Config, absolute_paths, differences, load, may_change, to_dict
+from fastlift.config import Config, absolute_paths, differences, load, marked, may_change, to_dict
 from fastlift.errors import UserError
 from fastlift.evaluation.validation import ValidationSettings
 from fastlift.runs import checkpoints
@@ -26,6 +26,7 @@ from fastlift.runs.identity import Identity, load_identity, settings_digest, sto
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
 from fastlift.runs.train_state import Schedule
+from fastlift.settings import May
 from fastlift.system import launcher
 from fastlift.system.files import PART, write_json
 
@@ -321,7 +322,9 @@ def reopen(path: Path, config: Config) -> None:
     """
     run, free = open_run(path), may_change(config)
     before = absolute_paths(load(run.config))
-    changed = {name: values for name, values in differences(before, config).items() if name not in free}
+    differing = differences(before, config)
+    free |= {name for name in marked(May.GROW) & differing.keys() if 0 < differing[name][0] < differing[name][1]}
+    changed = {name: values for name, values in differing.items() if name not in free}
     if before.recipe != config.recipe:
         changed["recipe"] = (before.recipe, config.recipe)
     if changed:

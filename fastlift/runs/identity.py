@@ -80,7 +80,7 @@ def settings_digest(config: Config) -> str:
     and may move.
     """
     named = {name: value for name, (value, _) in differences(absolute_paths(config), Config()).items()}
-    free = may_change(config) | marked(May.DIFFER)
+    free = may_change(config) | marked(May.DIFFER) | marked(May.GROW)
     kept = {
         name: os.path.basename(value) if names_file(name, value) else value
         for name, value in named.items()

@@ -19,9 +19,14 @@ from fastlift.runs.stored import Count, Text, fits, said
 from fastlift.system.files import parse_json
 from fastlift.system.sealed import Damaged
 
-FORMAT = 2
+FORMAT = 3
 _MOST = sys.float_info.max
 Finite = Annotated[float, Meta(ge=-_MOST, le=_MOST, description="a finite number")]
+
+
+Plan = Annotated[
+    tuple[tuple[Count, Count], ...], Meta(min_length=1, description="pairs of a step and a number of epochs")
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class TrainState:
         data, classes, backbone: fingerprints of the training data, the names of its classes, and the frozen weights.
         scaler: state of the fp16 gradient scaler, or empty.
         identity: of the run.
+        plan: (step, epochs) from the start on: by the schedule of how many epochs the run went on from that step.
         skipped: steps of the run that were left out, since their loss or gradients were not finite.
         format: version of this layout.
     """
@@ -62,14 +68,15 @@ class TrainState:
     backbone: Text
     scaler: Annotated[dict[str, int | Finite], Meta(description="finite numbers by name")]
     identity: Annotated[Identity, Meta(description="the run's identity")]
+    plan: Plan
     skipped: Count = 0
     format: Count = FORMAT
 
     @classmethod
     def at_start(cls, data: str, model: LiftModel, identity: Identity) -> TrainState:
-        """Before the first step; ``data`` is the training data's fingerprint."""
+        """Of a run that trains nothing; ``data`` is the training data's fingerprint."""
         classes = names_digest(model.class_names)
-        return cls(0, 0, 0, 0, 0.0, 0, 0.0, data, classes, model.backbone_fingerprint, {}, identity)
+        return cls(0, 0, 0, 0, 0.0, 0, 0.0, data, classes, model.backbone_fingerprint, {}, identity, ((0, 0),))
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> TrainState:

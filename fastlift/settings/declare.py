@@ -72,10 +72,11 @@ class Acts:
 class May(Flag):
     """What a setting may do beyond one process of one run: ``threads: Annotated[int | None, May.CHANGE | May.DIFFER]``.
 
-    Such settings change nothing that is computed, but for rounding, so that a run's identity is without them.
+    A run's identity is without such settings: but for those that grow, they change nothing that is computed but rounding.
     """
 
     CHANGE = auto()  # have another value in a resumed run
+    GROW = auto()  # have a larger value in a resumed run, which is another one from there on, and says so
     DIFFER = auto()  # have another value in another process of the run, perhaps on another machine
 
 

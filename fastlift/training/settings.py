@@ -58,8 +58,9 @@ class BatchSettings(Settings):
 class EpochSettings(Settings):
     """How long the training is."""
 
-    epochs: Annotated[int, Between(0)] = 10
-    """Passes over the training set; 0 evaluates the model without training."""
+    epochs: Annotated[int, Between(0), May.GROW] = 10
+    """Passes over the training set; 0 evaluates the model without training. With --resume, more than the run had: it goes on
+    by the schedule of so many."""
 
 
 @dataclass(frozen=True)
