@@ -53,7 +53,14 @@ from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings, TimeoutSettings
 from fastlift.training.class_shards import ShardSettings
 from fastlift.training.losses import LossSettings
-from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
+from fastlift.training.settings import (
+    BatchSettings,
+    EpochSettings,
+    LoopSettings,
+    NonFiniteSettings,
+    SGDSettings,
+    WarmStartSettings,
+)
 from fastlift.training.stages import ProgressiveSettings
 
 # The bases of a section are read from the last one to the first: so its settings stand in ``--help``. Parts have a ``build``
@@ -77,7 +84,7 @@ class DataConfig(  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class TrainingConfig(  # type: ignore[misc]
-    SGDSettings, BatchSettings, ProgressiveSettings, EpochSettings, LossSettings
+    SGDSettings, BatchSettings, ProgressiveSettings, WarmStartSettings, EpochSettings, LossSettings
 ):
     """The loss, the optimiser, and how long the training is."""
 

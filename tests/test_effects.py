@@ -40,6 +40,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "tte_crops": (5, {"tte": "tencrop"}, {"tte": "random"}),
     "on_nonfinite": ("skip", {"epochs": 0}, {"epochs": 1}),
     "log": (("csv",), {"epochs": 0}, {"epochs": 1}),
+    "init_from": ("runs/other", {"epochs": 0}, {"epochs": 1}),
     "eval_every": (1.0, {"epochs": 0}, {"epochs": 1}),
     "best_by": ("accuracy", {}, {"eval_every": 1}),
     "patience": (3, {}, {"eval_every": 1}),

@@ -28,6 +28,7 @@ from fastlift.engine.pace import Pace
 from fastlift.engine.processes import company
 from fastlift.engine.results import end
 from fastlift.engine.validation import Validation, validation_split
+from fastlift.engine.warm_start import start_warm
 from fastlift.errors import OutOfMemory, UserError
 from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.metrics import Metrics
@@ -174,6 +175,7 @@ def _train(asked: Asked, place: Place) -> Run:
     if config.run.eval_every is not None:
         validation_split(data)
     model = models.ready_model(asked, place, data, amp.dtype)
+    is_warm = start_warm(asked, place, model)
     stages = config.part(ProgressiveSettings).build(model.vit, epochs)
     run, identity = ready_folder(asked, place, amp.dtype)
     schedule = Schedule(epochs, steps_in(len(data.train), batch_size), batch_size)
@@ -185,7 +187,7 @@ def _train(asked: Asked, place: Place) -> Run:
     bad = BadImages(run)
     if world.is_main:
         bad.note_found(data)
-    if config.model.init in IMAGE_INITS and asked.start is None and last is None:
+    if config.model.init in IMAGE_INITS and asked.start is None and last is None and not is_warm:
         models.init_classifier(config.part(CreateSettings), config.part(EvaluationSettings), place, data, model, bad)
     if world.is_main:
         write_json(run.data, describe_data(data, config.data), parents=False)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from torch import nn
 
-from fastlift.settings import Acts, Between, May, Settings
+from fastlift.settings import Acts, Between, May, NamesPlace, Settings
 
 OnNonFinite = Literal["stop", "skip"]
 
@@ -61,6 +61,17 @@ class EpochSettings(Settings):
     epochs: Annotated[int, Between(0), May.GROW] = 10
     """Passes over the training set; 0 evaluates the model without training. With --resume, more than the run had: it goes on
     by the schedule of so many."""
+
+
+@dataclass(frozen=True)
+class WarmStartSettings(Settings):
+    """What trains may start from what another run has learned."""
+
+    init_from: Annotated[
+        str | None, NamesPlace(), Acts("where training starts from (epochs 1 or more)", lambda epochs: epochs > 0)
+    ] = None
+    """Start what trains from another run's: its folder (the best checkpoint where there is one, else the last), or one of its
+    checkpoint files. The run must have the same classes, backbone, tuner and classifier."""
 
 
 @dataclass(frozen=True)
