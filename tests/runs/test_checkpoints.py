@@ -107,7 +107,7 @@ def learner(tiny_clip: Files, **settings: Any) -> Learner:
 
 
 def state(**changes: Any) -> TrainState:
-    place = TrainState(1, 2, 7, 16, 12.5, 9, 3.0, "data", "classes", "weights", {}, OURS)
+    place = TrainState(1, 2, 7, 16, 12.5, 9, 3.0, "data", "classes", "weights", {}, OURS, ((0, 3),))
     return replace(place, **changes)
 
 
@@ -117,7 +117,7 @@ WRITTEN_BEFORE = (  # by the code of November 2026, in fp16
     '"classes": "d3f8d109b4a6dc5b9644bdcd2cf57ac1", "backbone": "014df654646f85fc1d5ec91d3622ab07", '
     '"scaler": {"scale": 8192.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, '
     '"_growth_tracker": 8}, "identity": {"run": "3659af8c86227787de868b3d13ab50b0", '
-    '"settings": "bcb2c94dae33742452a04d6dedc47706", "dtype": "fp16"}, "skipped": 0, "format": 2}'
+    '"settings": "bcb2c94dae33742452a04d6dedc47706", "dtype": "fp16"}, "plan": [[0, 3]], "skipped": 0, "format": 3}'
 )
 
 
@@ -182,6 +182,9 @@ def test_a_run_goes_on_from_the_place_before_one_that_is_not_in_it(run: Path, tr
         ("scaler", []),
         ("scaler", {"scale": "large"}),
         ("scaler", {"scale": float("nan")}),
+        ("plan", []),
+        ("plan", [[0]]),
+        ("plan", [[0, -1]]),
         ("identity", None),
         ("identity", {"run": "a"}),
         ("identity", {"run": 1, "settings": "b", "dtype": "fp32"}),
