@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def predict_images(wanted: Wanted, config: Config, ui: Ui | None = None) -> Iter
         device = join(world, config, checkpoint=wanted.checkpoint, **wanted.answer.values())
         done = int(first_says(world, lambda: str(wanted.done)))
         scan, model = partial(_scan_together, world, device), None
-        parts = _parts(itertools.islice(wanted.images, done, None))
+        parts = _parts(wanted.images, done)
         with config.part(ThreadSettings).use(), using_device(device):
             for part in _indexed(parts, scan, world):
                 if len(part.index) and model is None:
@@ -91,29 +92,43 @@ class _Part:
     """Some of the images, indexed."""
 
     found: list[FoundImage]
+    first: int  # the number in ``found`` of the first that is wanted
     index: ImageIndex
     rows: np.ndarray  # int64 [N], the number in ``found`` of each row of the index
     problems: dict[int, str]  # by the number in ``found``
 
 
-def _parts(images: Iterable[FoundImage]) -> Iterator[list[FoundImage]]:
-    """Images in parts of growing size, each of one kind: files, or members of shards, or what cannot be read."""
-    most = FIRST_IMAGES
+class _Found(NamedTuple):
+    """Some of the images, and the number of the first that is wanted."""
+
+    images: list[FoundImage]
+    first: int
+
+
+def _parts(images: Iterable[FoundImage], done: int) -> Iterator[_Found]:
+    """Images in parts of growing size, each of one kind: files, or members of shards, or what cannot be read.
+
+    Parts that are done are left out, and the next one is whole: so its images are in the batches, and get the bits, that they
+    have without an interruption.
+    """
+    most, start = FIRST_IMAGES, 0
     for _, same in itertools.groupby(images, key=lambda image: (bool(image.problem), image.span is None)):
         while part := list(itertools.islice(same, most)):
-            yield part
+            if start + len(part) > done:
+                yield _Found(part, max(0, done - start))
+            start += len(part)
             most = min(4 * most, MOST_IMAGES)
 
 
-def _indexed(parts: Iterator[list[FoundImage]], scan: Scan, world: World) -> Iterator[_Part]:
+def _indexed(parts: Iterator[_Found], scan: Scan, world: World) -> Iterator[_Part]:
     """The parts with their indices; one process alone makes the next one's while the last one is predicted."""
     if world.size > 1:
         while True:
-            part = next(parts, [])
-            named = (f"{image.name}\0{image.span}" for image in part)
+            part = next(parts, _Found([], 0))
+            named = (f"{image.name}\0{image.span}" for image in part.images)
             digest = hashlib.blake2b(b"\0".join(map(os.fsencode, named))).hexdigest()
             agree(world, {"the list of images": digest})
-            if not part:
+            if not part.images:
                 return
             yield _index(part, scan)
     with ThreadPoolExecutor(1, "fastlift-index") as pool:
@@ -123,27 +138,30 @@ def _indexed(parts: Iterator[list[FoundImage]], scan: Scan, world: World) -> Ite
             yield part_indexed
 
 
-def _next_indexed(parts: Iterator[list[FoundImage]], scan: Scan) -> _Part | None:
-    part = next(parts, [])
-    return _index(part, scan) if part else None
+def _next_indexed(parts: Iterator[_Found], scan: Scan) -> _Part | None:
+    part = next(parts, None)
+    return None if part is None else _index(part, scan)
 
 
-def _index(found: list[FoundImage], scan: Scan) -> _Part:
+def _index(part: _Found, scan: Scan) -> _Part:
+    found, first = part
     if found[0].problem:
         empty, rows, _ = index_images([], scan)
-        return _Part(found, empty, rows, {number: image.problem for number, image in enumerate(found)})
-    return _Part(found, *index_images(found, scan))
+        return _Part(found, first, empty, rows, {number: image.problem for number, image in enumerate(found)})
+    return _Part(found, first, *index_images(found, scan))
 
 
 def _merged(part: _Part, predicted: Iterable[Best], names: Sequence[str], threshold: float) -> Iterator[Prediction]:
     """A prediction of each image of a part: as they come, and what has none where its place is."""
-    at = 0
+    at = part.first
 
     def without(until: int) -> Iterator[Prediction]:
         return (Prediction(part.found[i].name, problem=part.problems[i]) for i in range(at, until))
 
     for best in predicted:
         number = int(part.rows[best.row])
+        if number < part.first:  # of the batch that the first wanted one is in
+            continue
         yield from without(number)
         yield best.named(part.found[number].name, names, threshold)
         at = number + 1
@@ -195,7 +213,9 @@ def _in_order(model: LiftModel, part: _Part, settings: InferenceSettings, top: i
         bad[row] = part.problems[int(part.rows[row])] = reason
 
     found: list[Best] = []
-    for best in predict_rows(model, part.index, settings, top=top, on_bad=note, world=world):
+    # Several processes have each their share of a part, and begin it anew.
+    done = int(np.searchsorted(part.rows, part.first)) // settings.images_at_a_time if world.size == 1 else 0
+    for best in predict_rows(model, part.index, settings, top=top, on_bad=note, world=world, batches_done=done):
         if world.is_main:
             yield best
         else:

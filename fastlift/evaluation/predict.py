@@ -137,6 +137,7 @@ def predict_rows(
     top: int,
     on_bad: Callable[[int, str], None],
     world: World | None = None,
+    batches_done: int = 0,
 ) -> Iterator[Best]:
     """The most probable classes of the images of an index, in its order, as they are found.
 
@@ -147,6 +148,7 @@ def predict_rows(
         on_bad: called with row and reason of an image that breaks only when it is decoded, from any thread, or that the model
             gives NaN or infinity for; it gets no prediction.
         world: the processes that share the work by whole batches; each gets its own.
+        batches_done: so many of this process's batches are left out.
 
     Raises:
         OutOfMemory: a batch is too large for it.
@@ -175,7 +177,7 @@ def predict_rows(
         return indices, arrived()
 
     def queued() -> Iterator[Callable[[], tuple[Tensor, list[Tensor]]]]:
-        for images, _, indices in loader.epoch(0):
+        for images, _, indices in loader.epoch(0, batches_done):
             best = partial(_best, model, images, min(top, len(model.class_names)))
             arrived = _fetched(without_gradients(best, model, len(images) * crops, crops, "prediction"))
             yield partial(read, indices, arrived)

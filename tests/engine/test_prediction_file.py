@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import io
@@ -25,6 +26,7 @@ from fastlift.data.image_sources import FoundImage
 from fastlift.engine import predict as engine_predict
 from fastlift.engine import prediction_file
 from fastlift.engine.predict import Wanted, predict_images
+from fastlift.evaluation import predict as evaluation_predict
 from fastlift.models.prediction.result import AnswerSettings, Prediction
 
 Streams = pytest.CaptureFixture[str]
@@ -168,6 +170,39 @@ def test_a_killed_command_goes_on_behind_the_last_whole_record(
     assert "complete: nothing to do" in capsys.readouterr().err
     assert call(*asked) == 2
     assert "exists; use --overwrite" in capsys.readouterr().err
+
+
+def test_what_is_gone_on_with_is_in_the_same_batches(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 images, 10 can be read, in parts of 7 and 5 with batches of 2: so each has the bits of an uninterrupted command."""
+    plain, sizes = evaluation_predict.mean_logits, list[int]()
+
+    def noting(model: Any, given: Any) -> Any:
+        sizes.append(len(given))
+        return plain(model, given)
+
+    def small() -> None:
+        monkeypatch.setattr(evaluation_predict, "mean_logits", noting)
+        monkeypatch.setattr(engine_predict, "FIRST_IMAGES", 7)
+        monkeypatch.setattr(engine_predict, "MOST_IMAGES", 7)
+
+    small()
+    whole, file = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    assert call(run, images, "--output", whole, "--eval-batch", 2) == 1
+    assert sizes == [2, 2, 1, 2, 2, 1], "of the first part 5 can be read, of the second all, one of which breaks later"
+    for after, expected in ((3, [2, 1, 2, 2, 1]), (7, [2, 2, 1]), (9, [2, 1])):
+        file.unlink(missing_ok=True)
+        killed_after(after, monkeypatch)
+        small()
+        with contextlib.suppress(Killed):
+            call(run, images, "--output", file, "--eval-batch", 2)
+        monkeypatch.undo()
+        sizes.clear()
+        small()
+        assert call(run, images, "--output", file, "--eval-batch", 2, "--resume") == 1
+        assert sizes == expected, after
+        assert file.read_bytes() == whole.read_bytes()
 
 
 def test_a_signal_keeps_what_was_predicted_and_tells_the_way_on(
