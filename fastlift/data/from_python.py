@@ -220,9 +220,16 @@ def from_huggingface(
     Raises:
         UserError: the package ``datasets`` is missing, there is no such data set, or its features do not fit.
     """
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    options: dict[str, Any] = {"test_share": test_share, "val_share": val_share, "split_seed": split_seed}
+    if isinstance(dataset, (str, Path)):
+        if Path(dataset).expanduser().is_dir():
+            return load_data_set("huggingface", data_root=dataset, **columns, **options)
+        name = f"hf://{dataset}{f':{config}' if config else ''}{f'@{revision}' if revision else ''}"
+        return load_data_set(name, **columns, **options)
     problems = Problems("the data set")
     splits = encoded_splits(dataset, config, revision, Columns(image_column, label_column), PYTHON, problems)
-    return finish(_request(test_share, val_share, split_seed), splits, problems)
+    return finish(_request(**options), splits, problems)
 
 
 def _request(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -159,7 +160,8 @@ class RunFolder:
 def default_path(dataset: str, recipe: str) -> Path:
     """A new folder under ``runs/`` that says what and when."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{dataset}-{recipe}-{stamp}"
+    name = re.sub(r"[^\w.-]+", "-", dataset.removeprefix("hf://"))
+    return Path("runs") / f"{name}-{recipe}-{stamp}"
 
 
 class State(Enum):

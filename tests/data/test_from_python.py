@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fastlift import data as api
+from fastlift.data.datasets.catalogue import data_set_meant
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.objects import ObjectImages
 from fastlift.errors import UserError
@@ -258,7 +259,38 @@ def test_bad_rows_of_a_data_set_are_told_together(hub: Any, photos: Path) -> Non
         api.from_huggingface(bad)
 
 
-def test_what_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    with pytest.raises(UserError, match=r"the data set .*nothing cannot be loaded: "):
-        api.from_huggingface(str(tmp_path / "nothing"))
+def test_what_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*given: Any, **options: Any) -> Any:
+        raise ConnectionError("gone\nand more")
+
+    monkeypatch.setattr(pytest.importorskip("datasets"), "load_dataset", load)
+    with pytest.raises(UserError, match=r"the data set user/nothing cannot be loaded: gone"):
+        api.from_huggingface("user/nothing")
+
+
+def test_a_name_on_the_hub_and_a_folder_are_settings(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def load(path: str, name: str | None = None, *, revision: str | None = None) -> Any:
+        asked.append((path, name, revision))
+        return datasets.DatasetDict({"train": hub})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = api.from_huggingface("user/some.set", "small", revision="v1", label_column="label", val_share=0.2)
+    assert asked == [("user/some.set", "small", "v1")]
+    assert found.settings is not None
+    assert found.settings["dataset"] == "hf://user/some.set:small@v1"
+    again = api.load_data_set(found.settings["dataset"], label_column="label", val_share=0.2)
+    assert asked[0] == asked[1]
+    assert [index.fingerprint for index in again.splits.values()] == [i.fingerprint for i in found.splits.values()]
+    api.load_data_set("hf://cifar10")
+    assert asked[2] == ("cifar10", None, None)
+    with pytest.raises(UserError, match="comes from the hub: leave it out"):
+        api.load_data_set("hf://user/some.set", data_root=tmp_path)
+    hub.save_to_disk(str(tmp_path / "saved"))
+    saved = api.from_huggingface(tmp_path / "saved").settings
+    assert saved is not None
+    assert (saved["dataset"], saved["data_root"]) == ("huggingface", str(tmp_path / "saved"))
+    assert data_set_meant(None, tmp_path / "saved", None) == "huggingface"

@@ -11,6 +11,7 @@ from fastlift.data.datasets.cifar import CIFAR
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.folder import FOLDER
+from fastlift.data.datasets.hub import HUGGINGFACE
 from fastlift.data.datasets.imagenet_lt import IMAGENET_LT
 from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.datasets.list_files import LIST, is_json, read_list
@@ -34,7 +35,17 @@ from fastlift.errors import UserError
 from fastlift.settings import Acts, May, NamesPlace, Settings, one_of
 from fastlift.system.files import cache_folder, expand_user, read_json
 
-SOURCES: tuple[Source, ...] = (SHAPES_LT, IMAGENET_LT, PLACES_LT, INATURALIST2018, *CIFAR, LIST, FOLDER, WEBDATASET)
+SOURCES: tuple[Source, ...] = (
+    SHAPES_LT,
+    IMAGENET_LT,
+    PLACES_LT,
+    INATURALIST2018,
+    *CIFAR,
+    LIST,
+    FOLDER,
+    WEBDATASET,
+    HUGGINGFACE,
+)
 
 PYTHON = "python"  # in a run's config.json, of what was handed over as an object
 
@@ -69,6 +80,8 @@ def data_set_meant(dataset: str | None, data_root: str | Path | None, train_list
         return SHAPES_LT.name
     root = place_of(data_root)
     if isinstance(root, Path):
+        if any((root / file).is_file() for file in ("dataset_dict.json", "dataset_info.json")):
+            return HUGGINGFACE.name
         if (root / PACK_MANIFEST).is_file():
             return str(read_json(root / PACK_MANIFEST).get("dataset", FOLDER.name))
         if any(root.glob("*.tar")) or any(root.glob("train/*.tar")):
@@ -80,7 +93,12 @@ def _has_columns(dataset: str, train_list: str | None) -> bool:
     return dataset == LIST.name and train_list is not None and bool(kind_of(train_list))
 
 
+def _has_features(dataset: str, train_list: str | None) -> bool:
+    return HUGGINGFACE.named(dataset) is not None or _has_columns(dataset, train_list)
+
+
 _OF_TABLES = Acts("a column of a table (--train-list photos.csv)", _has_columns)
+_OF_FEATURES = Acts("a column of a table (--train-list photos.csv) or of a Hugging Face data set", _has_features)
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,7 @@ class SourceSettings(Settings):
     """Which data set, and where it lies."""
 
     dataset: str = "shapes_lt"
-    """Data set by name ('fastlift data --help' lists them). Where it is left out, --data-root alone means 'folder' (or the shards that lie there), --train-list means 'list', and neither 'shapes_lt', which is drawn on this machine."""
+    """Data set by name ('fastlift data --help' lists them). Where it is left out, --data-root alone means 'folder' (or the shards or Hugging Face data set that lie there), --train-list means 'list', and neither 'shapes_lt', which is drawn on this machine."""
     data_root: Annotated[str | None, NamesPlace(), May.CHANGE | May.DIFFER] = None
     """Folder with the images, or its URL ('s3://bucket/folder', gs://, hf://, https://)."""
     train_list: Annotated[str | None, NamesPlace(), May.DIFFER] = None
@@ -99,10 +117,10 @@ class SourceSettings(Settings):
     """The same of the test split."""
     class_names: Annotated[str | None, NamesPlace(), May.DIFFER] = None
     """Class-name file, or its URL: lines of 'folder name', in the order of the labels."""
-    image_column: Annotated[str | None, _OF_TABLES] = None
-    """Column of a table with the paths of the images (default: found by the common names)."""
-    label_column: Annotated[str | None, _OF_TABLES] = None
-    """Column of a table with the labels, numbers or words (default: found by the common names)."""
+    image_column: Annotated[str | None, _OF_FEATURES] = None
+    """Column of a table with the paths of the images, or of a Hugging Face data set with the images (default: found by the common names)."""
+    label_column: Annotated[str | None, _OF_FEATURES] = None
+    """Column of these with the labels, numbers or words (default: found by the common names)."""
     split_column: Annotated[str | None, _OF_TABLES] = None
     """Column of a table with the splits: train, val, test (default: found by the common names, where there is one)."""
 
