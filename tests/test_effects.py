@@ -113,6 +113,7 @@ def test_a_size_acts_where_it_changes_how_much_trains(tiny_clip: tuple[Path, Pat
 @pytest.mark.parametrize("command", [predict.run, export.run])
 def test_commands_that_only_read_a_run_ask_too(command: Any, tmp_path: Path) -> None:
     flag = "--tte-crops" if command is predict.run else "--expand"
+    (tmp_path / "image.jpg").touch()  # a folder without images is told first
     with pytest.raises(UserError, match="would change nothing"):
         command([str(tmp_path), *([str(tmp_path)] if command is predict.run else []), flag, "7"])
 
