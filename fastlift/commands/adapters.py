@@ -34,7 +34,7 @@ class Adapters:
     """Write an adapter of PEFT (tuners lora and lora_mlp), for a model of timm or for transformers' CLIPModel or
     CLIPVisionModel, by the names of its modules."""
     checkpoint: str | None = None
-    """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
     overwrite: bool = False
     """Replace adapters that are there."""
 
