@@ -113,9 +113,9 @@ def _show(predictions: Iterable[Prediction], format: Format, top: int) -> int:
     from fastlift.reporting.predictions import columns, csv_line, line_of
 
     problems = 0
-    if format == "csv":
-        print(csv_line(columns(top)), end="")
-    for prediction in predictions:
+    for number, prediction in enumerate(predictions):
+        if format == "csv" and number == 0:  # not before: what cannot be begun leaves nothing on stdout
+            print(csv_line(columns(top)), end="")
         if prediction.problem:
             problems += 1
             complain(f"{prediction.image}: {prediction.problem}")
