@@ -25,7 +25,7 @@ DOCUMENTS = sorted(
     for pattern in (
         "README.md",
         "CONTRIBUTING.md",
-        "docs/*.md",
+        "docs/**/*.md",
         "benchmarks/*/README.md",
         "examples/*/README.md",
         "kernels/**/README.md",

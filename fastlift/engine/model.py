@@ -28,6 +28,7 @@ from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, PrecisionSettings, Shape, resolve_amp, shape_of
 from fastlift.models.vit import ActivationCheckpointingSettings
+from fastlift.reporting.notebook import ui_for
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
@@ -57,7 +58,7 @@ def build_model(settings: CreateSettings, names: tuple[str, ...], ui: Ui | None 
 def load_run(
     folder: str | Path,
     checkpoint: str | None = None,
-    ui: Ui | None = None,
+    ui: Ui | Literal["auto"] | None = "auto",
     *,
     device: str = "cpu",
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "fp32",
@@ -68,7 +69,7 @@ def load_run(
         folder: a run folder.
         checkpoint: ``best``, ``last``, a number of epochs (``3``), a checkpoint's name (``epoch-003``) or path; default: the
             best where a validation split was evaluated while the run trained, else the last; of those that are whole.
-        ui: told which newer checkpoints were passed over, and why.
+        ui: told which newer checkpoints were passed over, and why; as in ``train``.
         device: where the model lies: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
         amp: the dtype it computes in: "fp32", "bf16", "fp16", or "auto" for that of the training.
 
@@ -77,7 +78,7 @@ def load_run(
             than those that the run trained on; a device that is not here, or a dtype that it does not have.
     """
     chosen, precision = DeviceSettings(device).build(), PrecisionSettings(amp).amp  # what is no name is told at once
-    model = _trained_model(Path(folder), checkpoint, ui)
+    model = _trained_model(Path(folder), checkpoint, ui_for(ui))
     if (named := runs.amp_of(Path(folder), precision)) != "fp32":
         model.set_compute_dtype(resolve_amp(named, chosen, shape_of(model.vit, 1)).dtype)
     return model.to(chosen)

@@ -41,6 +41,8 @@ from fastlift.models.compile import CompileSettings
 from fastlift.models.create import CreateSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import weights_fingerprint
+from fastlift.reporting.figures import FIGURES
+from fastlift.reporting.notebook import ui_for
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
@@ -53,6 +55,7 @@ from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.device import using_device
 from fastlift.system.files import write_json
+from fastlift.system.html_table import html_table
 from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import ThreadSettings
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
@@ -81,6 +84,12 @@ class Run:
         """The model as it was trained; read from the folder where this process did not train it."""
         return models.load_run(self.folder) if self.trained is None else self.trained
 
+    def _repr_html_(self) -> str:
+        """Folder and figures, for notebooks."""
+        metrics = self.metrics.to_dict()
+        rows = [(figure.title(metrics), figure.text(metrics), figure.unit) for figure in FIGURES]
+        return html_table(str(self.folder), ("figure", "value", "unit"), rows)
+
 
 def train(
     config: Config,
@@ -90,7 +99,7 @@ def train(
     resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     start: str | Path | LiftState | None = None,
-    ui: Ui | None = None,
+    ui: Ui | Literal["auto"] | None = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train by a config, evaluate, and write the run folder.
@@ -107,7 +116,8 @@ def train(
         overwrite: replace the run in ``output``.
         start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``); with 0 epochs the run
             holds and evaluates just that.
-        ui: where progress is told; default: nowhere.
+        ui: where progress is told. "auto": a bar in a notebook's cell or on a terminal, elsewhere a line on stderr now and then;
+            None: nowhere.
         callbacks: told of the run's steps, epochs, evaluations and its end, beside the loggers of ``config.run.log``; in the
             first of several processes.
 
@@ -123,7 +133,7 @@ def train(
         config if dataset is None else config.of_data(dataset)
     )  # the run folder holds in any working folder
     with company() as world:
-        told = ui if ui is not None and world.is_main else Quiet()
+        told = ui_for(ui) if world.is_main else Quiet()
         if output is None and (world.size > 1 or resume == "auto"):
             raise UserError(f"{'several processes need' if world.size > 1 else 'resume auto needs'} a folder: --output")
         device = join(world, config, resume=resume, overwrite=overwrite)

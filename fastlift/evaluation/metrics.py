@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.errors import UserError
+from fastlift.system.html_table import html_table
 
 CALIBRATION_BINS = 15
 GROUP_NAMES = ("many", "medium", "few")
@@ -87,6 +88,12 @@ class Metrics:
     def summary(self) -> dict[str, float | int | None]:
         """The single figures, without lists: what one line of ``metrics.jsonl`` holds."""
         return {name: value for name, value in asdict(self).items() if not isinstance(value, dict | list | tuple)}
+
+    def _repr_html_(self) -> str:
+        """The single figures as a table, for notebooks."""
+        rows = [(name.replace("_", " "), value) for name, value in self.summary().items() if name != "log_loss"]
+        told = [] if self.log_loss is None else [("log loss (nats)", f"{self.log_loss:.3f}")]
+        return html_table("Percent, unless said otherwise", ("figure", "value"), [*rows, *told])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, ready for ``json.dumps(..., allow_nan=False)``."""

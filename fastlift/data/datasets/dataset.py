@@ -16,6 +16,7 @@ from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import BadImages
 from fastlift.data.index.tables import Columns
 from fastlift.data.stores.url import Url
+from fastlift.system.html_table import html_table
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class DataSet:
             f"{self.name} has one class{root} ({self.class_names[0]}), so there is nothing to tell apart: each class needs a "
             "folder, or a label, of its own"
         )
+
+    def _repr_html_(self) -> str:
+        """The splits as a table, for notebooks."""
+        rows = []
+        for name, index in self.splits.items():
+            counts = index.class_counts()
+            rows.append((SPLITS[name], len(index), int((counts > 0).sum()), int(counts.max()), int(counts.min())))
+        headings = ("split", "images", "classes", "largest class", "smallest class")
+        return html_table(f"{self.name}: {len(self.class_names):,} classes", headings, rows)
 
     def told_images(self) -> str:
         """Such as ``1,200 training, 100 validation and 300 test images``."""

@@ -20,7 +20,7 @@ from fastlift.data.loading.reading import DecodeError
 from fastlift.errors import OutOfMemory, UserError, is_out_of_memory
 from fastlift.models.prediction.inputs import OneImage, Unit, is_single, units
 from fastlift.models.prediction.preparation import Preparation
-from fastlift.models.prediction.result import AnswerSettings, Prediction
+from fastlift.models.prediction.result import AnswerSettings, Prediction, Predictions
 from fastlift.models.preprocessing import Ensembling, EnsemblingSettings, Preprocessing
 from fastlift.system.device import using_device
 from fastlift.system.machine.threads import decode_threads
@@ -82,16 +82,16 @@ class Predicts(nn.Module):
     def predict(self, images: Image, **options: Unpack[PredictOptions]) -> Prediction: ...
 
     @overload
-    def predict(self, images: list[Any] | tuple[Any, ...], **options: Unpack[PredictOptions]) -> list[Prediction]: ...
+    def predict(self, images: list[Any] | tuple[Any, ...], **options: Unpack[PredictOptions]) -> Predictions: ...
 
     # What a path, an array or a tensor holds, no type tells: Any lets both be used.
     @overload
     def predict(  # type: ignore[overload-overlap]
         self, images: str | os.PathLike[str] | bytes | np.ndarray | Tensor, **options: Unpack[PredictOptions]
-    ) -> Prediction | list[Prediction] | Any: ...
+    ) -> Prediction | Predictions | Any: ...
 
     @overload
-    def predict(self, images: Iterable[Any], **options: Unpack[PredictOptions]) -> list[Prediction]: ...
+    def predict(self, images: Iterable[Any], **options: Unpack[PredictOptions]) -> Predictions: ...
 
     def predict(self, images: Any, **options: Unpack[PredictOptions]) -> Any:
         """What the model says of images: of one image a ``Prediction``, of several a list, in their order.
@@ -108,7 +108,7 @@ class Predicts(nn.Module):
             UserError: as in ``predict_each``.
         """
         single = is_single(images)
-        found = list(self.predict_each(images, **options))
+        found = Predictions(self.predict_each(images, **options))
         return found[0] if single else found
 
     def predict_each(

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import numpy as np
 
 from fastlift.settings import Between, Settings
+from fastlift.system.html_table import html_table
 
 NONE_OF_THESE = "none of these"
+SHOWN = 30  # rows of a table in a notebook
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,26 @@ class Prediction:
         named = ", ".join(f"{name} {100 * value:.1f} %" for name, value in pairs)
         return f"{self.image}: {named if self.answer is not None else f'{NONE_OF_THESE} ({named})'}"
 
+    def _repr_html_(self) -> str:
+        """The named classes as a table, for notebooks."""
+        pairs = zip(self.names, self.probabilities, strict=True)
+        told = f"no prediction: {self.problem}" if self.problem else (self.answer or NONE_OF_THESE)
+        rows = [(name, f"{100 * value:.1f} %") for name, value in pairs]
+        return html_table(f"{self.image}: {told}", ("class", "probability"), rows)
+
     def __repr__(self) -> str:
         with_features = "" if self.features is None else f", features [{len(self.features)}]"
         return f"<Prediction {self}{with_features}>"
+
+
+class Predictions(list[Prediction]):
+    """Predictions of several images, in their order: a list that notebooks show as a table, of its first rows if it is long."""
+
+    def _repr_html_(self) -> str:
+        """One row an image, for notebooks."""
+        rows = []
+        for one in self[:SHOWN]:
+            told = one.problem or (one.answer or NONE_OF_THESE)
+            rows.append((one.image, told, f"{100 * one.probabilities[0]:.1f} %" if one.probabilities else None))
+        more = f", of which {SHOWN} are shown" if len(self) > SHOWN else ""
+        return html_table(f"{len(self):,} images{more}", ("image", "answer", "probability"), rows)
