@@ -21,7 +21,18 @@ DISTRIBUTIONS = {
     "open_clip": "open-clip-torch",
     "nvidia": "nvidia-dali-cuda130",
 }
-USED_AT_RUN_TIME = ("dali", "transformers", "onnx", "parquet", "remote", "serve", "wandb", "mlflow", "trackio")
+USED_AT_RUN_TIME = (
+    "dali",
+    "transformers",
+    "huggingface",
+    "onnx",
+    "parquet",
+    "remote",
+    "serve",
+    "wandb",
+    "mlflow",
+    "trackio",
+)
 
 
 def declared(*extras: str) -> dict[str, Requirement]:
@@ -67,7 +78,7 @@ def own_modules(folder: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "extras", "at_once"),
     [("fastlift", (), True), ("fastlift", USED_AT_RUN_TIME, False), ("kernels", (), True), ("kernels", (), False),
-     ("examples", ("examples",), False), ("tests", ("test", "dali", "fuzz"), False), ("benchmarks", ("test", "dali"), False)],
+     ("examples", ("examples",), False), ("tests", ("test", "dali", "fuzz", "trackio"), False), ("benchmarks", ("test", "dali"), False)],
 )  # fmt: skip
 def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...], at_once: bool) -> None:
     known = {*declared(*extras), *map(canonicalize_name, sys.stdlib_module_names | own_modules(folder))}
