@@ -136,7 +136,7 @@ class Config:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    given: DataSet | None = field(default=None, compare=False, repr=False)
+    given: DataSet | None = field(default=None, compare=False, repr=False, metadata={"is_flag": False})
     """The data set as an object, where no setting tells it: not part of ``config.json``, which says ``python`` then."""
 
     def __post_init__(self) -> None:

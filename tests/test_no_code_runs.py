@@ -25,6 +25,7 @@ import fastlift
 from fastlift import config
 from fastlift.data import pack
 from fastlift.data.datasets.catalogue import load_data_set
+from fastlift.data.image_sources import FoundImage
 from fastlift.data.loading.looks import Looks
 from fastlift.data.loading.reading import Condition
 from fastlift.errors import UserError
@@ -205,8 +206,8 @@ def _cifar_archive(scene: Scene) -> None:
 
 def _image(scene: Scene) -> None:
     path = scene.file("image.jpg")
-    _, broken = index_images([path])
-    assert path in broken
+    _, _, broken = index_images([FoundImage(path.name, str(path))])
+    assert 0 in broken
 
 
 def _lift_file(scene: Scene) -> None:

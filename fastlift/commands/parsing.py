@@ -102,6 +102,8 @@ def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
     kind: Any = asked.type
     flags, hints, given, told = [], hints_of(kind), asked.default, _told_flags.get()
     for one in fields(kind):
+        if not one.metadata.get("is_flag", True):
+            continue
         if told is not None and one.name not in told and not is_dataclass(plain(hints[one.name])):
             continue
         own = getattr(hints[one.name], "__metadata__", ())  # the last hint holds: the field's own, if it has one

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fastlift.data.index.index import ImageIndex, PathTable, fingerprint
 from fastlift.data.index.multi_label import refuse
@@ -91,6 +90,8 @@ def _pair(items: Any, row: int, name: str) -> tuple[Any, Any]:
 
 
 def _size(image: Any, where: str) -> tuple[int, int]:
+    from PIL import Image
+
     if isinstance(image, Image.Image):
         return image.size
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:

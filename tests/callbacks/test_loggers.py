@@ -119,21 +119,12 @@ def test_mlflow_in_a_database(
     settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after_5: Callable[..., None]
 ) -> None:
     """One run, found again when it goes on, with the figures of the log and the settings."""
-    mlflow = pytest.importorskip("mlflow")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tails")
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        _check_mlflow(mlflow, settings.override(log="mlflow"), tmp_path / "run", stopped_after_5)
-    finally:
-        mlflow.set_tracking_uri(before)
-
-
-def _check_mlflow(mlflow: Any, settings: Config, run: Path, stopped_after_5: Callable[..., None]) -> None:
-    client = mlflow.tracking.MlflowClient()
+    settings, run = settings.override(log="mlflow"), tmp_path / "run"
+    client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     stopped_after_5(settings, run)
     experiment = client.get_experiment_by_name("tails")
     (found,) = client.search_runs([experiment.experiment_id])

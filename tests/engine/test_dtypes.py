@@ -60,7 +60,7 @@ def test_a_resumed_run_keeps_its_dtype(
         (run / name).rename(run / ".replaced" / name)
     told: list[str] = []
     monkeypatch.setattr(Quiet, "say", lambda self, message: told.append(message))
-    resumed = fastlift.train(settings, output=run, resume=True)
+    resumed = fastlift.train(settings, output=run, resume=True, ui=None)
     assert resumed.model.vit.compute_dtype is torch.bfloat16
     assert any("cpu in bf16 (as the run began)" in line for line in told)
     one, other = (load_file(folder / "checkpoints" / "epoch-002.safetensors") for folder in (run, trained))

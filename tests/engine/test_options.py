@@ -27,7 +27,7 @@ def expect_it_learns_and_is_kept(some: Learner, other: Learner, path: Path) -> N
     for key, parameter in some.model.named_parameters():
         assert torch.equal(parameter, before[key]) == (id(parameter) not in intended), key
 
-    place = TrainState(0, 6, 6, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
+    place = TrainState(0, 6, 6, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"), ((0, 1),))
     checkpoints.save(path, some, place)
     checkpoints.restore(path, other)
     with torch.no_grad():

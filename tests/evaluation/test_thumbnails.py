@@ -8,6 +8,7 @@ import pytest
 from fixtures import Told
 from PIL import Image
 
+from fastlift.data.image_sources import FoundImage
 from fastlift.data.index.index import ImageIndex, array_index
 from fastlift.errors import UserError
 from fastlift.evaluation import thumbnails
@@ -33,7 +34,7 @@ def index_of(folder: Path, sizes: list[tuple[int, int]], ending: str = "png") ->
     paths = [folder / f"{number}.{ending}" for number in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
         Image.fromarray(halves(*size)).save(path)
-    return index_images(paths)[0]
+    return index_images([FoundImage(path.name, str(path)) for path in paths])[0]
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])

@@ -34,7 +34,7 @@ from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 WIDTH = 6
-PLACE = TrainState(0, 3, 3, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
+PLACE = TrainState(0, 3, 3, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"), ((0, 1),))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fastlift.data.image_sources import FoundImage
 from fastlift.data.index import headers
 from fastlift.data.index.headers import read_header, read_header_bytes
 from fastlift.data.loading.reading import read_encoded
@@ -72,14 +73,15 @@ def test_no_more_open_files_is_no_fault_of_an_image(make_image: Callable, encode
     """It counted as broken, so with --bad-images skip another one stood in for it: the run was another run."""
     file = tmp_path / "good.jpg"
     file.write_bytes(encode(make_image(40, 36)))
-    index, _ = index_images([file])
+    found = [FoundImage(file.name, str(file))]
+    index, _, _ = index_images(found)
     before, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, before[1]))
     try:
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.dup(0))
-        for read in (lambda: read_header(str(file)), lambda: read_encoded(index, 0), lambda: index_images([file])):
+        for read in (lambda: read_header(str(file)), lambda: read_encoded(index, 0), lambda: index_images(found)):
             with pytest.raises(OSError, match="Too many open files"):
                 read()
     finally:

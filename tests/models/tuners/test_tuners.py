@@ -79,7 +79,7 @@ def test_it_survives_a_checkpoint(tiny_clip: Files, name: str, tmp_path: Path) -
     """Saved and restored into a model with another seed, training goes on with the same bits."""
     some, other = learner(build(tiny_clip, name)), learner(build(tiny_clip, name, seed=7))
     train_on(some, images(), LABELS, 2)
-    place = TrainState(0, 2, 2, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"))
+    place = TrainState(0, 2, 2, 0, 0.0, 0, 0.0, "data", "classes", "weights", {}, Identity("1", "2", "fp32"), ((0, 1),))
     checkpoints.save(tmp_path / "step-00000002.safetensors", some, place)
     assert checkpoints.restore(tmp_path / "step-00000002.safetensors", other) == place
     assert train_on(some, images(), LABELS, 2) == train_on(other, images(), LABELS, 2)
