@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import sys
-from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures import Files, tiny_recipe
+from stopping import signal_in_step
 
 import fastlift
 from fastlift.callbacks.loggers import LogSettings
 from fastlift.config import Config
 from fastlift.errors import FastliftWarning
 from fastlift.system.signals import Interrupted
-from fastlift.training.step import Learner
 
 STEPS = 8  # two epochs of four
 
@@ -31,25 +28,10 @@ def settings(tiny_clip: Files, tiny_data: Path) -> Config:
     return tiny_recipe(tiny_clip, tiny_data, epochs=2, batch_size=8, lr=0.05, **followed)
 
 
-@pytest.fixture
-def stopped_after_5(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Trains five steps, to be resumed."""
-
-    def train(settings: Config, output: Path) -> None:
-        step, taken = Learner.step, [0]
-
-        def stop_after(self: Learner, *given: Any) -> bool:
-            taken[0] += 1
-            if taken[0] == 5:
-                os.kill(os.getpid(), signal.SIGINT)
-            return step(self, *given)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Learner, "step", stop_after)
-            with pytest.raises(Interrupted):
-                fastlift.train(settings, output=output)
-
-    return train
+def stopped_after_5(settings: Config, output: Path) -> None:
+    """Five steps of a run, to be resumed."""
+    with pytest.raises(Interrupted), signal_in_step(5):
+        fastlift.train(settings, output=output)
 
 
 def logged(run: Path, event: str) -> list[dict[str, Any]]:
@@ -57,7 +39,7 @@ def logged(run: Path, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == event]
 
 
-def test_a_table_beside_the_log(settings: Config, tmp_path: Path, stopped_after_5: Callable[..., None]) -> None:
+def test_a_table_beside_the_log(settings: Config, tmp_path: Path) -> None:
     """A row a line of the log, once, also for a run that was stopped and goes on, and whose table has lost its end."""
     settings = settings.override(log="csv")
     stopped_after_5(settings, tmp_path / "run")
@@ -95,9 +77,7 @@ def test_loggers_are_named() -> None:
     assert len(LogSettings(("csv", "csv")).build()) == 1
 
 
-def test_weights_and_biases_offline(
-    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after_5: Callable[..., None]
-) -> None:
+def test_weights_and_biases_offline(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the run folder, as its own files for ``wandb sync``; a run that goes on has the id that it had."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -115,9 +95,7 @@ def test_weights_and_biases_offline(
     assert b"test/accuracy" in second
 
 
-def test_mlflow_in_a_database(
-    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after_5: Callable[..., None]
-) -> None:
+def test_mlflow_in_a_database(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run, found again when it goes on, with the figures of the log and the settings."""
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -141,9 +119,7 @@ def test_mlflow_in_a_database(
     assert [metric.step for metric in validated] == [4, STEPS]
 
 
-def test_trackio_on_this_machine(
-    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after_5: Callable[..., None]
-) -> None:
+def test_trackio_on_this_machine(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
         monkeypatch.delitem(sys.modules, name)  # it reads its folder when it is imported

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from fixtures import Files
 from ranks import command
 from run_files import same_state
 from several import Group
+from stopping import signal_in_step
 
 import fastlift
 from fastlift.config import Config, to_dict
 from fastlift.errors import FastliftWarning
 from fastlift.system.signals import Interrupted
-from fastlift.training.step import Learner
 
 
 class Noting(fastlift.Callback):
@@ -63,21 +62,11 @@ def test_it_is_told_the_lines_of_the_log(settings: Config, tmp_path: Path) -> No
     assert end.results == json.loads((run.folder / "results.json").read_text())
 
 
-def test_a_stopped_run_tells_its_end_and_goes_on(
-    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, step, taken = Noting(), Noting(), Learner.step, [0]
+def test_a_stopped_run_tells_its_end_and_goes_on(settings: Config, tmp_path: Path) -> None:
+    first, second = Noting(), Noting()
 
-    def stop_after(self: Learner, *given: Any) -> bool:
-        taken[0] += 1
-        if taken[0] == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(Interrupted) as caught:
-            fastlift.train(settings, output=tmp_path / "run", callbacks=[first])
+    with pytest.raises(Interrupted) as caught, signal_in_step(6, signal.SIGTERM):
+        fastlift.train(settings, output=tmp_path / "run", callbacks=[first])
     assert [(end.status, end.error, end.results) for end in first.ends] == [("interrupted", caught.value, None)]
     fastlift.train(settings, output=tmp_path / "run", resume=True, callbacks=[second])
     (start,) = second.starts

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures import Told
 from run_files import same_state
+from stopping import signal_in_step
 
 import fastlift
 from fastlift import config
@@ -63,23 +62,13 @@ def test_it_is_resumed_to_the_same_bits(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    step, taken = Learner.step, [0]
-
-    def stop_after(self: Learner, *given: Any) -> bool:
-        taken[0] += 1
-        if taken[0] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *given)
-
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", killed)
         with pytest.raises(KeyboardInterrupt):
             fastlift.train(settings.override(epochs=4), output=ended, resume=True)
     assert runs.state(ended) is runs.State.TRAINED
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(Interrupted):
-            fastlift.train(settings.override(epochs=4), output=ended, resume=True)
+    with pytest.raises(Interrupted), signal_in_step(3):
+        fastlift.train(settings.override(epochs=4), output=ended, resume=True)
     last = runs.RunFolder(ended).last_checkpoint()
     assert last is not None
     assert checkpoints.read_train_state(last).plan == ((0, 2), (2 * STEPS, 4))

@@ -1,8 +1,6 @@
 """Runs on data in a store: the same bits as on the folder, from checkpoint to checkpoint, and with several processes."""
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import pytest
 from fixtures import Files, tiny_recipe
 from run_files import same_state
 from several import together
+from stopping import signal_in_step
 from web_server import WebServer
 
 import fastlift
@@ -27,26 +26,14 @@ def packed(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_goes_on_from_the_folder_to_its_pack_on_a_web_server(
-    settings: Config, tmp_path: Path, packed: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+    settings: Config, tmp_path: Path, packed: Path, web: WebServer
 ) -> None:
     """Stopped on the files and resumed on the server: the same bits as on the files throughout."""
     settings = settings.override(epochs=1)
     fastlift.train(settings, output=tmp_path / "whole")
 
-    from fastlift.training.step import Learner
-
-    step, taken = Learner.step, []
-
-    def stop_after(self: Learner, *arguments: Any) -> bool:
-        taken.append(1)
-        if len(taken) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(fastlift.UserError, match="SIGINT: stopped at step 3"):
-            fastlift.train(settings, output=tmp_path / "cut")
+    with pytest.raises(fastlift.UserError, match="SIGINT: stopped at step 3"), signal_in_step(3):
+        fastlift.train(settings, output=tmp_path / "cut")
     remote = settings.override(data_root=f"{web.url}/pack", data_cache=str(tmp_path / "copies"), data_cache_gb=0.001)
     fastlift.train(remote, output=tmp_path / "cut", resume=True)
     same_state(tmp_path / "whole", tmp_path / "cut", "epoch-001")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from devices import on_gpu
 from run_files import same_state
+from stopping import signal_in_step
 
 import fastlift
 from fastlift import config
@@ -43,18 +44,12 @@ def test_resuming_is_bit_identical(
 
     from fastlift.training.step import Learner
 
-    step, taken = Learner.step, []
-
-    def stop_after(self: Learner, *arguments: Any) -> bool:
-        taken.append(1)
-        if len(taken) == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(fastlift.UserError, match=f"SIGINT: stopped at step {stop_at}, saved as .*--resume"):
-            fastlift.train(settings, output=tmp_path / "cut")
+    step = Learner.step
+    with (
+        pytest.raises(fastlift.UserError, match=f"SIGINT: stopped at step {stop_at}, saved as .*--resume"),
+        signal_in_step(stop_at),
+    ):
+        fastlift.train(settings, output=tmp_path / "cut")
     assert not (tmp_path / "cut" / "results.json").exists()
     last = runs.RunFolder(tmp_path / "cut").last_checkpoint()
     assert last is not None

@@ -19,6 +19,7 @@ from ranks import command
 from run_files import flip, same_state
 from safetensors.torch import load_file
 from several import Group
+from stopping import signal_in_step
 
 import fastlift
 from fastlift import config
@@ -233,21 +234,11 @@ def test_a_kill_around_an_evaluation(
 
 
 @pytest.mark.parametrize("stop_at", [3, 4, 5])
-def test_a_stop_between_evaluations(
-    settings: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
-    settings, step, taken = settings.override(eval_every=0.5, patience=4), Learner.step, [0]
+def test_a_stop_between_evaluations(settings: Config, whole: Path, tmp_path: Path, stop_at: int) -> None:
+    settings = settings.override(eval_every=0.5, patience=4)
 
-    def stop_after(self: Learner, *given: Any) -> bool:
-        taken[0] += 1
-        if taken[0] == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(Interrupted, match=f"stopped at step {stop_at}, saved"):
-            fastlift.train(settings, output=tmp_path / "cut")
+    with pytest.raises(Interrupted, match=f"stopped at step {stop_at}, saved"), signal_in_step(stop_at):
+        fastlift.train(settings, output=tmp_path / "cut")
     run = fastlift.train(settings, output=tmp_path / "cut", resume=True)
     same_state(whole, run.folder, "epoch-003")
     assert events(whole) == events(run.folder)
@@ -314,21 +305,10 @@ def test_processes_share_it_and_agree(tiny_clip: Files, tiny_data: Path, tmp_pat
         same_state(plain, two, name)
 
 
-def test_how_it_is_followed_may_change(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_it_is_followed_may_change(settings: Config, tmp_path: Path) -> None:
     """It computes nothing else of the training: a run may begin to be evaluated when it is resumed."""
-    call = Learner.step
-    taken = [0]
-
-    def stop_after(self: Learner, *given: Any) -> bool:
-        taken[0] += 1
-        if taken[0] == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return call(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(Interrupted):
-            fastlift.train(settings, output=tmp_path / "run")
+    with pytest.raises(Interrupted), signal_in_step(6):
+        fastlift.train(settings, output=tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "plain")
     run = fastlift.train(settings.override(eval_every=1, best_by="log_loss"), output=tmp_path / "run", resume=True)
     plain = fastlift.train(settings, output=tmp_path / "plain", resume=True)

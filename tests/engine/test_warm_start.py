@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ from fixtures import CLASS_NAMES, Files, Told
 from ranks import command
 from safetensors.torch import load_file
 from several import Group
+from stopping import signal_in_step
 
 import fastlift
 from fastlift.config import Config
 from fastlift.system.signals import Interrupted
-from fastlift.training.step import Learner
 
 
 @pytest.fixture
@@ -50,23 +48,13 @@ def test_it_starts_where_the_other_ended(settings: Config, source: Path, tmp_pat
     assert not same(trained(plain.folder, "epoch-001"), trained(source, "epoch-002"))
 
 
-def test_it_goes_on_without_the_other(
-    settings: Config, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_without_the_other(settings: Config, source: Path, tmp_path: Path) -> None:
     """Once it has a checkpoint of its own."""
-    settings, step, taken = settings.override(epochs=2, init_from=source), Learner.step, [0]
+    settings = settings.override(epochs=2, init_from=source)
     whole = fastlift.train(settings, output=tmp_path / "whole")
 
-    def stop_after(self: Learner, *given: Any) -> bool:
-        taken[0] += 1
-        if taken[0] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", stop_after)
-        with pytest.raises(Interrupted):
-            fastlift.train(settings, output=tmp_path / "cut")
+    with pytest.raises(Interrupted), signal_in_step(3):
+        fastlift.train(settings, output=tmp_path / "cut")
     shutil.rmtree(source)
     run = fastlift.train(settings, output=tmp_path / "cut", resume=True)
     assert same(trained(run.folder, "epoch-002"), trained(whole.folder, "epoch-002"))
