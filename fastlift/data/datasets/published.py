@@ -91,12 +91,10 @@ class Published(Source):
         if (own := find_file(places, files)) is not None:
             return local_copy(own, cache)
         try:
-            file = come_by_itself(files, cache, progress)
+            return come_by_itself(files, cache, progress)
         except StoreError as error:
             place = f"into {root or 'DATA_ROOT'}, or give it by --{flag.replace('_', '-')}"
             raise StoreError(f"{self.title}: {error} {place}") from None
-        assert file is not None
-        return file
 
     def _check(self, split: str, listing: Listing, source: str, problems: Problems) -> None:
         """Compare a list with the numbers that the set is known to have, and look for images that are listed twice."""

@@ -74,8 +74,8 @@ def told_place(file: Path) -> str:
     return f"{file.stem} (comes with fastlift)" if file.parent == SHIPPED else str(file)
 
 
-def come_by_itself(files: tuple[str, ...], cache: Path, progress: Progress | None = None) -> Path | None:
-    """One of ``files`` that is shipped, or in the cache, or downloaded now; None where there are none such.
+def come_by_itself(files: tuple[str, ...], cache: Path, progress: Progress | None = None) -> Path:
+    """One of ``files`` that is shipped, or in the cache, or downloaded now.
 
     Raises:
         StoreError: it could not be downloaded; what it says ends with what to copy, and not yet where.
@@ -97,8 +97,6 @@ def come_by_itself(files: tuple[str, ...], cache: Path, progress: Progress | Non
             failed.append(str(error))
         except OSError as error:
             raise UserError(f"{name} cannot be kept in {file.parent} ({error.strerror}): set FASTLIFT_CACHE") from None
-    if not failed:
-        return None
     raise StoreError(f"{'; '.join(failed)}: copy {DOWNLOADS[names[0]][0].url}")
 
 

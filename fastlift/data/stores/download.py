@@ -25,7 +25,7 @@ from fastlift.data.stores.client import StoreError
 from fastlift.system.files import write_atomically
 from fastlift.system.printing import masked
 
-Progress = Callable[[str, int, int], None]  # what, bytes done, bytes in all (0 where that is not known)
+Progress = Callable[[str, int, int], None]  # what, bytes done, bytes in all (always more than are done)
 
 # For a host's address, connection and first line: of two hosts, a machine without a network knows in 10 s.
 CONNECT_S = 5.0
