@@ -108,7 +108,7 @@ def _label(label: Any, classes: int, where: str) -> int:
     try:
         number = int(label)
         is_whole = number == label
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
             f"{where} of the data set has the label {label!r}: expected a number from 0 to {classes - 1}"
         ) from None

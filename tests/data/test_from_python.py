@@ -103,8 +103,12 @@ def test_a_dataframe_by_the_rules_of_tables(photos: Path, rows: list[tuple[str, 
         api.from_dataframe(frame, root=photos)
     with pytest.raises(UserError, match=r"which column holds the labels\? There are 'file', 'x'"):
         api.from_dataframe(pandas.DataFrame({"file": ["a"], "x": [1]}))
-    with pytest.raises(UserError, match=r"several labels for an image, such as .*prior"):
-        api.from_dataframe(pandas.DataFrame({"file": ["a"], "label": [["ant", "bee"]]}))
+    frame = frame.astype("string")  # whose missing values are pandas.NA
+    with pytest.raises(UserError, match=r"the DataFrame line 4: no label \(bee/2.png\)"):
+        api.from_dataframe(frame, root=photos)
+    for several in (["ant", "bee"], {"ant", "bee"}):
+        with pytest.raises(UserError, match=r"several labels for an image, such as .*prior"):
+            api.from_dataframe(pandas.DataFrame({"file": ["a"], "label": [several]}))
 
 
 def test_items_are_asked_for_when_they_are_needed(photos: Path, rows: list[tuple[str, str]]) -> None:
@@ -185,6 +189,7 @@ class _Broken(Items):
         ((Image.new("RGB", (4, 4)), 3), r"item 7 of the data set has the label 3: expected a number from 0 to 2"),
         ((Image.new("RGB", (4, 4)), "bee"), r"has the label 'bee': expected a number"),
         ((Image.new("RGB", (4, 4)), 0.5), r"has the label 0.5: expected a number"),
+        ((Image.new("RGB", (4, 4)), float("inf")), r"has the label inf: expected a number"),
         ((Image.new("RGB", (4, 4)), [0, 1]), r"item 7: several labels for an image, .*its prior is the share"),
         ((Image.new("RGB", (4, 4)), np.array([0, 1, 1])), r"item 7: several labels for an image"),
     ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastlift.errors import UserError
 _ROWS = 2**14
 _SEPARATORS = ",;\t|"
 _LOOKED_AT = 200  # rows, for the message where no column of labels is found
+_TEXTS = ("string", "large_string", "string_view")  # what pyarrow calls them
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 Rows = Iterator[tuple[list[Any], list[Any], "list[Any] | None", int]]
 
@@ -61,7 +63,7 @@ def _read_csv(file: Path, asked: Columns) -> tuple[Columns, Rows]:
     try:
         columns = choose_columns(names, asked, str(file))
     except UserError as error:
-        raise _better_told(error, names, list(itertools.islice(reader, _LOOKED_AT)), file) from None
+        raise _better_told(error, names, reader, file) from None
     return columns, _csv_rows(reader, [names.index(name) for name in columns if name is not None], len(names), file)
 
 
@@ -85,10 +87,10 @@ def _header(line: str, asked: Columns, file: Path) -> tuple[str, list[str]]:
 
 
 def _csv_rows(reader: Any, places: list[int], count: int, file: Path) -> Rows:
-    first = 2
+    first, filled = 2, filter(None, reader)  # without blank lines
     while True:
         try:
-            rows = [row for row in itertools.islice(reader, _ROWS) if row]
+            rows = list(itertools.islice(filled, _ROWS))
         except csv.Error as error:
             raise UserError(f"{file} line {reader.line_num + 1} cannot be read: {error}") from None
         if not rows:
@@ -105,8 +107,11 @@ def _csv_rows(reader: Any, places: list[int], count: int, file: Path) -> Rows:
         first += len(rows)
 
 
-def _better_told(error: UserError, names: list[str], rows: list[list[str]], file: Path) -> UserError:
+def _better_told(error: UserError, names: list[str], reader: Any, file: Path) -> UserError:
     """Why no column of labels is found, where columns of 0 and 1 stand for several labels an image."""
+    rows: list[list[str]] = []
+    with suppress(csv.Error):
+        rows.extend(itertools.islice(reader, _LOOKED_AT))
     columns = {name: {row[k] for row in rows if k < len(row)} for k, name in enumerate(names)}
     flags = [name for name, values in columns.items() if values and values <= {"0", "1", "0.0", "1.0", "True", "False"}]
     if len(flags) < 2 or "--label-column" not in str(error):
@@ -159,18 +164,28 @@ def _read_parquet(file: Path, asked: Columns) -> tuple[Columns, Rows]:
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{file} cannot be read as parquet: {error}") from None
     columns = choose_columns(opened.schema_arrow.names, asked, str(file))
-    if not pyarrow.types.is_string(kind := opened.schema_arrow.field(columns.image).type) and "string" not in str(kind):
+    kind = opened.schema_arrow.field(columns.image).type
+    if str(kind.value_type if pyarrow.types.is_dictionary(kind) else kind) not in _TEXTS:
         raise UserError(
             f"{file}: the column {columns.image!r} holds no paths ({str(kind)[:60]}): images inside of parquet files are read "
             "with --dataset huggingface"
         )
-    return columns, _batches(opened, columns)
+    return columns, _batches(opened, columns, file)
 
 
-def _batches(opened: Any, columns: Columns) -> Rows:
+def _batches(opened: Any, columns: Columns, file: Path) -> Rows:
+    import pyarrow
+
     first = 1
     names = [name for name in columns if name is not None]
-    for batch in opened.iter_batches(batch_size=_ROWS, columns=names):
+    batches = opened.iter_batches(batch_size=_ROWS, columns=names)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"{file} cannot be read as parquet, after {first - 1:,} rows: {error}") from None
+        if batch is None:
+            return
         image, label, *split = (batch.column(name).to_pylist() for name in names)
         yield image, label, split[0] if split else None, first
         first += len(image)
@@ -183,6 +198,7 @@ _READERS: dict[str, Callable[[Path, Columns], tuple[Columns, Rows]]] = {
 }
 
 
-def told_columns(columns: Columns, names: Sequence[str] = ("images", "labels", "splits")) -> str:
+def told_columns(columns: Columns) -> str:
     """Which columns were read, in words."""
-    return ", ".join(f"{what} in {name!r}" for what, name in zip(names, columns, strict=True) if name is not None)
+    named = zip(("images", "labels", "splits"), columns, strict=True)
+    return ", ".join(f"{what} in {name!r}" for what, name in named if name is not None)

@@ -31,7 +31,7 @@ _SPLITS = {
     **dict.fromkeys(["test", "testing"], "test"),
 }
 _ORDER = ("train", "val", "test")
-_SEVERAL = (list, tuple, dict, np.ndarray)
+_SEVERAL = (list, tuple, dict, set, np.ndarray)
 
 
 class Columns(NamedTuple):
@@ -178,8 +178,12 @@ def _plain_paths(images: Sequence[Any]) -> PathTable | None:
 
 
 def label_text(value: Any) -> str:
-    """A label as text, whole numbers as such; empty for a missing one (None, NaN, spaces)."""
-    if value is None or value != value:  # NaN
+    """A label as text, whole numbers as such; empty for a missing one (None, NaN, pandas.NA, spaces)."""
+    try:
+        missing = value is None or bool(value != value)  # NaN
+    except TypeError:  # pandas.NA says neither
+        missing = True
+    if missing:
         return ""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))

@@ -195,6 +195,29 @@ def test_several_labels_in_json_lines(photos: Photos) -> None:
     assert "line 2 is no JSON object" in photos.refused(photos.root / "a.jsonl")
 
 
+def test_parquet_without_paths_and_damaged(photos: Photos) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file, names = photos.root / "a.parquet", [name for _, name in photos.rows]
+    for images in ([{"bytes": b"x", "path": path} for path, _ in photos.rows], [[path] for path, _ in photos.rows]):
+        parquet.write_table(pyarrow.table({"image": images, "label": names}), file)
+        assert "'image' holds no paths" in photos.refused(file)
+    paths = pyarrow.array([path for path, _ in photos.rows])
+    for column in (paths.cast(pyarrow.large_string()), paths.dictionary_encode()):
+        parquet.write_table(pyarrow.table({"path": column, "label": names}), file)
+        assert same(photos.load(file), photos.load(photos.csv()))
+    parquet.write_table(pyarrow.table({"path": paths, "label": names}), file, compression="gzip")
+    data = bytearray(file.read_bytes())
+    data[30:60] = b"\xff" * 30
+    file.write_bytes(data)
+    assert "a.parquet cannot be read as parquet, after 0 rows: " in photos.refused(file)
+
+
+def test_a_quote_that_never_ends(photos: Photos) -> None:
+    for header, told in (("path,label", "line 43692 cannot be read: field larger"), ("path,b", "give --label-column")):
+        (photos.root / "photos.csv").write_text(f'{header}\n"' + "ab\n" * 50_000)
+        assert told in photos.refused(photos.root / "photos.csv")
+
+
 def test_columns_by_name(photos: Photos) -> None:
     rows = [(path, "x", name) for path, name in photos.rows]
     data = photos.load(photos.csv("path,label,what", rows), label_column="what")
@@ -215,6 +238,7 @@ def test_many_rows_come_in_blocks(photos: Photos, monkeypatch: pytest.MonkeyPatc
     assert same(photos.load(photos.csv()), expected)
     rows = [*photos.rows[:7], ("r/07.jpg", ""), *photos.rows[8:]]
     assert "photos.csv line 9: no label" in photos.refused(photos.csv(rows=rows))
+    assert same(photos.load(photos.csv(rows=[*photos.rows[:3], *[()] * 7, *photos.rows[3:]])), expected)  # blank lines
 
 
 def test_lists_may_lack_the_data_root_and_a_test_list_too(photos: Photos) -> None:
