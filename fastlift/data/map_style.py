@@ -35,8 +35,7 @@ def index_of_items(
     lock = threading.Lock() if one_at_a_time else nullcontext()
 
     def look(row: int) -> tuple[int, int, int]:
-        with lock:
-            image, label = _pair(items, row, name)
+        image, label = _pair(items, row, name)
         width, height = _size(image, f"{name}: item {row}")
         return _label(label, len(class_names), f"{name}: item {row}"), width, height
 

@@ -92,8 +92,11 @@ def test_files_are_one_data_set_whatever_names_them(photos: Path, rows: list[tup
     assert api.from_dataframe(frame, root=photos).settings is None
 
 
-def test_a_dataframe_by_the_rules_of_tables(photos: Path, rows: list[tuple[str, str]]) -> None:
+def test_a_dataframe_by_the_rules_of_tables(
+    photos: Path, rows: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pandas = pytest.importorskip("pandas")
+    monkeypatch.setattr("fastlift.data.from_python._ROWS", 3)
     splits = ["train", "test", "val"]
     frame = pandas.DataFrame([(*row, splits[k % 3]) for k, row in enumerate(rows)], columns=["file", "y", "split"])
     found = api.from_dataframe(frame, root=photos, test_share=None)
@@ -109,6 +112,15 @@ def test_a_dataframe_by_the_rules_of_tables(photos: Path, rows: list[tuple[str, 
     for several in (["ant", "bee"], {"ant", "bee"}):
         with pytest.raises(UserError, match=r"several labels for an image, such as .*prior"):
             api.from_dataframe(pandas.DataFrame({"file": ["a"], "label": [several]}))
+
+
+def test_imagefolders_of_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    (tmp_path / "other" / "cat").mkdir(parents=True)
+    (photos / "ant" / "0.png").rename(tmp_path / "other" / "cat" / "0.png")
+    with pytest.raises(UserError, match="the ImageFolders have other classes"):
+        api.from_imagefolder(ImageFolder(photos), test=ImageFolder(tmp_path / "other"))
 
 
 def test_items_are_asked_for_when_they_are_needed(photos: Path, rows: list[tuple[str, str]]) -> None:
@@ -234,7 +246,7 @@ def hub(photos: Path, rows: list[tuple[str, str]]) -> Any:
 
 
 def test_a_saved_data_set_and_its_columns(hub: Any, tmp_path: Path) -> None:
-    found = api.from_huggingface(hub)
+    found = api.from_huggingface(hub.with_format("numpy"))
     assert by_label(found) == [[2, 4, 6], [0, 1, 2]]
     hub.save_to_disk(str(tmp_path / "saved"))
     saved = api.from_huggingface(tmp_path / "saved", image_column="image", label_column="label")
@@ -253,14 +265,19 @@ def test_a_saved_data_set_and_its_columns(hub: Any, tmp_path: Path) -> None:
         api.from_huggingface(hub.to_iterable_dataset())
     with pytest.raises(UserError, match="has no split train; there are test"):
         api.from_huggingface({"test": hub})
+    with pytest.raises(UserError, match="the splits have other classes in 'label'"):
+        api.from_huggingface({"train": hub, "test": hub.remove_columns(["label"]).rename_column("text", "label")})
 
 
 def test_bad_rows_of_a_data_set_are_told_together(hub: Any, photos: Path) -> None:
     (photos / "bee" / "1.png").write_bytes(b"<html>")
     rows = hub.to_dict()
     rows["label"][5] = None
+    rows["image"][9] = None
     bad = hub.from_dict(rows, features=hub.features)
-    with pytest.raises(UserError, match=r"2 problems:\n.*train: row 5 has no label\n.*train: row 3 "):
+    with pytest.raises(
+        UserError, match=r"3 problems:\n.*train: row 5 has no label\n.*train: row 3 .*\n.*train: row 9 is empty"
+    ):
         api.from_huggingface(bad)
 
 

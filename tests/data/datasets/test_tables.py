@@ -73,7 +73,10 @@ def test_separators_and_names(header: str, photos: Photos) -> None:
     mark = next(mark for mark in ";\t|," if mark in header)
     file = photos.root / "photos.csv"
     file.write_text(header + "\r\n" + "".join(mark.join(map(str, row)) + "\r\n" for row in rows))
-    assert same(photos.load(file), photos.load(photos.csv(name="other.csv")))
+    expected = photos.load(photos.csv(name="other.csv"))
+    assert same(photos.load(file), expected)
+    file.write_text(header + "\n" + "".join(mark.join(f" {field} " for field in row) + "\n" for row in rows))
+    assert same(photos.load(file), expected)
 
 
 def test_other_formats_say_the_same(photos: Photos) -> None:
@@ -109,6 +112,10 @@ def test_a_column_of_splits(photos: Photos) -> None:
     assert "splits in 'split'" in data.notes[0]
     rows[3] = (*rows[3][:2], "fold 7")
     assert "line 5: split 'fold 7' is none of train, val and test" in photos.refused(
+        photos.csv("path,label,split", rows)
+    )
+    rows[3] = (*rows[3][:1], "hornet", "test")
+    assert "line 5: label 'hornet' is no class of the training images" in photos.refused(
         photos.csv("path,label,split", rows)
     )
     file = photos.csv("path,label,split", rows)
@@ -224,6 +231,9 @@ def test_columns_by_name(photos: Photos) -> None:
     assert data.class_names == ("bee", "red panda", "wasp")
     told = photos.refused(photos.csv("path,label,what", rows), label_column="kind")
     assert "no column 'kind' (--label-column); there are 'path', 'label', 'what'" in told
+    rows = [("1, 2, 3", path, name) for path, name in photos.rows]
+    named = photos.load(photos.csv("x, y, z;photo;what", rows), image_column="photo", label_column="what")
+    assert same(named, photos.load(photos.csv()))  # by the separator that makes these columns
 
 
 def test_images_of_two_splits_are_told_of(photos: Photos) -> None:
