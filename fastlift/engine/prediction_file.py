@@ -82,9 +82,9 @@ def _write(predictions: Iterator[Prediction], records: Records, total: int | Non
                     if told <= TOLD:
                         ui.say(f"{prediction.image}: {prediction.problem}")
                 if len(waiting) >= RECORDS or time.monotonic() - since > SECONDS:
-                    records.write(waiting)
-                    done, since = done + len(waiting), time.monotonic()
-                    waiting.clear()
+                    ready, waiting = waiting, []  # first: a signal amid the writing must not have them written twice
+                    records.write(ready)
+                    done, since = done + len(ready), time.monotonic()
                     bar.update(done, f"{problems:,} without a prediction" if problems else None)
         except Signalled:
             records.write(waiting)

@@ -77,8 +77,8 @@ class ParquetFile:
         ]
         part = self._folder / f"{len(self._parts):08}.parquet"
         write_atomically(part, partial(pq.write_table, pa.Table.from_arrays(arrays, schema=self._schema)))
+        self._kept.clear()  # first: a signal in between must not have them written twice
         self._parts.append(part)
-        self._kept.clear()
 
     def _join(self, path: Path) -> None:
         import pyarrow.parquet as pq

@@ -28,6 +28,7 @@ from fastlift.engine import prediction_file
 from fastlift.engine.predict import Wanted, predict_images
 from fastlift.evaluation import predict as evaluation_predict
 from fastlift.models.prediction.result import AnswerSettings, Prediction
+from fastlift.reporting import parquet, predictions
 
 Streams = pytest.CaptureFixture[str]
 BAD = (1, 3, 7)  # of the images below: no image, cut, breaks only when it is decoded
@@ -218,6 +219,29 @@ def test_a_signal_keeps_what_was_predicted_and_tells_the_way_on(
         assert call(*asked, "--resume") == 1
         assert "has 5 records already" in capsys.readouterr().err
         assert records(file) == records(wholes["jsonl"])
+
+
+@pytest.mark.parametrize("kind", [predictions.LineFile, parquet.ParquetFile])
+def test_a_signal_amid_the_writing_has_nothing_written_twice(
+    kind: Any, run: Path, images: Path, wholes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes behind the second write, before anybody knows that this one is done."""
+    plain, writes = kind.write, [0]
+
+    def signalled(self: Any, some: Any) -> None:
+        plain(self, some)
+        writes[0] += 1
+        if writes[0] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    file = tmp_path / ("out.jsonl" if kind is predictions.LineFile else "out.parquet")
+    asked = (run, images, "--output", file, "--top", 2, "--threshold", 0.23)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "write", signalled)
+        patch.setattr(prediction_file, "RECORDS", 3)
+        assert call(*asked) == 128 + signal.SIGTERM
+    assert call(*asked, "--resume") == 1
+    assert records(file) == records(wholes["jsonl"])
 
 
 @pytest.mark.parametrize(
