@@ -169,6 +169,8 @@ async def _body(request: Any, settings: ServingSettings) -> bytes:
         raise Refused(
             415, "send the file of an image as the body, as Content-Type image/... or application/octet-stream"
         )
+    from starlette.requests import ClientDisconnect
+
     too_large = Refused(413, f"the file is too large; at most {settings.max_megabytes:g} megabytes are taken")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > settings.most_bytes:
@@ -186,3 +188,5 @@ async def _body(request: Any, settings: ServingSettings) -> bytes:
         return await asyncio.wait_for(read(), settings.seconds)
     except asyncio.TimeoutError:
         raise Refused(408, f"the image did not come within {settings.seconds:g} seconds") from None
+    except ClientDisconnect:  # nobody reads this; without it the server would tell of an error of its own
+        raise Refused(400, "the connection was closed before all of the image had come") from None

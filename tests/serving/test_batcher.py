@@ -85,6 +85,29 @@ def test_what_waits_is_one_batch(model: LiftModel, monkeypatch: pytest.MonkeyPat
         assert one.probabilities == pytest.approx(other.probabilities, rel=1e-4)
 
 
+def test_of_a_batch_each_request_gets_what_it_asked_for(model: LiftModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [(AnswerSettings(1), False), (AnswerSettings(6, 0.999), True), (AnswerSettings(2), False)]
+    held = Held(model, monkeypatch)
+
+    async def ask(some: Batcher) -> list[Prediction]:
+        first = asyncio.create_task(some.predict(image(9), AnswerSettings(), False, 60))
+        await asyncio.to_thread(held.busy.wait, 60)
+        tasks = [asyncio.create_task(some.predict(image(9), *one, 60)) for one in asked]
+        while some._queue.qsize() < len(asked):
+            await asyncio.sleep(0.01)
+        held.go.set()
+        await first
+        return await asyncio.gather(*tasks)
+
+    with batcher(model) as some:
+        found = asyncio.run(ask(some))
+    assert held.sizes == [1, 3]
+    for one, (answer, features) in zip(found, asked, strict=True):
+        assert len(one.names) == len(one.probabilities) == len(one.classes) == answer.top
+        assert (one.features is not None) == features
+        assert (one.answer is None) == (answer.threshold > 0)
+
+
 def test_more_than_may_wait_are_refused_and_places_come_free(model: LiftModel, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(model, monkeypatch)
 

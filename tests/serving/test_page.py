@@ -104,6 +104,18 @@ def test_what_is_no_image_is_told_and_the_next_one_answered(page: Page, image: P
     assert page.page.text_content("#error") == ""
 
 
+def test_the_answer_to_an_older_image_is_not_waited_for(page: Page, image: Path, tmp_path: Path) -> None:
+    """Also where the newer one is refused without asking the server."""
+    (tmp_path / "large.jpg").write_bytes(b"\0" * 1_100_000)
+    page.page.route("**/predict?*", lambda route: None)  # it is never answered
+    page.page.set_input_files("#file", str(image))
+    page.page.wait_for_selector("#form[aria-busy]", state="attached")
+    page.page.set_input_files("#file", str(tmp_path / "large.jpg"))
+    page.tells("#error", re.compile("1.1 megabytes"))
+    page.page.wait_for_selector("#form:not([aria-busy])", state="attached")
+    assert page.page.is_hidden("#result")
+
+
 def overflow(page: Any) -> Any:
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 

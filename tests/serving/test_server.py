@@ -169,6 +169,19 @@ def test_concurrent_requests_get_each_its_own_answer(client: httpx.Client, run: 
         assert [one["probability"] for one in found] == pytest.approx(wanted[number].probabilities[:top], abs=1e-4)
 
 
+def test_who_hangs_up_is_no_error_of_the_server(run: Path) -> None:
+    """As the page does when another image is chosen while one is being sent."""
+    with serving(run) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\nContent-Length: 9999\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=120) as gone:
+            gone.sendall(head.encode() + b"some")
+            assert httpx.get(f"{server.url}/health", timeout=120).status_code == 200  # the request is there by now
+        assert httpx.get(f"{server.url}/health", timeout=120).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.communicate(timeout=120)[1] == "fastlift: SIGTERM: stopped\n"
+
+
 def _takes_connections(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), timeout=120):

@@ -46,9 +46,9 @@ async function reason(response) {
 
 async function predict(file) {
   current = file;
+  if (asked) asked.abort();
   if (model && megabytes(file.size) > model.max_megabytes)
     return complain(`This file has ${megabytes(file.size).toFixed(1)} megabytes; at most ${model.max_megabytes} are taken.`);
-  if (asked) asked.abort();
   const mine = (asked = new AbortController());
   at("form").setAttribute("aria-busy", "true");
   try {
