@@ -1,4 +1,4 @@
-"""The splits of a run whose data set was cut by fastlift, or came from Python, as list files that any run takes: ``splits/train.txt`` and so on."""
+"""Splits that fastlift has cut, or that came from Python, as list files that any run takes: ``splits/train.txt`` ..."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def keep_splits(run: RunFolder, data: DataSet) -> str:
         return ""
     if data.train.root is None or data.train.spans is not None:
         return "the splits are not kept as lists, since the images are no files; the same seed cuts the same ones"
-    if any("\n" in name for name in data.class_names) or any(map(_is_odd, data.splits.values())):
+    if any(map(_is_odd, [*data.class_names, *(path for index in data.splits.values() for path in _paths(index))])):
         return "the splits are not kept as lists, since names in them hold line ends or begin or end with spaces"
     for split, index in data.splits.items():
         _write(folder / f"{split}.txt", _lines(index))
@@ -45,9 +45,9 @@ def data_of_run(run: RunFolder, settings: DataConfig) -> DataConfig:
     return replace(settings, dataset="list", class_names=str(run.splits / CLASS_NAMES), **given)
 
 
-def _is_odd(index: ImageIndex) -> bool:
-    """Whether a line of a list cannot hold a path."""
-    return any("\n" in path or "\r" in path or path != path.strip() for path in _paths(index))
+def _is_odd(name: str) -> bool:
+    """Whether a line of a list cannot hold a name."""
+    return "\n" in name or "\r" in name or name != name.strip()
 
 
 def _paths(index: ImageIndex) -> list[str]:

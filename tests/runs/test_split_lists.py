@@ -52,3 +52,11 @@ def test_names_that_a_list_cannot_hold(name: str, photos: Any, tmp_path: Path) -
     told = keep_splits(RunFolder(tmp_path / "run"), replace(cut, test=replace(cut.test, paths=paths)))
     assert "names in them hold line ends or begin or end with spaces" in told
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "ant "])
+def test_class_names_that_a_list_cannot_hold(name: str, photos: Any, tmp_path: Path) -> None:
+    cut = load_data_set("folder", data_root=photos.root, cache_dir=photos.cache)
+    told = keep_splits(RunFolder(tmp_path / "run"), replace(cut, class_names=(name, *cut.class_names[1:])))
+    assert "names in them hold line ends or begin or end with spaces" in told
+    assert not (tmp_path / "run").exists()
