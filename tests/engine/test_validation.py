@@ -305,6 +305,25 @@ def test_processes_share_it_and_agree(tiny_clip: Files, tiny_data: Path, tmp_pat
         same_state(plain, two, name)
 
 
+def follow_a_falling_curve(arguments: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch, [50, 40, 30, 20])
+        run_command(arguments)
+
+
+@pytest.mark.parametrize("more", [[], ["--shard-classifier"]])
+def test_all_processes_test_the_best(tiny_clip: Files, tiny_data: Path, tmp_path: Path, more: list[str]) -> None:
+    """Each has its share of the test split, and the first one alone reads the checkpoint."""
+    run, followed = tmp_path / "run", ["--val-share", "0.2", "--eval-every", "0.5", *more]
+    arguments = command(tiny_clip, tiny_data, run, *followed)
+    outcomes = Group(tmp_path / "ranks", 2, follow_a_falling_curve, (arguments,)).join()
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err + outcomes[1].err
+    results = json.loads((run / "results.json").read_text())
+    assert (results["checkpoint"]["name"], results["steps"]) == ("step-00000001", 6)
+    alone = evaluate_run(run, ("best",))["center@step-00000001"]
+    assert results["metrics"]["log_loss"] == pytest.approx(alone["log_loss"], rel=1e-4)
+
+
 def test_how_it_is_followed_may_change(settings: Config, tmp_path: Path) -> None:
     """It computes nothing else of the training: a run may begin to be evaluated when it is resumed."""
     with pytest.raises(Interrupted), signal_in_step(6):

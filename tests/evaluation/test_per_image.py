@@ -1,11 +1,13 @@
 """What is kept of each image agrees with the counts, and which images are chosen for the page."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fixtures import CLASS_NAMES, Files, tiny_recipe
+from PIL import Image
 
 import fastlift
 from fastlift.data.datasets.dataset import Rank
@@ -101,3 +103,20 @@ def test_an_evaluation_agrees_with_its_own_figures(
     assert set(said.labels.tolist()) == set(range(2 if ranked else 6))
     assert -np.log(said.label_probability).mean() == pytest.approx(found.metrics.log_loss, rel=1e-4)
     assert evaluate(model, index, counts, passes, rank=rank).per_image is None
+
+
+def test_an_image_that_breaks_when_it_is_decoded_has_no_answer(
+    evaluated: tuple[LiftModel, ImageIndex, list[int]], tmp_path: Path
+) -> None:
+    """What the model says there is of its replacement."""
+    model, index, counts = evaluated
+    for path in index.paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(index.root / path).save(tmp_path / path, "PNG")
+    broken = tmp_path / index.paths[5]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2] + whole[-12:])
+    passes = EvaluationSettings(eval_batch=7, bad_images="skip")
+    said = evaluate(model, replace(index, root=tmp_path), counts, passes, per_image=True).per_image
+    assert said is not None
+    assert said.rows.tolist() == [row for row in range(len(index)) if row != 5]

@@ -1,4 +1,4 @@
-"""Small small of an index's images: whole, bounded, from files and arrays, and a sentence where one is gone."""
+"""Small copies of an index's images: whole, bounded, from files and arrays, and a sentence where one is gone."""
 
 import io
 from pathlib import Path
