@@ -129,9 +129,8 @@ def train(
     """
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one of them")
-    config = absolute_paths(
-        config if dataset is None else config.of_data(dataset)
-    )  # the run folder holds in any working folder
+    config = config if dataset is None else config.of_data(dataset)
+    config = absolute_paths(config)  # the run folder holds in any working folder
     with company() as world:
         told = ui_for(ui) if world.is_main else Quiet()
         if output is None and (world.size > 1 or resume == "auto"):

@@ -1,7 +1,8 @@
 """A trained model and images: how good it is, and what it says of each.
 
 ``settings`` holds what the command line asks for, ``accumulator`` counts on the device, ``metrics`` makes figures of the
-counts, ``validation`` says when a training is evaluated and which state is best, ``evaluate`` and ``predict`` pass images through a model, ``per_image`` keeps what is said of each, ``thumbnails``
-small copies of some. Imports ``errors``, ``settings``, ``system``, ``data``, ``models`` and ``training``. Imported by
+counts, ``validation`` says when a training is evaluated and which state is best, ``evaluate`` and ``predict`` pass
+images through a model, ``per_image`` keeps what is said of each, ``thumbnails`` small copies of some.
+Imports ``errors``, ``settings``, ``system``, ``data``, ``models`` and ``training``. Imported by
 ``config``, ``runs``, ``interop``, ``reporting``, ``engine`` and ``commands``.
 """

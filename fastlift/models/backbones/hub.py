@@ -89,9 +89,8 @@ def _answers(endpoint: str) -> bool:
             found.append(True)
 
     port = place.port or (80 if place.scheme == "http" else 443)
-    asking = threading.Thread(
-        target=ask, daemon=True
-    )  # where no server of names answers, looking one up has no time limit
+    # Where no server of names answers, looking one up has no time limit.
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_ANSWER_S)
     return bool(found)
