@@ -36,9 +36,8 @@ _FLAGS = ConstructorRegistry()
 _NAMES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", tuple[int, ...]: "INT [INT ...]"}
 _POSITIONAL: Any = tyro.conf.Positional[int]
 _told_flags: ContextVar[frozenset[str] | None] = ContextVar("told_flags", default=None)  # None: all
-_seen: ContextVar[dict[str, tuple[str, ...]] | None] = ContextVar(
-    "seen", default=None
-)  # what flags_and_choices has found
+# What flags_and_choices has found.
+_seen: ContextVar[dict[str, tuple[str, ...]] | None] = ContextVar("seen", default=None)
 
 
 class _Refused(Exception):
@@ -107,13 +106,14 @@ def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
         if told is not None and one.name not in told and not is_dataclass(plain(hints[one.name])):
             continue
         own = getattr(hints[one.name], "__metadata__", ())  # the last hint holds: the field's own, if it has one
+        default = getattr(given, one.name) if type(given) is kind else _default_of(one)
         if (seen := _seen.get()) is not None and not _is_struct_or_positional(hints[one.name]):
-            seen[f"--{one.name.replace('_', '-')}"] = _choices_of(hints[one.name])
+            name = one.name.replace("_", "-")
+            seen[f"--no-{name}" if default is True else f"--{name}"] = _choices_of(hints[one.name])
         shows_itself = any(isinstance(mark, PrimitiveConstructorSpec) for mark in own)
         metavar = None if shows_itself else _metavar(plain(hints[one.name]))
         parts = (plain(hints[one.name]), tyro.conf.arg(help_behavior_hint=_default_hint, metavar=metavar), *own)
         shown: Any = Annotated[parts]
-        default = getattr(given, one.name) if type(given) is kind else _default_of(one)
         flags.append(StructFieldSpec(one.name, shown, default, partial(lambda name: _texts(kind).get(name), one.name)))
     return StructConstructorSpec(partial(_made, kind), tuple(flags))
 

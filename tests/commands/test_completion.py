@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,6 +48,19 @@ def test_words_in_bash(typed: str, expected: list[str], bash: str, tmp_path: Pat
 def test_every_command_is_offered(bash: str) -> None:
     assert f"compgen -W '{' '.join(COMMANDS)}'" in bash
     assert "--help-all" not in bash
+
+
+def test_flags_are_those_of_the_help(
+    bash: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    offered = re.findall(r'^    "([a-z -]+)"\) flags=\'(.*)\' ;;$', bash, re.MULTILINE)
+    assert {words.split()[0] for words, _ in offered} == set(COMMANDS)
+    for words, flags in offered:
+        with pytest.raises(SystemExit):
+            main([*words.split(), "--help-all"])
+        named = re.findall(r"--[a-z0-9-]+", capsys.readouterr().out)
+        assert set(flags.split()) <= set(named), words
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh on this machine")
