@@ -33,7 +33,7 @@ class Push:
     private: bool = False
     """Make a new repository private."""
     checkpoint: str | None = None
-    """A checkpoint by name (default: the run's last)."""
+    """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
     to: Path | None = None
     """Write what would be uploaded to this new folder, and upload nothing."""
 

@@ -37,7 +37,7 @@ class Serve:
     """Crops of waiting images that go through the model at a time."""
     ensembling: EnsemblingSettings = field(default_factory=EnsemblingSettings)
     checkpoint: str | None = None
-    """A checkpoint by name, such as epoch-003 (default: the last one)."""
+    """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
     precision: PrecisionSettings = field(default_factory=PrecisionSettings)
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
