@@ -147,6 +147,14 @@ def test_the_conda_environment_installs_extras_that_there_are() -> None:
     assert set(extras[1].split(",")) <= declared_extras().keys()
 
 
+def test_the_guide_lists_the_extras_of_users() -> None:
+    text = (ROOT / "docs" / "installing.md").read_text().split("## Extras")[1].split("\n## ")[0]
+    listed = {
+        name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", row)
+    }
+    assert listed == declared_extras().keys() - {"test", "fuzz", "dev"}
+
+
 def test_the_citation_names_this_version() -> None:
     import fastlift
 
