@@ -186,10 +186,8 @@ def probe(block: nn.Module, family: Family) -> tuple[list[Any], dict[str, Any]]:
     norm = getattr(block, family.norm)
     tokens, more = family.probe(block)
     x = torch.randn(1, tokens, norm.weight.shape[0], generator=torch.Generator().manual_seed(0)).to(norm.weight)
-    return [
-        x,
-        *[None] * (_required(type(block).forward) - 2),
-    ], more  # the mask, which some require and some do not take
+    mask = [None] * (_required(type(block).forward) - 2)  # which some require and some do not take
+    return [x, *mask], more
 
 
 def _required(forward: Callable[..., Any]) -> int:

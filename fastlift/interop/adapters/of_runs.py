@@ -10,7 +10,7 @@ from torch import Tensor
 from fastlift.errors import UserError
 from fastlift.interop.adapters.attach import DropIn
 from fastlift.interop.adapters.families import FAMILIES, Family
-from fastlift.interop.adapters.peft_files import check_kind, write_peft
+from fastlift.interop.adapters.peft_files import write_peft
 from fastlift.interop.adapters.sites import NOT_HERE, WITH_RANK
 from fastlift.interop.adapters.store import Base, Description, as_folder, check_finite, samples_of, write_adapters
 from fastlift.models.lift import LiftModel
@@ -46,8 +46,6 @@ def save_run_adapters(model: LiftModel, folder: str | Path, *, base: str = "", p
     folder = as_folder(folder)
     tuner, vit = _one_tuner(model), model.vit
     assert isinstance(vit, VisionTransformer)
-    if peft is not None:
-        check_kind(tuner)
     state = {name: p.detach().cpu().contiguous() for name, p in model.tuner_parameters.items()}
     layers = sorted({int(name.split(".")[1]) for name in state})
     rank = _rank(state, tuner)

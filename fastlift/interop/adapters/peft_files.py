@@ -26,12 +26,6 @@ KNOWN = ("lora", "lora_mlp")
 Update = tuple[Tensor, Tensor]
 
 
-def check_kind(tuner: str) -> None:
-    """Raise UserError for a tuner that PEFT has no adapter for."""
-    if tuner not in KNOWN:
-        raise UserError(f"PEFT knows no {tuner} as LIFT has it; an adapter of PEFT can be made of {' or '.join(KNOWN)}")
-
-
 def write_peft(
     folder: Path,
     state: Mapping[str, Tensor],
@@ -53,7 +47,8 @@ def write_peft(
     Raises:
         UserError: a tuner that PEFT does not know, or attention whose weights it cannot reach.
     """
-    check_kind(tuner)
+    if tuner not in KNOWN:
+        raise UserError(f"PEFT knows no {tuner} as LIFT has it; an adapter of PEFT can be made of {' or '.join(KNOWN)}")
     updates: dict[str, Update] = {}
     for i in layers:
         prefix = f"{TUNERS[tuner].PREFIX}.{i}."

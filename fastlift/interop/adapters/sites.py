@@ -78,17 +78,23 @@ class ScaleAndShift:
 Act = LowRank | ScaleAndShift
 
 
-class ActedOutput(nn.Module):
-    """What ``act_on_output`` puts before a module's own class: the same with its output changed."""
+class Acted(nn.Module):
+    """What ``_act`` puts before a module's own class: one of the kinds below."""
 
+    kind: type[Acted]
     original: type[nn.Module]
     fastlift_act: Act
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made at run time, so copies and pickles name the two that it was made from.
+        return _blank, (self.kind, self.original), self.__dict__
+
+
+class ActedOutput(Acted):
+    """The same module with its output changed."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self.fastlift_act.output(x, self.original.forward(self, x))
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, (_classes[ActedOutput], self.original), self.__dict__
 
 
 def _acted(name: str, change: Callable[[Act, Tensor], Tensor]) -> property:
@@ -99,56 +105,44 @@ def _acted(name: str, change: Callable[[Act, Tensor], Tensor]) -> property:
     return property(value)
 
 
-class ActedWeight(nn.Module):
-    """The same for a module whose weight others take: they see a changed one, the state dict the module's own."""
+class ActedWeight(Acted):
+    """A module whose weight others take: they see a changed one, the state dict the module's own."""
 
-    original: type[nn.Module]
-    fastlift_act: Act
     weight = _acted("weight", lambda act, own: act.weight(own))
     bias = _acted("bias", lambda act, own: act.bias(own))
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, (_classes[ActedWeight], self.original), self.__dict__
 
-
-class ActedPacked(nn.Module):
+class ActedPacked(Acted):
     """As ``ActedWeight``, for PyTorch's MultiheadAttention: its packed weight of queries, keys and values."""
 
-    original: type[nn.Module]
-    fastlift_act: Act
     in_proj_weight = _acted("in_proj_weight", lambda act, own: act.weight(own))
     in_proj_bias = _acted("in_proj_bias", lambda act, own: act.bias(own))
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, (_classes[ActedPacked], self.original), self.__dict__
+
+_CLASSES: dict[tuple[type[Acted], type[nn.Module]], type[Acted]] = {}
 
 
-_KINDS: tuple[type[nn.Module], ...] = (ActedOutput, ActedWeight, ActedPacked)
-_classes: dict[type[nn.Module], int] = {kind: place for place, kind in enumerate(_KINDS)}
-_made: dict[tuple[int, type[nn.Module]], type[nn.Module]] = {}
+def _class_of(kind: type[Acted], original: type[nn.Module]) -> type[Acted]:
+    if (kind, original) not in _CLASSES:
+        names = {"kind": kind, "original": original, "__module__": __name__}
+        _CLASSES[kind, original] = type(f"{kind.__name__}{original.__name__}", (kind, original), names)
+    return _CLASSES[kind, original]
 
 
-def _class_of(place: int, original: type[nn.Module]) -> type[nn.Module]:
-    if (place, original) not in _made:
-        kind, names = _KINDS[place], {"original": original, "__module__": __name__}
-        _made[place, original] = type(f"{kind.__name__}{original.__name__}", (kind, original), names)
-    return _made[place, original]
+def _blank(kind: type[Acted], original: type[nn.Module]) -> nn.Module:
+    made = _class_of(kind, original)
+    return made.__new__(made)
 
 
-def _blank(place: int, original: type[nn.Module]) -> nn.Module:
-    kind = _class_of(place, original)
-    return kind.__new__(kind)
-
-
-def _act(module: nn.Module, act: Act, kind: type[nn.Module]) -> None:
-    cast(Any, module).__class__ = _class_of(_classes[kind], type(module))
+def _act(module: nn.Module, act: Act, kind: type[Acted]) -> None:
+    cast(Any, module).__class__ = _class_of(kind, type(module))
     cast(Any, module).fastlift_act = act
 
 
 def release(block: nn.Module) -> None:
     """Give all sites below a block their own class back."""
     for module in block.modules():
-        if isinstance(module, _KINDS):
+        if isinstance(module, Acted):
             del cast(Any, module).fastlift_act
             cast(Any, module).__class__ = module.original
 

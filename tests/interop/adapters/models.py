@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import fastlift
 
 WIDTH, DEPTH, SIZE = 32, 3, 16
 
@@ -44,9 +49,13 @@ def _transformers_sizes(**more: Any) -> dict[str, Any]:
     return sizes | {"image_size": SIZE, "patch_size": 8} | more
 
 
-def clip_vision() -> nn.Module:
+def _of_transformers(model: str, config: str, **more: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers")
-    return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**_transformers_sizes()))
+    return getattr(transformers, model)(getattr(transformers, config)(**_transformers_sizes(**more)))
+
+
+def clip_vision() -> nn.Module:
+    return _of_transformers("CLIPVisionModel", "CLIPVisionConfig")
 
 
 def clip_both() -> nn.Module:
@@ -58,36 +67,28 @@ def clip_both() -> nn.Module:
 
 
 def vit() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    return transformers.ViTModel(transformers.ViTConfig(**_transformers_sizes()))
+    return _of_transformers("ViTModel", "ViTConfig")
 
 
 def vit_classifier() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    return transformers.ViTForImageClassification(transformers.ViTConfig(**_transformers_sizes(num_labels=5)))
+    return _of_transformers("ViTForImageClassification", "ViTConfig", num_labels=5)
 
 
 def siglip() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**_transformers_sizes()))
+    return _of_transformers("SiglipVisionModel", "SiglipVisionConfig")
 
 
 def dinov2() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    sizes = _transformers_sizes(mlp_ratio=2, layerscale_value=0.5)
-    return transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
+    return _of_transformers("Dinov2Model", "Dinov2Config", mlp_ratio=2, layerscale_value=0.5)
 
 
 def dinov2_registers() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    sizes = _transformers_sizes(mlp_ratio=2, layerscale_value=0.5, num_register_tokens=3)
-    return transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**sizes))
+    names = "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig"
+    return _of_transformers(*names, mlp_ratio=2, layerscale_value=0.5, num_register_tokens=3)
 
 
 def dinov3() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    sizes = _transformers_sizes(layerscale_value=0.5, num_register_tokens=3)
-    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**sizes))
+    return _of_transformers("DINOv3ViTModel", "DINOv3ViTConfig", layerscale_value=0.5, num_register_tokens=3)
 
 
 def siglip2() -> nn.Module:
@@ -98,14 +99,12 @@ def siglip2() -> nn.Module:
 
 
 def deit() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    return transformers.DeiTForImageClassification(transformers.DeiTConfig(**_transformers_sizes(num_labels=5)))
+    return _of_transformers("DeiTForImageClassification", "DeiTConfig", num_labels=5)
 
 
 def beit(**options: Any) -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    sizes = _transformers_sizes(num_labels=5, layer_scale_init_value=0.5, **options)
-    return transformers.BeitForImageClassification(transformers.BeitConfig(**sizes))
+    sizes = {"num_labels": 5, "layer_scale_init_value": 0.5, **options}
+    return _of_transformers("BeitForImageClassification", "BeitConfig", **sizes)
 
 
 def beit_relative() -> nn.Module:
@@ -233,3 +232,19 @@ def randomise(trained: dict[str, nn.Parameter], seed: int = 2) -> None:
         for name in sorted(trained):
             noise = 0.3 * torch.randn(trained[name].shape, generator=generator)
             trained[name].copy_(1 + noise if "ln.weight" in name or "scale" in name else noise)
+
+
+def assert_copies_stand_alone(model: nn.Module) -> None:
+    """Copies and pickles of a model with lively adapters compute the same, on parameters of their own."""
+    wanted = output(model, images()).detach()
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)):
+        assert torch.equal(output(other, images()), wanted)
+        with torch.no_grad():
+            for parameter in fastlift.tuner_parameters(other).values():
+                parameter.zero_()
+        assert not torch.equal(output(other, images()), wanted), "the copy runs on another's parameters"
+        assert torch.equal(output(model, images()), wanted)
+        fastlift.remove_adapters(other)

@@ -1,15 +1,12 @@
 """Adapted models in the company they will keep: compile, copies, pickles, checkpointing, autocast, DDP, accumulation."""
 
-import copy
-import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from interop.adapters.models import MODELS, build, images, output, randomise
+from interop.adapters.models import MODELS, assert_copies_stand_alone, build, images, output, randomise
 from torch import nn
 
 import fastlift
@@ -39,17 +36,7 @@ def assert_close(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) 
 @pytest.mark.parametrize("name", MODELS)
 def test_copies_and_pickles_compute_the_same_on_their_own_weights(name: str) -> None:
     model, trained = adapted(name)
-    wanted = output(model, images())
-    buffer = io.BytesIO()
-    torch.save(model, buffer)
-    buffer.seek(0)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)):
-        assert torch.equal(output(other, images()), wanted)
-        with torch.no_grad():
-            for parameter in fastlift.tuner_parameters(other).values():
-                parameter.zero_()
-        assert torch.equal(output(model, images()), wanted)
-        fastlift.remove_adapters(other)
+    assert_copies_stand_alone(model)
     assert sorted(trained) == sorted(fastlift.tuner_parameters(model))
 
 
