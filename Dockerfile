@@ -23,6 +23,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
     && useradd --create-home --uid 1000 fastlift && mkdir /work /cache && chown fastlift /work /cache
 ENV PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
     TRITON_CACHE_DIR=/cache/triton
+WORKDIR /work
+ENTRYPOINT ["fastlift"]
+CMD ["--help"]
 
 FROM base AS cpu
 ARG TORCH_INDEX
@@ -32,15 +35,9 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir "$(find /wheels -name 'fastlift-*.whl')[onnx,remote,transformers]"
 USER 1000
-WORKDIR /work
-ENTRYPOINT ["fastlift"]
-CMD ["--help"]
 
 FROM base AS cuda
 # hadolint ignore=DL3013
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir "$(find /wheels -name 'fastlift-*.whl')[dali,onnx,remote,transformers]"
 USER 1000
-WORKDIR /work
-ENTRYPOINT ["fastlift"]
-CMD ["--help"]

@@ -19,7 +19,7 @@ _PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTIN
 _PLACES |= {"kernels/README.md": "kernels/index.md"}
 _FOLDERS = ("kernels/*/README.md", "benchmarks/*/README.md", "examples/*/README.md")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-_BLOCK = re.compile(r"^```.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
 def pages() -> dict[str, str]:
@@ -79,9 +79,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return f"{image}[{text}]({there}{hash_mark}{anchor})"
 
     pieces, last = [], 0
-    for code in _BLOCK.finditer(markdown):  # which stays as it is, but for code inside the text of a link
-        if markdown[code.start()] == "`" and markdown[code.start() : code.start() + 3] != "```":
-            continue
+    for code in _BLOCK.finditer(markdown):  # which stays as it is
         pieces += [_LINK.sub(changed, markdown[last : code.start()]), code[0]]
         last = code.end()
     return "".join([*pieces, _LINK.sub(changed, markdown[last:])])

@@ -27,19 +27,8 @@ EXAMPLES = (
 
 BASICS = (
     *("config", "output", "resume", "overwrite", "recipe", "dataset", "data_root", "train_list", "class_names"),
-    *(
-        "val_share",
-        "model",
-        "epochs",
-        "batch_size",
-        "micro_batch",
-        "lr",
-        "eval_every",
-        "patience",
-        "seed",
-        "device",
-        "amp",
-    ),
+    *("val_share", "model", "epochs", "batch_size", "micro_batch", "lr", "eval_every", "patience"),
+    *("seed", "device", "amp"),
 )
 
 _RESUME = PrimitiveConstructorSpec(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fastlift.engine.model import load_run
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.interop.export import Crops, Exported, Format, export_formats, places
-from fastlift.interop.export.files import check_places, description_of, random_images
+from fastlift.interop.export.files import check_places, random_images
 from fastlift.interop.export.formats import KINDS, OPSET, Served
 from fastlift.interop.export.verify import Agreement, agreements, latencies
 from fastlift.models.lift import LiftModel
@@ -109,7 +109,7 @@ def export_run(
     for one in done:
         if one.format in rows:
             described = json.loads(one.description.read_text(encoding="utf-8"))
-            write_json(description_of(one.model), described | {"measured": rows[one.format]})
+            write_json(one.description, described | {"measured": rows[one.format]})
     return [Result(one, rows.get(one.format)) for one in done]
 
 
@@ -145,12 +145,11 @@ def _by_batch(spent: dict[int, float]) -> dict[str, float]:
 
 
 def _shares(found: Agreement) -> dict[str, Any]:
-    counted = asdict(found)
     return {
-        "images": counted["images"],
-        "accuracy": counted["correct"] / counted["images"],
-        "same_class": counted["same"] / counted["images"],
-        "largest_difference": counted["difference"],
+        "images": found.images,
+        "accuracy": found.correct / found.images,
+        "same_class": found.same / found.images,
+        "largest_difference": found.difference,
     }
 
 

@@ -105,12 +105,8 @@ def _schema(top: int) -> Any:
 
 def _text(value: str) -> str:
     """Bytes of file names that are no Unicode as their escapes: Parquet's text is UTF-8."""
-    return value if value.isascii() else printable(value) if _is_odd(value) else value
-
-
-def _is_odd(value: str) -> bool:
     try:
         value.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return printable(value)
+    return value

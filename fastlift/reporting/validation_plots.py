@@ -35,9 +35,10 @@ def validation_plots(runs: Sequence[RunRecord]) -> list[Plot]:
         last = "; ".join(_last(run) for _, run in followed)
         svg = inline_svg(figure, "validation", f"{title} over optimiser steps: {last}")
     caption = (
-        "On the validation split, while the run trained; groups by the training images of a class. The test split "
+        "On the validation split, while the run trained; groups by the training images of a class. The test split has no part "
+        f"in it. Last: {last}."
     )
-    return [Plot(title, f"{caption}has no part in it. Last: {last}.", svg)]
+    return [Plot(title, caption, svg)]
 
 
 def _last(run: RunRecord) -> str:
