@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 import fastlift
 from fastlift.cli import main
-from fastlift.engine.sharing import check_repository, publishable, push
+from fastlift.engine.sharing import publishable, push
 from fastlift.errors import UserError
 
 
@@ -174,9 +174,10 @@ def test_what_is_no_run_is_refused(run: Path, hub: HubServer, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["birds", "a/b/c", "/b", "a/", "a b/c", "../x", "a/..", "https://hub/a/b"])
-def test_names_that_are_none_are_refused_before_anything_is_asked(name: str, hub: HubServer) -> None:
-    with pytest.raises(UserError, match="is no name of a repository on the hub: expected user/name"):
-        check_repository(name)
+def test_names_that_are_none_are_refused_before_anything_is_asked(name: str, run: Path, hub: HubServer) -> None:
+    for asking in (lambda: push(run, name), lambda: fastlift.from_pretrained(name)):
+        with pytest.raises(UserError, match="is no name of a repository on the hub: expected user/name"):
+            asking()
     assert not hub.asked
 
 
