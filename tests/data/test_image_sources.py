@@ -48,7 +48,7 @@ def test_links_are_followed_once_and_never_in_circles(folder: Path) -> None:
 def test_places_of_all_kinds_one_after_another(folder: Path, tmp_path: Path) -> None:
     for number in range(3):
         with tarfile.open(tmp_path / f"part-{number}.tar", "w") as tar:
-            for name in (f"{number}.jpg", f"{number}.cls", ".hidden.png", f"deep/{number}.png"):
+            for name in (f"{number}.jpg", f"{number}.cls", ".hidden.png", "__notes.png", f"deep/{number}.png"):
                 (tmp_path / "member").write_bytes(name.encode())
                 tar.add(tmp_path / "member", name)
     listed = tmp_path / "list.txt"

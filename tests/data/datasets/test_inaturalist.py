@@ -106,6 +106,10 @@ def test_the_set_is_found_checked_and_packed_with_its_ranks(small_set: Path, tmp
         coarse = load_data_set("inaturalist2018", data_root=root, cache_dir=tmp_path, taxon="kingdom")
         assert coarse.class_names == coarse.train.class_names == ("Animalia", "Plantae")
         assert coarse.train.class_counts().tolist() == coarse.group_counts.tolist() == [5, 1]
+        cut = load_data_set("inaturalist2018", data_root=root, cache_dir=tmp_path, taxon="kingdom", val_share=0.4)
+        assert cut.val is not None
+        assert (len(cut.train), len(cut.val)) == (4, 2)
+        assert cut.group_counts.tolist() == [5, 1]  # of all training images, cut off or not
         assert coarse.test.labels.tolist() == [0, 0]
         assert coarse.train.fingerprint != data.train.fingerprint
 

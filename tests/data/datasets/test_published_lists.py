@@ -251,6 +251,12 @@ def test_wrong_lists_are_told(mini: Path, tmp_path: Path, lines: list[str], mess
         )
 
 
+def test_images_of_a_missing_folder_are_replaced_where_that_is_asked_for(mini: Path, tmp_path: Path) -> None:
+    lists = {"train_list": write(tmp_path / "own.txt", ["train/gone/0.jpg 0", *TRAIN[1:]])}
+    lists["class_names"] = write(tmp_path / "names", ["a b", "c d"])
+    assert [bad.path for bad in load(mini, bad_images="skip", **lists).train.bad] == ["train/gone/0.jpg"]
+
+
 def test_a_shipped_list_goes_by_its_name(mini: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """``--val-list ImageNet_LT_val.txt``; a file of this name where one is wins."""
     write(published_lists.SHIPPED / "mini_val.txt.gz", TRAIN[:2])
