@@ -58,10 +58,10 @@ class Items:
         return Image.open(self.root / path), NAMES.index(name)
 
 
-def batches(index: Any, **options: Any) -> list[np.ndarray]:
+def batches(index: Any, epochs: int = 1, **options: Any) -> list[np.ndarray]:
     loader = api.build_loader(index, api.EvalViews(16), batch_size=4, shuffle=False, workers=2, **STATISTICS, **options)
     try:
-        return [batch.images.numpy() for batch in loader.epoch(0)]
+        return [batch.images.numpy() for epoch in range(epochs) for batch in loader.epoch(epoch)]
     finally:
         loader.close()
 
@@ -133,10 +133,10 @@ def test_items_are_asked_for_when_they_are_needed(photos: Path, rows: list[tuple
     same_rows = api.from_dataset(Items(rows, photos))
     assert same_rows.train.fingerprint == found.train.fingerprint
     before = items.asked
-    batches(found.test)
+    batches(found.test, epochs=2)  # kept after the first one
     assert items.asked == before + 3
-    batches(found.test, cache_bytes=0)
-    assert items.asked == before + 6
+    batches(found.test, epochs=2, cache_bytes=0)
+    assert items.asked == before + 9
 
 
 def test_their_batches_are_those_of_the_files(photos: Path, rows: list[tuple[str, str]]) -> None:

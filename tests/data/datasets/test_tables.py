@@ -180,6 +180,7 @@ def test_missing_values_are_told_with_their_lines(photos: Photos) -> None:
         ("path,label\nr/00.jpg,a,b\n", r"line 2: 3 fields where the header has 2"),
         ("path,bee,wasp\nr/00.jpg,1,0\nr/01.jpg,1,1\n", r"columns bee, wasp tell yes or no for each class: .* one label"),
         ("path,label\nr/00.jpg,bee|wasp\nr/01.jpg,bee\nr/02.jpg,wasp\n", r"several labels .* 'bee\|wasp'\. .*prior"),
+        ("path,label\nr/00.jpg,bee; wasp\nr/01.jpg,bee\nr/02.jpg,wasp\n", r"several labels .* 'bee; wasp'"),
         ('path,label\nr/00.jpg,"[1, 2]"\n', r"several labels for an image"),
         ("path,label\nr/00.jpg,bee\nr/01.jpg,wasp\nr/00.jpg,wasp\n", r"lines 2 and 4: several .* 'r/00.jpg: bee, wasp'"),
         ("", "is empty"),
