@@ -221,6 +221,19 @@ def test_a_signal_keeps_what_was_predicted_and_tells_the_way_on(
         assert records(file) == records(wholes["jsonl"])
 
 
+def test_parquet_has_the_escapes_of_names_that_are_no_unicode(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    name, out, parts = "n\udcff.jpg", tmp_path / "out.parquet", tmp_path / "parts"
+    file = parquet.ParquetFile(out, parts, 1)
+    file.write([Prediction(name, ("é",), (0.5,), (0,))])
+    file.finish()
+    assert pq.read_table(out).to_pylist()[0] == {
+        "path": "n\\udcff.jpg", "answer": "é", "class_1": "é", "probability_1": 0.5, "problem": None
+    }  # fmt: skip
+    assert parquet.ParquetFile(out, parts, 1).follows(name)
+
+
 @pytest.mark.parametrize("kind", [predictions.LineFile, parquet.ParquetFile])
 def test_a_signal_amid_the_writing_has_nothing_written_twice(
     kind: Any, run: Path, images: Path, wholes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
