@@ -194,7 +194,8 @@ def predict_rows(
                     on_bad(row, NOT_FINITE)
                 else:
                     yield Best(row, probabilities, classes)
-    except NoGoodImage as error:  # all of them are broken, and this is the last one that is found to be
-        note(BadImage(error.source, index.file_name(error.source), error.reason, -1))
+    except NoGoodImage as error:  # all of them are broken, of which threads may not have told yet
+        for row, reason in error.reasons.items():
+            on_bad(row, reason)
     finally:
         loader.close()

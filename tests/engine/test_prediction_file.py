@@ -23,6 +23,7 @@ import fastlift
 from fastlift import cli
 from fastlift.config import Config
 from fastlift.data.image_sources import FoundImage
+from fastlift.data.index.replacements import BadImageSettings
 from fastlift.engine import predict as engine_predict
 from fastlift.engine import prediction_file
 from fastlift.engine.predict import Wanted, predict_images
@@ -356,15 +357,21 @@ def test_the_size_of_the_parts_changes_nothing(
         )  # fmt: skip
 
 
-def test_broken_images_alone(run: Path, images: Path, tmp_path: Path, capsys: Streams) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_broken_images_alone(
+    run: Path, images: Path, tmp_path: Path, told: bool, monkeypatch: pytest.MonkeyPatch, capsys: Streams
+) -> None:
     """Their headers are whole: they break when they are decoded, and there is nothing else."""
+    if not told:  # a thread may find the last one before others have told of theirs
+        build = BadImageSettings.build
+        monkeypatch.setattr(BadImageSettings, "build", lambda settings, index, on_bad: build(settings, index))
     whole = sorted(images.iterdir())[7].read_bytes()
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(whole)
     assert call(run, tmp_path) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert sorted(line.split(": ")[1] for line in told.err.splitlines()) == [
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert sorted(line.split(": ")[1] for line in printed.err.splitlines()) == [
         str(tmp_path / f"{n}.png") for n in range(3)
     ]
 

@@ -32,13 +32,12 @@ class NoGoodImage(UserError):
     """An image is broken, and its class has no other that could be shown.
 
     Attributes:
-        source: its row.
-        reason: why it cannot be used.
+        reasons: why each image of the class cannot be used, by its row.
     """
 
-    def __init__(self, name: str, source: int, reason: str) -> None:
+    def __init__(self, name: str, reason: str, reasons: dict[int, str]) -> None:
         super().__init__(f"{name} {reason}, and its class has no other good image", exit_code=1)
-        self.source, self.reason = source, reason
+        self.reasons = reasons
 
 
 class Replacements:
@@ -54,6 +53,7 @@ class Replacements:
         self._on_bad = on_bad
         self._lock = threading.Lock()
         self._broken = np.zeros(len(index), dtype=bool)
+        self._reasons: dict[int, str] = {}  # of those that are broken
         self._source: dict[int, int] = {}
 
     def sources(self, samples: np.ndarray) -> np.ndarray:
@@ -72,10 +72,13 @@ class Replacements:
             raise UserError(f"{name} {reason}. Repair or remove it, or pass --bad-images skip", exit_code=1)
         with self._lock:
             known = self._broken[source]
-            self._broken[self._showing(source)] = True
+            showing = self._showing(source)
+            self._broken[showing] = True
+            self._reasons |= dict.fromkeys(showing, reason)
             other = next_good(self._index.labels, self._broken, source)
             if other < 0:
-                raise NoGoodImage(name, source, reason)
+                rows = np.flatnonzero(self._index.labels == self._index.labels[source])
+                raise NoGoodImage(name, reason, {int(row): self._reasons[int(row)] for row in rows})
             self._source[sample] = other
         if self._on_bad and not known:
             self._on_bad(BadImage(source, self._index.file_name(source), reason, other))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastlift.data.index.index import BadImage, array_index
-from fastlift.data.index.replacements import BadImageSettings, next_good, replaced_rows
+from fastlift.data.index.replacements import BadImageSettings, NoGoodImage, next_good, replaced_rows
 from fastlift.errors import UserError
 
 
@@ -27,8 +27,9 @@ def test_settings_make_them() -> None:
     assert skipping.replace(0, 0, "is empty") == 1
     assert [bad.replacement for bad in seen] == [1]  # told once
     assert skipping.sources(np.arange(4)).tolist() == [1, 1, 2, 3]
-    with pytest.raises(UserError, match="its class has no other good image"):
-        skipping.replace(0, 1, "is empty")
+    with pytest.raises(NoGoodImage, match="its class has no other good image") as none:
+        skipping.replace(0, 1, "is cut")
+    assert none.value.reasons == {0: "is empty", 1: "is cut"}
     with pytest.raises(UserError, match=r"is empty\. Repair or remove it, or pass --bad-images skip"):
         BadImageSettings().build(index).replace(0, 0, "is empty")
     with pytest.raises(UserError, match="unknown value of bad_images 'perhaps'"):
