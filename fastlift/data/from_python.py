@@ -17,6 +17,7 @@ from fastlift.data.datasets.catalogue import PYTHON, load_data_set
 from fastlift.data.datasets.class_names import check_names
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet, Request
+from fastlift.data.datasets.hub import named_on_hub
 from fastlift.data.datasets.splits import finish, index_listings
 from fastlift.data.datasets.tables import data_of_rows, rows_of, split_rows
 from fastlift.data.huggingface import encoded_splits
@@ -212,8 +213,8 @@ def from_huggingface(
 
     Args:
         dataset: a ``Dataset`` or ``DatasetDict``, the folder of one (``save_to_disk``), or a name on the hub
-            (``user/name``), which is downloaded.
-        config, revision: of a name on the hub.
+            (``user/name``), which is downloaded where no folder has this name.
+        config, revision: of a name on the hub, and of nothing else.
         image_column, label_column: where the features do not tell (one of images, one of class labels).
         test_share, val_share, split_seed: what is cut off; see ``load_data_set``.
 
@@ -222,13 +223,13 @@ def from_huggingface(
     """
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     options: dict[str, Any] = {"test_share": test_share, "val_share": val_share, "split_seed": split_seed}
+    on_hub = named_on_hub(dataset, config, revision)
+    if on_hub is not None:
+        return load_data_set(on_hub, **columns, **options)
     if isinstance(dataset, (str, Path)):
-        if Path(dataset).expanduser().is_dir():
-            return load_data_set("huggingface", data_root=dataset, **columns, **options)
-        name = f"hf://{dataset}{f':{config}' if config else ''}{f'@{revision}' if revision else ''}"
-        return load_data_set(name, **columns, **options)
+        return load_data_set("huggingface", data_root=dataset, **columns, **options)
     problems = Problems("the data set")
-    splits = encoded_splits(dataset, config, revision, Columns(image_column, label_column), PYTHON, problems)
+    splits = encoded_splits(dataset, None, None, Columns(image_column, label_column), PYTHON, problems)
     return finish(_request(**options), splits, problems)
 
 

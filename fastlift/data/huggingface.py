@@ -60,14 +60,16 @@ def encoded_splits(
 def _opened(place: str | Path, config: str | None, revision: str | None) -> Any:
     import datasets
 
+    folder = Path(place).expanduser()
     try:
-        if (folder := Path(place).expanduser()).is_dir() and list(folder.glob("dataset_*.json")):
+        if folder.is_dir() and list(folder.glob("dataset_*.json")):
             return datasets.load_from_disk(str(folder))
         return datasets.load_dataset(str(place), config, revision=revision)
     except Exception as error:  # the package raises nearly everything, of network, files and formats
         told = str(error).strip().splitlines()
+        where = "" if folder.is_dir() else " from the hub (here is no folder of that name)"
         raise UserError(
-            f"the data set {place} cannot be loaded: {told[0] if told else type(error).__name__}"
+            f"the data set {place} cannot be loaded{where}: {told[0] if told else type(error).__name__}"
         ) from error
 
 

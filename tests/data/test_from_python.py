@@ -286,7 +286,9 @@ def test_what_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("gone\nand more")
 
     monkeypatch.setattr(pytest.importorskip("datasets"), "load_dataset", load)
-    with pytest.raises(UserError, match=r"the data set user/nothing cannot be loaded: gone"):
+    with pytest.raises(
+        UserError, match=r"the data set user/nothing cannot be loaded from the hub \(here is no .*\): gone$"
+    ):
         api.from_huggingface("user/nothing")
 
 
@@ -311,7 +313,15 @@ def test_a_name_on_the_hub_and_a_folder_are_settings(hub: Any, tmp_path: Path, m
     assert asked[2] == ("cifar10", None, None)
     with pytest.raises(UserError, match="comes from the hub: leave it out"):
         api.load_data_set("hf://user/some.set", data_root=tmp_path)
+    assert api.from_huggingface("hf://user/some.set", "small").settings["dataset"] == "hf://user/some.set:small"
     hub.save_to_disk(str(tmp_path / "saved"))
+    for place in (tmp_path / "svaed", str(tmp_path / "svaed"), "./svaed", Path("user/some.set")):
+        with pytest.raises(UserError, match=rf"^there is no folder {place}: .* save_to_disk .* \(user/name\)$"):
+            api.from_huggingface(place)
+    for given, what in ((tmp_path / "saved", "is a folder"), (hub, "a Dataset is given")):
+        for unused in ("config", "revision"):
+            with pytest.raises(UserError, match=rf"^{unused}: only a name on the hub has one, and .*{what}: leave"):
+                api.from_huggingface(given, **{unused: "main"})
     saved = api.from_huggingface(tmp_path / "saved").settings
     assert saved is not None
     assert (saved["dataset"], saved["data_root"]) == ("huggingface", str(tmp_path / "saved"))

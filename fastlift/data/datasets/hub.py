@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.splits import finish
@@ -41,6 +43,26 @@ class HuggingFace(Source):
             place, config, revision = str(request.data_root), None, None
         splits = encoded_splits(place, config, revision, request.columns, request.name, problems)
         return finish(request, splits, problems)
+
+
+def named_on_hub(given: Any, config: str | None, revision: str | None) -> str | None:
+    """``hf://user/name:config@revision`` of a name on the hub; None of an object, and of a folder that is there.
+
+    Raises UserError for a path where no folder is, and for a config or revision of what is not on the hub.
+    """
+    is_place = isinstance(given, (str, Path))
+    if is_place and not Path(given).expanduser().is_dir():
+        text = str(given).removeprefix("hf://")
+        name = f"hf://{text}{f':{config}' if config else ''}{f'@{revision}' if revision else ''}"
+        if isinstance(given, str) and _ON_HUB.fullmatch(name) and not text.startswith("."):
+            return name
+        raise UserError(
+            f"there is no folder {given}: expected one that save_to_disk has written, or a name on the hub (user/name)"
+        )
+    if unused := [name for name, value in {"config": config, "revision": revision}.items() if value]:
+        what = f"{given} is a folder" if is_place else f"a {type(given).__name__} is given"
+        raise UserError(f"{' and '.join(unused)}: only a name on the hub has one, and {what}: leave it out")
+    return None
 
 
 HUGGINGFACE = HuggingFace()
