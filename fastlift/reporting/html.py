@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from fastlift import __version__
 from fastlift.reporting import plots
+from fastlift.reporting.class_plots import per_class_plots
 from fastlift.reporting.classes import class_table
 from fastlift.reporting.comparison import (
     final_tables,
@@ -78,7 +79,7 @@ def render_report(runs: Sequence[RunRecord], *, images: bool = True) -> str:
         tables=[*final_tables(runs), *seeds_tables(runs), *time_tables(runs), *other_tables(runs)],
         differences=setting_differences(runs),
         result_plots=[plot for plot in overview if plot is not None],
-        per_class=plots.per_class_plots(runs),
+        per_class=per_class_plots(runs),
         curves=[*validation_plots(runs), *plots.learning_curves(runs), *plots.waiting_plots(runs)],
         classes=class_table(runs),
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.evaluation.metrics import GROUP_NAMES
 from fastlift.reporting.record import RunRecord
-from fastlift.reporting.svg import INK, MUTED, SERIES, WIDTH_IN, drawing, inline_svg
+from fastlift.reporting.svg import MUTED, SERIES, drawing, inline_svg
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +24,6 @@ MAX_CURVE_POINTS = 400
 MAX_NAMED_RANKS = 16
 RASTER_POINTS = 2000  # above this, points become a raster image inside the SVG: smaller, and quicker to show
 STEPS_A_DECADE = 200  # of a plot three inches high: a third of a pixel
-SMOOTHING_DECADES = 0.12  # standard deviation of the kernel over log10(training images)
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,6 @@ def curve(run: RunRecord, field: str) -> tuple[Floats, Floats]:
     blocks = min(len(steps), MAX_CURVE_POINTS)
     means = [[block.mean() for block in np.array_split(column, blocks)] for column in (steps, values)]
     return np.array(means[0]), np.array(means[1])
-
-
-def smoothed(counts: Floats, values: Floats, at: Floats) -> Floats:
-    """Gaussian kernel mean of values over log10(counts), at the given counts: how accuracy goes with the tail."""
-    distance = (np.log10(at)[:, None] - np.log10(counts)[None, :]) / SMOOTHING_DECADES  # [at, counts]
-    # The nearest class gets weight 1, so that gaps in the counts do not underflow to 0 / 0.
-    exponent = -0.5 * distance**2
-    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-    return np.asarray((weights @ values) / weights.sum(axis=1), dtype=np.float64)
 
 
 def learning_curves(runs: Sequence[RunRecord]) -> list[Plot]:
@@ -104,7 +94,7 @@ def _curve_plot(
         axes.set(xlabel="optimiser step", ylabel=unit)
         if field != "loss":
             axes.set_ylim(bottom=0)
-        svg = inline_svg(figure, f"curve-{field}", f"{title} over optimiser steps, for {_names(runs)}")
+        svg = inline_svg(figure, f"curve-{field}", f"{title} over optimiser steps, for {names_of(runs)}")
     return Plot(title, caption, svg)
 
 
@@ -157,7 +147,7 @@ def _class_counts_plot(run: RunRecord) -> Plot:
     counts = run.data["class_counts"]
     order = np.argsort(-np.asarray(counts), kind="stable")
     ordered = np.asarray(counts, dtype=np.float64)[order]
-    masks = group_masks(np.asarray(run.data.get("group_counts") or counts)[order].tolist(), _boundaries(run))
+    masks = group_masks(np.asarray(run.data.get("group_counts") or counts)[order].tolist(), boundaries_of(run))
     group_of = np.select([masks[name] for name in GROUP_NAMES], range(len(GROUP_NAMES)))
     starts, heights = _stairs(ordered, group_of)
     # Each run of equal classes as a step as wide as they are many: two points at the same height.
@@ -171,7 +161,7 @@ def _class_counts_plot(run: RunRecord) -> Plot:
                     label=label,
                 )  # fmt: skip
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(_plain_number)
+        axes.yaxis.set_major_formatter(plain_number)
         axes.set_ylim(bottom=0.5 if ordered.min() <= 1 else 1)
         axes.set(xlim=(0, len(ordered)), xlabel="classes, largest first", ylabel="training images")
         axes.legend(loc="upper right")
@@ -214,44 +204,9 @@ def group_bars(runs: Sequence[RunRecord]) -> Plot | None:
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x", visible=False)
         axes.set(ylim=(0, 100), ylabel="accuracy (%)")
-        description = f"Accuracy overall and by many, medium and few-shot classes, for {_names(runs)}"
+        description = f"Accuracy overall and by many, medium and few-shot classes, for {names_of(runs)}"
         svg = inline_svg(figure, "groups", description)
     return Plot("Many, medium, few", "Mean class accuracy of each group; overall over all test images.", svg)
-
-
-def per_class_plots(runs: Sequence[RunRecord]) -> list[Plot]:
-    """Accuracy of each class against its training images, for wide pages and for narrow ones; none where no run tells it."""
-    found = _per_class_plot(runs, 7.0, "per-class"), _per_class_plot(runs, WIDTH_IN, "per-class-narrow")
-    return [plot for plot in found if plot is not None]
-
-
-def _per_class_plot(runs: Sequence[RunRecord], width_in: float, key: str) -> Plot | None:
-    """With a smoothed line for each run."""
-    pairs = [(index, run, *_class_pairs(run)) for index, run in enumerate(runs)]
-    pairs = [pair for pair in pairs if len(pair[2])]
-    if not pairs:
-        return None
-    points = sum(len(pair[2]) for pair in pairs)
-    with drawing(width_in=width_in, height_in=3.3) as (figure, axes):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(_plain_number)
-        for index, _, counts, accuracies in pairs:
-            axes.scatter(
-                counts, accuracies, s=16 if points < 400 else 8, alpha=0.5 if len(pairs) == 1 else 0.35,
-                color=colour(index), linewidths=0, rasterized=points > RASTER_POINTS,
-            )  # fmt: skip
-            if len(np.unique(counts)) >= 5:
-                at = np.geomspace(counts.min(), counts.max(), 80)
-                axes.plot(at, smoothed(counts, accuracies, at), color=colour(index), linewidth=2.2)
-        boundaries = {_boundaries(run) for _, run, _, _ in pairs}
-        if all(_groups_follow_counts(run) for _, run, _, _ in pairs) and len(boundaries) == 1:
-            _mark_groups(axes, boundaries.pop())
-        axes.set(ylim=(-2, 102), xlabel="training images of the class", ylabel="test accuracy of the class (%)")
-        svg = inline_svg(figure, key, f"Class accuracy against training images, for {_names(runs)}")
-    caption = (
-        "One dot per class. The line is a Gaussian mean over neighbouring counts. The rare classes are at the left."
-    )
-    return Plot("Each class, by its training images", caption, svg)
 
 
 def calibration_plot(runs: Sequence[RunRecord]) -> Plot | None:
@@ -269,56 +224,24 @@ def calibration_plot(runs: Sequence[RunRecord]) -> Plot | None:
             axes.plot(x, y, color=colour(index), linewidth=1.2)
             axes.scatter(x, y, s=12 + 240 * share, color=colour(index), alpha=0.7, linewidths=0)
         axes.set(xlim=(0, 104), ylim=(0, 104), xlabel="confidence (%)", ylabel="accuracy (%)")
-        svg = inline_svg(figure, "calibration", f"Accuracy against confidence, for {_names(runs)}")
+        svg = inline_svg(figure, "calibration", f"Accuracy against confidence, for {names_of(runs)}")
     caption = "One dot per bin; its size is the bin's share of the test images. Below the dashed line the model is overconfident."
     return Plot("Calibration", caption, svg)
 
 
-def _class_pairs(run: RunRecord) -> tuple[Floats, Floats]:
-    """(training images, accuracy) of the classes that have both."""
-    counts = run.data.get("class_counts") or []
-    accuracies = run.metrics().get("per_class") or []
-    both = zip(counts, accuracies, strict=False)
-    pairs = [(count, accuracy) for count, accuracy in both if accuracy is not None and count > 0]
-    if not pairs:
-        return np.empty(0), np.empty(0)
-    first, second = np.asarray(pairs, dtype=np.float64).T
-    return first, second
-
-
-def _groups_follow_counts(run: RunRecord) -> bool:
-    """False for sets such as CIFAR-100-LT with ratio 10, whose groups are those of another draw."""
-    return run.data.get("group_counts") in (None, run.data.get("class_counts"))
-
-
-def _boundaries(run: RunRecord) -> tuple[int, int]:
+def boundaries_of(run: RunRecord) -> tuple[int, int]:
+    """Of the groups: few < lower <= medium <= upper < many."""
     lower, upper = run.data.get("group_boundaries") or GROUP_BOUNDARIES
     return lower, upper
 
 
-def _mark_groups(axes: Axes, boundaries: tuple[int, int]) -> None:
-    lower, upper = boundaries
-    left, right = axes.get_xlim()
-    for boundary in (lower, upper):
-        if left < boundary < right:
-            axes.axvline(boundary, color=MUTED, linewidth=1, linestyle=":")
-    spans = {"few": (left, lower), "medium": (lower, upper), "many": (upper, right)}
-    for name, (start, end) in spans.items():
-        start, end = max(start, left), min(end, right)
-        if end > start:
-            axes.annotate(
-                name, (math.sqrt(start * end), 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                textcoords="offset points", ha="center", fontsize=9, color=INK, annotation_clip=False,
-            )  # fmt: skip
-    axes.set_xlim(left, right)
-
-
-def _plain_number(value: float, _: object) -> str:
+def plain_number(value: float, _: object) -> str:
     """1000 for the tick that matplotlib would write as a formula."""
     return f"{value:,.6g}"
 
 
-def _names(runs: Sequence[RunRecord]) -> str:
+def names_of(runs: Sequence[RunRecord]) -> str:
+    """For alternative texts."""
     return ", ".join(run.name for run in runs)
 
 

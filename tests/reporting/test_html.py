@@ -15,7 +15,7 @@ from fastlift.errors import UserError
 from fastlift.reporting.comparison import flat
 from fastlift.reporting.figures import is_long_wait, slow_one
 from fastlift.reporting.html import render_report, write_report
-from fastlift.reporting.plots import _stairs, curve, smoothed, waiting_plots
+from fastlift.reporting.plots import _stairs, curve, waiting_plots
 from fastlift.reporting.record import read_run
 from fastlift.reporting.svg import SERIES, drawing, inline_svg
 
@@ -204,18 +204,6 @@ def test_missing_parts_of_the_results(make_run: MakeRun, tmp_path: Path) -> None
     assert "Calibration" not in headings(text)
 
 
-def test_group_lines_only_where_groups_follow_the_counts(make_run: MakeRun, tmp_path: Path) -> None:
-    folder = make_run()
-    described = "medium</text>"
-    drawn = report([folder], tmp_path)[0].count(described)
-    for name in ("data.json", "results.json"):
-        stored = json.loads((folder / name).read_text())
-        part = stored.get("data", stored)
-        part["group_counts"] = [10 * count for count in part["class_counts"]]
-        (folder / name).write_text(json.dumps(stored))
-    assert report([folder], tmp_path)[0].count(described) == drawn - 2  # on the narrow drawing and on the wide one
-
-
 def test_group_boundaries_of_the_run_are_shown(make_run: MakeRun, tmp_path: Path) -> None:
     folder, other = make_run(), make_run("moved")
     for name in ("data.json", "results.json"):
@@ -241,16 +229,6 @@ def test_output_is_replaced_whole(make_run: MakeRun, tmp_path: Path) -> None:
         write_report([tmp_path / "absent"], output)
     assert output.read_bytes() == first
     assert [path.name for path in output.parent.iterdir()] == ["page.html"]
-
-
-def test_smoothing_is_a_mean_that_follows_the_counts() -> None:
-    counts = np.array([1.0, 10.0, 100.0, 1000.0])
-    at = np.array([1.0, 30.0, 1000.0])
-    assert smoothed(counts, np.full(4, 7.0), at) == pytest.approx([7.0, 7.0, 7.0])
-    values = smoothed(counts, np.array([0.0, 0.0, 50.0, 100.0]), at)
-    assert values[0] == pytest.approx(0.0, abs=1e-6)
-    assert values[2] == pytest.approx(100.0, abs=1e-6)
-    assert np.isfinite(smoothed(np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([1e12]))).all()
 
 
 def test_long_curves_are_means_of_blocks(make_run: MakeRun) -> None:
