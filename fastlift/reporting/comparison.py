@@ -1,4 +1,4 @@
-"""Figures of runs beside each other: intervals, differences to the first run, and means over seeds."""
+"""Figures of runs beside each other: intervals, and differences to the first run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fastlift.config import marked
-from fastlift.evaluation.intervals import Interval, mean_of_classes, newcombe, paired_difference, welch, wilson
+from fastlift.evaluation.intervals import Interval, mean_of_classes, newcombe, paired_difference, wilson
 from fastlift.evaluation.metrics import GROUP_NAMES
 from fastlift.reporting.figures import ABSENT, FIGURES, Figure, best, duration_text
 from fastlift.reporting.record import RunRecord
-from fastlift.settings import May
 from fastlift.system.printing import masked
 
 _OVERALL, _CLASS_MEANS = "accuracy", (*GROUP_NAMES, "mean_class_accuracy")
@@ -100,7 +98,7 @@ def final_tables(runs: Sequence[RunRecord]) -> list[Table]:
     if not shown:
         return []
     metrics, others = {run.name: run.metrics() for run in shown}, shown[1:]
-    told, columns = _told(metrics), [shown[0].name]
+    told, columns = told_figures(metrics), [shown[0].name]
     values = {figure.name: _values(shown, figure, best(figure, metrics)) for figure in told}
     changes = {figure.name: [_difference(shown[0], run, figure) for run in others] for figure in told}
     if len(shown) > BESIDE:
@@ -118,13 +116,14 @@ def final_tables(runs: Sequence[RunRecord]) -> list[Table]:
         cells = values[figure.name][:1]
         for value, change in zip(values[figure.name][1:], changes[figure.name], strict=True):
             cells += [value, change]
-        rows.append((_title(figure, metrics), cells, figure.unit))
+        rows.append((title_of(figure, metrics), cells, figure.unit))
     return [Table("", columns, rows, f"{_NOTE} {_difference_note(shown) if others else ''}".strip())]
 
 
 def _values(runs: Sequence[RunRecord], figure: Figure, leaders: set[str]) -> list[Cell]:
     return [
-        Cell(figure.text(run.metrics()), _range(interval_of(run, figure), figure), run.name in leaders) for run in runs
+        Cell(figure.text(run.metrics()), range_text(interval_of(run, figure), figure), run.name in leaders)
+        for run in runs
     ]
 
 
@@ -162,36 +161,6 @@ def time_tables(runs: Sequence[RunRecord]) -> list[Table]:
     return [Table("Time", headings, rows, rows_are="Run")]
 
 
-def seeds_tables(runs: Sequence[RunRecord]) -> list[Table]:
-    """Mean and spread of the runs that differ in the seed alone, and how two such settings differ."""
-    groups: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        if run.finished and run.config:
-            groups.setdefault(_settings(run), []).append(run)
-    several = [group for group in groups.values() if len(group) > 1 and len({_seed(run) for run in group}) > 1]
-    if not several:
-        return []
-    names = _group_names(several)
-    columns = [names[0]]
-    for name in names[1:]:
-        columns += [name, f"{name} − {names[0]}"]
-    rows = []
-    for figure in _told({run.name: run.metrics() for group in several for run in group}):
-        values = [[v for run in group if (v := figure.value(run.metrics())) is not None] for group in several]
-        cells = []
-        for place, of_group in enumerate(values):
-            cells.append(_spread(of_group, figure))
-            if place:
-                cells.append(_between(values[0], of_group, figure))
-        rows.append(
-            (_title(figure, {run.name: run.metrics() for group in several for run in group}), cells, figure.unit)
-        )
-    note = "Mean ± standard deviation (n − 1) over runs that differ in nothing but the seed, and below it the least and the largest. "
-    if len(several) > 1:
-        note += "Differences of the means have 95 % intervals by Welch's t, which count seeds alone."
-    return [Table("Over seeds", columns, rows, note)]
-
-
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as dotted names and JSON text."""
     result: dict[str, str] = {}
@@ -213,18 +182,20 @@ def setting_differences(runs: Sequence[RunRecord]) -> list[list[str]]:
 
 def _plain(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = []
-    for figure in _told(columns):
+    for figure in told_figures(columns):
         leaders = best(figure, columns)
         cells = [Cell(figure.text(metrics), best=name in leaders) for name, metrics in columns.items()]
-        rows.append((_title(figure, columns), cells, figure.unit))
+        rows.append((title_of(figure, columns), cells, figure.unit))
     return Table(title, list(columns), rows)
 
 
-def _told(columns: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+def told_figures(columns: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    """The figures that one of these metrics has at least."""
     return [figure for figure in FIGURES if any(figure.value(metrics) is not None for metrics in columns.values())]
 
 
-def _title(figure: Figure, columns: Mapping[str, Mapping[str, Any]]) -> str:
+def title_of(figure: Figure, columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """The heading of a figure; with its boundaries where they are the same in all of these metrics."""
     titles = {figure.title(metrics) for metrics in columns.values()}
     return titles.pop() if len(titles) == 1 else figure.plain_title
 
@@ -244,33 +215,18 @@ def _difference(first: RunRecord, second: RunRecord, figure: Figure) -> Cell:
     if values[0] is None or values[1] is None:
         return Cell(ABSENT)
     return Cell(
-        _signed(values[1] - values[0], figure), _range(difference_of(first, second, figure), figure, signed=True)
+        signed(values[1] - values[0], figure), range_text(difference_of(first, second, figure), figure, signed=True)
     )
 
 
-def _spread(values: Sequence[float], figure: Figure) -> Cell:
-    if not values:
-        return Cell(ABSENT)
-    digits = figure.digits + 1
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return Cell(mean)
-    return Cell(f"{mean} ± {np.std(values, ddof=1):.{digits}f}", _range((min(values), max(values)), figure))
-
-
-def _between(first: Sequence[float], second: Sequence[float], figure: Figure) -> Cell:
-    if not first or not second:
-        return Cell(ABSENT)
-    known = welch(first, second) if len(first) > 1 and len(second) > 1 else None
-    return Cell(_signed(float(np.mean(second) - np.mean(first)), figure), _range(known, figure, signed=True))
-
-
-def _signed(value: float, figure: Figure) -> str:
+def signed(value: float, figure: Figure) -> str:
+    """A difference for a reader."""
     rounded = round(value, figure.digits) + 0.0  # no minus before a zero
     return f"{rounded:+.{figure.digits}f}".replace("-", "−")
 
 
-def _range(interval: Interval | None, figure: Figure, signed: bool = False) -> str:
+def range_text(interval: Interval | None, figure: Figure, signed: bool = False) -> str:
+    """An interval for a reader; empty where there is none."""
     if interval is None:
         return ""
     sign = "+" if signed else ""
@@ -312,30 +268,3 @@ def _is_right(run: RunRecord) -> np.ndarray:
 
 def _right(run: RunRecord, classes: int) -> np.ndarray:
     return np.bincount(_labels(run)[_is_right(run)], minlength=classes)
-
-
-def _settings(run: RunRecord) -> str:
-    """What a run computes, without its seed: runs with the same text differ in the seed alone, or in nothing that counts."""
-    free = marked(May.CHANGE) | {"seed"}
-    kept = {name: value for name, value in flat(run.config).items() if name.rpartition(".")[2] not in free}
-    test = run.data.get("fingerprints", {}).get("test", "")
-    return json.dumps([kept, test], sort_keys=True)
-
-
-def _seed(run: RunRecord) -> str:
-    return flat(run.config).get("run.seed", "")
-
-
-def _beginning(names: Sequence[str]) -> str:
-    """What all of them begin with, letter by letter."""
-    first, last = min(names), max(names)
-    return first[: next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
-
-
-def _group_names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
-    """What the names of a group's runs begin with, and how many they are; of two that would be the same, the first run's name."""
-    shared = [_beginning([run.name for run in group]).removesuffix("seed").rstrip("-_. /s=") for group in groups]
-    names = [name or group[0].name for name, group in zip(shared, groups, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{group[0].name} and others" for group in groups]
-    return [f"{name} ({len(group)} seeds)" for name, group in zip(names, groups, strict=True)]

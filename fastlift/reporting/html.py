@@ -21,7 +21,6 @@ from fastlift.reporting.comparison import (
     flat,
     interval_of,
     other_tables,
-    seeds_tables,
     setting_differences,
     time_tables,
 )
@@ -29,6 +28,7 @@ from fastlift.reporting.confusion import matrix
 from fastlift.reporting.figures import ABSENT, FIGURES, duration_text, is_long_wait, slow_one
 from fastlift.reporting.gallery import PAGE_BYTES, gallery
 from fastlift.reporting.record import RunRecord, read_runs
+from fastlift.reporting.seeds import seeds_tables
 from fastlift.reporting.validation_plots import validation_plots
 from fastlift.runs.stored import Record
 from fastlift.system.files import write_text

@@ -1,10 +1,8 @@
-"""Runs beside each other: intervals, differences to the first, means over seeds."""
+"""Runs beside each other: intervals, differences to the first."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fastlift.evaluation.intervals import mean_of_classes, wilson
@@ -13,8 +11,6 @@ from fastlift.reporting.comparison import (
     difference_of,
     final_tables,
     interval_of,
-    seeds_tables,
-    setting_differences,
     time_tables,
 )
 from fastlift.reporting.figures import FIGURES, Figure
@@ -78,35 +74,6 @@ def test_tables_of_few_runs_and_of_many(make_run: MakeRun) -> None:
     assert changes.rows[0][1][0] == cells[2]
     assert len(final_tables(runs[:1])[0].columns) == 1
     assert "Differences" not in final_tables(runs[:1])[0].note
-
-
-def test_means_over_runs_that_differ_in_the_seed_alone(make_run: MakeRun) -> None:
-    folders = [make_run(f"lift-s{seed}", seed=seed) for seed in range(3)]
-    folders += [make_run(f"wide-seed{seed}", seed=seed + 5, rank=64, tail_bonus=0.5) for seed in range(2)]
-    folders += [make_run("alone", rank=9), make_run("going", seed=7, finished=False)]
-    runs = read_runs(folders)
-    (table,) = seeds_tables(runs)
-    assert table.columns == ["lift (3 seeds)", "wide (2 seeds)", "wide (2 seeds) − lift (3 seeds)"]
-    values = [[run.metrics()["accuracy"] for run in some] for some in (runs[:3], runs[3:5])]
-    cells = table.rows[0][1]
-    assert cells[0].text == f"{np.mean(values[0]):.2f} ± {np.std(values[0], ddof=1):.2f}"
-    assert cells[0].interval == f"{min(values[0]):.1f} to {max(values[0]):.1f}"
-    assert cells[2].text == f"{np.mean(values[1]) - np.mean(values[0]):+.1f}"
-    assert cells[2].interval.startswith(("+", "−"))
-    assert seeds_tables(runs[2:4]) == []
-
-
-def test_settings_that_change_nothing_part_no_seeds(make_run: MakeRun) -> None:
-    folders = [make_run(f"run{seed}", seed=seed) for seed in range(2)]
-    config = json.loads((folders[1] / "config.json").read_text())
-    config["run"]["eval_batch"] = 7
-    (folders[1] / "config.json").write_text(json.dumps(config))
-    runs = read_runs(folders)
-    assert [table.columns for table in seeds_tables(runs)] == [["run (2 seeds)"]]
-    assert ["run.eval_batch", "–", "7"] in setting_differences(runs)
-    config["training"]["lr"] = 0.5
-    (folders[1] / "config.json").write_text(json.dumps(config))
-    assert seeds_tables(read_runs(folders)) == []
 
 
 def test_times_and_waiting_stand_beside_each_other(make_run: MakeRun) -> None:

@@ -1,0 +1,95 @@
+"""Mean and spread of runs that differ in the seed alone, and how two such settings differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastlift.config import marked
+from fastlift.evaluation.intervals import welch
+from fastlift.reporting.comparison import Cell, Table, flat, range_text, signed, title_of, told_figures
+from fastlift.reporting.figures import ABSENT, Figure
+from fastlift.reporting.record import RunRecord
+from fastlift.settings import May
+
+
+def seeds_tables(runs: Sequence[RunRecord]) -> list[Table]:
+    """One table, a column a setting of which there are runs with several seeds; none where there is no such setting."""
+    several = _of_several_seeds(runs)
+    if not several:
+        return []
+    names = _group_names(several)
+    columns = [names[0]]
+    for name in names[1:]:
+        columns += [name, f"{name} − {names[0]}"]
+    metrics = [[run.metrics() for run in group] for group in several]
+    by_run = {
+        run.name: found
+        for group, of in zip(several, metrics, strict=True)
+        for run, found in zip(group, of, strict=True)
+    }
+    rows = []
+    for figure in told_figures(by_run):
+        values = [[value for one in of_group if (value := figure.value(one)) is not None] for of_group in metrics]
+        cells = [_spread(values[0], figure)]
+        for of_group in values[1:]:
+            cells += [_spread(of_group, figure), _between(values[0], of_group, figure)]
+        rows.append((title_of(figure, by_run), cells, figure.unit))
+    note = "Mean ± standard deviation (n − 1) over runs that differ in nothing but the seed, and below it the least and the largest. "
+    if len(several) > 1:
+        note += "Differences of the means have 95 % intervals by Welch's t, which count seeds alone."
+    return [Table("Over seeds", columns, rows, note)]
+
+
+def _of_several_seeds(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        if run.finished and run.config:
+            groups.setdefault(_settings(run), []).append(run)
+    return [group for group in groups.values() if len({_seed(run) for run in group}) > 1]
+
+
+def _spread(values: Sequence[float], figure: Figure) -> Cell:
+    if not values:
+        return Cell(ABSENT)
+    digits = figure.digits + 1
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return Cell(mean)
+    return Cell(f"{mean} ± {np.std(values, ddof=1):.{digits}f}", range_text((min(values), max(values)), figure))
+
+
+def _between(first: Sequence[float], second: Sequence[float], figure: Figure) -> Cell:
+    if not first or not second:
+        return Cell(ABSENT)
+    known = welch(first, second) if len(first) > 1 and len(second) > 1 else None
+    return Cell(signed(float(np.mean(second) - np.mean(first)), figure), range_text(known, figure, signed=True))
+
+
+def _settings(run: RunRecord) -> str:
+    """What a run computes, without its seed: runs with the same text differ in the seed alone, or in nothing that counts."""
+    free = marked(May.CHANGE) | {"seed"}
+    kept = {name: value for name, value in flat(run.config).items() if name.rpartition(".")[2] not in free}
+    test = run.data.get("fingerprints", {}).get("test", "")
+    return json.dumps([kept, test], sort_keys=True)
+
+
+def _seed(run: RunRecord) -> str:
+    return flat(run.config).get("run.seed", "")
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """What all of them begin with, letter by letter."""
+    first, last = min(names), max(names)
+    return first[: next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def _group_names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """What the names of a group's runs begin with, and how many they are; of two that would be the same, the first run's name."""
+    shared = [_beginning([run.name for run in group]).removesuffix("seed").rstrip("-_. /s=") for group in groups]
+    names = [name or group[0].name for name, group in zip(shared, groups, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{group[0].name} and others" for group in groups]
+    return [f"{name} ({len(group)} seeds)" for name, group in zip(names, groups, strict=True)]
