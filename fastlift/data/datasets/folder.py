@@ -135,7 +135,7 @@ def _inside(folder: str) -> list[str]:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if not is_leftover(entry.name):
-                if entry.is_dir():
+                if entry.is_dir() if not entry.is_symlink() else os.path.isdir(entry.path):  # a link to itself is none
                     found.append(entry.name + os.sep)
                 elif entry.name.lower().endswith(IMAGE_ENDINGS):
                     found.append(entry.name)

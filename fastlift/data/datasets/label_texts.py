@@ -46,5 +46,11 @@ class Labels:
         """The class; -1 for none."""
         if self.of_text is not None:
             return self.of_text.get(text, -1)
-        label = int(text) if _NUMBER.fullmatch(text) and len(text) <= len(str(LARGEST_LABEL)) else -1
-        return label if 0 <= label < len(self.class_names) else -1
+        label = as_label(text)
+        return label if label < len(self.class_names) else -1
+
+
+def as_label(text: str) -> int:
+    """The number that a text is; -1 for none that a label can be."""
+    number = int(text) if _NUMBER.fullmatch(text) and len(text) <= len(str(LARGEST_LABEL)) else -1
+    return number if 0 <= number <= LARGEST_LABEL else -1

@@ -14,6 +14,8 @@ from fastlift.data.index.problems import Problems
 from fastlift.data.index.scan import SCAN_FORMAT, Scan, finish_index, load_scan, store_scan
 from fastlift.data.index.store_scan import scan_anywhere
 
+_NAMED = 3  # classes that a note names
+
 
 def index_split(
     request: Request,
@@ -114,6 +116,19 @@ def finish(
     tested, note = request.cut.cut_test(name, found)
     counts = tested["train"].class_counts() if group_counts is None else group_counts
     whole = request.cut.cut_val(name, tested)
-    notes = (*problems.notes, *([note] if note else ()))
     cut = tuple(split for split in whole if split not in found)
+    untold = (_without_images(name, split, whole[split]) for split in ("val", "test") if split in found)
+    notes = (*problems.notes, *filter(None, [note, *untold]))
     return DataSet(name, whole["train"], whole["test"], classes, counts, val=whole.get("val"), cut=cut, notes=notes)
+
+
+def _without_images(name: str, split: str, index: ImageIndex) -> str:
+    """A note of the classes that a given split has no image of; empty where there are none."""
+    classes = [index.class_names[label] for label in np.flatnonzero(index.class_counts() == 0)]
+    if not classes:
+        return ""
+    more = f" and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
+    return (
+        f"{name}: no {SPLITS[split]} image of {len(classes):,} of {index.num_classes:,} classes "
+        f"({', '.join(classes[:_NAMED])}{more}): the {SPLITS[split]} figures tell nothing of these"
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastlift.data.datasets.class_names import check_names
 from fastlift.data.datasets.dataset import DataSet, Request
-from fastlift.data.datasets.label_texts import Labels
+from fastlift.data.datasets.label_texts import Labels, as_label
 from fastlift.data.datasets.splits import check_classes, index_listings, note_shared
 from fastlift.data.index.doubles import rows_twice
 from fastlift.data.index.index import PathTable
@@ -114,7 +114,7 @@ def _refuse_two_labels(rows: Rows) -> None:
 
 def _names_of_numbers(rows: Rows) -> tuple[str, ...]:
     """The folders that the classes' files lie in; UserError where these do not tell names."""
-    values = np.array([int(text) for text in rows.texts], dtype=np.int64)[rows.labels]
+    values = np.array([as_label(text) for text in rows.texts], dtype=np.int64)[rows.labels]
     count = int(values.max(initial=-1)) + 1
     if values.min(initial=0) >= 0 and count <= len(values):
         found = [folder for folder in class_folders(Listing(rows.paths, values), count) if folder is not None]

@@ -31,6 +31,8 @@ _SPLITS = {
     **dict.fromkeys(["test", "testing"], "test"),
 }
 _ORDER = ("train", "val", "test")
+# What R, pandas and SQL write where a value is missing. A class may well be called None, so that is none of them.
+_MISSING = frozenset(("NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NaT", "NULL", "null"))
 _SEVERAL = (list, tuple, dict, set, np.ndarray)
 
 
@@ -105,7 +107,7 @@ class Gathered:
         good = (label_codes >= 0) & (split_codes >= 0)
         for row in np.flatnonzero(~good).tolist():
             if label_codes[row] < 0:
-                self._tell(first + row, f"no label ({str(images[row])[:200]})")
+                self._tell(first + row, _no_label(labels[row], images[row]))
             else:
                 assert splits is not None
                 self._tell(first + row, f"split {str(splits[row])[:40]!r} is none of train, val and test")
@@ -157,6 +159,7 @@ class Gathered:
         if isinstance(value, _SEVERAL):
             raise refuse(self._place, value)
         text = label_text(value)
+        text = "" if text in _MISSING else text
         return self._texts.setdefault(text, len(self._texts)) if text else -1
 
     def _tell(self, number: int, what: str) -> None:
@@ -188,6 +191,15 @@ def label_text(value: Any) -> str:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value).strip()
+
+
+def _no_label(value: Any, image: Any) -> str:
+    text, where = label_text(value), f"({str(image)[:200]})"
+    return (
+        f"no label: {text!r} stands for a missing one; a class needs another name {where}"
+        if text
+        else f"no label {where}"
+    )
 
 
 def _split_code(value: Any) -> int:

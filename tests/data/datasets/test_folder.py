@@ -40,8 +40,14 @@ def test_a_validation_split_is_the_test_split_where_there_is_no_other(
     options = {"data_root": image_files.root, "cache_dir": image_files.cache}
     data = load_data_set("folder", **options)
     assert (data.val, list(data.test.paths)) == (None, [f"{name}/ant/0.jpg", f"{name}/ant/1.jpg"])
+    assert data.notes == (f"{image_files.root / name} is the test split, as there is no folder test",)
     image_files.add("test/ant/0.jpg", 0, encode(make_image(30, 30)))
+    image_files.add("train/bee/0.jpg", 0, encode(make_image(30, 30)))
     data = load_data_set("folder", **options)
+    assert data.notes == tuple(
+        f"folder: no {split} image of 1 of 2 classes (bee): the {split} figures tell nothing of these"
+        for split in ("validation", "test")
+    )
     assert data.val is not None
     assert (len(data.val), list(data.test.paths)) == (2, ["test/ant/0.jpg"])
 
@@ -60,6 +66,7 @@ def test_folders_are_walked_once_and_hidden_ones_not_at_all(
     (image_files.root / "train" / "cat" / "linked").symlink_to(elsewhere)
     (image_files.root / "train" / "cat" / "linked_again").symlink_to(elsewhere)
     (image_files.root / "train" / "cat" / "more" / "loop").symlink_to(image_files.root / "train")
+    (image_files.root / "train" / "cat" / "itself").symlink_to("itself")
     found = load_data_set("folder", data_root=image_files.root, cache_dir=image_files.cache).train
     assert list(found.paths) == [
         "train/cat/1.jpg", "train/cat/linked/6.jpg", "train/cat/more/2.JPG", "train/dog/3.jfif",

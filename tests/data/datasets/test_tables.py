@@ -138,6 +138,9 @@ def test_numbers_need_names(photos: Photos) -> None:
     assert photos.load(file, class_names=photos.root / "names.txt").class_names == ("Red panda", "Bee", "Wasp")
     (photos.root / "names.txt").write_text("Red panda\nBee\n")
     assert "label '2' is out of range" in photos.refused(file, class_names=photos.root / "names.txt")
+    for number in (-1, 2**63, "9" * 5000):
+        file = photos.csv("path,y", [*((path, numbers[name]) for path, name in photos.rows[1:]), ("r/00.jpg", number)])
+        assert "are numbers, and no folder for each class tells its name" in photos.refused(file)
     gaps = photos.csv("path,y", [(path, 2 * numbers[name]) for path, name in photos.rows])
     assert "are numbers, and no folder for each class tells its name: give --class-names" in photos.refused(gaps)
 
@@ -159,13 +162,19 @@ def test_absolute_paths(photos: Photos, tmp_path: Path) -> None:
 
 
 def test_missing_values_are_told_with_their_lines(photos: Photos) -> None:
-    rows = [*photos.rows[:4], ("r/04.jpg", ""), ("", "bee"), ("r/05.jpg", "  "), *photos.rows[7:]]
+    rows = [*photos.rows[:4], ("r/04.jpg", ""), ("", "bee"), ("r/05.jpg", "  "), ("r/06.jpg", "NA"), *photos.rows[8:]]
     told = photos.refused(photos.csv(rows=rows))
-    assert "3 problems" in told
-    for line in ("photos.csv line 6: no label (r/04.jpg)", "line 7: no path", "line 8: no label (r/05.jpg)"):
+    assert "4 problems" in told
+    lines = (
+        "photos.csv line 6: no label (r/04.jpg)",
+        "line 7: no path",
+        "line 8: no label (r/05.jpg)",
+        "no label: 'NA'",
+    )
+    for line in lines:
         assert line in told
-    lines = "".join(json.dumps({"path": path, "label": name}) + "\n" for path, name in photos.rows)
-    (photos.root / "a.jsonl").write_text(lines + '{"path": "r/01.jpg", "label": null}\n{"path": "r/02.jpg"}\n')
+    entries = "".join(json.dumps({"path": path, "label": name}) + "\n" for path, name in photos.rows)
+    (photos.root / "a.jsonl").write_text(entries + '{"path": "r/01.jpg", "label": null}\n{"path": "r/02.jpg"}\n')
     assert "a.jsonl line 17: no label (r/01.jpg)" in photos.refused(photos.root / "a.jsonl")
 
 
@@ -240,7 +249,7 @@ def test_columns_by_name(photos: Photos) -> None:
 def test_images_of_two_splits_are_told_of(photos: Photos) -> None:
     train, test = photos.csv(name="a.csv"), photos.csv(rows=photos.rows[:3], name="b.csv")
     notes = photos.load(train, test_list=test).notes
-    assert notes[-1] == "3 of 3 test images are training images too, such as r/00.jpg: figures will be too good"
+    assert notes[-2] == "3 of 3 test images are training images too, such as r/00.jpg: figures will be too good"
 
 
 def test_many_rows_come_in_blocks(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
