@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,7 @@ def _measure(
     if images is not None:
         with ui.bar("comparing", len(images)) as bar:
             mine, others = agreements(served, lambda x: mean_logits(model, x), images.batches(), bar.update)
+        _check_finite(mine, others, done)
         for format, found in others.items():
             rows[format] |= _shares(found) | {"run_accuracy": mine.correct / mine.images}
     if measuring.verify:
@@ -138,6 +140,23 @@ def _measure(
         for format in formats:
             rows[format] |= {"latency_ms": _by_batch(spent[format]), "run_latency_ms": _by_batch(spent[OWN])}
     return rows
+
+
+def _check_finite(mine: Agreement, others: dict[str, Agreement], done: dict[Format, Exported]) -> None:
+    """Raise UserError where logits of test images are no numbers; what computed them is not kept."""
+    if not math.isfinite(mine.difference):
+        raise UserError("this run's own logits of test images are NaN or infinite: no file can agree with it", exit_code=1)
+    wrong = [one for one in done.values() if one.format in others and not math.isfinite(others[one.format].difference)]
+    for one in wrong:
+        one.model.unlink()
+        one.description.unlink()
+    if wrong:
+        names = ", ".join(one.format for one in wrong)
+        raise UserError(
+            f"{names}: logits of test images are NaN or infinite where the run's are not; not kept: "
+            f"{', '.join(str(one.model) for one in wrong)}",
+            exit_code=1,
+        )
 
 
 def _by_batch(spent: dict[int, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,31 @@ def test_agreement_counts_what_was_planted() -> None:
     mine, found = verify.agreements({"other": lambda x: other}, lambda x: own, batches)
     assert (mine.images, mine.correct) == (4, 3)
     assert (found["other"].correct, found["other"].same, found["other"].difference) == (3, 2, 1.0)
+
+
+def test_a_file_whose_logits_of_images_are_nan_is_not_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logits of the random images are right. max() of Python passes over NaN, which made its difference 0."""
+    pt2 = KINDS["pt2"]
+
+    def nan_for_images(path: Path, threads: int) -> Any:
+        served, seen = pt2.open(path, threads), []
+
+        def of(images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            return served(images) * (torch.nan if len(seen) == 1 else 1.0)  # in the first of the batches alone
+
+        return of if threads == 7 else served
+
+    monkeypatch.setitem(KINDS, "pt2", replace(pt2, open=nan_for_images))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(exporting, "AT_A_TIME", 3)
+    measuring = Measuring(verify=True, images=6, batch=2)
+    with pytest.raises(fastlift.UserError, match=r"^pt2: logits of test images are NaN or infinite.*model\.pt2$") as told:
+        export_run(run, ["pt2", "torchscript"], output=tmp_path, measuring=measuring)
+    assert told.value.exit_code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.torchscript", "model.torchscript.json"]
 
 
 def test_latencies_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,10 @@ SECONDS = 3.0  # of measuring for each model and batch
 
 @dataclass
 class Agreement:
-    """Of the images looked at: how many, how many get their own class, how many the run's, and the largest difference."""
+    """Of the images looked at: how many, how many get their own class, how many the run's, and the largest difference.
+
+    The difference stays NaN once one is.
+    """
 
     images: int = 0
     correct: int = 0
@@ -31,7 +35,9 @@ class Agreement:
         self.images += len(labels)
         self.correct += int((found == labels).sum())
         self.same += int((found == wanted.argmax(1)).sum())
-        self.difference = max(self.difference, float((logits - wanted).abs().max()))
+        largest = float((logits - wanted).abs().max())
+        if math.isnan(largest) or largest > self.difference:  # false where the one so far is NaN
+            self.difference = largest
 
 
 @torch.no_grad()
