@@ -145,7 +145,9 @@ def _measure(
 def _check_finite(mine: Agreement, others: dict[str, Agreement], done: dict[Format, Exported]) -> None:
     """Raise UserError where logits of test images are no numbers; what computed them is not kept."""
     if not math.isfinite(mine.difference):
-        raise UserError("this run's own logits of test images are NaN or infinite: no file can agree with it", exit_code=1)
+        raise UserError(
+            "this run's own logits of test images are NaN or infinite: no file can agree with it", exit_code=1
+        )
     wrong = [one for one in done.values() if one.format in others and not math.isfinite(others[one.format].difference)]
     for one in wrong:
         one.model.unlink()

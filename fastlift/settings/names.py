@@ -7,12 +7,14 @@ from difflib import get_close_matches
 
 from fastlift.errors import UserError
 
+FEW = 8  # names that are all listed, beside the near ones
+
 
 def one_of(what: str, name: str, known: Iterable[str]) -> str:
     """``name`` if it is ``known``.
 
     Raises:
-        UserError: an unknown name; the message lists the near ones, or all where none is near and they are few.
+        UserError: an unknown name; the message lists the near ones, and all where none is near or they are few.
     """
     names = list(known)
     if name in names:
@@ -20,6 +22,7 @@ def one_of(what: str, name: str, known: Iterable[str]) -> str:
     folded = {other.lower(): other for other in names}
     near = [folded[match] for match in get_close_matches(name.lower(), folded, n=4, cutoff=0.5)]
     if near:
-        raise UserError(f"unknown {what} {name!r}; did you mean {' or '.join(near)}?")
+        others = f" (known: {', '.join(names)})" if len(near) < len(names) <= FEW else ""
+        raise UserError(f"unknown {what} {name!r}; did you mean {' or '.join(near)}?{others}")
     listed = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
     raise UserError(f"unknown {what} {name!r}; known: {listed}")

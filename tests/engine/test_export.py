@@ -141,7 +141,9 @@ def test_a_file_whose_logits_of_images_are_nan_is_not_kept(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(exporting, "AT_A_TIME", 3)
     measuring = Measuring(verify=True, images=6, batch=2)
-    with pytest.raises(fastlift.UserError, match=r"^pt2: logits of test images are NaN or infinite.*model\.pt2$") as told:
+    with pytest.raises(
+        fastlift.UserError, match=r"^pt2: logits of test images are NaN or infinite.*model\.pt2$"
+    ) as told:
         export_run(run, ["pt2", "torchscript"], output=tmp_path, measuring=measuring)
     assert told.value.exit_code == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.torchscript", "model.torchscript.json"]

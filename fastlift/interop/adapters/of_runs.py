@@ -15,6 +15,7 @@ from fastlift.interop.adapters.sites import NOT_HERE, WITH_RANK
 from fastlift.interop.adapters.store import Base, Description, as_folder, check_finite, samples_of, write_adapters
 from fastlift.models.lift import LiftModel
 from fastlift.models.vit import VisionTransformer
+from fastlift.settings.names import one_of
 
 # Models of other libraries that PEFT can wrap: path of the blocks, and how these work.
 Layout = Literal["timm", "CLIPModel", "CLIPVisionModel"]
@@ -41,8 +42,10 @@ def save_run_adapters(model: LiftModel, folder: str | Path, *, base: str = "", p
 
     Raises:
         UserError: a run without a tuner, with several, or with one that cannot be added to others' models; for ``peft``
-            another than LoRA; a place that is not a folder.
+            another than LoRA, or a model that is none of these; a place that is not a folder.
     """
+    if peft is not None:
+        one_of("model for peft", str(peft), LAYOUTS)
     folder = as_folder(folder)
     tuner, vit = _one_tuner(model), model.vit
     assert isinstance(vit, VisionTransformer)

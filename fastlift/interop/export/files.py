@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from fastlift.data.sampling.crops import EvalCrops
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.interop.export.description import describe
-from fastlift.interop.export.formats import KINDS, OPSET, Format, Served, check_packages, format_of
+from fastlift.interop.export.formats import FORMATS, KINDS, OPSET, Format, Served, check_packages, format_of
 from fastlift.interop.export.serving import serving_model
 from fastlift.interop.export.source import Source
 from fastlift.models.lift import LiftModel
 from fastlift.models.preprocessing import EnsemblingSettings
+from fastlift.settings.names import one_of
 from fastlift.system.files import write_atomically, write_json
 
 Crops = Literal["none", "fivecrop"]
@@ -67,9 +68,11 @@ def export_model(
         opset: version of ONNX's operators.
 
     Raises:
-        UserError: files that exist already, packages or a compiler that are missing; or (exit code 1) a file that does not
-            compute what the model computes.
+        UserError: a format that there is not, files that exist already, packages or a compiler that are missing; or (exit
+            code 1) a file that does not compute what the model computes.
     """
+    one_of("format", str(format), FORMATS)
+    one_of("value of ensembling", str(ensembling), get_args(Crops))
     crops = EnsemblingSettings(tte=ensembling, expand=expand).build(model.preprocessing)
     return export_formats(model, {format: Path(path)}, crops, opset=opset, overwrite=overwrite)[0]
 

@@ -160,6 +160,11 @@ def test_what_cannot_leave_says_why(tiny_clip: Files, tmp_path: Path) -> None:
         ("none", None, "trained nothing inside its backbone"),
         ("mask", None, "tuner mask cannot leave as adapters: it replaces entries"),
         ("adaptformer", "timm", "PEFT knows no adaptformer as LIFT has it"),
+        (
+            "lora",
+            "ClipModel",
+            r"model for peft 'ClipModel'; did you mean CLIPModel or .*\(known: timm, CLIPModel, CLIPV",
+        ),
     ]
     for tuner, peft, message in cases:
         with pytest.raises(fastlift.UserError, match=message):

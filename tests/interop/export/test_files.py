@@ -154,6 +154,22 @@ def test_names_of_files(tmp_path: Path) -> None:
         places(["pt2", "onnx"], tmp_path / "mine.onnx", "none")
 
 
+def test_formats_that_there_are_not(tiny_clip: tuple[Path, Path], tmp_path: Path) -> None:
+    model = trained_model(tiny_clip, "none")
+    for word, message in (
+        (
+            "tochscript",
+            r"unknown format 'tochscript'; did you mean torchscript\? \(known: onnx, onnx-fp16, .*torchscript\)$",
+        ),
+        (3, "unknown format '3'; known: onnx, onnx-fp16"),
+    ):
+        with pytest.raises(fastlift.UserError, match=message):
+            export_model(model, tmp_path / "model", format=word)  # type: ignore[arg-type]
+    with pytest.raises(fastlift.UserError, match="value of ensembling 'tencrop'; did you mean fivecrop"):
+        export_model(model, tmp_path / "model", ensembling="tencrop")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_packages_are_named(
     tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
