@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import msgspec
 import torch
@@ -29,10 +30,12 @@ from fastlift.interop.adapters.sites import reached
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import TUNERS
 from fastlift.models.weights import check_fit
+from fastlift.settings.names import one_of
 from fastlift.system import sealed
 
 FILE, DESCRIPTION = "adapters.safetensors", "description"
 FORMAT: Literal[3] = 3
+SavedAs = Literal["fastlift", "peft"]
 SAMPLES = 8
 HUB = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -63,11 +66,11 @@ class Description(msgspec.Struct, kw_only=True, frozen=True):
     base: Base
 
 
-def save_adapters(model: nn.Module, folder: str | Path, *, format: Literal["fastlift", "peft"] = "fastlift") -> Path:
+def save_adapters(model: nn.Module, folder: str | Path, *, format: SavedAs = "fastlift") -> Path:
     """Write the adapters of ``model`` to ``folder``: a few MB, without the base model and without its classifier.
 
     Under DDP any process may call it, or all of them. Of a model sharded by FSDP2 (``fully_shard``) all processes call it,
-    and the first one writes.
+    and the first one writes; what it cannot write is an error of all.
 
     Args:
         model: with adapters.
@@ -79,15 +82,13 @@ def save_adapters(model: nn.Module, folder: str | Path, *, format: Literal["fast
         the folder.
 
     Raises:
-        UserError: a model without adapters, adapters that are not finite, a place that is not a folder; for ``peft`` another
-            tuner than LoRA, or attention that PEFT does not reach.
+        UserError: a format that there is not, a model without adapters, adapters that are not finite, a place that is not a
+            folder; for ``peft`` another tuner than LoRA, or attention that PEFT does not reach.
     """
-    folder = as_folder(folder)
+    one_of("format", str(format), get_args(SavedAs))
     holder, record, tower = attached(model)
     parameters = tuner_parameters(holder)
     state = {name: whole(p).detach().cpu().contiguous() for name, p in parameters.items()}
-    if format == "peft":
-        sites = reached(tower.blocks[record.layers[0]], tower.family.sites, record.tuner)
     base = Base(
         name=_name(holder),
         kind=f"{type(holder).__module__.split('.')[0]}.{type(holder).__name__}",
@@ -96,14 +97,37 @@ def save_adapters(model: nn.Module, folder: str | Path, *, format: Literal["fast
         mlp_samples=[_samples(block).tolist() for block in tower.blocks],
     )
     described = Description(tuner=record.tuner, rank=record.rank, layers=list(record.layers), base=base)
-    if any(isinstance(p, Sharded) for p in parameters.values()) and torch.distributed.get_rank() != 0:
-        return folder
-    if format == "peft":
-        check_finite(state)
-        write_peft(folder, state, record.tuner, record.rank, record.layers, tower.path, sites, base.name)
-    else:
-        write_adapters(folder, state, described)
-    return folder
+
+    def write() -> Path:
+        place = as_folder(folder)
+        if format == "peft":
+            sites = reached(tower.blocks[record.layers[0]], tower.family.sites, record.tuner)
+            check_finite(state)
+            write_peft(place, state, record.tuner, record.rank, record.layers, tower.path, sites, base.name)
+        else:
+            write_adapters(place, state, described)
+        return place
+
+    if any(isinstance(p, Sharded) for p in parameters.values()):
+        _first_writes(write)
+        return Path(folder)
+    return write()
+
+
+def _first_writes(write: Callable[[], object]) -> None:
+    """Write by the first process; where it fails, all raise, so that none goes on as if there were a file."""
+    failed: Exception | None = None
+    if torch.distributed.get_rank() == 0:
+        try:
+            write()
+        except Exception as error:
+            failed = error
+    told: list[str | None] = [None if failed is None else str(failed)]
+    torch.distributed.broadcast_object_list(told, src=0)
+    if failed is not None:
+        raise failed
+    if told[0] is not None:
+        raise UserError(f"the first process could not save the adapters: {told[0]}", exit_code=1)
 
 
 def as_folder(place: str | Path) -> Path:

@@ -136,6 +136,15 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         fastlift.save_adapters(model, file)
 
 
+def test_formats_that_there_are_not(tmp_path: Path) -> None:
+    model = build("timm")
+    fastlift.add_adapters(model, "lora", rank=2)
+    for word, message in (("PEFTT", r"did you mean peft\? \(known: fastlift, peft\)"), ("pt", "did you mean peft")):
+        with pytest.raises(fastlift.UserError, match=f"^unknown format '{word}'; {message}"):
+            fastlift.save_adapters(model, tmp_path / "a", format=word)  # type: ignore[arg-type]
+    assert not (tmp_path / "a").exists()
+
+
 def rewritten(folder: Path, **changes: object) -> None:
     """Another description under a digest that holds: nothing but sense can refuse it."""
     tensors, texts = sealed.read(folder / FILE)

@@ -50,6 +50,25 @@ def _adapted(tuner: Any) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     return model, trained
 
 
+def _assert_all_are_told(model: nn.Module, folder: Path) -> None:
+    """What the first process cannot write is an error of the other one too, which would go on without a file."""
+    name, parameter = next((name, p) for name, p in fastlift.tuner_parameters(model).items() if p.dim() == 2)
+    before = parameter.detach().clone()
+    with torch.no_grad():
+        parameter.mul_(torch.nan)
+    with pytest.raises(fastlift.UserError, match="not finite"):
+        fastlift.save_adapters(model, folder, format="peft" if "lora" in name else "fastlift")
+    with torch.no_grad():
+        parameter.copy_(before)
+    if "lora" not in name:
+        with pytest.raises(fastlift.UserError, match="PEFT knows no adaptformer"):
+            fastlift.save_adapters(model, folder, format="peft")
+    folder.parent.joinpath("file").touch()
+    with pytest.raises(fastlift.UserError, match="is a file"):
+        fastlift.save_adapters(model, folder.parent / "file")
+    assert not folder.exists()
+
+
 def _process(rank: int, address: str, folder: str, tuner: str, sharded: bool) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
@@ -62,6 +81,7 @@ def _process(rank: int, address: str, folder: str, tuner: str, sharded: bool) ->
             fully_shard(block)
         fully_shard(model)
         torch.testing.assert_close(model(images()).detach(), wanted, rtol=1e-4, atol=1e-5)
+        _assert_all_are_told(model, Path(folder))
         fastlift.save_adapters(model, folder)
         with torch.no_grad():
             for parameter in fastlift.tuner_parameters(model).values():
