@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -96,13 +97,14 @@ def add_adapters(
     tower = find_tower(model)
     chosen = resolve_layers(layers, len(tower.blocks))
     check_room({"rank": 4 * 2 * tower.width * width * len(chosen)}, {"rank": width}, free_bytes())
-    check_halves(tower.blocks[chosen[0]], tower.family, f"{tower.path}.{chosen[0]}")
     trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     generator = torch.Generator().manual_seed(seed)
     try:
-        for i in chosen:
-            _attach(tower.blocks[i], tower, tuner, width, generator, impl)
-        check_reached(tower.blocks[chosen[0]], tower.family, tuner)
+        with _unmoved(tower):
+            check_halves(tower.blocks[chosen[0]], tower.family, f"{tower.path}.{chosen[0]}")
+            for i in chosen:
+                _attach(tower.blocks[i], tower, tuner, width, generator, impl)
+            check_reached(tower.blocks[chosen[0]], tower.family, tuner)
     except UserError:
         for block in tower.blocks:
             restore(block, tower.family)
@@ -117,6 +119,12 @@ def add_adapters(
     if hasattr(model, _SAVE):
         setattr(model, _SAVE, partial(_save_pretrained, model))
     return tuner_parameters(model)
+
+
+def _unmoved(tower: Tower) -> AbstractContextManager[None]:
+    """Keep PyTorch's random numbers where they are: new modules draw from them, and so does a block that drops out."""
+    device = next(tower.blocks[0].parameters()).device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _checked_rank(tuner: str, rank: int | None, seed: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from interop.adapters.models import MODELS, WIDTH, assert_copies_stand_alone, build, images, output, randomise
+from interop.adapters.models import MODELS, WIDTH, assert_copies_stand_alone, build, images, output, randomise, timm_vit
 from torch import Tensor, nn
 
 import fastlift
@@ -187,3 +187,18 @@ def test_a_block_that_goes_past_its_product_is_refused() -> None:
     with pytest.raises(fastlift.UserError, match="does not call the modules that it would act on"):
         fastlift.add_adapters(model, "lora_mlp")
     assert not any("fastlift" in key for key in model.state_dict())
+
+
+@pytest.mark.parametrize("tuner", ["adaptformer", "adapter", *AT_SITES])
+def test_random_numbers_stay_where_they_are(tmp_path: Path, tuner: Any) -> None:
+    """Of a training that drops out: what it draws next does not depend on whether its model got adapters."""
+    model = timm_vit(proj_drop_rate=0.5, drop_path_rate=0.5).train()
+    before = torch.get_rng_state()
+    fastlift.add_adapters(model, tuner)
+    assert torch.equal(torch.get_rng_state(), before)
+    fastlift.save_adapters(model, tmp_path)
+    fastlift.remove_adapters(model)
+    fastlift.load_adapters(model, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    model(images())
+    assert not torch.equal(torch.get_rng_state(), before), "nothing was dropped out"
