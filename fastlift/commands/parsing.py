@@ -119,7 +119,8 @@ def _flags_of(asked: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def _default_hint(default: str) -> str:
-    return "" if default in ("None", "False", "") else f"(default: {default})"
+    """Of a flag that takes no value, the default is that it was not given; for --no-something that is a True."""
+    return "" if default in ("None", "False", "True", "") else f"(default: {default})"
 
 
 def _metavar(kind: Any) -> str | None:

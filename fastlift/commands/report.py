@@ -31,7 +31,7 @@ class Report:
     """The page (default: report.html in the run's folder, or here for several runs; beside a run that is still going, name
     another place)."""
     images: bool = True
-    """Show the thumbnails of test images that the runs keep; --no-images for a page that may leave without them."""
+    """Without the thumbnails of test images that the runs keep: for a page that others get."""
 
 
 def run(arguments: list[str]) -> int:

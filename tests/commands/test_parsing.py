@@ -27,6 +27,7 @@ def helped(
 @pytest.mark.parametrize("helped", LEAVES, indirect=True)
 def test_help_tells_a_default_once_and_names_nothing_internal(helped: list[str]) -> None:
     for line in helped:
+        assert "(default: True)" not in line, "of a flag --no-something"
         assert len(re.findall(r"\(default\b|\bDefault:|; default ", line)) <= 1, line
         assert not re.search(r"default: (None\)|\))|settings\.|--\w+\.\w", line), line
 
