@@ -56,7 +56,7 @@ def mean_of_classes(right: Counts, images: Counts) -> Interval:
     generator = np.random.default_rng(0)
     for (of_class, n), classes in _alike(right, images):
         means += generator.binomial(classes * n, of_class / n, DRAWS) / n
-    return _middle(means / len(right))
+    return middle(means / len(right))
 
 
 def paired_difference(first: Counts, second: Counts, both: Counts, images: Counts, pooled: bool) -> Interval:
@@ -74,7 +74,7 @@ def paired_difference(first: Counts, second: Counts, both: Counts, images: Count
         if one or other:
             drawn = generator.multinomial(classes * n, [one / n, other / n, (n - one - other) / n], DRAWS)
             sums += (drawn[:, 1] - drawn[:, 0]) / (1 if pooled else n)
-    return _middle(sums / (images.sum() if pooled else len(images)))
+    return middle(sums / (images.sum() if pooled else len(images)))
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
@@ -100,6 +100,7 @@ def _alike(*counts: Counts) -> list[tuple[list[int], int]]:
     return list(zip(found.tolist(), classes.tolist(), strict=True))
 
 
-def _middle(draws: NDArray[np.float64]) -> Interval:
+def middle(draws: NDArray[np.float64]) -> Interval:
+    """The middle 95 % of draws."""
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)

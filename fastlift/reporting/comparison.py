@@ -11,6 +11,7 @@ import numpy as np
 
 from fastlift.evaluation.intervals import Interval, mean_of_classes, newcombe, paired_difference, wilson
 from fastlift.evaluation.metrics import GROUP_NAMES
+from fastlift.evaluation.resampling import RESAMPLED
 from fastlift.reporting.figures import ABSENT, FIGURES, Figure, best, duration_text
 from fastlift.reporting.record import RunRecord
 from fastlift.system.printing import masked
@@ -21,8 +22,10 @@ _OVERALL, _CLASS_MEANS = "accuracy", (*GROUP_NAMES, "mean_class_accuracy")
 BESIDE = 3
 """So many runs stand beside each other in a table of figures; more below each other."""
 _NOTE = (
-    "Small figures are 95 % intervals: what another test set of this size may give. Overall accuracy: Wilson's. Groups and class "
-    "mean: bootstrap of the test images within each class. Seeds differ in addition."
+    "Small figures are 95 % intervals: what another test set of this size may give. Overall accuracy: Wilson's. All others: "
+    "bootstrap of the test images within each class. Worst class, harmonic and geometric mean have none: they hang on the few "
+    "worst classes, and test images drawn anew lower the worst further, so that such an interval would miss. Seeds differ in "
+    "addition."
 )
 
 
@@ -52,13 +55,15 @@ class Table:
 
 
 def interval_of(run: RunRecord, figure: Figure) -> Interval | None:
-    """The 95 % interval of a figure, in percent; None where the run does not hold what it takes."""
+    """The 95 % interval of a figure, in its unit; None where the run does not hold what it takes, and of those without one."""
     value = figure.value(run.metrics())
     if value is None:
         return None
     if figure.name == _OVERALL:
         samples = run.metrics().get("samples") or 0
         return _percent(wilson(value * samples / 100, samples)) if samples else None
+    if figure.name in RESAMPLED:
+        return None if run.draws is None else run.draws.interval(figure.name, value)
     mask = _classes_of(run, figure)
     if mask is None or run.confusions is None:
         return None
@@ -66,11 +71,16 @@ def interval_of(run: RunRecord, figure: Figure) -> Interval | None:
 
 
 def difference_of(first: RunRecord, second: RunRecord, figure: Figure) -> Interval | None:
-    """The 95 % interval of second - first in points; None where nothing tells it."""
+    """The 95 % interval of second - first in points (nats for log loss); None where nothing tells it."""
     values = figure.value(first.metrics()), figure.value(second.metrics())
-    if None in values or figure.name not in (_OVERALL, *_CLASS_MEANS):
+    if values[0] is None or values[1] is None or figure.name not in (_OVERALL, *_CLASS_MEANS, *RESAMPLED):
         return None
     if _same_images(first, second):
+        if figure.name in RESAMPLED:
+            draws = first.draws, second.draws
+            if draws[0] is None or draws[1] is None:
+                return None
+            return draws[0].difference(draws[1], figure.name, values[1] - values[0])
         mask, other = _classes_of(first, figure), _classes_of(second, figure)
         if mask is None or other is None or not np.array_equal(mask, other):
             return None

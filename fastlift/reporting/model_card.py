@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jinja2
 
 from fastlift import __version__
 from fastlift.evaluation.metrics import GROUP_NAMES
 from fastlift.reporting.comparison import interval_of
-from fastlift.reporting.figures import FIGURES
+from fastlift.reporting.figures import FIGURES, Figure
 from fastlift.reporting.record import RunRecord
 
 _PAPERS = {
@@ -61,7 +59,7 @@ The first {{ shown }} classes: {{ names[:shown] | join(", ") }} … (all in `dat
 | {{ figure.title }} | {{ figure.value }} | {{ figure.interval }} |
 {% endfor %}
 Intervals say what another test set of this size may give: Wilson's for overall accuracy, else a bootstrap of the test images within
-each class.
+each class. What hangs on the few worst classes alone has none.
 
 ## Limits
 
@@ -151,9 +149,9 @@ def _metadata(run: RunRecord, repository: str, licence: str | None, base: str | 
     return f"---\n{values.to_yaml().strip()}\n---\n\n"
 
 
-def _interval(run: RunRecord, figure: Any) -> str:
+def _interval(run: RunRecord, figure: Figure) -> str:
     found = interval_of(run, figure)
-    return "" if found is None else f"{found[0]:.1f} to {found[1]:.1f}"
+    return "" if found is None else f"{found[0]:.{figure.digits}f} to {found[1]:.{figure.digits}f}"
 
 
 def _range(counts: list[int]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.errors import UserError
 from fastlift.evaluation.confusion import Confusions
+from fastlift.evaluation.resampling import Answers, Draws, draw
 from fastlift.runs.events import is_evaluation, read_events
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.predictions import Predictions, predictions_path, read_predictions
@@ -72,6 +73,15 @@ class RunRecord:
             return None
         images = self.predictions.images
         return Confusions.of(images.labels, images.predicted, len(self.class_names()))
+
+    @cached_property
+    def draws(self) -> Draws | None:
+        """Test sets drawn from that of the final evaluation; None where what was said of every image is not there."""
+        if self.predictions is None or self.predictions.images.every > 1:
+            return None
+        found = self.predictions.images
+        answers = Answers(found.labels, found.predicted, found.confidence, found.label_probability)
+        return draw(answers, len(self.class_names()))
 
     def groups(self) -> dict[str, NDArray[np.bool_]]:
         """Which classes are many, medium and few: masks [C]; empty where the run does not tell."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fastlift.evaluation.intervals import mean_of_classes, wilson
+from fastlift.evaluation.resampling import RESAMPLED
 from fastlift.reporting.comparison import (
     BESIDE,
     difference_of,
@@ -31,20 +32,27 @@ def test_intervals_come_from_the_images(make_run: MakeRun) -> None:
     found = interval_of(run, BY_NAME["few"])
     assert found == pytest.approx([100 * bound for bound in expected])
     assert found[0] < run.metrics()["few"] < found[1]
-    assert interval_of(run, BY_NAME["macro_f1"]) is None
+    for name in RESAMPLED:
+        low, high = interval_of(run, BY_NAME[name]) or (0.0, 0.0)
+        assert low < run.metrics()[name] < high
+    without = {figure.label for figure in FIGURES if interval_of(run, figure) is None}
+    assert without == {"Worst class", "Harmonic mean of classes", "Geometric mean of classes"}
+    (table,) = final_tables([run])
+    assert "Worst class, harmonic and geometric mean have none: " in table.note
+    assert {label for label, cells, _ in table.rows if not cells[0].interval} == without
 
 
 def test_without_predictions_only_the_overall_accuracy_has_one(make_run: MakeRun) -> None:
     (run,) = read_runs([make_run(thumbnails=None)])
     assert interval_of(run, BY_NAME["accuracy"]) is not None
-    assert interval_of(run, BY_NAME["many"]) is None
+    assert interval_of(run, BY_NAME["many"]) is interval_of(run, BY_NAME["macro_f1"]) is None
 
 
 def test_differences_are_paired_where_the_test_images_are_the_same(make_run: MakeRun) -> None:
     one, other, blind = read_runs(
         [make_run("a"), make_run("b", seed=1, tail_bonus=0.2), make_run("c", seed=1, thumbnails=None)]
     )
-    for name in ("accuracy", "many", "medium", "few", "mean_class_accuracy"):
+    for name in ("accuracy", "many", "medium", "few", "mean_class_accuracy", *RESAMPLED):
         difference = other.metrics()[name] - one.metrics()[name]
         low, high = difference_of(one, other, BY_NAME[name]) or (0.0, 0.0)
         assert low < difference < high
@@ -52,7 +60,7 @@ def test_differences_are_paired_where_the_test_images_are_the_same(make_run: Mak
     assert difference_of(one, blind, BY_NAME["few"]) is None
     apart = difference_of(one, blind, BY_NAME["accuracy"])  # Newcombe's
     assert apart is not None
-    assert difference_of(one, other, BY_NAME["log_loss"]) is None
+    assert difference_of(one, other, BY_NAME["worst_class"]) is difference_of(one, blind, BY_NAME["log_loss"]) is None
 
 
 def test_tables_of_few_runs_and_of_many(make_run: MakeRun) -> None:
