@@ -17,6 +17,7 @@ from fastlift.data.loading.decode import decode
 from fastlift.data.loading.reading import DecodeError
 from fastlift.data.map_style import object_index
 from fastlift.errors import UserError
+from fastlift.system.hub import from_hub
 
 _BATCH = 256  # rows that are looked at together
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -58,19 +59,30 @@ def encoded_splits(
 
 
 def _opened(place: str | Path, config: str | None, revision: str | None) -> Any:
+    """What a folder holds, else what the hub has of this name."""
     import datasets
 
     folder = Path(place).expanduser()
+
+    def load() -> Any:
+        if not folder.is_dir():
+            return datasets.load_dataset(str(place), config, revision=revision)
+        is_saved = any(folder.glob("dataset_*.json"))
+        return datasets.load_from_disk(str(folder)) if is_saved else datasets.load_dataset(str(folder))
+
+    what, cache = f"the data set {place}", str(datasets.config.HF_DATASETS_CACHE)
     try:
-        if folder.is_dir() and list(folder.glob("dataset_*.json")):
-            return datasets.load_from_disk(str(folder))
-        return datasets.load_dataset(str(place), config, revision=revision)
+        if folder.is_dir():
+            return load()
+        what += " (here is no folder of that name)"
+        return from_hub(
+            f"the files of {what}", load, "give a folder that save_to_disk has written", newest=True, cache=cache
+        )
+    except UserError:
+        raise
     except Exception as error:  # the package raises nearly everything, of network, files and formats
         told = str(error).strip().splitlines()
-        where = "" if folder.is_dir() else " from the hub (here is no folder of that name)"
-        raise UserError(
-            f"the data set {place} cannot be loaded{where}: {told[0] if told else type(error).__name__}"
-        ) from error
+        raise UserError(f"{what} cannot be loaded: {told[0] if told else type(error).__name__}") from error
 
 
 def _columns(features: Any, asked: Columns) -> tuple[str, str]:

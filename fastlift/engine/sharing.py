@@ -12,7 +12,6 @@ from fastlift.config import SECTION_OF, SECTIONS, Config, load, names_file, to_d
 from fastlift.engine.model import load_run
 from fastlift.errors import UserError
 from fastlift.models.backbones import hub_name
-from fastlift.models.backbones.hub import from_hub
 from fastlift.models.lift import LiftModel
 from fastlift.reporting.model_card import model_card
 from fastlift.reporting.record import read_run
@@ -22,6 +21,7 @@ from fastlift.runs.identity import store_identity
 from fastlift.runs.stored import read_data, read_results
 from fastlift.settings import NamesPlace, marker
 from fastlift.system.files import write_json
+from fastlift.system.hub import from_hub
 from fastlift.system.progress import Quiet, Ui
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.models import conversion
 from fastlift.models.backbones.backbone import Backbone, Name, TextTower
-from fastlift.models.backbones.hub import from_hub
 from fastlift.models.backbones.right_names import right_name
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 from fastlift.models.weights import RANDOM, load_strictly, read_state, seeded
 from fastlift.settings import one_of
 from fastlift.system.files import read_json
+from fastlift.system.hub import from_hub
 
 SHIPPED = "shapes-clip"
 NAMES = f"'{SHIPPED}' (shipped), an open_clip model name, the path of an open_clip JSON"

@@ -10,11 +10,11 @@ from torch import nn
 from fastlift.errors import UserError
 from fastlift.models import conversion
 from fastlift.models.backbones.backbone import Backbone, Name
-from fastlift.models.backbones.hub import from_hub
 from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 from fastlift.models.weights import RANDOM, load_strictly, read_state, seeded
 from fastlift.settings import one_of
+from fastlift.system.hub import from_hub
 
 PREFIX = "timm:"
 NAMES = f"'{PREFIX}NAME'"

@@ -14,8 +14,9 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 
 from fastlift.errors import UserError
-from fastlift.models.backbones import hub, load
-from fastlift.models.backbones.hub import from_hub
+from fastlift.models.backbones import load
+from fastlift.system import hub
+from fastlift.system.hub import from_hub
 
 COMMIT = "0" * 40
 

@@ -17,7 +17,9 @@ _ANSWER_S = 5.0  # for a first sign of the hub
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
-def from_hub(what: str, load: Callable[[], Loaded], instead: str, *, newest: bool = False) -> Loaded:
+def from_hub(
+    what: str, load: Callable[[], Loaded], instead: str, *, newest: bool = False, cache: str | None = None
+) -> Loaded:
     """What ``load`` gives: tried with the cache alone, then with the network where something is missing.
 
     A library of the hub asks for a newer version of what it has, over and over where there is no network, for minutes.
@@ -27,13 +29,15 @@ def from_hub(what: str, load: Callable[[], Loaded], instead: str, *, newest: boo
         load: calls a library that gets files from the hub.
         instead: what to do without them, for the message.
         newest: of what may change on the hub: ask it for a newer version, where it answers.
+        cache: the folder where the library keeps them, for the message; default the hub's own.
 
     Raises:
         UserError: something is missing and the hub cannot be reached, which is known within seconds; exit code 1.
     """
     from huggingface_hub import constants
 
-    if newest and not constants.is_offline_mode() and _answers(constants.ENDPOINT):
+    is_forbidden = constants.is_offline_mode()
+    if newest and not is_forbidden and _answers(constants.ENDPOINT):
         return load()
     try:
         with _cache_alone():
@@ -41,15 +45,13 @@ def from_hub(what: str, load: Callable[[], Loaded], instead: str, *, newest: boo
     except Exception as error:
         if not _is_missing(error):
             raise
-    if constants.is_offline_mode():
-        reason = "HF_HUB_OFFLINE forbids to download them"
-    elif not _answers(constants.ENDPOINT):
-        reason = f"{urlsplit(constants.ENDPOINT).hostname} cannot be reached from here"
-    else:
+    if not is_forbidden and not newest and _answers(constants.ENDPOINT):
         return load()
+    host = urlsplit(constants.ENDPOINT).hostname
+    reason = "HF_HUB_OFFLINE forbids to download them" if is_forbidden else f"{host} cannot be reached from here"
     raise UserError(
-        f"{what} are not in the cache {constants.HF_HUB_CACHE}, and {reason}. On a machine with network run this once and copy "
-        f"the cache, or {instead}",
+        f"{what} are not in the cache {cache or constants.HF_HUB_CACHE}, and {reason}. On a machine with network run this once "
+        f"and copy the cache, or {instead}",
         exit_code=1,
     )
 
@@ -71,7 +73,8 @@ def _is_missing(error: BaseException | None) -> bool:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     while error is not None:
-        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        # ConnectionError: what ``datasets`` makes of these, without telling of which.
+        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
             return True
         error = error.__cause__ or error.__context__
     return False
