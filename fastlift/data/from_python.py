@@ -76,9 +76,9 @@ def from_dataframe(
     frame: Any,
     *,
     root: str | Path | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
+    image_column: str | int | None = None,
+    label_column: str | int | None = None,
+    split_column: str | int | None = None,
     class_names: str | Path | None = None,
     test_share: float | None = None,
     val_share: float = 0.0,
@@ -89,20 +89,22 @@ def from_dataframe(
     Args:
         frame: a row for each image.
         root: where relative paths start; default the working folder, or the folder that all absolute paths lie in.
-        image_column, label_column, split_column: where the names of the columns do not tell.
+        image_column, label_column, split_column: where the names of the columns do not tell; numbers where these are their names.
         class_names: a file of them, for labels that are numbers.
         test_share, val_share, split_seed: what is cut off; see ``load_data_set``.
 
     Raises:
-        UserError: columns that are not found, missing values with their row (from 0), or problems in the images.
+        UserError: no DataFrame, columns that are not found, missing values with their row (from 0), or problems in the images.
     """
-    place = "the DataFrame"
-    columns = choose_columns(
-        [str(name) for name in frame.columns], Columns(image_column, label_column, split_column), place
-    )
+    if "DataFrame" not in (kind.__name__ for kind in type(frame).__mro__):
+        cure = ": give frame.collect()" if type(frame).__name__ == "LazyFrame" else ""
+        raise UserError(f"expected a DataFrame of pandas or polars, not {type(frame).__name__}{cure}")
+    place, by_name = "the DataFrame", {str(name): name for name in frame.columns}
+    asked = Columns(*(None if name is None else str(name) for name in (image_column, label_column, split_column)))
+    columns = choose_columns([str(name) for name in frame.columns], asked, place)
     problems = Problems(place)
     gathered = Gathered(place, problems)
-    values = [None if name is None else list(frame[name]) for name in columns]
+    values = [None if name is None else frame[by_name[name]].to_list() for name in columns]
     images, labels, splits = values
     assert images is not None
     assert labels is not None

@@ -71,10 +71,12 @@ def by_label(found: DataSet) -> list[list[int]]:
 
 
 def test_files_are_one_data_set_whatever_names_them(photos: Path, rows: list[tuple[str, str]]) -> None:
-    pandas = pytest.importorskip("pandas")
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     from torchvision.datasets import ImageFolder
 
     frame = pandas.DataFrame(rows, columns=["path", "species"])
+    numbered = pandas.DataFrame([(k, *row) for k, row in enumerate(rows)])
+    names = polars.DataFrame({"species": [name for _, name in rows], "path": [path for path, _ in rows]})
     (photos / "photos.csv").write_text(frame.to_csv(index=False))
     expected = api.from_folder(photos)
     prints = [index.fingerprint for index in expected.splits.values()]
@@ -83,6 +85,9 @@ def test_files_are_one_data_set_whatever_names_them(photos: Path, rows: list[tup
         api.from_table(photos / "photos.csv"),
         api.from_dataframe(frame, root=photos),
         api.from_dataframe(absolute),
+        api.from_dataframe(numbered, root=photos, image_column=1, label_column="2"),
+        api.from_dataframe(names, root=photos),
+        api.from_dataframe(names.with_columns(polars.col("species").cast(polars.Categorical)), root=photos),
         api.from_imagefolder(ImageFolder(photos)),
     ):
         assert [index.fingerprint for index in found.splits.values()] == prints
@@ -92,26 +97,42 @@ def test_files_are_one_data_set_whatever_names_them(photos: Path, rows: list[tup
     assert api.from_dataframe(frame, root=photos).settings is None
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_dataframe_by_the_rules_of_tables(
-    photos: Path, rows: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    library: str, photos: Path, rows: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pandas = pytest.importorskip("pandas")
+    make = pytest.importorskip(library).DataFrame
     monkeypatch.setattr("fastlift.data.from_python._ROWS", 3)
     splits = ["train", "test", "val"]
-    frame = pandas.DataFrame([(*row, splits[k % 3]) for k, row in enumerate(rows)], columns=["file", "y", "split"])
-    found = api.from_dataframe(frame, root=photos, test_share=None)
+    table: dict[str, Any] = {"file": [path for path, _ in rows], "y": [name for _, name in rows]}
+    table["split"] = [splits[k % 3] for k in range(len(rows))]
+    found = api.from_dataframe(make(table), root=photos, test_share=None)
     assert {split: len(index) for split, index in found.splits.items()} == {"train": 5, "val": 5, "test": 5}
-    frame.loc[4, "y"] = None
-    with pytest.raises(UserError, match=r"the DataFrame line 4: no label \(bee/2.png\)"):
-        api.from_dataframe(frame, root=photos)
+    numbers = {**table, "y": [NAMES.index(name) for _, name in rows]}
+    assert api.from_dataframe(make(numbers), root=photos).train.fingerprint == found.train.fingerprint
+    table["y"][4] = numbers["y"][4] = None
+    frames = [make(table), make(numbers)]  # of numbers it is NaN in pandas
+    if library == "pandas":
+        frames.append(make(table).astype("string"))  # whose missing values are pandas.NA
+    for frame in frames:
+        with pytest.raises(UserError, match=r"the DataFrame line 4: no label \(bee/2.png\)"):
+            api.from_dataframe(frame, root=photos)
     with pytest.raises(UserError, match=r"which column holds the labels\? There are 'file', 'x'"):
-        api.from_dataframe(pandas.DataFrame({"file": ["a"], "x": [1]}))
-    frame = frame.astype("string")  # whose missing values are pandas.NA
-    with pytest.raises(UserError, match=r"the DataFrame line 4: no label \(bee/2.png\)"):
-        api.from_dataframe(frame, root=photos)
-    for several in (["ant", "bee"], {"ant", "bee"}):
-        with pytest.raises(UserError, match=r"several labels for an image, such as .*prior"):
-            api.from_dataframe(pandas.DataFrame({"file": ["a"], "label": [several]}))
+        api.from_dataframe(make({"file": ["a"], "x": [1]}))
+    with pytest.raises(UserError, match=r"no column '7' \(--image-column\); there are 'file', 'x'"):
+        api.from_dataframe(make({"file": ["a"], "x": [1]}), image_column=7)
+    with pytest.raises(UserError, match=r"several labels for an image, such as .*prior"):
+        api.from_dataframe(make({"file": ["a"], "label": [["ant", "bee"]]}))
+
+
+def test_what_is_no_dataframe() -> None:
+    with pytest.raises(UserError, match=r"^expected a DataFrame of pandas or polars, not dict$"):
+        api.from_dataframe({"path": [], "label": []})
+    with pytest.raises(UserError, match=r"not LazyFrame: give frame.collect\(\)$"):
+        api.from_dataframe(pytest.importorskip("polars").LazyFrame({"path": ["a"], "label": ["b"]}))
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(UserError, match=r"several labels for an image, such as .*prior"):
+        api.from_dataframe(pandas.DataFrame({"file": ["a"], "label": [{"ant", "bee"}]}))
 
 
 def test_imagefolders_of_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:
