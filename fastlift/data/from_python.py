@@ -108,9 +108,10 @@ def from_dataframe(
     images, labels, splits = values
     assert images is not None
     assert labels is not None
+    numbers = np.arange(len(images))
     for first in range(0, len(images), _ROWS):
         part = slice(first, first + _ROWS)
-        gathered.add(images[part], labels[part], None if splits is None else splits[part], first)
+        gathered.add(images[part], labels[part], None if splits is None else splits[part], numbers[part])
     table, numbers = gathered.table()
     problems.raise_if_any()
     if not len(table.paths):

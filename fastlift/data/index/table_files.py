@@ -21,7 +21,8 @@ _SEPARATORS = ",;\t|"
 _LOOKED_AT = 200  # rows, for the message where no column of labels is found
 _TEXTS = ("string", "large_string", "string_view")  # what pyarrow calls them
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-Rows = Iterator[tuple[list[Any], list[Any], "list[Any] | None", int]]
+# Images, labels, splits (where there is a column of them), and the line or row of each for messages, int64.
+Rows = Iterator[tuple[list[Any], list[Any], "list[Any] | None", np.ndarray]]
 
 
 def kind_of(file: str | Path) -> str:
@@ -39,8 +40,8 @@ def read_table(file: Path, asked: Columns, problems: Problems) -> tuple[Table, n
     """
     columns, rows = _READERS[kind_of(file)](file, asked)
     gathered = Gathered(file.name, problems)
-    for images, labels, splits, first in rows:
-        gathered.add(images, labels, splits, first)
+    for block in rows:
+        gathered.add(*block)
     table, numbers = gathered.table()
     if not len(table.paths) and not problems.total:
         problems.add(f"{file.name}: no rows")
@@ -55,7 +56,7 @@ def _lines(file: Path) -> Iterator[str]:
 
 def _read_csv(file: Path, asked: Columns) -> tuple[Columns, Rows]:
     lines = _lines(file)
-    header = next((line for line in lines if line.strip()), "")
+    above, header = next(((above, line) for above, line in enumerate(lines) if line.strip()), (0, ""))
     if not header:
         raise UserError(f"{file} is empty")
     mark, names = _header(header, asked, file)
@@ -64,7 +65,8 @@ def _read_csv(file: Path, asked: Columns) -> tuple[Columns, Rows]:
         columns = choose_columns(names, asked, str(file))
     except UserError as error:
         raise _better_told(error, names, reader, file) from None
-    return columns, _csv_rows(reader, [names.index(name) for name in columns if name is not None], len(names), file)
+    places = [names.index(name) for name in columns if name is not None]
+    return columns, _csv_rows(reader, places, len(names), above + 2, file)
 
 
 def _header(line: str, asked: Columns, file: Path) -> tuple[str, list[str]]:
@@ -86,25 +88,39 @@ def _header(line: str, asked: Columns, file: Path) -> tuple[str, list[str]]:
     return mark, names
 
 
-def _csv_rows(reader: Any, places: list[int], count: int, file: Path) -> Rows:
-    first, filled = 2, filter(None, reader)  # without blank lines
+def _csv_rows(reader: Any, places: list[int], count: int, first: int, file: Path) -> Rows:
+    """The rows from the line ``first`` on, without blank lines."""
     while True:
+        rows: list[list[str]] = []
+        seen = reader.line_num
         try:
-            rows = list(itertools.islice(filled, _ROWS))
+            rows.extend(itertools.islice(reader, _ROWS))
         except csv.Error as error:
-            raise UserError(f"{file} line {reader.line_num + 1} cannot be read: {error}") from None
+            begun = _lines_of([*rows, []], first)[-1]
+            raise UserError(
+                f"{file}: the row that begins in line {begun} cannot be read: {error} (a double quote that is not closed?)"
+            ) from None
         if not rows:
             return
+        lines = reader.line_num - seen
+        numbers = np.arange(first, first + lines) if lines == len(rows) else _lines_of(rows, first)
+        first += lines
+        if not all(rows):
+            numbers, rows = numbers[[bool(row) for row in rows]], [row for row in rows if row]
         if any(len(row) != count for row in rows):
-            number = next(first + k for k, row in enumerate(rows) if len(row) != count)
-            wrong = len(rows[number - first])
+            number, wrong = next((numbers[k], len(row)) for k, row in enumerate(rows) if len(row) != count)
             raise UserError(
                 f"{file} line {number}: {wrong} fields where the header has {count}; a field with a separator in it stands "
                 "between double quotes"
             )
         image, label, *split = ([row[place] for row in rows] for place in places)
-        yield image, label, split[0] if split else None, first
-        first += len(rows)
+        yield image, label, split[0] if split else None, numbers
+
+
+def _lines_of(rows: list[list[str]], first: int) -> np.ndarray:
+    """The line that each row begins in, int64 [N], from the line ``first`` on: fields in quotes may hold line ends."""
+    taken = [1 + sum(field.count("\n") for field in row) for row in rows]
+    return np.cumsum([first, *taken[:-1]], dtype=np.int64)
 
 
 def _better_told(error: UserError, names: list[str], reader: Any, file: Path) -> UserError:
@@ -150,7 +166,7 @@ def _object_rows(entries: Iterator[tuple[int, dict[str, Any]]], columns: Columns
     while block := list(itertools.islice(entries, _ROWS)):
         images, labels = ([entry.get(name) for _, entry in block] for name in (columns.image, columns.label))
         splits = None if columns.split is None else [entry.get(columns.split) for _, entry in block]
-        yield images, labels, splits, block[0][0]
+        yield images, labels, splits, np.array([number for number, _ in block], dtype=np.int64)
 
 
 def _read_parquet(file: Path, asked: Columns) -> tuple[Columns, Rows]:
@@ -187,7 +203,7 @@ def _batches(opened: Any, columns: Columns, file: Path) -> Rows:
         if batch is None:
             return
         image, label, *split = (batch.column(name).to_pylist() for name in names)
-        yield image, label, split[0] if split else None, first
+        yield image, label, split[0] if split else None, np.arange(first, first + len(image))
         first += len(image)
 
 

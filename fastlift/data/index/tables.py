@@ -96,8 +96,10 @@ class Gathered:
         self._split_codes: dict[Any, int] = {}
         self._texts: dict[str, int] = {}
 
-    def add(self, images: Sequence[Any], labels: Sequence[Any], splits: Sequence[Any] | None, first: int) -> None:
-        """Some rows, the first of which has this number in messages; those without a path, a label or a split are problems."""
+    def add(
+        self, images: Sequence[Any], labels: Sequence[Any], splits: Sequence[Any] | None, numbers: np.ndarray
+    ) -> None:
+        """Some rows, with their numbers in messages, int64 [N]; those without a path, a label or a split are problems."""
         label_codes = self._codes(labels, self._label_codes, self._label_code)
         split_codes = (
             np.zeros(len(images), dtype=np.int64)
@@ -107,23 +109,23 @@ class Gathered:
         good = (label_codes >= 0) & (split_codes >= 0)
         for row in np.flatnonzero(~good).tolist():
             if label_codes[row] < 0:
-                self._tell(first + row, _no_label(labels[row], images[row]))
+                self._tell(numbers[row], _no_label(labels[row], images[row]))
             else:
                 assert splits is not None
-                self._tell(first + row, f"split {str(splits[row])[:40]!r} is none of train, val and test")
+                self._tell(numbers[row], f"split {str(splits[row])[:40]!r} is none of train, val and test")
         paths = _plain_paths(images)
         if paths is None:
-            paths = self._cleaned(images, good, first)
+            paths = self._cleaned(images, good, numbers)
         rows = np.flatnonzero(good)
         self._parts.append(paths if good.all() else paths.take(rows))
         self._labels.append(label_codes[rows])
         self._splits.append(split_codes[rows])
-        self._numbers.append(rows + first)
+        self._numbers.append(numbers[rows])
         if self._problems.total > self._most:
             self._problems.add(f"{self._place}: more than {MOST_BAD:,} rows are bad; the others were not read")
             self._problems.raise_if_any()
 
-    def _cleaned(self, images: Sequence[Any], good: np.ndarray, first: int) -> PathTable:
+    def _cleaned(self, images: Sequence[Any], good: np.ndarray, numbers: np.ndarray) -> PathTable:
         """The paths one by one, without spaces around them; those that are none are told, and empty."""
         cleaned = []
         for row, image in enumerate(images):
@@ -131,7 +133,7 @@ class Gathered:
             is_path = isinstance(path, str) and bool(path.strip())
             cleaned.append(path.strip() if is_path else "")
             if not is_path and good[row]:
-                self._tell(first + row, "no path")
+                self._tell(numbers[row], "no path")
             good[row] &= is_path
         return PathTable.from_strings(cleaned)
 

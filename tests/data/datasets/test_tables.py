@@ -178,6 +178,30 @@ def test_missing_values_are_told_with_their_lines(photos: Photos) -> None:
     assert "a.jsonl line 17: no label (r/01.jpg)" in photos.refused(photos.root / "a.jsonl")
 
 
+@pytest.mark.parametrize("rows_at_a_time", [2, 100])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_lines_are_those_of_the_file(
+    rows_at_a_time: int, ends: str, photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blank lines, and line ends within quotes, above a bad row."""
+    monkeypatch.setattr("fastlift.data.index.table_files._ROWS", rows_at_a_time)
+    odd = [photos.rows[0], ('"r/\n01\n.jpg"', '"red\npanda"'), (), (), *photos.rows[2:]]
+    lines = ["", *photos.csv(rows=odd).read_text().split("\n")]
+    for row, bad, told in (
+        (5, "r/05.jpg,", "line {}: no label"),
+        (8, "a,b,c", "line {}: 3 fields where"),
+        (9, '"' + "x" * 2**18, "begins in line {} cannot be read"),
+    ):
+        at = lines.index(",".join(photos.rows[row]))
+        text = ends.join([*lines[:at], bad, *lines[at + 1 :]])
+        (photos.root / "photos.csv").write_bytes(text.encode())
+        assert told.format(at + 1) in photos.refused(photos.root / "photos.csv")
+    entries = [json.dumps({"path": path, "label": name}) for path, name in photos.rows]
+    entries[4:4] = ["", ""]
+    (photos.root / "a.jsonl").write_text(ends.join([*entries[:9], '{"path": "r/05.jpg"}', *entries[10:]]))
+    assert "a.jsonl line 10: no label" in photos.refused(photos.root / "a.jsonl")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -230,7 +254,10 @@ def test_parquet_without_paths_and_damaged(photos: Photos) -> None:
 
 
 def test_a_quote_that_never_ends(photos: Photos) -> None:
-    for header, told in (("path,label", "line 43692 cannot be read: field larger"), ("path,b", "give --label-column")):
+    for header, told in (
+        ("path,label", "the row that begins in line 2 cannot be read: field larger"),
+        ("path,b", "give --label-column"),
+    ):
         (photos.root / "photos.csv").write_text(f'{header}\n"' + "ab\n" * 50_000)
         assert told in photos.refused(photos.root / "photos.csv")
 
