@@ -22,6 +22,7 @@ LAYOUT = (
     "or one folder that is split by itself:\n"
     "  DATA_ROOT/CLASS/image.jpg"
 )
+_NAMED = 3  # folders that a message names
 _SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
 
 
@@ -59,30 +60,67 @@ def class_folder_names(split: Path | Url) -> list[str]:
 def find_layout(root: Path | Url) -> Layout:
     """The splits of a data root, by the names of its folders in any case; without a ``train`` it holds the classes itself.
 
+    A folder called ``train``, ``test`` or ``val`` that holds images, and not folders of classes, is a class among others.
+
     Raises:
         UserError: there are no classes, or only part of a layout with splits.
     """
     names = class_folder_names(root)
     found = {split: [name for way in ways for name in names if name.lower() == way] for split, ways in _SPLITS.items()}
-    full = {split: [name for name in there if _has_classes(root / name)] for split, there in found.items()}
+    called_so = [name for there in found.values() for name in there]
+    others = [name for name in names if name not in called_so]
+    classes = _classes_called_so(root, called_so, others)
+    full = {
+        split: [name for name in there if name not in classes and _has_classes(root / name)]
+        for split, there in found.items()
+    }
     if full["train"]:
-        return _with_splits(root, full)
-    if found["train"]:
-        raise UserError(f"no class folders in {root / found['train'][0]}. Expected layout:\n{LAYOUT}")
-    if others := full["test"] + full["val"]:
-        raise UserError(f"{root} holds {' and '.join(others)}, but no train. Expected layout:\n{LAYOUT}")
+        return _with_splits(root, full, others)
+    if found["train"] and found["train"][0] not in classes:
+        raise UserError(_no_classes(root / found["train"][0]))
+    if splits := full["test"] + full["val"]:
+        beside = f" beside the classes {', '.join(others[:2])}{', ...' * (len(others) > 2)}" if others else ""
+        raise UserError(
+            f"{root} holds {' and '.join(splits)} with folders of classes{beside}, but no train: move the training images' "
+            f"folders into {root / 'train'}. Expected layout:\n{LAYOUT}"
+        )
     if not names:
-        raise UserError(f"no class folders in {root}{_instead(root)}. Expected layout:\n{LAYOUT}")
+        raise UserError(_no_classes(root))
     if len(names) == 1 and _has_classes(inner := root / names[0]):
         raise UserError(f"{root} holds one folder, {names[0]}, and in it others: give --data-root {inner}?")
-    return Layout("", None, None, _loose(root))
+    return Layout("", None, None, (*_loose(root), *_as_class(root, classes)))
 
 
-def _with_splits(root: Path | Url, full: dict[str, list[str]]) -> Layout:
+def _classes_called_so(root: Path | Url, called_so: list[str], others: list[str]) -> list[str]:
+    """Those folders with the name of a split that are classes: they hold images themselves, and so do others beside them."""
+    with_images = [name for name in called_so if others and _images_directly_in(root / name)]
+    return with_images if with_images and any(_images_directly_in(root / name) for name in others) else []
+
+
+def _as_class(root: Path | Url, classes: list[str]) -> tuple[str, ...]:
+    if not classes:
+        return ()
+    are = "is a class" if len(classes) == 1 else "are classes"
+    return (f"{' and '.join(classes)} in {root} {are}: images lie there, as in the other class folders",)
+
+
+def _no_classes(folder: Path | Url) -> str:
+    return f"no class folders in {folder}{_instead(folder)}. Expected layout:\n{LAYOUT}"
+
+
+def _with_splits(root: Path | Url, full: dict[str, list[str]], others: list[str]) -> Layout:
     train, test, val = ([*full[split], None][0] for split in ("train", "test", "val"))
     assert train is not None
     unused = [name for split in full.values() for name in split[1:]]
     notes = [f"{root / name} is not used: another folder is that split" for name in unused]
+    if others:
+        shown = ", ".join(others[:_NAMED]) + ", ..." * (len(others) > _NAMED)
+        notes.append(f"not used, as {root / train} holds the classes: {shown}")
+    notes += [
+        f"{root / name} and {root / train} are one folder, by a link: figures will be too good"
+        for name in (test, val)
+        if isinstance(root, Path) and name is not None and (root / name).samefile(root / train)
+    ]
     if test is not None:
         return Layout(train, val, test, tuple(notes))
     if val is not None:
@@ -104,9 +142,7 @@ def _loose(root: Path | Url) -> tuple[str, ...]:
 
 def _instead(root: Path | Url) -> str:
     if count := _images_directly_in(root):
-        return (
-            f", but {count:,} images: they need a folder for each class, or a table of paths and labels (--train-list)"
-        )
+        return f", but {count:,} image{'s' * (count > 1)}: they need a folder for each class, or a table of paths and labels (--train-list)"
     return ""
 
 

@@ -52,7 +52,13 @@ def test_a_folder_that_is_left_over_is_named(tmp_path: Path) -> None:
         ((), (), "no class folders in .*, *|DATA_ROOT/CLASS/image.jpg"),
         ((), ("a.jpg", "b.png", "notes.txt"), "but 2 images: they need a folder for each class, or a table"),
         (("train",), (), r"no class folders in .*train\. Expected"),
-        (("cat", "test/cat"), (), "holds test, but no train"),
+        (("train", "test"), ("train/1.jpg", "test/2.jpg"), r"no class folders in .*train, but 1 image: .*\. Expected"),
+        (("train", "docs"), ("train/1.jpg",), r"no class folders in .*train, but 1 image: they need a folder"),
+        (
+            ("cat", "test/cat", "dog", "eel"),
+            ("cat/1.jpg",),
+            r"holds test with folders of classes beside the classes cat, dog, \.\.\., but no train: move .* into .*train\.",
+        ),
         (("photos/cat", "photos/dog"), (), r"holds one folder, photos, .* give --data-root .*photos\?"),
         (("__MACOSX/cat", ".git/x", "@eaDir/x"), (), "no class folders"),
     ],
@@ -63,6 +69,28 @@ def test_what_is_no_layout(folders: tuple[str, ...], files: tuple[str, ...], mes
         (tmp_path / file).touch()
     with pytest.raises(UserError, match=message):
         find_layout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "files", "expected"),
+    [
+        (("cat", "train", "dog"), ("cat/1.jpg", "train/2.jpg", "dog/3.jpg"), "train in {} is a class"),
+        (("bus", "Train/steam", "test"), ("bus/1.jpg", "Train/2.jpg"), "Train in {} is a class"),
+        (("cat", "train", "test", "val"), ("cat/1.jpg", "train/2.jpg", "val/3.jpg"), "train and val in {} are classes"),
+        (("docs", "train/cat", "test/cat"), ("train/stray.jpg",), "not used, as {}/train holds the classes: docs"),
+        (("bus", "train/steam", "test/steam"), ("bus/1.jpg",), "not used, as {}/train holds the classes: bus"),
+    ],
+)
+def test_a_class_may_be_called_as_a_split(
+    folders: tuple[str, ...], files: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    make(tmp_path, *folders)
+    for file in files:
+        (tmp_path / file).touch()
+    found = find_layout(tmp_path)
+    assert (found.train, found.test) == (("train", "test") if "not used" in expected else ("", None))
+    assert [note.partition(":")[0] for note in found.notes] == [expected.format(tmp_path).partition(":")[0]]
+    assert found.notes[0].startswith(expected.format(tmp_path))
 
 
 def test_leftovers_are_no_classes_and_loose_images_are_said(tmp_path: Path) -> None:
@@ -85,3 +113,11 @@ def test_links(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="loop is a link to a folder that it lies in: remove the link"):
             find_layout(root)
         (root / "loop").unlink()
+
+
+def test_a_split_that_is_a_link_to_another(tmp_path: Path) -> None:
+    make(tmp_path, "train/cat")
+    (tmp_path / "test").symlink_to("train")
+    assert find_layout(tmp_path).notes == (
+        f"{tmp_path / 'test'} and {tmp_path / 'train'} are one folder, by a link: figures will be too good",
+    )
