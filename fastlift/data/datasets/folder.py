@@ -44,6 +44,9 @@ class ClassFolders(Source):
         classes = class_folder_names(root / layout.train)
         listings = {split: list_split(root, folder, classes, problems) for split, folder in folders.items()}
         _check_images(root, folders, classes, listings, problems)
+        if isinstance(root, Path):
+            for folder in folders.values():
+                _check_links(root / folder, classes, problems)
         return index_listings(request, listings, _names(request, classes, problems), problems)
 
 
@@ -76,6 +79,19 @@ def _check_images(
             problems.add(
                 f"{place}: {len(empty):,} of {len(classes):,} class folders hold no image ({', '.join(empty[:_NAMED])}{more}): "
                 "delete them, or put images there"
+            )
+
+
+def _check_links(split: Path, classes: list[str], problems: Problems) -> None:
+    """Add a problem for each class folder that is another one too, by a link: its images would have two labels."""
+    if not any(os.path.islink(split / name) for name in classes):
+        return
+    first: dict[str, str] = {}
+    for name in classes:
+        other = first.setdefault(os.path.realpath(split / name), name)
+        if other != name:
+            problems.add(
+                f"{split / other} and {split / name} are one folder, by a link: remove one of these two classes"
             )
 
 

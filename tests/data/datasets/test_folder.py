@@ -159,3 +159,16 @@ def test_classes_that_differ_by_case_alone(photos: Any, encode: Callable, make_i
 def test_folder_says_which_layout_it_wants(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"DATA_ROOT/train/CLASS/image\.jpg"):
         load_data_set("folder", data_root=tmp_path)
+
+
+def test_two_classes_that_are_one_folder(photos: Any) -> None:
+    (photos.root / "wasp").symlink_to("bee")
+    with pytest.raises(UnusableData) as caught:
+        load_data_set("folder", data_root=photos.root, cache_dir=photos.cache)
+    assert caught.value.problems.entries == [
+        f"{photos.root / 'bee'} and {photos.root / 'wasp'} are one folder, by a link: remove one of these two classes"
+    ]
+    (photos.root / "wasp").unlink()
+    (photos.root / "bee").rename(photos.root.parent / "elsewhere")
+    (photos.root / "bee").symlink_to(photos.root.parent / "elsewhere")  # a link alone is a class
+    assert len(load_data_set("folder", data_root=photos.root, cache_dir=photos.cache).class_names) == 4
