@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastlift.interop import lift_checkpoints
     from fastlift.interop.adapters import add_adapters as add_adapters
     from fastlift.interop.adapters import load_adapters as load_adapters
+    from fastlift.interop.adapters import load_classifier as load_classifier
     from fastlift.interop.adapters import remove_adapters as remove_adapters
     from fastlift.interop.adapters import save_adapters as save_adapters
     from fastlift.interop.adapters import tuner_parameters as tuner_parameters
@@ -61,6 +62,7 @@ _HOMES = {
     "create_model": "models.create",
     "from_pretrained": "engine.sharing",
     "load_adapters": "interop.adapters",
+    "load_classifier": "interop.adapters",
     "load_run": "engine.model",
     "remove_adapters": "interop.adapters",
     "save_adapters": "interop.adapters",

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -212,7 +213,7 @@ def test_the_snippets_of_drop_in_run(tiny_data: Path, tmp_path: Path, monkeypatc
     from timm.models.vision_transformer import VisionTransformer
 
     monkeypatch.chdir(tmp_path)
-    training, adapters, loading = (
+    training, adapters, _, loading = (
         text for language, text in code_blocks(ROOT / "docs/drop_in.md") if language == "python"
     )
 
@@ -238,6 +239,25 @@ def test_the_snippets_of_drop_in_run(tiny_data: Path, tmp_path: Path, monkeypatc
     exec(loading, names)
     assert names["images"].shape[1:] == (3, 224, 224)
     names["loader"].close()
+
+
+def test_the_snippet_of_a_runs_classifier_runs(
+    tiny_clip: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tiny CLIP in place of OpenAI's: it gives the run's probabilities."""
+    import open_clip
+    from interop.adapters.test_of_runs import images, open_clip_visual, save_run_adapters, trained_model
+
+    monkeypatch.chdir(tmp_path)
+    run = trained_model(tiny_clip, "adaptformer")
+    save_run_adapters(run, "my-adapters")
+    tiny = SimpleNamespace(visual=open_clip_visual(tiny_clip))
+    monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained: tiny)
+    snippet = [text for language, text in code_blocks(ROOT / "docs/drop_in.md") if language == "python"][2]
+    names: dict[str, Any] = {"fastlift": fastlift, "images": images()}
+    exec(snippet, names)
+    torch.testing.assert_close(names["probabilities"], run(images()).softmax(dim=1), rtol=1e-3, atol=1e-4)
+    assert names["names"] == run.class_names
 
 
 def test_the_snippet_of_exporting_runs() -> None:

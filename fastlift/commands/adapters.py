@@ -23,7 +23,8 @@ class Adapters:
     """What a run trained inside its backbone, as a folder of a few MB that loads onto the same backbone elsewhere.
 
     fastlift.load_adapters adds it to a model of timm, open_clip or transformers with the weights that the run started from. A
-    run's LoRA can also leave as an adapter of PEFT. The classifier stays in the run: fastlift export writes the whole model.
+    run's LoRA can also leave as an adapter of PEFT. The classifier and the names of the classes are beside it, for
+    fastlift.load_classifier. fastlift export writes the whole model.
     """
 
     run: tyro.conf.Positional[Path]
@@ -47,6 +48,7 @@ def run(arguments: list[str]) -> int:
     from fastlift.config import load
     from fastlift.engine.model import load_run
     from fastlift.interop.adapters import peft_files, store
+    from fastlift.interop.adapters.heads import CLASSIFIER
     from fastlift.interop.adapters.of_runs import save_run_adapters
     from fastlift.reporting.console import Terminal, show_line
     from fastlift.runs.folder import open_run
@@ -59,4 +61,8 @@ def run(arguments: list[str]) -> int:
     save_run_adapters(model, command.to, base=base, peft=command.peft)
     way = "fastlift.load_adapters" if command.peft is None else "peft.PeftModel.from_pretrained"
     show_line(f"{there}: {there.stat().st_size / 2**20:.2f} MiB; {way}(model, {str(command.to)!r}) adds it to {base}")
+    head = command.to / CLASSIFIER
+    show_line(
+        f"{head}: names, classifier = fastlift.load_classifier({str(command.to)!r}); {len(model.class_names)} classes"
+    )
     return 0

@@ -8,11 +8,13 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from fastlift.errors import UserError
+from fastlift.interop.adapters import peft_files
 from fastlift.interop.adapters.attach import DropIn
 from fastlift.interop.adapters.families import FAMILIES, Family
+from fastlift.interop.adapters.heads import write_classifier
 from fastlift.interop.adapters.peft_files import write_peft
 from fastlift.interop.adapters.sites import NOT_HERE, WITH_RANK
-from fastlift.interop.adapters.store import Base, Description, as_folder, check_finite, samples_of, write_adapters
+from fastlift.interop.adapters.store import FILE, Base, Description, as_folder, check_finite, samples_of, write_adapters
 from fastlift.models.lift import LiftModel
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings.names import one_of
@@ -29,7 +31,7 @@ LAYOUTS: dict[Layout, tuple[str, Family]] = {
 def save_run_adapters(model: LiftModel, folder: str | Path, *, base: str = "", peft: Layout | None = None) -> Path:
     """Write what a run trained inside its backbone as a folder that ``fastlift.load_adapters`` adds to another library's model.
 
-    The classifier is not in it.
+    Its classifier is beside them, with the names of the classes, for ``fastlift.load_classifier``.
 
     Args:
         model: of ``fastlift.load_run``.
@@ -56,10 +58,12 @@ def save_run_adapters(model: LiftModel, folder: str | Path, *, base: str = "", p
         check_finite(state)
         blocks, family = LAYOUTS[peft]
         write_peft(folder, state, tuner, rank, layers, blocks, family.sites, base)
+        write_classifier(model, folder / peft_files.FILE)
         return folder
     samples = [samples_of(_own_weight(vit.block(i).mlp_in)).cpu().tolist() for i in range(vit.depth)]
     origin = Base(name=base, kind="fastlift.LiftModel", width=vit.width, depth=vit.depth, mlp_samples=samples)
     write_adapters(folder, state, Description(tuner=tuner, rank=rank, layers=layers, base=origin))
+    write_classifier(model, folder / FILE)
     return folder
 
 

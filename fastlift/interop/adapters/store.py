@@ -165,7 +165,7 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
         UserError: no such folder or repository, a damaged one, or adapters of another model: other shapes, or the same
             shapes with other weights. The model is then as it was.
     """
-    described, state = _read(_fetch(str(source), revision))
+    described, state = _read(fetched(str(source), revision, FILE))
     present = holder_of(model)
     if present is None:
         tower = find_tower(model)
@@ -254,8 +254,8 @@ def _check_base(model: nn.Module, tower: Tower, base: Base, source: str | Path) 
             )
 
 
-def _fetch(source: str, revision: str | None) -> Path:
-    """The file of ``source``. A path looks like a repository's id, so the hub is asked where it is named alone."""
+def fetched(source: str, revision: str | None, name: str) -> Path:
+    """The file called ``name`` of ``source``. A path looks like a repository's id, so the hub is asked where it is named alone."""
     repository = source.removeprefix(HUB)
     if repository == source:
         if not Path(source).is_dir():
@@ -263,13 +263,13 @@ def _fetch(source: str, revision: str | None) -> Path:
             raise UserError(f"adapters {source}: expected a folder, it {kind} (a hub repository is {HUB}OWNER/NAME)")
         if revision is not None:
             raise UserError(f"adapters {source}: a folder has no revision {revision!r}; only a hub repository has")
-        return Path(source) / FILE
+        return Path(source) / name
     if not _REPOSITORY.fullmatch(repository):
         raise UserError(f"adapters {source}: expected {HUB}OWNER/NAME")
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repository, FILE, revision=revision))
+        return Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:  # whatever the hub client raises: no network, no such repository, no such file
         raise UserError(
             f"adapters {source} could not be downloaded from the hub ({type(error).__name__}: {str(error)[:200]})",

@@ -7,11 +7,9 @@ from copy import deepcopy
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastlift.models.classifiers import ZeroShotClassifier
 from fastlift.models.layers import LayerNorm, Linear
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.classifier import TextClassifier
@@ -42,9 +40,7 @@ def serving_model(model: LiftModel, crops: int = 1) -> ServingModel:
     copied.set_compute_dtype(torch.float32)
     classifier = copied.classifier
     if isinstance(classifier, TextClassifier):  # its class features no longer change
-        weight, projection = F.normalize(classifier.weight.detach(), dim=1), classifier.image_projection
-        plain = None if projection is None else projection.detach()
-        classifier = ZeroShotClassifier(plain, weight, classifier.scale, classifier.image_adapter)
+        classifier = classifier.constant()
     return ServingModel(merge_tuners(copied.vit), classifier, crops).float()
 
 

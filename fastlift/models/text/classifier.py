@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlift.errors import UserError
 from fastlift.models.backbones import Backbone
 from fastlift.models.backbones.backbone import TextTower
-from fastlift.models.classifiers import Classifier
+from fastlift.models.classifiers import Classifier, ZeroShotClassifier
 from fastlift.models.text.features import PromptTextSettings, prompts_for
 from fastlift.models.text.tower import TextTransformer, causal_projection, random_context, worded_context
 from fastlift.models.text.wordless import warn_of_wordless
@@ -83,6 +84,13 @@ class TextClassifier(Classifier):
     def _class_features(self) -> Tensor:
         features = self.text().float() @ self.text_projection
         return features if self.text_adapter is None else self.text_adapter(features)
+
+    @torch.no_grad()
+    def constant(self) -> ZeroShotClassifier:
+        """The same without the text tower: its class features as they are now."""
+        projection = None if self.image_projection is None else self.image_projection.detach()
+        weight = F.normalize(self.weight, dim=1)
+        return ZeroShotClassifier(projection, weight, self.scale, self.image_adapter)
 
     def prepare(self, features: Tensor) -> Tensor:
         features = features.float()

@@ -19,6 +19,7 @@ from fastlift.commands import adapters as command
 from fastlift.interop.adapters.attach import DropIn
 from fastlift.interop.adapters.of_runs import save_run_adapters
 from fastlift.models.lift import LiftModel
+from fastlift.system import sealed
 
 TUNERS = get_args(DropIn)
 TIMM = "vit_tiny_patch16_224"
@@ -154,6 +155,118 @@ def test_adapters_in_a_model_leave_for_peft(tmp_path: Path, tuner: Any) -> None:
         fastlift.save_adapters(model, tmp_path / "no", format="peft")
 
 
+def clip_model(tiny_clip: Files) -> nn.Module:
+    """transformers' CLIP of both towers, whose vision tower has the tiny CLIP's weights."""
+    from interop.adapters.models import clip_both
+
+    vision: Any = transformers_vision(tiny_clip)
+    transformers: Any = pytest.importorskip("transformers")
+    config: Any = clip_both().config  # type: ignore[assignment]
+    sizes = {"text_config": config.text_config.to_dict(), "vision_config": vision.config.to_dict()}
+    model = transformers.CLIPModel(transformers.CLIPConfig(**sizes, projection_dim=24)).eval()
+    whole = dict(model.state_dict())
+    for name, value in vision.state_dict().items():
+        name = name.removeprefix("vision_model.")
+        assert whole[f"vision_model.{name}"].shape == value.shape
+        whole[f"vision_model.{name}"] = value
+    model.load_state_dict(whole)
+    return model
+
+
+@pytest.mark.parametrize("tuner", ["lora", "lora_mlp"])
+def test_through_peft_in_a_clip_of_both_towers(tiny_clip: Files, tmp_path: Path, tuner: Any) -> None:
+    peft = pytest.importorskip("peft")
+    run = trained_model(tiny_clip, tuner, layers=(0, 2))
+    save_run_adapters(run, tmp_path, peft="CLIPModel")
+    model: Any = clip_model(tiny_clip)
+    texts = {"input_ids": torch.tensor([[1, 5, 2]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    text = model.text_model(**texts).pooler_output
+    with pytest.raises(AssertionError):
+        close(model.vision_model, run)
+    wrapped = peft.PeftModel.from_pretrained(model, tmp_path)
+    close(wrapped.base_model.model.vision_model, run)
+    assert torch.equal(wrapped.base_model.model.text_model(**texts).pooler_output, text), "only the vision tower's"
+    names, classifier = fastlift.load_classifier(tmp_path)
+    vectors = wrapped.base_model.model.vision_model(images()).pooler_output
+    torch.testing.assert_close(classifier(vectors), run(images()), rtol=1e-4, atol=1e-3)
+    assert names == run.class_names
+
+
+def same_logits(model: nn.Module, run: LiftModel, folder: Path) -> None:
+    """Features of another library's model and the classifier of the folder give the run's logits."""
+    before = torch.get_rng_state()
+    names, classifier = fastlift.load_classifier(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert names == run.class_names
+    with torch.no_grad():
+        got, wanted = classifier(model.eval()(images())), run(images())
+    assert wanted.std() > 0.05
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"classifier": "cosine", "scale": 40.0},
+        {"classifier": "linear"},
+        {"classifier": "layernorm"},
+        {"classifier": "text", "text_tuner": ("coop", "clip_adapter", "projection")},
+    ],
+    ids=lambda options: options["classifier"],
+)
+def test_the_classifier_of_a_run_in_open_clip(tiny_clip: Files, tmp_path: Path, options: Any) -> None:
+    run = trained_model(tiny_clip, "adaptformer", **options)
+    save_run_adapters(run, tmp_path)
+    visual = open_clip_visual(tiny_clip)
+    fastlift.load_adapters(visual, tmp_path)
+    same_logits(visual, run, tmp_path)
+
+
+def test_the_classifier_of_a_run_in_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plain = timm_run(tmp_path, monkeypatch, "lora")
+    save_run_adapters(run, tmp_path / "a")
+    fastlift.load_adapters(plain, tmp_path / "a")
+    same_logits(plain, run, tmp_path / "a")
+
+
+def test_classifiers_that_are_not_the_adapters_own(tiny_clip: Files, tmp_path: Path) -> None:
+    """A kill between the two files, or others' adapters in the folder, must not pair what was not trained together."""
+    save_run_adapters(trained_model(tiny_clip, "adaptformer"), tmp_path)
+    visual = open_clip_visual(tiny_clip)
+    fastlift.load_adapters(visual, tmp_path)
+    fastlift.load_classifier(tmp_path)
+    with torch.no_grad():
+        next(iter(fastlift.tuner_parameters(visual).values())).add_(1)
+    fastlift.save_adapters(visual, tmp_path)
+    with pytest.raises(fastlift.UserError, match="was trained with other adapters than those beside it"):
+        fastlift.load_classifier(tmp_path)
+    file = tmp_path / "classifier.safetensors"
+    state, texts = sealed.read(file)
+    described = json.loads(texts["description"]) | {"adapters": ""}
+    (tmp_path / "adapters.safetensors").unlink()
+    first, rest = state["weight"][:1], state["weight"][1:]
+    for change, tensors, message in (
+        ({}, state, ""),
+        ({"classifier": "euclid"}, state, r"no classifier that is known here \(cosine, linear"),
+        ({"classifier": "linear"}, state, "does not fit its description"),
+        ({"class_names": ["one"]}, state, f"names 1 classes and has weights of {len(CLASS_NAMES)}"),
+        ({"scale": "25"}, state, "no description of a classifier"),
+        ({}, {"weight": torch.cat([torch.nan * first, rest])}, "weight holds numbers that are not finite"),
+    ):
+        sealed.write(file, tensors, {"description": json.dumps(described | change)})
+        if message:
+            with pytest.raises(fastlift.UserError, match=message):
+                fastlift.load_classifier(tmp_path)
+        else:
+            fastlift.load_classifier(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(fastlift.UserError, match=r"classifier\.safetensors is damaged"):
+        fastlift.load_classifier(tmp_path)
+    file.unlink()
+    with pytest.raises(fastlift.UserError, match=r"holds no classifier .*fastlift adapters RUN --to FOLDER writes one"):
+        fastlift.load_classifier(tmp_path)
+
+
 def test_what_cannot_leave_says_why(tiny_clip: Files, tmp_path: Path) -> None:
     cases: list[tuple[Any, Any, str]] = [
         (("lora", "ssf_ln"), None, "trained lora, ssf_ln together; an adapter folder holds one tuner of adaptformer"),
@@ -176,10 +289,13 @@ def test_command(tiny_clip: Files, tiny_data: Path, tmp_path: Path, capsys: Any)
     recipe = tiny_recipe(tiny_clip, tiny_data, epochs=1, tuner=("lora",), rank=2, amp="fp32")
     run, out = fastlift.train(recipe, output=tmp_path / "run").folder, tmp_path / "out"
     assert command.run([str(run), "--to", str(out)]) == 0
-    assert "adapters.safetensors" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "adapters.safetensors" in told
+    assert f"names, classifier = fastlift.load_classifier('{out}'); {len(CLASS_NAMES)} classes" in told
     visual = open_clip_visual(tiny_clip)
     fastlift.load_adapters(visual, out)
     close(visual, fastlift.load_run(run))
+    same_logits(visual, fastlift.load_run(run), out)
     with pytest.raises(fastlift.UserError, match="exists already; use --overwrite"):
         command.run([str(run), "--to", str(out)])
     assert command.run([str(run), "--to", str(out), "--overwrite"]) == 0
