@@ -78,7 +78,8 @@ setup(
         "fastlift": ["py.typed", "assets/*", "reporting/report.*", "serving/page/*", "data/datasets/lists/*"],
         "fastlift_kernels": ["py.typed"],
     },
-    exclude_package_data={"": ["*.cpp", "*.h", "README.md"]},
+    # NOTICE.md is among the licences (pyproject.toml), beside the packages.
+    exclude_package_data={"": ["*.cpp", "*.h", "README.md", "*NOTICE.md"]},
     ext_modules=[Extension("fastlift_kernels._native", sources=[], optional=True)],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
 )

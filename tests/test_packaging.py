@@ -49,7 +49,6 @@ def test_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
         "fastlift/assets/shapes_clip.json",
         "fastlift/assets/shapes_clip.safetensors",
         "fastlift/data/datasets/lists/ImageNet_LT_classnames.txt.gz",
-        "fastlift/data/datasets/lists/NOTICE.md",
         "fastlift/reporting/report.html",
         "fastlift/reporting/report.css",
         "fastlift/reporting/report.js",
@@ -58,7 +57,15 @@ def test_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
         "fastlift_kernels/adapter/reference.py",
     }
     assert wanted <= names
+    assert [name for name in names if name.endswith("licenses/fastlift/data/datasets/lists/NOTICE.md")]
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "kernels/"))]
+
+
+def test_the_wheel_passes_the_check_that_make_wheel_ends_with(wheel: Path) -> None:
+    if (check := shutil.which("check-wheel-contents", path=str(Path(sys.executable).parent))) is None:
+        pytest.skip("check-wheel-contents comes with the extra dev")
+    done = subprocess.run([check, str(wheel)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
 
 
 def test_wheel_imports_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
