@@ -9,10 +9,19 @@ from pathlib import Path
 from fastlift.callbacks.callback import Callback, Event, RunStart
 from fastlift.system.files import append_line, write_text
 
-COLUMNS = (
+COLUMNS = (  # tests/engine/test_callbacks.py holds them to what a run tells
     *("event", "step", "epoch", "split", "loss", "accuracy", "train_loss", "train_accuracy", "learning_rate"),
-    *("image_size", "images_per_s", "data_wait_share", "many", "medium", "few", "mean_class_accuracy", "macro_f1"),
-    *("worst_class", "harmonic_mean", "geometric_mean", "expected_calibration_error", "log_loss", "samples"),
+    *("image_size", "images_per_s", "data_wait_share", "data_wait_rank", "data_wait_by_rank", "many", "medium", "few"),
+    *(
+        "mean_class_accuracy",
+        "macro_f1",
+        "worst_class",
+        "harmonic_mean",
+        "geometric_mean",
+        "expected_calibration_error",
+        "log_loss",
+        "samples",
+    ),
     *("non_finite", "checkpoint", "evaluate_s", "seconds"),
 )
 

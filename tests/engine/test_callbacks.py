@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from pathlib import Path
@@ -105,7 +106,11 @@ def test_a_run_that_trains_nothing_tells_its_test(tiny_clip: Files, settings: Co
 
 def test_of_several_processes_the_first_logs(tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = command(tiny_clip, tiny_data, run, "--log", "csv")
-    outcomes = Group(tmp_path / "ranks", 2, run_command, (arguments,)).join()
+    followed = ["--log", "csv", "--val-share", "0.2", "--eval-every", "1"]
+    outcomes = Group(tmp_path / "ranks", 2, run_command, (command(tiny_clip, tiny_data, run, *followed),)).join()
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err + outcomes[1].err
-    assert len((run / "metrics.csv").read_text().splitlines()) == 1 + len(lines(run))
+    table, told = list(csv.reader((run / "metrics.csv").open())), lines(run)
+    assert {key for line in told for key in line} == set(table[0]), (
+        "all that is told has a column, and no other is there"
+    )
+    assert table[1:] == [["" if line.get(key) is None else str(line[key]) for key in table[0]] for line in told]
