@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,10 +92,33 @@ def test_it_says_what_it_finds(settings: Config, tmp_path: Path) -> None:
     assert f"the test split is evaluated with {chosen['name']}: the best mean class accuracy of 2" in told.text
     best = next(event for event in found if event["checkpoint"] == chosen["name"])
     assert run.results["validation"].items() <= best.items()
-    assert run.results["validation"]["mean_class_accuracy"] == best["mean_class_accuracy"]
+    figures = {name for name, value in run.results["metrics"].items() if not isinstance(value, list | dict)}
+    assert set(run.results["validation"]) == figures, "all figures of the evaluation, and nothing else about it"
     assert run.results["timing"]["validate_s"] == pytest.approx(sum(event["evaluate_s"] for event in found))
     page = (run.folder / "report.html").read_text()
     assert "Validation" in page
+
+
+def test_evaluations_are_no_time_of_the_training(
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which each of them takes eleven days."""
+    evaluate, clock, later = validation.evaluate, time.perf_counter, [0.0]
+
+    def slow(*given: Any, **named: Any) -> Evaluation:
+        later[0] += 1e6
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr(validation, "evaluate", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + later[0])
+    run = fastlift.train(settings.override(eval_every=0.5), output=tmp_path / "run")
+    assert later[0] == 6e6
+    assert 0 < run.results["timing"]["train_s"] < 1e5
+    logged = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(event["seconds"] < 1e5 for event in logged if event.get("split") != "test")
+    assert all(event["images_per_s"] > 1e-4 for event in logged if event["event"] == "step"), (
+        "30 images or fewer in a pause"
+    )
 
 
 def test_the_test_split_is_touched_once(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
