@@ -117,7 +117,7 @@ def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ..
     count = len(encoded)
     labels = np.full(count, -1, dtype=np.int64)
     widths, heights = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
-    digest = hashlib.blake2b(digest_size=16)
+    digests = np.zeros((count, 16), dtype=np.uint8)
     for first in range(0, count, _BATCH):
         rows = encoded[first : first + _BATCH]
         for row, (one, number) in enumerate(zip(rows[image], rows[label], strict=True), start=first):
@@ -131,7 +131,7 @@ def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ..
             if header.reason:
                 problems.add_files([f"{name}: row {row} {header.reason}"])
             labels[row], widths[row], heights[row] = number, header.width, header.height
-            digest.update(hashlib.blake2b(data, digest_size=16).digest())
+            digests[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), dtype=np.uint8)
     if not count:
         problems.add(f"{name}: no rows")
 
@@ -141,7 +141,7 @@ def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ..
         except DecodeError as error:
             raise DecodeError(f"(row {row} of the data set) {error}") from error
 
-    return object_index(name, load, labels, widths, heights, names, digest.digest())
+    return object_index(name, load, labels, widths, heights, names, digests)
 
 
 def _bytes(image: Any) -> bytes:

@@ -58,7 +58,7 @@ def index_of_items(
             )
         return pixels
 
-    return object_index(name, load, labels, widths, heights, class_names, b"")
+    return object_index(name, load, labels, widths, heights, class_names)
 
 
 def object_index(
@@ -68,13 +68,14 @@ def object_index(
     widths: np.ndarray,
     heights: np.ndarray,
     class_names: tuple[str, ...],
-    content: bytes,
+    digests: np.ndarray | None = None,
 ) -> ImageIndex:
-    """The index of images that ``load`` gives; ``content`` is what is known of theirs, for the fingerprint."""
+    """The index of images that ``load`` gives; ``digests``, uint8 [N, 16], are of their contents, where these are known."""
+    content = b"" if digests is None else np.ascontiguousarray(digests).tobytes()
     digest = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
     hashed = fingerprint(PathTable(digest, np.zeros(1, dtype=np.int64)), labels, widths, heights, class_names)
     paths = PathTable(np.zeros(0, dtype=np.uint8), np.zeros(len(labels) + 1, dtype=np.int64))
-    images = ObjectImages(load, np.arange(len(labels)))
+    images = ObjectImages(load, np.arange(len(labels)), digests)
     return ImageIndex(name, None, paths, labels, widths, heights, class_names, hashed, arrays=images)
 
 

@@ -12,9 +12,11 @@ from fastlift.data.datasets.dataset import told_images
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.problems import SHOWN, Problems, UnusableData
+from fastlift.data.inspection.same_images import told_same_images
 from fastlift.data.loading.decode import load_image
 from fastlift.data.loading.reading import DecodeError
 from fastlift.system.machine import cpus
+from fastlift.system.printing import printable
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class CheckResult:
                 f"{self.dataset}: fine. {told_images(self.images)}, "
                 f"{self.classes:,} classes; {how} in {self.seconds:.1f} s"
             )
-            return Text("\n").join([Text(fine, style="green"), *map(Text, self.notes)])
+            return Text("\n").join([Text(fine, style="green"), *(Text(printable(note)) for note in self.notes)])
         shown = Problems(self.dataset, self.hint, list(self.problems)).message()
         more = f"\n(all {len(self.problems):,} with --json)" if len(self.problems) > SHOWN else ""
         return Text(shown + more)
@@ -90,6 +92,8 @@ def check(name: str, *, decode: bool = False, progress: Progress | None = None, 
     classes = 0 if data is None else len(data.class_names)
     looked_at = "headers" if data is None else "pictures" if decode else _kind(data.train)
     problems, notes = tuple(dict.fromkeys(entries)), () if data is None else data.notes
+    if data is not None:
+        notes = (*notes, *told_same_images(data.splits, progress))
     return CheckResult(name, problems, hint, images, classes, looked_at, time.perf_counter() - start, notes)
 
 
