@@ -1,7 +1,9 @@
-"""Where the images of a list lie: whether its folders are in the data root, told at once, and files that lie one folder higher."""
+"""Where the images of a list lie: whether its folders are in the data root, told at once, and files that lie elsewhere than it says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -38,21 +40,53 @@ def _meant(root: Path, folder: str) -> Path | None:
     return next((place for place in places if (place / folder).is_dir()), None)
 
 
-def lies_flat(root: Path, file: Path) -> bool:
-    """Whether images lie one folder higher than a list says, as ImageNet's validation images do when they are unpacked.
+@dataclass(frozen=True)
+class Move:
+    """Another place where the images of a list may lie: ``path`` makes it of what the list says."""
 
-    The first line of the list tells: its image is not in the folder of its class, and is beside this folder.
+    name: str
+    path: Callable[[str], str]
+
+    def paths(self, paths: PathTable) -> PathTable:
+        """Where the images are, of all that a list names."""
+        return PathTable.from_strings(map(self.path, paths))
+
+
+def found_elsewhere(root: Path, file: Path, moves: Sequence[Move]) -> Move | None:
+    """The first of these places where a list's images are; None where they are where it says, or nowhere.
+
+    The first line of the list tells: its image is not there, and is in the other place.
     """
     first = next(line_blocks(file), b"").partition(b"\n")[0].decode("utf-8", "surrogateescape")
     path = first.strip().rpartition(" ")[0].rstrip()
-    return path.count("/") > 1 and not (root / path).is_file() and (root / _higher(path)).is_file()
-
-
-def one_folder_higher(paths: PathTable) -> PathTable:
-    """``val/x.JPEG`` for each ``val/n01440764/x.JPEG``."""
-    return PathTable.from_strings(map(_higher, paths))
+    if "/" not in path or (root / path).is_file():
+        return None
+    return next((move for move in moves if move.path(path) != path and (root / move.path(path)).is_file()), None)
 
 
 def _higher(path: str) -> str:
-    folder, _, name = path.rpartition("/")
-    return f"{folder.rpartition('/')[0]}/{name}"
+    folder, slash, name = path.rpartition("/")
+    above = folder.rpartition("/")[0]
+    return f"{above}{slash}{name}" if above else path
+
+
+def _of_places365(train: str, val: str) -> Callable[[str], str]:
+    def moved(path: str) -> str:
+        split, _, rest = path.partition("/")
+        folder, _, name = rest.rpartition("/")
+        if split == "val":
+            return f"{val}/{name}"
+        return f"{train}/{folder[:1]}/{folder.replace('-', '/')}/{name}"
+
+    return moved
+
+
+# ``val/x.JPEG`` for each ``val/n01440764/x.JPEG``, as ImageNet's validation images lie when they are unpacked.
+ONE_FOLDER_HIGHER = Move("higher", _higher)
+# Of torchvision's ``Places365`` and of the archives that it unpacks: ``data_256/f/field/wild/x.jpg`` for
+# ``train/field-wild/x.jpg``, and all validation images in one folder.
+PLACES365 = tuple(
+    Move(train, _of_places365(train, f"val_{size}"))
+    for size in ("large", "256")
+    for train in (f"data_{size}_standard", f"data_{size}")
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastlift.data.datasets import inaturalist
 from fastlift.data.datasets.dataset import DataSet, Request, Source
-from fastlift.data.datasets.laid_out import missing_folders, one_folder_higher
+from fastlift.data.datasets.laid_out import Move, missing_folders
 from fastlift.data.datasets.splits import check_classes, finish, index_split, note_shared
 from fastlift.data.datasets.tables import load_tables
 from fastlift.data.datasets.wordnet import names_of_folders
@@ -52,21 +52,21 @@ def load_lists(
     class_names: tuple[str, ...],
     problems: Problems,
     check: Callable[[str, Listing, str, Problems], None] | None = None,
-    flat: Callable[[Path], bool] = lambda file: False,
+    elsewhere: Callable[[Path], Move | None] = lambda file: None,
 ) -> DataSet:
     """The splits of list files below the data root, of those that have one; raises UnusableData where there are problems.
 
     ``check`` is called with (split, listing, name of its file, problems) for a list without problems, and adds to these.
-    ``flat`` tells whether the images of a list file lie one folder higher than it says.
+    ``elsewhere`` tells where the images of a list file lie, if not where it says.
     """
     indices: dict[str, ImageIndex | None] = {}
     for split, file in lists.items():
         if file is None:
             continue
 
-        higher = flat(file)
+        move = elsewhere(file)
 
-        def make_listing(split: str = split, file: Path = file, higher: bool = higher) -> Listing | None:
+        def make_listing(split: str = split, file: Path = file, move: Move | None = move) -> Listing | None:
             before = problems.total
             listing = read_list(file, len(class_names), problems)
             if problems.total == before:
@@ -74,12 +74,12 @@ def load_lists(
                     check(split, listing, file.name, problems)
                 if split == "train":
                     check_classes(listing, class_names, file.name, problems)
-            if higher:
-                listing = Listing(one_folder_higher(listing.paths), listing.labels)
+            if move is not None:
+                listing = Listing(move.paths(listing.paths), listing.labels)
             return None if _lacks_folders(request, listing, file.name, problems) else listing
 
         key = b"list\0" + request.name.encode() + b"\0%d\0" % len(class_names) + split.encode()
-        key += b"\0" + content_digest(file) + (b"\0higher" if higher else b"")
+        key += b"\0" + content_digest(file) + (b"" if move is None else b"\0" + move.name.encode())
         indices[split] = index_split(request, split, key, make_listing, class_names, problems)
     note_shared({split: index.paths for split, index in indices.items() if index is not None}, problems)
     return finish(request, indices, problems)

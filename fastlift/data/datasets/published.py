@@ -12,7 +12,7 @@ import numpy as np
 
 from fastlift.data.datasets import inaturalist
 from fastlift.data.datasets.dataset import DataSet, Request, Source
-from fastlift.data.datasets.laid_out import lies_flat
+from fastlift.data.datasets.laid_out import ONE_FOLDER_HIGHER, Move, found_elsewhere
 from fastlift.data.datasets.list_files import is_json, load_lists, read_class_names
 from fastlift.data.datasets.published_lists import come_by_itself, told_place
 from fastlift.data.index.header_scan import Progress
@@ -42,6 +42,7 @@ class Published(Source):
     smallest: int
     image_folders: tuple[str, ...]  # under the data root
     where: str  # to get it
+    moves: tuple[Move, ...] = (ONE_FOLDER_HIGHER,)  # other layouts that are understood
 
     takes_lists = takes_class_names = True
     last_step = "index"
@@ -63,7 +64,7 @@ class Published(Source):
             problems.add(f"{names_file}: {len(class_names)} class names, {self.title} has {self.classes}")
             problems.raise_if_any()
         lists = {"train": train_list, "val": request.val_list, "test": test_list}
-        data = load_lists(request, lists, class_names, problems, self._check, partial(_lies_flat, root))
+        data = load_lists(request, lists, class_names, problems, self._check, partial(self._elsewhere, root))
         if is_json(names_file):
             categories = inaturalist.parse_categories(read_text(names_file), str(names_file))
             data = replace(data, ranks=inaturalist.ranks_of(categories))
@@ -96,6 +97,11 @@ class Published(Source):
             place = f"into {root or 'DATA_ROOT'}, or give it by --{flag.replace('_', '-')}"
             raise StoreError(f"{self.title}: {error} {place}") from None
 
+    def _elsewhere(self, root: Path | Url, file: Path) -> Move | None:
+        if not isinstance(root, Path) or is_json(file):
+            return None
+        return found_elsewhere(root, file, self.moves)
+
     def _check(self, split: str, listing: Listing, source: str, problems: Problems) -> None:
         """Compare a list with the numbers that the set is known to have, and look for images that are listed twice."""
         if doubles := [path for path, count in Counter(listing.paths).items() if count > 1]:
@@ -123,7 +129,3 @@ def find_file(places: Iterable[Path | Url], files: tuple[str, ...]) -> Path | Ur
     folders = dict.fromkeys(places)
     candidates = (folder / f"{file}{end}" for folder in folders for file in files for end in ("", ".gz"))
     return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def _lies_flat(root: Path | Url, file: Path) -> bool:
-    return isinstance(root, Path) and not is_json(file) and lies_flat(root, file)
