@@ -18,7 +18,7 @@ import msgspec
 from fastlift.callbacks.loggers import LogSettings
 from fastlift.data.datasets.catalogue import PYTHON, SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import DataSet, no_data_set
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
@@ -150,6 +150,8 @@ class Config:
         Raises:
             UserError: a value that is refused.
         """
+        if not isinstance(data, DataSet):
+            raise no_data_set(data)
         if data.settings is None:
             root = None if data.train.root is None else str(data.train.root)
             return replace(self.merged(dataset=PYTHON, data_root=root), given=data)

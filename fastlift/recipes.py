@@ -7,12 +7,13 @@ that no machine of this project had. What was measured here is in ``docs/results
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 from fastlift.config import Config
 from fastlift.data.datasets.catalogue import PYTHON, SourceSettings, data_set_meant
 from fastlift.data.datasets.cutting import CutSettings
-from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.dataset import DataSet, no_data_set
 from fastlift.errors import UserError
 from fastlift.settings import hints_of
 from fastlift.settings.names import one_of
@@ -26,6 +27,8 @@ def _recipe(recipe: str, dataset: str | DataSet | None, defaults: dict[str, Any]
     The backbone fits the data set: the shipped small CLIP for drawn shapes, CLIP ViT-B/16 for photographs. The user's settings
     must have an effect; the defaults may lose theirs by them.
     """
+    if not isinstance(dataset, (str, DataSet, NoneType)):
+        raise no_data_set(dataset)
     if isinstance(dataset, DataSet):
         if told := sorted(
             settings.keys() & set(hints_of(SourceSettings)) | settings.keys() & set(hints_of(CutSettings))
@@ -43,7 +46,7 @@ def _recipe(recipe: str, dataset: str | DataSet | None, defaults: dict[str, Any]
 
 def _is_inaturalist(dataset: str | DataSet | None) -> bool:
     name = dataset.name if isinstance(dataset, DataSet) else dataset
-    return name is not None and name.startswith("inat")
+    return isinstance(name, str) and name.startswith("inat")
 
 
 def lift(dataset: str | DataSet | None = None, **settings: Any) -> Config:

@@ -7,7 +7,7 @@ its ``config.json``. The rest goes by the name ``python`` there, and is handed o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ import numpy as np
 from fastlift.data.datasets.catalogue import PYTHON, load_data_set
 from fastlift.data.datasets.class_names import check_names
 from fastlift.data.datasets.cutting import CutSettings
-from fastlift.data.datasets.dataset import DataSet, Request
+from fastlift.data.datasets.dataset import SPLITS, DataSet, Request
 from fastlift.data.datasets.hub import named_on_hub
 from fastlift.data.datasets.splits import finish, index_listings
 from fastlift.data.datasets.tables import data_of_rows, rows_of, split_rows
 from fastlift.data.huggingface import encoded_splits
 from fastlift.data.index.index import PathTable
 from fastlift.data.index.lists import Listing
-from fastlift.data.index.problems import Problems
+from fastlift.data.index.problems import SHOWN, Problems
 from fastlift.data.index.tables import Columns, Gathered, choose_columns, common_folder
 from fastlift.data.map_style import index_of_items
 from fastlift.errors import UserError
@@ -140,7 +140,14 @@ def from_imagefolder(
         UserError: splits of other classes, or problems in the images.
     """
     given = {"train": train, "val": val, "test": test}
-    there = {split: one for split, one in given.items() if one is not None}
+    there = {split: one for split, one in given.items() if one is not None or split == "train"}
+    for split, one in there.items():
+        if not hasattr(one, "classes") or not hasattr(one, "samples"):
+            raise UserError(
+                f"expected an ImageFolder, not {type(one).__name__}: other data sets are read by from_dataset"
+            )
+        if not len(one.samples):
+            raise UserError(f"the ImageFolder for {SPLITS[split]} has no images")
     if any(list(one.classes) != list(train.classes) for one in there.values()):
         raise UserError("the ImageFolders have other classes: give those of one data set")
     paths = {
@@ -155,6 +162,10 @@ def from_imagefolder(
         )
         for split, one in there.items()
     }
+    for split, listing in listings.items():
+        for row in np.flatnonzero((listing.labels < 0) | (listing.labels >= len(train.classes)))[:SHOWN].tolist():
+            problems.add(f"{paths[split][row]}: label {listing.labels[row]} is out of range")
+    problems.raise_if_any()
     check_names(train.classes, problems.subject, problems, given=True)
     request = _request(test_share, val_share, split_seed, root)
     return index_listings(request, listings, tuple(train.classes), problems)
@@ -188,13 +199,17 @@ def from_dataset(
     names = class_names if class_names is not None else getattr(train, "classes", None)
     if names is None:
         raise UserError("the data set has no classes attribute: give class_names, in the order of the labels")
+    if isinstance(names, str) or not isinstance(names, Iterable) or not (names := list(names)):
+        raise UserError(
+            f"class_names: expected a list of the classes' names, in the order of the labels, not {names!r}"
+        )
     given = {"train": train, "val": val, "test": test}
     problems = Problems("the data set")
     check_names([str(name) for name in names], problems.subject, problems, given=True)
     splits = {
         split: index_of_items(f"{PYTHON}/{split}", one, tuple(map(str, names)), one_at_a_time, problems)
         for split, one in given.items()
-        if one is not None
+        if one is not None or split == "train"
     }
     return finish(_request(test_share, val_share, split_seed), splits, problems)
 

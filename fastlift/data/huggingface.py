@@ -119,7 +119,12 @@ def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ..
     widths, heights = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
     digests = np.zeros((count, 16), dtype=np.uint8)
     for first in range(0, count, _BATCH):
-        rows = encoded[first : first + _BATCH]
+        try:
+            rows = encoded[first : first + _BATCH]
+        except Exception as error:  # of pyarrow, of files that are gone
+            raise UserError(
+                f"{name}: the rows from {first} on cannot be read ({type(error).__name__}: {error})"
+            ) from error
         for row, (one, number) in enumerate(zip(rows[image], rows[label], strict=True), start=first):
             if number is None or not 0 <= number < len(names):
                 problems.add(
@@ -140,6 +145,8 @@ def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ..
             return decode(_bytes(encoded[row][image]))
         except DecodeError as error:
             raise DecodeError(f"(row {row} of the data set) {error}") from error
+        except Exception as error:  # of pyarrow, of files that are gone
+            raise DecodeError(f"is row {row} of the data set, which raised {type(error).__name__}: {error}") from error
 
     return object_index(name, load, labels, widths, heights, names, digests)
 

@@ -29,7 +29,12 @@ def index_of_items(
 
     Raises UserError for the first item that is none, or that raises, with its index.
     """
-    count = len(items)
+    try:
+        count = len(items)
+    except Exception as error:  # TypeError where there is none, or the object's own
+        raise UserError(
+            f"{name}: expected a map-style data set, with len(...) and [i], not {type(items).__name__} ({error})"
+        ) from error
     if not count:
         raise UserError(f"{name}: the data set is empty")
     lock = threading.Lock() if one_at_a_time else nullcontext()
@@ -92,10 +97,15 @@ def _pair(items: Any, row: int, name: str) -> tuple[Any, Any]:
 def _size(image: Any, where: str) -> tuple[int, int]:
     from PIL import Image
 
+    size: tuple[int, int] | None = None
     if isinstance(image, Image.Image):
-        return image.size
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return image.shape[1], image.shape[0]
+        size = image.size
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        size = image.shape[1], image.shape[0]
+    if size is not None and min(size) > 0:
+        return size
+    if size is not None:
+        raise UserError(f"{where} of the data set is an image without pixels ({size[0]} x {size[1]})")
     raise UserError(
         f"{where} of the data set has {type(image).__name__} as its image: give a data set of PIL images (without transforms; "
         "fastlift crops and normalises itself), or of uint8 arrays [H, W, 3]"

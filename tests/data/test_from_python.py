@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from fastlift import data as api
+from fastlift import recipes
+from fastlift.config import Config
 from fastlift.data.datasets.catalogue import data_set_meant
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.objects import ObjectImages
@@ -225,6 +227,7 @@ class _Broken(Items):
         ((Image.new("RGB", (4, 4)), float("inf")), r"has the label inf: expected a number"),
         ((Image.new("RGB", (4, 4)), [0, 1]), r"item 7: several labels for an image, .*its prior is the share"),
         ((Image.new("RGB", (4, 4)), np.array([0, 1, 1])), r"item 7: several labels for an image"),
+        ((Image.new("RGB", (0, 4)), 1), r"item 7 of the data set is an image without pixels \(0 x 4\)"),
     ],
 )
 def test_an_item_that_is_none(item: Any, message: str, photos: Path, rows: list[tuple[str, str]]) -> None:
@@ -249,6 +252,36 @@ def test_names_are_needed_and_the_set_is_not_empty(photos: Path, rows: list[tupl
         api.from_dataset([(Image.new("RGB", (4, 4)), 0)])
     with pytest.raises(UserError, match="the data set is empty"):
         api.from_dataset([], class_names=NAMES)
+    for names in ("ant", (), 3):
+        with pytest.raises(UserError, match="class_names: expected a list of the classes' names"):
+            api.from_dataset(Items(rows, photos), class_names=names)  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"python/train: class 1 \(bee\) has no image\n.*class 2 \(red panda\) has no image"
+    ):
+        api.from_dataset(Items([row for row in rows if row[1] == "ant"], photos))
+
+
+def test_objects_of_other_kinds(photos: Path, rows: list[tuple[str, str]]) -> None:
+    from torchvision.datasets import ImageFolder
+
+    for given, kind in ((iter(rows), "list_iterator"), (None, "NoneType")):
+        with pytest.raises(UserError, match=rf"expected a map-style data set, with len\(...\) and \[i\], not {kind}"):
+            api.from_dataset(given, class_names=NAMES)
+    for given in (None, Items(rows, photos), str(photos)):
+        with pytest.raises(
+            UserError, match=r"expected an ImageFolder, not .*: other data sets are read by from_dataset"
+        ):
+            api.from_imagefolder(given)
+    folder = ImageFolder(photos)
+    folder.samples[3] = (folder.samples[3][0], 3)
+    with pytest.raises(UserError, match=r"bee/1.png: label 3 is out of range"):
+        api.from_imagefolder(folder)
+    folder.samples = []
+    with pytest.raises(UserError, match="the ImageFolder for training has no images"):
+        api.from_imagefolder(folder)
+    for ask in (recipes.lift, lambda given: Config().of_data(given)):
+        with pytest.raises(UserError, match=r"one of fastlift.data \(from_folder, .*\), not Items"):
+            ask(Items(rows, photos))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -288,6 +321,21 @@ def test_a_saved_data_set_and_its_columns(hub: Any, tmp_path: Path) -> None:
         api.from_huggingface({"test": hub})
     with pytest.raises(UserError, match="the splits have other classes in 'label'"):
         api.from_huggingface({"train": hub, "test": hub.remove_columns(["label"]).rename_column("text", "label")})
+
+
+def test_a_data_set_that_breaks_later(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api.from_huggingface(hub)
+
+    def gone(rows: Any, key: Any) -> Any:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(type(hub), "__getitem__", gone)
+    with pytest.raises(UserError, match=r"is row \d+ of the data set, which raised OSError: the disk is gone"):
+        batches(found.train)
+    with pytest.raises(
+        UserError, match=r"python/train: the rows from 0 on cannot be read \(OSError: the disk is gone\)"
+    ):
+        api.from_huggingface(hub)
 
 
 def test_bad_rows_of_a_data_set_are_told_together(hub: Any, photos: Path) -> None:

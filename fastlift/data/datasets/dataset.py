@@ -16,6 +16,7 @@ from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import BadImages
 from fastlift.data.index.tables import Columns
 from fastlift.data.stores.url import Url
+from fastlift.errors import UserError
 from fastlift.system.html_table import html_table
 
 
@@ -134,3 +135,10 @@ class Source(ABC):
     @abstractmethod
     def load(self, request: Request) -> DataSet:
         """The splits, checked; raises UserError where something is missing, or for problems in lists and images."""
+
+
+def no_data_set(given: object) -> UserError:
+    """The error for what is given in place of a ``DataSet``."""
+    return UserError(
+        f"expected the name of a data set, or one of fastlift.data (from_folder, from_dataset ...), not {type(given).__name__}"
+    )

@@ -73,7 +73,7 @@ def load_lists(
                 if check is not None:
                     check(split, listing, file.name, problems)
                 if split == "train":
-                    check_classes(listing, class_names, file.name, problems)
+                    check_classes(listing.labels, class_names, file.name, problems)
             if move is not None:
                 listing = Listing(move.paths(listing.paths), listing.labels)
             return None if _lacks_folders(request, listing, file.name, problems) else listing

@@ -61,9 +61,9 @@ def index_split(
     return finish_index(name, root, scan, class_names, request.bad_images, problems)
 
 
-def check_classes(listing: Listing, class_names: tuple[str, ...], source: str, problems: Problems) -> None:
-    """Add a problem for each class without an image."""
-    counts = np.bincount(listing.labels, minlength=len(class_names))
+def check_classes(labels: np.ndarray, class_names: tuple[str, ...], source: str, problems: Problems) -> None:
+    """Add a problem for each class that none of the images, whose labels are int64 [N], is of."""
+    counts = np.bincount(labels, minlength=len(class_names))
     for label in np.flatnonzero(counts == 0):
         problems.add(f"{source}: class {label} ({class_names[label]}) has no image")
 
@@ -113,6 +113,8 @@ def finish(
     problems.raise_if_any()
     found = {split: index for split, index in splits.items() if index is not None}
     name, classes = request.name, found["train"].class_names
+    check_classes(found["train"].labels, classes, f"{name}/train", problems)
+    problems.raise_if_any()
     tested, note = request.cut.cut_test(name, found)
     counts = tested["train"].class_counts() if group_counts is None else group_counts
     whole = request.cut.cut_val(name, tested)

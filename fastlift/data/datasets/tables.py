@@ -94,7 +94,7 @@ def data_of_rows(request: Request, splits: Mapping[str, Rows], problems: Problem
     check_names(labels.class_names, splits["train"].place, problems, given=request.class_names is not None)
     listings = {split: _listing(rows, labels, problems) for split, rows in splits.items()}
     problems.raise_if_any()
-    check_classes(listings["train"], labels.class_names, splits["train"].place, problems)
+    check_classes(listings["train"].labels, labels.class_names, splits["train"].place, problems)
     note_shared({split: listing.paths for split, listing in listings.items()}, problems)
     return index_listings(request, listings, labels.class_names, problems)
 

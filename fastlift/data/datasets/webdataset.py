@@ -155,7 +155,7 @@ def _index(
     if not len(listing.labels):
         problems.add(f"{split}: no images in {len(shards):,} shards")
     elif split == "train":
-        check_classes(listing, labels.class_names, "training shards", problems)
+        check_classes(listing.labels, labels.class_names, "training shards", problems)
     if problems.total > before:
         return None
     widths, heights = (np.concatenate([getattr(table, side) for table in tables]) for side in ("widths", "heights"))
