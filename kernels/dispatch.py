@@ -50,7 +50,8 @@ def is_plain() -> bool:
 def is_exporting() -> bool:
     """Whether a program is being written down for somewhere else, where these ops are not."""
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        # What is_exporting() returns; PyTorch 2.9 takes the function itself as true in all that it compiles.
+        return torch.compiler._is_exporting_flag
     return _traced() is not None  # torch.jit.trace, and torch.onnx.export where it goes that way
 
 

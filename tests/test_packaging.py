@@ -116,7 +116,7 @@ def test_the_wheel_is_for_any_linux_and_works_without_a_compiler(wheel: Path, tm
 def test_the_sources_hold_what_the_wheel_is_built_from(tmp_path: Path) -> None:
     """A source distribution, unpacked elsewhere, has each file of the packages, the native sources and CMake's."""
     build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path)]
-    pytest.importorskip("build", reason="build makes source distributions; it comes with the extra dev")
+    pytest.importorskip("build.__main__", reason="build makes source distributions; it comes with the extra dev")
     done = subprocess.run([*build, str(copied_sources(tmp_path / "source"))], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     [archive] = tmp_path.glob("fastlift-*.tar.gz")

@@ -143,7 +143,7 @@ def _known_of(path: Path, format: Format) -> _Known:
         last, records = line, records + 1
         try:
             problems += read(line)[1]
-        except (ValueError, IndexError, csv.Error):
+        except (msgspec.MsgspecError, ValueError, IndexError, csv.Error):
             raise UserError(f"{path}: record {records} is none of this format; --overwrite starts again") from None
     return _Known(records, problems, read(last)[0] if last else "", end)
 
