@@ -5,16 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastlift_kernels as kernels
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.interop.adapters.blocks import SLOT, adapt, check_halves, check_reached, fuse_activation, restore
+from fastlift.interop.adapters.own_weights import OWN_WEIGHTS, own_parameters
+from fastlift.interop.adapters.sharded import laid_out_as
 from fastlift.interop.adapters.sites import AT_SITES, NOT_HERE, WITH_RANK
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import TUNERS, resolve_layers
@@ -29,7 +31,7 @@ MODULES: dict[str, type[AdaptFormer] | type[Adapter]] = {
     AdapterSettings.NAME: Adapter,
 }
 # What can be added to others' models: the NAMEs of fastlift's own tuners, for type checkers.
-DropIn = Literal["adaptformer", "adapter", "lora", "lora_mlp", "ssf_attn", "ssf_mlp", "ssf_ln"]
+DropIn = Literal["adaptformer", "adapter", "lora", "lora_mlp", "ssf_attn", "ssf_mlp", "ssf_ln", "bias", "layernorm"]
 RANK = 32
 _RECORD, _SAVE = "_fastlift_adapters", "save_pretrained"
 
@@ -50,6 +52,7 @@ class Attachment:
     rank: int  # r, the bottleneck's width; 0 where there is none
     layers: tuple[int, ...]  # indices of the blocks with an adapter
     trained: frozenset[str]  # names of the parameters that had ``requires_grad`` before
+    originals: dict[str, Tensor] = field(default_factory=dict)  # of the model's own weights that train, by LIFT's names
 
 
 def add_adapters(
@@ -67,8 +70,8 @@ def add_adapters(
     and the residual are one op; ``adapter``: y = t + A(m) with m = MLP(LN_2(t)), A(m) = m + the same bottleneck of m.
     Both start at the frozen model. QuickGELU becomes one pass too. ``lora`` adds x A B / r to queries and values,
     ``lora_mlp`` to both products of the MLP. ``ssf_attn``, ``ssf_mlp`` and ``ssf_ln`` scale and shift the outputs of the
-    attention's products, of the MLP's, or of the norms. The model's own weights keep their names; the adapters are at
-    ``BLOCK.fastlift_adapter``. A classifier that shall train is unfrozen afterwards:
+    attention's products, of the MLP's, or of the norms. ``bias`` and ``layernorm`` train the blocks' own biases or
+    LayerNorms. The model's own weights keep their names; adapters are at ``BLOCK.fastlift_adapter``. A classifier that shall train is unfrozen afterwards:
     ``model.head.requires_grad_(True)``.
 
     Args:
@@ -76,8 +79,8 @@ def add_adapters(
             ViT, DeiT, BEiT, SigLIP 1 and 2, DINOv2 with registers or without, DINOv3, and what is made of their layers).
             Of a CLIP only the vision tower gets adapters. Wrap it (DDP, FSDP2, compile) afterwards.
         tuner: ``adaptformer`` (beside the MLP, LIFT's default), ``adapter`` (after it), ``lora``, ``lora_mlp``,
-            ``ssf_attn``, ``ssf_mlp`` or ``ssf_ln``.
-        rank: bottleneck width r, 32 unless given; an adapter beyond 512 is plain PyTorch. SSF has none.
+            ``ssf_attn``, ``ssf_mlp``, ``ssf_ln``, ``bias`` or ``layernorm``.
+        rank: bottleneck width r, 32 unless given; an adapter beyond 512 is plain PyTorch. The others have none.
         layers: blocks that get an adapter: all (None), the last k (an integer), or a list of indices.
         seed: of W_down's random start.
         impl: implementation of the adapter's op: None (by device and dtype), ``"reference"`` (plain PyTorch), ``"native"``,
@@ -109,16 +112,19 @@ def add_adapters(
         for block in tower.blocks:
             restore(block, tower.family)
         raise
+    own = own_parameters(tower.blocks, tower.family.sites, tuner, chosen) if tuner in OWN_WEIGHTS else {}
+    originals = {name: parameter.detach().clone() for name, parameter in own.items()}
     model.requires_grad_(False)
-    for i in chosen:
-        getattr(tower.blocks[i], SLOT).requires_grad_(True)
     if impl != "reference":
         for block in tower.blocks:
             fuse_activation(block, tower.family)
-    setattr(model, _RECORD, Attachment(tuner, width, chosen, trained))
-    if hasattr(model, _SAVE):
+    setattr(model, _RECORD, Attachment(tuner, width, chosen, trained, originals))
+    if hasattr(model, _SAVE) and not own:
         setattr(model, _SAVE, partial(_save_pretrained, model))
-    return tuner_parameters(model)
+    found = tuner_parameters(model)
+    for parameter in found.values():
+        parameter.requires_grad_(True)
+    return found
 
 
 def _unmoved(tower: Tower) -> AbstractContextManager[None]:
@@ -144,6 +150,10 @@ def _attach(
 ) -> None:
     """Put a tuner into one block, on its device."""
     device = next(block.parameters()).device
+    if tuner in OWN_WEIGHTS:
+        own_parameters([block], tower.family.sites, tuner, [0])  # raises where there are none
+        block.add_module(SLOT, nn.Module())  # which only marks it
+        return
     if tuner in AT_SITES:
         parts = AT_SITES[tuner](block, tower.family.sites, rank, generator)
         block.add_module(SLOT, parts.to(device).train(block.training))
@@ -168,6 +178,8 @@ def refuse_peft(model: nn.Module) -> None:
 def remove_adapters(model: nn.Module) -> nn.Module:
     """Take the adapters out again: classes, names, state dict keys and ``requires_grad`` are what they were.
 
+    Of ``bias`` and ``layernorm`` the values too.
+
     Returns:
         the model that they were added to (``model``, or the one inside its wrapper).
 
@@ -175,6 +187,10 @@ def remove_adapters(model: nn.Module) -> nn.Module:
         UserError: a model without adapters.
     """
     holder, record, tower = attached(model)
+    mine = tuner_parameters(holder)
+    with torch.no_grad():
+        for name, value in record.originals.items():
+            mine[name].copy_(laid_out_as(mine[name], value))
     for block in tower.blocks:
         restore(block, tower.family)
     delattr(holder, _RECORD)
@@ -202,6 +218,8 @@ def tuner_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         UserError: a model without adapters.
     """
     _, record, tower = attached(model)
+    if record.tuner in OWN_WEIGHTS:
+        return own_parameters(tower.blocks, tower.family.sites, record.tuner, record.layers)
     found: dict[str, nn.Parameter] = {}
     for i in record.layers:
         found |= named(f"{TUNERS[record.tuner].PREFIX}.{i}", getattr(tower.blocks[i], SLOT))

@@ -168,7 +168,7 @@ def check_halves(block: nn.Module, family: Family, where: str) -> None:
 
 def check_reached(block: nn.Module, family: Family, tuner: str) -> None:
     """Raise UserError where a tuner has no part in what its block computes: the block goes past a product that it holds."""
-    if getattr(block, family.norm).weight.is_meta:
+    if getattr(block, family.norm).weight.is_meta or not list(getattr(block, SLOT).parameters()):
         return
     given, more = probe(block, family)
     names, parameters = zip(*getattr(block, SLOT).named_parameters(), strict=True)

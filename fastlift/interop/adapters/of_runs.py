@@ -16,6 +16,7 @@ from fastlift.interop.adapters.peft_files import write_peft
 from fastlift.interop.adapters.sites import NOT_HERE, WITH_RANK
 from fastlift.interop.adapters.store import FILE, Base, Description, as_folder, check_finite, samples_of, write_adapters
 from fastlift.models.lift import LiftModel
+from fastlift.models.tuners import resolve_layers
 from fastlift.models.vit import VisionTransformer
 from fastlift.settings.names import one_of
 
@@ -52,7 +53,7 @@ def save_run_adapters(model: LiftModel, folder: str | Path, *, base: str = "", p
     tuner, vit = _one_tuner(model), model.vit
     assert isinstance(vit, VisionTransformer)
     state = {name: p.detach().cpu().contiguous() for name, p in model.tuner_parameters.items()}
-    layers = sorted({int(name.split(".")[1]) for name in state})
+    layers = list(resolve_layers(model.tuner_settings.layers, vit.depth))
     rank = _rank(state, tuner)
     if peft is not None:
         check_finite(state)

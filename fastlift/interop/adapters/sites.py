@@ -157,39 +157,41 @@ class Sites:
     norms: tuple[str, str]
 
 
-def _linear(block: nn.Module, path: str, tuner: str) -> nn.Linear:
-    found = _part(block, path)
+def linear_at(block: nn.Module, path: str, tuner: str) -> nn.Linear:
+    """The product at a path below a block; UserError where there is none."""
+    found = part_at(block, path)
     if not isinstance(found, nn.Linear):
         owner = path.rpartition(".")[0]
         raise UserError(
-            f"tuner {tuner}: {type(block).__name__} has no Linear at {path}; its {owner} is a {type(_part(block, owner)).__name__}"
+            f"tuner {tuner}: {type(block).__name__} has no Linear at {path}; its {owner} is a {type(part_at(block, owner)).__name__}"
         )
     return found
 
 
-def _part(block: nn.Module, path: str) -> Any:
+def part_at(block: nn.Module, path: str) -> Any:
+    """What is at a path below a block, or None."""
     found: Any = block
     for name in path.split("."):
         found = getattr(found, name, None)
     return found
 
 
-def _takes_weight(block: nn.Module, path: str) -> bool:
+def takes_weight(block: nn.Module, path: str) -> bool:
     """EVA's attention adds biases of its own to the packed product, whose weight it takes."""
-    owner = _part(block, path.rpartition(".")[0]) if "." in path else block
+    owner = part_at(block, path.rpartition(".")[0]) if "." in path else block
     return getattr(owner, "q_bias", None) is not None
 
 
-def _qkv(block: nn.Module, sites: Sites, tuner: str) -> list[nn.Module]:
+def queries_keys_values(block: nn.Module, sites: Sites, tuner: str) -> list[nn.Module]:
     """The product or products of queries, keys and values: one of [3D, D] or three, as attention has them."""
     paths = sites.qkv
-    if len(paths) == 1 and _part(block, paths[0]) is None:
+    if len(paths) == 1 and part_at(block, paths[0]) is None:
         paths = _apart(paths[0].rpartition(".")[0])
-    if isinstance(found := _part(block, paths[0]), nn.MultiheadAttention):
+    if isinstance(found := part_at(block, paths[0]), nn.MultiheadAttention):
         if found.in_proj_weight is None:
             raise UserError(f"tuner {tuner}: {paths[0]} of {type(block).__name__} has keys of another width")
         return [found]
-    return [_linear(block, path, tuner) for path in paths]
+    return [linear_at(block, path, tuner) for path in paths]
 
 
 def reached(block: nn.Module, sites: Sites, tuner: str) -> Sites:
@@ -199,12 +201,12 @@ def reached(block: nn.Module, sites: Sites, tuner: str) -> Sites:
         UserError: attention that takes the weight and does not call the product.
     """
     owner = sites.qkv[0].rpartition(".")[0]
-    if tuner == "lora" and (not owner or _takes_weight(block, sites.qkv[0])):
+    if tuner == "lora" and (not owner or takes_weight(block, sites.qkv[0])):
         raise UserError(
             f"the attention of {type(block).__name__} takes weights and does not call its products, so PEFT's LoRA would have "
             "no effect there"
         )
-    if len(sites.qkv) == 1 and _part(block, sites.qkv[0]) is None:
+    if len(sites.qkv) == 1 and part_at(block, sites.qkv[0]) is None:
         return replace(sites, qkv=_apart(owner))
     return sites
 
@@ -215,7 +217,7 @@ def _apart(owner: str) -> tuple[str, ...]:
 
 def attach_lora(block: nn.Module, sites: Sites, rank: int, generator: torch.Generator | None) -> nn.Module:
     """LoRA on queries and values."""
-    found = _qkv(block, sites, "lora")
+    found = queries_keys_values(block, sites, "lora")
     first: Any = found[0]
     width = first.embed_dim if isinstance(first, nn.MultiheadAttention) else first.in_features
     outputs = width if len(found) == 1 else first.out_features
@@ -231,7 +233,7 @@ def attach_lora(block: nn.Module, sites: Sites, rank: int, generator: torch.Gene
                 f"tuner lora: {sites.qkv[0]} of {type(block).__name__} has {first.out_features} outputs and not three times "
                 f"{width}, so queries and values cannot be told apart"
             )
-        _act(first, LowRank((q, None, v)), ActedWeight if _takes_weight(block, sites.qkv[0]) else ActedOutput)
+        _act(first, LowRank((q, None, v)), ActedWeight if takes_weight(block, sites.qkv[0]) else ActedOutput)
     return nn.ModuleDict({"q": q, "v": v})
 
 
@@ -239,7 +241,7 @@ def attach_lora_mlp(block: nn.Module, sites: Sites, rank: int, generator: torch.
     """LoRA on both products of the MLP."""
     parts = nn.ModuleDict()
     for name, path in zip(("1", "2"), sites.mlp, strict=True):
-        product = _linear(block, path, "lora_mlp")
+        product = linear_at(block, path, "lora_mlp")
         parts[name] = lora = LoRA(product.in_features, rank, product.out_features, generator)
         _act(product, LowRank((lora,)), ActedOutput)
     return parts
@@ -247,8 +249,8 @@ def attach_lora_mlp(block: nn.Module, sites: Sites, rank: int, generator: torch.
 
 def attach_ssf_attn(block: nn.Module, sites: Sites, rank: int, generator: torch.Generator | None) -> nn.Module:
     """Scale and shift of queries, keys and values, and of the attention's output product."""
-    found = _qkv(block, sites, "ssf_attn")
-    out = _linear(block, sites.out, "ssf_attn")
+    found = queries_keys_values(block, sites, "ssf_attn")
+    out = linear_at(block, sites.out, "ssf_attn")
     first: Any = found[0]
     outputs = first.in_proj_weight.shape[0] if isinstance(first, nn.MultiheadAttention) else first.out_features
     inside, outside = SSF(outputs * (3 if len(found) == 3 else 1), generator), SSF(out.out_features, generator)
@@ -258,7 +260,7 @@ def attach_ssf_attn(block: nn.Module, sites: Sites, rank: int, generator: torch.
         _act(first, ScaleAndShift(inside), ActedPacked)
         _act(out, ScaleAndShift(outside), ActedWeight)  # which MultiheadAttention does not call
         return nn.ModuleDict({"attn_in": inside, "attn_out": outside})
-    if len(found) == 1 and _takes_weight(block, sites.qkv[0]):
+    if len(found) == 1 and takes_weight(block, sites.qkv[0]):
         raise UserError(
             f"tuner ssf_attn: the attention of {type(block).__name__} adds biases to its packed product by itself, so the "
             "output of the product cannot be shifted"
@@ -273,7 +275,7 @@ def attach_ssf_mlp(block: nn.Module, sites: Sites, rank: int, generator: torch.G
     """Scale and shift of both products of the MLP."""
     parts = nn.ModuleDict()
     for name, path in zip(("mlp_in", "mlp_out"), sites.mlp, strict=True):
-        product = _linear(block, path, "ssf_mlp")
+        product = linear_at(block, path, "ssf_mlp")
         parts[name] = ssf = SSF(product.out_features, generator)
         _act(product, ScaleAndShift(ssf), ActedOutput)
     return parts
@@ -283,7 +285,7 @@ def attach_ssf_ln(block: nn.Module, sites: Sites, rank: int, generator: torch.Ge
     """Scale and shift of both norms' outputs."""
     parts = nn.ModuleDict()
     for name, path in zip(("ln_1", "ln_2"), sites.norms, strict=True):
-        norm = _part(block, path)
+        norm = part_at(block, path)
         parts[name] = ssf = SSF(norm.normalized_shape[0], generator)
         _act(norm, ScaleAndShift(ssf), ActedOutput)
     return parts
@@ -300,10 +302,8 @@ AT_SITES: dict[str, Callable[[nn.Module, Sites, int, torch.Generator | None], nn
 WITH_RANK = ("adaptformer", "adapter", "lora", "lora_mlp")
 # Tuners of fastlift's own models that cannot be added to others, each with the reason.
 NOT_HERE = {
-    **dict.fromkeys(
-        ("full", "bias", "layernorm"),
-        "trains weights that the model has already: unfreeze them with requires_grad_(True), and save the model",
-    ),
+    "full": "trains all weights of the blocks, which is a model and no adapter: unfreeze them with requires_grad_(True), and "
+    "save the model",
     "mask": "replaces entries of the weights through a parametrisation, which would rename them in the model's state dict",
     **dict.fromkeys(
         ("vpt_shallow", "vpt_deep"),

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import torch
@@ -25,7 +25,9 @@ from fastlift.interop.adapters.attach import (
     remove_adapters,
     tuner_parameters,
 )
+from fastlift.interop.adapters.own_weights import OWN_WEIGHTS, packed, unpacked
 from fastlift.interop.adapters.peft_files import write_peft
+from fastlift.interop.adapters.sharded import Sharded, laid_out_as, whole
 from fastlift.interop.adapters.sites import reached
 from fastlift.interop.adapters.towers import Tower, find_tower
 from fastlift.models.tuners import TUNERS
@@ -88,7 +90,7 @@ def save_adapters(model: nn.Module, folder: str | Path, *, format: SavedAs = "fa
     one_of("format", str(format), get_args(SavedAs))
     holder, record, tower = attached(model)
     parameters = tuner_parameters(holder)
-    state = {name: whole(p).detach().cpu().contiguous() for name, p in parameters.items()}
+    state = packed({name: whole(p).detach().cpu().contiguous() for name, p in parameters.items()})
     base = Base(
         name=_name(holder),
         kind=f"{type(holder).__module__.split('.')[0]}.{type(holder).__name__}",
@@ -182,6 +184,7 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
                 f"of rank {mine[1]} in the blocks {mine[2]}: remove_adapters first"
             )
     trained = tuner_parameters(model)
+    state = unpacked(state, trained)
     try:
         check_fit(state, {name: p.data for name, p in trained.items()}, f"{source} does not fit this model")
     except UserError:
@@ -190,31 +193,8 @@ def load_adapters(model: nn.Module, source: str | Path, *, revision: str | None 
         raise
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(_like(parameter, state[name]))
+            parameter.copy_(laid_out_as(parameter, state[name]))
     return trained
-
-
-@runtime_checkable
-class Sharded(Protocol):
-    """What FSDP2 makes of a parameter (a DTensor): each process holds a part of it."""
-
-    def full_tensor(self) -> Tensor:
-        """The whole, gathered by all processes."""
-
-
-def whole(parameter: Tensor) -> Tensor:
-    """A parameter's whole value; of a sharded one all processes ask for it."""
-    return parameter.full_tensor() if isinstance(parameter, Sharded) else parameter
-
-
-def _like(parameter: Any, value: Tensor) -> Tensor:
-    """A value laid out as the parameter that it is copied to."""
-    if not isinstance(parameter, Sharded):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh: Any = cast(Any, parameter).device_mesh
-    return distribute_tensor(value.to(mesh.device_type), mesh, cast(Any, parameter).placements)
 
 
 def _name(model: Any) -> str:
@@ -298,12 +278,12 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
         described = msgspec.json.decode(metadata.get(DESCRIPTION, ""), type=Description)
     except msgspec.DecodeError:
         raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read") from None
-    # Before anything of the rank that the description names is made.
+    # Before anything of the rank that the description names is made. A model's own weights are compared with the model.
     part, wanted = _witness(described)
     witnesses = {f"{TUNERS[described.tuner].PREFIX}.{i}.{part}" for i in described.layers}
     sizes = {tuple(state[name].shape) for name in witnesses & state.keys()}
-    fits = sizes == {wanted} and len(described.base.mlp_samples) == described.base.depth
-    if witnesses - state.keys() or not fits:
+    fits = described.tuner in OWN_WEIGHTS or (not witnesses - state.keys() and sizes == {wanted})
+    if not fits or len(described.base.mlp_samples) != described.base.depth:
         of_rank = f" of rank {described.rank}" if described.rank else ""
         raise UserError(f"{path} does not fit its description: no {described.tuner}{of_rank} is in it")
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:

@@ -11,6 +11,7 @@ from interop.adapters.models import MODELS, WIDTH, assert_copies_stand_alone, bu
 from torch import Tensor, nn
 
 import fastlift
+from fastlift.interop.adapters.own_weights import OWN_WEIGHTS
 from fastlift.interop.adapters.sites import AT_SITES, NOT_HERE
 from fastlift.models.tuners import TUNERS
 
@@ -174,7 +175,7 @@ def test_tuners_that_cannot_live_here_say_why(tuner: Any) -> None:
 
 
 def test_every_tuner_is_either_here_or_has_a_reason() -> None:
-    assert {*AT_SITES, "adaptformer", "adapter"} | set(NOT_HERE) == set(TUNERS)
+    assert {*AT_SITES, *OWN_WEIGHTS, "adaptformer", "adapter"} | set(NOT_HERE) == set(TUNERS)
     with pytest.raises(fastlift.UserError, match="rank: tuner ssf_ln has no bottleneck"):
         fastlift.add_adapters(build("timm"), "ssf_ln", rank=4)
 
@@ -202,3 +203,67 @@ def test_random_numbers_stay_where_they_are(tmp_path: Path, tuner: Any) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     model(images())
     assert not torch.equal(torch.get_rng_state(), before), "nothing was dropped out"
+
+
+NO_BIASES = {
+    "eva02": "of queries, keys and values of EvaBlock, not all have a bias",
+    "beit": "of queries, keys and values of BeitLayer, not all have a bias",
+    "beit_relative": "of queries, keys and values of BeitLayer, not all have a bias",
+    "dinov3": "of queries, keys and values of DINOv3ViTLayer, not all have a bias",
+}
+
+
+@pytest.mark.parametrize("tuner", OWN_WEIGHTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_models_own_weights_train_leave_and_come_back(name: str, tuner: Any, tmp_path: Path) -> None:
+    model = build(name)
+    frozen, before = output(model, images()).detach(), {key: v.clone() for key, v in model.state_dict().items()}
+    if tuner == "bias" and name in NO_BIASES:
+        with pytest.raises(fastlift.UserError, match=NO_BIASES[name]):
+            fastlift.add_adapters(model, tuner)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        return
+    trained = fastlift.add_adapters(model, tuner, layers=LAYERS)
+    assert model.state_dict().keys() == before.keys()
+    mine = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    own = {id(parameter) for parameter in trained.values()}
+    assert mine == {key for key, parameter in model.named_parameters() if id(parameter) in own}
+    # Of each of the two blocks: all biases, or both norms; nothing of the block between them, and nothing outside.
+    path = MODELS[name][1]
+    wanted = {
+        key
+        for key in before
+        for i in LAYERS
+        if key.startswith(f"{path}.{i}.") and ((".bias" in key or "_bias" in key) if tuner == "bias" else norm_in(key))
+    }
+    assert mine == {key for key in wanted if key in dict(model.named_parameters())}
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    lively = output(model, images())
+    assert (lively - frozen).abs().max() > 1e-3
+    lively.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in trained.values())
+    fastlift.save_adapters(model, tmp_path)
+    fresh = build(name)
+    assert fastlift.load_adapters(fresh, tmp_path).keys() == trained.keys()
+    assert torch.equal(output(fresh, images()), lively)
+    for one in (model, fresh):
+        fastlift.remove_adapters(one)
+        assert all(torch.equal(value, before[key]) for key, value in one.state_dict().items())
+        assert torch.equal(output(one, images()), frozen)
+        assert all(parameter.requires_grad for parameter in one.parameters())
+
+
+def norm_in(key: str) -> bool:
+    return any(word in key for word in (".ln_", ".norm1.", ".norm2.", "layer_norm", "layernorm_"))
+
+
+def test_own_weights_that_would_be_rounded_are_refused() -> None:
+    half = build("timm").to(torch.bfloat16)
+    with pytest.raises(fastlift.UserError, match=r"layernorm trains .* torch\.bfloat16, which rounds small steps away"):
+        fastlift.add_adapters(half, "layernorm")
+    fastlift.add_adapters(half.float(), "layernorm")
+    for again in (half, half.blocks):
+        with pytest.raises(fastlift.UserError, match="has adapters already"):
+            fastlift.add_adapters(again, "bias")  # type: ignore[arg-type]

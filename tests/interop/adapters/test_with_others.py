@@ -45,23 +45,23 @@ def test_a_model_of_peft_is_refused_and_left_alone() -> None:
 
 def _adapted(tuner: Any) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     model = build("timm")
-    trained = fastlift.add_adapters(model, tuner, rank=4)
+    trained = fastlift.add_adapters(model, tuner, rank=None if tuner == "layernorm" else 4)
     randomise(trained)
     return model, trained
 
 
-def _assert_all_are_told(model: nn.Module, folder: Path) -> None:
+def _assert_all_are_told(model: nn.Module, tuner: str, folder: Path) -> None:
     """What the first process cannot write is an error of the other one too, which would go on without a file."""
-    name, parameter = next((name, p) for name, p in fastlift.tuner_parameters(model).items() if p.dim() == 2)
+    parameter = next(iter(fastlift.tuner_parameters(model).values()))
     before = parameter.detach().clone()
     with torch.no_grad():
         parameter.mul_(torch.nan)
     with pytest.raises(fastlift.UserError, match="not finite"):
-        fastlift.save_adapters(model, folder, format="peft" if "lora" in name else "fastlift")
+        fastlift.save_adapters(model, folder, format="peft" if tuner == "lora" else "fastlift")
     with torch.no_grad():
         parameter.copy_(before)
-    if "lora" not in name:
-        with pytest.raises(fastlift.UserError, match="PEFT knows no adaptformer"):
+    if tuner != "lora":
+        with pytest.raises(fastlift.UserError, match=f"PEFT knows no {tuner}"):
             fastlift.save_adapters(model, folder, format="peft")
     folder.parent.joinpath("file").touch()
     with pytest.raises(fastlift.UserError, match="is a file"):
@@ -81,7 +81,7 @@ def _process(rank: int, address: str, folder: str, tuner: str, sharded: bool) ->
             fully_shard(block)
         fully_shard(model)
         torch.testing.assert_close(model(images()).detach(), wanted, rtol=1e-4, atol=1e-5)
-        _assert_all_are_told(model, Path(folder))
+        _assert_all_are_told(model, tuner, Path(folder))
         fastlift.save_adapters(model, folder)
         with torch.no_grad():
             for parameter in fastlift.tuner_parameters(model).values():
@@ -92,12 +92,18 @@ def _process(rank: int, address: str, folder: str, tuner: str, sharded: bool) ->
         loss = model(images()).square().mean()
         loss.backward()
         assert all(parameter.grad is not None for parameter in fastlift.tuner_parameters(model).values())
+        if tuner == "layernorm":  # the model's own weights, whose values come back too
+            fastlift.remove_adapters(model)
+            norm: Any = model.blocks[1].norm2  # type: ignore[index]
+            assert torch.equal(norm.weight.full_tensor(), build("timm").blocks[1].norm2.weight)  # type: ignore[index]
     else:
         fastlift.save_adapters(nn.parallel.DistributedDataParallel(model), folder)
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(("tuner", "sharded"), [("adaptformer", True), ("lora", True), ("lora", False)])
+@pytest.mark.parametrize(
+    ("tuner", "sharded"), [("adaptformer", True), ("lora", True), ("layernorm", True), ("lora", False)]
+)
 def test_saved_by_several_processes(tmp_path: Path, tuner: Any, sharded: bool) -> None:
     arguments = (f"file://{tmp_path}/meeting", str(tmp_path / "adapters"), tuner, sharded)
     torch.multiprocessing.spawn(_process, arguments, nprocs=2)
