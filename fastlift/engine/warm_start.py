@@ -29,13 +29,19 @@ def start_warm(asked: Asked, place: Place, model: LiftModel) -> bool:
     if asked.start is not None:
         raise UserError("--init-from and a given start: what trains can start from one of them alone")
     file = Path(source)
+    if file.is_file() and (file.suffix != ".safetensors" or file.parent.name != runs.RunFolder(file).checkpoints.name):
+        raise UserError(
+            f"--init-from {source}: no checkpoint of a run: give the run folder, or a file of its checkpoints/"
+        )
     run = runs.open_run(file.parent.parent if file.is_file() else file)
     path = file if file.is_file() else run.find_checkpoint(None, place.ui.say)
     if path is None:
         raise UserError(f"--init-from {source}: that run has no checkpoint to start from")
     trained, _, state = checkpoints.read(path, run.identity())
     if state.classes != names_digest(model.class_names):
-        raise UserError(f"--init-from {source}: {_other_classes(run.class_names(), model.class_names)}")
+        raise UserError(
+            f"--init-from {source}: {_other_classes(run.class_names(), model.class_names)}: give a run of the same classes"
+        )
     if state.backbone != model.backbone_fingerprint:
         raise UserError(f"--init-from {source}: that run has other backbone weights ({load(run.config).model.model})")
     if isinstance(model.classifier, ShardedClassifier):
@@ -43,7 +49,8 @@ def start_warm(asked: Asked, place: Place, model: LiftModel) -> bool:
     try:
         model.load_trained(trained, f"--init-from {path}")
     except UserError as error:
-        raise UserError(f"{error}{_other_settings(asked, run)}") from None
+        differ = _other_settings(asked, run)
+        raise UserError(f"--init-from {source}: {differ}" if differ else str(error)) from None
     place.ui.say(f"what trains starts from {path.stem} of {run.path}")
     return True
 
@@ -63,7 +70,11 @@ def _other_classes(theirs: tuple[str, ...], mine: tuple[str, ...]) -> str:
 
 
 def _other_settings(asked: Asked, run: runs.RunFolder) -> str:
-    """The settings of the model that differ, as a sentence that follows a message."""
+    """The settings of the model that differ, in words; empty where none does."""
     theirs, mine = load(run.config).model.values(), asked.config.model.values()
-    differ = [f"{name} {theirs[name]!r}, here {mine[name]!r}" for name in mine if theirs[name] != mine[name]]
-    return f". That run has {'; '.join(differ)}" if differ else ""
+    differ = [f"{name} {_told(theirs[name])}, here {_told(mine[name])}" for name in mine if theirs[name] != mine[name]]
+    return f"the models differ: that run has {'; '.join(differ)}" if differ else ""
+
+
+def _told(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

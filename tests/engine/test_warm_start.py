@@ -66,9 +66,9 @@ def test_it_goes_on_without_the_other(settings: Config, source: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tuner": "lora"}, r"(?s)does not fit this model.*That run has tuner \('adaptformer',\), here \('lora',\)"),
-        ({"rank": 3}, r"(?s)does not fit this model.*rank None, here 3"),
-        ({"classifier": "linear"}, r"(?s)does not fit this model.*classifier 'cosine', here 'linear'"),
+        ({"tuner": "lora"}, r"source: the models differ: that run has tuner adaptformer, here lora$"),
+        ({"rank": 3}, r"rank None, here 3$"),
+        ({"classifier": "linear"}, r"classifier cosine, here linear$"),
     ],
 )
 def test_another_model_is_refused(
@@ -83,8 +83,17 @@ def test_other_classes_are_refused(settings: Config, source: Path, tmp_path: Pat
     swapped = tmp_path / "names.txt"
     names = [CLASS_NAMES[1], CLASS_NAMES[0], *CLASS_NAMES[2:]]
     swapped.write_text("".join(f"class{label} {name}\n" for label, name in enumerate(names)))
-    with pytest.raises(fastlift.UserError, match=r"class 0 of that run is 'red brick', here .*in another order"):
+    with pytest.raises(
+        fastlift.UserError,
+        match=r"class 0 of that run is 'red brick', here .*in another order\): give a run of the same",
+    ):
         fastlift.train(settings.override(init_from=source, class_names=swapped), output=tmp_path / "run")
+
+
+def test_a_file_that_is_no_checkpoint(settings: Config, source: Path, tmp_path: Path) -> None:
+    for file in (source / "config.json", source / "results.json"):
+        with pytest.raises(fastlift.UserError, match=rf"{file}: no checkpoint of a run: give the run folder"):
+            fastlift.train(settings.override(init_from=file), output=tmp_path / "run")
 
 
 def test_it_is_another_run(settings: Config, source: Path, tmp_path: Path) -> None:
