@@ -148,7 +148,7 @@ def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ..
         except Exception as error:  # of pyarrow, of files that are gone
             raise DecodeError(f"is row {row} of the data set, which raised {type(error).__name__}: {error}") from error
 
-    return object_index(name, load, labels, widths, heights, names, digests)
+    return object_index(name, load, labels, widths, heights, names, digests.tobytes(), digests)
 
 
 def _bytes(image: Any) -> bytes:

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastlift.errors import UserError
 from fastlift.system.machine import cpus
 
 _SEVERAL = (list, tuple, dict)
+_SAMPLED = 16  # images whose pixels are in the fingerprint; to decode all would take as long as an epoch
 
 
 def index_of_items(
@@ -39,20 +40,27 @@ def index_of_items(
         raise UserError(f"{name}: the data set is empty")
     lock = threading.Lock() if one_at_a_time else nullcontext()
 
+    sampled = set(np.linspace(0, count - 1, _SAMPLED).astype(int).tolist())
+    pixels_of: dict[int, bytes] = {}
+
     def look(row: int) -> tuple[int, int, int]:
         image, label = _pair(items, row, name)
         width, height = _size(image, f"{name}: item {row}")
-        return _label(label, len(class_names), f"{name}: item {row}"), width, height
+        number = _label(label, len(class_names), f"{name}: item {row}")
+        if row in sampled:
+            with suppress(Exception):  # the object's own, and Pillow's: told when the image is needed
+                pixels_of[row] = hashlib.sha256(_pixels(image).data).digest()
+        return number, width, height
 
     with ThreadPoolExecutor(1 if one_at_a_time else cpus()) as pool:
         found = np.array(list(pool.map(look, range(count))), dtype=np.int64)
+    content = b"".join(pixels_of.get(row, b"broken") for row in sorted(sampled))
     labels, widths, heights = found[:, 0], found[:, 1].astype(np.int32), found[:, 2].astype(np.int32)
 
     def load(row: int) -> np.ndarray:
         try:
             with lock:
-                image = items[row][0]
-            pixels = np.asarray(image) if isinstance(image, np.ndarray) else np.array(image.convert("RGB"))
+                pixels = _pixels(items[row][0])
         except Exception as error:  # the object's own, and Pillow's
             raise DecodeError(f"is item {row} of the data set, which raised {type(error).__name__}: {error}") from error
         if pixels.shape[:2] != (heights[row], widths[row]):
@@ -63,7 +71,7 @@ def index_of_items(
             )
         return pixels
 
-    return object_index(name, load, labels, widths, heights, class_names)
+    return object_index(name, load, labels, widths, heights, class_names, content)
 
 
 def object_index(
@@ -73,15 +81,23 @@ def object_index(
     widths: np.ndarray,
     heights: np.ndarray,
     class_names: tuple[str, ...],
+    content: bytes,
     digests: np.ndarray | None = None,
 ) -> ImageIndex:
-    """The index of images that ``load`` gives; ``digests``, uint8 [N, 16], are of their contents, where these are known."""
-    content = b"" if digests is None else np.ascontiguousarray(digests).tobytes()
+    """The index of images that ``load`` gives.
+
+    ``content`` is what is known of their contents, for the fingerprint; ``digests``, uint8 [N, 16], are of them all, where
+    these are known.
+    """
     digest = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
     hashed = fingerprint(PathTable(digest, np.zeros(1, dtype=np.int64)), labels, widths, heights, class_names)
     paths = PathTable(np.zeros(0, dtype=np.uint8), np.zeros(len(labels) + 1, dtype=np.int64))
     images = ObjectImages(load, np.arange(len(labels)), digests)
     return ImageIndex(name, None, paths, labels, widths, heights, class_names, hashed, arrays=images)
+
+
+def _pixels(image: Any) -> np.ndarray:
+    return np.ascontiguousarray(image) if isinstance(image, np.ndarray) else np.array(image.convert("RGB"))
 
 
 def _pair(items: Any, row: int, name: str) -> tuple[Any, Any]:

@@ -162,6 +162,22 @@ def test_items_are_asked_for_when_they_are_needed(photos: Path, rows: list[tuple
     assert items.asked == before + 9
 
 
+def test_other_images_of_the_same_sizes_and_labels_are_another_data_set() -> None:
+    def fingerprint(pixels: np.ndarray, kind: Any) -> str:
+        items = [(kind(image), k % 3) for k, image in enumerate(pixels)]
+        return api.from_dataset(items, test=items, class_names=NAMES).train.fingerprint
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
+    expected = fingerprint(pixels, Image.fromarray)
+    assert fingerprint(pixels, np.asarray) == fingerprint(pixels, np.asfortranarray) == expected
+    for changed in (0, 39):
+        other = pixels.copy()
+        other[changed, 0, 0, 0] ^= 1
+        assert fingerprint(other, Image.fromarray) != expected
+    blurred = fingerprint(pixels // 2, Image.fromarray)
+    assert blurred != expected
+
+
 def test_their_batches_are_those_of_the_files(photos: Path, rows: list[tuple[str, str]]) -> None:
     datasets = pytest.importorskip("datasets")
     files = api.from_folder(photos, test_share=0.5)
