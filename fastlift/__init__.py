@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastlift import recipes as recipes
     from fastlift.callbacks.callback import Callback as Callback
     from fastlift.config import Config as Config
+    from fastlift.engine.evaluate import evaluate_run as evaluate_run
     from fastlift.engine.model import load_run as load_run
     from fastlift.engine.sharing import from_pretrained as from_pretrained
     from fastlift.engine.train import train as train
@@ -60,6 +61,7 @@ _HOMES = {
     "UserError": "errors",
     "add_adapters": "interop.adapters",
     "create_model": "models.create",
+    "evaluate_run": "engine.evaluate",
     "from_pretrained": "engine.sharing",
     "load_adapters": "interop.adapters",
     "load_classifier": "interop.adapters",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from fastlift.config import Config, RunConfig, load
@@ -61,9 +62,11 @@ def evaluate_run(
         checkpoints: names such as ``epoch-003``, ``best`` or ``last``; none for the one of the run's own test: the best
             where the run chose one on a validation split, else the last.
         split: which split to evaluate.
-        dataset: the data set of a run whose data came from Python (``fastlift.data.from_dataset`` and the others).
+        dataset: the data set of a run whose data came from Python (``fastlift.data.from_dataset`` and the others), made again; or
+            another one with the same classes, the images of which are evaluated. Many, medium and few are those of the training.
         settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
             ``taxon`` evaluates a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
+        ui: whom to tell what is done; nobody by default.
 
     Returns:
         metrics by a name that says the crops; checkpoint and split where they are not the usual ones; the fingerprint of
@@ -100,7 +103,9 @@ def _evaluate_among_others(
     index = validation_split(data, "--split val") if split == "val" else data.splits[split]
     if run.class_names() != data.class_names:
         raise UserError(f"the data set has other classes than {run.path} was trained on")
-    known = read_data(run.data).get("fingerprints", {}).get(split, index.fingerprint)
+    stored = read_data(run.data)
+    known = stored.get("fingerprints", {}).get(split, index.fingerprint)
+    group_counts = stored.get("group_counts", data.group_counts.tolist())
     if known != index.fingerprint:
         told.say(f"these are not the {split} images of the training: the list, sizes or names changed")
     results = read_results(run.results) if run.has_ended() else None  # a damaged file is told before the work
@@ -123,7 +128,7 @@ def _evaluate_among_others(
         name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
         evaluation = evaluate_on(
-            model, index, data.group_counts.tolist(), config, device, world, ui, rank, per_image=results is not None
+            model, index, group_counts, config, device, world, ui, rank, per_image=results is not None
         )
         rows[name] = evaluation.metrics.to_dict()
         if evaluation.per_image is not None:
@@ -131,7 +136,8 @@ def _evaluate_among_others(
     if results is not None and world.is_main:
 
         def keep_images() -> None:
-            counts, of = rank_counts(data.train.class_counts(), rank).tolist(), config.part(ThumbnailSettings)
+            trained_on = np.array(stored.get("class_counts", data.train.class_counts()))
+            counts, of = rank_counts(trained_on, rank).tolist(), config.part(ThumbnailSettings)
             for name, found in said.items():
                 keep_per_image(run, name, found, index, counts, of, told)
 

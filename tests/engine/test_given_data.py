@@ -53,10 +53,31 @@ def test_a_run_on_an_object(photos: Path, tmp_path: Path) -> None:
     (run / "results.json").unlink()
     again = fastlift.train(recipes.lift(**SMALL), dataset=data, output=run, resume=True)
     assert again.metrics == done.metrics
-    rows = evaluate_run(run, dataset=data)
+    rows = fastlift.evaluate_run(run, dataset=data)
     assert rows["center"]["accuracy"] == done.metrics.accuracy
-    with pytest.raises(fastlift.UserError, match="came from Python, so no file tells it: make it there again"):
+    with pytest.raises(
+        fastlift.UserError, match=r"came from Python, so no file tells it: .* fastlift\.evaluate_run\(RUN, "
+    ):
         evaluate_run(run)
+
+
+def test_a_run_is_evaluated_on_other_images_of_its_classes(photos: Path, tmp_path: Path) -> None:
+    """By the groups of its own training, under a name of their own; others' classes are refused."""
+    run = tmp_path / "run"
+    done = fastlift.train(recipes.lift(dataset=from_folder(photos), **SMALL, group_boundaries=(2, 3)), output=run)
+    for name in ("ant", "bee"):
+        for k in range(2):  # it was trained on 4 of each
+            (photos / name / f"{k}.png").unlink()
+    others = from_folder(photos, test_share=0.5)
+    rows = fastlift.evaluate_run(run, dataset=others)
+    name = f"center (images {others.test.fingerprint[:8]})"
+    assert list(rows) == [name]
+    assert rows[name]["samples"] == len(others.test)
+    assert rows[name]["group_sizes"] == done.results["metrics"]["group_sizes"] == {"many": 2, "medium": 0, "few": 0}
+    assert json.loads((run / "results.json").read_text())["evaluations"].keys() == {"center", name}
+    (photos / "bee").rename(photos / "wasp")
+    with pytest.raises(fastlift.UserError, match="the data set has other classes than"):
+        fastlift.evaluate_run(run, dataset=from_folder(photos))
 
 
 def test_a_run_on_files_of_an_object_needs_no_object_afterwards(photos: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def source_of(name: str) -> Source:
         raise UserError(
             "this data set came from Python, so no file tells it: make it there again (fastlift.data.from_...) and give it on, "
             "to fastlift.train(config, dataset=..., output=RUN, resume=True) to go on with the run, or to "
-            "fastlift.engine.evaluate.evaluate_run(RUN, dataset=...)"
+            "fastlift.evaluate_run(RUN, dataset=...)"
         )
     found = next((found for source in SOURCES if (found := source.named(name)) is not None), None)
     return found or source_of(one_of("data set", name, names()))  # raises
