@@ -45,7 +45,7 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tape]:
 
 def events(folder: Path) -> list[dict[str, Any]]:
     told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    times = ("seconds", "images_per_s", "data_wait_share")
+    times = ("seconds", "images_per_s", "data_wait_share", "evaluate_s")
     return [{key: value for key, value in event.items() if key not in times} for event in told]
 
 
@@ -58,6 +58,20 @@ def test_a_captured_run_is_the_same(settings: Config, tmp_path: Path, tape: Tape
     for epoch in range(1, 5):
         same_state(plain.folder, captured.folder, f"epoch-{epoch:03d}")
     assert events(plain.folder) == events(captured.folder)
+    assert plain.metrics == captured.metrics
+
+
+def test_it_is_evaluated_on_the_way(settings: Config, tmp_path: Path, tape: Tape) -> None:
+    """The graph is given back before each evaluation and recorded again behind it; figures and steps are the same."""
+    settings = settings.override(val_share=0.2, epochs=2, batch_size=4, micro_batch=2)
+    plain = fastlift.train(settings.override(compile="off", eval_every=1), output=tmp_path / "plain")
+    assert not tape.records
+    captured = fastlift.train(settings.override(compile="max", eval_every=1), output=tmp_path / "captured")
+    assert (tape.records, tape.forgotten) == (2, 5)
+    for epoch in (1, 2):
+        same_state(plain.folder, captured.folder, f"epoch-{epoch:03d}")
+    assert events(plain.folder) == events(captured.folder)
+    assert plain.results["checkpoint"] == captured.results["checkpoint"]
     assert plain.metrics == captured.metrics
 
 
