@@ -184,7 +184,7 @@ def _train(asked: Asked, place: Place) -> Run:
     if config.run.eval_every is not None:
         validation_split(data)
     model = models.ready_model(asked, place, data, amp.dtype)
-    is_warm = start_warm(asked, place, model)
+    warm = start_warm(asked, place, model)
     stages = config.part(ProgressiveSettings).build(model.vit, epochs)
     run, identity = ready_folder(asked, place, amp.dtype)
     schedule = Schedule(epochs, steps_in(len(data.train), batch_size), batch_size)
@@ -196,8 +196,11 @@ def _train(asked: Asked, place: Place) -> Run:
     bad = BadImages(run)
     if world.is_main:
         bad.note_found(data)
-    if config.model.init in IMAGE_INITS and asked.start is None and last is None and not is_warm:
+    is_whole = asked.start is not None or last is not None or (warm is not None and warm.rows is None)
+    if config.model.init in IMAGE_INITS and not is_whole:
         models.init_classifier(config.part(CreateSettings), config.part(EvaluationSettings), place, data, model, bad)
+        if warm is not None:
+            warm.take_rows(model)
     if world.is_main:
         write_json(run.data, describe_data(data, config.data), parents=False)
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops

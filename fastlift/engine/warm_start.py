@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from fastlift.config import load
 from fastlift.engine.agreement import first_says
 from fastlift.engine.opening import Asked, Place
 from fastlift.errors import UserError
+from fastlift.models.classifiers import WeightClassifier
 from fastlift.models.lift import LiftModel
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.train_state import names_digest
 from fastlift.training.class_shards import ShardedClassifier
 
+_NAMED = 10  # classes in a message
 
-def start_warm(asked: Asked, place: Place, model: LiftModel) -> bool:
-    """Give ``model`` what the run of ``--init-from`` has learned; whether it was. Every process reads the checkpoint.
 
-    A run that goes on from a checkpoint of its own needs it no more.
+@dataclass(frozen=True)
+class WarmStart:
+    """What another run has learned, in the model already.
+
+    Attributes:
+        rows: where the runs' classes differ: ``head.NAME`` -> rows [R, ...] of the classes that both have, and their places
+            [R] in the weight as this process holds it. None where the classes are the same, and all of it was taken.
+    """
+
+    rows: dict[str, tuple[Tensor, Tensor]] | None = None
+
+    def take_rows(self, model: LiftModel) -> None:
+        """Give the classifier these rows; again, where the whole of it was initialised since."""
+        with torch.no_grad():
+            for name, (rows, places) in (self.rows or {}).items():
+                model.trained()[name][places] = rows
+
+
+def start_warm(asked: Asked, place: Place, model: LiftModel) -> WarmStart | None:
+    """Give ``model`` what the run of ``--init-from`` has learned; None where nothing is given. Every process reads the checkpoint.
+
+    Where that run has other classes, the rows of the classifier are taken for classes of the same name. A run that goes on
+    from a checkpoint of its own needs it no more.
 
     Raises:
-        UserError: no such run or checkpoint, or one of other classes, another backbone, or another model.
+        UserError: no such run or checkpoint, or one of another backbone, or another model; nothing that fits.
     """
     source = asked.config.training.init_from
     if source is None or not asked.config.training.epochs or _has_begun(asked, place):
-        return False
+        return None
     if asked.start is not None:
         raise UserError("--init-from and a given start: what trains can start from one of them alone")
     file = Path(source)
@@ -38,21 +64,54 @@ def start_warm(asked: Asked, place: Place, model: LiftModel) -> bool:
     if path is None:
         raise UserError(f"--init-from {source}: that run has no checkpoint to start from")
     trained, _, state = checkpoints.read(path, run.identity())
-    if state.classes != names_digest(model.class_names):
-        raise UserError(
-            f"--init-from {source}: {_other_classes(run.class_names(), model.class_names)}: give a run of the same classes"
-        )
     if state.backbone != model.backbone_fingerprint:
         raise UserError(f"--init-from {source}: that run has other backbone weights ({load(run.config).model.model})")
-    if isinstance(model.classifier, ShardedClassifier):
+    warm, taken = WarmStart(), ""
+    if state.classes != names_digest(model.class_names):
+        trained, warm, taken = _for_these_classes(trained, run, state.classes, model, asked.config.model.init)
+    elif isinstance(model.classifier, ShardedClassifier):
         trained = model.classifier.cut(trained, str(path))
     try:
         model.load_trained(trained, f"--init-from {path}")
     except UserError as error:
-        differ = _other_settings(asked, run)
+        differ = _other_settings(asked, run, model)
         raise UserError(f"--init-from {source}: {differ}" if differ else str(error)) from None
-    place.ui.say(f"what trains starts from {path.stem} of {run.path}")
-    return True
+    warm.take_rows(model)
+    place.ui.say(f"what trains starts from {path.stem} of {run.path}{taken}")
+    return warm
+
+
+def _for_these_classes(
+    trained: dict[str, Tensor], run: runs.RunFolder, digest: str, model: LiftModel, init: str
+) -> tuple[dict[str, Tensor], WarmStart, str]:
+    """Of a run with other classes: its state with this model's classifier in it, the rows for it, and what is taken, in words."""
+    theirs, mine, head = run.class_names(), model.class_names, model.classifier
+    if digest != names_digest(theirs):
+        raise UserError(f"{run.data} was changed or damaged: its class names are not those that the run trained on")
+    if not isinstance(head, WeightClassifier | ShardedClassifier):
+        return trained, WarmStart(), f": tuner and text side; its {len(theirs):,} classes are others than these"
+    places = {name: place for place, name in enumerate(theirs)}
+    shared = [name for name in mine if name in places]
+    first = head.first if isinstance(head, ShardedClassifier) else 0
+    here = {name: row for row, name in enumerate(mine[first : first + len(head.weight)]) if name in places}
+    own = {f"head.{name}": parameter for name, parameter in model.head_parameters.items()}
+    if not shared and trained.keys() <= own.keys():
+        raise UserError(
+            f"--init-from {run.path}: that run has no tuner, and no class of the same name: nothing to take"
+        )
+    wanted = torch.tensor([places[name] for name in here], dtype=torch.int64)
+    at = torch.tensor(list(here.values()), dtype=torch.int64, device=head.weight.device)
+    rows = {
+        name: (trained[name][wanted].to(parameter), at)
+        for name, parameter in own.items()
+        if name in trained and trained[name].shape[1:] == parameter.shape[1:]
+    }
+    kept = {name: own[name].detach() if name in rows else tensor for name, tensor in trained.items()}
+    named = ", ".join(shared[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
+    told = f"its classifier's rows of {len(shared):,} of these {len(mine):,} classes, by their names"
+    told += f" ({named})" if shared else ""
+    told += f"; the others start anew (init {init})" if len(shared) < len(mine) else ""
+    return kept, WarmStart(rows), f": {'' if trained.keys() <= own.keys() else 'its tuner, and '}{told}"
 
 
 def _has_begun(asked: Asked, place: Place) -> bool:
@@ -61,19 +120,18 @@ def _has_begun(asked: Asked, place: Place) -> bool:
     return bool(first_says(place.world, lambda: "yes" if asked.resume and checkpoints.saved(folder) else ""))
 
 
-def _other_classes(theirs: tuple[str, ...], mine: tuple[str, ...]) -> str:
-    if len(theirs) != len(mine):
-        return f"that run has {len(theirs):,} classes, this one {len(mine):,}"
-    place, (one, other) = next((i, pair) for i, pair in enumerate(zip(theirs, mine, strict=True)) if pair[0] != pair[1])
-    same = " (the same classes in another order)" if set(theirs) == set(mine) else ""
-    return f"class {place} of that run is {one!r}, here {other!r}{same}"
-
-
-def _other_settings(asked: Asked, run: runs.RunFolder) -> str:
+def _other_settings(asked: Asked, run: runs.RunFolder, model: LiftModel) -> str:
     """The settings of the model that differ, in words; empty where none does."""
     theirs, mine = load(run.config).model.values(), asked.config.model.values()
     differ = [f"{name} {_told(theirs[name])}, here {_told(mine[name])}" for name in mine if theirs[name] != mine[name]]
-    return f"the models differ: that run has {'; '.join(differ)}" if differ else ""
+    if differ:
+        return f"the models differ: that run has {'; '.join(differ)}"
+    if len(run.class_names()) != len(model.class_names) and mine["rank"] is None:
+        return (
+            f"without --rank a tuner's rank follows the number of classes, {len(run.class_names()):,} of that run and "
+            f"{len(model.class_names):,} here (rank {model.tuner_settings.rank}): give the rank of that run"
+        )
+    return ""
 
 
 def _told(value: object) -> str:

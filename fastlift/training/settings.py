@@ -71,7 +71,8 @@ class WarmStartSettings(Settings):
         str | None, NamesPlace(), Acts("where training starts from (epochs 1 or more)", lambda epochs: epochs > 0)
     ] = None
     """Start what trains from another run's: its folder (the best checkpoint where there is one, else the last), or one of its
-    checkpoint files. The run must have the same classes, backbone, tuner and classifier."""
+    checkpoint files. The run must have the same backbone, tuner and classifier; of other classes than its own, those with
+    the same name start from its, the others anew."""
 
 
 @dataclass(frozen=True)
