@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="also 4096 x 8142 and 256 x 100,000 classes")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"--rounds {arguments.rounds}: quartiles need 2 or more")
     if DEVICE != "cpu":
         parser.error(
             "this machine has a GPU: python -m benchmarks.gpu --part ops (or CUDA_VISIBLE_DEVICES= for its CPU)"

@@ -275,6 +275,8 @@ def main() -> None:
     flags = parser.parse_args()
     if unknown := set(flags.measurements) - set(MEASUREMENTS):
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(MEASUREMENTS)}")
+    if flags.images is not None and not any(images_in(flags.images)):
+        parser.error(f"--images {flags.images}: no images there; name a folder of JPEGs, or none to have some drawn")
     with tempfile.TemporaryDirectory() as drawn:
         folder = flags.images or Path(drawn)
         if flags.images is None:
