@@ -106,6 +106,7 @@ def from_pretrained(
     repository: str,
     *,
     revision: str | None = None,
+    ui: Ui | Literal["auto"] | None = "auto",
     device: str = "cpu",
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "fp32",
 ) -> LiftModel:
@@ -114,7 +115,7 @@ def from_pretrained(
     Args:
         repository: ``user/name``; its files are kept in the hub's cache, and used from there where there is no network.
         revision: a branch, tag or commit.
-        device, amp: as for ``load_run``.
+        ui, device, amp: as for ``load_run``. Downloads show the hub client's own bars, but for ``ui=None``, which is silent.
 
     Raises:
         UserError: a name that is none, no such repository, one that holds no run, or no answer from the hub; or as ``load_run``.
@@ -122,10 +123,12 @@ def from_pretrained(
     check_repository(repository)
     from huggingface_hub import snapshot_download
 
+    bar = _no_bar() if ui is None else None
+
     def fetch(_: Any) -> str:
         return from_hub(
             f"the files of {repository}",
-            lambda: str(snapshot_download(repository, revision=revision, allow_patterns=list(_HELD))),
+            lambda: str(snapshot_download(repository, revision=revision, allow_patterns=list(_HELD), tqdm_class=bar)),
             "load a run folder with load_run",
             newest=True,
         )
@@ -133,7 +136,18 @@ def from_pretrained(
     found = Path(_asking(fetch, repository))
     if not (found / "config.json").is_file() or not (found / "data.json").is_file():
         raise UserError(f"{repository} holds no run of fastlift: it has no config.json and data.json of one")
-    return load_run(found, device=device, amp=amp)
+    return load_run(found, ui=ui, device=device, amp=amp)
+
+
+def _no_bar() -> Any:
+    """The hub client's bar, which shows nothing."""
+    from huggingface_hub.utils import tqdm
+
+    class NoBar(tqdm):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named | {"disable": True})
+
+    return NoBar
 
 
 def check_repository(name: str) -> None:

@@ -75,6 +75,21 @@ def test_what_was_pushed_is_loaded_elsewhere(run: Path, hub: HubServer) -> None:
 
 
 @pytest.mark.usefixtures("beside_the_weights")
+def test_downloads_show_a_bar_or_nothing(
+    run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    push(run, "someone/birds")
+    shown = []
+    for name, more in (("bar", {}), ("silent", {"ui": None})):
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / name))
+        capfd.readouterr()
+        fastlift.from_pretrained("someone/birds", **more)
+        shown.append("".join(capfd.readouterr()))
+    assert "Fetching" in shown[0]
+    assert shown[1] == ""
+
+
+@pytest.mark.usefixtures("beside_the_weights")
 def test_without_a_network_the_cache_is_enough(run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     push(run, "someone/birds")
     fastlift.from_pretrained("someone/birds")
