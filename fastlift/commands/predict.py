@@ -72,6 +72,10 @@ def run(arguments: list[str]) -> int:
     # All that can be told of what was named is told before the model is loaded.
     images, settings, ui = ImageSources(command.images, command.list), embedded(command), Terminal()
     total = images.count()
+    if command.output in command.list:
+        raise UserError(
+            f"--output {command.output} is a list of images that is read, and would be replaced: name another file"
+        )
     if total == 0:
         raise UserError(f"no images in {', '.join(map(str, [*command.images, *command.list]))}")
     for name in command.answer.values():

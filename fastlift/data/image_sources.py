@@ -6,6 +6,7 @@ that is the same every time. Of a folder the names of one level are in memory, o
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,8 @@ def _check_list(file: Path) -> None:
 
 
 def _path_in(line: bytes) -> str:
-    return os.fsdecode(line.rstrip(b"\r\n"))
+    path = os.fsdecode(line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n"))
+    return path if path.strip() else ""
 
 
 def _in_shard(shard: str) -> Iterator[FoundImage]:

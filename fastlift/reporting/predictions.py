@@ -20,7 +20,7 @@ import msgspec
 
 from fastlift.errors import UserError
 from fastlift.models.prediction.result import Prediction
-from fastlift.system.files import append, parse_json, sync_folder, try_lock
+from fastlift.system.files import append, parse_json, refuse_device, sync_folder, try_lock
 from fastlift.system.printing import printable
 
 Format = Literal["text", "jsonl", "csv", "parquet"]
@@ -208,6 +208,7 @@ class Unfinished:
             raise UserError("--resume and --overwrite contradict each other")
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder: name a file in it")
+        refuse_device(self.path)
         noted = self._noted()
         begun = noted is not None
         if self.path.exists() and not begun:

@@ -58,6 +58,12 @@ def expand_user(path: Path) -> Path:
         raise UserError(f"{path}: {error}") from None
 
 
+def refuse_device(path: Path) -> None:
+    """Raise UserError where a path is a device or a pipe, which a new file would take the place of."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is a device or a pipe, and a file that is written would replace it: name a file")
+
+
 def write_atomically(path: Path, write: Callable[[Path], object], *, parents: bool = True) -> None:
     """Have ``write`` make a file of the same name in a folder of its own beside ``path``, then put it in place in one step.
 
@@ -69,8 +75,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, parents: bo
         parents: make missing folders; False for files of a run, whose folder must not come back once somebody removed it.
 
     Raises:
+        UserError: the path is a device or a pipe.
         OSError: the folder cannot be written, or the disk is full; the old file is as it was.
     """
+    refuse_device(path)
     try:
         if parents:
             os.makedirs(path.parent, exist_ok=True)

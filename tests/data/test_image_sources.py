@@ -52,7 +52,7 @@ def test_places_of_all_kinds_one_after_another(folder: Path, tmp_path: Path) -> 
                 (tmp_path / "member").write_bytes(name.encode())
                 tar.add(tmp_path / "member", name)
     listed = tmp_path / "list.txt"
-    listed.write_bytes(b"%s\r\n\nmissing.jpg\n" % os.fsencode(folder / "b.jpg"))
+    listed.write_bytes(b"\xef\xbb\xbf%s\r\n\n  \nmissing.jpg\n" % os.fsencode(folder / "b.jpg"))
     sources = ImageSources([folder / "a-b", str(tmp_path / "part-{0..1}.tar"), folder / "a.jpg"], [listed])
     found = list(sources)
     assert [one.name for one in found] == [

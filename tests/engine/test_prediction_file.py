@@ -7,6 +7,7 @@ import csv
 import fcntl
 import io
 import json
+import os
 import signal
 import sys
 import tarfile
@@ -454,6 +455,8 @@ def test_csv_on_stdout(run: Path, tiny_data: Path, capsys: Streams) -> None:
         (["one.jpg", "--format", "parquet"], "--format parquet needs a file"),
         (["one.jpg", "--json", "--format", "csv"], "contradicts --format csv"),
         (["one.jpg", "--output", "out.csv", "--resume", "--overwrite"], "contradict each other"),
+        (["one.jpg", "--output", "pipe", "--format", "csv", "--overwrite"], "pipe is a device or a pipe"),
+        (["--list", "one.txt", "--output", "one.txt", "--overwrite"], "one.txt is a list of images that is read"),
         (["one.jpg", "--threshold", "1.5"], "threshold: expected"),
     ],
 )
@@ -468,6 +471,8 @@ def test_mistakes_are_told_before_the_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "one.jpg").write_bytes((tiny_data / "test" / "class0" / "0.jpg").read_bytes())
+    (tmp_path / "one.txt").write_text("one.jpg\n")
+    os.mkfifo(tmp_path / "pipe")
     before = sorted(tmp_path.iterdir())
     assert call(run, *flags) == 2
     assert message in capsys.readouterr().err

@@ -104,6 +104,16 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
         write_json(tmp_path / (name + "x"), {})
 
 
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=f"{name} is a device or a pipe"):
+            write_json(tmp_path / name, {})
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_a_folder_that_vanished_does_not_come_back(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_json(tmp_path / "gone" / "a.json", {}, parents=False)
