@@ -20,7 +20,7 @@ from fastlift.data.datasets.dataset import SPLITS, DataSet, Request
 from fastlift.data.datasets.hub import named_on_hub
 from fastlift.data.datasets.splits import finish, index_listings
 from fastlift.data.datasets.tables import data_of_rows, rows_of, split_rows
-from fastlift.data.huggingface import encoded_splits
+from fastlift.data.huggingface import Asked, encoded_splits
 from fastlift.data.index.index import PathTable
 from fastlift.data.index.lists import Listing
 from fastlift.data.index.problems import SHOWN, Problems
@@ -247,8 +247,8 @@ def from_huggingface(
     if isinstance(dataset, (str, Path)):
         return load_data_set("huggingface", data_root=dataset, **columns, **options)
     problems = Problems("the data set")
-    splits = encoded_splits(dataset, None, None, Columns(image_column, label_column), PYTHON, problems)
-    return finish(_request(**options), splits, problems)
+    asked = Asked(PYTHON, Columns(image_column, label_column), cache_folder())
+    return finish(_request(**options), encoded_splits(dataset, None, None, asked, problems), problems)
 
 
 def _request(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastlift.data.index.columns import cached_columns, read_columns, write_columns
 from fastlift.data.index.headers import read_header_bytes
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.multi_label import refuse
@@ -20,13 +23,31 @@ from fastlift.errors import UserError
 from fastlift.system.hub import from_hub
 
 _BATCH = 256  # rows that are looked at together
+_FORM = "fastlift-rows-1"
+_KINDS: dict[str, type[np.generic]] = {
+    "labels": np.int64,
+    "widths": np.int32,
+    "heights": np.int32,
+    "digests": np.uint8,
+}
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
+class Asked(NamedTuple):
+    """How the rows of a data set are read."""
+
+    name: str  # for messages
+    columns: Columns
+    cache: Path
+    rescan: bool = False  # look at all rows, whatever is kept
+
+
 def encoded_splits(
-    given: Any, config: str | None, revision: str | None, columns: Columns, name: str, problems: Problems
+    given: Any, config: str | None, revision: str | None, asked: Asked, problems: Problems
 ) -> dict[str, ImageIndex]:
     """The splits of a data set, each of its images looked at once; bad ones are added to the problems.
+
+    What was found in the images of Arrow files is kept in the cache, and holds as long as the files are the same.
 
     Raises UserError as ``from_huggingface``.
     """
@@ -50,12 +71,12 @@ def encoded_splits(
     if found["test"] is None and found["val"] is not None:
         problems.notes.append(f"the split {found['val']} is the test split, as there is none called test")
         found = {**found, "test": found["val"], "val": None}
-    image, label = _columns(whole[found["train"]].features, columns)
+    image, label = _columns(whole[found["train"]].features, asked.columns)
     names = tuple(whole[found["train"]].features[label].names)
     splits = {split: whole[key] for split, key in found.items() if key is not None}
     if any(tuple(getattr(one.features.get(label), "names", ())) != names for one in splits.values()):
         raise UserError(f"the splits have other classes in {label!r}: give those of one data set")
-    return {split: _index(f"{name}/{split}", one, image, label, names, problems) for split, one in splits.items()}
+    return {split: _index(split, one, image, label, names, asked, problems) for split, one in splits.items()}
 
 
 def _opened(place: str | Path, config: str | None, revision: str | None) -> Any:
@@ -110,35 +131,21 @@ def _columns(features: Any, asked: Columns) -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ...], problems: Problems) -> ImageIndex:
+def _index(
+    split: str, dataset: Any, image: str, label: str, names: tuple[str, ...], asked: Asked, problems: Problems
+) -> ImageIndex:
     import datasets
 
+    name = f"{asked.name}/{split}"
     encoded = dataset.select_columns([image, label]).cast_column(image, datasets.Image(decode=False)).with_format(None)
-    count = len(encoded)
-    labels = np.full(count, -1, dtype=np.int64)
-    widths, heights = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
-    digests = np.zeros((count, 16), dtype=np.uint8)
-    for first in range(0, count, _BATCH):
-        try:
-            rows = encoded[first : first + _BATCH]
-        except Exception as error:  # of pyarrow, of files that are gone
-            raise UserError(
-                f"{name}: the rows from {first} on cannot be read ({type(error).__name__}: {error})"
-            ) from error
-        for row, (one, number) in enumerate(zip(rows[image], rows[label], strict=True), start=first):
-            if number is None or not 0 <= number < len(names):
-                problems.add(
-                    f"{name}: row {row} has no label" if number is None else f"{name}: row {row}: label {number}"
-                )
-                continue
-            data = _bytes(one)
-            header = read_header_bytes(data)
-            if header.reason:
-                problems.add_files([f"{name}: row {row} {header.reason}"])
-            labels[row], widths[row], heights[row] = number, header.width, header.height
-            digests[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), dtype=np.uint8)
-    if not count:
-        problems.add(f"{name}: no rows")
+    kept = _kept_in(encoded, image, asked.cache)
+    found = None if kept is None or asked.rescan else _read(kept, len(encoded), len(names))
+    if found is None:
+        before = problems.total
+        found, are_inside = _looked_at(encoded, image, label, len(names), name, problems)
+        if kept is not None and are_inside and problems.total == before:
+            with suppress(OSError):
+                write_columns(kept, found)
 
     def load(row: int) -> np.ndarray:
         try:
@@ -148,7 +155,70 @@ def _index(name: str, dataset: Any, image: str, label: str, names: tuple[str, ..
         except Exception as error:  # of pyarrow, of files that are gone
             raise DecodeError(f"is row {row} of the data set, which raised {type(error).__name__}: {error}") from error
 
-    return object_index(name, load, labels, widths, heights, names, digests.tobytes(), digests)
+    digests = found["digests"]
+    sizes = (found["labels"], found["widths"], found["heights"])
+    return object_index(name, load, *sizes, names, digests.tobytes(), digests)
+
+
+def _looked_at(
+    encoded: Any, image: str, label: str, classes: int, name: str, problems: Problems
+) -> tuple[dict[str, np.ndarray], bool]:
+    """Labels, sizes and digests of all rows; and whether all their images lie in the data set itself."""
+    count, are_inside = len(encoded), True
+    labels, digests = np.full(count, -1, dtype=np.int64), np.zeros((count, 16), dtype=np.uint8)
+    widths, heights = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
+    for first in range(0, count, _BATCH):
+        try:
+            rows = encoded[first : first + _BATCH]
+        except Exception as error:  # of pyarrow, of files that are gone
+            raise UserError(
+                f"{name}: the rows from {first} on cannot be read ({type(error).__name__}: {error})"
+            ) from error
+        for row, (one, number) in enumerate(zip(rows[image], rows[label], strict=True), start=first):
+            if number is None or not 0 <= number < classes:
+                problems.add(
+                    f"{name}: row {row} has no label" if number is None else f"{name}: row {row}: label {number}"
+                )
+                continue
+            data = _bytes(one)
+            are_inside = are_inside and one is not None and one.get("bytes") is not None
+            header = read_header_bytes(data)
+            if header.reason:
+                problems.add_files([f"{name}: row {row} {header.reason}"])
+            labels[row], widths[row], heights[row] = number, header.width, header.height
+            digests[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), dtype=np.uint8)
+    if not count:
+        problems.add(f"{name}: no rows")
+    return {"labels": labels, "widths": widths, "heights": heights, "digests": digests}, are_inside
+
+
+def _kept_in(encoded: Any, image: str, cache: Path) -> Path | None:
+    """Where what is found in these rows is kept: by the library's fingerprint, and the condition of the files of the rows.
+
+    None for a data set that lies in memory.
+    """
+    files = [Path(one["filename"]) for one in encoded.cache_files]
+    if not files:
+        return None
+    try:
+        conditions = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError:
+        return None
+    content = json.dumps([encoded._fingerprint, len(encoded), image, encoded.column_names, conditions])
+    return cached_columns(cache, "index", _FORM, files[0].parent, content.encode())
+
+
+def _read(kept: Path, count: int, classes: int) -> dict[str, np.ndarray] | None:
+    """What was found before; None where nothing is kept, or something else."""
+    try:
+        found = read_columns(kept, _KINDS) if kept.is_file() else None
+    except ValueError:  # damaged
+        return None
+    if found is None or found["digests"].shape != (count, 16):
+        return None
+    whole = all(found[name].shape == (count,) for name in ("labels", "widths", "heights"))
+    is_sound = whole and all(found[name].min(initial=0) >= 0 for name in ("labels", "widths", "heights"))
+    return found if is_sound and found["labels"].max(initial=0) < classes else None
 
 
 def _bytes(image: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Data sets of the hub without a network, with the real ``datasets``."""
+"""Data sets of Hugging Face's ``datasets``: of the hub without a network, and what is kept of their rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastlift import data as api
+from fastlift.data import huggingface
 from fastlift.errors import UserError
 
 
@@ -43,18 +44,28 @@ def test_what_is_nowhere_is_one_sentence_at_once(unreachable: Path, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_was_loaded_before_is_taken_from_the_cache(
-    unreachable: Path, tmp_path: Path, encode: Callable, make_image: Callable
-) -> None:
+@pytest.fixture
+def made(tmp_path: Path, encode: Callable, make_image: Callable) -> Callable:
+    """Makes a data set of six images by their files."""
     import datasets
 
     places = [tmp_path / f"{k}.png" for k in range(6)]
     for k, place in enumerate(places):
         place.write_bytes(encode(make_image(40, 30, seed=k), "PNG"))
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
-    images: dict[str, Any] = {"image": list(map(str, places)), "label": [0, 1] * 3}
+
+    def make(labels: list[int]) -> Any:
+        table = {"image": list(map(str, places)), "label": labels}
+        return datasets.Dataset.from_dict(table, features=features)
+
+    return make
+
+
+def test_what_was_loaded_before_is_taken_from_the_cache(unreachable: Path, tmp_path: Path, made: Callable) -> None:
+    import datasets
+
     table = str(tmp_path / "all.parquet")
-    datasets.Dataset.from_dict(images, features=features).to_parquet(table)
+    made([0, 1] * 3).to_parquet(table)
     # As it is after one of the hub was loaded; of a file the same comes about under other names.
     builder = datasets.load_dataset_builder("parquet", data_files=table, cache_dir=str(tmp_path / "made"))
     builder.download_and_prepare()
@@ -76,3 +87,54 @@ def test_other_errors_are_told_with_the_first_of_their_lines(monkeypatch: pytest
     monkeypatch.setattr("datasets.load_dataset", load)
     with pytest.raises(UserError, match=r"the data set user/nothing \(here is no .*\) cannot be loaded: gone$"):
         api.from_huggingface("user/nothing")
+
+
+def test_rows_are_looked_at_once(made: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a saved data set; again where it was saved anew, where the cache is damaged, and where that is asked for."""
+    from datasets import load_from_disk
+
+    looked: list[int] = []
+    look = huggingface.read_header_bytes
+    monkeypatch.setattr(huggingface, "read_header_bytes", lambda data: looked.append(len(data)) or look(data))
+
+    def load(given: Any = tmp_path / "saved", **options: Any) -> tuple[int, list[str]]:
+        looked.clear()
+        found = (
+            api.from_huggingface(given) if not options else api.load_data_set("huggingface", data_root=given, **options)
+        )
+        return len(looked), [index.fingerprint for index in found.splits.values()]
+
+    made([0, 1] * 3).save_to_disk(str(tmp_path / "saved"))
+    count, prints = load()
+    assert count == 6
+    assert load() == load(load_from_disk(str(tmp_path / "saved"))) == (0, prints)
+    assert load(rescan=True) == (6, prints)
+    for kept in (tmp_path / "cache" / "index").iterdir():
+        kept.write_bytes(kept.read_bytes()[:-300])
+    assert load() == (6, prints)
+    made([1, 0] * 3).save_to_disk(str(tmp_path / "other"))
+    (tmp_path / "saved").rename(tmp_path / "old")
+    (tmp_path / "other").rename(tmp_path / "saved")
+    count, others = load()
+    assert count == 6
+    assert others != prints
+
+
+def test_images_that_are_files_are_looked_at_each_time(made: Callable, tmp_path: Path, encode: Callable) -> None:
+    """They may have changed, which rows that name them do not show."""
+    import datasets
+    from PIL import Image
+
+    table = made([0, 1] * 3)
+    rows = table.cast_column("image", datasets.Image(decode=False)).to_dict()
+
+    def give() -> Any:
+        for image, label in zip(rows["image"], rows["label"], strict=True):
+            yield {"image": image["path"], "label": label}
+
+    named = datasets.Dataset.from_generator(give, features=table.features, cache_dir=str(tmp_path / "generated"))
+    assert named.cache_files
+    before = api.from_huggingface(named)
+    (tmp_path / "0.png").write_bytes(encode(Image.new("RGB", (40, 30)), "PNG"))
+    after = api.from_huggingface(named)
+    assert after.train.fingerprint != before.train.fingerprint or after.test.fingerprint != before.test.fingerprint

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.splits import finish
-from fastlift.data.huggingface import encoded_splits
+from fastlift.data.huggingface import Asked, encoded_splits
 from fastlift.data.index.problems import Problems
 from fastlift.errors import UserError
 
@@ -41,7 +41,8 @@ class HuggingFace(Source):
             raise UserError(f"--dataset huggingface needs --data-root.{self.how_to_get()}")
         else:
             place, config, revision = str(request.data_root), None, None
-        splits = encoded_splits(place, config, revision, request.columns, request.name, problems)
+        asked = Asked(request.name, request.columns, request.cache_dir, request.rescan)
+        splits = encoded_splits(place, config, revision, asked, problems)
         return finish(request, splits, problems)
 
 
