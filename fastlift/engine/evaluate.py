@@ -32,6 +32,7 @@ from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
 from fastlift.models.weights import weights_fingerprint
+from fastlift.reporting.notebook import ui_for
 from fastlift.runs import folder as runs
 from fastlift.runs.checkpoints import epoch_path
 from fastlift.runs.claims import InUse, claimed
@@ -53,7 +54,7 @@ def evaluate_run(
     settings: dict[str, Any] | None = None,
     *,
     dataset: DataSet | None = None,
-    ui: Ui | None = None,
+    ui: Ui | Literal["auto"] | None = "auto",
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json`` and its page.
 
@@ -66,7 +67,7 @@ def evaluate_run(
             another one with the same classes, the images of which are evaluated. Many, medium and few are those of the training.
         settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
             ``taxon`` evaluates a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
-        ui: whom to tell what is done; nobody by default.
+        ui: where progress is told; see ``fastlift.train``.
 
     Returns:
         metrics by a name that says the crops; checkpoint and split where they are not the usual ones; the fingerprint of
@@ -76,7 +77,7 @@ def evaluate_run(
         UserError: no such run or checkpoint, or data with other classes.
     """
     with company() as world:
-        return _evaluate_among_others(Path(folder), checkpoints, split, settings or {}, dataset, world, ui or Quiet())
+        return _evaluate_among_others(Path(folder), checkpoints, split, settings or {}, dataset, world, ui_for(ui))
 
 
 def _evaluate_among_others(
