@@ -22,6 +22,8 @@ from fastlift.system.settings import DeviceSettings, ThreadSettings
 EXAMPLES = (
     "fastlift predict RUN photo.jpg folder/ --top 3",
     "fastlift predict RUN 'photos/**/*.jpg' 'shards/{00..63}.tar' --output predictions.csv --threshold 0.5",
+    "fastlift predict RUN https://example.org/cat.jpg s3://bucket/photos",
+    "fastlift predict RUN https://example.org/cat.jpg s3://bucket/photos",
     "fastlift predict RUN --list millions.txt --output predictions.parquet --resume",
 )
 
@@ -36,10 +38,11 @@ class Predict:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Files; folders, which are searched to any depth; patterns in quotes; tar files of images (WebDataset shards)."""
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PLACE [PLACE ...]]")]
+    """Files; folders, which are searched to any depth; patterns in quotes; tar files of images (WebDataset shards); URLs of
+    images, and of folders in S3, GCS or the hub."""
     list: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
-    """Text files with the path of an image in each line, any number of them."""
+    """Text files with the path or URL of an image in each line, any number of them."""
     answer: AnswerSettings = field(default_factory=AnswerSettings)
     output: Path | None = None
     """Write a record of each image to this file instead of stdout: .txt, .jsonl, .csv or .parquet."""

@@ -19,6 +19,7 @@ from fastlift.data.datasets.webdataset import expand
 from fastlift.data.index.leftovers import is_leftover
 from fastlift.data.index.tars import TarError, members
 from fastlift.data.stores.random_access import opened
+from fastlift.data.stores.url import Url, is_url
 from fastlift.errors import UserError
 
 _TOLD = 10
@@ -32,6 +33,7 @@ class FoundImage(NamedTuple):
     path: str  # of the file, or of the shard
     span: tuple[int, int] | None = None  # of a shard's member: offset and bytes
     problem: str = ""  # of a shard that cannot be read to its end: why
+    store: str = ""  # the URL that the path is below, of an image that is not on this machine
 
 
 class ImageSources:
@@ -42,15 +44,19 @@ class ImageSources:
 
         Args:
             places: files; folders, which are searched to any depth; patterns (``photos/**/*.jpg``, whose matches with an
-                image's ending are taken, and ``train-{000..099}.tar``); tar files, whose images are taken.
-            lists: text files with the path of an image in each line; empty lines are passed over.
+                image's ending are taken, and ``train-{000..099}.tar``); tar files, whose images are taken; URLs of images,
+                and of folders where the store lists them (``s3://bucket/photos``, no web server does).
+            lists: text files with the path or URL of an image in each line; empty lines are passed over.
 
         Raises:
             UserError: a place that does not exist, a pattern that nothing matches, a list that cannot be read or belongs
-                elsewhere. All missing places are named, the first ten by name.
+                elsewhere. All missing places are named, the first ten by name. A URL of a tar file.
         """
         self._places = [found for place in places for found in _matching(os.fspath(place))]
-        if missing := [place for place in self._places if not os.path.exists(place)]:
+        self._folders: dict[str, Url] = {}  # in stores, which keep what they listed
+        for place in filter(is_url, self._places):
+            self._check_url(place)
+        if missing := [place for place in self._places if not (is_url(place) or os.path.exists(place))]:
             more = f" and {len(missing) - _TOLD:,} more" if len(missing) > _TOLD else ""
             raise UserError(f"no such file or folder: {', '.join(missing[:_TOLD])}{more}")
         self._lists = list(lists)
@@ -59,7 +65,11 @@ class ImageSources:
 
     def __iter__(self) -> Iterator[FoundImage]:
         for place in self._places:
-            if os.path.isdir(place):
+            if place in self._folders:
+                yield from _below(self._folders[place])
+            elif is_url(place):
+                yield _at(place)
+            elif os.path.isdir(place):
                 yield from (FoundImage(path, path) for path in images_in(place))
             elif place.lower().endswith(".tar"):
                 yield from _in_shard(place)
@@ -67,7 +77,7 @@ class ImageSources:
                 yield FoundImage(place, place)
         for file in self._lists:
             with open(file, "rb") as lines:
-                yield from (FoundImage(path, path) for line in lines if (path := _path_in(line)))
+                yield from (_at(path) for line in lines if (path := _path_in(line)))
 
     def count(self) -> int | None:
         """How many images there are; None where only reading shards would tell."""
@@ -75,9 +85,40 @@ class ImageSources:
             return None
         return sum(1 for _ in self)
 
+    def _check_url(self, place: str) -> None:
+        url = Url(place)
+        if url.name.lower().endswith(".tar"):
+            raise UserError(f"{url}: tar files are read on this machine alone: download it, and name the file")
+        if not (url.is_web or url.name.lower().endswith(IMAGE_ENDINGS) or url.is_file()):
+            self._folders[place] = url
+
+
+def is_one_url(place: object) -> bool:
+    """Whether a place is the URL of one image."""
+    return is_url(place) and (Url(str(place)).is_web or str(place).lower().endswith(IMAGE_ENDINGS))
+
+
+def _at(place: str) -> FoundImage:
+    """The image at a path or a URL."""
+    if not is_url(place):
+        return FoundImage(place, place)
+    url = Url(place)
+    store, path = url.apart()
+    return FoundImage(str(url), path, store=store)
+
+
+def _below(folder: Url) -> Iterator[FoundImage]:
+    """The images in a folder of a store."""
+    for name in folder.files():
+        base = name.rpartition("/")[2]
+        if base.lower().endswith(IMAGE_ENDINGS) and not base.startswith(("__", ".")) and not is_leftover(base):
+            yield _at(folder.below(name))
+
 
 def _matching(place: str) -> list[str]:
     """The place itself, or what its pattern stands for."""
+    if is_url(place):
+        return [place]
     if os.path.exists(place):
         return [place]
     if place.endswith(".tar") and "{" in place:
@@ -101,7 +142,7 @@ def _check_list(file: Path) -> None:
         raise UserError(f"{file} cannot be read ({error.strerror})") from None
     if not paths:
         raise UserError(f"{file} names no image: a list has the path of one in each line")
-    if not any(os.path.exists(path) for path in paths):
+    if not any(is_url(path) or os.path.exists(path) for path in paths):
         raise UserError(
             f"none of the first {len(paths)} paths of {file} exists, such as {paths[0]}: lines hold the path of an image "
             "each, and no more; paths that are not absolute begin in the folder where the command is called"

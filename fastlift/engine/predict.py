@@ -21,9 +21,10 @@ from torch import Tensor
 
 from fastlift.config import Config, RunConfig
 from fastlift.data.image_sources import FoundImage
-from fastlift.data.index.header_scan import scan_files
 from fastlift.data.index.index import ImageIndex, PathTable
+from fastlift.data.index.store_scan import scan_anywhere
 from fastlift.data.sampling.stream import share
+from fastlift.data.stores.url import Url
 from fastlift.engine.agreement import agree, each_says, first_amp, first_says, join
 from fastlift.engine.memory import Work, check_images
 from fastlift.engine.model import load_run
@@ -106,13 +107,13 @@ class _Found(NamedTuple):
 
 
 def _parts(images: Iterable[FoundImage], done: int) -> Iterator[_Found]:
-    """Images in parts of growing size, each of one kind: files, or members of shards, or what cannot be read.
+    """Images in parts of growing size, each of one kind: files, of one store or none, or members of shards, or what cannot be read.
 
     Parts that are done are left out, and the next one is whole: so its images are in the batches, and get the bits, that they
     have without an interruption.
     """
     most, start = FIRST_IMAGES, 0
-    for _, same in itertools.groupby(images, key=lambda image: (bool(image.problem), image.span is None)):
+    for _, same in itertools.groupby(images, key=lambda image: (bool(image.problem), image.span is None, image.store)):
         while part := list(itertools.islice(same, most)):
             if start + len(part) > done:
                 yield _Found(part, max(0, done - start))
@@ -169,13 +170,13 @@ def _merged(part: _Part, predicted: Iterable[Best], names: Sequence[str], thresh
 
 
 def _scan_together(
-    world: World, device: torch.device, root: Path, table: PathTable
+    world: World, device: torch.device, root: Path | Url, table: PathTable
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """As ``scan_files``: each process reads the headers of its part of the files."""
+    """As ``scan_anywhere``: each process reads the headers of its part of the files."""
     if world.size == 1:
-        return scan_files(root, table)
+        return scan_anywhere(root, table)
     parts = [share(len(table), rank, world.size) for rank in range(world.size)]
-    widths, heights, reasons = scan_files(root, table.take(np.array(parts[world.rank], dtype=np.int64)))
+    widths, heights, reasons = scan_anywhere(root, table.take(np.array(parts[world.rank], dtype=np.int64)))
     each = each_says(world, json.dumps(reasons), math.inf)
     mine = torch.zeros(max(map(len, parts)), 2, dtype=torch.int32)
     mine[: len(widths)] = torch.from_numpy(np.stack([widths, heights], axis=1))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 from fastlift.data.image_sources import FoundImage
-from fastlift.data.index.header_scan import scan_files
 from fastlift.data.index.headers import Header, bad, header_of
 from fastlift.data.index.index import BadImage, ImageIndex, PathTable, fingerprint
 from fastlift.data.index.replacements import BadImageSettings, NoGoodImage
+from fastlift.data.index.store_scan import scan_anywhere
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.stores.cache import CacheSettings, DataCache
+from fastlift.data.stores.cached import Session
 from fastlift.data.stores.random_access import Opened, opened
+from fastlift.data.stores.url import Url
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.evaluation.settings import InferenceSettings
@@ -28,18 +31,21 @@ from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import without_gradients
 from fastlift.models.prediction.predicting import NOT_FINITE
 from fastlift.models.prediction.result import Prediction
+from fastlift.system.files import cache_folder
 from fastlift.training.distributed import World
 from fastlift.training.inputs import model_loader
 
 Result = TypeVar("Result")
-Scan = Callable[[Path, PathTable], tuple[np.ndarray, np.ndarray, dict[int, str]]]
+Scan = Callable[[Path | Url, PathTable], tuple[np.ndarray, np.ndarray, dict[int, str]]]
 
 
-def index_images(found: Sequence[FoundImage], scan: Scan = scan_files) -> tuple[ImageIndex, np.ndarray, dict[int, str]]:
+def index_images(
+    found: Sequence[FoundImage], scan: Scan = scan_anywhere
+) -> tuple[ImageIndex, np.ndarray, dict[int, str]]:
     """An index of those images that can be read.
 
     Args:
-        found: images that are all files, or all members of shards.
+        found: images that are all files, of this machine or of one store, or all members of shards.
         scan: reads the headers of files.
 
     Returns:
@@ -47,8 +53,10 @@ def index_images(found: Sequence[FoundImage], scan: Scan = scan_files) -> tuple[
         others, by its number.
     """
     # As they are named: to resolve links would take longer than to read the headers.
-    here, root, spans = os.getcwd(), Path(os.sep), None
-    paths = [os.path.join(here, image.path) for image in found]
+    here, spans = os.getcwd(), None
+    in_store = bool(found) and bool(found[0].store)
+    root: Path | Url = Url(found[0].store, Session(_copies(cache_folder()))) if in_store else Path(os.sep)
+    paths = [image.path if in_store else os.path.join(here, image.path) for image in found]
     table = PathTable.from_strings(path.lstrip(os.sep) for path in paths)
     if not found or found[0].span is None:
         widths, heights, reasons = scan(root, table)
@@ -59,6 +67,15 @@ def index_images(found: Sequence[FoundImage], scan: Scan = scan_files) -> tuple[
     columns = table.take(good), np.zeros(len(good), dtype=np.int64), widths[good], heights[good], ("any",)
     spans = None if spans is None else spans[good]
     return ImageIndex("images", root, *columns, fingerprint=fingerprint(*columns), spans=spans), good, reasons
+
+
+@functools.cache
+def _copies(folder: Path) -> DataCache | None:
+    """The cache of what stores gave below a folder, so that an image is fetched once for its header and its pixels; None without one."""
+    try:
+        return CacheSettings().build(folder)
+    except UserError:
+        return None
 
 
 def _scan_members(shards: Sequence[str], found: Sequence[FoundImage]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
@@ -178,9 +195,9 @@ def predict_rows(
 
     def queued() -> Iterator[Callable[[], tuple[Tensor, list[Tensor]]]]:
         for images, _, indices in loader.epoch(0, batches_done):
-            best = partial(_best, model, images, min(top, len(model.class_names)))
+            best = functools.partial(_best, model, images, min(top, len(model.class_names)))
             arrived = _fetched(without_gradients(best, model, len(images) * crops, crops, "prediction"))
-            yield partial(read, indices, arrived)
+            yield functools.partial(read, indices, arrived)
 
     # A GPU has the next batch to work on while the host reads one; a CPU would only tell of it later.
     ahead = 1 if next(model.parameters()).device.type == "cuda" else 0

@@ -43,6 +43,14 @@ class Url:
             name = quote(name.encode("utf-8", "surrogateescape"))
         return f"{path}/{name}{mark}{query}"
 
+    def apart(self) -> tuple[str, str]:
+        """The store itself, and the path of this place in it: ``Url(store) / path`` is this place again."""
+        path, mark, query = self.text.partition("?") if self.is_web else (self.text, "", "")
+        scheme, _, rest = path.partition("://")
+        host, _, inside = rest.partition("/")
+        inside = unquote(inside, errors="surrogateescape") if self.is_web else inside
+        return f"{scheme}://{host}{mark}{query}", inside
+
     @cached_property
     def is_web(self) -> bool:
         """A plain web server's: it has no listing, its paths are quoted, and what follows a ``?`` is no part of them."""

@@ -12,10 +12,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastlift.data.image_sources import FoundImage, ImageSources
+from fastlift.data.image_sources import FoundImage, ImageSources, is_one_url
 from fastlift.data.index.headers import READ_FLAGS, is_shortage
 from fastlift.data.loading.decode import decode
 from fastlift.data.loading.reading import DecodeError, ImageFile
+from fastlift.data.stores import client
+from fastlift.data.stores.url import Url
 from fastlift.errors import UserError
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # 8 bits a channel, as of files
@@ -48,7 +50,7 @@ def is_single(given: Any) -> bool:
         return given.ndim < 4
     if isinstance(given, (str, os.PathLike)):
         place = os.fspath(given)
-        return os.path.isfile(place) and not place.lower().endswith(".tar")
+        return is_one_url(given) or (os.path.isfile(place) and not place.lower().endswith(".tar"))
     return isinstance(given, (Image.Image, bytes, bytearray, memoryview))
 
 
@@ -132,10 +134,13 @@ def load_found(found: FoundImage) -> np.ndarray:
     Raises:
         DecodeError: it cannot be used, with the reason.
         OSError: a shortage, of open files say.
+        StoreError: of a URL, whatever its store fails at.
     """
     if found.problem:
         raise DecodeError(found.problem)
     try:
+        if found.store:
+            return decode(client.read(Url(found.store).below(found.path)))
         descriptor = os.open(found.path, READ_FLAGS)
     except FileNotFoundError:
         raise DecodeError("is missing") from None
