@@ -98,12 +98,12 @@ def _write(predictions: Iterator[Prediction], records: Records, total: int | Non
 def _begun(file: PredictionFile, wanted: Wanted, run: RunConfig) -> Iterator[tuple[Unfinished, Records | None]]:
     """The file, ready for records behind those that it has; without any where it is complete."""
     unfinished = Unfinished(file.path)
+    records: Records | None = None
     top = min(wanted.answer.top, len(open_run(wanted.run).class_names()))
     try:
         if not unfinished.begin(_asked(file, wanted, run), resume=file.resume, overwrite=file.overwrite):
             yield unfinished, None
             return
-        records: Records
         if file.format == "parquet":
             from fastlift.reporting.parquet import ParquetFile
 
@@ -118,6 +118,8 @@ def _begun(file: PredictionFile, wanted: Wanted, run: RunConfig) -> Iterator[tup
             )
         yield unfinished, records
     finally:
+        if records is not None:
+            records.close()
         unfinished.release()
 
 

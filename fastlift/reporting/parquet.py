@@ -62,6 +62,9 @@ class ParquetFile:
         self.flush()
         write_atomically(self._path, self._join)
 
+    def close(self) -> None:
+        """No file stays open between calls."""
+
     def flush(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -51,6 +51,9 @@ class Records(Protocol):
     def finish(self) -> None:
         """There will be no more."""
 
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+
 
 def format_of(path: Path | None, asked: Format | None) -> Format:
     """The format that was asked for, else that of the file's ending, else text; UserError for an ending that tells none."""
@@ -108,11 +111,15 @@ class LineFile:
         """Go on with the whole records that are there; half a record, as a kill leaves it, goes."""
         self._path, self._format, self._top = path, format, top
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
-        known = _known_of(path, format)
-        os.ftruncate(self._file, known.end)
+        try:
+            known = _known_of(path, format)
+            os.ftruncate(self._file, known.end)
+            if format == "csv" and not known.end:
+                append(self._file, csv_line(columns(top)).encode(), path)
+        except BaseException:
+            self.close()
+            raise
         self.done, self.problems, self._last = known.records, known.problems, known.last
-        if format == "csv" and not known.end:
-            append(self._file, csv_line(columns(top)).encode(), path)
 
     def follows(self, image: str) -> bool:
         return self._last.startswith(f"{printable(image)}: ") if self._format == "text" else self._last == image
@@ -126,6 +133,8 @@ class LineFile:
 
     def finish(self) -> None:
         self.flush()
+
+    def close(self) -> None:
         os.close(self._file)
 
 

@@ -297,14 +297,26 @@ def test_other_images_do_not_go_on_and_overwrite_starts_again(
         killed_after(3, monkeypatch)
         with pytest.raises(Killed):
             call(run, images, "--output", file)
+        assert not descriptors_of(file)
         capsys.readouterr()
         assert call(run, tiny_data / "test" / "class0", "--output", file, "--resume") == 2
+        assert not descriptors_of(file)
         assert "begun with other images: its record 3 is not that of" in capsys.readouterr().err
         assert call(run, tiny_data / "test" / "class0" / "0.jpg", "--output", file, "--resume") == 2
         assert "is not that of any image" in capsys.readouterr().err
         assert call(run, tiny_data / "test" / "class0", "--output", file, "--overwrite") == 0
         capsys.readouterr()
         assert _count(file) == 4
+
+
+def descriptors_of(file: Path) -> list[str]:
+    """What this process has open of a file: who catches the error and goes on must not run out of descriptors."""
+    links = Path("/proc/self/fd")
+    if not links.exists():
+        pytest.skip("this system does not tell which files are open")
+    return [
+        link.name for link in links.iterdir() if link.is_symlink() and os.path.realpath(link) == str(file.resolve())
+    ]
 
 
 def _count(file: Path) -> int:

@@ -84,6 +84,24 @@ def test_an_image_that_is_chosen(page: Page, image: Path, run: Path, server: Ser
     assert page.page.locator("#classes tr").count() == 2
 
 
+def test_a_field_that_is_emptied_keeps_what_it_said(page: Page, image: Path) -> None:
+    """An empty field asked for five classes, or for the threshold 0, and showed neither."""
+    page.page.set_input_files("#file", str(image))
+    page.answer()
+    for field, value in (("#top", "2"), ("#threshold", "0.95")):
+        page.page.fill(field, value)
+        page.page.keyboard.press("Tab")
+    page.tells("#answer", "None of these")
+    for field, value in (("#top", "2"), ("#threshold", "0.95")):
+        with page.page.expect_response("**/predict?*") as answered:
+            page.page.fill(field, "")
+            page.page.keyboard.press("Tab")
+        assert answered.value.url.endswith("predict?top=2&threshold=0.95")
+        assert page.page.input_value(field) == value
+    page.tells("#answer", "None of these")
+    assert page.page.locator("#classes tr").count() == 2
+
+
 @pytest.mark.parametrize("event", ["drop", "paste"])
 def test_an_image_that_is_dropped_or_pasted(page: Page, image: Path, run: Path, event: str) -> None:
     drop(page.page, image, event)

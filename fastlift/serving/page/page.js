@@ -2,6 +2,7 @@
 // One image at a time: a newer one takes the place of an older one, whose answer is not waited for.
 const at = (id) => document.getElementById(id);
 let model = null, asked = null, shown = null, current = null;
+const kept = { top: "5", threshold: "0" }; // what the fields said last
 
 const megabytes = (bytes) => bytes / 1e6;
 
@@ -52,7 +53,7 @@ async function predict(file) {
   const mine = (asked = new AbortController());
   at("form").setAttribute("aria-busy", "true");
   try {
-    const options = new URLSearchParams({ top: at("top").value || "5", threshold: at("threshold").value || "0" });
+    const options = new URLSearchParams({ top: at("top").value, threshold: at("threshold").value });
     const kind = file.type.startsWith("image/") ? file.type : "application/octet-stream";
     const response = await fetch(`predict?${options}`, {
       method: "POST", body: file, headers: { "Content-Type": kind }, signal: mine.signal,
@@ -66,6 +67,13 @@ async function predict(file) {
   }
 }
 
+// A field that was emptied, or holds no number, says what it said before.
+function changed(id) {
+  if (at(id).value === "") at(id).value = kept[id];
+  kept[id] = at(id).value;
+  if (current) predict(current);
+}
+
 function take(files) {
   const file = files && files[0];
   if (file) predict(file);
@@ -74,7 +82,7 @@ function take(files) {
 async function begin() {
   at("form").addEventListener("submit", (event) => event.preventDefault());
   at("file").addEventListener("change", () => take(at("file").files));
-  for (const id of ["top", "threshold"]) at(id).addEventListener("change", () => current && predict(current));
+  for (const id of ["top", "threshold"]) at(id).addEventListener("change", () => changed(id));
   document.addEventListener("paste", (event) => take(event.clipboardData.files));
   for (const kind of ["dragenter", "dragover"])
     document.addEventListener(kind, (event) => { event.preventDefault(); at("drop").classList.add("over"); });
@@ -90,7 +98,7 @@ async function begin() {
     at("name").textContent = model.name;
     at("about").textContent = `${model.classes.length} classes; files of up to ${model.max_megabytes} megabytes.`;
     at("top").max = model.classes.length;
-    at("top").value = Math.min(5, model.classes.length);
+    at("top").value = kept.top = String(Math.min(5, model.classes.length));
   } catch {
     complain("The server cannot be reached.");
   }
