@@ -54,9 +54,10 @@ def write_aoti(source: Source, path: Path, description: str) -> None:
 
 
 def read_aoti(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
-    """The compiled library."""
+    """The compiled library, which takes memory as contiguous and does not look."""
     package = torch._inductor.aoti_load_package(io.BytesIO(path.read_bytes()))
-    return cast(Callable[[Tensor], Tensor], package)
+    served = cast(Callable[[Tensor], Tensor], package)
+    return lambda images: served(images.contiguous())
 
 
 def write_torchscript(source: Source, path: Path, description: str) -> None:

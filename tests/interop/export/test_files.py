@@ -1,6 +1,7 @@
 """Exported files: read in a process without fastlift, equal to the model, described well enough to prepare images."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from interop.export.test_serving import trained_model
 import fastlift
 from fastlift.interop.export import FORMATS, export_model, places
 from fastlift.interop.export import files as export_files
-from fastlift.interop.export.formats import format_of
+from fastlift.interop.export.formats import KINDS, format_of
 
 # Serves an image from the file and its description alone; an import of fastlift in any form is an error.
 SERVE = """
@@ -121,6 +122,41 @@ def test_served_without_fastlift(
     assert described["preprocessing"]["interpolation"] == f"{interpolation}, antialiased"
     for name, probability in zip(described["classes"], probabilities, strict=True):
         assert abs(ours[name] - probability) < (0.2 if is_rounded else 0.02)
+
+
+# Images in a layout that the compiled code does not look for, as the file's own description says to load it, and without that.
+LAYOUTS = """
+import sys, torch
+torch.manual_seed(0)
+images = torch.randn(3, 3, 32, 32).to(memory_format=torch.channels_last)
+FILE = sys.argv[1]
+torch.save(eval(sys.argv[2]), sys.argv[3])
+try:
+    torch._inductor.aoti_load_package(FILE)(images)
+except RuntimeError as error:
+    print("refused:", error)
+"""
+
+
+def test_compiled_code_and_images_in_other_layouts(tiny_clip: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of a model in that layout too: without a copy its logits were wrong, and nobody told."""
+    if not shutil.which("g++"):
+        pytest.skip("AOTInductor needs a C++ compiler")
+    model = trained_model(tiny_clip, "adaptformer").to(memory_format=torch.channels_last)
+    done = export_model(model, tmp_path / "model.pt2", format="aoti")
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 32, 32).to(memory_format=torch.channels_last)
+    wanted, served = model(images).detach(), KINDS["aoti"].open(done.model, 1)
+    torch.testing.assert_close(served(images), wanted, rtol=0, atol=1e-4)
+    twice = torch.cat([images, images])[::2]
+    torch.testing.assert_close(served(twice), model(twice).detach(), rtol=0, atol=1e-4)
+    load = json.loads(done.description.read_text())["load"].partition(";")[0]
+    arguments = [str(done.model), load, str(tmp_path / "out.pt")]
+    checks = os.environ | {"AOTI_RUNTIME_CHECK_INPUTS": "1"}
+    run = subprocess.run([sys.executable, "-c", LAYOUTS, *arguments], env=checks, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("refused:"), "docs/exporting.md says that this variable has them refused"
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), wanted, rtol=0, atol=1e-4)
 
 
 def test_a_batch_of_any_size_is_called_batch(tiny_clip: tuple[Path, Path], tmp_path: Path) -> None:
