@@ -17,12 +17,12 @@ from fastlift.models.precision import PrecisionSettings
 from fastlift.models.prediction.result import AnswerSettings, Prediction
 from fastlift.reporting.predictions import Format
 from fastlift.system import launcher
+from fastlift.system.printing import masked
 from fastlift.system.settings import DeviceSettings, ThreadSettings
 
 EXAMPLES = (
     "fastlift predict RUN photo.jpg folder/ --top 3",
     "fastlift predict RUN 'photos/**/*.jpg' 'shards/{00..63}.tar' --output predictions.csv --threshold 0.5",
-    "fastlift predict RUN https://example.org/cat.jpg s3://bucket/photos",
     "fastlift predict RUN https://example.org/cat.jpg s3://bucket/photos",
     "fastlift predict RUN --list millions.txt --output predictions.parquet --resume",
 )
@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
             f"--output {command.output} is a list of images that is read, and would be replaced: name another file"
         )
     if total == 0:
-        raise UserError(f"no images in {', '.join(map(str, [*command.images, *command.list]))}")
+        raise UserError(f"no images in {masked(', '.join(map(str, [*command.images, *command.list])))}")
     for name in command.answer.values():
         del settings[name]
     config = Config().override(**settings, **changes)  # refuses what has no effect
