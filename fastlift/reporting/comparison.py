@@ -217,7 +217,7 @@ def _difference_note(runs: Sequence[RunRecord]) -> str:
         if paired
         else "Newcombe's, where the runs were not tested on the same images"
     )
-    return f"Differences, in points: {how}; an interval without 0 is more than the test set's chance."
+    return f"Differences, in points (of log loss in nats): {how}; an interval without 0 is more than the test set's chance."
 
 
 def _difference(first: RunRecord, second: RunRecord, figure: Figure) -> Cell:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from fastlift.reporting.html import render_report
 from fastlift.reporting.record import read_runs
+from fastlift.reporting.validation_plots import validation_plots
 
 MakeRun = Callable[..., Path]  # the fixture of conftest.py
 
 
 def test_the_validation_split_over_the_training(make_run: MakeRun) -> None:
-    """While a run trains its page shows the groups' curves; of several runs the overall one, of those that were evaluated."""
+    """While a run trains its page shows the groups' curves; of several runs a plot for each, of those that were evaluated."""
     validated = make_run("validated", finished=False)
     log = validated / "metrics.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -24,5 +25,13 @@ def test_the_validation_split_over_the_training(make_run: MakeRun) -> None:
     assert "few None" not in alone
     assert "the last evaluation of the validation split on the way" in alone
     plain = make_run("plain")
-    assert "Validation accuracy, overall" in render_report(read_runs([validated, plain]))
+    plots = validation_plots(read_runs([validated, plain]))
+    assert [plot.title.removeprefix("Validation accuracy, ") for plot in plots] == [
+        "overall",
+        "many",
+        "medium",
+    ], "no class of few has an image there"
+    assert "Last: validated at step 100, 81.2." in plots[1].caption
+    together = render_report(read_runs([validated, plain]))
+    assert all(plot.title in together for plot in plots)
     assert "Validation accuracy" not in render_report(read_runs([plain]))
