@@ -37,7 +37,7 @@ class Adapters:
     checkpoint: str | None = None
     """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
     overwrite: bool = False
-    """Replace adapters that are there."""
+    """Replace adapters and a classifier that are there."""
 
 
 def run(arguments: list[str]) -> int:
@@ -53,15 +53,15 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.console import Terminal, show_line
     from fastlift.runs.folder import open_run
 
-    there = command.to / (store.FILE if command.peft is None else peft_files.FILE)
-    if there.exists() and not command.overwrite:
-        raise UserError(f"{there} exists already; use --overwrite, or another --to")
+    there, head = command.to / (store.FILE if command.peft is None else peft_files.FILE), command.to / CLASSIFIER
+    for file in (there, head):
+        if file.exists() and not command.overwrite:
+            raise UserError(f"{file} exists already; use --overwrite, or another --to")
     base = str(load(open_run(command.run).config).model.model)
     model = load_run(command.run, command.checkpoint, Terminal())
     save_run_adapters(model, command.to, base=base, peft=command.peft)
     way = "fastlift.load_adapters" if command.peft is None else "peft.PeftModel.from_pretrained"
     show_line(f"{there}: {there.stat().st_size / 2**20:.2f} MiB; {way}(model, {str(command.to)!r}) adds it to {base}")
-    head = command.to / CLASSIFIER
     show_line(
         f"{head}: names, classifier = fastlift.load_classifier({str(command.to)!r}); {len(model.class_names)} classes"
     )

@@ -298,8 +298,12 @@ def test_command(tiny_clip: Files, tiny_data: Path, tmp_path: Path, capsys: Any)
     same_logits(visual, fastlift.load_run(run), out)
     with pytest.raises(fastlift.UserError, match="exists already; use --overwrite"):
         command.run([str(run), "--to", str(out)])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "classifier.safetensors").write_text("somebody's own")
+    with pytest.raises(fastlift.UserError, match=r"mine/classifier\.safetensors exists already; use --overwrite"):
+        command.run([str(run), "--to", str(tmp_path / "mine")])
     assert command.run([str(run), "--to", str(out), "--overwrite"]) == 0
-    assert command.run([str(run), "--to", str(out), "--peft", "CLIPModel"]) == 0
+    assert command.run([str(run), "--to", str(out), "--peft", "CLIPModel", "--overwrite"]) == 0
     assert (out / "adapter_model.safetensors").is_file()
     with pytest.raises(fastlift.UserError, match="name the folder to write"):
         command.run([str(run)])
