@@ -20,16 +20,19 @@ class Callbacks:
 
     Args:
         callbacks: to be called; none but in the first process.
+        loggers: those too.
 
     Raises:
         UserError: something that is no callback.
     """
 
-    def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(self, callbacks: Sequence[Callback] = (), loggers: Sequence[Callback] = ()) -> None:
+        if not isinstance(callbacks, Sequence):
+            raise UserError(f"callbacks: expected a list of them, got {callbacks!r:.60}")
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise UserError(f"callbacks: expected instances of fastlift.Callback, got {callback!r:.60}")
-        self._listening, self._begun = list(callbacks), list[Callback]()
+        self._listening, self._begun = [*callbacks, *loggers], list[Callback]()
 
     def __bool__(self) -> bool:
         """Whether anybody is told."""

@@ -142,7 +142,7 @@ def train(
         # The sums of several processes are cut by their number, which may be another now: each takes its share of the cores.
         if resume and device.type == "cpu" and world.size == 1:
             config = config.merged(threads=threads_to_go_on_with(config.run.threads, path, told))
-        followers = Callbacks([*callbacks, *config.part(LogSettings).build()] if world.is_main else ())
+        followers = Callbacks(callbacks, config.part(LogSettings).build()) if world.is_main else Callbacks()
         with (
             followers.told_of_failure(),
             _way_on_told(path),

@@ -98,6 +98,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, parents: bo
     except OSError as error:
         if error.errno is None:
             raise
+        if isinstance(error, FileExistsError) and path.parent.exists() and not path.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
         # Of the file that users know; and a full disk does not tell what it had no room for.
         raise OSError(error.errno, error.strerror, str(path)) from error
     sync_folder(path.parent)

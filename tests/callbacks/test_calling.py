@@ -148,6 +148,9 @@ def test_who_heard_of_no_start_hears_of_no_end() -> None:
 def test_what_is_no_callback_is_refused() -> None:
     with pytest.raises(UserError, match=r"callbacks: expected instances of fastlift\.Callback, got <function"):
         Callbacks([lambda event: None])  # type: ignore[list-item]
+    for one in (Callback(), None):
+        with pytest.raises(UserError, match=r"callbacks: expected a list of them, got "):
+            Callbacks(one)  # type: ignore[arg-type]
 
 
 def test_numbers_have_the_names_of_curves() -> None:

@@ -104,6 +104,13 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
         write_json(tmp_path / (name + "x"), {})
 
 
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError) as caught:
+        write_json(tmp_path / "file" / "a.json", {})
+    assert caught.value.filename == str(tmp_path / "file")
+
+
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
