@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,22 +40,21 @@ def index_of_items(
     if not count:
         raise UserError(f"{name}: the data set is empty")
     lock = threading.Lock() if one_at_a_time else nullcontext()
-
-    sampled = set(np.linspace(0, count - 1, _SAMPLED).astype(int).tolist())
-    pixels_of: dict[int, bytes] = {}
+    pixels_of: dict[int, bytes] = dict.fromkeys(np.linspace(0, count - 1, _SAMPLED).astype(int).tolist(), b"")
 
     def look(row: int) -> tuple[int, int, int]:
         image, label = _pair(items, row, name)
         width, height = _size(image, f"{name}: item {row}")
         number = _label(label, len(class_names), f"{name}: item {row}")
-        if row in sampled:
-            with suppress(Exception):  # the object's own, and Pillow's: told when the image is needed
-                pixels_of[row] = hashlib.sha256(_pixels(image).data).digest()
+        if row in pixels_of:
+            pixels_of[row] = _digest(lambda: image)
         return number, width, height
 
     with ThreadPoolExecutor(1 if one_at_a_time else cpus()) as pool:
         found = np.array(list(pool.map(look, range(count))), dtype=np.int64)
-    content = b"".join(pixels_of.get(row, b"broken") for row in sorted(sampled))
+    # Where they are others at a second look, as with random transforms, no start of the run would have those of another.
+    again = [_digest(partial(_image, items, row)) for row in pixels_of]
+    content = b"".join(again) if again == list(pixels_of.values()) else b""
     labels, widths, heights = found[:, 0], found[:, 1].astype(np.int32), found[:, 2].astype(np.int32)
 
     def load(row: int) -> np.ndarray:
@@ -94,6 +94,16 @@ def object_index(
     paths = PathTable(np.zeros(0, dtype=np.uint8), np.zeros(len(labels) + 1, dtype=np.int64))
     images = ObjectImages(load, np.arange(len(labels)), digests)
     return ImageIndex(name, None, paths, labels, widths, heights, class_names, hashed, arrays=images)
+
+
+def _image(items: Any, row: int) -> Any:
+    return items[row][0]
+
+
+def _digest(image: Callable[[], Any]) -> bytes:
+    with suppress(Exception):  # the object's own, and Pillow's: told when the image is needed
+        return hashlib.sha256(_pixels(image()).data).digest()
+    return b"broken"
 
 
 def _pixels(image: Any) -> np.ndarray:

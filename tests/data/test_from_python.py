@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_imagefolders_of_other_classes_are_refused(photos: Path, tmp_path: Path)
 def test_items_are_asked_for_when_they_are_needed(photos: Path, rows: list[tuple[str, str]]) -> None:
     items = Items(rows, photos)
     found = api.from_dataset(items)
-    assert items.asked == len(rows)  # once each, for size and label
+    assert items.asked == 2 * len(rows)  # once each, for size and label; and again, as they are few, for their pixels
     assert by_label(found) == [[2, 4, 6], [0, 1, 2]]
     assert isinstance(found.train.arrays, ObjectImages)
     assert found.settings is None
@@ -174,8 +175,19 @@ def test_other_images_of_the_same_sizes_and_labels_are_another_data_set() -> Non
         other = pixels.copy()
         other[changed, 0, 0, 0] ^= 1
         assert fingerprint(other, Image.fromarray) != expected
-    blurred = fingerprint(pixels // 2, Image.fromarray)
-    assert blurred != expected
+    assert fingerprint(pixels // 2, Image.fromarray) != expected
+
+
+def test_random_transforms_of_a_data_set_do_not_make_it_another_one() -> None:
+    class Flipping(list[tuple[np.ndarray, int]]):
+        def __getitem__(self, row: Any) -> Any:
+            image, label = super().__getitem__(row)
+            return (image[:, ::-1] if random.random() < 0.5 else image), label
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
+    items = Flipping((image, k % 3) for k, image in enumerate(pixels))
+    prints = {api.from_dataset(items, test=items, class_names=NAMES).train.fingerprint for _ in range(3)}
+    assert len(prints) == 1
 
 
 def test_their_batches_are_those_of_the_files(photos: Path, rows: list[tuple[str, str]]) -> None:
