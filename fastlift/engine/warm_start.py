@@ -16,6 +16,7 @@ from fastlift.models.classifiers import WeightClassifier
 from fastlift.models.lift import LiftModel
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
+from fastlift.runs.stored import read_results
 from fastlift.runs.train_state import names_digest
 from fastlift.training.class_shards import ShardedClassifier
 
@@ -123,15 +124,17 @@ def _has_begun(asked: Asked, place: Place) -> bool:
 def _other_settings(asked: Asked, run: runs.RunFolder, model: LiftModel) -> str:
     """The settings of the model that differ, in words; empty where none does."""
     theirs, mine = load(run.config).model.values(), asked.config.model.values()
+    by_classes = mine["rank"] is None and theirs["rank"] is None  # so many each
+    if run.has_ended():  # its results have the rank that there was
+        theirs["rank"] = theirs["rank"] or read_results(run.results).get("model", {}).get("rank")
+        mine["rank"] = mine["rank"] or model.tuner_settings.rank
     differ = [f"{name} {_told(theirs[name])}, here {_told(mine[name])}" for name in mine if theirs[name] != mine[name]]
-    if differ:
-        return f"the models differ: that run has {'; '.join(differ)}"
-    if len(run.class_names()) != len(model.class_names) and mine["rank"] is None:
-        return (
-            f"without --rank a tuner's rank follows the number of classes, {len(run.class_names()):,} of that run and "
-            f"{len(model.class_names):,} here (rank {model.tuner_settings.rank}): give the rank of that run"
-        )
-    return ""
+    told = f"the models differ: that run has {'; '.join(differ)}" if differ else ""
+    is_alike = run.has_ended() and theirs["rank"] == mine["rank"]
+    if not by_classes or is_alike or len(run.class_names()) == len(model.class_names):
+        return told
+    rank = theirs["rank"] or "N, that of the other run"
+    return f"{told or 'the models differ'}; without --rank it follows the number of classes: give --rank {rank}"
 
 
 def _told(value: object) -> str:

@@ -68,7 +68,7 @@ def test_it_goes_on_without_the_other(settings: Config, source: Path, tmp_path: 
     ("change", "words"),
     [
         ({"tuner": "lora"}, r"source: the models differ: that run has tuner adaptformer, here lora$"),
-        ({"rank": 3}, r"rank None, here 3$"),
+        ({"rank": 3}, r"rank 1, here 3$"),
         ({"classifier": "linear"}, r"classifier cosine, here linear$"),
     ],
 )
@@ -137,7 +137,7 @@ def test_fewer_classes_and_none_in_common(
     with monkeypatch.context() as patch:
         patch.setattr("fastlift.models.tuners.base.adaptive_rank", lambda classes, layers: 2 if classes == 2 else 1)
         with pytest.raises(
-            fastlift.UserError, match=r"without --rank .*, 6 of that run and 2 here \(rank 2\): give the rank"
+            fastlift.UserError, match=r"rank 1, here 2; without --rank it follows the number of classes: give --rank 1$"
         ):
             fastlift.train(smaller, output=tmp_path / "two")
     run = fastlift.train(smaller, output=tmp_path / "two").folder
