@@ -18,7 +18,7 @@ from fastlift.data.loading.decode import decode
 from fastlift.data.loading.reading import DecodeError, ImageFile
 from fastlift.data.stores import client
 from fastlift.data.stores.url import Url
-from fastlift.errors import UserError
+from fastlift.errors import UserError, is_out_of_memory
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # 8 bits a channel, as of files
 _FIELDS = ("images", "image", "pixel_values")  # of a batch that is a mapping
@@ -75,7 +75,7 @@ def units(given: Any) -> Iterator[Unit]:
 def _each(items: Iterable[Any]) -> Iterator[Unit]:
     number = 0
     is_pixels = isinstance(items, (np.ndarray, Tensor))
-    for item in items:
+    for item in _given(items):
         batch = None if is_pixels else _batch_in(item)
         if batch is not None and batch.is_floating_point():
             yield Ready(batch)
@@ -90,6 +90,24 @@ def _each(items: Iterable[Any]) -> Iterator[Unit]:
             else:
                 yield _one(image, number)
                 number += 1
+
+
+def _given(items: Any) -> Iterator[Any]:
+    """The items of what a user gives, whose own errors are told with the place; UserError for them, but fastlift's own pass."""
+    by_index = not isinstance(items, Iterable) and hasattr(items, "__len__")
+    number = 0
+    try:
+        # Iterating by Python's older protocol, an IndexError amid a data set would pass for its end.
+        for item in map(items.__getitem__, range(len(items))) if by_index else items:
+            yield item
+            number += 1
+    except (UserError, GeneratorExit):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"images: {type(items).__name__} raised, after {number:,} items, {told}") from error
 
 
 def _batch_in(item: Any) -> Tensor | None:

@@ -215,6 +215,31 @@ def test_bad_images_stop_or_are_told(model: LiftModel, file: Path, tmp_path: Pat
         model.predict(images, workers=workers)
 
 
+class _Breaks:
+    """A map-style data set, whose third item raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        if row == 2:
+            raise self.error
+        return Image.new("RGB", (40, 30)), 0
+
+
+@pytest.mark.parametrize("error", [ValueError("the disk is gone"), IndexError("the disk is gone")])
+def test_what_gives_the_images_and_raises_is_named(model: LiftModel, error: Exception) -> None:
+    broken = _Breaks(error)
+    for given in (broken, (broken[row] for row in range(4))):
+        told = rf"images: \w+ raised, after 2 items, {type(error).__name__}: the disk is gone"
+        with pytest.raises(UserError, match=told) as caught:
+            model.predict(given)
+        assert caught.value.__cause__ is error
+
+
 def test_numbers_that_are_not_finite_are_no_prediction(tiny_clip: Files, file: Path) -> None:
     model = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, rank=3)
     with torch.no_grad():
