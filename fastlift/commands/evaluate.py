@@ -62,6 +62,7 @@ def run(arguments: list[str]) -> int:
     """Evaluate by flags."""
     command, changes = parse_changes(Evaluate, arguments, "evaluate", CHANGES, EXAMPLES)
 
+    from fastlift.data.datasets.dataset import SPLITS
     from fastlift.engine.evaluate import evaluate_run
     from fastlift.reporting.console import Terminal, show_result
     from fastlift.reporting.table import comparison_table, metrics_table
@@ -70,6 +71,6 @@ def run(arguments: list[str]) -> int:
     settings = embedded(command) | changes | moved
     rows = evaluate_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
     name = next(iter(rows))
-    table = metrics_table(rows[name], title=name) if len(rows) == 1 else comparison_table(rows)
+    table = metrics_table(rows[name], name, SPLITS[command.split]) if len(rows) == 1 else comparison_table(rows)
     show_result(rows, table, command.json)
     return 0

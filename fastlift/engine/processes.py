@@ -39,10 +39,11 @@ def company() -> Iterator[World]:
         return
     _met = world = meet()
     assert world.store is not None
-    over, theirs = threading.Event(), dist.is_initialized()
+    over, theirs, threads = threading.Event(), dist.is_initialized(), []
     for look in (listen, limit):
         own = replace(world, store=world.store.clone())  # a question to a store waits for the one before
-        threading.Thread(target=look, args=(own, over), name=f"fastlift-{look.__name__}", daemon=True).start()
+        threads.append(threading.Thread(target=look, args=(own, over), name=f"fastlift-{look.__name__}", daemon=True))
+        threads[-1].start()
     with Outlasting():
         try:
             yield world
@@ -55,6 +56,8 @@ def company() -> Iterator[World]:
                 dist.destroy_process_group()
             _part(world)
             over.set()
+            for thread in threads:  # one that is inside of torch while Python ends aborts the process
+                thread.join(PARTING_S)
 
 
 def _part(world: World) -> None:

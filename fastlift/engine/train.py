@@ -76,7 +76,7 @@ class Run:
 
     folder: Path
     metrics: Metrics
-    results: dict[str, Any]
+    results: dict[str, Any] = field(repr=False)
     trained: LiftModel | None = field(default=None, repr=False, compare=False)
 
     @cached_property

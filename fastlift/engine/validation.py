@@ -167,8 +167,8 @@ class Validation:
                     parameter.copy_(first_values(world, parameter.detach()))
         by, count = self.settings.best_by, len(self.standing.found)
         ui.say(
-            f"the test split is evaluated with {name}: the best {by.replace('_', ' ')} of {count} evaluations of the "
-            f"validation split ({_shown(chosen[by])})"
+            f"the test split is evaluated with {name}: the best {by.replace('_', ' ')} of {count} "
+            f"{'evaluation' if count == 1 else 'evaluations'} of the validation split ({_shown(chosen[by])})"
         )
         return {
             "checkpoint": {"name": name, "step": chosen["step"], "best_by": by, "evaluations": count},

@@ -10,7 +10,7 @@ training count); `docs/reading_a_run.md` has the formulas.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import msgspec
@@ -81,9 +81,11 @@ class Metrics:
     non_finite: int  # images with NaN or infinite logits: wrong, and left out of calibration and log loss
     group_boundaries: tuple[int, int]  # few < lower <= medium <= upper < many
     group_sizes: dict[str, int]  # classes with test images in each group
-    per_class: tuple[float | None, ...]  # accuracy of each class, None without a test image
-    calibration: tuple[CalibrationBin, ...]  # K bins
-    confusions: tuple[Confusion, ...]  # largest off-diagonal counts, most frequent first; none without a matrix
+    per_class: tuple[float | None, ...] = field(repr=False)  # accuracy of each class, None without a test image
+    calibration: tuple[CalibrationBin, ...] = field(repr=False)  # K bins
+    confusions: tuple[Confusion, ...] = field(
+        repr=False
+    )  # largest off-diagonal counts, most frequent first; none without a matrix
 
     def summary(self) -> dict[str, float | int | None]:
         """The single figures, without lists: what one line of ``metrics.jsonl`` holds."""

@@ -61,7 +61,7 @@ FIGURES = (
     Figure("harmonic_mean", "Harmonic mean of classes", "H-mean"),
     Figure("geometric_mean", "Geometric mean of classes", "G-mean"),
     Figure("expected_calibration_error", "Expected calibration error", "ECE", higher_is_better=False),
-    Figure("log_loss", "Log loss on the test set", "log loss", unit="nats", digits=3, higher_is_better=False),
+    Figure("log_loss", "Log loss", "log loss", unit="nats", digits=3, higher_is_better=False),
 )
 """All figures, in reading order."""
 

@@ -12,12 +12,13 @@ from rich.text import Text
 from fastlift.reporting.figures import COMPARED, FIGURES, best
 
 
-def metrics_table(metrics: Mapping[str, Any], title: str = "Results") -> Table:
+def metrics_table(metrics: Mapping[str, Any], title: str = "Results", split: str = "test") -> Table:
     """All figures of one evaluation, one a row.
 
     Args:
         metrics: `Metrics.to_dict()` or `Metrics.summary()`; figures that it lacks show as a dash.
         title: shown above.
+        split: whose images they are, as people call it: training, validation, test.
     """
     table = Table(title=Text(title), box=SIMPLE_HEAD, show_header=False, title_justify="left", caption_justify="left")
     table.add_column("figure")
@@ -29,7 +30,7 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "Results") -> Table:
         unit = figure.unit if classes is None else f"{figure.unit}  ({_counted(classes, 'class', 'classes')})"
         emphasis = "bold" if figure.name == "accuracy" else None
         table.add_row(Text(figure.title(metrics)), Text(figure.text(metrics), style=emphasis or ""), unit)
-    table.caption = Text(_caption(metrics), style="dim")
+    table.caption = Text(_caption(metrics, split), style="dim")
     return table
 
 
@@ -52,8 +53,8 @@ def comparison_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _caption(metrics: Mapping[str, Any]) -> str:
-    caption = _counted(metrics["samples"], "test image", "test images") if metrics.get("samples") else ""
+def _caption(metrics: Mapping[str, Any], split: str) -> str:
+    caption = _counted(metrics["samples"], f"{split} image", f"{split} images") if metrics.get("samples") else ""
     if metrics.get("non_finite"):
         caption += f"; for {metrics['non_finite']} of them the model gave NaN or infinity, counted as wrong"
     return caption

@@ -112,7 +112,7 @@ def test_broken_packs_are_told(image_files: Any, tmp_path: Path) -> None:
     run("list", pack, **image_files.options())
     with pytest.raises(UserError, match="holds a pack already"):
         run("list", pack, **image_files.options())
-    with pytest.raises(UserError, match="is a pack of list, not of folder"):
+    with pytest.raises(UserError, match=r"is a pack of list, not of folder: .*say --dataset list"):
         load_data_set("folder", data_root=pack)
     shard = pack / "train-000000.tar"
     whole = shard.read_bytes()

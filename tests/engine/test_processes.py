@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,12 @@ from fastlift import cli
 from fastlift.data.datasets import splits
 from fastlift.data.index import header_scan
 from fastlift.data.index.index import PathTable
-from fastlift.engine import pace
+from fastlift.engine import pace, processes
 from fastlift.engine.data_wait import DataWait
 from fastlift.reporting import figures, html
 from fastlift.runs.predictions import predictions_path, read_predictions
 from fastlift.system import launcher
+from fastlift.training.distributed import World
 from fastlift.training.step import Learner
 
 
@@ -59,6 +61,25 @@ def fastlift(arguments: list[str], signalled: int = -1, step: int = 0, number: i
     finally:
         Learner.step, html.render_report = plain, page  # type: ignore[method-assign]
     sys.exit(code)
+
+
+def test_nobody_asks_the_notes_any_more_when_the_processes_have_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is inside of torch while Python ends makes a process abort whose work is done."""
+    answers: list[bool] = []
+
+    def slow_question(world: World, over: threading.Event) -> None:
+        over.wait(60)
+        time.sleep(0.3)
+        answers.append(True)
+
+    notes: Any = SimpleNamespace(clone=lambda: notes, set=lambda *_: None)
+    monkeypatch.setattr(launcher, "processes", lambda: 2)
+    monkeypatch.setattr(processes, "meet", lambda: World(1, 2, store=notes))
+    for name in ("listen", "limit"):
+        monkeypatch.setattr(processes, name, slow_question)
+    with processes.company() as world:
+        assert world.rank == 1
+    assert answers == [True, True]
 
 
 def steps(run: Path) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ def test_every_figure_is_shown(metrics: dict[str, Any]) -> None:
         assert f"{metrics[figure.name]:.{figure.digits}f}" in line
     assert f"({metrics['group_sizes']['few']} classes)" in text
     assert "600 test images" in text
+    assert "600 training images" in text_of(metrics_table(metrics, split="training"))
 
 
 def test_titles_name_the_boundaries(metrics: dict[str, Any]) -> None:

@@ -68,6 +68,9 @@ class DataSet:
             "folder, or a label, of its own"
         )
 
+    def __repr__(self) -> str:
+        return f"DataSet({self.name}: {self.told_images()}, {len(self.class_names):,} classes)"
+
     def _repr_html_(self) -> str:
         """The splits as a table, for notebooks."""
         rows = []

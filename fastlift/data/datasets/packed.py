@@ -80,7 +80,9 @@ def load_pack(request: Request) -> DataSet:
     root, name, cache = request.data_root, request.name, request.cache_dir
     manifest = _manifest(local_copy(root / PACK_MANIFEST, cache))
     if manifest.dataset != name:
-        raise UserError(f"{root} is a pack of {manifest.dataset}, not of {name}")
+        raise UserError(
+            f"{root} is a pack of {manifest.dataset}, not of {name}: leave --dataset out, or say --dataset {manifest.dataset}"
+        )
     problems = Problems(f"pack {root}", hint="Make it again with `fastlift data pack`.")
     with ThreadPoolExecutor(_ASKED) as pool:
         found = list(pool.map(lambda shard: size_of(root / shard), manifest.shard_bytes))
