@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fastlift.errors import UserError
-from fastlift.settings.declare import Acts, Between
+from fastlift.settings.declare import Acts, Between, NamesPlace
 
 Marker = TypeVar("Marker")
 Rule = Callable[..., "str | None"]
@@ -47,7 +47,9 @@ def plain(hint: Any) -> Any:
 
 
 def check_range(kind: type, name: str, value: Any) -> None:
-    """Refuse numbers that are not finite or out of the range of a setting of ``kind``; the message names the setting."""
+    """Refuse numbers that are not finite or out of the range of a setting of ``kind``, and empty paths; the message names it."""
+    if value == "" and marker(kind, name, NamesPlace) is not None:
+        raise UserError(f"{name}: an empty path (an unset variable in a script?): name a place, or leave it out")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):
             refusal = (marker(kind, name, Between) or Between()).refusal(number)

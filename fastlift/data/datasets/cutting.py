@@ -46,7 +46,10 @@ class CutSettings(Settings):
         share = TEST_SHARE if self.test_share is None else self.test_share
         train, test = cut_off(splits["train"], share, self.split_seed, f"{name}/test")
         if not len(test):
-            raise UserError(f"{name} has no test split, and no class has the images to cut one off: give one")
+            where = "" if train.root is None else f" in {train.root}"
+            raise UserError(
+                f"{name} has no test split{where}, and no class has two images, one of which could be cut off: give one"
+            )
         whole = [train.class_names[k] for k in np.flatnonzero(test.class_counts() == 0)]
         note = (
             f"no test split is given: {100 * share:g} % of each class's images are cut off as one "

@@ -119,8 +119,15 @@ def test_a_share_beside_a_test_split_is_refused(image_files: Any, encode: Callab
 def test_no_class_has_images_to_cut_off(image_files: Any, encode: Callable, make_image: Callable) -> None:
     for name in ("ant", "bee"):
         image_files.add(f"{name}/1.jpg", 0, encode(make_image(30, 30)))
-    with pytest.raises(UserError, match="no class has the images to cut one off"):
+    with pytest.raises(UserError, match=rf"no test split in {image_files.root}, and no class has two images"):
         load_data_set("folder", data_root=image_files.root, cache_dir=image_files.cache)
+
+
+def test_an_empty_place_is_not_the_working_folder(photos: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``--data-root "$PHOTOS"`` gives where the variable is not set."""
+    monkeypatch.chdir(photos.root)
+    with pytest.raises(UserError, match="data_root: an empty path"):
+        load_data_set("folder", data_root="", cache_dir=photos.cache)
 
 
 def test_empty_class_folders_are_one_problem(photos: Any, tmp_path: Path) -> None:
