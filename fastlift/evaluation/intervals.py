@@ -2,8 +2,8 @@
 
 Legend: C classes, D draws. Rates and differences are fractions here, not percent. Loads no torch.
 
-What each says: with another test set of the same make and size the figure would lie there. Seeds come in addition, and only
-``welch`` counts them.
+What each says: where the figure would lie if ever more images of the same kind were tested, which chance in the choice of these
+leaves open. Seeds come in addition, and only ``welch`` counts them.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ _OVERALL, _CLASS_MEANS = "accuracy", (*GROUP_NAMES, "mean_class_accuracy")
 BESIDE = 3
 """So many runs stand beside each other in a table of figures; more below each other."""
 _NOTE = (
-    "Small figures are 95 % intervals: what another test set of this size may give. Overall accuracy: Wilson's. All others: "
-    "bootstrap of the test images within each class. Worst class, harmonic and geometric mean have none: they hang on the few "
+    "Small figures are 95 % intervals: what chance in the choice of the test images leaves open. Overall accuracy: Wilson's. All "
+    "others: bootstrap of the test images within each class. Worst class, harmonic and geometric mean have none: they hang on the few "
     "worst classes, and test images drawn anew lower the worst further, so that such an interval would miss. Seeds differ in "
     "addition."
 )

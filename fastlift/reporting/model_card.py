@@ -58,8 +58,8 @@ The first {{ shown }} classes: {{ names[:shown] | join(", ") }} … (all in `dat
 {% for figure in figures -%}
 | {{ figure.title }} | {{ figure.value }} | {{ figure.interval }} |
 {% endfor %}
-Intervals say what another test set of this size may give: Wilson's for overall accuracy, else a bootstrap of the test images within
-each class. What hangs on the few worst classes alone has none.
+Intervals say what chance in the choice of the test images leaves open: Wilson's for overall accuracy, else a bootstrap of the test
+images within each class. What hangs on the few worst classes alone has none.
 
 ## Limits
 
