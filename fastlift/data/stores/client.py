@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import os
 import random
 import time
@@ -236,4 +237,14 @@ def _systems(scheme: str, process: int) -> Any:
         raise StoreError(f"{scheme}:// needs {package}: pip install {package}") from error
     except ValueError as error:
         raise StoreError(f"{scheme}://: fsspec knows no store of this name") from error
+    if needed := _needed(kind):
+        raise StoreError(
+            f"{scheme}:// cannot be read here, as fsspec asks for its {needed[0]} apart from the URL: mount it, or copy what is there"
+        )
     return kind() if scheme == "memory" else kind(**options)
+
+
+def _needed(kind: Any) -> list[str]:
+    """What a file system cannot be made without."""
+    given = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return [one.name for one in given if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]

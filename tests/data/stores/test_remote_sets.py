@@ -280,6 +280,8 @@ def test_another_signature_is_the_same_place(image_files: Any, web: WebServer) -
 def test_unknown_stores_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="fsspec knows no store of this name"):
         load_data_set("folder", data_root="nonsense://x/y", cache_dir=tmp_path)
+    with pytest.raises(StoreError, match="ftp:// cannot be read here, as fsspec asks for its host apart from the URL"):
+        load_data_set("folder", data_root="ftp://example.org/y", cache_dir=tmp_path)
 
     def missing(name: str) -> None:
         raise ImportError("no gcsfs")
