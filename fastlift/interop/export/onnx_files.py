@@ -39,8 +39,11 @@ def write_int8(source: Source, path: Path, description: str) -> None:
         prepared, rounded = Path(folder) / "prepared.onnx", Path(folder) / "rounded.onnx"
         onnx.save(source.onnx, str(prepared))
         quant_pre_process(str(prepared), str(prepared), skip_symbolic_shape=True)
+        simplified = onnx.load(str(prepared))
+        # They hold shapes from before weights were transposed; the quantiser infers them anew.
+        simplified.graph.ClearField("value_info")
         quantize_dynamic(
-            str(prepared),
+            simplified,
             str(rounded),
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,

@@ -92,7 +92,11 @@ def test_onnx_and_its_quantised_form(name: str, tmp_path: Path) -> None:
             model, (images(),), tmp_path / "model.onnx", dynamic_shapes={"images": {0: "batch"}}, verbose=False
         )
     torch.testing.assert_close(read_alone("onnx", tmp_path / "model.onnx", images(3)), wanted, rtol=1e-4, atol=1e-4)
-    quantization.quantize_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    exported = onnx.load(tmp_path / "model.onnx")
+    # torch 2.9 keeps shapes from before weights were transposed, also for models without adapters.
+    exported.graph.ClearField("value_info")
+    # onnxruntime 1.23 has no product of convolutions in int8.
+    quantization.quantize_dynamic(exported, tmp_path / "int8.onnx", op_types_to_quantize=["MatMul", "Gemm"])
     nodes = onnx.load(tmp_path / "int8.onnx").graph.node
     assert sum(node.op_type == "MatMulInteger" for node in nodes) >= 3 * 4, "products in fp32 were left"
     got = read_alone("onnx", tmp_path / "int8.onnx", images(3))

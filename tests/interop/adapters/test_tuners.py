@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from interop.adapters.models import MODELS, WIDTH, assert_copies_stand_alone, build, images, output, randomise, timm_vit
+from packaging.version import Version
 from torch import Tensor, nn
 
 import fastlift
@@ -21,6 +23,12 @@ LACKS = {
     ("eva02", "lora_mlp"): "no Linear at mlp.fc1; its mlp is a SwiGLU",
     ("eva02", "ssf_mlp"): "no Linear at mlp.fc1; its mlp is a SwiGLU",
 }
+IS_OLD_DINOV2 = Version(version("transformers")) < Version("5.18")
+if IS_OLD_DINOV2:
+    for old in ("dinov2", "dinov2_registers"):
+        LACKS |= dict.fromkeys(
+            ((old, "lora"), (old, "ssf_attn")), "no Linear at attention.q_proj; its attention is a Dinov2"
+        )
 
 
 def attention_of(block: Any) -> Any:
@@ -211,6 +219,10 @@ NO_BIASES = {
     "beit_relative": "of queries, keys and values of BeitLayer, not all have a bias",
     "dinov3": "of queries, keys and values of DINOv3ViTLayer, not all have a bias",
 }
+if IS_OLD_DINOV2:
+    NO_BIASES |= dict.fromkeys(
+        ("dinov2", "dinov2_registers"), "no Linear at attention.q_proj; its attention is a Dinov2"
+    )
 
 
 @pytest.mark.parametrize("tuner", OWN_WEIGHTS)
