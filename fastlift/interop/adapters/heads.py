@@ -18,7 +18,7 @@ from torch import Tensor
 from fastlift import __version__
 from fastlift.errors import UserError
 from fastlift.interop.adapters import peft_files
-from fastlift.interop.adapters.store import DESCRIPTION, FILE, check_finite, fetched
+from fastlift.interop.adapters.store import DESCRIPTION, FILE, check_finite, check_read, fetched, read_described
 from fastlift.models.classifiers import CLASSIFIERS, Classifier, WeightClassifier, ZeroShotClassifier
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.classifier import TextClassifier
@@ -82,13 +82,7 @@ def load_classifier(source: str | Path, *, revision: str | None = None) -> tuple
     path = fetched(str(source), revision, CLASSIFIER)
     if not path.is_file():
         raise UserError(f"{source} holds no classifier ({CLASSIFIER}); fastlift adapters RUN --to FOLDER writes one")
-    state, metadata = sealed.read(path)
-    try:
-        described = msgspec.json.decode(metadata.get(DESCRIPTION, ""), type=HeadDescription)
-    except msgspec.DecodeError:
-        raise UserError(
-            f"{path} holds no description of a classifier that this version ({__version__}) can read"
-        ) from None
+    described, state = read_described(path, HeadDescription, "a classifier")
     beside = [digest for name in (FILE, peft_files.FILE) if (digest := _digest(path.with_name(name)))]
     if beside and described.adapters not in beside:
         raise UserError(f"{path} was trained with other adapters than those beside it: write both anew from one run")
@@ -98,8 +92,7 @@ def load_classifier(source: str | Path, *, revision: str | None = None) -> tuple
         raise UserError(
             f"{path} names {len(described.class_names)} classes and has weights of {len(classifier.weight)}"
         )
-    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")
+    check_read(state, path)
     classifier.load_state_dict(state)
     return tuple(described.class_names), classifier.eval()
 

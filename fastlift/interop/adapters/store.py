@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import torch
@@ -42,7 +42,7 @@ SAMPLES = 8
 HUB = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
-
+Described = TypeVar("Described")
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
@@ -273,11 +273,7 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     """The description of adapters, and tensors that are what it says."""
     if not path.is_file():
         raise UserError(f"{path.parent} is no adapter folder: {path.name} is missing")
-    state, metadata = sealed.read(path)
-    try:
-        described = msgspec.json.decode(metadata.get(DESCRIPTION, ""), type=Description)
-    except msgspec.DecodeError:
-        raise UserError(f"{path} holds no description of adapters that this version ({__version__}) can read") from None
+    described, state = read_described(path, Description, "adapters")
     # Before anything of the rank that the description names is made. A model's own weights are compared with the model.
     part, wanted = _witness(described)
     witnesses = {f"{TUNERS[described.tuner].PREFIX}.{i}.{part}" for i in described.layers}
@@ -286,6 +282,20 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     if not fits or len(described.base.mlp_samples) != described.base.depth:
         of_rank = f" of rank {described.rank}" if described.rank else ""
         raise UserError(f"{path} does not fit its description: no {described.tuner}{of_rank} is in it")
+    check_read(state, path)
+    return described, state
+
+
+def read_described(path: Path, kind: type[Described], what: str) -> tuple[Described, dict[str, Tensor]]:
+    """The description in a file of tensors, as a struct of this kind, and the tensors; ``what`` they are, for the message."""
+    state, metadata = sealed.read(path)
+    try:
+        return msgspec.json.decode(metadata.get(DESCRIPTION, ""), type=kind), state
+    except msgspec.DecodeError:
+        raise UserError(f"{path} holds no description of {what} that this version ({__version__}) can read") from None
+
+
+def check_read(state: dict[str, Tensor], path: Path) -> None:
+    """Raise UserError for numbers in a file that are none."""
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite")
-    return described, state
