@@ -83,9 +83,8 @@ class Metrics:
     group_sizes: dict[str, int]  # classes with test images in each group
     per_class: tuple[float | None, ...] = field(repr=False)  # accuracy of each class, None without a test image
     calibration: tuple[CalibrationBin, ...] = field(repr=False)  # K bins
-    confusions: tuple[Confusion, ...] = field(
-        repr=False
-    )  # largest off-diagonal counts, most frequent first; none without a matrix
+    # Largest off-diagonal counts, most frequent first; none without a matrix.
+    confusions: tuple[Confusion, ...] = field(repr=False)
 
     def summary(self) -> dict[str, float | int | None]:
         """The single figures, without lists: what one line of ``metrics.jsonl`` holds."""

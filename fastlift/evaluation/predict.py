@@ -71,7 +71,7 @@ def index_images(
 
 @functools.cache
 def _copies(folder: Path) -> DataCache | None:
-    """The cache of what stores gave below a folder, so that an image is fetched once for its header and its pixels; None without one."""
+    """The cache below a folder, so that a store gives an image once for its header and its pixels; None without one."""
     try:
         return CacheSettings().build(folder)
     except UserError:
@@ -79,7 +79,7 @@ def _copies(folder: Path) -> DataCache | None:
 
 
 def _scan_members(shards: Sequence[str], found: Sequence[FoundImage]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """As ``scan_files``, of members of shards, which come one after another."""
+    """As ``scan_anywhere``, of members of shards, which come one after another."""
     headers: list[Header] = []
     for shard, pairs in itertools.groupby(zip(shards, found, strict=True), key=lambda pair: pair[0]):
         spans = [image.span for _, image in pairs if image.span]

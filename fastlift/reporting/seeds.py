@@ -24,19 +24,14 @@ def seeds_tables(runs: Sequence[RunRecord]) -> list[Table]:
     columns = [names[0]]
     for name in names[1:]:
         columns += [name, f"{name} − {names[0]}"]
-    metrics = [[run.metrics() for run in group] for group in several]
-    by_run = {
-        run.name: found
-        for group, of in zip(several, metrics, strict=True)
-        for run, found in zip(group, of, strict=True)
-    }
+    metrics = {run.name: run.metrics() for group in several for run in group}
     rows = []
-    for figure in told_figures(by_run):
-        values = [[value for one in of_group if (value := figure.value(one)) is not None] for of_group in metrics]
+    for figure in told_figures(metrics):
+        values = [[v for run in group if (v := figure.value(metrics[run.name])) is not None] for group in several]
         cells = [_spread(values[0], figure)]
         for of_group in values[1:]:
             cells += [_spread(of_group, figure), _between(values[0], of_group, figure)]
-        rows.append((title_of(figure, by_run), cells, figure.unit))
+        rows.append((title_of(figure, metrics), cells, figure.unit))
     note = "Mean ± standard deviation (n − 1) over runs that differ in nothing but the seed, and below it the least and the largest. "
     if len(several) > 1:
         note += "Differences of the means have 95 % intervals by Welch's t, which count seeds alone."

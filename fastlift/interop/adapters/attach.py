@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fastlift_kernels as kernels
 from fastlift.errors import FastliftWarning, UserError
 from fastlift.interop.adapters.blocks import SLOT, adapt, check_halves, check_reached, fuse_activation, restore
-from fastlift.interop.adapters.own_weights import OWN_WEIGHTS, own_parameters
+from fastlift.interop.adapters.own_weights import OWN_WEIGHTS, check_precision, own_parameters
 from fastlift.interop.adapters.sharded import laid_out_as
 from fastlift.interop.adapters.sites import AT_SITES, NOT_HERE, WITH_RANK
 from fastlift.interop.adapters.towers import Tower, find_tower
@@ -71,8 +71,8 @@ def add_adapters(
     Both start at the frozen model. QuickGELU becomes one pass too. ``lora`` adds x A B / r to queries and values,
     ``lora_mlp`` to both products of the MLP. ``ssf_attn``, ``ssf_mlp`` and ``ssf_ln`` scale and shift the outputs of the
     attention's products, of the MLP's, or of the norms. ``bias`` and ``layernorm`` train the blocks' own biases or
-    LayerNorms. The model's own weights keep their names; adapters are at ``BLOCK.fastlift_adapter``. A classifier that shall train is unfrozen afterwards:
-    ``model.head.requires_grad_(True)``.
+    LayerNorms. The model's own weights keep their names; adapters are at ``BLOCK.fastlift_adapter``. A classifier that shall
+    train is unfrozen afterwards: ``model.head.requires_grad_(True)``.
 
     Args:
         model: of open_clip (CLIP, its ``visual``), timm (VisionTransformer, Eva: EVA02, PE, DINOv3) or transformers (CLIP,
@@ -108,11 +108,11 @@ def add_adapters(
             for i in chosen:
                 _attach(tower.blocks[i], tower, tuner, width, generator, impl)
             check_reached(tower.blocks[chosen[0]], tower.family, tuner)
+        own = own_parameters(tower.blocks, tower.family.sites, tuner, chosen) if tuner in OWN_WEIGHTS else {}
     except UserError:
         for block in tower.blocks:
             restore(block, tower.family)
         raise
-    own = own_parameters(tower.blocks, tower.family.sites, tuner, chosen) if tuner in OWN_WEIGHTS else {}
     originals = {name: parameter.detach().clone() for name, parameter in own.items()}
     model.requires_grad_(False)
     if impl != "reference":
@@ -151,7 +151,7 @@ def _attach(
     """Put a tuner into one block, on its device."""
     device = next(block.parameters()).device
     if tuner in OWN_WEIGHTS:
-        own_parameters([block], tower.family.sites, tuner, [0])  # raises where there are none
+        check_precision(own_parameters([block], tower.family.sites, tuner, [0]), tuner)
         block.add_module(SLOT, nn.Module())  # which only marks it
         return
     if tuner in AT_SITES:

@@ -27,7 +27,7 @@ def own_parameters(
     """The parameters of the chosen blocks that ``tuner`` trains, numbered through all blocks as LIFT's are.
 
     Raises:
-        UserError: blocks without them, or in another precision than training needs.
+        UserError: blocks without them.
     """
     prefix, found, number = TUNERS[tuner].PREFIX, dict[str, nn.Parameter](), 0
     for i, block in enumerate(blocks):
@@ -40,15 +40,18 @@ def own_parameters(
                 ends = [""] if len(biases) == 1 else [f".{end}" for end in _APART]
                 found |= {f"{prefix}.{number}{end}": bias for end, bias in zip(ends, biases, strict=True)}
             number += 1
-    kind = type(blocks[0]).__name__
     if not found:
-        raise UserError(f"tuner {tuner}: {kind} has none")
+        raise UserError(f"tuner {tuner}: {type(blocks[0]).__name__} has none")
+    return found
+
+
+def check_precision(found: Mapping[str, nn.Parameter], tuner: str) -> None:
+    """Raise UserError for own parameters in another precision than training needs."""
     if rounded := [name for name, parameter in found.items() if parameter.dtype not in (torch.float32, torch.float64)]:
         raise UserError(
             f"tuner {tuner} trains the model's own weights, and {rounded[0]} is {found[rounded[0]].dtype}, which rounds small "
             "steps away: give the model in float32, and compute under torch.autocast"
         )
-    return found
 
 
 def _biases(block: nn.Module, sites: Sites) -> list[list[Any]]:

@@ -275,7 +275,20 @@ def test_own_weights_that_would_be_rounded_are_refused() -> None:
     half = build("timm").to(torch.bfloat16)
     with pytest.raises(fastlift.UserError, match=r"layernorm trains .* torch\.bfloat16, which rounds small steps away"):
         fastlift.add_adapters(half, "layernorm")
-    fastlift.add_adapters(half.float(), "layernorm")
+    trained = fastlift.add_adapters(half.float(), "layernorm")
     for again in (half, half.blocks):
         with pytest.raises(fastlift.UserError, match="has adapters already"):
             fastlift.add_adapters(again, "bias")  # type: ignore[arg-type]
+    half.to(torch.bfloat16)  # to serve it
+    assert fastlift.tuner_parameters(half).keys() == trained.keys()
+    fastlift.remove_adapters(half)
+
+
+def test_blocks_that_cannot_be_numbered_leave_no_adapters() -> None:
+    """Biases are numbered through all blocks, so one that was not chosen can be in the way."""
+    model: Any = build("timm")
+    model.blocks[1].attn.proj = nn.Sequential(model.blocks[1].attn.proj)
+    for _ in range(2):
+        with pytest.raises(fastlift.UserError, match=r"no Linear at attn\.proj"):
+            fastlift.add_adapters(model, "bias", layers=[0])
+    fastlift.add_adapters(model, "layernorm", layers=[0])
