@@ -110,9 +110,13 @@ def _at(place: str) -> FoundImage:
 def _below(folder: Url) -> Iterator[FoundImage]:
     """The images in a folder of a store."""
     for name in folder.files():
-        base = name.rpartition("/")[2]
-        if base.lower().endswith(IMAGE_ENDINGS) and not base.startswith(("__", ".")) and not is_leftover(base):
+        if _is_image(name):
             yield _at(folder.below(name))
+
+
+def _is_image(name: str) -> bool:
+    base = name.rpartition("/")[2]
+    return base.lower().endswith(IMAGE_ENDINGS) and not base.startswith("__") and not is_leftover(base)
 
 
 def _matching(place: str) -> list[str]:
@@ -159,8 +163,7 @@ def _in_shard(shard: str) -> Iterator[FoundImage]:
     try:
         with opened(Path(shard)) as file:
             for member in members(file.size, file.read):
-                base = member.name.rpartition("/")[2]
-                if base.lower().endswith(IMAGE_ENDINGS) and not base.startswith("__") and not is_leftover(base):
+                if _is_image(member.name):
                     yield FoundImage(f"{shard}/{member.name}", shard, (member.offset, member.size))
     except TarError as error:
         yield FoundImage(shard, shard, None, str(error))

@@ -78,8 +78,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
         listening.shutdown()
 
 
-def fetch() -> str:
-    return from_hub("the weights of X", lambda: hf_hub_download("some/model", "file.bin"), "use another")
+def fetch(*, newest: bool = False) -> str:
+    return from_hub("the weights of X", lambda: hf_hub_download("some/model", "file.bin"), "use another", newest=newest)
 
 
 def test_a_file_is_downloaded_once_and_the_network_is_not_asked_again(cache: Path, server: type[Hub]) -> None:
@@ -89,6 +89,19 @@ def test_a_file_is_downloaded_once_and_the_network_is_not_asked_again(cache: Pat
     assert Path(fetch()).read_bytes() == server.content
     assert server.asked == asked
     assert constants.HF_HUB_OFFLINE is False
+
+
+def test_the_newest_is_asked_for_where_the_hub_answers(
+    cache: Path, server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch()
+    asked = server.asked
+    assert Path(fetch(newest=True)).read_bytes() == server.content
+    assert server.asked > asked
+    monkeypatch.setattr(hub, "_answers", lambda endpoint: False)
+    asked = server.asked
+    assert Path(fetch(newest=True)).read_bytes() == server.content
+    assert server.asked == asked
 
 
 def test_without_a_network_it_is_one_sentence_at_once(cache: Path, unreachable: None) -> None:

@@ -54,6 +54,10 @@ def test_files(photos: Path, image_files: Any) -> None:
     found = check("folder", data_root=photos, cache_dir=image_files.cache)
     assert found.ok
     assert list(found.notes) == [*SHARED, MIXED]
+    (photos / "train/ant/1.broken.bmp").write_bytes(b"")  # in its place is 2.bmp, which is not told of twice
+    skipped = check("folder", data_root=photos, cache_dir=image_files.cache, bad_images="skip")
+    assert list(skipped.notes) == [*SHARED, MIXED]
+    (photos / "train/ant/1.broken.bmp").unlink()
     for copy in ("val/bee/x.jpg", "test/ant/copy.bmp", "test/bee/other.bmp"):
         (photos / copy).unlink()
     assert check("folder", data_root=photos, cache_dir=image_files.cache).notes == ()
