@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
     # All that can be told of what was named is told before the model is loaded.
     images, settings, ui = ImageSources(command.images, command.list), embedded(command), Terminal()
     total = images.count()
-    if command.output in command.list:
+    if command.output is not None and command.output.resolve() in [file.resolve() for file in command.list]:
         raise UserError(
             f"--output {command.output} is a list of images that is read, and would be replaced: name another file"
         )

@@ -469,6 +469,10 @@ def test_csv_on_stdout(run: Path, tiny_data: Path, capsys: Streams) -> None:
         (["one.jpg", "--output", "out.csv", "--resume", "--overwrite"], "contradict each other"),
         (["one.jpg", "--output", "pipe", "--format", "csv", "--overwrite"], "pipe is a device or a pipe"),
         (["--list", "one.txt", "--output", "one.txt", "--overwrite"], "one.txt is a list of images that is read"),
+        (
+            ["--list", "one.txt", "--output", "./x/../one.txt", "--overwrite"],
+            "one.txt is a list of images that is read",
+        ),
         (["one.jpg", "--threshold", "1.5"], "threshold: expected"),
     ],
 )
