@@ -273,7 +273,7 @@ TABLES: list[tuple[str, str, str, Callable[[Json], str]]] = [
 
 def paper_tables(folder: Path, images: Path) -> str:
     """What ``benchmarks.paper`` wrote for a data set, in the order of its tables, with the images of its figures."""
-    note = "\n\n– : the paper's number is not among this project's sources, or is of other data."
+    note = "\n\n– : no public source of the paper's number was found, or it is of other data."
     parts = []
     for name in NAMES:
         file, image = folder / f"{name}.md", images / f"{folder.name}_{name}.svg"

@@ -193,7 +193,7 @@ def markdown(table: Table, dataset: str, rows: list[Measured], seed: int) -> str
     lines = [f"**{table.title}** of {table.source} on `{dataset}`, seed {seed}, accuracy in %", ""]
     lines_of_figure = {row.at[1] for row in rows if row.at}
     lines += _list(rows) if len(lines_of_figure) < 2 else _grids(table.axis, rows)
-    lines += ["", "– : the paper's number is not among this project's sources, or is of other data."]
+    lines += ["", "– : no public source of the paper's number was found, or it is of other data."]
     return "\n".join(lines)
 
 
