@@ -6,6 +6,7 @@ from fastlift.config import DataConfig, RunConfig, TrainingConfig
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.subset import SubsetSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
@@ -38,6 +39,7 @@ def load_data(settings: DataConfig, ui: Ui, world: World | None = None, given: D
     found = given or first_of_each_machine(
         world or World(), lambda: source.build(*map(settings.part, parts), progress=now_and_then(ui.say))
     )
+    found = settings.part(SubsetSettings).build(found)
     if why := found.one_class():
         raise UserError(why)
     for note in found.notes:

@@ -26,9 +26,9 @@ def keep_splits(run: RunFolder, data: DataSet) -> str:
         return ""
     if data.train.root is None or data.train.spans is not None:
         return "the splits are not kept as lists, since the images are no files; the same seed cuts the same ones"
-    if any(map(_is_odd, [*data.class_names, *(path for index in data.splits.values() for path in _paths(index))])):
+    if any(map(_is_odd, [*data.class_names, *(path for index in _whole(data).values() for path in _paths(index))])):
         return "the splits are not kept as lists, since names in them hold line ends or begin or end with spaces"
-    for split, index in data.splits.items():
+    for split, index in _whole(data).items():
         _write(folder / f"{split}.txt", _lines(index))
     # A first word that is a number on every line is none of the name, and with so many zeros no folder is called by it.
     names = "".join(f"{label:09d} {name}\n" for label, name in enumerate(data.class_names))
@@ -43,6 +43,11 @@ def data_of_run(run: RunFolder, settings: DataConfig) -> DataConfig:
     lists = {f"{split}_list": run.splits / f"{split}.txt" for split in SPLITS}
     given: dict[str, Any] = {name: str(file) for name, file in lists.items() if file.is_file()}
     return replace(settings, dataset="list", class_names=str(run.splits / CLASS_NAMES), **given)
+
+
+def _whole(data: DataSet) -> dict[str, ImageIndex]:
+    """The splits with all training images: how many of them are trained on (``--max-per-class``) is a setting of the run."""
+    return data.splits | ({} if data.whole is None else {"train": data.whole})
 
 
 def _is_odd(name: str) -> bool:

@@ -88,16 +88,22 @@ def cut_off(index: ImageIndex, share: float, seed: int, name: str) -> tuple[Imag
     free = np.bincount(labels[~stay], minlength=index.num_classes)
     wanted = np.minimum(np.maximum(np.rint(share * counts), counts >= _ONE_OF), counts - 1)
     taken = np.minimum(wanted, free).astype(np.int64)
-    order = np.lexsort((_hashes(index, seed), stay, labels))  # class by class, those that stay last
+    order = np.lexsort((path_hashes(index, seed), stay, labels))  # class by class, those that stay last
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     is_cut = np.zeros(len(index), dtype=bool)
     is_cut[order[np.arange(len(index)) - firsts[labels[order]] < taken[labels[order]]]] = True
     return index.take(np.flatnonzero(~is_cut), index.name), index.take(np.flatnonzero(is_cut), name)
 
 
-def _hashes(index: ImageIndex, seed: int) -> np.ndarray:
-    """A number for each sample that its path and the seed decide (for arrays, its place): uint64 [N]."""
+def path_hashes(index: ImageIndex, seed: int, use: bytes = b"") -> np.ndarray:
+    """A number for each sample that its path and the seed decide (for arrays, its place): uint64 [N].
+
+    Args:
+        use: keeps draws of another kind apart, at most 16 bytes.
+    """
     key = seed.to_bytes(8, "little")
     named = (str(i) if index.root is None else index.file_name(i) for i in range(len(index)))
-    digests = (blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest() for name in named)
+    digests = (
+        blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key, person=use).digest() for name in named
+    )
     return np.frombuffer(b"".join(digests), dtype="<u8")

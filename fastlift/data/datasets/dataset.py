@@ -43,6 +43,7 @@ class DataSet:
     group_counts: np.ndarray  # int64 [C]: the training counts that define many, medium and few
     ranks: dict[str, Rank] = field(default_factory=dict)  # by name, from the highest to the lowest
     val: ImageIndex | None = None  # given, or cut off from the training split
+    whole: ImageIndex | None = None  # the training split, where ``train`` is at most so many of each class
     cut: tuple[str, ...] = ()  # splits that were cut off from the training images
     settings: dict[str, Any] | None = None  # which load it again; None for one that came from Python
     notes: tuple[str, ...] = ()  # what was chosen for the user, to be said once: which lists, which folders
