@@ -19,6 +19,7 @@ from fastlift.callbacks.loggers import LogSettings
 from fastlift.data.datasets.catalogue import PYTHON, SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet, no_data_set
+from fastlift.data.datasets.long_tail import TailSettings
 from fastlift.data.datasets.subset import SubsetSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
@@ -78,6 +79,7 @@ class DataConfig(  # type: ignore[misc]
     TaxonSettings,
     SubsetSettings,
     CutSettings,
+    TailSettings,
     CacheSettings,
     SourceSettings,
 ):

@@ -14,6 +14,7 @@ from fastlift.config import Config
 from fastlift.data.datasets.catalogue import PYTHON, SourceSettings, data_set_meant
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet, no_data_set
+from fastlift.data.datasets.long_tail import TailSettings
 from fastlift.errors import UserError
 from fastlift.settings import hints_of
 from fastlift.settings.names import one_of
@@ -30,9 +31,8 @@ def _recipe(recipe: str, dataset: str | DataSet | None, defaults: dict[str, Any]
     if not isinstance(dataset, (str, DataSet, NoneType)):
         raise no_data_set(dataset)
     if isinstance(dataset, DataSet):
-        if told := sorted(
-            settings.keys() & set(hints_of(SourceSettings)) | settings.keys() & set(hints_of(CutSettings))
-        ):
+        of_data = {name for part in (SourceSettings, CutSettings, TailSettings) for name in hints_of(part)}
+        if told := sorted(settings.keys() & of_data):
             raise UserError(f"{', '.join(told)}: the data set is given as an object; give this to what made it")
         name = PYTHON if dataset.settings is None else str(dataset.settings["dataset"])
     else:

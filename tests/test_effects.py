@@ -56,6 +56,9 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         for kind in ("image", "label", "split")
     },
     "subset_seed": (1, {}, {"max_per_class": 5}),
+    "imbalance_ratio": (50.0, {"dataset": "cifar100_ir50"}, {"dataset": "shapes_lt"}),
+    "head_share": (0.9, {"dataset": "imagenet_lt"}, {"dataset": "cifar100_ir50"}),
+    "largest_class": (300, {"dataset": "cifar100_ir50"}, {"dataset": "shapes_lt"}),
     "split_seed": (1, {}, {"val_share": 0.1}),
     "data_cache": ("copies", {"data_root": "images"}, {"data_root": "s3://bucket/images"}),
     "data_cache_gb": (1.0, {"data_root": "images"}, {"data_root": "https://host/images"}),

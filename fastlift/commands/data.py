@@ -14,6 +14,7 @@ from fastlift.commands.dataset_meant import dataset_meant
 from fastlift.commands.parsing import parse
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
+from fastlift.data.datasets.long_tail import TailSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.stores.cache import CacheSettings
@@ -61,6 +62,7 @@ class Prepare:
     """List file of the test split, where it is not in the data root."""
     class_names: str | None = None
     """Class-name file, where it is not in the data root."""
+    tail: TailSettings = field(default_factory=TailSettings)
     json: bool = False
     """Print as JSON."""
 
@@ -71,6 +73,7 @@ class Check:
 
     source: SourceSettings = field(default_factory=SourceSettings)
     cut: CutSettings = field(default_factory=CutSettings)
+    tail: TailSettings = field(default_factory=TailSettings)
     stores: CacheSettings = field(default_factory=CacheSettings)
     decode: bool = False
     """Decode every image too, not only its header (slow)."""
@@ -84,6 +87,7 @@ class Stats:
 
     source: SourceSettings = field(default_factory=SourceSettings)
     cut: CutSettings = field(default_factory=CutSettings)
+    tail: TailSettings = field(default_factory=TailSettings)
     stores: CacheSettings = field(default_factory=CacheSettings)
     taxon: TaxonSettings = field(default_factory=TaxonSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
@@ -99,6 +103,7 @@ class Pack:
     """A new folder for the shards."""
     source: SourceSettings = field(default_factory=SourceSettings)
     cut: CutSettings = field(default_factory=CutSettings)
+    tail: TailSettings = field(default_factory=TailSettings)
     stores: CacheSettings = field(default_factory=CacheSettings)
     short_side: Annotated[int | None, Between(1, MOST_PIXELS)] = None
     """Shrink images to this short side in pixels (changes pixels; off by default)."""
@@ -134,7 +139,7 @@ def _prepare(arguments: list[str]) -> int:
 
     names = ("data_root", "train_list", "val_list", "test_list", "class_names")
     files = {name: getattr(command, name) for name in names}
-    found = prepare(command.name, progress=progress_lines(), **files)
+    found = prepare(command.name, progress=progress_lines(), **files, **command.tail.values())
     show_found(found, command.json)
     return 0 if found.ready else 1
 
@@ -149,6 +154,7 @@ def _check(arguments: list[str]) -> int:
         progress=progress_lines(),
         **source_options(command.source),
         **command.cut.values(),
+        **command.tail.values(),
         **command.stores.values(),
     )
     show_found(found, command.json)
@@ -163,6 +169,7 @@ def _stats(arguments: list[str]) -> int:
     options = (
         source_options(command.source)
         | command.cut.values()
+        | command.tail.values()
         | command.stores.values()
         | command.taxon.values()
         | {"boundaries": command.groups.group_boundaries}
@@ -178,7 +185,8 @@ def _pack(arguments: list[str]) -> int:
     from fastlift.data.datasets.dataset import told_images
     from fastlift.reporting.console import show_json, show_line
 
-    options = source_options(command.source) | command.cut.values() | command.stores.values()
+    options = source_options(command.source) | command.cut.values() | command.tail.values()
+    options |= command.stores.values()
     name = options.pop("name")
     packed = pack.run(name, command.output, short_side=command.short_side, progress=progress_lines(), **options)
     if command.json:

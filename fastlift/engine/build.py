@@ -6,6 +6,7 @@ from fastlift.config import DataConfig, RunConfig, TrainingConfig
 from fastlift.data.datasets.catalogue import SourceSettings
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet
+from fastlift.data.datasets.long_tail import TailSettings
 from fastlift.data.datasets.subset import SubsetSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.replacements import BadImageSettings
@@ -35,7 +36,8 @@ def load_data(settings: DataConfig, ui: Ui, world: World | None = None, given: D
 
     Raises UserError for what is wrong in it, and for a single class.
     """
-    source, parts = settings.part(SourceSettings), (TaxonSettings, BadImageSettings, CacheSettings, CutSettings)
+    source = settings.part(SourceSettings)
+    parts = (TaxonSettings, BadImageSettings, CacheSettings, CutSettings, TailSettings)
     found = given or first_of_each_machine(
         world or World(), lambda: source.build(*map(settings.part, parts), progress=now_and_then(ui.say))
     )

@@ -15,6 +15,7 @@ from fastlift.data.datasets.hub import HUGGINGFACE
 from fastlift.data.datasets.imagenet_lt import IMAGENET_LT
 from fastlift.data.datasets.inaturalist2018 import INATURALIST2018
 from fastlift.data.datasets.list_files import LIST, is_json, read_list
+from fastlift.data.datasets.long_tail import LARGEST, RATIO, TailSettings
 from fastlift.data.datasets.packed import PACK_MANIFEST, load_pack
 from fastlift.data.datasets.places_lt import PLACES_LT
 from fastlift.data.datasets.published_lists import place_of_list
@@ -32,7 +33,7 @@ from fastlift.data.stores.cache import CacheSettings
 from fastlift.data.stores.cached import Session
 from fastlift.data.stores.url import Url, is_url, local_copy, place_of
 from fastlift.errors import UserError
-from fastlift.settings import Acts, May, NamesPlace, Settings, one_of
+from fastlift.settings import Acts, May, NamesPlace, Settings, check_effects, one_of
 from fastlift.system.files import cache_folder, expand_user, read_json
 
 SOURCES: tuple[Source, ...] = (
@@ -130,6 +131,7 @@ class SourceSettings(Settings):
         bad_images: BadImageSettings,
         stores: CacheSettings,
         cut: CutSettings,
+        tail: TailSettings,
         *,
         cache_dir: Path | None = None,
         rescan: bool = False,
@@ -141,17 +143,21 @@ class SourceSettings(Settings):
         cache = expand_user(cache_dir) if cache_dir else cache_folder()
         places = self._places(source, cache, stores)
         columns = Columns(self.image_column, self.label_column, self.split_column)
-        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, cut, columns, **places)
+        request = Request(self.dataset, cache, bad_images.bad_images, rescan, progress, cut, tail, columns, **places)
         root = request.data_root
         if isinstance(root, Url) and not source.takes_urls:
             raise UserError(f"the data set {self.dataset} takes a local folder as --data-root, not {root}")
         if isinstance(root, Path) and not root.is_dir():
             raise UserError(f"the data root {root} is not a folder.{source.how_to_get()}")
         packed = root is not None and (root / PACK_MANIFEST).is_file()
-        data = taxon.build(_load_packed(request) if packed else source.load(request))
+        loaded = _load_packed(request) if packed else source.load(request)
+        _check_tail(source, request, loaded)
+        data = taxon.build(loaded)
         if isinstance(root, Url):
             root.session.listings.clear()  # of millions of files, maybe
-        settings = {name: value for part in (self, taxon, bad_images, cut) for name, value in part.values().items()}
+        settings = {
+            name: value for part in (self, taxon, bad_images, cut, tail) for name, value in part.values().items()
+        }
         return replace(data.changed(lambda index: replace(index, cache=cache)), settings=settings)
 
     def _refuse_unused_files(self, source: Source) -> None:
@@ -199,6 +205,9 @@ def load_data_set(
     test_share: float | None = None,
     val_share: float = 0.0,
     split_seed: int = 0,
+    imbalance_ratio: float = RATIO,
+    head_share: float | None = None,
+    largest_class: int = LARGEST,
     rescan: bool = False,
     progress: Progress | None = None,
 ) -> DataSet:
@@ -216,6 +225,8 @@ def load_data_set(
         test_share, val_share, split_seed: the share of each class's images that becomes the test split of a set that has none
             (default 0.2), that of its training images which becomes the validation split (default: none), and the seed of
             which; see ``cutting.cut_off``.
+        imbalance_ratio, head_share, largest_class: how many images the classes of ``shapes_lt`` have; the share of CIFAR-LT too.
+            See ``TailSettings``.
         data_cache, data_cache_gb: the folder for copies of what is read from a store, and its bound; see ``CacheSettings``.
         rescan: look at all files again instead of trusting the cached sizes.
         progress: called with (what, done, total) during the header scan.
@@ -230,15 +241,32 @@ def load_data_set(
     places = (data_root, train_list, val_list, test_list, class_names)
     files = (None if place is None else os.fspath(place) for place in places)
     columns = {"image_column": image_column, "label_column": label_column, "split_column": split_column}
-    return SourceSettings(name, *files, **columns).build(
+    source, tail = SourceSettings(name, *files, **columns), TailSettings(imbalance_ratio, head_share, largest_class)
+    check_effects([TailSettings], source.values() | tail.values(), TailSettings().values(), tail.values())
+    return source.build(
         TaxonSettings(taxon),
         BadImageSettings(bad_images),
         CacheSettings(None if data_cache is None else os.fspath(data_cache), data_cache_gb),
         CutSettings(test_share, val_share, split_seed),
+        tail,
         cache_dir=None if cache_dir is None else Path(cache_dir),
         rescan=rescan,
         progress=progress,
     )
+
+
+def _check_tail(source: Source, request: Request, data: DataSet) -> None:
+    """Raises UserError where what lies at a data root was drawn otherwise than the settings ask for."""
+    expected = None if request.data_root is None else source.counts(request.tail)
+    if expected is None or request.tail == TailSettings():
+        return
+    found = data.train.class_counts() + (data.val.class_counts() if data.val is not None and "val" in data.cut else 0)
+    if found.tolist() != expected.tolist():
+        raise UserError(
+            f"{request.data_root} holds {data.name} with {found.max():,} down to {found.min():,} training images per class, not "
+            f"{expected.max():,} down to {expected.min():,} as the settings of its tail ask for (--imbalance-ratio, --head-share, "
+            "--largest-class): give those that it was packed with"
+        )
 
 
 def _load_packed(request: Request) -> DataSet:

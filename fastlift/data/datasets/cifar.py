@@ -12,6 +12,7 @@ import numpy as np
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.folder import list_split
 from fastlift.data.datasets.layout import class_folder_names
+from fastlift.data.datasets.long_tail import TailSettings, head_tail_counts
 from fastlift.data.datasets.splits import finish, index_listings
 from fastlift.data.index.index import array_index
 from fastlift.data.index.lists import Listing
@@ -50,17 +51,22 @@ class Cifar(Source):
             f"folders train/CLASS/*.jpg and test/CLASS/*.jpg (or PNG) with all {self.classes} classes."
         )
 
+    def counts(self, tail: TailSettings) -> np.ndarray:
+        return long_tail_counts(self.classes, 50_000 // self.classes, self.ratio, tail.head_share)
+
     def load(self, request: Request) -> DataSet:
         if self.ratio < 1:
             raise UserError(f"{request.name}: the imbalance ratio must be at least 1")
-        groups = long_tail_counts(100, 500, _RATIO_OF_GROUPS) if self.classes == 100 else None
+        share = request.tail.head_share
+        # A head of its own size is a head by the counts that it makes.
+        groups = long_tail_counts(100, 500, _RATIO_OF_GROUPS) if self.classes == 100 and share is None else None
         root, problems = request.local_root, Problems(request.name)
         if root is not None and self._has_folders(root):
             names = class_folder_names(root / "train")
-            return index_listings(request, self._listings(root, names, problems), tuple(names), problems, groups)
+            return index_listings(request, self._listings(root, names, share, problems), tuple(names), problems, groups)
         train, test = self._torchvision_sets(root) if root is not None else self._downloaded(request)
         labels, test_labels = (np.array(split.targets, dtype=np.int64) for split in (train, test))
-        kept = draw_long_tail(labels, self.ratio)
+        kept = draw_long_tail(labels, self.ratio, share)
         images, test_images = np.ascontiguousarray(train.data[kept]), np.ascontiguousarray(test.data)
         arrays = {
             "train": array_index(f"{request.name}/train", images, labels[kept], train.classes),
@@ -73,7 +79,7 @@ class Cifar(Source):
         splits = (root / "train", root / "test")
         return all(split.is_dir() and len(class_folder_names(split)) == self.classes for split in splits)
 
-    def _listings(self, root: Path, names: list[str], problems: Problems) -> dict[str, Listing]:
+    def _listings(self, root: Path, names: list[str], share: float | None, problems: Problems) -> dict[str, Listing]:
         """Long-tailed training listing and test listing of class folders; raises UnusableData where images are missing."""
         train, test = (list_split(root, split, names, problems) for split in ("train", "test"))
         for split, listing, images in (("train", train, 50_000), ("test", test, 10_000)):
@@ -81,7 +87,7 @@ class Cifar(Source):
             for label in np.flatnonzero(counts != expected):
                 problems.add(f"{root / split / names[label]}: {counts[label]} images, expected {expected}")
         problems.raise_if_any()
-        kept = draw_long_tail(train.labels, self.ratio)
+        kept = draw_long_tail(train.labels, self.ratio, share)
         return {"train": Listing(train.paths.take(kept), train.labels[kept]), "test": test}
 
     def _downloaded(self, request: Request) -> list[Any]:
@@ -112,20 +118,22 @@ class Cifar(Source):
         return {10: CIFAR10, 100: CIFAR100}[self.classes]
 
 
-def long_tail_counts(num_classes: int, largest: int, ratio: float) -> np.ndarray:
-    """n_i = int(largest * (1 / ratio) ** (i / (C - 1))): int64 [C]."""
+def long_tail_counts(num_classes: int, largest: int, ratio: float, head_share: float | None = None) -> np.ndarray:
+    """n_i = int(largest * (1 / ratio) ** (i / (C - 1))), or with a head of its own size ``head_tail_counts``: int64 [C]."""
+    if head_share is not None:
+        return head_tail_counts(num_classes, largest, ratio, head_share)
     counts = [int(largest * (1.0 / ratio) ** (i / (num_classes - 1.0))) for i in range(num_classes)]
     return np.array(counts, dtype=np.int64)
 
 
-def draw_long_tail(labels: np.ndarray, ratio: float) -> np.ndarray:
+def draw_long_tail(labels: np.ndarray, ratio: float, head_share: float | None = None) -> np.ndarray:
     """Which samples of the balanced training split stay: int64 indices, class after class.
 
-    One ``RandomState(0)`` shuffles the samples of each class in order; the first n_i stay.
+    One ``RandomState(0)`` shuffles the samples of each class in order; the first n_i stay (``long_tail_counts``).
     """
     random = np.random.RandomState(0)  # the papers' programs draw from the legacy generator
     num_classes = int(labels.max()) + 1
-    counts = long_tail_counts(num_classes, len(labels) // num_classes, ratio)
+    counts = long_tail_counts(num_classes, len(labels) // num_classes, ratio, head_share)
     kept = []
     for label in range(num_classes):
         indices = np.flatnonzero(labels == label)

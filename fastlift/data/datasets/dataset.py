@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastlift.data.datasets.cutting import CutSettings
+from fastlift.data.datasets.long_tail import TailSettings
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import BadImages
@@ -29,6 +30,7 @@ class Rank:
 
 
 _ANY_COLUMNS = Columns()
+_USUAL_TAIL = TailSettings()
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # by name, and as messages call them
 
 
@@ -102,6 +104,7 @@ class Request:
     rescan: bool  # look at all files again instead of trusting the cached sizes
     progress: Progress | None
     cut: CutSettings
+    tail: TailSettings = _USUAL_TAIL
     columns: Columns = _ANY_COLUMNS  # of tables
     data_root: Path | Url | None = None
     train_list: Path | None = None
@@ -135,6 +138,10 @@ class Source(ABC):
     def how_to_get(self) -> str:
         """A hint that follows a message about a missing data root; empty where there is none."""
         return ""
+
+    def counts(self, tail: TailSettings) -> np.ndarray | None:
+        """Training images of each class that a set has whose tail is chosen: int64 [C]; None for sets that are as they are."""
+        return None
 
     @abstractmethod
     def load(self, request: Request) -> DataSet:

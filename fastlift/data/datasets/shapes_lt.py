@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fastlift.data.datasets.dataset import DataSet, Request, Source
 from fastlift.data.datasets.list_files import load_lists, read_class_names
+from fastlift.data.datasets.long_tail import DRAWN, TailSettings, head_tail_counts, refusal
 from fastlift.data.datasets.shapes import KIND_NAMES, Scene, draw, kind_name
 from fastlift.data.index.header_scan import Progress
 from fastlift.data.index.problems import Problems
@@ -27,10 +28,10 @@ from fastlift.errors import UserError
 
 VERSION = 3  # of the images and lists: part of the folder's name, so that a change of the program makes a new set
 SEED = 2026
-LARGEST, SMALLEST = 200, 2  # training images of the first and the last class by size
 TEST_PER_CLASS = 24
 NUM_CLASSES = 64
 SCENE = Scene(strength=(0.5, 1.1), light=(0.86, 0.57, 0.38))  # crowded, noisy and at dusk
+_USUAL = TailSettings()
 # Classes near each other: fewer colours, which dusk brings closer, and fewer shapes, so that classes share their parts.
 _NEAR_COLOURS = ("red", "orange", "pink", "brown", "purple")
 _NEAR_SHAPES = ("circle", "square", "triangle", "star", "heart", "drop", "flower", "gear")
@@ -44,17 +45,25 @@ def _choose_kinds() -> tuple[int, ...]:
     return tuple(near[i] for i in order[:NUM_CLASSES])
 
 
-def _long_tail() -> tuple[int, ...]:
-    """Training images of each class: ``LARGEST`` down to ``SMALLEST`` in equal ratios, in an order that labels do not tell."""
-    ratio = SMALLEST / LARGEST
-    falling = [int(LARGEST * ratio ** (rank / (NUM_CLASSES - 1)) + 1e-9) for rank in range(NUM_CLASSES)]
+def class_counts(tail: TailSettings = _USUAL) -> tuple[int, ...]:
+    """Training images of each class, in label order, which does not tell a class's size.
+
+    Without a head of its own size they fall from the largest to the smallest class in equal ratios. Raises UserError where
+    no classes can have such numbers.
+    """
+    largest, ratio = tail.largest_class, tail.imbalance_ratio
+    if tail.head_share is not None:
+        falling = head_tail_counts(NUM_CLASSES, largest, ratio, tail.head_share).tolist()
+    elif why := refusal(largest, ratio, None):
+        raise UserError(why)
+    else:
+        falling = [int(largest * (1 / ratio) ** (rank / (NUM_CLASSES - 1)) + 1e-9) for rank in range(NUM_CLASSES)]
     ranks = np.argsort(np.random.Philox(key=[SEED, 1]).random_raw(NUM_CLASSES))
     return tuple(falling[rank] for rank in ranks)
 
 
 SHAPES_KINDS = _choose_kinds()
 SHAPES_CLASS_NAMES = tuple(kind_name(kind) for kind in SHAPES_KINDS)
-SHAPES_CLASS_COUNTS = _long_tail()
 
 
 def draw_image(split: str, label: int, number: int) -> NDArray[np.uint8]:
@@ -65,13 +74,16 @@ def draw_image(split: str, label: int, number: int) -> NDArray[np.uint8]:
 class ShapesLT(Source):
     """Drawn where it is not there yet; a data root may hold a copy of it."""
 
-    name = "shapes_lt"
+    name = DRAWN
     takes_urls = False
     last_step = "images drawn, index"
 
+    def counts(self, tail: TailSettings) -> np.ndarray:
+        return np.array(class_counts(tail))
+
     def load(self, request: Request) -> DataSet:
         try:
-            root = request.local_root or prepare(request.cache_dir)
+            root = request.local_root or prepare(request.cache_dir, request.tail)
         except OSError as error:
             raise UserError(
                 f"the images of {self.name} cannot be written to {request.cache_dir}: {error}. "
@@ -89,17 +101,21 @@ class ShapesLT(Source):
         return load_lists(request, lists, read_class_names(train, names), Problems(request.name))
 
 
-def prepare(cache_dir: Path, *, progress: Progress | None = None) -> Path:
-    """Writes ``shapes_lt`` under ``cache_dir`` unless it is there, and returns its folder.
+def prepare(cache_dir: Path, tail: TailSettings = _USUAL, *, progress: Progress | None = None) -> Path:
+    """Writes ``shapes_lt`` under ``cache_dir`` unless it is there, and returns its folder, one for each ``tail``.
+
+    Image n of a class is the same in all of them, so sets with other numbers of images share those that both have, and all
+    have the same test split.
 
     The folder holds ``train.txt`` and ``test.txt`` (lines of ``relative/path label``), ``class_names.txt`` (lines of
     ``folder name``, in label order) and the JPEG files. It is made under another name and renamed when it is whole, so
     neither a second process nor a kill in the middle leaves a half-made set.
 
     ``progress`` is called with (what, images written, images in all); without it a bar is shown on a terminal.
-    Raises ``OSError`` where the cache cannot be written.
+    Raises ``OSError`` where the cache cannot be written, UserError where no classes can have such numbers of images.
     """
-    folder = cache_dir / f"shapes_lt_v{VERSION}"
+    folder = cache_dir / f"shapes_lt_v{VERSION}{tail.name()}"
+    counts = class_counts(tail)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +123,7 @@ def prepare(cache_dir: Path, *, progress: Progress | None = None) -> Path:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with _bar() if progress is None else nullcontext(progress) as report:
-            _write(draft, report)
+            _write(draft, counts, report)
         os.sync()  # so that a power cut cannot leave a whole folder of empty files
         draft.chmod(0o755)  # mkdtemp makes private folders; a cache may be shared
         try:
@@ -138,10 +154,10 @@ def _bar() -> Iterator[Progress]:
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
-def _write(folder: Path, report: Progress) -> None:
+def _write(folder: Path, class_counts: tuple[int, ...], report: Progress) -> None:
     from PIL import Image
 
-    numbers = {"train": SHAPES_CLASS_COUNTS, "test": (TEST_PER_CLASS,) * NUM_CLASSES}
+    numbers = {"train": class_counts, "test": (TEST_PER_CLASS,) * NUM_CLASSES}
     done, total = 0, sum(map(sum, numbers.values()))
     folders = [name.replace(" ", "_") for name in SHAPES_CLASS_NAMES]
     for split, counts in numbers.items():

@@ -10,6 +10,7 @@ from fastlift.data.datasets import catalogue
 from fastlift.data.datasets.catalogue import SourceSettings, load_data_set, names, source_of
 from fastlift.data.datasets.cutting import CutSettings
 from fastlift.data.datasets.dataset import DataSet, Request, Source
+from fastlift.data.datasets.long_tail import TailSettings
 from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.stores.cache import CacheSettings
@@ -43,7 +44,7 @@ def test_settings_load_what_the_function_does(image_files: Any) -> None:
     options = image_files.options()
     cache = options.pop("cache_dir")
     found = SourceSettings("list", **options).build(
-        TaxonSettings(), BadImageSettings(), CacheSettings(), CutSettings(), cache_dir=cache
+        TaxonSettings(), BadImageSettings(), CacheSettings(), CutSettings(), TailSettings(), cache_dir=cache
     )
     assert found.train.fingerprint == expected.train.fingerprint
     assert found.class_names == expected.class_names
