@@ -113,7 +113,13 @@ def _peak_from_here() -> None:
 def alone(asked: argparse.Namespace) -> dict[str, Any]:
     """Seconds of one process's classes: the unsplit op, forward and backward, and the functions of a share."""
     from fastlift_kernels import cosine_cross_entropy
-    from fastlift_kernels.cosine_ce.shard import ShardArguments, features_gradient, row_statistics, shard_gradients
+    from fastlift_kernels.cosine_ce.shard import (
+        RowGradients,
+        ShardArguments,
+        features_gradient,
+        row_statistics,
+        shard_gradients,
+    )
 
     classes, generator = asked.classes // asked.processes, torch.Generator().manual_seed(0)
     features = torch.randn(asked.batch, 768, generator=generator).requires_grad_()
@@ -133,7 +139,7 @@ def alone(asked: argparse.Namespace) -> dict[str, Any]:
         found = row_statistics(a)
         lse = found.top + found.total.log()
         d = torch.full((asked.batch,), 1 / asked.batch)
-        d_features, _, _ = shard_gradients(a, found.exponentials, (found.top - lse).exp(), d, True)
+        d_features, _, _ = shard_gradients(a, found.exponentials, (found.top - lse).exp(), RowGradients(d, d), True)
         features_gradient(d_features, features, "both")
 
     ways: dict[str, Callable[[], None]] = {"op": op, "share": share}

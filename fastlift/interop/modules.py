@@ -55,21 +55,24 @@ class LongTailLoss(losses.Loss):
 
 
 class LogitAdjustedCrossEntropy(LongTailLoss):
-    """Mean CE(z + tau log p, y) (Menon et al. 2021): LIFT's default; the rest as ``LongTailLoss``. Balanced softmax at tau = 1."""
+    """Mean CE(z + tau log p, y) (Menon et al. 2021): LIFT's default; the rest as ``LongTailLoss``. Balanced softmax at tau = 1.
+
+    ``label_smoothing`` is that of ``torch.nn.CrossEntropyLoss``.
+    """
 
     name = "LA"
 
-    def __init__(self, class_counts: losses.Counts, tau: float = 1.0) -> None:
-        super().__init__(class_counts, tau=tau)
+    def __init__(self, class_counts: losses.Counts, tau: float = 1.0, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_counts, tau=tau, label_smoothing=label_smoothing)
 
 
 class BalancedSoftmaxLoss(LongTailLoss):
-    """Mean CE(z + log p, y) (Ren et al. 2020); the rest as ``LongTailLoss``."""
+    """Mean CE(z + log p, y) (Ren et al. 2020); the rest as ``LogitAdjustedCrossEntropy``."""
 
     name = "BS"
 
-    def __init__(self, class_counts: losses.Counts) -> None:
-        super().__init__(class_counts)
+    def __init__(self, class_counts: losses.Counts, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_counts, label_smoothing=label_smoothing)
 
 
 class FocalLoss(LongTailLoss):
@@ -94,21 +97,21 @@ class LDAMLoss(LongTailLoss):
 
 
 class ClassBalancedCrossEntropy(LongTailLoss):
-    """CE weighted by (1 - beta) / (1 - beta^n), normalised to mean 1 (Cui et al. 2019); the rest as ``LongTailLoss``."""
+    """CE weighted by (1 - beta) / (1 - beta^n), normalised to mean 1 (Cui et al. 2019); the rest as ``LogitAdjustedCrossEntropy``."""
 
     name = "CB"
 
-    def __init__(self, class_counts: losses.Counts, beta: float = 0.9999) -> None:
-        super().__init__(class_counts, beta=beta)
+    def __init__(self, class_counts: losses.Counts, beta: float = 0.9999, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_counts, beta=beta, label_smoothing=label_smoothing)
 
 
 class InverseFrequencyCrossEntropy(LongTailLoss):
-    """CE weighted by 1/p, normalised to mean 1: GRW (Zhang et al. 2021); the rest as ``LongTailLoss``."""
+    """CE weighted by 1/p, normalised to mean 1: GRW (Zhang et al. 2021); the rest as ``LogitAdjustedCrossEntropy``."""
 
     name = "GRW"
 
-    def __init__(self, class_counts: losses.Counts) -> None:
-        super().__init__(class_counts)
+    def __init__(self, class_counts: losses.Counts, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_counts, label_smoothing=label_smoothing)
 
 
 class LADELoss(LongTailLoss):

@@ -74,6 +74,7 @@ class Classifier(nn.Module):
         log_prior: Tensor | None = None,
         tau: float = 1.0,
         class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
         impl: kernels.Impl | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of logits + tau * log_prior, and the argmax of the plain logits, in one op."""
@@ -87,6 +88,7 @@ class Classifier(nn.Module):
             bias=self.bias,
             normalize=self.normalize,
             class_weight=class_weight,
+            label_smoothing=label_smoothing,
             impl=impl,
         )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -35,7 +35,13 @@ from fastlift.training.distributed import (
     sent_to_all,
     sent_to_first,
 )
-from fastlift_kernels.cosine_ce.shard import ShardArguments, features_gradient, row_statistics, shard_gradients
+from fastlift_kernels.cosine_ce.shard import (
+    RowGradients,
+    ShardArguments,
+    features_gradient,
+    row_statistics,
+    shard_gradients,
+)
 
 _PADDING = -1  # the label of rows that fill up a rank's share: no class
 
@@ -213,9 +219,12 @@ class ShardedClassifier(Classifier):
         Called by all ranks at once, as is the backward pass. ``features`` are [b, D] with b from 0 to ``rows``,
         ``labels`` int64 [b], ``log_prior`` and ``margins`` [C].
         """
-        prior, margins = (None if constant is None else constant[self.mine] for constant in (log_prior, margins))
+        losses, predictions = self._losses(features, labels, _Constants(log_prior, tau, margins))
+        return losses[:, 0], predictions
+
+    def _losses(self, features: Tensor, labels: Tensor, constants: _Constants) -> tuple[Tensor, Tensor]:
         losses, predictions = _CrossEntropies.apply(
-            self.prepare(features), self.weight, self.bias, labels, prior, tau, margins, self
+            self.prepare(features), self.weight, self.bias, labels, constants, self
         )
         return losses, predictions
 
@@ -227,14 +236,22 @@ class ShardedClassifier(Classifier):
         log_prior: Tensor | None = None,
         tau: float = 1.0,
         class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
         impl: kernels.Impl | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(weighted mean of this rank's losses, predictions): 0 where it has no image."""
-        losses, predictions = self.cross_entropies(features, labels, log_prior=log_prior, tau=tau)
-        if class_weight is None or not len(labels):
-            return mean_of_images(losses), predictions
-        weight = class_weight[labels].to(losses.dtype)
-        return (weight * losses).sum() / weight.sum(), predictions
+        even = None
+        if label_smoothing:
+            even = features.new_ones(self.classes, dtype=self.weight.dtype) if class_weight is None else class_weight
+            even = even / self.classes
+        losses, predictions = self._losses(features, labels, _Constants(log_prior, tau, even=even))
+        own, *of_all = losses.unbind(dim=1)
+        weight = None if class_weight is None else class_weight[labels].to(losses.dtype)
+        own = own if weight is None else weight * own
+        each = own if not of_all else (1 - label_smoothing) * own + label_smoothing * of_all[0]
+        if weight is None or not len(labels):
+            return mean_of_images(each), predictions
+        return each.sum() / weight.sum(), predictions
 
 
 def mean_of_images(losses: Tensor) -> Tensor:
@@ -242,8 +259,25 @@ def mean_of_images(losses: Tensor) -> Tensor:
     return losses.sum() / max(len(losses), 1)
 
 
+class _Constants(NamedTuple):
+    """What no gradient flows to, of all classes: [C]."""
+
+    log_prior: Tensor | None
+    tau: float
+    margins: Tensor | None = None
+    even: Tensor | None = None  # what label smoothing gives each class
+
+    def of(self, rows: slice) -> _Constants:
+        """Those of some classes."""
+        prior, margins, even = (None if one is None else one[rows] for one in (self.log_prior, self.margins, self.even))
+        return _Constants(prior, self.tau, margins, even)
+
+
 class _CrossEntropies(torch.autograd.Function):
-    """Losses [b] of this rank's images over the classes of all ranks, and predictions [b]; see the module."""
+    """Of this rank's images over the classes of all ranks: losses [b, K], and predictions [b]; see the module.
+
+    The first column is CE(y, label); with ``even`` the second is sum_c even_c CE(y, c).
+    """
 
     @staticmethod
     def forward(
@@ -252,16 +286,16 @@ class _CrossEntropies(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor,
-        log_prior: Tensor | None,
-        tau: float,
-        margins: Tensor | None,
+        constants: _Constants,
         own: ShardedClassifier,
     ) -> tuple[Tensor, Tensor]:
-        world = own.world
+        world, mine = own.world, constants.of(own.mine)
         everyone = gather(_filled(features, own.rows, 0.0), world).flatten(0, 1)  # [N R, D]
         theirs = gather(_filled(labels, own.rows, _PADDING), world).flatten()  # [N R]
         local = theirs - own.first  # below 0, or too large, where the class is not among these
-        a = ShardArguments(everyone, weight, local, log_prior, bias, own.scale, tau, own.normalize, margins)
+        a = ShardArguments(
+            everyone, weight, local, mine.log_prior, bias, own.scale, mine.tau, own.normalize, mine.margins, mine.even
+        )
         found = row_statistics(a)
         top, best = reduced(torch.stack([found.top, found.best]), dist.ReduceOp.MAX, world)
         # The first of the largest logits, as argmax gives it; where they are NaN, any class.
@@ -269,27 +303,34 @@ class _CrossEntropies(torch.autograd.Function):
         predictions = reduced(candidate, dist.ReduceOp.MIN, world)
         lowest = torch.where(top == -torch.inf, 0.0, top)
         factor = (found.top - lowest).exp()
-        total, label = reduced(torch.stack([found.total * factor, found.own]), dist.ReduceOp.SUM, world)
-        losses = (lowest - label) + total.log()  # a small loss is not lost in the rounding of a large log sum exp
+        sums = [found.total * factor, found.own, *([] if found.even is None else [found.even])]
+        total, label, *even = reduced(torch.stack(sums), dist.ReduceOp.SUM, world)
+        columns = [(lowest - label) + total.log()]  # a small loss is not lost in the rounding of a large log sum exp
+        if constants.even is not None:
+            ctx.even = constants.even.sum()
+            columns.append(ctx.even * (lowest + total.log()) - even[0])
         ctx.a, ctx.own, ctx.exponentials, ctx.share = a, own, found.exponentials, factor / total
         ctx.save_for_backward(features)
-        mine = slice(world.rank * own.rows, world.rank * own.rows + len(labels))
-        predictions = predictions[mine].clone()
+        first = world.rank * own.rows
+        predictions = predictions[first : first + len(labels)].clone()
         ctx.mark_non_differentiable(predictions)
-        return losses[mine], predictions
+        return torch.stack([column[first : first + len(labels)] for column in columns], dim=1), predictions
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_losses: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         (features,), own = ctx.saved_tensors, ctx.own
-        d = gather(_filled(d_losses, own.rows, 0.0), own.world).flatten()  # [N R]
+        each = gather(_filled(d_losses, own.rows, 0.0), own.world).flatten(0, 1)  # [N R, K]
+        d = RowGradients(each[:, 0], each[:, 0])
+        if ctx.a.even is not None:
+            d = RowGradients(each[:, 0] + ctx.even * each[:, 1], each[:, 0], each[:, 1])
         exponentials, ctx.exponentials = ctx.exponentials, None  # used up
         everyones, d_weight, d_bias = shard_gradients(ctx.a, exponentials, ctx.share, d, ctx.needs_input_grad[0])
         d_features = None
         if everyones is not None:
             d_features = scattered_sum(everyones, own.world)[: len(features)]
             d_features = features_gradient(d_features, features, own.normalize).to(features.dtype)
-        return d_features, d_weight, d_bias, *[None] * 5
+        return d_features, d_weight, d_bias, *[None] * 3
 
 
 def _filled(tensor: Tensor, rows: int, value: float) -> Tensor:

@@ -2,10 +2,11 @@
 
 ``row_statistics`` gives what the processes must tell each other of every row; ``shard_gradients`` takes what they found:
 
-    z = scale <f', w'> + bias, y = z + tau log_prior - [c = label] margin, d_y = d (exp(y - lse) - [c = label])
+    z = scale <f', w'> + bias, y = z + tau log_prior - [c = label] margin
+    d_y = d_lse exp(y - lse) - d_own [c = label] - d_even even_c
 
-with lse = log sum exp(y) over the classes of all processes, and d the gradient of a row's loss. Library products on every
-device, and a few of PyTorch's passes over [B, C] beside them: ``exp(y - top)`` lies where the logits were, and becomes their
+with lse = log sum exp(y) over the classes of all processes, and the d the gradients of a row's loss by lse, by y of the label
+(the negative of it) and by the sum of even_c y_c over all classes (likewise). Library products on every device, and a few of PyTorch's passes over [B, C] beside them: ``exp(y - top)`` lies where the logits were, and becomes their
 gradient there.
 """
 
@@ -34,6 +35,7 @@ class ShardArguments(NamedTuple):
     tau: float
     normalize: Normalize
     margins: torch.Tensor | None = None  # [C], a constant
+    even: torch.Tensor | None = None  # [C], constants: what label smoothing gives each class
 
 
 class RowStatistics(NamedTuple):
@@ -45,6 +47,19 @@ class RowStatistics(NamedTuple):
     total: torch.Tensor  # [B] sum of exp(y - top), 0 where all y are -inf
     own: torch.Tensor  # [B] y of the label, 0 where it is another process's
     exponentials: torch.Tensor  # [B, C] exp(y - top)
+    even: torch.Tensor | None  # [B] sum of even_c y_c, where the arguments have such numbers
+
+
+class RowGradients(NamedTuple):
+    """The gradient d of each row's loss a lse - b y_label - e (sum of even_c y_c), [B] each."""
+
+    lse: torch.Tensor  # d a
+    own: torch.Tensor  # d b
+    even: torch.Tensor | None = None  # d e
+
+    def of(self, rows: slice) -> "RowGradients":
+        """Those of some rows."""
+        return RowGradients(*[None if one is None else one[rows] for one in self])  # type: ignore[arg-type]
 
 
 def row_statistics(a: ShardArguments) -> RowStatistics:
@@ -56,6 +71,7 @@ def row_statistics(a: ShardArguments) -> RowStatistics:
     labels, inside = _labels(a)
     y_is_z = offset is None and a.margins is None
     best, top, total, own = z.new_empty(4, len(z))
+    even = None if a.even is None else z.new_empty(len(z))
     prediction = torch.empty_like(a.labels)
     for part in _blocks(z):
         y = z[part].mul_(columns)
@@ -73,13 +89,15 @@ def row_statistics(a: ShardArguments) -> RowStatistics:
         else:
             torch.amax(y, dim=1, out=top[part])
         own[part] = torch.where(inside[part], y.gather(1, labels[part, None])[:, 0], 0.0)
+        if a.even is not None and even is not None:
+            even[part] = y @ a.even.to(y.dtype)
         lowest = torch.where(top[part] == -torch.inf, 0.0, top[part])
         torch.sum(y.sub_(lowest[:, None]).exp_(), dim=1, out=total[part])
-    return RowStatistics(best, prediction, top, total, own, z)
+    return RowStatistics(best, prediction, top, total, own, z, even)
 
 
 def shard_gradients(
-    a: ShardArguments, exponentials: torch.Tensor, share: torch.Tensor, d: torch.Tensor, need_features: bool
+    a: ShardArguments, exponentials: torch.Tensor, share: torch.Tensor, d: RowGradients, need_features: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
     """(d_features [B, D] where it is needed, d_weight [C, D], d_bias [C] or None); ``exponentials`` are used up.
 
@@ -89,18 +107,21 @@ def shard_gradients(
         a: as ``row_statistics`` had them.
         exponentials: its [B, C].
         share: exp(top - lse), [B]: what makes a probability of an exponential.
-        d: the gradient of each row's loss, [B].
+        d: the gradients of the rows' losses.
     """
     f, w = _operands(a)
     columns, rows_scale = _column_scale(a), _row_scale(a, f)
     labels, inside = _labels(a)
-    unit = d.abs().amax().clamp_min(torch.finfo(d.dtype).tiny) if f.dtype == torch.float16 else None
+    unit = d.lse.abs().amax().clamp_min(torch.finfo(d.lse.dtype).tiny) if f.dtype == torch.float16 else None
     if unit is not None:  # whatever multiplies the loss, the gradient of the logits fits into fp16
-        d = d / unit
+        d = RowGradients(*[None if one is None else one / unit for one in d])  # type: ignore[arg-type]
     q, d_bias = exponentials, None if a.bias is None else torch.zeros_like(a.bias)
     for part in _blocks(q):
-        d_y = q[part].mul_((share[part] * d[part])[:, None])
-        _subtract(d_y, labels[part], torch.where(inside[part], d[part], 0.0))
+        some = d.of(part)
+        d_y = q[part].mul_((share[part] * some.lse)[:, None])
+        _subtract(d_y, labels[part], torch.where(inside[part], some.own, 0.0))
+        if a.even is not None and some.even is not None:
+            d_y.sub_(some.even[:, None] * a.even.to(d_y.dtype))
         if d_bias is not None:
             d_bias += d_y.sum(0)
         d_y.mul_(columns)

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastlift_kernels.cosine_ce import shard
 from fastlift_kernels.cosine_ce.arguments import Normalize
 from fastlift_kernels.cosine_ce.shard import (
+    RowGradients,
     RowStatistics,
     ShardArguments,
     features_gradient,
@@ -48,6 +49,7 @@ def shares_of(a: ShardArguments, cuts: list[int]) -> list[ShardArguments]:
             log_prior=None if a.log_prior is None else a.log_prior[start:end],
             bias=None if a.bias is None else a.bias[start:end],
             margins=None if a.margins is None else a.margins[start:end],
+            even=None if a.even is None else a.even[start:end],
         )
         for start, end in zip([0, *cuts], ends, strict=True)
     ]
@@ -80,7 +82,10 @@ def calls(draw: st.DrawFn) -> tuple[ShardArguments, list[int], Tensor]:
     scale = draw(st.sampled_from([1.0, 25.0]))
     tau = draw(st.sampled_from([0.5, 1.0]))
     margins = normal(classes) if draw(st.booleans()) else None
-    return ShardArguments(features, weight, labels, prior, bias, scale, tau, normalize, margins), cuts, normal(batch)
+    smooths = draw(st.booleans()) and (prior is None or bool(prior.isfinite().all()))
+    even = torch.rand(classes, generator=generator).double() / classes if smooths else None
+    a = ShardArguments(features, weight, labels, prior, bias, scale, tau, normalize, margins, even)
+    return a, cuts, normal(batch)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -92,7 +97,8 @@ def test_shares_make_up_the_whole(dtype: torch.dtype, call: tuple[ShardArguments
     bias = None if exact.bias is None else exact.bias.clone().requires_grad_()
     z, y = unshared(exact._replace(features=features, weight=weight, bias=bias))
     losses = F.cross_entropy(y, exact.labels, reduction="none")
-    losses.backward(d)
+    smooth = torch.zeros(len(d)) if exact.even is None else -(y.log_softmax(dim=1) * exact.even).sum(dim=1)
+    (losses + 0.5 * smooth).backward(d)
     z = z.detach()
 
     as_given = [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in exact]
@@ -110,6 +116,13 @@ def test_shares_make_up_the_whole(dtype: torch.dtype, call: tuple[ShardArguments
     off = (width + 8) * u * float(size)  # of a logit
     p_off = 2 * off + (classes + 20) * u  # of a probability
     assert ((lse - own - losses.detach()).abs() <= 2 * off + (classes + 16) * u).all()
+    each = RowGradients(d, d)
+    if exact.even is not None:
+        total = exact.even.sum()
+        found_smooth = total * lse - sum(row.even for row in found)
+        assert ((found_smooth - smooth.detach()).abs() <= 2 * off + (classes + 16) * u).all()
+        each = RowGradients((1 + 0.5 * total) * d, d, 0.5 * d)
+    each = RowGradients(*[None if one is None else one.to(dtype) for one in each])
 
     best = torch.stack([row.best for row in found])
     winner = best.argmax(dim=0)  # the first share of those with the largest
@@ -118,7 +131,7 @@ def test_shares_make_up_the_whole(dtype: torch.dtype, call: tuple[ShardArguments
     assert (z.gather(1, prediction[:, None])[:, 0] >= z.amax(dim=1) - 2 * off).all()
 
     gradients = [
-        shard_gradients(share, row.exponentials, (row.top.double() - lse).exp().to(dtype), d.to(dtype), True)
+        shard_gradients(share, row.exponentials, (row.top.double() - lse).exp().to(dtype), each, True)
         for share, row in zip(shares, found, strict=True)
     ]
     d_features = features_gradient(sum(g[0] for g in gradients), as_given[0], exact.normalize)  # type: ignore[misc]
@@ -144,7 +157,8 @@ def test_a_share_without_probability_has_no_gradient() -> None:
     assert torch.equal(found.total, torch.zeros(5))
     assert torch.equal(found.own, torch.zeros(5))
     lse = torch.zeros(5)
-    d_features, d_weight, _ = shard_gradients(a, found.exponentials, (found.top - lse).exp(), torch.ones(5), True)
+    one = RowGradients(torch.ones(5), torch.ones(5))
+    d_features, d_weight, _ = shard_gradients(a, found.exponentials, (found.top - lse).exp(), one, True)
     assert torch.equal(d_features, torch.zeros(5, 4))
     assert torch.equal(d_weight, torch.zeros(3, 4))
 
@@ -156,7 +170,8 @@ def test_the_label_of_another_share_is_nobody_s() -> None:
     )
     assert row_statistics(a).own.tolist() == [0.0, 0.0, 2.0]
     found = row_statistics(a)
-    _, d_weight, _ = shard_gradients(a, found.exponentials, torch.zeros(3), torch.tensor([2.0, 3.0, 5.0]), False)
+    d = torch.tensor([2.0, 3.0, 5.0])
+    _, d_weight, _ = shard_gradients(a, found.exponentials, torch.zeros(3), RowGradients(d, d), False)
     assert d_weight.tolist() == [[0.0], [-5.0]]
 
 
@@ -165,17 +180,28 @@ def of(seed: int, batch: int, width: int, classes: int, normalize: Normalize, dt
     generator = torch.Generator().manual_seed(seed)
     features, weight = (torch.randn(rows, width, generator=generator).to(dtype) for rows in (batch, classes))
     labels = torch.randint(-classes, classes, (batch,), generator=generator)
-    prior, bias, margins = torch.randn(3, classes, generator=generator)
+    prior, bias, margins, even = torch.randn(4, classes, generator=generator)
     return ShardArguments(
-        features, weight.float(), labels, prior, bias if normalize == "none" else None, 4.0, 1.0, normalize, margins
+        features,
+        weight.float(),
+        labels,
+        prior,
+        bias if normalize == "none" else None,
+        4.0,
+        1.0,
+        normalize,
+        margins,
+        even,
     )
 
 
 def both_ways(a: ShardArguments, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Both gradients, where these classes are all there is."""
+    """Both gradients of the loss CE(y, label) + sum_c even_c CE(y, c), where these classes are all there is."""
+    assert a.even is not None
     found = row_statistics(a)
     share = (1 / found.total).to(d)
-    d_features, d_weight, _ = shard_gradients(a, found.exponentials, share, d, True)
+    each = RowGradients(d * (1 + a.even.sum()), d, d)
+    d_features, d_weight, _ = shard_gradients(a, found.exponentials, share, each, True)
     assert d_features is not None
     return features_gradient(d_features, a.features, a.normalize), d_weight
 

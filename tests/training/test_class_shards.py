@@ -47,6 +47,7 @@ class Case:
     prior: str = "random"
     labels: str = "random"
     weighted: bool = False
+    smoothing: float = 0.0
 
     def make(self) -> tuple[WeightClassifier, Tensor, Tensor, Tensor | None, Tensor | None]:
         """(classifier, features [B, D], labels [B], log prior, class weights), the same on every rank."""
@@ -72,18 +73,26 @@ CASES = [
     Case("linear", 11, 8, "first half out"),
     Case("linear", 11, 8, labels="0"),
     Case("l2", 11, 8, labels="10", weighted=True),
+    Case("linear", 11, 8, smoothing=0.3),
+    Case("cosine", 10, 3, "none", weighted=True, smoothing=0.2),
 ]
 
 
 def mean_loss(
-    classifier: WeightClassifier, features: Tensor, labels: Tensor, prior: Tensor | None, weight: Tensor | None
+    classifier: WeightClassifier,
+    features: Tensor,
+    labels: Tensor,
+    prior: Tensor | None,
+    weight: Tensor | None,
+    smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """The weighted mean of all images' losses and their predictions, by the definition."""
     f, w = classifier.prepare(features), classifier.weight
     f = F.normalize(f, dim=1) if classifier.normalize == "both" else f
     z = classifier.scale * f @ (w if classifier.normalize == "none" else F.normalize(w, dim=1)).T
     z = z if classifier.bias is None else z + classifier.bias
-    return F.cross_entropy(z if prior is None else z + 0.7 * prior, labels, weight), z.argmax(dim=1)
+    y = z if prior is None else z + 0.7 * prior
+    return F.cross_entropy(y, labels, weight, label_smoothing=smoothing), z.argmax(dim=1)
 
 
 def compare(world: World, case: Case) -> None:
@@ -91,7 +100,7 @@ def compare(world: World, case: Case) -> None:
     whole, features, labels, prior, weight = case.make()
     expected = copy.deepcopy(whole)
     leaf = features.clone().requires_grad_()
-    loss, predictions = mean_loss(expected, leaf, labels, prior, weight)
+    loss, predictions = mean_loss(expected, leaf, labels, prior, weight, case.smoothing)
     loss.backward()
     split = ShardSettings(True).build(whole, len(whole.weight), world)
     assert isinstance(split, ShardedClassifier)
@@ -99,7 +108,9 @@ def compare(world: World, case: Case) -> None:
     mine = slice(taken.start, taken.stop)
     split.rows = -(-case.images // world.size)
     own = features[mine].clone().requires_grad_()
-    part, found = split.cross_entropy(own, labels[mine], log_prior=prior, tau=0.7, class_weight=weight)
+    part, found = split.cross_entropy(
+        own, labels[mine], log_prior=prior, tau=0.7, class_weight=weight, label_smoothing=case.smoothing
+    )
     each = torch.ones(case.classes) if weight is None else weight
     (part * each[labels[mine]].sum() / each[labels].sum()).backward()
 
@@ -107,7 +118,10 @@ def compare(world: World, case: Case) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
     losses, _ = zip(
-        *[mean_loss(expected, f[None], y[None], prior, None) for f, y in zip(features, labels, strict=True)],
+        *[
+            mean_loss(expected, f[None], y[None], prior, weight, case.smoothing)
+            for f, y in zip(features, labels, strict=True)
+        ],
         strict=True,
     )
     if taken:
@@ -177,6 +191,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "LDAM": {"classifier": "l2"},
     "Focal": {"classifier": "linear"},
 }
+OPTIONS: dict[str, dict[str, float]] = {"CB": {"label_smoothing": 0.2}, "BS": {"label_smoothing": 0.1}}
 
 
 def learner(clip: Files, world: World, loss: str, *, split: bool, dtype: torch.dtype = torch.float32) -> Learner:
@@ -186,7 +201,9 @@ def learner(clip: Files, world: World, loss: str, *, split: bool, dtype: torch.d
     model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, init="random", **settings)
     model.classifier = ShardSettings(split).build(model.classifier, len(CLASS_NAMES), world)
     model.set_compute_dtype(dtype)
-    return Learner(model, fastlift.losses.build(loss, CLASS_COUNTS), SGDSettings(lr=0.01), world=world)
+    return Learner(
+        model, fastlift.losses.build(loss, CLASS_COUNTS, **OPTIONS.get(loss, {})), SGDSettings(lr=0.01), world=world
+    )
 
 
 def train(some: Learner, steps: Sequence[tuple[int, int]], first: int = 0) -> list[tuple[float, float]]:

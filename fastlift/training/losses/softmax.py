@@ -18,25 +18,37 @@ from fastlift_kernels import Impl
 
 
 class SoftmaxLoss(Loss):
-    """Mean CE(z + tau log p, y), weighted by class: (logits [B, C], labels int64 [B]) -> scalar of the logits' dtype.
+    """Mean CE(z + tau log p, t), weighted by class: (logits [B, C], labels int64 [B]) -> scalar of the logits' dtype.
+
+    t = (1 - E) onehot(y) + E / C, with E the label smoothing (Szegedy et al. 2016): the prior shifts the logits, and stays out of t.
 
     Args:
         log_prior: log p, [C], or None.
         tau: strength of the adjustment.
-        class_weight: weight of each class, [C], or None; the mean is the weighted one.
+        class_weight: weight w of each class, [C], or None. The mean is the weighted one of ``torch.nn.CrossEntropyLoss``: each
+            class of t counts with its own weight, and the sum is divided by that of w_y.
+        label_smoothing: E, in [0, 1).
 
     Raises:
-        UserError: a tau that is not finite.
+        UserError: a tau that is not finite, or a smoothing out of range.
     """
 
     log_prior: Tensor | None
     class_weight: Tensor | None
 
-    def __init__(self, log_prior: Tensor | None = None, tau: float = 1.0, class_weight: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        log_prior: Tensor | None = None,
+        tau: float = 1.0,
+        class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         if not math.isfinite(tau):
             raise UserError(f"tau: expected a number, got {tau}")
-        self.tau = tau
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing}")
+        self.tau, self.label_smoothing = tau, label_smoothing
         self.register_buffer("log_prior", log_prior)
         self.register_buffer("class_weight", class_weight)
 
@@ -44,13 +56,19 @@ class SoftmaxLoss(Loss):
         if self.log_prior is not None:
             logits = logits + self.tau * self.log_prior.to(logits.dtype)
         weight = None if self.class_weight is None else self.class_weight.to(logits.dtype)
-        return F.cross_entropy(logits, labels, weight=weight)
+        return F.cross_entropy(logits, labels, weight=weight, label_smoothing=self.label_smoothing)
 
     def on_features(
         self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
     ) -> tuple[Tensor, Tensor]:
         return classifier.cross_entropy(
-            features, labels, log_prior=self.log_prior, tau=self.tau, class_weight=self.class_weight, impl=impl
+            features,
+            labels,
+            log_prior=self.log_prior,
+            tau=self.tau,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            impl=impl,
         )
 
     def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
@@ -59,18 +77,18 @@ class SoftmaxLoss(Loss):
         return self.class_weight[labels].sum() / self.class_weight[whole].sum()
 
 
-def adjusted(counts: Tensor, tau: float = 1.0) -> SoftmaxLoss:
-    """CE(z + tau log p, y)."""
-    return SoftmaxLoss((counts / counts.sum()).log().float(), tau)
+def adjusted(counts: Tensor, tau: float = 1.0, label_smoothing: float = 0.0) -> SoftmaxLoss:
+    """CE(z + tau log p, t)."""
+    return SoftmaxLoss((counts / counts.sum()).log().float(), tau, label_smoothing=label_smoothing)
 
 
-def weighted(weight: Tensor) -> SoftmaxLoss:
+def weighted(weight: Tensor, label_smoothing: float = 0.0) -> SoftmaxLoss:
     """Cross-entropy with a ``weight`` [C] for each class, normalised to mean 1."""
-    return SoftmaxLoss(class_weight=(weight / weight.mean()).float())
+    return SoftmaxLoss(class_weight=(weight / weight.mean()).float(), label_smoothing=label_smoothing)
 
 
-def class_balanced(counts: Tensor, beta: float = 0.9999) -> SoftmaxLoss:
+def class_balanced(counts: Tensor, beta: float = 0.9999, label_smoothing: float = 0.0) -> SoftmaxLoss:
     """Cross-entropy weighted by (1 - beta) / (1 - beta^n)."""
     if not 0 <= beta < 1:
         raise UserError(f"beta: expected a number in [0, 1), got {beta}")
-    return weighted((1 - beta) / (1 - beta**counts))
+    return weighted((1 - beta) / (1 - beta**counts), label_smoothing)

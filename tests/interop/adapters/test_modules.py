@@ -22,6 +22,7 @@ LOSSES = {
     "CB": lambda: modules.ClassBalancedCrossEntropy(COUNTS, beta=0.9),
     "GRW": lambda: modules.InverseFrequencyCrossEntropy(COUNTS),
     "LADE": lambda: modules.LADELoss(COUNTS, weight=0.2),
+    "smoothed": lambda: modules.ClassBalancedCrossEntropy(COUNTS, beta=0.9, label_smoothing=0.1),
     "fused": lambda: fastlift.FusedCosineLoss(16, COUNTS),
 }
 PRIOR = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
@@ -62,6 +63,19 @@ def test_accumulated_micro_batches_are_the_batch() -> None:
     for part in range(2):
         (module(features[4 * part : 4 * part + 4], labels[4 * part : 4 * part + 4]) / 2).backward()
     torch.testing.assert_close(module.classifier.weight.grad, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["LogitAdjusted", "BalancedSoftmax", "ClassBalanced", "InverseFrequency"])
+def test_label_smoothing_is_an_argument_of_cross_entropies(kind: str) -> None:
+    ending = "Loss" if kind == "BalancedSoftmax" else "CrossEntropy"
+    module = getattr(modules, kind + ending)(COUNTS, label_smoothing=0.3)
+    logits, labels = batch("LA")
+    wanted = losses.build(module.name, COUNTS, label_smoothing=0.3)(logits, labels)
+    assert torch.equal(module(logits, labels), wanted)
+    assert not torch.equal(wanted, losses.build(module.name, COUNTS)(logits, labels))
+    features, labels = batch("fused")
+    fused = fastlift.FusedCosineLoss(16, COUNTS, module.name, label_smoothing=0.3)
+    torch.testing.assert_close(fused(features, labels), module(fused.logits(features), labels))
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -31,6 +31,14 @@ COUNTS = (9, 3, 1)
         ("LADE", COUNTS, {"regularisation": -0.1}, "regularisation: expected 0 or more"),
         ("CB", COUNTS, {"beta": 1.0}, r"beta: expected a number in \[0, 1\)"),
         ("LA", COUNTS, {"tau": float("inf")}, "tau: expected a number"),
+        ("LA", COUNTS, {"label_smoothing": 1.0}, r"label_smoothing: expected a number in \[0, 1\)"),
+        ("CB", COUNTS, {"label_smoothing": float("nan")}, r"label_smoothing: expected a number in \[0, 1\)"),
+        (
+            "Focal",
+            COUNTS,
+            {"label_smoothing": 0.1},
+            "the loss Focal has no soft labels .*; use one of CE, CB, GRW, BS, LA",
+        ),
     ],
 )
 def test_mistakes(name: str, counts: list[int], options: dict[str, float], message: str) -> None:
@@ -43,6 +51,11 @@ def test_mistakes(name: str, counts: list[int], options: dict[str, float], messa
     [
         ({"loss": "AL"}, "unknown value of loss 'AL'; did you mean Focal or LA"),
         ({"loss": "CE", "tau": 2.0}, "tau is the strength of logit adjustment: the loss CE has none"),
+        ({"label_smoothing": 1.0}, r"label_smoothing: expected a number in \[0, 1\), got 1.0"),
+        *[
+            ({"loss": loss, "label_smoothing": 0.1}, f"label_smoothing: the loss {loss} has no soft labels .{why}")
+            for loss, why in {"Focal": "it weighs", "LDAM": "its margin", "LADE": "it estimates"}.items()
+        ],
     ],
 )
 def test_settings_that_are_refused(values: dict[str, Any], message: str) -> None:
@@ -66,6 +79,8 @@ def test_options_reach_their_loss() -> None:
     assert LossSettings(tau=0.5).build(COUNTS).tau == 0.5
     assert LossSettings(loss="LDAM").build(COUNTS, scale=7.0).scale == 7.0
     assert LossSettings(loss="LDAM").build(COUNTS).scale == 25.0
+    for loss in ("CE", "CB", "GRW", "BS", "LA"):
+        assert LossSettings(loss=loss, label_smoothing=0.25).build(COUNTS).label_smoothing == 0.25
 
 
 class ToyLoss(Loss):
@@ -95,3 +110,5 @@ def test_a_new_loss_is_a_file_and_a_line(monkeypatch: pytest.MonkeyPatch) -> Non
         grown.LossSettings(loss="toi")
     with pytest.raises(UserError, match="the loss Toy has none"):
         grown.LossSettings(loss="Toy", tau=2.0)
+    with pytest.raises(UserError, match=r"the loss Toy has no soft labels \(it is made for one label"):
+        grown.LossSettings(loss="Toy", label_smoothing=0.1)

@@ -15,6 +15,7 @@ from fastlift.training import losses
 
 COUNTS = (100, 40, 20, 7, 2)
 NAMES = get_args(losses.LossName)
+SOFT = ("CE", "CB", "GRW", "BS", "LA")  # those with soft labels
 
 
 def batch(size: int = 9) -> tuple[Tensor, Tensor]:
@@ -72,6 +73,47 @@ def test_logit_adjustment(name: str, options: dict[str, float], tau: float) -> N
     torch.testing.assert_close(
         double(losses.build(name, COUNTS, **options))(z, y), -log_softmax(adjusted, y).mean(), rtol=1e-6, atol=0
     )
+
+
+def weights_of(name: str) -> Tensor:
+    n = torch.tensor(COUNTS, dtype=torch.float64)
+    weight = {"CB": (1 - 0.9999) / (1 - 0.9999**n), "GRW": n.sum() / n}.get(name, torch.ones_like(n))
+    return weight / weight.mean()
+
+
+def prior_of(name: str) -> Tensor:
+    n = torch.tensor(COUNTS, dtype=torch.float64)
+    return (n / n.sum()).log() if name in ("BS", "LA") else torch.zeros_like(n)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.7])
+@pytest.mark.parametrize("name", SOFT)
+def test_label_smoothing(name: str, smoothing: float) -> None:
+    """By hand, and as torch has it; the prior shifts the logits, not the smoothed label."""
+    z, y = batch()
+    shifted, weight = z + prior_of(name), weights_of(name)
+    soft = (1 - smoothing) * F.one_hot(y, len(COUNTS)) + smoothing / len(COUNTS)
+    by_hand = -(weight * soft * shifted.log_softmax(dim=1)).sum() / weight[y].sum()
+    found = double(losses.build(name, COUNTS, label_smoothing=smoothing))(z, y)
+    torch.testing.assert_close(found, by_hand, rtol=1e-6, atol=0)
+    torchs = F.cross_entropy(shifted, y, weight, label_smoothing=smoothing)
+    torch.testing.assert_close(found, torchs, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("classifier", ["cosine", "linear", "l2", "layernorm"])
+@pytest.mark.parametrize("name", SOFT)
+def test_label_smoothing_from_features(name: str, classifier: str, device: torch.device) -> None:
+    """Through the fused op: loss and gradients as those of torch's own on the logits, in float64."""
+    head = classifiers.CLASSIFIERS[classifier](16, len(COUNTS))
+    features, (_, y) = torch.randn(9, 16, requires_grad=True), batch()
+    expected_loss = F.cross_entropy(head(features).double() + prior_of(name), y, weights_of(name), label_smoothing=0.2)
+    expected = torch.autograd.grad(expected_loss, [features, *head.parameters()])
+    loss, head = losses.build(name, COUNTS, label_smoothing=0.2).to(device), head.to(device)
+    leaf = features.detach().to(device).requires_grad_()
+    value, _ = loss.on_features(head, leaf, y.to(device))
+    torch.testing.assert_close(value.double().cpu(), expected_loss, rtol=1e-6, atol=1e-6)
+    for found, wanted in zip(torch.autograd.grad(value, [leaf, *head.parameters()]), expected, strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_lade() -> None:
