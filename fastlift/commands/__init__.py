@@ -8,6 +8,7 @@ called. Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``ev
 COMMANDS = {
     "train": "fine-tune on a long-tailed data set, evaluate, write a run folder",
     "evaluate": "accuracy of a run: overall, many, medium, few, calibration; five- or ten-crop ensembling",
+    "calibrate": "after training: the prior's strength, a temperature and a threshold, fitted on a validation split",
     "predict": "names and probabilities for photographs and folders",
     "serve": "predictions over HTTP, and a page where an image is dropped",
     "zero-shot": "accuracy of CLIP as it is, without training",

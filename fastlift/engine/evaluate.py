@@ -205,6 +205,33 @@ def evaluate_on(
     The ranks of ``world`` share the images, and all get the same figures; each tells what it had to skip.
     """
     run = config.run
+    make_ready(model, index, run, device, world, ui)
+
+    def on_bad(bad: BadImage) -> None:
+        ui.say(f"skipped {bad.path}: {bad.reason}")
+
+    bar_of = ui if world.is_main else Quiet()
+    threads = run.part(ThreadSettings).use()
+    with bar_of.bar("evaluating", len(index)) as bar, threads, using_device(device):
+        return evaluate(
+            model,
+            index,
+            group_counts,
+            config.part(EvaluationSettings),
+            rank=rank,
+            per_image=per_image,
+            world=world,
+            on_progress=lambda done, total: bar.update(done),
+            on_bad=on_bad,
+        )
+
+
+def make_ready(model: LiftModel, index: ImageIndex, run: RunConfig, device: torch.device, world: World, ui: Ui) -> str:
+    """Bring a model to its device, in the dtype of a run and the same on all ranks, to pass an index through it.
+
+    Returns:
+        the name of the dtype.
+    """
     with run.part(ThreadSettings).use():
         amp = first_amp(world, run.amp, device, lambda: shape_of(model.vit, run.crops_at_a_time))
     if world.is_main:
@@ -228,24 +255,7 @@ def evaluate_on(
         },
     )
     _compile_if_it_pays(model, len(index), run, device)
-
-    def on_bad(bad: BadImage) -> None:
-        ui.say(f"skipped {bad.path}: {bad.reason}")
-
-    bar_of = ui if world.is_main else Quiet()
-    threads = run.part(ThreadSettings).use()
-    with bar_of.bar("evaluating", len(index)) as bar, threads, using_device(device):
-        return evaluate(
-            model,
-            index,
-            group_counts,
-            config.part(EvaluationSettings),
-            rank=rank,
-            per_image=per_image,
-            world=world,
-            on_progress=lambda done, total: bar.update(done),
-            on_bad=on_bad,
-        )
+    return dtype_name(amp.dtype)
 
 
 def _compile_if_it_pays(model: LiftModel, images: int, run: RunConfig, device: torch.device) -> None:

@@ -28,10 +28,12 @@ from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import Amp, PrecisionSettings, Shape, resolve_amp, shape_of
 from fastlift.models.vit import ActivationCheckpointingSettings
+from fastlift.models.weights import weights_fingerprint
 from fastlift.reporting.notebook import ui_for
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
+from fastlift.runs.calibration import calibration_in, check_is_of, read_calibration
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
@@ -62,6 +64,7 @@ def load_run(
     *,
     device: str = "cpu",
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "fp32",
+    calibrated: bool = False,
 ) -> LiftModel:
     """The trained model of a run: ``load_run(RUN).predict("photo.jpg")`` tells what is on an image.
 
@@ -72,16 +75,33 @@ def load_run(
         ui: told which newer checkpoints were passed over, and why; as in ``train``.
         device: where the model lies: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
         amp: the dtype it computes in: "fp32", "bf16", "fp16", or "auto" for that of the training.
+        calibrated: with the strength, the temperature and the threshold that ``fastlift calibrate`` fitted.
 
     Raises:
         UserError: no run; no checkpoint; a damaged one, or another run's; settings, class names or backbone weights other
-            than those that the run trained on; a device that is not here, or a dtype that it does not have.
+            than those that the run trained on; a device that is not here, or a dtype that it does not have; no calibration,
+            or that of other weights.
     """
     chosen, precision = DeviceSettings(device).build(), PrecisionSettings(amp).amp  # what is no name is told at once
     model = _trained_model(Path(folder), checkpoint, ui_for(ui))
+    if calibrated:
+        _calibrate(model, runs.open_run(Path(folder)), checkpoint)
     if (named := runs.amp_of(Path(folder), precision)) != "fp32":
         model.set_compute_dtype(resolve_amp(named, chosen, shape_of(model.vit, 1)).dtype)
     return model.to(chosen)
+
+
+def _calibrate(model: LiftModel, run: runs.RunFolder, checkpoint: str | None) -> None:
+    """Apply what was fitted to this very checkpoint."""
+    stored, path = read_calibration(run), run.find_checkpoint(checkpoint)
+    check_is_of(
+        run,
+        stored,
+        weights=weights_fingerprint(model.state().items()),
+        backbone=model.backbone_fingerprint,
+        checkpoint=None if path is None else path.stem,
+    )
+    model.calibrate(calibration_in(stored))
 
 
 def _trained_model(folder: Path, checkpoint: str | None, ui: Ui | None) -> LiftModel:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastlift.errors import UserError
+from fastlift.models.calibrated import CalibratedClassifier, Calibration
 from fastlift.models.classifiers import Classifier
 from fastlift.models.prediction.predicting import Predicts
 from fastlift.models.preprocessing import Preprocessing
@@ -37,13 +39,26 @@ class LiftModel(Predicts):
     ) -> None:
         super().__init__()
         self.vit = vit
-        self.classifier = classifier
+        self.classifier: Classifier = classifier
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.tuner_parameters = tuner_parameters
         self.tuner_settings = tuner_settings
         self.backbone_fingerprint = backbone_fingerprint
         self.compiled_sizes: frozenset[int] = frozenset()  # batch sizes that the backbone is compiled for
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Give calibrated logits from now on, and answers by the calibration's threshold.
+
+        Raises:
+            UserError: it is one of other classes.
+        """
+        if len(calibration.class_counts) != len(self.class_names):
+            told = f"{len(calibration.class_counts)} classes, the model has {len(self.class_names)}"
+            raise UserError(f"the calibration is of {told}")
+        plain = self.classifier.inner if isinstance(self.classifier, CalibratedClassifier) else self.classifier
+        shift = calibration.shift().to(next(self.parameters()).device)
+        self.classifier, self.calibration = CalibratedClassifier(plain, shift, calibration.temperature), calibration
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ from fastlift.data.loading.collate import Normalise
 from fastlift.data.loading.decode import jpeg_decoder
 from fastlift.data.loading.reading import DecodeError
 from fastlift.errors import OutOfMemory, UserError, is_out_of_memory
+from fastlift.models.calibrated import Calibration
 from fastlift.models.prediction.inputs import OneImage, Unit, is_single, units
 from fastlift.models.prediction.preparation import Preparation
 from fastlift.models.prediction.result import AnswerSettings, Prediction, Predictions
@@ -36,7 +37,7 @@ class PredictOptions(TypedDict, total=False):
     """The keywords of ``predict``; ``predict_each`` says what they do."""
 
     top: int
-    threshold: float
+    threshold: float | None
     features: bool
     batch_size: int
     tte: Ensembling
@@ -77,6 +78,7 @@ class Predicts(nn.Module):
     classifier: Any
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    calibration: Calibration | None = None
 
     @overload
     def predict(self, images: Image, **options: Unpack[PredictOptions]) -> Prediction: ...
@@ -116,7 +118,7 @@ class Predicts(nn.Module):
         images: Any,
         *,
         top: int = 5,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         features: bool = False,
         batch_size: int = 64,
         tte: Ensembling = "none",
@@ -134,6 +136,7 @@ class Predicts(nn.Module):
             images: as in ``predict``.
             top: how many classes of each image, the most probable first.
             threshold: an image whose most probable class has a probability below it has no ``answer``: "none of these".
+                Default: that of the calibration (``load_run(..., calibrated=True)``) if it has one, else 0.
             features: also the backbone's features of each image, float32 [D], the mean over its crops.
             batch_size: crops that go through the model at a time.
             tte, tte_crops, expand: test-time ensembling, as in ``fastlift evaluate``: the mean logits of several crops.
@@ -141,16 +144,20 @@ class Predicts(nn.Module):
             bad_images: "stop" raises at an image that cannot be used; "skip" gives a ``Prediction`` with the ``problem``.
 
         Raises:
-            UserError: settings out of range; a place that does not exist; while iterating, what is no image.
+            UserError: settings out of range; other crops than a calibrated model was calibrated with; a place that does not
+                exist; while iterating, what is no image.
             OutOfMemory: a batch is too large for the memory.
         """
         if batch_size < 1 or (workers is not None and workers < 1):
             raise UserError(f"batch_size and workers: expected 1 or more, got {batch_size} and {workers}")
         if bad_images not in ("stop", "skip"):
             raise UserError(f"bad_images: expected stop or skip, got {bad_images!r}")
+        crops = EnsemblingSettings(tte, tte_crops, expand)
+        if self.calibration is not None:
+            self.calibration.check_crops(crops)
         asked = _Asked(
-            AnswerSettings(top, threshold),
-            EnsemblingSettings(tte, tte_crops, expand),
+            AnswerSettings(top, self.threshold_or(threshold)),
+            crops,
             features,
             batch_size,
             workers or decode_threads()[0],
@@ -158,6 +165,12 @@ class Predicts(nn.Module):
         )
         found = units(images)  # what is named and does not exist is told now, not at the first result
         return self._predicted(found, asked, is_single(images))
+
+    def threshold_or(self, asked: float | None) -> float:
+        """The threshold that was asked for, else that of the calibration, else 0."""
+        if asked is not None:
+            return asked
+        return 0.0 if self.calibration is None else self.calibration.threshold or 0.0
 
     def preparation(self, crops: EnsemblingSettings) -> Preparation:
         """What makes this model's input of decoded images, where the model lies now and in the dtype it computes in."""
