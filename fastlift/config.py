@@ -25,6 +25,7 @@ from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.class_draws import SamplingSettings
 from fastlift.data.sampling.crops import CropSettings
 from fastlift.data.sampling.shards import ShardOrderSettings
 from fastlift.data.stores.cache import CacheSettings
@@ -74,6 +75,7 @@ class DataConfig(  # type: ignore[misc]
     BadImageSettings,
     LoaderSettings,
     CropSettings,
+    SamplingSettings,
     ShardOrderSettings,
     GroupSettings,
     TaxonSettings,

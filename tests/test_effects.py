@@ -46,6 +46,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "patience": (3, {}, {"eval_every": 1}),
     "label_smoothing": (0.1, {"epochs": 0}, {"epochs": 1}),
     "shard_classifier": (True, {"epochs": 0}, {"epochs": 1}),
+    "sampling": ("balanced", {"epochs": 0}, {"epochs": 1}),
     "progressive_sizes": ((0.5, 1.0), {"epochs": 0}, {"epochs": 2}),
     "expand": (8, {"tte": "random"}, {"tte": "fivecrop"}),
     **{

@@ -23,7 +23,7 @@ def told(number: int, epoch: int, learning_rate: float, images: tuple[str, ...])
 
 def images_of(stream: Stream, epoch: int, step: int) -> tuple[str, ...]:
     """Names of the images of one training step, in all processes."""
-    rows = stream.whole(stream.order(epoch), step)
+    rows = stream.samples_of(stream.whole(stream.order(epoch), step))
     return tuple(stream.index.label_of(int(row)) for row in rows)
 
 

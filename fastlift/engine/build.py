@@ -13,7 +13,6 @@ from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.crops import CropSettings
-from fastlift.data.sampling.shards import ShardOrderSettings
 from fastlift.data.sampling.stream import share, steps_in
 from fastlift.data.stores.cache import CacheSettings
 from fastlift.engine.agreement import first_of_each_machine
@@ -76,7 +75,8 @@ def training_loader(
             loaders,
             settings.part(BadImageSettings),
             shuffle=True,
-            shuffle_shards=settings.part(ShardOrderSettings).shuffle_shards,
+            shuffle_shards=fit.shuffle_shards,
+            sampling=fit.sampling,
             seed=fit.seed,
             world=place.world,
             on_bad=bad.of(data.train),

@@ -16,11 +16,9 @@ import torch
 from fastlift.callbacks.calling import Callbacks
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
-from fastlift.data.sampling.crops import TrainCrops
-from fastlift.data.sampling.shards import ShardOrderSettings
-from fastlift.data.sampling.stream import Stream
 from fastlift.engine import bad_step
 from fastlift.engine.memory import estimate
+from fastlift.engine.order import OrderSettings
 from fastlift.engine.pace import Mark, Pace, Span
 from fastlift.engine.saving import Saver
 from fastlift.engine.schedule import cosine_lr, gone_on_with
@@ -36,18 +34,15 @@ from fastlift.runs.train_state import Plan
 from fastlift.system import launcher
 from fastlift.system.profiling import profiled
 from fastlift.system.progress import Bar, Ui
-from fastlift.system.settings import SeedSettings
 from fastlift.system.signals import Interrupted, StopRequest, StopSignals
 from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import World, gather
-from fastlift.training.settings import BatchSettings, EpochSettings, LoopSettings, NonFiniteSettings, SGDSettings
+from fastlift.training.settings import LoopSettings, NonFiniteSettings, SGDSettings
 from fastlift.training.step import Learner
 
 
 @dataclass(frozen=True)
-class FitSettings(
-    LoopSettings, NonFiniteSettings, BatchSettings, EpochSettings, SGDSettings, ShardOrderSettings, SeedSettings
-):
+class FitSettings(LoopSettings, NonFiniteSettings, SGDSettings, OrderSettings):
     """What the training loop is told of a run's settings."""
 
 
@@ -64,6 +59,7 @@ class Fit:
         captured: takes the learner's steps, where they are to be captured in a CUDA graph.
         validation: evaluates the validation split on the way, where that is asked for.
         callbacks: told of the lines of the log.
+        before_epoch: called with each epoch (from 0) before its steps, the one that a resumed run is in too.
         epoch, step, global_step: the next step and the steps taken, kept current.
         seconds: training time of earlier processes of this run.
     """
@@ -81,6 +77,7 @@ class Fit:
     captured: CapturedStep | None = None
     validation: Validation | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
+    before_epoch: Callable[[int], object] = lambda epoch: None
     epoch: int = 0
     step: int = 0
     global_step: int = 0
@@ -167,6 +164,7 @@ class Fit:
         settings, learner = self.settings, self.learner
         lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
         learner.set_lr(lr)
+        self.before_epoch(self.epoch)
         stopping, began = False, self.pace.mark()
         since = began
         for batch in self.pace.over(self.loader.epoch(self.epoch, self.step)):
@@ -323,9 +321,7 @@ class Fit:
         self.epoch, self.step = divmod(first, self.loader.steps_per_epoch)
         self.global_step = first
         lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
-        crops, at_a_time = TrainCrops(self._side), settings.shuffle_shards  # which crops does not matter here
-        stream = Stream(self.data, crops, settings.batch_size, settings.seed, shuffle_shards=at_a_time)
-        images = bad_step.images_of(stream, self.epoch, self.step)
+        images = bad_step.images_of(settings.stream(self.data), self.epoch, self.step)
         told = bad_step.told(first, self.epoch, lr, images)
         self._log_event("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": lr, "images": images})
         self._saver.check(f"{told}. ")

@@ -15,6 +15,7 @@ from fastlift.callbacks.loggers import LogSettings
 from fastlift.config import Config, absolute_paths, may_change, to_dict
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.class_draws import SamplingSettings
 from fastlift.data.sampling.stream import steps_in
 from fastlift.engine import model as models
 from fastlift.engine.agreement import agree, agree_on, join
@@ -63,6 +64,7 @@ from fastlift.training.captured import CapturedStep
 from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.distributed import LostCompany, barrier
 from fastlift.training.losses import LossSettings
+from fastlift.training.losses.of_draws import LossOfDraws
 from fastlift.training.settings import SGDSettings
 from fastlift.training.stages import ProgressiveSettings, Stages
 from fastlift.training.step import Learner
@@ -180,6 +182,7 @@ def _train(asked: Asked, place: Place) -> Run:
     epochs, batch_size = config.training.epochs, config.training.batch_size
     amp = models.choose_amp(asked, place)
     data = load_data(data_of_run(RunFolder(asked.path), config.data), ui, world, config.given)
+    config.part(SamplingSettings).check(data.train)
     agree_on(data, world)  # before the model, which is made of its classes
     if config.run.eval_every is not None:
         validation_split(data)
@@ -260,9 +263,13 @@ def _fit(
 ) -> Fit:
     """Train from the last checkpoint, or from the start, to the end."""
     config, settings, world = asked.config, asked.config.part(FitSettings), place.world
+    counts = data.train.class_counts()
+    of_draws = LossOfDraws(config.part(LossSettings), config.model.scale, counts, settings.sampling, settings.epochs)
+    if told := of_draws.told():
+        place.ui.say(told)
     learner = Learner(
         model,
-        config.part(LossSettings).build(data.train.class_counts(), config.model.scale).to(place.device),
+        of_draws.at(0).to(place.device),
         config.part(SGDSettings),
         micro_batch=settings.micro_batch,
         world=world,
@@ -290,6 +297,7 @@ def _fit(
         captured,
         validation,
         place.callbacks,
+        lambda epoch: of_draws.follow(learner.loss, epoch),
     )
     try:
         if last is not None:

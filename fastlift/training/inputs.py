@@ -9,6 +9,7 @@ from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.collate import Normalise
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.class_draws import Sampling
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 from fastlift.models.lift import LiftModel
@@ -25,6 +26,7 @@ def model_loader(
     *,
     shuffle: bool,
     shuffle_shards: int | None = None,
+    sampling: Sampling = "shuffle",
     seed: int = 0,
     world: World | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
@@ -37,6 +39,7 @@ def model_loader(
         batch_size: images a step: in training over all processes, in evaluation of each.
         shuffle: True for training, False for evaluation, as ``fastlift.data.build_loader`` has it.
         shuffle_shards: in training, so many shards at a time (``ShardOrderSettings``).
+        sampling: in training, how often each class comes (``SamplingSettings``).
         seed: of order and crops.
         world: the processes that share the images.
         on_bad: called with each image that is replaced, from any thread.
@@ -48,5 +51,5 @@ def model_loader(
     world, preprocessing = world or World(), model.preprocessing
     device = next(model.parameters()).device
     normalise = Normalise(preprocessing.mean, preprocessing.std, model.vit.compute_dtype, device)
-    stream = Stream(index, crops, batch_size, seed, shuffle, False, world.rank, world.size, shuffle_shards)
+    stream = Stream(index, crops, batch_size, seed, shuffle, False, world.rank, world.size, shuffle_shards, sampling)
     return loader.build(stream, normalise, bad_images.build(index, on_bad), once=once)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from fastlift.settings import Acts, Between, May, NamesPlace, Settings
+from fastlift.settings.validate import Rule
 
 OnNonFinite = Literal["stop", "skip"]
 
@@ -51,7 +52,7 @@ class BatchSettings(Settings):
     """Images a step, over all processes."""
     micro_batch: Annotated[int | None, Between(1), May.CHANGE] = None
     """Images at a time in memory; gradients of a batch are accumulated (default: the whole batch)."""
-    RULES = (_micro_batches_divide_the_batch,)
+    RULES: ClassVar[tuple[Rule, ...]] = (_micro_batches_divide_the_batch,)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.index.replacements import BadImages, BadImageSettings, Replacements
+from fastlift.data.sampling.class_draws import Sampling
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 from fastlift.errors import UserError
@@ -124,6 +125,7 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     shuffle_shards: int | None = None,
+    sampling: Sampling = "shuffle",
     executor: Executor = "auto",
     workers: int | None = None,
     bad_images: BadImages = "stop",
@@ -146,6 +148,8 @@ def build_loader(
         rank, world_size: which process this is, and of how many.
         shuffle_shards: in training of sets in shards, so many shards at a time in a random order, their samples shuffled
             together; default all at once.
+        sampling: in training, how often each class comes: "shuffle", "square_root", "balanced", or "progressive" over the
+            ``epochs`` of ``views``; ``fastlift train --help`` has the formulas.
         drop_last: leave out a last batch that is not full.
         executor: the backend; "auto" takes DALI on GPUs where it is installed and there is something to decode in every epoch.
         workers: threads that decode; default: the cores of this process, at most 16.
@@ -162,7 +166,7 @@ def build_loader(
     from fastlift.data.loading.collate import Normalise
 
     return LoaderSettings(executor, workers, host_decode, hw_decoder_load).build(
-        Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size, shuffle_shards),
+        Stream(index, views, batch_size, seed, shuffle, drop_last, rank, world_size, shuffle_shards, sampling),
         Normalise(mean, std, dtype or torch.float32, torch.device(device)),
         BadImageSettings(bad_images).build(index, on_bad),
         cache_bytes,

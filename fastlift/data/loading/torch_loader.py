@@ -64,7 +64,7 @@ class TorchLoader:
         try:
             for number in range(start_step, self.steps_per_epoch):
                 self._shards.reach(number)
-                pending.append(self._begin(self._stream.step(order, epoch, number, self._replacements), epoch))
+                pending.append(self._begin(self._stream.step(order, epoch, number, self._replacements)))
                 if len(pending) == _PREFETCH:
                     yield self._collate(pending.popleft())
             while pending:
@@ -82,7 +82,7 @@ class TorchLoader:
         self._shards.close()
         self._kept.clear()
 
-    def _begin(self, step: Step, epoch: int) -> _Pending:
+    def _begin(self, step: Step) -> _Pending:
         crops = self._stream.crops
         images = torch.empty(
             (len(step.samples), crops.per_image, 3, crops.size, crops.size),
@@ -91,7 +91,7 @@ class TorchLoader:
         )
         self._fetches.expect(step.sources if not self._kept else _without(step.sources, self._kept))
         parts = chunks(len(step.samples), self._workers)
-        tasks = [self._pool.submit(self._fill, step, epoch, rows, images.numpy()) for rows in parts]
+        tasks = [self._pool.submit(self._fill, step, rows, images.numpy()) for rows in parts]
         return _Pending(step, images, tasks)
 
     def _collate(self, pending: _Pending) -> Batch:
@@ -100,16 +100,16 @@ class TorchLoader:
         images = pending.images if self._stream.crops.stacked else pending.images.squeeze(1)
         return labelled(self._stream, pending.step, self._normalise.to_device(images))
 
-    def _fill(self, step: Step, epoch: int, rows: range, out: np.ndarray) -> None:
+    def _fill(self, step: Step, rows: range, out: np.ndarray) -> None:
         """Make some rows of a batch."""
         part = out[rows.start : rows.stop]
         crops = np.empty(part.shape, dtype=np.uint8) if self._normalise.in_workers else part
         for row, of_row in zip(rows, crops, strict=True):
-            self._draw(step, epoch, row, of_row)
+            self._draw(step, row, of_row)
         if crops is not part:
             self._normalise.in_worker(crops, part)
 
-    def _draw(self, step: Step, epoch: int, row: int, out: np.ndarray) -> None:
+    def _draw(self, step: Step, row: int, out: np.ndarray) -> None:
         """The crops of one image, or of its replacement."""
         crops = self._stream.crops
         while True:
@@ -118,7 +118,7 @@ class TorchLoader:
                 break
             except DecodeError as error:
                 self._replacements.replace(int(step.samples[row]), int(step.sources[row]), str(error))
-                step, row = self._stream.of(step.samples[row : row + 1], epoch, self._replacements), 0
+                step, row = self._stream.again(step, row, self._replacements), 0
         render_crops(pixels, step.boxes, row, crops.interpolation, out)
 
     def _image(self, source: int, scale: int) -> Pixels:

@@ -69,15 +69,28 @@ class TrainCrops(Settings):
             return self.min_scale
         return self.min_scale + (1.0 - self.min_scale) * schedule_value(self.schedule, epoch, self.epochs)
 
-    def boxes(self, seed: int, epoch: int, samples: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> CropBoxes:
-        """Boxes of ``samples``, int64 [B], whose images have ``widths`` and ``heights``, int [B], by ``seed`` and ``epoch``."""
+    def boxes(
+        self,
+        seed: int,
+        epoch: int,
+        samples: np.ndarray,
+        widths: np.ndarray,
+        heights: np.ndarray,
+        occurrences: np.ndarray | None = None,
+    ) -> CropBoxes:
+        """Boxes of ``samples``, int64 [B], whose images have ``widths`` and ``heights``, int [B], by ``seed`` and ``epoch``.
+
+        A sample that comes several times in an epoch has another box each time: by ``occurrences``, int [B], default 0.
+        Raises: ValueError for 2**24 of them.
+        """
         if self.kind == "random_resized_crop":
-            u = uniform(seed, epoch, _BOX, samples, 4 * ATTEMPTS)
+            u = uniform(seed, epoch, _BOX, samples, 4 * ATTEMPTS, occurrences)
             x, y, w, h = random_resized_crop(u, widths, heights, self.min_scale)
         else:
-            x, y, w, h = square_crop(uniform(seed, epoch, _BOX, samples, 3), widths, heights, self.least_area(epoch))
+            u = uniform(seed, epoch, _BOX, samples, 3, occurrences)
+            x, y, w, h = square_crop(u, widths, heights, self.least_area(epoch))
         mirrored = self.kind == "random_resized_crop" if self.flip is None else self.flip
-        flip = uniform(seed, epoch, _FLIP, samples, 1)[:, 0] < (0.5 if mirrored else 0.0)
+        flip = uniform(seed, epoch, _FLIP, samples, 1, occurrences)[:, 0] < (0.5 if mirrored else 0.0)
         return CropBoxes(*(column[:, None] for column in (x, y, w, h, flip)))
 
 
@@ -149,9 +162,15 @@ class EvalCrops(Settings):
         return self.size * 8 // 7 if self.crops == "center" else self.size + self.expand
 
     def boxes(
-        self, seed: int, epoch: int, samples: np.ndarray, widths: np.ndarray, heights: np.ndarray
+        self,
+        seed: int,
+        epoch: int,
+        samples: np.ndarray,
+        widths: np.ndarray,
+        heights: np.ndarray,
+        occurrences: np.ndarray | None = None,
     ) -> CropBoxes | ResizedCrops:
-        """Boxes as ``TrainCrops.boxes``; only ``random`` looks at seed, epoch and samples."""
+        """Boxes as ``TrainCrops.boxes``; only ``random`` looks at seed, epoch and samples, and an evaluation has each once."""
         if self.crops == "random":
             return self._random(seed, epoch, samples, widths, heights)
         width, height = widths.astype(np.int64), heights.astype(np.int64)

@@ -12,6 +12,8 @@ _KEY_STEP_0 = 0x9E3779B9
 _KEY_STEP_1 = 0xBB67AE85
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_BLOCKS = 2**8  # of four numbers, that an occurrence of a sample may take: the counter has room for 2**24 occurrences
+_WORDS_AT_A_TIME = 2**20
 
 
 def philox_4x32(counter: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], seed: int) -> np.ndarray:
@@ -38,17 +40,40 @@ def philox_4x32(counter: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], 
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
-def uniform(seed: int, epoch: int, stream: int, samples: np.ndarray, count: int) -> np.ndarray:
+def uniform(
+    seed: int, epoch: int, stream: int, samples: np.ndarray, count: int, occurrences: np.ndarray | None = None
+) -> np.ndarray:
     """``count`` uniform numbers in the open interval (0, 1) for every sample: a function of the arguments alone.
 
     Args:
         stream: keeps the uses apart (flips, crop boxes, ...), a small integer.
         samples: int array [B], indices below 2**32.
+        occurrences: int array [B], how often each has come before in the epoch; default 0. Each has numbers of its own.
 
     Returns:
         float64 array [B, count], multiples of 2**-33.
+
+    Raises:
+        ValueError: more than 1024 numbers, or 2**24 occurrences: they would be those of others.
     """
     blocks = np.arange((count + 3) // 4)[None, :]
-    samples = np.asarray(samples)[:, None]
-    words = philox_4x32((samples, np.full_like(blocks, epoch), blocks, np.full_like(blocks, stream)), seed)
+    samples, place = np.asarray(samples)[:, None], blocks
+    if occurrences is not None:
+        if blocks.size > _BLOCKS or occurrences.max(initial=0) >= 2**32 // _BLOCKS:
+            raise ValueError(f"{count} numbers of occurrence {occurrences.max()} of a sample: too many")
+        place = _BLOCKS * np.asarray(occurrences)[:, None] + blocks
+    words = philox_4x32((samples, np.full_like(blocks, epoch), place, np.full_like(blocks, stream)), seed)
     return (words.reshape(len(samples), 4 * blocks.size)[:, :count].astype(np.float64) + 0.5) * 2.0**-32
+
+
+def in_a_row(count: int, seed: int, epoch: int, place: int = 0) -> np.ndarray:
+    """``count`` random words, uint64: those of NumPy's own Philox (4x64) keyed by (seed, epoch), from a ``place`` of its stream on.
+
+    Places are 2**192 counters apart. Raw words stay the same in all versions of NumPy, which its ``Generator`` does not promise.
+    """
+    key = np.array([seed & (2**64 - 1), epoch], dtype=np.uint64)
+    bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, place], dtype=np.uint64))
+    words = np.empty(count, dtype=np.uint64)
+    for part in np.array_split(words, -(-count // _WORDS_AT_A_TIME) or 1):  # drawing holds the interpreter lock
+        part[:] = bits.random_raw(len(part))
+    return words

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import numpy as np
 
+from fastlift.data.sampling.philox import in_a_row
 from fastlift.settings import Between, Settings
 
 
@@ -29,10 +30,8 @@ def windows_of(shards: np.ndarray, seed: int, epoch: int, shards_at_a_time: int)
     of the samples' words, and then counted off.
     """
     count = int(shards.max(initial=-1)) + 1
-    key = np.array([seed & (2**64 - 1), epoch], dtype=np.uint64)
-    words = np.random.Philox(key=key, counter=np.array([0, 0, 0, 1], dtype=np.uint64)).random_raw(count)
     place = np.empty(count, dtype=np.int64)
-    place[np.argsort(words, kind="stable")] = np.arange(count)
+    place[np.argsort(in_a_row(count, seed, epoch, 1), kind="stable")] = np.arange(count)
     return place[shards] // shards_at_a_time
 
 
@@ -41,6 +40,6 @@ def by_window(order: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return order[np.argsort(windows[order], kind="stable")]
 
 
-def sorted_by_shard(samples: np.ndarray, shards: np.ndarray) -> np.ndarray:
-    """A batch, int64 [B], with the samples of a shard together; ``shards`` are those of all samples, int [N]."""
-    return samples[np.argsort(shards[samples], kind="stable")]
+def sorted_by_shard(draws: np.ndarray, shards: np.ndarray) -> np.ndarray:
+    """A batch, int64 [B], with the draws of a shard together; ``shards`` are theirs, int [B]."""
+    return draws[np.argsort(shards, kind="stable")]

@@ -4,17 +4,19 @@ Both backends only carry out what this says, so they cannot disagree about sampl
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import Replacements
+from fastlift.data.sampling.class_draws import ClassDraws, Sampling, SamplingSettings
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.philox import in_a_row
 from fastlift.data.sampling.shards import by_window, sorted_by_shard, windows_of
 from fastlift.errors import UserError
-
-_WORDS_AT_A_TIME = 2**20
+from fastlift.settings import check_rules
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -23,11 +25,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     Sorts raw 64-bit words (stable, so that ties cannot make it depend on the sorting algorithm): unlike
     ``Generator.permutation``, whose stream NumPy may change, this stays the same in all versions.
     """
-    bits = np.random.Philox(key=np.array([seed & (2**64 - 1), epoch], dtype=np.uint64))
-    words = np.empty(n, dtype=np.uint64)
-    for part in np.array_split(words, -(-n // _WORDS_AT_A_TIME) or 1):  # drawing holds the interpreter lock
-        part[:] = bits.random_raw(len(part))
-    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
+    return np.argsort(in_a_row(n, seed, epoch), kind="stable").astype(np.int64, copy=False)
 
 
 def share(n: int, rank: int, world_size: int) -> range:
@@ -51,6 +49,7 @@ class Step:
     epoch: int
     whole: np.ndarray  # int64 [W], the samples of all ranks
     samples: np.ndarray  # int64 [B], this rank's
+    occurrences: np.ndarray  # int64 [B], how often each has been drawn before in the epoch
     sources: np.ndarray  # int64 [B]; differs from samples where a broken image is replaced
     boxes: CropBoxes | ResizedCrops
 
@@ -61,6 +60,8 @@ class Stream:
 
     ``shuffle`` gives training batches, each shared by the ranks. Without it, the index's order is cut into batches once, and
     each rank has its share of those: every sample is in the same batch, and so gets the same bits, for any number of ranks.
+
+    An order is an array of draws, one number each: sample + N * occurrence. Where every sample comes once, they are the samples.
     """
 
     index: ImageIndex
@@ -72,12 +73,14 @@ class Stream:
     rank: int = 0
     world_size: int = 1
     shuffle_shards: int | None = None  # in training: so many shards at a time; None for all
+    sampling: Sampling = "shuffle"  # in training: how often each class comes; progressive over the epochs of the crops
 
     def __post_init__(self) -> None:
         if self.shuffle and self.shuffle_shards is not None and self.index.shards is None:
             raise UserError(
                 f"--shuffle-shards: {self.index.name} has no shards. Pack it (`fastlift data pack`), or leave the flag out"
             )
+        check_rules(SamplingSettings, {"sampling": self.sampling, "shuffle_shards": self.shuffle_shards})
         if self.batch_size < 1:
             raise UserError(f"batch size must be at least 1, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
@@ -95,11 +98,22 @@ class Stream:
         return -(-self.batch_size // self.world_size) if self.shuffle else self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """All samples of the epoch: int64, over all ranks."""
+        """All draws of the epoch: int64 [N], over all ranks."""
         if not self.shuffle:
             return np.arange(len(self.index), dtype=np.int64)
         order = epoch_order(len(self.index), self.seed, epoch)
+        if self.sampling != "shuffle":
+            return self._draws.of(epoch)[order]
         return order if self.shuffle_shards is None else by_window(order, self.windows(epoch))
+
+    @cached_property
+    def _draws(self) -> ClassDraws:
+        epochs = self.crops.epochs if isinstance(self.crops, TrainCrops) else 1
+        return ClassDraws(self.index.labels, self.sampling, self.seed, epochs)
+
+    def samples_of(self, draws: np.ndarray) -> np.ndarray:
+        """Which sample each draw shows: rows of the index, int64 of the same shape."""
+        return draws % max(len(self.index), 1)
 
     def windows(self, epoch: int) -> np.ndarray:
         """The window of shards of each sample in an epoch: int64 [N]."""
@@ -110,7 +124,7 @@ class Stream:
     def step(self, order: np.ndarray, epoch: int, step: int, replacements: Replacements) -> Step:
         """Samples and boxes of one step; ``order`` is ``self.order(epoch)``.
 
-        In training the ranks share each batch, so an epoch is the same whatever their number, and every sample comes once in it.
+        In training the ranks share each batch, so an epoch is the same whatever their number, and every draw comes once in it.
         Of shards, each rank has neighbours, so that it reads few.
         """
         if not self.shuffle:
@@ -119,20 +133,26 @@ class Stream:
         return self.of(self.mine(order, step), epoch, replacements, self.whole(order, step))
 
     def mine(self, order: np.ndarray, step: int) -> np.ndarray:
-        """This rank's samples of a training step: int64 [B]."""
+        """This rank's draws of a training step: int64 [B]."""
         whole = self.whole(order, step)
         if self.world_size > 1 and self.index.shards is not None:
-            whole = sorted_by_shard(whole, self.index.shards)
+            whole = sorted_by_shard(whole, self.index.shards[self.samples_of(whole)])
         part = share(len(whole), self.rank, self.world_size)
         return whole[part.start : part.stop]
 
     def whole(self, order: np.ndarray, step: int) -> np.ndarray:
-        """All ranks' samples of a step: int64 [W]."""
+        """All ranks' draws of a step: int64 [W]."""
         return order[step * self.batch_size : (step + 1) * self.batch_size]
 
-    def of(self, samples: np.ndarray, epoch: int, replacements: Replacements, whole: np.ndarray | None = None) -> Step:
-        """The step of given samples in an epoch, int64 [B]; ``whole`` are those of all ranks, where others share the step."""
+    def of(self, draws: np.ndarray, epoch: int, replacements: Replacements, whole: np.ndarray | None = None) -> Step:
+        """The step of given draws in an epoch, int64 [B]; ``whole`` are those of all ranks, where others share the step."""
+        samples, occurrences = self.samples_of(draws), draws // max(len(self.index), 1)
         sources = replacements.sources(samples)
         widths, heights = self.index.widths[sources], self.index.heights[sources]
-        boxes = self.crops.boxes(self.seed, epoch, samples, widths, heights)
-        return Step(epoch, samples if whole is None else whole, samples, sources, boxes)
+        boxes = self.crops.boxes(self.seed, epoch, samples, widths, heights, occurrences)
+        return Step(epoch, samples if whole is None else self.samples_of(whole), samples, occurrences, sources, boxes)
+
+    def again(self, step: Step, row: int, replacements: Replacements) -> Step:
+        """A row of a step, by itself, with the replacements as they are now."""
+        draw = step.samples[row : row + 1] + len(self.index) * step.occurrences[row : row + 1]
+        return self.of(draw, step.epoch, replacements)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastlift.data.sampling.orders import Orders
-from fastlift.data.sampling.stream import _WORDS_AT_A_TIME, epoch_order
+from fastlift.data.sampling.philox import _WORDS_AT_A_TIME
+from fastlift.data.sampling.stream import epoch_order
 
 
 @pytest.mark.parametrize("asked", [[0, 1, 2, 3], [4, 5], [0, 0, 1, 1], [2, 0, 1, 5]])

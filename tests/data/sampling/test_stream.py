@@ -73,3 +73,15 @@ def test_shares_hold_everything_once(world_size: int) -> None:
     shares = [list(share(23, rank, world_size)) for rank in range(world_size)]
     assert [i for mine in shares for i in mine] == list(range(23))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_occurrences_of_a_sample_have_numbers_of_their_own() -> None:
+    samples = np.arange(200)
+    first, zero = uniform(1, 2, 3, samples, 40), uniform(1, 2, 3, samples, 40, np.zeros(200, dtype=int))
+    np.testing.assert_array_equal(first, zero)
+    each = np.stack([uniform(1, 2, 3, samples, 40, np.full(200, k)) for k in (0, 1, 2, 2**24 - 1)])
+    assert len(np.unique(each)) > 0.9999 * each.size  # 32 bits: a few numbers come twice
+    with pytest.raises(ValueError, match="too many"):
+        uniform(1, 2, 3, samples, 1, np.full(200, 2**24))
+    with pytest.raises(ValueError, match="too many"):
+        uniform(1, 2, 3, samples, 1025, np.zeros(200, dtype=int))

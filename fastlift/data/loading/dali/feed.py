@@ -208,7 +208,8 @@ class Feed:
         if isinstance(crops, TrainCrops) and crops.scaled_decode:
             mine |= [decode_scale(crops, step.boxes, row) > 1 for row in range(len(mine))]
         if share > 0:
-            mine |= uniform(self._stream.seed, step.epoch, _HOST, step.samples, 1)[:, 0] < share
+            u = uniform(self._stream.seed, step.epoch, _HOST, step.samples, 1, step.occurrences)
+            mine |= u[:, 0] < share
         return mine
 
     def _read(self, fed: Fed, rows: range) -> None:

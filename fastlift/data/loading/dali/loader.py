@@ -82,7 +82,7 @@ class DaliLoader:
         self._runner.start(step for step in made_steps if len(step.samples))  # DALI knows no empty batch
         try:
             while (made := self._runner.next()) is not None:
-                yield self._batch(made, epoch)
+                yield self._batch(made)
             yield from self._empty(order, epoch, steps)
         finally:
             if not self._closed:
@@ -119,15 +119,15 @@ class DaliLoader:
         pipeline.build()
         return pipeline
 
-    def _batch(self, made: Made, epoch: int) -> Batch:
+    def _batch(self, made: Made) -> Batch:
         """A batch of what DALI has made; repaired where that failed."""
         if made.error is not None:
             raise_if_machines_fault(made.error)
-            return self._repaired(made.fed.step, epoch)
+            return self._repaired(made.fed.step)
         try:
             return labelled(self._stream, made.fed.step, self._images(made))
         except DecodeError:
-            return self._repaired(made.fed.step, epoch)
+            return self._repaired(made.fed.step)
 
     def _images(self, made: Made) -> torch.Tensor:
         """The crops of DALI, and in between those of images that it did not get; raises DecodeError for broken ones of these."""
@@ -138,12 +138,12 @@ class DaliLoader:
             images.index_copy_(0, moved(torch.tensor(rows), images.device), crops)
         return images
 
-    def _repaired(self, step: Step, epoch: int) -> Batch:
+    def _repaired(self, step: Step) -> Batch:
         """Make a failed batch image by image; broken ones are replaced as the user asked, or end the work."""
         images = []
-        for sample in step.samples.tolist():
+        for row, sample in enumerate(step.samples.tolist()):
             while True:
-                single = self._stream.of(np.array([sample], dtype=np.int64), epoch, self._replacements)
+                single = self._stream.again(step, row, self._replacements)
                 try:
                     images.append(self._one(single))
                     break
