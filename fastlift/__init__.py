@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastlift.engine.calibrate import calibrate_run as calibrate_run
     from fastlift.engine.evaluate import evaluate_run as evaluate_run
     from fastlift.engine.model import load_run as load_run
+    from fastlift.engine.seeds import train_seeds as train_seeds
     from fastlift.engine.sharing import from_pretrained as from_pretrained
     from fastlift.engine.train import train as train
     from fastlift.errors import UserError as UserError
@@ -71,6 +72,7 @@ _HOMES = {
     "remove_adapters": "interop.adapters",
     "save_adapters": "interop.adapters",
     "train": "engine.train",
+    "train_seeds": "engine.seeds",
     "tuner_parameters": "interop.adapters",
 }
 _MODULES = {

@@ -14,6 +14,7 @@ from fastlift.errors import UserError
 EXAMPLES = (
     "fastlift report RUN",
     "fastlift report runs/* --output comparison.html",
+    "fastlift report runs/three-seeds runs/three-of-another",
     "fastlift report RUN --no-images --output to_send.html",
 )
 
@@ -26,7 +27,7 @@ class Report:
     """One self-contained HTML page with plots and tables; several runs are shown side by side."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders."""
+    """Run folders, and folders of several seeds."""
     output: Path | None = None
     """The page (default: report.html in the run's folder, or here for several runs; beside a run that is still going, name
     another place)."""
@@ -45,13 +46,17 @@ def run(arguments: list[str]) -> int:
     from fastlift.reporting.html import write_report
     from fastlift.runs.claims import InUse, claimed
     from fastlift.runs.folder import open_run
+    from fastlift.runs.seeds import runs_in
 
+    folders = runs_in(list(command.runs))  # those of several seeds in a folder, too
     default = command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html")
     output = command.output or default
+    for folder in folders:
+        open_run(folder)
     inside = next((run for run in command.runs if run.resolve() == output.parent.resolve()), None)
     try:  # beside a process that writes there, the page of what was before might come last
-        with nullcontext() if inside is None else claimed(open_run(inside).path, complain, PATIENCE_S):
-            show_line(str(write_report(list(command.runs), output, images=command.images)))
+        with nullcontext() if inside is None else claimed(inside, complain, PATIENCE_S):
+            show_line(str(write_report(folders, output, images=command.images)))
     except InUse as error:
         raise UserError(f"{error}; or name another place for the page with --output") from None
     return 0

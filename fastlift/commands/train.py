@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from fastlift.commands.base_config import base_config
+from fastlift.commands.base_config import base_config, plan_in
 from fastlift.commands.parsing import parse
 from fastlift.config import Config, differences
+from fastlift.settings import Between
 
 EXAMPLES = (
     "fastlift train",
@@ -19,6 +21,7 @@ EXAMPLES = (
     "fastlift train --dataset cifar100_ir100 --recipe lift_plus --seed 1",
     "fastlift train --train-list photos.csv --output runs/photos",
     "fastlift train --data-root photos/ --epochs 5 --batch-size 64 --micro-batch 16",
+    "fastlift train --seeds 3 --output runs/three            (mean and spread of seeds 0, 1 and 2)",
     "fastlift train --resume --output runs/imagenet",
     "fastlift train --resume auto --output runs/imagenet ...        (the same command each time, in a restart loop)",
     "fastlift train --config runs/imagenet/config.json --lr 0.02",
@@ -28,7 +31,7 @@ EXAMPLES = (
 BASICS = (
     *("config", "output", "resume", "overwrite", "recipe", "dataset", "data_root", "train_list", "class_names"),
     *("val_share", "model", "epochs", "batch_size", "micro_batch", "lr", "eval_every", "patience"),
-    *("seed", "device", "amp"),
+    *("seed", "seeds", "device", "amp"),
 )
 
 _RESUME = PrimitiveConstructorSpec(
@@ -59,6 +62,8 @@ class Train:
     that the same command can be repeated until it ends with 0: a run that has ended says so."""
     overwrite: bool = False
     """Replace the run in --output."""
+    seeds: Annotated[int | None, Between(2, 1000)] = None
+    """Train with so many seeds, --seed and those that follow it, each a run in a folder of its own in --output (seed-0, seed-1 ...), and tell mean and spread. --resume goes on with all of them."""
     json: bool = False
     """Print results as JSON on stdout instead of a table."""
 
@@ -68,6 +73,14 @@ def run(arguments: list[str]) -> int:
     base = base_config(arguments)
     command = parse(Train, arguments, "train", Train(settings=base), examples=EXAMPLES, basics=BASICS)
     command.settings.check_effects(differences(base, command.settings))
+    seeds = command.seeds
+    if seeds is None and command.resume and (plan := plan_in(command.output)) is not None:
+        seeds = len(plan.seeds)
+    (_train_one if seeds is None else partial(_train_several, seeds=seeds))(command)
+    return 0
+
+
+def _train_one(command: Train) -> None:
     from fastlift.engine.train import train
     from fastlift.reporting.console import Terminal, show_result
     from fastlift.reporting.table import metrics_table
@@ -76,4 +89,14 @@ def run(arguments: list[str]) -> int:
     results = train(settings, output=command.output, resume=resume, overwrite=overwrite, ui=Terminal()).results
     table = metrics_table(results["metrics"], title=f"{settings.recipe} on {settings.data.dataset}")
     show_result(results, table, command.json)
-    return 0
+
+
+def _train_several(command: Train, seeds: int) -> None:
+    from fastlift.engine.seeds import train_seeds
+    from fastlift.reporting.console import Terminal, show_result
+    from fastlift.reporting.table import over_seeds_table
+
+    settings, resume, overwrite = command.settings, command.resume, command.overwrite
+    found = train_seeds(settings, seeds, output=command.output, resume=resume, overwrite=overwrite, ui=Terminal())
+    title = f"{settings.recipe} on {settings.data.dataset}, {len(found.runs)} seeds"
+    show_result(found.to_dict(), over_seeds_table(found.figures, title), command.json)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from fastlift.data.sampling.stream import Stream
+from fastlift.runs.names import resumed_as
 from fastlift.system import launcher
 
 _SHOWN = 5
@@ -29,7 +30,7 @@ def images_of(stream: Stream, epoch: int, step: int) -> tuple[str, ...]:
 
 def going_on(run: Path, saved: Path | None) -> str:
     """How to go on from the state before a bad step, which is saved."""
-    skip = f"{launcher.command()} train --resume --output {shlex.quote(str(run))} --on-nonfinite skip"
+    skip = f"{launcher.command()} train --resume --output {shlex.quote(str(resumed_as(run)))} --on-nonfinite skip"
     state = "Nothing was trained before it" if saved is None else f"The state before it is {saved.name}"
     return (
         f"{state}; to leave such steps out, go on with: {skip}. Often a lower --lr, --amp fp32 or other images "

@@ -30,6 +30,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
 from fastlift.runs.metrics_log import MetricsLog
+from fastlift.runs.names import resumed_as
 from fastlift.runs.train_state import Plan
 from fastlift.system import launcher
 from fastlift.system.profiling import profiled
@@ -253,7 +254,7 @@ class Fit:
         number = int(gather(mine, self.world).max())  # waits for the first process, which saves
         saved = self.run.last_checkpoint()
         where = f"saved as {saved.name}" if saved else "not saved"
-        resume = f"{launcher.command()} train --resume --output {shlex.quote(str(self.run.path))}"
+        resume = f"{launcher.command()} train --resume --output {shlex.quote(str(resumed_as(self.run.path)))}"
         name = signal.Signals(number).name
         raise Interrupted(f"{name}: stopped at step {self.global_step}, {where}; go on with: {resume}", number)
 

@@ -51,6 +51,7 @@ from fastlift.runs.claims import Claim
 from fastlift.runs.events import read_events
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
+from fastlift.runs.names import default_path
 from fastlift.runs.split_lists import data_of_run, keep_splits
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
@@ -138,7 +139,7 @@ def train(
         if output is None and (world.size > 1 or resume == "auto"):
             raise UserError(f"{'several processes need' if world.size > 1 else 'resume auto needs'} a folder: --output")
         device = join(world, config, resume=resume, overwrite=overwrite)
-        path = Path(output) if output is not None else runs.default_path(config.data.dataset, config.recipe)
+        path = Path(output) if output is not None else default_path(config.data.dataset, config.recipe)
         patience_s = LEAVING_S if resume == "auto" else 0.0
         resume = goes_on(resume, path, world)
         # The sums of several processes are cut by their number, which may be another now: each takes its share of the cores.

@@ -94,6 +94,18 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Interval:
     return difference - half, difference + half
 
 
+def student(values: Sequence[float]) -> Interval:
+    """Of the mean over ever more seeds, from two of them or more: mean +- t s / sqrt(n), Student's t with n - 1 degrees of freedom.
+
+    Source: Student, Biometrika 6 (1908) 1.
+    """
+    from scipy.stats import t
+
+    mean, half = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half *= float(t.ppf(0.975, len(values) - 1))
+    return mean - half, mean + half
+
+
 def _alike(*counts: Counts) -> list[tuple[list[int], int]]:
     """Classes of the same counts, drawn together: what a binomial gives twice is what one of twice the images gives."""
     found, classes = np.unique(np.stack(counts, axis=1), axis=0, return_counts=True)

@@ -3,16 +3,82 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fastlift.config import marked
-from fastlift.evaluation.intervals import welch
+from fastlift.evaluation.intervals import Interval, student, welch
 from fastlift.reporting.comparison import Cell, Table, flat, range_text, signed, title_of, told_figures
-from fastlift.reporting.figures import ABSENT, Figure
+from fastlift.reporting.figures import ABSENT, FIGURES, Figure
 from fastlift.reporting.record import RunRecord
 from fastlift.settings import May
+
+
+@dataclass(frozen=True)
+class SeedFigure:
+    """A figure over runs that differ in the seed alone, in its unit.
+
+    Attributes:
+        values: one a seed, in their order.
+        mean, sd, least, largest: of these; the standard deviation with n - 1.
+        interval: 95 % of the mean over ever more seeds, by Student's t; for percent within 0 and 100.
+    """
+
+    title: str
+    short: str
+    unit: str
+    digits: int
+    values: tuple[float, ...]
+    mean: float
+    sd: float
+    least: float
+    largest: float
+    interval: Interval
+    HEADINGS: ClassVar = ("figure", "mean", "± sd", "95 % of the mean", "least to largest", "unit")
+
+    @classmethod
+    def of(cls, figure: Figure, title: str, values: Sequence[float]) -> SeedFigure:
+        """Of two values or more."""
+        low, high = interval_of_mean(values, figure)
+        mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
+        return cls(
+            title,
+            figure.short,
+            figure.unit,
+            figure.digits,
+            tuple(values),
+            mean,
+            sd,
+            min(values),
+            max(values),
+            (low, high),
+        )
+
+    def texts(self) -> tuple[str, ...]:
+        """The cells of a row, as ``HEADINGS`` names them; mean and deviation with a digit more than a single run's figure."""
+        more, digits = self.digits + 1, self.digits
+        (low, high), least, largest = self.interval, self.least, self.largest
+        ranges = f"{low:.{digits}f} to {high:.{digits}f}", f"{least:.{digits}f} to {largest:.{digits}f}"
+        return (self.short, f"{self.mean:.{more}f}", f"{self.sd:.{more}f}", *ranges, self.unit)
+
+
+def interval_of_mean(values: Sequence[float], figure: Figure) -> Interval:
+    """95 % of the mean of a figure over ever more seeds, within what the figure can be."""
+    low, high = student(values)
+    return max(0.0, low), min(100.0, high) if figure.unit == "%" else high
+
+
+def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, SeedFigure]:
+    """Each figure that all of the runs have, over their metrics, one a seed; by its name."""
+    columns, found = {str(number): one for number, one in enumerate(metrics)}, {}
+    for figure in FIGURES:
+        values = [value for one in metrics if (value := figure.value(one)) is not None]
+        if len(values) == len(metrics):
+            found[figure.name] = SeedFigure.of(figure, title_of(figure, columns), values)
+    return found
 
 
 def seeds_tables(runs: Sequence[RunRecord]) -> list[Table]:
@@ -32,9 +98,12 @@ def seeds_tables(runs: Sequence[RunRecord]) -> list[Table]:
         for of_group in values[1:]:
             cells += [_spread(of_group, figure), _between(values[0], of_group, figure)]
         rows.append((title_of(figure, metrics), cells, figure.unit))
-    note = "Mean ± standard deviation (n − 1) over runs that differ in nothing but the seed, and below it the least and the largest. "
+    note = (
+        "Mean ± standard deviation (n − 1) over runs that differ in nothing but the seed; below it the least and the largest, and the "
+        "95 % interval of the mean by Student's t, which counts seeds alone: where it would lie with ever more of them. "
+    )
     if len(several) > 1:
-        note += "Differences of the means have 95 % intervals by Welch's t, which count seeds alone."
+        note += "Differences of the means have 95 % intervals by Welch's t, likewise."
     return [Table("Over seeds", columns, rows, note)]
 
 
@@ -53,7 +122,9 @@ def _spread(values: Sequence[float], figure: Figure) -> Cell:
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) == 1:
         return Cell(mean)
-    return Cell(f"{mean} ± {np.std(values, ddof=1):.{digits}f}", range_text((min(values), max(values)), figure))
+    ranges = (min(values), max(values)), interval_of_mean(values, figure)
+    told = "least and largest {}; mean {}".format(*(range_text(one, figure) for one in ranges))
+    return Cell(f"{mean} ± {np.std(values, ddof=1):.{digits}f}", told)
 
 
 def _between(first: Sequence[float], second: Sequence[float], figure: Figure) -> Cell:

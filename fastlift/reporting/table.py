@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastlift.reporting.figures import COMPARED, FIGURES, best
+from fastlift.reporting.seeds import SeedFigure
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str = "Results", split: str = "test") -> Table:
@@ -50,6 +51,18 @@ def comparison_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
             Text(figure.text(metrics), style="bold" if name in leaders[figure.name] else "") for figure in COMPARED
         ]
         table.add_row(Text(name), *cells)
+    return table
+
+
+def over_seeds_table(figures: Mapping[str, SeedFigure], title: str) -> Table:
+    """Each figure over runs that differ in the seed alone, one a row."""
+    table = Table(title=Text(title), box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    for heading in SeedFigure.HEADINGS:
+        is_words = heading in ("figure", "unit")
+        table.add_column(heading, justify="left" if is_words else "right", no_wrap=not is_words)
+    for name, figure in figures.items():
+        table.add_row(*(Text(text) for text in figure.texts()), style="bold" if name == "accuracy" else None)
+    table.caption = Text("Student's t counts seeds alone, not the choice of the test images", style="dim")
     return table
 
 

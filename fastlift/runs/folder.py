@@ -8,9 +8,7 @@ ended. Hidden files are fastlift's own: ``.lock`` (see ``claims.py``), drafts of
 
 from __future__ import annotations
 
-import datetime
 import os
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs.best import usable_best
 from fastlift.runs.events import evaluations
 from fastlift.runs.identity import Identity, load_identity, settings_digest, store_identity
+from fastlift.runs.names import SEEDS, folder_of_seeds
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
 from fastlift.runs.train_state import Schedule
@@ -157,13 +156,6 @@ class RunFolder:
         return usable_best(self.checkpoints, found, settings, self.identity(), say)
 
 
-def default_path(dataset: str, recipe: str) -> Path:
-    """A new folder under ``runs/`` that says what and when."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = re.sub(r"[^\w.-]+", "-", dataset.removeprefix("hf://"))
-    return Path("runs") / f"{name}-{recipe}-{stamp}"
-
-
 class State(Enum):
     """What a run folder holds, by the files that are there.
 
@@ -206,6 +198,9 @@ def state(path: Path) -> State:
 def way_on(path: Path) -> str:
     """What to do next with a folder, as a sentence."""
     named, train = shlex.quote(str(path)), f"{launcher.command()} train"
+    found, seeds = state(path), folder_of_seeds(path)
+    if seeds is not None and found not in (State.EVALUATED, State.ENDED):
+        return f"it goes on, and the seeds after it, with: {train} --resume --output {shlex.quote(str(seeds))}"
     return {
         State.FREE: f"start a run in it: {train} --output {named}",
         State.FOREIGN: "choose another folder, or restore its config.json",
@@ -215,7 +210,7 @@ def way_on(path: Path) -> str:
         State.TRAINED: f"it goes on with: {train} --resume --output {named}",
         State.EVALUATED: f"its page is written by: fastlift report {named}",
         State.ENDED: f"see {path / 'results.json'}",
-    }[state(path)]
+    }[found]
 
 
 def standing(path: Path) -> str:
@@ -229,6 +224,8 @@ def open_run(path: Path) -> RunFolder:
     run = RunFolder(path)
     if not run.config.is_file():
         what = "there is no such folder" if not path.exists() else "it has no config.json"
+        if (path / SEEDS).is_file():
+            what = "it holds runs of several seeds: name one of them, such as its first"
         raise UserError(f"{path} is not a run folder: {what}")
     return run
 
