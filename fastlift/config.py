@@ -55,13 +55,14 @@ from fastlift.settings.base import Part
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings, TimeoutSettings
 from fastlift.training.class_shards import ShardSettings
+from fastlift.training.learning_rate import LearningRateSettings
 from fastlift.training.losses import LossSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.settings import (
     BatchSettings,
     EpochSettings,
     LoopSettings,
     NonFiniteSettings,
-    SGDSettings,
     WarmStartSettings,
 )
 from fastlift.training.stages import ProgressiveSettings
@@ -90,7 +91,13 @@ class DataConfig(  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class TrainingConfig(  # type: ignore[misc]
-    SGDSettings, BatchSettings, ProgressiveSettings, WarmStartSettings, EpochSettings, LossSettings
+    LearningRateSettings,
+    OptimizerSettings,
+    BatchSettings,
+    ProgressiveSettings,
+    WarmStartSettings,
+    EpochSettings,
+    LossSettings,
 ):
     """The loss, the optimiser, and how long the training is."""
 

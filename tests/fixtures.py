@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import fastlift
 from fastlift.config import Config
 from fastlift.system.progress import Quiet
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 # The reference data is optional: it lies beside a developer's checkout, never inside the repository.
@@ -74,14 +74,14 @@ def tiny_learner(
     loss: str = "LA",
     dtype: torch.dtype = torch.float32,
     model: dict[str, Any] | None = None,
-    sgd: SGDSettings = SGDSettings(lr=0.05),  # noqa: B008 - frozen
+    optimizer: OptimizerSettings = OptimizerSettings(lr=0.05),  # noqa: B008 - frozen
     **settings: Any,
 ) -> Learner:
     """A learner of the tiny CLIP with an AdaptFormer of rank 3, unless ``model`` says otherwise."""
     made = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, **{"rank": 3} | (model or {}))
     made.set_compute_dtype(dtype)
     built = fastlift.losses.build(loss, CLASS_COUNTS).to(device)
-    return Learner(made.to(device), built, sgd, **settings)
+    return Learner(made.to(device), built, optimizer, **settings)
 
 
 def tiny_batch(some: Learner, number: int = 5, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

@@ -34,7 +34,7 @@ def learner(kind: str, classes: int, world: Any) -> Any:
     """Of a tiny backbone with a cosine classifier of so many classes."""
     import fastlift
     from fastlift.training.class_shards import ShardSettings
-    from fastlift.training.settings import SGDSettings
+    from fastlift.training.optimizers import OptimizerSettings
     from fastlift.training.step import Learner
 
     names = [f"class {number}" for number in range(classes)]
@@ -42,7 +42,7 @@ def learner(kind: str, classes: int, world: Any) -> Any:
     rows = split.rows(classes, world)
     model = fastlift.create_model(MODEL, pretrained="random", class_names=names, init="random", rank=8, rows=rows)
     model.classifier = split.build(model.classifier, classes, world)
-    return Learner(model, fastlift.losses.build("LA", [1] * classes), SGDSettings(lr=0.01), world=world)
+    return Learner(model, fastlift.losses.build("LA", [1] * classes), OptimizerSettings(lr=0.01), world=world)
 
 
 def batch_of(number: int, images: int, classes: int, world: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ from fastlift.models.create import create_model
 from fastlift.models.lift import LiftModel
 from fastlift.system.progress import Quiet
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 CROPS = 5
@@ -54,7 +54,7 @@ def beside_training(name: str, images: int, rounds: int) -> dict[str, Any]:
     ``times_training`` are images/s over those of training: the median over the rounds, each of which has all three.
     """
     model, _ = twins(name, rank=32, classes=1000)
-    learner = Learner(model, losses.build("LA", torch.arange(1000, 0, -1)), SGDSettings(lr=0.01))
+    learner = Learner(model, losses.build("LA", torch.arange(1000, 0, -1)), OptimizerSettings(lr=0.01))
     side = model.preprocessing.image_size
     batch = torch.randn(images, 3, side, side, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(images)

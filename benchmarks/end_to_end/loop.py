@@ -23,7 +23,7 @@ from fastlift.runs.folder import create
 from fastlift.runs.identity import Identity
 from fastlift.training import losses
 from fastlift.training.distributed import World
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 
@@ -58,7 +58,7 @@ class _Clock:
 def overhead(name: str, classes: int, batch: int, steps: int) -> dict[str, Any]:
     """Share of an epoch that is neither forward, backward nor optimiser; checkpoints are counted apart."""
     model, _ = twins(name, rank=32, classes=classes)
-    learner = Learner(model, losses.build("LA", torch.arange(classes, 0, -1)), SGDSettings(lr=0.01))
+    learner = Learner(model, losses.build("LA", torch.arange(classes, 0, -1)), OptimizerSettings(lr=0.01))
     side = model.preprocessing.image_size
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     batches = _Batches(images, torch.arange(batch) % classes, steps)

@@ -18,7 +18,7 @@ from fastlift.models.create import create_model
 from fastlift.models.lift import LiftModel
 from fastlift.models.vit import ActivationCheckpointingSettings
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 SIZES = (64, 512)  # images of a step; the slope between them is what an image takes
@@ -68,7 +68,7 @@ def of_a_step(name: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _peak(model: LiftModel, images: int, dtype: torch.dtype) -> int:
-    learner = Learner(model, losses.build("LA", torch.arange(1000, 0, -1)), SGDSettings(lr=0.01))
+    learner = Learner(model, losses.build("LA", torch.arange(1000, 0, -1)), OptimizerSettings(lr=0.01))
     side = model.preprocessing.image_size
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = torch.empty(images, 3, side, side, dtype=dtype), torch.zeros(images, dtype=torch.int64)

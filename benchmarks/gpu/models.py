@@ -13,7 +13,7 @@ from benchmarks.gpu.sizes import TOY, Sizes
 from fastlift.models.create import create_model
 from fastlift.models.lift import LiftModel
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 
@@ -38,7 +38,7 @@ def model_of(bench: Bench, rank: int) -> LiftModel:
 def learner_of(bench: Bench, model: LiftModel, micro_batch: int | None = None) -> Learner:
     """LIFT's loss and optimiser on a long tail of counts."""
     loss = losses.build("LA", torch.arange(bench.sizes.classes, 0, -1)).to(bench.device)
-    return Learner(model, loss, SGDSettings(lr=0.01), micro_batch=micro_batch)
+    return Learner(model, loss, OptimizerSettings(lr=0.01), micro_batch=micro_batch)
 
 
 def batch_of(bench: Bench, model: LiftModel, images: int) -> tuple[Tensor, Tensor]:

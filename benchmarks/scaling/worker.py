@@ -24,8 +24,8 @@ from fastlift.bench.train import twins
 from fastlift.engine.processes import company
 from fastlift.training import losses
 from fastlift.training.distributed import Vote, World, gather, open_group
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.reducer import Reducer
-from fastlift.training.settings import SGDSettings
 from fastlift.training.step import Learner
 
 Row = dict[str, Any]
@@ -74,8 +74,8 @@ def step(world: World, rounds: int) -> Row:
     images = torch.randn(share, 3, side, side, generator=torch.Generator().manual_seed(world.rank))
     labels = torch.arange(share) % CLASSES
     whole = gather(labels, world).flatten()
-    own = Learner(alone, losses.build("LA", counts), SGDSettings(lr=0.01))
-    all_of_them = Learner(together, losses.build("LA", counts), SGDSettings(lr=0.01), world=world)
+    own = Learner(alone, losses.build("LA", counts), OptimizerSettings(lr=0.01))
+    all_of_them = Learner(together, losses.build("LA", counts), OptimizerSettings(lr=0.01), world=world)
     ways: dict[str, Callable[[], object]] = {
         "alone": lambda: own.step(images, labels),
         "together": lambda: all_of_them.step(images, labels, whole),

@@ -21,7 +21,7 @@ from fastlift.models.lift import LiftModel
 from fastlift.models.precision import DTYPES
 from fastlift.system.device import describe_machine, versions
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 
@@ -111,7 +111,7 @@ def run(
     images = torch.randn(batch, 3, side, side, generator=generator).to(dtype)
     labels = torch.randint(classes, (batch,), generator=generator)
     counts = torch.arange(classes, 0, -1)
-    learner = Learner(fast, losses.build("LA", counts), SGDSettings(lr=0.01))
+    learner = Learner(fast, losses.build("LA", counts), OptimizerSettings(lr=0.01))
     reference = ReferenceLearner(plain, losses.SoftmaxLoss(learner.loss.log_prior), lr=0.01)  # type: ignore[arg-type]
     saved = {
         "fastlift": saved_bytes(lambda: fast.features(images), storages(fast)),

@@ -21,7 +21,7 @@ from fastlift.engine.memory import estimate
 from fastlift.engine.order import OrderSettings
 from fastlift.engine.pace import Mark, Pace, Span
 from fastlift.engine.saving import Saver
-from fastlift.engine.schedule import cosine_lr, gone_on_with
+from fastlift.engine.schedule import gone_on_with
 from fastlift.engine.validation import Validation, told_figures
 from fastlift.errors import UserError
 from fastlift.models import out_of_memory
@@ -38,12 +38,14 @@ from fastlift.system.progress import Bar, Ui
 from fastlift.system.signals import Interrupted, StopRequest, StopSignals
 from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import World, gather
-from fastlift.training.settings import LoopSettings, NonFiniteSettings, SGDSettings
+from fastlift.training.learning_rate import LearningRate, LearningRateSettings
+from fastlift.training.optimizers import OptimizerSettings
+from fastlift.training.settings import LoopSettings, NonFiniteSettings
 from fastlift.training.step import Learner
 
 
 @dataclass(frozen=True)
-class FitSettings(LoopSettings, NonFiniteSettings, SGDSettings, OrderSettings):
+class FitSettings(LoopSettings, NonFiniteSettings, LearningRateSettings, OptimizerSettings, OrderSettings):  # type: ignore[misc]
     """What the training loop is told of a run's settings."""
 
 
@@ -85,14 +87,19 @@ class Fit:
     seconds: float = 0.0
     span: Span | None = None
     _saver: Saver = field(init=False)
+    _rate: LearningRate = field(init=False)
     _started: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
     _log: MetricsLog | None = None  # the first process's
     _validated: str = ""  # the last evaluation, for the progress line
 
     def __post_init__(self) -> None:
+        settings = self.settings
+        self._rate = settings.part(LearningRateSettings).build(
+            settings.lr, settings.epochs, self.loader.steps_per_epoch
+        )
         self._saver = Saver(
-            self.run, self.learner, self.data.fingerprint, self.identity, ((0, self.settings.epochs),), self._best
+            self.run, self.learner, self.data.fingerprint, self.identity, ((0, settings.epochs),), self._best
         )
 
     def _best(self) -> str | None:
@@ -122,7 +129,7 @@ class Fit:
         self.epoch, self.step, self.global_step = state.epoch, state.step, state.global_step
         self.seconds = state.seconds
         self.ui.say(f"resuming at epoch {self.epoch + 1}, step {self.step} ({path.name})")
-        self._saver.plan = gone_on_with(state, self.settings.epochs, self.settings.lr, self.ui.say)
+        self._saver.plan = gone_on_with(state, self._rate, self.ui.say)
 
     @property
     def plan(self) -> Plan:
@@ -163,12 +170,12 @@ class Fit:
 
     def _epoch(self, bar: Bar, stop: StopRequest, after_step: Callable[[], None]) -> None:
         settings, learner = self.settings, self.learner
-        lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
-        learner.set_lr(lr)
         self.before_epoch(self.epoch)
         stopping, began = False, self.pace.mark()
         since = began
         for batch in self.pace.over(self.loader.epoch(self.epoch, self.step)):
+            lr = self._rate.at(self.epoch, self.step)
+            learner.set_lr(lr)
             stopping = self._step(batch, stop)
             after_step()
             self.step, self.global_step = self.step + 1, self.global_step + 1
@@ -245,7 +252,7 @@ class Fit:
         self.loader.close()  # the advice is for the model's own size, at which images are largest
         whole, at_a_time = self.settings.batch_size, len(batch.labels)
         at_a_time = min(at_a_time, self.settings.micro_batch or at_a_time)
-        found = attempt(lambda: estimate(learner.model, at_a_time, whole))
+        found = attempt(lambda: estimate(learner.model, at_a_time, whole, self.settings.part(OptimizerSettings).copies))
         needed_at = None if found is None else found.needed_at
         raise out_of_memory.in_training(learner.model, whole, at_a_time, needed_at, self.global_step + 1, self.can_cut)
 
@@ -321,7 +328,7 @@ class Fit:
         settings = self.settings
         self.epoch, self.step = divmod(first, self.loader.steps_per_epoch)
         self.global_step = first
-        lr = cosine_lr(settings.lr, self.epoch, settings.epochs)
+        lr = self._rate.at(self.epoch, self.step)
         images = bad_step.images_of(settings.stream(self.data), self.epoch, self.step)
         told = bad_step.told(first, self.epoch, lr, images)
         self._log_event("nonfinite", first + 1, {"epoch": self.epoch, "learning_rate": lr, "images": images})

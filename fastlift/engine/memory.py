@@ -18,7 +18,7 @@ from fastlift.errors import UserError
 from fastlift.evaluation.settings import CropBatchSettings
 from fastlift.models.backbones import Outline, outline
 from fastlift.models.create import ModelSettings
-from fastlift.models.footprint import COPIES, forward_bytes, kept_bytes, pixel_bytes
+from fastlift.models.footprint import NUMBER, forward_bytes, kept_bytes, pixel_bytes
 from fastlift.models.lift import LiftModel
 from fastlift.models.resnet import ResNet
 from fastlift.models.tuners import TunerSettings
@@ -26,6 +26,7 @@ from fastlift.models.tuners.base import has_tuner
 from fastlift.models.tuners.prompts import PromptSettings
 from fastlift.models.vit import VisionTransformer
 from fastlift.system.memory import GIB, check_room, free_memory, smaller_parts
+from fastlift.training.optimizers import OptimizerSettings
 
 PROBE_IMAGES = 2
 _OVERRULE = "; --memory ignore tries it"  # of the commands that train; others have no such flag
@@ -56,7 +57,7 @@ class MemoryEstimate:
     """Bytes that training needs beyond what is there already, at a micro-batch size, and bytes that are free.
 
     Attributes:
-        trained: gradients and momentum.
+        trained: gradients, and what the optimiser keeps.
         activations_per_image: kept for backward.
         batch: images at a time.
         free: None where nobody knows.
@@ -74,7 +75,7 @@ class MemoryEstimate:
         return self.needed_at(self.batch)
 
     def needed_at(self, images: int) -> int:
-        """Gradients and momentum, and activations with an eighth more for what is alive only within an op."""
+        """Gradients and the optimiser's state, and activations with an eighth more for what is alive only within an op."""
         return self.trained + images * self.activations_per_image * 9 // 8
 
     @property
@@ -103,23 +104,30 @@ class MemoryEstimate:
             raise UserError(f"training {self} (--memory ignore tries it anyway)")
 
 
-def estimate(model: LiftModel, batch: int, whole: int | None = None) -> MemoryEstimate:
-    """Measure one forward pass of two images and scale it to ``batch`` images; the model is left as it was."""
+def estimate(model: LiftModel, batch: int, whole: int | None = None, copies: int = 3) -> MemoryEstimate:
+    """Measure one forward pass of two images and scale it to ``batch`` images; the model is left as it was.
+
+    ``copies`` are the numbers held for one that trains, itself among them (``OptimizerSettings.copies``).
+    """
     device, side = next(model.parameters()).device, model.preprocessing.image_size
     images = torch.zeros(PROBE_IMAGES, 3, side, side, device=device, dtype=model.vit.compute_dtype)
     kept = saved_bytes(lambda: model.vit.forward(images), storages(model))
-    trained = 2 * sum(parameter.numel() * 4 for parameter in model.trained().values())  # gradients, momentum
+    trained = (copies - 1) * NUMBER * sum(parameter.numel() for parameter in model.trained().values())
     return MemoryEstimate(trained, kept // PROBE_IMAGES, batch, free_memory(device), whole)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once."""
+    """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once.
+
+    ``copies`` are the numbers that it holds for one that trains, itself among them.
+    """
 
     micro_batch: int
     batch: int
     evaluated: int
     batch_size: int = 0  # of all processes; the others are of one
+    copies: int = 1
 
     @classmethod
     def of(
@@ -128,7 +136,8 @@ class Work:
         """No batch is larger than its split."""
         batch = min(-(-training.batch_size // processes), train_images) if training.epochs else 0
         evaluated = cls.of_evaluation(crops, test_images).evaluated
-        return cls(min(training.micro_batch or batch, batch), batch, evaluated, training.batch_size)
+        copies = training.part(OptimizerSettings).copies if training.epochs else 1
+        return cls(min(training.micro_batch or batch, batch), batch, evaluated, training.batch_size, copies)
 
     @classmethod
     def of_evaluation(cls, crops: CropBatchSettings, images: int) -> Work:
@@ -152,8 +161,7 @@ def check_memory(model: ModelSettings, run: RunConfig, classes: int, work: Work,
         context = settings.context(shape.vit, classes)
         sizes = settings.resolve(context).values()
         values |= sizes
-        copies = COPIES if work.batch else 1
-        needs |= {name: copies * size for name, size in settings.trained_bytes(shape.vit, context).items()}
+        needs |= {name: work.copies * size for name, size in settings.trained_bytes(shape.vit, context).items()}
         prompts = sizes["prompt_length"] if has_tuner(PromptSettings, model.tuner) else 0
         first = min(context.layers)
     check_images(shape.vit, run, work, needs, values, device, prompts=prompts, first=first, hint=_OVERRULE)

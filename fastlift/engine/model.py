@@ -117,7 +117,8 @@ def _trained_model(folder: Path, checkpoint: str | None, ui: Ui | None) -> LiftM
         if untrained is None or untrained.trained():
             raise UserError(f"{folder} has no checkpoint yet; {runs.way_on(run.path)}")
         return untrained
-    trained, _, state = checkpoints.read(path, identity)
+    found = checkpoints.read(path, identity)
+    trained, state = found.trained, found.state
     if state.epoch > config.training.epochs:
         raise UserError(
             f"{path} is no place in this run: it was saved after epoch {state.epoch} of {config.training.epochs}"
@@ -154,7 +155,9 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     config.part(ActivationCheckpointingSettings).build(model.vit)
     _check_possible(config.training, model, world)
     if config.training.epochs:
-        needed = estimate(model, work.micro_batch, config.training.batch_size)  # before a run folder is made
+        needed = estimate(
+            model, work.micro_batch, config.training.batch_size, work.copies
+        )  # before a run folder is made
         if config.run.memory == "check":
             needed.check()
         ui.say(f"training {needed}")
@@ -176,9 +179,9 @@ def _check_possible(training: TrainingConfig, model: LiftModel, world: World) ->
 
 def go_back_to(path: Path, identity: Identity, data: DataSet, model: LiftModel) -> None:
     """Give a model that is only evaluated what the run kept of its initial values."""
-    trained, _, state = checkpoints.read(path, identity)
-    state.check_origin(path, data.train.fingerprint, model.backbone_fingerprint)
-    model.load_trained(trained, f"checkpoint {path}")
+    found = checkpoints.read(path, identity)
+    found.state.check_origin(path, data.train.fingerprint, model.backbone_fingerprint)
+    model.load_trained(found.trained, f"checkpoint {path}")
 
 
 def init_classifier(

@@ -44,8 +44,7 @@ class Saver:
     def check(self, said: str = "") -> None:
         """Stop where something that a checkpoint would hold is not finite; the message begins with ``said``."""
         learner = self.learner
-        momentum = {f"momentum of {name}": buffer for name, buffer in learner.momentum_buffers().items()}
-        wrong = checkpoints.first_not_finite({**learner.parameters, **momentum})
+        wrong = checkpoints.first_not_finite({**learner.parameters, **learner.kept()})
         if learner.shard is not None and learner.shard.is_any(wrong is not None):
             wrong = wrong or "head.weight"  # another rank's part of it
         if wrong is not None:

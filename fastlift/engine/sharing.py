@@ -68,8 +68,8 @@ def publishable(
     write_json(target.data, read_data(run.data))
     write_json(target.results, results)
     if path is not None:
-        trained, _, state = checkpoints.read(path, identity)
-        checkpoints.write(target.checkpoints / path.name, trained, {}, state)
+        found = checkpoints.read(path, identity)
+        checkpoints.write(target.checkpoints / path.name, found.trained, {}, found.state)
     (target.path / "README.md").write_text(card, encoding="utf-8")
     return target.path
 

@@ -66,7 +66,7 @@ from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.distributed import LostCompany, barrier
 from fastlift.training.losses import LossSettings
 from fastlift.training.losses.of_draws import LossOfDraws
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.stages import ProgressiveSettings, Stages
 from fastlift.training.step import Learner
 
@@ -271,7 +271,7 @@ def _fit(
     learner = Learner(
         model,
         of_draws.at(0).to(place.device),
-        config.part(SGDSettings),
+        config.part(OptimizerSettings),
         micro_batch=settings.micro_batch,
         world=world,
         on_nonfinite=settings.on_nonfinite,

@@ -161,7 +161,7 @@ class Validation:
         if chosen["step"] != step:
             if world.is_main:  # the others may not see its disk
                 path = self.run.checkpoints / f"{name}.safetensors"
-                self.model.load_trained(checkpoints.read(path, identity)[0], f"checkpoint {path}")
+                self.model.load_trained(checkpoints.read(path, identity).trained, f"checkpoint {path}")
             with torch.no_grad():
                 for parameter in self.model.trained().values():
                     parameter.copy_(first_values(world, parameter.detach()))

@@ -64,7 +64,8 @@ def start_warm(asked: Asked, place: Place, model: LiftModel) -> WarmStart | None
     path = file if file.is_file() else run.find_checkpoint(None, place.ui.say)
     if path is None:
         raise UserError(f"--init-from {source}: that run has no checkpoint to start from")
-    trained, _, state = checkpoints.read(path, run.identity())
+    found = checkpoints.read(path, run.identity())
+    trained, state = found.trained, found.state
     if state.backbone != model.backbone_fingerprint:
         raise UserError(f"--init-from {source}: that run has other backbone weights ({load(run.config).model.model})")
     warm, taken = WarmStart(), ""

@@ -10,7 +10,6 @@ from fastlift.models.resnet import ResNet
 from fastlift.models.vit import VisionTransformer
 
 NUMBER = 4  # bytes of what trains, of images in the making, and of weights as they are loaded
-COPIES = 3  # a trained number has a gradient and a momentum
 
 
 def pixel_bytes(image_size: int, images: int) -> int:

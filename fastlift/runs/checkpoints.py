@@ -1,6 +1,7 @@
-"""Checkpoints: what trains, its momentum and the train state, in one safetensors file, written atomically.
+"""Checkpoints: what trains, the optimiser's state and the train state, in one safetensors file, written atomically.
 
 No pickle, no code: tensors ``tuner.NAME``, ``head.NAME``, ``momentum.tuner.NAME`` ..., and a JSON text in the metadata.
+What AdamW keeps is named ``exp_avg.``, ``exp_avg_sq.`` and ``step.`` as momentum is.
 A digest of the whole file stands there too (``fastlift.system.sealed``), and is checked wherever one is read.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -17,11 +19,26 @@ from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.sealed import Damaged
+from fastlift.training.optimizers import SLOTS
 from fastlift.training.step import Learner
 
 _NAME = re.compile(r"(epoch|step)-(\d+)\.safetensors")
-_MOMENTUM = "momentum."
 _KEY = "position"  # of the train state in the metadata
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        trained: what trains, as ``LiftModel.load_trained`` takes it.
+        kept: what ``Learner.kept`` gave beside it; empty where nothing trained.
+        state: the place in the run.
+    """
+
+    trained: dict[str, Tensor]
+    kept: dict[str, Tensor]
+    state: TrainState
 
 
 def save(path: Path, learner: Learner, state: TrainState) -> None:
@@ -29,22 +46,21 @@ def save(path: Path, learner: Learner, state: TrainState) -> None:
     write(path, *learner.state(), state)
 
 
-def write(path: Path, trained: Mapping[str, Tensor], momentum: Mapping[str, Tensor], state: TrainState) -> None:
-    """Write what trains (``LiftModel.state``) and its momentum, atomically.
+def write(path: Path, trained: Mapping[str, Tensor], kept: Mapping[str, Tensor], state: TrainState) -> None:
+    """Write what trains (``LiftModel.state``) and what is kept of it (``Learner.kept``), atomically.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in trained.items()}
-    tensors |= {f"{_MOMENTUM}{name}": buffer.cpu().contiguous() for name, buffer in momentum.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**trained, **kept}.items()}
     try:
         sealed.write(path, tensors, {_KEY: state.to_json()}, parents=False)
     except OSError as error:
         raise UserError(f"the checkpoint {path} could not be written: {error.strerror}", exit_code=1) from error
 
 
-def read(path: Path, identity: Identity | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor], TrainState]:
-    """(what trains, momentum, train state) of a checkpoint.
+def read(path: Path, identity: Identity | None = None) -> Checkpoint:
+    """All of a checkpoint.
 
     Args:
         identity: of the run that it must be of, where that is known.
@@ -59,8 +75,8 @@ def read(path: Path, identity: Identity | None = None) -> tuple[dict[str, Tensor
         identity.check(state.identity, str(path))
     if (name := first_not_finite(tensors)) is not None:
         raise Damaged(f"{path}: {name} holds numbers that are not finite, so nothing can go on from it")
-    momentum = {name.removeprefix(_MOMENTUM): t for name, t in tensors.items() if name.startswith(_MOMENTUM)}
-    return {name: t for name, t in tensors.items() if not name.startswith(_MOMENTUM)}, momentum, state
+    kept = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in SLOTS.values()}
+    return Checkpoint({name: tensor for name, tensor in tensors.items() if name not in kept}, kept, state)
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
@@ -70,15 +86,16 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 def restore(path: Path, learner: Learner, identity: Identity | None = None) -> TrainState:
     """Put a learner where the checkpoint was saved; one that does not fit the model or its optimiser is refused, as by ``read``."""
-    trained, momentum, state = read(path, identity)
+    found = read(path, identity)
+    trained, kept, state = found.trained, found.kept, found.state
     if learner.shard is not None:
-        trained, momentum = (learner.shard.cut(tensors, str(path)) for tensors in (trained, momentum))
-    learner.check_momentum(momentum, f"checkpoint {path}")
+        trained, kept = (learner.shard.cut(tensors, str(path)) for tensors in (trained, kept))
+    learner.check_kept(kept, f"checkpoint {path}")
     scaler = learner.scaler.state_dict()  # empty but for fp16
     if state.scaler.keys() != scaler.keys() or not state.scaler.get("scale", 1.0) > 0:
         raise UserError(f"{path} has no gradient scaler that goes with this run's dtype")
     learner.model.load_trained(trained, f"checkpoint {path}")
-    learner.set_momentum_buffers(momentum)
+    learner.take_kept(kept)
     if scaler:
         learner.scaler.load_state_dict(state.scaler)
     learner.sums.restart(state.loss_sum, state.correct, state.images)
@@ -151,7 +168,7 @@ def newest(
         if chosen is not None and known is not None and not _is_named_later(path, chosen[1]):
             continue
         try:
-            state = read(path, identity)[2]
+            state = read(path, identity).state
             if schedule is not None:
                 state.check(path, schedule)
         except UserError as error:

@@ -192,11 +192,17 @@ class CapturedStep:
         learner, vit = self.learner, self.learner.model.vit
         sums, watch = learner.sums, learner.watch
         registers = (sums.loss, sums.correct, sums.left_out, watch.number, watch.first, watch.skipped)
-        state = (*learner.parameters.values(), *learner.momentum_buffers().values(), *registers)
+        state = (*learner.parameters.values(), *learner.kept().values(), *registers)
         rates = [group["lr"] for group in learner.optimizer.param_groups]
         return (
             tuple((given.shape, given.dtype) for given in batch),
-            (learner.micro_batch, watch.mode, vit.compute_dtype, getattr(vit, "activation_checkpointing", None)),
+            (
+                learner.micro_batch,
+                learner.clip_grad,
+                watch.mode,
+                vit.compute_dtype,
+                getattr(vit, "activation_checkpointing", None),
+            ),
             tuple(tensor.data_ptr() for tensor in state),
             tuple(rate.data_ptr() if isinstance(rate, Tensor) else rate for rate in rates),
         )

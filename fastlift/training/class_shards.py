@@ -35,6 +35,7 @@ from fastlift.training.distributed import (
     sent_to_all,
     sent_to_first,
 )
+from fastlift.training.optimizers import parameter_of
 from fastlift_kernels.cosine_ce.shard import (
     RowGradients,
     ShardArguments,
@@ -146,27 +147,29 @@ class ShardedClassifier(Classifier):
             rows_from_first(weight, self.weight, self._rows, self.world)
 
     def cut(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-        """Of an unsplit model's state or momentum what is this rank's; all else of it as it is.
+        """Of an unsplit model's state, or its optimiser's, what is this rank's; all else of it as it is.
 
         Raises:
-            UserError: a weight or bias of another shape in ``source``.
+            UserError: what belongs to a weight or bias, in another shape, in ``source``.
         """
         found = dict(state)
-        for name, own in self.named_parameters():
-            key, expected = f"head.{name}", [self.classes, *own.shape[1:]]
-            if key in found:
-                if list(found[key].shape) != expected:
-                    raise UserError(f"{source}: {key} is {list(found[key].shape)}, expected {expected}")
-                found[key] = found[key][self.mine]
+        for key in filter(self.holds_part_of, state):
+            expected = [self.classes, *self.get_parameter(parameter_of(key).removeprefix("head.")).shape[1:]]
+            if list(found[key].shape) != expected:
+                raise UserError(f"{source}: {key} is {list(found[key].shape)}, expected {expected}")
+            found[key] = found[key][self.mine]
         return found
+
+    def holds_part_of(self, key: str) -> bool:
+        """Whether what a state names ``key`` is split: weight or bias, or what is kept of each number of them."""
+        mine = {f"head.{name}" for name, _ in self.named_parameters()}
+        return not key.startswith("step.") and parameter_of(key) in mine
 
     def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of ``cut``, on the first rank's CPU; what other ranks get has no rows of theirs. All ranks take part."""
-        mine = {f"head.{name}" for name, _ in self.named_parameters()}
-        found = {
-            name: sent_to_first(tensor.detach(), self._rows, self.classes, self.world) if name in mine else tensor
-            for name, tensor in state.items()
-        }
+        found: dict[str, Tensor | None] = dict(state)
+        for name in filter(self.holds_part_of, state):
+            found[name] = sent_to_first(state[name].detach(), self._rows, self.classes, self.world)
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def joined(self) -> WeightClassifier:
@@ -201,6 +204,12 @@ class ShardedClassifier(Classifier):
         for own in self.parameters():
             if own.grad is not None:
                 own.grad.view(-1)[:1] += self._flags[0].grad
+
+    def norm_with(self, norm: Tensor) -> Tensor:
+        """Of a gradient of which ``norm`` is the norm of what all ranks have alike: with the rows of all. All ranks take part."""
+        gradients = [own.grad for own in self.parameters() if own.grad is not None]
+        mine = torch.nn.utils.get_total_norm(gradients).double().square()
+        return (norm.double().square() + reduced(mine, dist.ReduceOp.SUM, self.world)).sqrt().to(norm.dtype)
 
     def forward(self, features: Tensor) -> Tensor:
         raise TypeError("a split classifier has no logits of all classes: join it first")

@@ -1,41 +1,14 @@
-"""Settings of the training: the optimiser, batches, epochs and the loop."""
+"""Settings of the training: batches, epochs and the loop; the optimiser's are in ``optimizers``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
-
-import torch
-from torch import nn
 
 from fastlift.settings import Acts, Between, May, NamesPlace, Settings
 from fastlift.settings.validate import Rule
 
 OnNonFinite = Literal["stop", "skip"]
-
-
-@dataclass(frozen=True)
-class SGDSettings(Settings):
-    """Stochastic gradient descent with momentum."""
-
-    lr: Annotated[float, Between(0)] = 0.01
-    """Learning rate at the start; follows a cosine to 0, stepped once an epoch."""
-    momentum: Annotated[float, Between(0, 1, "[)")] = 0.9
-    """Momentum of SGD."""
-    weight_decay: Annotated[float, Between(0)] = 5e-4
-    """Decay of what trains, added to its gradient (L2)."""
-
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        """The fused optimiser, its momentum buffers (fp32, shapes of the parameters) at zero, where the recurrence starts.
-
-        Left to itself SGD makes them at its first update, and where that one is skipped the fused kernel (torch 2.14) goes on
-        from garbage.
-        """
-        optimizer = torch.optim.SGD(parameters, **self.values(), fused=True)
-        for parameter in optimizer.param_groups[0]["params"] if self.momentum else ():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
 
 
 def _micro_batches_divide_the_batch(batch_size: int, micro_batch: int | None) -> str | None:

@@ -15,8 +15,9 @@ from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.distributed import Vote, World
 from fastlift.training.finite import Watch
 from fastlift.training.losses import Loss
+from fastlift.training.optimizers import OptimizerSettings, state_of
 from fastlift.training.reducer import Reducer
-from fastlift.training.settings import OnNonFinite, SGDSettings
+from fastlift.training.settings import OnNonFinite
 
 
 @dataclass
@@ -61,12 +62,12 @@ class Sums:
 
 
 class Learner:
-    """A model, its loss and its optimiser: SGD with momentum on what trains.
+    """A model, its loss and the optimiser of what trains.
 
     Args:
         model: on its device, its compute dtype set.
         loss: of ``fastlift.losses``, on the same device.
-        sgd: its learning rate, momentum and weight decay.
+        optimizer: which one, its learning rate and the rest of its settings.
         micro_batch: images at a time in memory; None for the whole batch. The gradient of a batch is the mean over its
             images, or the weighted mean of class-weighted losses, however micro-batches cut it and processes share it. LADE
             alone, which compares the images of a batch, compares those that are in memory at a time, of all processes.
@@ -81,7 +82,7 @@ class Learner:
         self,
         model: LiftModel,
         loss: Loss,
-        sgd: SGDSettings,
+        optimizer: OptimizerSettings,
         *,
         micro_batch: int | None = None,
         world: World | None = None,
@@ -98,7 +99,8 @@ class Learner:
         is_fp16 = model.vit.compute_dtype is torch.float16
         # fp16 gradients underflow without a scale; other dtypes have fp32's range
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
-        self.optimizer = sgd.build(self.parameters.values())
+        self.optimizer = optimizer.build(self.parameters.values())
+        self.clip_grad = optimizer.clip_grad
         self.sums = Sums.zeros(device)
         self.vote = Vote(device)
         summed = self.parameters.values() if self.shard is None else self.shard.summed(self.parameters.values())
@@ -172,11 +174,24 @@ class Learner:
         good = self.watch.look(loss_sum, gradients, scale)
         self.sums.add(loss_sum, correct, len(whole), good)
         self.count(len(whole))
+        if self.clip_grad is not None:
+            self._clip(self.clip_grad, gradients)
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # as torch's own scaler hands it over
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return asked
+
+    def _clip(self, highest: float, gradients: list[Tensor]) -> None:
+        """Scale the batch's gradient to a norm of ``highest`` where it is larger, on the device: the same factor on all ranks.
+
+        What is not finite stays so, and the step was looked at before.
+        """
+        self.scaler.unscale_(self.optimizer)  # of fp16 alone
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.shard is not None:
+            norm = self.shard.norm_with(norm)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), highest, norm)
 
     def _zero_gradients(self) -> None:
         """One process lets autograd make them; several add to those in the buffer that they share."""
@@ -195,42 +210,39 @@ class Learner:
         return self.model.features(one)[:0]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What trains and its momentum, on the first rank; all ranks take part where the classifier is split over them."""
-        both = self.model.state(), self.momentum_buffers()
+        """What trains, and what is ``kept``, on the first rank; all ranks take part where the classifier is split over them."""
+        both = self.model.state(), self.kept()
         return both if self.shard is None else (self.shard.gathered(both[0]), self.shard.gathered(both[1]))
 
     def replicas(self) -> list[tuple[str, Tensor]]:
-        """What trains, then its momentum, as far as every rank has it alike."""
-        own = set() if self.shard is None else {f"head.{name}" for name, _ in self.shard.named_parameters()}
-        both = [*self.model.state().items(), *self.momentum_buffers().items()]
-        return [(name, tensor) for name, tensor in both if name not in own]
+        """What trains, then what is ``kept``, as far as every rank has it alike."""
+        both = [*self.model.state().items(), *self.kept().items()]
+        return [(name, tensor) for name, tensor in both if self.shard is None or not self.shard.holds_part_of(name)]
 
-    def momentum_buffers(self) -> dict[str, Tensor]:
-        """SGD's momentum of everything that trains, under its name; empty for plain SGD. Zeros before the first step."""
-        state = self.optimizer.state
-        buffers = {name: state[parameter].get("momentum_buffer") for name, parameter in self.parameters.items()}
-        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+    def kept(self) -> dict[str, Tensor]:
+        """What a step goes on from beside what trains: the optimiser's state of it, as ``SLOT.NAME`` (``momentum.head.weight``)."""
+        return state_of(self.optimizer, self.parameters)
 
-    def check_momentum(self, buffers: Mapping[str, Tensor], what: str = "momentum") -> None:
-        """``buffers`` can be this optimiser's: a wrong shape would have its fused kernel write past their end.
+    def check_kept(self, kept: Mapping[str, Tensor], what: str = "what is given") -> None:
+        """``kept`` can be this learner's: a wrong shape would have the optimiser's fused kernel write past its end.
 
         Raises:
-            UserError: buffers that are missing, too many, of another shape or dtype, or not finite; the first ten named.
+            UserError: tensors that are missing, too many, of another shape or dtype, or not finite; the first ten named.
         """
-        mine = self.momentum_buffers()
-        check_fit(dict(buffers), mine, f"the momentum of {what} does not fit what trains")
-        wrong = [f"{name} is {buffers[name].dtype}" for name in mine if buffers[name].dtype != mine[name].dtype]
-        wrong += [f"{name} is not finite" for name in mine if not buffers[name].isfinite().all()]
+        mine = self.kept()
+        check_fit(dict(kept), mine, f"the optimiser's state in {what} does not fit this optimiser and what it trains")
+        wrong = [f"{name} is {kept[name].dtype}" for name in mine if kept[name].dtype != mine[name].dtype]
+        wrong += [f"{name} is not finite" for name in mine if not kept[name].isfinite().all()]
         if wrong:
             shown = ", ".join(wrong[:10])
-            raise UserError(f"the momentum of {what} is not what SGD keeps ({len(wrong)} tensors): {shown}")
+            raise UserError(f"the optimiser's state in {what} is none that it keeps ({len(wrong)} tensors): {shown}")
 
-    def set_momentum_buffers(self, buffers: Mapping[str, Tensor]) -> None:
-        """Go on from stored momentum, on any device.
+    def take_kept(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on from what was ``kept``, on any device.
 
         Raises:
-            UserError: as ``check_momentum``; nothing is changed then.
+            UserError: as ``check_kept``; nothing is changed then.
         """
-        self.check_momentum(buffers)
-        for name, buffer in self.momentum_buffers().items():
-            buffer.copy_(buffers[name])
+        self.check_kept(kept)
+        for name, tensor in self.kept().items():
+            tensor.copy_(kept[name])

@@ -13,7 +13,7 @@ from fastlift.bench.reference import features as reference_features
 from fastlift.bench.rounds import alternate, count_flop, count_ops
 from fastlift.engine.memory import saved_bytes
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 
@@ -24,7 +24,7 @@ def test_reference_path_takes_the_same_steps(tiny_clip: Files, device: torch.dev
     torch.testing.assert_close(reference_features(twin, images), model.features(images), rtol=1e-4, atol=1e-5)
     loss = losses.build("LA", CLASS_COUNTS).to(device)
     assert isinstance(loss, losses.SoftmaxLoss)
-    fast, plain = Learner(model, loss, SGDSettings(lr=0.05)), ReferenceLearner(twin, loss, lr=0.05)
+    fast, plain = Learner(model, loss, OptimizerSettings(lr=0.05)), ReferenceLearner(twin, loss, lr=0.05)
     for step in range(1, 6):
         fast.step(images, labels)
         plain.step(images, labels)

@@ -15,7 +15,7 @@ from benchmarks.gpu.sizes import TOY
 from fastlift.evaluation.evaluate import mean_logits
 from fastlift.models.create import create_model
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 from fastlift_kernels.adapter.arguments import MOST_FUSED_RANK
 
@@ -26,7 +26,7 @@ def test_flop_of_a_step_are_those_that_pytorch_counts(model: str, rank: int) -> 
     names = [f"class {i}" for i in range(TOY.classes)]
     lift = create_model(model, class_names=names, rank=rank, pretrained="random", init="random", image_size=32)
     shape = replace(TOY.vit, rank=rank, depth=lift.vit.depth)
-    learner = Learner(lift, losses.build("LA", torch.arange(TOY.classes, 0, -1)), SGDSettings(lr=0.01))
+    learner = Learner(lift, losses.build("LA", torch.arange(TOY.classes, 0, -1)), OptimizerSettings(lr=0.01))
     images, labels = torch.randn(3, 3, 32, 32), torch.arange(3)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         learner.step(images, labels)

@@ -16,9 +16,9 @@ from tape import Dispatched, Tape
 
 import fastlift
 from fastlift.config import Config
-from fastlift.engine import loop
 from fastlift.engine import train as engine_train
 from fastlift.training.captured import CapturedStep
+from fastlift.training.learning_rate import LearningRate
 from fastlift.training.step import Learner
 
 STEPS = 4 * 5  # epochs, and steps of each, of which the last is not full
@@ -34,10 +34,10 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tape]:
     """Steps are captured on this CPU, with an eager backbone, and in both ways at learning rates that fp32 holds."""
     from fastlift_kernels.cosine_ce import op
 
-    made, cosine_lr = Tape(), loop.cosine_lr
+    made, at = Tape(), LearningRate.at
     monkeypatch.setattr(engine_train, "CapturedStep", partial(CapturedStep, graphs=made))
     monkeypatch.setattr("fastlift.engine.build.compile_backbone", lambda *_: None)
-    monkeypatch.setattr(loop, "cosine_lr", lambda *given: float(torch.tensor(cosine_lr(*given), dtype=torch.float32)))
+    monkeypatch.setattr(LearningRate, "at", lambda *given: float(torch.tensor(at(*given), dtype=torch.float32)))
     monkeypatch.setattr(op, "check_labels", lambda labels, classes: None)
     with Dispatched():
         yield made

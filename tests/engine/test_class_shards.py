@@ -13,12 +13,27 @@ from ranks import command, told
 from safetensors.torch import load_file
 from several import Group
 
+ADAMW = [
+    "--optimizer",
+    "adamw",
+    "--eps",
+    "1e-4",
+    "--lr",
+    "0.001",
+    "--lr-schedule",
+    "step",
+    "--warmup-epochs",
+    "0.5",
+    "--clip-grad",
+    "0.5",
+]
 
-@pytest.mark.parametrize("init", ["random", "class_mean"])
-def test_a_split_run_goes_on_unsplit(init: str, tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("flags", [["--init", "random"], ["--init", "class_mean", *ADAMW]], ids=["sgd", "adamw"])
+def test_a_split_run_goes_on_unsplit(flags: list[str], tiny_clip: Files, tiny_data: Path, tmp_path: Path) -> None:
     """Three processes of which one is asked to stop, then one alone, then two: as one process all the way."""
     one, several = tmp_path / "one", tmp_path / "several"
-    plain = [command(tiny_clip, tiny_data, run, "--init", init) for run in (one, several)]
+    plain = [command(tiny_clip, tiny_data, run, *flags) for run in (one, several)]
     with pytest.raises(SystemExit, match="0"):
         fastlift(plain[0])
     begun = (tmp_path / "three", 3, fastlift, ([*plain[1], "--shard-classifier"], 1, 2))

@@ -14,10 +14,10 @@ from stopping import signal_in_step
 import fastlift
 from fastlift import config
 from fastlift.config import Config
-from fastlift.engine.schedule import cosine_lr
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.system.signals import Interrupted
+from fastlift.training.learning_rate import LearningRate
 from fastlift.training.step import Learner
 
 STEPS = 5  # of an epoch
@@ -42,7 +42,7 @@ def test_a_run_that_had_ended(settings: Config, ended: Path) -> None:
     assert run.results["plan"] == [[0, 2], [2 * STEPS, 4]]
     assert config.load(ended / "config.json").training.epochs == 4
     rates = {event["epoch"]: event["learning_rate"] for event in events(ended, "step")}
-    assert rates == {epoch: cosine_lr(0.05, epoch, 2 if epoch < 2 else 4) for epoch in range(4)}
+    assert rates == {epoch: LearningRate(0.05, 2 if epoch < 2 else 4, STEPS).at(epoch, 0) for epoch in range(4)}
     assert [event["step"] for event in events(ended, "evaluation")] == [2 * STEPS, 4 * STEPS]
     assert "4 epochs, 2 before: from step 11 on learning rate (0.025; 0 by the schedule before)" in told.text
     assert "not that of 4 epochs from the start" in told.text

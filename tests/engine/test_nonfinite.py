@@ -21,14 +21,15 @@ from fastlift.data.sampling.crops import TrainCrops
 from fastlift.data.sampling.stream import Stream, epoch_order
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
-from fastlift.training.settings import OnNonFinite, SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
+from fastlift.training.settings import OnNonFinite
 from fastlift.training.step import Learner
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def state(some: Learner) -> dict[str, Tensor]:
-    both = {**some.parameters, **{f"momentum.{name}": buffer for name, buffer in some.momentum_buffers().items()}}
+    both = {**some.parameters, **some.kept()}
     return {name: tensor.detach().clone() for name, tensor in both.items()}
 
 
@@ -142,8 +143,8 @@ def test_a_bad_part_of_a_batch_spoils_the_batch(tiny_clip: Files, device: torch.
 
 
 def test_plain_sgd_skips_too(tiny_clip: Files, device: torch.device) -> None:
-    some = tiny_learner(tiny_clip, device, sgd=SGDSettings(lr=0.05, momentum=0.0), on_nonfinite="skip")
-    assert some.momentum_buffers() == {}
+    some = tiny_learner(tiny_clip, device, optimizer=OptimizerSettings(lr=0.05, momentum=0.0), on_nonfinite="skip")
+    assert some.kept() == {}
     before = state(some)
     nan_images(some)
     assert equal(state(some), before)
@@ -214,7 +215,7 @@ def test_a_run_stops_before_a_bad_step(
     assert "The state before it is step-00000007" in said
     assert caught.value.exit_code == 1
     assert names(run) == ["epoch-001", "step-00000007"]
-    at = checkpoints.read(run / "checkpoints" / "step-00000007.safetensors")[2]
+    at = checkpoints.read(run / "checkpoints" / "step-00000007.safetensors").state
     assert (at.epoch, at.step, at.global_step, at.images) == (1, 2, 7, 16)
     (event,) = [event for event in events(run) if event["event"] == "nonfinite"]
     assert event["images"] == batch

@@ -22,7 +22,7 @@ from fastlift.system.device import resolve_device
 from fastlift.system.machine import driver
 from fastlift.system.memory import free_memory
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 GPU = torch.device("cuda", 0)
@@ -158,7 +158,7 @@ def test_a_vit_of_full_size() -> None:
     first_loss = {}
     for dtype in (torch.float32, torch.bfloat16):
         model.set_compute_dtype(dtype)
-        some = Learner(model.to(GPU), losses.build("LA", [5] * 100).to(GPU), SGDSettings(lr=0.0))
+        some = Learner(model.to(GPU), losses.build("LA", [5] * 100).to(GPU), OptimizerSettings(lr=0.0))
         some.step(images.to(dtype), labels)
         first_loss[dtype] = some.sums.read()[0]
     assert first_loss[torch.bfloat16] == pytest.approx(first_loss[torch.float32], rel=0.02)

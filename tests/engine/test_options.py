@@ -12,7 +12,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import TrainState
 from fastlift.training.losses import LossName, LossSettings
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 CLASSIFIERS = ("cosine", "linear", "l2", "layernorm")
@@ -49,7 +49,8 @@ def test_classifiers(tiny_clip: Files, device: torch.device, tmp_path: Path, nam
     """Alone, on frozen features."""
     alone: dict[str, Any] = {"init": "random", "tuner": "none", "classifier": name}
     some, other = (
-        tiny_learner(tiny_clip, device, "CE", model=alone | {"seed": seed}, sgd=SGDSettings(lr=0.02)) for seed in (0, 4)
+        tiny_learner(tiny_clip, device, "CE", model=alone | {"seed": seed}, optimizer=OptimizerSettings(lr=0.02))
+        for seed in (0, 4)
     )
     assert set(some.parameters) == {"head.weight"} | ({"head.bias"} if name == "linear" else set())
     expect_it_learns_and_is_kept(some, other, tmp_path / "step-00000006.safetensors")
@@ -60,7 +61,11 @@ def test_losses(tiny_clip: Files, device: torch.device, tmp_path: Path, name: st
     """With an AdaptFormer and the cosine classifier."""
     some, other = (
         tiny_learner(
-            tiny_clip, device, name, model={"init": "random", "rank": 4, "seed": seed}, sgd=SGDSettings(lr=0.002)
+            tiny_clip,
+            device,
+            name,
+            model={"init": "random", "rank": 4, "seed": seed},
+            optimizer=OptimizerSettings(lr=0.002),
         )
         for seed in (0, 4)
     )

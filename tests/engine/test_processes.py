@@ -217,7 +217,7 @@ def with_one_bad_step(arguments: list[str], kind: str) -> Left:
     code = cli.main(arguments)
     learner = learners[-1]
     state = {name: parameter.detach() for name, parameter in learner.parameters.items()}
-    state |= {f"momentum.{name}": buffer for name, buffer in learner.momentum_buffers().items()}
+    state |= learner.kept()
     watch = learner.watch
     return Left(code, state, int(watch.first), int(watch.skipped), learner.scaler.get_scale())
 

@@ -23,6 +23,7 @@ from fastlift.engine import evaluate as engine_evaluate
 from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.system.signals import Interrupted
+from fastlift.training.learning_rate import LearningRateSettings
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,36 @@ def test_resuming_is_bit_identical(
     assert logged[0] == logged[1]
 
 
+ALL_OF_IT = {
+    "optimizer": "adamw",
+    "lr": 0.002,
+    "lr_schedule": "step",
+    "warmup_epochs": 1.5,
+    "min_lr_ratio": 0.1,
+    "clip_grad": 0.5,
+    "micro_batch": 2,
+}
+
+
+@pytest.mark.parametrize("amp", ["fp32", "fp16"])
+@pytest.mark.parametrize("stop_at", [3, 9])
+def test_resuming_is_bit_identical_with_other_optimisers(
+    settings: Config, tmp_path: Path, stop_at: int, amp: str
+) -> None:
+    """In the warm-up and behind it: moments, counts of updates and the learning rate go on, also those in the log."""
+    settings = settings.override(**ALL_OF_IT, amp=amp, log_steps=1)
+    whole = fastlift.train(settings, output=tmp_path / "whole")
+    with pytest.raises(Interrupted), signal_in_step(stop_at):
+        fastlift.train(settings, output=tmp_path / "cut")
+    resumed = fastlift.train(settings, output=tmp_path / "cut", resume=True)
+    same_state(whole.folder, resumed.folder, "epoch-003")
+    assert strip_times(whole.folder) == strip_times(resumed.folder)
+    rates = [event["learning_rate"] for event in strip_times(whole.folder) if event["event"] == "step"]
+    steps = whole.results["steps"] // 3
+    expected = LearningRateSettings.of(settings.flat()).build(0.002, 3, steps)
+    assert rates == [expected.at(*divmod(number, steps)) for number in range(3 * steps)]
+
+
 @pytest.mark.parametrize(
     "stage", ["train.load_data", "model.build_model", "train.training_loader", "train.evaluate", "train.end"]
 )
@@ -97,9 +128,10 @@ def strip_times(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_killed_run_goes_on(settings: Config, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, ALL_OF_IT], ids=["sgd", "adamw"])
+def test_a_killed_run_goes_on(settings: Config, tmp_path: Path, options: dict[str, Any]) -> None:
     """SIGKILL gives no chance to save: the last checkpoint and the metrics up to it are what counts."""
-    settings = settings.override(epochs=4, checkpoint_steps=2)
+    settings = settings.override(epochs=4, checkpoint_steps=2, **options)
     whole = fastlift.train(settings, output=tmp_path / "whole")
     file, cut = tmp_path / "config.json", tmp_path / "cut"
     file.write_text(json.dumps(config.to_dict(settings)))

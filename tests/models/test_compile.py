@@ -17,7 +17,7 @@ from fastlift.models import compile as compiling
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
 from fastlift.models.lift import LiftModel
 from fastlift.models.resizing import Resizer
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 from fastlift_kernels import code_digest, dispatch
 
@@ -48,7 +48,7 @@ def test_two_graphs_no_breaks_no_recompilation(tiny_clip: Files, device: torch.d
     model.vit.activation_checkpointing = recompute
     compile_backbone(model, "default", {4})
     loss = fastlift.losses.build("LA", CLASS_COUNTS).to(device)
-    expected, found = Learner(plain, loss, SGDSettings(lr=0.05)), Learner(model, loss, SGDSettings(lr=0.05))
+    expected, found = Learner(plain, loss, OptimizerSettings(lr=0.05)), Learner(model, loss, OptimizerSettings(lr=0.05))
     for size in (4, 4, 3, 4, 1):
         images, labels = torch.randn(size, 3, 32, 32).to(device), torch.arange(size, device=device)
         expected.step(images, labels)
@@ -76,7 +76,7 @@ def test_each_image_size_is_one_graph(tiny_clip: Files) -> None:
     """Also where there are more of them than torch would compile by itself, and where training goes back to one."""
     plain, model = build(tiny_clip, tuner="vpt_deep"), build(tiny_clip, tuner="vpt_deep")
     loss = fastlift.losses.build("LA", CLASS_COUNTS)
-    expected, found = Learner(plain, loss, SGDSettings(lr=0.05)), Learner(model, loss, SGDSettings(lr=0.05))
+    expected, found = Learner(plain, loss, OptimizerSettings(lr=0.05)), Learner(model, loss, OptimizerSettings(lr=0.05))
     sides = (16, 24, 32)
     with torch._dynamo.config.patch(recompile_limit=2):
         compile_backbone(model, "default", {4}, image_sizes=len(sides))

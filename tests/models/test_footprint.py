@@ -147,7 +147,7 @@ def test_no_batch_is_larger_than_its_split(config: Config) -> None:
     """A batch size beyond the data set is every image at once, which may well fit."""
     config = config.override(batch_size=10**6, eval_batch=10**6)
     work = Work.of(config.training, config.run, 40, 24)
-    assert work == Work(40, 40, 24, batch_size=10**6)
+    assert work == Work(40, 40, 24, batch_size=10**6, copies=3)
     check_memory(config.model, config.run, 6, work, CPU)
 
 

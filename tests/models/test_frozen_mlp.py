@@ -8,7 +8,7 @@ from fixtures import Files, tiny_batch, tiny_learner, train_on
 
 import fastlift_kernels
 from fastlift.models import vit
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def losses_of(
 ) -> list[float]:
     torch.manual_seed(0)
     # at a larger rate rounding grows tenfold in some steps, as it does with another number of threads
-    learner = tiny_learner(clip, dtype=batch_dtype, sgd=SGDSettings(lr=0.005), **settings)
+    learner = tiny_learner(clip, dtype=batch_dtype, optimizer=OptimizerSettings(lr=0.005), **settings)
     learner.model.vit.activation_checkpointing = recompute
     return train_on(learner, *tiny_batch(learner), 20)
 

@@ -16,7 +16,7 @@ from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.features import text_features
 from fastlift.system.device import using_device
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 CONFIG: dict[str, Any] = TINY_CONFIG | {
@@ -84,7 +84,9 @@ def test_it_learns_only_it_moves_and_it_is_kept(weights: Path, tuner: Any) -> No
     model.train()  # a model around it may say so: the statistics stay
     model.classifier.requires_grad_(False)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    some = Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.001 if tuner == "full" else 0.01))
+    some = Learner(
+        model, fastlift.losses.build("LA", CLASS_COUNTS), OptimizerSettings(lr=0.001 if tuner == "full" else 0.01)
+    )
     values = train_on(some, images(), LABELS, 5)
     assert values[-1] < values[0] - 1e-3
     intended = {id(parameter) for parameter in model.tuner_parameters.values()}

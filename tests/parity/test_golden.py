@@ -119,7 +119,7 @@ def expect_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("micro_batch", [None, 4, 3])
 def test_the_learner_takes_the_same_steps(golden: Path, micro_batch: int | None) -> None:
     """The trainer's fused way from features to the loss gives the golden losses too, however the batch is cut."""
-    from fastlift.training.settings import SGDSettings
+    from fastlift.training.optimizers import OptimizerSettings
     from fastlift.training.step import Learner
 
     tensors, case = load(golden / "adaptformer.safetensors")
@@ -127,7 +127,7 @@ def test_the_learner_takes_the_same_steps(golden: Path, micro_batch: int | None)
     start = {"tuner": part(tensors, "start.tuner."), "head": part(tensors, "start.head.")}
     fastlift.compat.load_lift_checkpoint(model, start)
     loss = fastlift.losses.build("LA", tensors["class_counts"])
-    learner = Learner(model, loss, SGDSettings(lr=LR), micro_batch=micro_batch)
+    learner = Learner(model, loss, OptimizerSettings(lr=LR), micro_batch=micro_batch)
     for expected in tensors["losses"]:
         learner.sums.restart()
         learner.step(tensors["image"], tensors["label"])

@@ -23,7 +23,7 @@ from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.sealed import Damaged
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 OURS = Identity("ours", "settings", "fp32")
@@ -37,7 +37,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     model = fastlift.load_run(run, ui=told)
     assert "epoch-002.safetensors is damaged" in told.lines[0]
     assert "epoch-001.safetensors is used instead" in told.lines[0]
-    one = checkpoints.read(run / "checkpoints" / "epoch-001.safetensors")[0]
+    one = checkpoints.read(run / "checkpoints" / "epoch-001.safetensors").trained
     assert all(torch.equal(parameter, one[name]) for name, parameter in model.trained().items())
     with pytest.raises(Damaged, match=r"epoch-002.safetensors is damaged"):
         fastlift.load_run(run, "epoch-002")  # by its name
@@ -103,7 +103,7 @@ def test_checkpoints_under_other_names_are_refused(run: Path) -> None:
 def learner(tiny_clip: Files, **settings: Any) -> Learner:
     options = {"tuner": "none"} | settings
     model: LiftModel = fastlift.create_model(tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, **options)
-    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.05))
+    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), OptimizerSettings(lr=0.05))
 
 
 def state(**changes: Any) -> TrainState:
@@ -240,47 +240,49 @@ def test_a_place_after_the_runs_end_is_not_loaded(run: Path) -> None:
         fastlift.load_run(run)
 
 
-# Momentum
+# What the optimiser keeps
 
 
-def expect_refusal(path: Path, momentum: dict[str, torch.Tensor], some: Learner, said: str) -> None:
+def expect_refusal(path: Path, kept: dict[str, torch.Tensor], some: Learner, said: str) -> None:
     before = {name: tensor.clone() for name, tensor in some.model.state_dict().items()}
-    checkpoints.write(path, some.model.state(), momentum, state())
+    checkpoints.write(path, some.model.state(), kept, state())
     with pytest.raises(fastlift.UserError, match=said):
         checkpoints.restore(path, some)
     with pytest.raises(fastlift.UserError, match=said):
-        some.set_momentum_buffers(momentum)
+        some.take_kept(kept)
     assert all(torch.equal(tensor, before[name]) for name, tensor in some.model.state_dict().items())
-    assert not any(buffer.any() for buffer in some.momentum_buffers().values()), "nothing was taken over"
+    assert not any(buffer.any() for buffer in some.kept().values()), "nothing was taken over"
 
 
 def test_momentum_that_does_not_fit_is_refused(tiny_clip: Files, tmp_path: Path) -> None:
     """A wrong shape had the fused kernel write past the buffer's end; a wrong dtype ended with a traceback."""
     some, path = learner(tiny_clip, tuner="adaptformer", rank=2), tmp_path / "some.safetensors"
-    good = {name: buffer.clone() for name, buffer in some.momentum_buffers().items()}
-    name = "head.weight"
+    good = {name: buffer.clone() for name, buffer in some.kept().items()}
+    name = "momentum.head.weight"
     one = good[name]
     expect_refusal(path, {}, some, f"{len(good)} tensors differ")
     expect_refusal(path, good | {name: one[:1]}, some, "head.weight: ")
     expect_refusal(path, good | {name: one.flatten()}, some, "head.weight: ")
     expect_refusal(path, good | {name: torch.zeros(0)}, some, "head.weight: ")
-    expect_refusal(path, good | {"head.other": one.clone()}, some, "not in the model: head.other")
-    expect_refusal(path, {key: value for key, value in good.items() if key != name}, some, "missing head.weight")
+    expect_refusal(path, good | {"momentum.head.other": one.clone()}, some, "not in the model: momentum.head.other")
+    expect_refusal(
+        path, {key: value for key, value in good.items() if key != name}, some, "missing momentum.head.weight"
+    )
     for dtype in (torch.float64, torch.bfloat16, torch.int64):
         expect_refusal(path, good | {name: one.to(dtype)}, some, "head.weight is torch")
     checkpoints.write(path, some.model.state(), good | {name: torch.full_like(one, torch.nan)}, state())
     with pytest.raises(Damaged, match=r"momentum.head.weight holds numbers that are not finite"):
         checkpoints.restore(path, some)
     with pytest.raises(fastlift.UserError, match=r"head.weight is not finite"):
-        some.set_momentum_buffers(good | {name: torch.full_like(one, torch.inf)})
+        some.take_kept(good | {name: torch.full_like(one, torch.inf)})
 
 
 def test_momentum_keeps_the_layout_of_what_it_belongs_to(tiny_clip: Files) -> None:
     """The fused kernel walks both memories alike, so a transposed buffer would be added to the wrong weights."""
     some = learner(tiny_clip)
     wanted = torch.randn_like(some.parameters["head.weight"])
-    some.set_momentum_buffers({"head.weight": wanted.T.contiguous().T})
-    kept = some.momentum_buffers()["head.weight"]
+    some.take_kept({"momentum.head.weight": wanted.T.contiguous().T})
+    kept = some.kept()["momentum.head.weight"]
     assert torch.equal(kept, wanted)
     assert kept.stride() == some.parameters["head.weight"].stride()
 

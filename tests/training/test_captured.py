@@ -14,14 +14,16 @@ from fixtures import Files, tiny_batch, tiny_learner
 from tape import Dispatched, Tape
 from torch import Tensor
 
-from fastlift.engine.loop import cosine_lr
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.tuners import TUNERS
 from fastlift.training.captured import WARM_UP, CapturedStep
 from fastlift.training.distributed import Collectives
+from fastlift.training.learning_rate import LearningRate
+from fastlift.training.optimizers import OptimizerName, OptimizerSettings
 from fastlift.training.step import Learner
 
 LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
+RATE = LearningRate(0.05, epochs=3, steps_per_epoch=10)
 STEPS, FULL, LAST = 20, 8, 5  # steps of a test, images of a batch and of the last one of an epoch
 
 
@@ -61,7 +63,7 @@ def rounded(lr: float) -> float:
 
 def everything(some: Learner) -> dict[str, Tensor | float]:
     """All that a step changes."""
-    both = {**some.parameters, **{f"momentum.{name}": buffer for name, buffer in some.momentum_buffers().items()}}
+    both = {**some.parameters, **some.kept()}
     state: dict[str, Any] = {name: tensor.detach().cpu().clone() for name, tensor in both.items()}
     state |= {f"buffer.{name}": tensor.cpu().clone() for name, tensor in some.model.named_buffers()}
     sums, watch = some.sums, some.watch
@@ -88,7 +90,7 @@ def take(some: Learner, step: Callable[..., bool], numbers: range, bad: int | No
         epoch, place = divmod(number, 10)
         if place == 0:
             some.sums.restart()
-        some.set_lr(rounded(cosine_lr(0.05, epoch, 3)))
+        some.set_lr(rounded(RATE.at(epoch, place)))
         step(*batch_of(some, number, bad, LAST if place == 9 else FULL))
 
 
@@ -116,6 +118,27 @@ def test_twenty_steps_are_the_same(
     if place == "cpu":
         # of each epoch the last step passes by; in the first so do those before the record
         assert (tape.records, tape.replays, tape.queued) == (1, STEPS - WARM_UP - 2, WARM_UP + 2)
+
+
+@pytest.mark.parametrize("place", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_clipping_and_a_rate_of_each_step_too(
+    tiny_clip: Files, place: str, dtype: torch.dtype, name: OptimizerName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What AdamW counts is counted by the replay; fp16 looks for its scale, and a step is not finite."""
+    monkeypatch.setattr(f"{__name__}.RATE", LearningRate(0.05, 3, 10, "step", warm_up=8, ratio=0.1))
+    settings = OptimizerSettings(lr=0.05, optimizer=name, clip_grad=0.5)
+    options = {"dtype": dtype, "micro_batch": 3, "on_nonfinite": "skip", "optimizer": settings}
+    plain, found = (tiny_learner(tiny_clip, place, **options) for _ in range(2))
+    step, tape = capture(found)
+    take(plain, plain.step, range(STEPS), bad=6)
+    take(found, step.step, range(STEPS), bad=6)
+    assert_same(found, plain)
+    counts = {float(count) for key, count in found.kept().items() if key.startswith("step.")}
+    assert all(10 < count < STEPS for count in counts), "steps that were left out count"
+    if place == "cpu":
+        assert (tape.records, tape.replays) == (1, STEPS - WARM_UP - 2)
 
 
 @pytest.mark.parametrize("place", DEVICES)
@@ -230,7 +253,7 @@ def test_a_state_that_is_put_back_is_gone_on_from(tiny_clip: Files, place: str) 
     take(source, source.step, range(3))
     for some in (plain, found):
         some.model.load_trained({name: tensor.detach() for name, tensor in source.parameters.items()})
-        some.set_momentum_buffers(source.momentum_buffers())
+        some.take_kept(source.kept())
         some.sums.restart(float(source.sums.loss), int(source.sums.correct), source.sums.images)
         some.watch.restart(3, 0)
     take(plain, plain.step, range(3, 8), bad=5)

@@ -46,7 +46,7 @@ def taken(some: Learner, step: Callable[..., bool]) -> dict[str, Any]:
         heard.append(step(*batch, stop=lambda asks=asks: asks))
         calls.append(some.world.collectives.number - before)
     state: dict[str, Any] = {name: parameter.detach().clone() for name, parameter in some.parameters.items()}
-    state |= {f"momentum {name}": buffer.clone() for name, buffer in some.momentum_buffers().items()}
+    state |= {name: tensor.clone() for name, tensor in some.kept().items()}
     registers = {"loss": some.sums.loss, "correct": some.sums.correct, "left out": some.sums.left_out}
     state |= {name: tensor.clone() for name, tensor in registers.items()}
     state |= {"skipped": some.watch.skipped.clone(), "scale": torch.tensor(some.scaler.get_scale())}

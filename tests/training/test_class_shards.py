@@ -30,7 +30,7 @@ from fastlift.runs.train_state import TrainState
 from fastlift.training.captured import CapturedStep
 from fastlift.training.class_shards import ShardedClassifier, ShardSettings
 from fastlift.training.distributed import World, open_group
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 WIDTH = 6
@@ -192,6 +192,11 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "Focal": {"classifier": "linear"},
 }
 OPTIONS: dict[str, dict[str, float]] = {"CB": {"label_smoothing": 0.2}, "BS": {"label_smoothing": 0.1}}
+OPTIMIZERS = {  # of some of them, their gradients clipped over all rows
+    "CB": OptimizerSettings(lr=0.001, optimizer="adamw", eps=1e-4, clip_grad=0.5),
+    "BS": OptimizerSettings(lr=0.01, clip_grad=0.5),
+    "Focal": OptimizerSettings(lr=0.01, clip_grad=0.5),
+}
 
 
 def learner(clip: Files, world: World, loss: str, *, split: bool, dtype: torch.dtype = torch.float32) -> Learner:
@@ -201,9 +206,8 @@ def learner(clip: Files, world: World, loss: str, *, split: bool, dtype: torch.d
     model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, init="random", **settings)
     model.classifier = ShardSettings(split).build(model.classifier, len(CLASS_NAMES), world)
     model.set_compute_dtype(dtype)
-    return Learner(
-        model, fastlift.losses.build(loss, CLASS_COUNTS, **OPTIONS.get(loss, {})), SGDSettings(lr=0.01), world=world
-    )
+    built = fastlift.losses.build(loss, CLASS_COUNTS, **OPTIONS.get(loss, {}))
+    return Learner(model, built, OPTIMIZERS.get(loss, OptimizerSettings(lr=0.01)), world=world)
 
 
 def train(some: Learner, steps: Sequence[tuple[int, int]], first: int = 0) -> list[tuple[float, float]]:
@@ -223,8 +227,8 @@ def train(some: Learner, steps: Sequence[tuple[int, int]], first: int = 0) -> li
 
 def whole_of(some: Learner) -> dict[str, Tensor]:
     """What trains and its momentum, from all ranks, where this is the first."""
-    trained, momentum = some.state()
-    tensors = trained | {f"momentum.{name}": tensor for name, tensor in momentum.items()}
+    trained, kept = some.state()
+    tensors = trained | kept
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 

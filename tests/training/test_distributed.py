@@ -19,7 +19,7 @@ from fastlift.engine.agreement import agree, first_says
 from fastlift.engine.processes import company
 from fastlift.training import distributed
 from fastlift.training.distributed import Vote, World, open_group, rows_of_all
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 BATCH = 12  # of 38 images: three batches and two images, which leaves ranks of four without any
@@ -31,13 +31,14 @@ def learner(
     world: World,
     dtype: torch.dtype = torch.float32,
     micro_batch: int | None = None,
+    optimizer: OptimizerSettings = OptimizerSettings(lr=0.05),  # noqa: B008 - frozen
     **options: Any,
 ) -> Learner:
     options = {"rank": 3, "init": "random"} | options
     model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, **options)
     model.set_compute_dtype(dtype)
     built = fastlift.losses.build(loss, CLASS_COUNTS)
-    return Learner(model, built, SGDSettings(lr=0.05), micro_batch=micro_batch, world=world)
+    return Learner(model, built, optimizer, micro_batch=micro_batch, world=world)
 
 
 def epoch(clip: Files, data: Path, world: World, loss: str = "LA", **options: Any) -> dict[str, Any]:
@@ -82,6 +83,8 @@ CASES: dict[str, dict[str, Any]] = {
     "LoRA, LayerNorm": {"loss": "CB", "tuner": ["lora", "layernorm"]},
     "prompts": {"loss": "LADE", "tuner": "vpt_deep"},
     "text": {"classifier": "text", "init": "text", "text_tuner": ["coop"]},
+    "clipped": {"optimizer": OptimizerSettings(lr=0.05, clip_grad=0.5), "micro_batch": 2},
+    "AdamW, clipped": {"optimizer": OptimizerSettings(lr=0.001, optimizer="adamw", eps=1e-4, clip_grad=0.5)},
 }
 
 

@@ -21,7 +21,7 @@ from fastlift.evaluation.evaluate import Groups, add_batch
 from fastlift.evaluation.per_image import PerImageRecorder
 from fastlift.models.tuners import TUNERS
 from fastlift.training.finite import Watch
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner, Sums
 
 LOSSES = ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE")
@@ -133,11 +133,11 @@ def test_everything_lies_on_the_gpu(
     made.set_compute_dtype(dtype)
     built = fastlift.losses.build(loss, CLASS_COUNTS)
     with fake_gpu(monkeypatch) as gpu:
-        some = Learner(gpu.module(made), gpu.module(built), SGDSettings(lr=0.1), micro_batch=4)
+        some = Learner(gpu.module(made), gpu.module(built), OptimizerSettings(lr=0.1), micro_batch=4)
         some.step(torch.empty(8, 3, 32, 32, device=GPU, dtype=dtype), torch.empty(8, dtype=torch.int64, device=GPU))
         state = [*some.parameters.values(), *(p.grad for p in some.parameters.values() if p.grad is not None)]
         state += [
-            *some.momentum_buffers().values(),
+            *some.kept().values(),
             some.sums.loss,
             some.sums.correct,
             some.watch.first,
@@ -167,7 +167,7 @@ def test_of_a_resnet_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuner:
         )
     loss = fastlift.losses.build("LA", CLASS_COUNTS)
     with fake_gpu(monkeypatch) as gpu:
-        some = Learner(gpu.module(made), gpu.module(loss), SGDSettings(lr=0.1))
+        some = Learner(gpu.module(made), gpu.module(loss), OptimizerSettings(lr=0.1))
         some.step(torch.empty(4, 3, 64, 64, device=GPU), torch.empty(4, dtype=torch.int64, device=GPU))
         assert {parameter.grad.device for parameter in some.parameters.values() if parameter.grad is not None} == {GPU}
 

@@ -54,7 +54,7 @@ def steps(clip: Files, world: World, segment_bytes: int, micro_batch: int | None
         started.append(list(order))
         order.clear()
     state = {name: parameter.detach().clone() for name, parameter in some.parameters.items()}
-    return {"state": state | some.momentum_buffers(), "sums": sums, "started": started}
+    return {"state": state | some.kept(), "sums": sums, "started": started}
 
 
 CASES = [(size, micro) for size in (SEGMENT_BYTES, SMALL) for micro in (None, 1)]

@@ -6,8 +6,7 @@ from devices import EVERY_DEVICE
 from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, tiny_batch, tiny_learner, train_on
 
 import fastlift
-from fastlift.engine.loop import cosine_lr
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 
@@ -60,7 +59,7 @@ def test_momentum_travels(tiny_clip: Files, device: torch.device) -> None:
     one, other = tiny_learner(tiny_clip, device), tiny_learner(tiny_clip, device)
     one.step(*tiny_batch(one))
     other.model.load_trained({name: parameter.detach() for name, parameter in one.parameters.items()})
-    other.set_momentum_buffers(one.momentum_buffers())
+    other.take_kept(one.kept())
     for some in (one, other):
         some.step(*tiny_batch(some))
     for name, parameter in one.parameters.items():
@@ -72,15 +71,4 @@ def test_models_in_which_nothing_trains_are_refused(tiny_clip: Files) -> None:
         tiny_clip[0], pretrained=tiny_clip[1], class_names=CLASS_NAMES, tuner="none", classifier="zero_shot"
     )
     with pytest.raises(ValueError, match="nothing in this model trains"):
-        Learner(model, fastlift.losses.build("CE", CLASS_COUNTS), SGDSettings(lr=0.1))
-
-
-def test_schedule_is_the_papers() -> None:
-    """torch's CosineAnnealingLR, stepped once an epoch."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.02)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
-    for epoch in range(5):
-        assert cosine_lr(0.02, epoch, 5) == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
+        Learner(model, fastlift.losses.build("CE", CLASS_COUNTS), OptimizerSettings(lr=0.1))

@@ -9,7 +9,7 @@ from fastlift.models.create import create_model
 from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 pytest.importorskip("triton")
@@ -35,7 +35,7 @@ def test_losses_are_those_of_the_library(launched: list[str]) -> None:
     images, labels = torch.randn(2, 3, side, side, generator=draw), torch.tensor([0, 2])
     found = []
     for model in models:
-        learner = Learner(model, losses.build("LA", torch.tensor([5, 3, 2])), SGDSettings(lr=0.05))
+        learner = Learner(model, losses.build("LA", torch.tensor([5, 3, 2])), OptimizerSettings(lr=0.05))
         told = []
         for _ in range(2):
             learner.sums.loss.zero_()

@@ -11,7 +11,7 @@ from fastlift.models.create import create_model
 from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.training import losses
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 pytest.importorskip("triton")
@@ -34,7 +34,7 @@ def own(plain: LiftModel) -> LiftModel:
 
 def losses_of(model: LiftModel, sizes: tuple[int, ...]) -> list[float]:
     """Of steps on batches of these sizes."""
-    learner = Learner(model, losses.build("LA", torch.tensor([5, 3, 2])), SGDSettings(lr=0.05))
+    learner = Learner(model, losses.build("LA", torch.tensor([5, 3, 2])), OptimizerSettings(lr=0.05))
     draw, side, told = torch.Generator().manual_seed(0), model.preprocessing.image_size, []
     for size in sizes:
         images = torch.randn(size, 3, side, side, generator=draw).to(model.vit.compute_dtype)

@@ -13,7 +13,7 @@ from fastlift.models import backbones
 from fastlift.models.lift import LiftModel
 from fastlift.models.text import tower as text_tower
 from fastlift.models.text.classifier import TextClassifier
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 LABELS = torch.arange(8) % len(CLASS_NAMES)
@@ -67,7 +67,7 @@ def test_it_learns_only_it_moves_and_it_is_kept(tiny_clip: Files, name: str) -> 
     assert tuned
     with torch.no_grad():
         untrained = model(images())
-    some = Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=0.01))
+    some = Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), OptimizerSettings(lr=0.01))
     values = train_on(some, images(), LABELS, 6)
     assert min(values[1:]) < values[0] - 1e-3
     still = [key for key, parameter in model.trained().items() if torch.equal(parameter, tuned[key])]

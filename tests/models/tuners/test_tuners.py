@@ -20,7 +20,7 @@ from fastlift.models.tuners.prompts import adaptive_prompt_length
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import TrainState
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
 VIT_TUNERS = tuple(name for name in TUNERS if name != "none")
@@ -41,7 +41,7 @@ def images(count: int = 8) -> Tensor:
 
 
 def learner(model: LiftModel, lr: float = 0.05) -> Learner:
-    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), SGDSettings(lr=lr))
+    return Learner(model, fastlift.losses.build("LA", CLASS_COUNTS), OptimizerSettings(lr=lr))
 
 
 @pytest.mark.parametrize("name", VIT_TUNERS)

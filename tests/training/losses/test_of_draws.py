@@ -14,7 +14,7 @@ from fastlift.training import losses
 from fastlift.training.captured import WARM_UP, CapturedStep
 from fastlift.training.losses import LossSettings
 from fastlift.training.losses.of_draws import LossOfDraws
-from fastlift.training.settings import SGDSettings
+from fastlift.training.optimizers import OptimizerSettings
 from fastlift_kernels.cosine_ce import op
 
 COUNTS, EPOCHS = np.array(CLASS_COUNTS), 4
@@ -87,8 +87,8 @@ def test_a_captured_step_sees_it(tiny_clip: Files, name: str, monkeypatch: pytes
     monkeypatch.setattr(op, "check_labels", lambda labels, classes: None)  # they are looked at on CPUs alone
     progressive, results = of(name, "progressive"), []
     for captured in (False, True):
-        sgd = SGDSettings(lr=2**-4)  # a captured step has it in single precision
-        learner = tiny_learner(tiny_clip, loss=name, model={"init": "random"}, sgd=sgd)
+        optimizer = OptimizerSettings(lr=2**-4)  # a captured step has it in single precision
+        learner = tiny_learner(tiny_clip, loss=name, model={"init": "random"}, optimizer=optimizer)
         learner.loss = progressive.at(0)
         said: list[str] = []
         step = CapturedStep(learner, said.append, Tape()).step if captured else learner.step
