@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fastlift.models.create import create_model as create_model
     from fastlift.models.prediction.result import Prediction as Prediction
     from fastlift.models.tuners.adapter import AdaptFormer as AdaptFormer
+    from fastlift.soups.soup import soup as soup
     from fastlift.training import classifier_init
     from fastlift.training import losses as losses
 
@@ -71,6 +72,7 @@ _HOMES = {
     "load_run": "engine.model",
     "remove_adapters": "interop.adapters",
     "save_adapters": "interop.adapters",
+    "soup": "soups.soup",
     "train": "engine.train",
     "train_seeds": "engine.seeds",
     "tuner_parameters": "interop.adapters",

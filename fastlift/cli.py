@@ -21,7 +21,7 @@ from fastlift.system.printing import printable
 from fastlift.system.signals import Signalled, StopSignals
 
 # What several processes, started by torchrun, share; of the other commands the first process does all.
-SHARED = ("train", "evaluate", "predict", "zero-shot", "import-lift")
+SHARED = ("train", "evaluate", "predict", "zero-shot", "import-lift", "soup")
 
 EXAMPLES = """\
   fastlift train                                       a long-tailed set drawn on this machine, in a minute or two

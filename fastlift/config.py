@@ -200,6 +200,17 @@ class Config:
         """Refuse what was ``given``, by name, and has no effect here. Raises: UserError, which says what it goes with."""
         check_effects(SECTIONS.values(), self.flat(), Config().flat(), given)
 
+    def idle(self) -> set[str]:
+        """The settings that have no effect beside the others, but for those at their defaults."""
+        return {name for name in self.flat() if not self._acts(name)}
+
+    def _acts(self, name: str) -> bool:
+        try:
+            self.check_effects([name])
+        except UserError:
+            return False
+        return True
+
     def part(self, kind: type[Part]) -> Part:
         """The settings of one part, of class ``kind``, from whatever sections they stand in."""
         return kind.of(self.flat())

@@ -25,6 +25,7 @@ ROOMS = (
     "interop",
     "reporting",
     "engine",
+    "soups",
     "serving",
     "bench",
     "doctor",

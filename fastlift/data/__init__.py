@@ -12,7 +12,7 @@ parts, each of which imports from those before it:
 - ``pack``, ``inspection/``: make a pack; tell what is wrong with a set, and what it looks like
 
 Imports ``errors``, ``settings`` and ``system``. Imported by ``models``, ``training``, ``evaluation``, ``config``, ``recipes``, ``runs``,
-``interop``, ``reporting``, ``engine``, ``serving``, ``bench``, ``doctor`` and ``commands``.
+``interop``, ``reporting``, ``engine``, ``soups``, ``serving``, ``bench``, ``doctor`` and ``commands``.
 """
 
 from importlib import import_module

@@ -2,5 +2,5 @@
 
 A run needs the whole ``Config``, so this room stands behind it; most of its functions take a section or a part.
 Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``training``, ``evaluation``, ``callbacks``,
-``config``, ``runs``, ``interop`` and ``reporting``. Imported by ``bench``, ``commands`` and ``cli``.
+``config``, ``runs``, ``interop`` and ``reporting``. Imported by ``soups``, ``bench``, ``commands`` and ``cli``.
 """

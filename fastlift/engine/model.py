@@ -34,6 +34,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from fastlift.runs.bad_images import BadImages
 from fastlift.runs.calibration import calibration_in, check_is_of, read_calibration
+from fastlift.runs.given_state import GivenState
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
@@ -141,7 +142,9 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     # Whatever a start is given as holds all rows; otherwise a process makes none but its own.
     rows = split.rows(classes, world) if config.training.epochs and asked.start is None else None
     model = build_model(config.part(CreateSettings), data.class_names, ui, rows=rows)
-    if asked.start is not None:
+    if isinstance(asked.start, GivenState):
+        asked.start.give(model)
+    elif asked.start is not None:
         state = as_lift_state(asked.start)
         by_name = config.data.dataset == "inaturalist2018" and config.data.taxon == "species"
         load_lift_checkpoint(model, in_order_of(data.class_names, state) if by_name else state)

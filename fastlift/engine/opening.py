@@ -19,8 +19,10 @@ from fastlift.models.precision import dtype_name
 from fastlift.runs import folder as runs
 from fastlift.runs.claims import Claim
 from fastlift.runs.folder import RunFolder
+from fastlift.runs.given_state import GivenState
 from fastlift.runs.identity import Identity
 from fastlift.runs.stored import read_results
+from fastlift.system.files import write_json
 from fastlift.system.machine import cpus
 from fastlift.system.progress import Ui
 from fastlift.training.distributed import World
@@ -38,7 +40,7 @@ class Asked:
     path: Path
     resume: bool
     overwrite: bool
-    start: str | Path | LiftState | None
+    start: str | Path | LiftState | GivenState | None
     patience_s: float = 0.0
 
 
@@ -113,6 +115,8 @@ def ready_folder(asked: Asked, place: Place, dtype: torch.dtype) -> tuple[RunFol
     if place.claim is not None and not asked.resume:  # only now: a mistake leaves no empty folder, costs no old run
         place.claim.take(asked.patience_s)
         runs.create(asked.path, config, overwrite=asked.overwrite, given_start=asked.start is not None)
+    if place.claim is not None and isinstance(asked.start, GivenState):
+        write_json(run.soup, asked.start.made_of, parents=False)
     if place.claim is not None and asked.resume and run.has_ended():  # it goes on for more epochs
         kept = run.results.with_name(f"results-{_epochs_of(run):03d}.json")
         os.replace(run.results, kept)

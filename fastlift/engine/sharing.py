@@ -58,6 +58,11 @@ def publishable(
     results = {name: value for name, value in read_results(run.results).items() if name not in _OF_THE_MACHINE}
     results["model"] = {**results.get("model", {}), "name": shared.model.model}
     record = replace(read_run(run.path), config=to_dict(shared), results=results)
+    if "soup" in results:  # the names of its parts are folders of this machine
+        parts = [
+            {name: value for name, value in one.items() if name != "name"} for one in results["soup"]["ingredients"]
+        ]
+        results["soup"] = {**results["soup"], "ingredients": parts}
     card = model_card(
         record, repository, licence=licence, base=hub_name(config.model.model, config.model.pretrained), files=files
     )

@@ -50,9 +50,11 @@ from fastlift.runs.bad_images import BadImages
 from fastlift.runs.claims import Claim
 from fastlift.runs.events import read_events
 from fastlift.runs.folder import RunFolder
+from fastlift.runs.given_state import GivenState
 from fastlift.runs.identity import Identity
 from fastlift.runs.names import default_path
 from fastlift.runs.split_lists import data_of_run, keep_splits
+from fastlift.runs.stored import read_soup
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.device import using_device
@@ -101,7 +103,7 @@ def train(
     output: str | Path | None = None,
     resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
-    start: str | Path | LiftState | None = None,
+    start: str | Path | LiftState | GivenState | None = None,
     ui: Ui | Literal["auto"] | None = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Run:
@@ -117,8 +119,8 @@ def train(
             ``"auto"`` a free folder starts a run, and a process that still has the folder is waited for, so that the same
             call can be repeated whatever ended the last one.
         overwrite: replace the run in ``output``.
-        start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``); with 0 epochs the run
-            holds and evaluates just that.
+        start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``), or a soup's average; with 0
+            epochs the run holds and evaluates just that.
         ui: where progress is told. "auto": a bar in a notebook's cell or on a terminal, elsewhere a line on stderr now and then;
             None: nowhere.
         callbacks: told of the run's steps, epochs, evaluations and its end, beside the loggers of ``config.run.log``; in the
@@ -230,6 +232,8 @@ def _train(asked: Asked, place: Place) -> Run:
             counts, of = data.train.class_counts().tolist(), config.part(ThumbnailSettings)
             keep_per_image(run, config.run.ensembling_name, evaluation.per_image, data.test, counts, of, ui)
         results["replaced_images"] = len(bad.lines())
+        if run.soup.is_file():
+            results["soup"] = read_soup(run.soup)
         if bad.lines():
             ui.say(f"{len(bad.lines()):,} unusable images were replaced; they are listed in {run.bad_images}")
         if fit is not None and config.run.on_nonfinite == "skip":

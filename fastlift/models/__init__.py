@@ -5,5 +5,5 @@
 ``classifier_init``). ``preprocessing`` says what it takes, ``prediction/`` what it says of images, ``precision``, ``fp8``,
 ``fused`` and ``compile`` how it computes, ``footprint`` and ``out_of_memory`` what memory that needs. Imports ``errors``,
 ``settings``, ``system`` and ``data``. Imported by ``training``, ``evaluation``, ``config``, ``runs``, ``interop``,
-``reporting``, ``engine``, ``serving``, ``bench``, ``doctor`` and ``commands``.
+``reporting``, ``engine``, ``soups``, ``serving``, ``bench``, ``doctor`` and ``commands``.
 """

@@ -29,6 +29,7 @@ from fastlift.reporting.figures import ABSENT, FIGURES, duration_text, is_long_w
 from fastlift.reporting.gallery import PAGE_BYTES, gallery
 from fastlift.reporting.record import RunRecord, read_runs
 from fastlift.reporting.seeds import seeds_tables
+from fastlift.reporting.soups import soup_table
 from fastlift.reporting.validation_plots import validation_plots
 from fastlift.runs.stored import Record
 from fastlift.system.files import write_text
@@ -101,6 +102,7 @@ def _shown(run: RunRecord, index: int, image_bytes: int) -> dict[str, Any]:
     return {
         "name": run.name,
         "colour": plots.colour(index),
+        "soup": soup_table(run),
         "matrix": matrix(run, f"matrix-{index}"),
         "gallery": gallery(run, image_bytes) if image_bytes else None,
         "kept": 0 if run.predictions is None else len(run.predictions.thumbnails),

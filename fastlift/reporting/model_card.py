@@ -22,7 +22,9 @@ _TEXT = jinja2.Template(
 
 An image classifier for {{ classes }} classes, trained by [{{ paper }}](https://arxiv.org/abs/{{ arxiv }}) with fastlift {{ version }}:
 {{ tuner }} and a {{ classifier }} classifier, {{ "{:,}".format(trained) }} numbers in all, on the frozen backbone `{{ backbone }}`.
-
+{% if parts %}
+These numbers are the {{ how }} average of {{ parts }} trained checkpoints: `soup` in `results.json` tells which.
+{% endif %}
 ## How to use it
 
 ```python
@@ -112,12 +114,14 @@ def model_card(
         for group, mask in run.groups().items()
     ]
     few = metrics.get(GROUP_NAMES[-1])
+    soup = run.section("soup")
+    parts = sum(one["weight"] > 0 for one in soup.get("ingredients", []))
     text = _TEXT.render(
         name=_escaped(repository.rpartition("/")[2]), repository=repository, version=__version__, classes=len(names),
         paper=paper, arxiv=arxiv, tuner=" + ".join(model.get("tuner") or ["no tuner"]), trained=model.get("tuned_parameters", 0),
         classifier=run.config.get("model", {}).get("classifier", "cosine"), backbone=model.get("name", "unknown"),
         data={**data, "name": _escaped(data["name"])}, largest=max(counts), smallest=min(counts), groups=groups, names=names,
-        shown=_SHOWN, figures=shown, licence=licence, files=[f"`{file}`" for file in files],
+        shown=_SHOWN, parts=parts, how=_escaped(soup.get("how", "")), figures=shown, licence=licence, files=[f"`{file}`" for file in files],
         few=None if few is None else f"{few:.1f}",
     )  # fmt: skip
     return _metadata(run, repository, licence, base) + text

@@ -57,6 +57,7 @@ class RunFolder:
     profile = _In("profile.json")
     bad_images = _In("bad_images.txt")
     splits = _In("splits")
+    soup = _In("soup.json")
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of the labels.
@@ -206,7 +207,7 @@ def way_on(path: Path) -> str:
         State.FOREIGN: "choose another folder, or restore its config.json",
         State.REPLACED: f"the old run comes back with: {train} --resume --output {named}",
         State.BEGUN: f"it starts from the beginning with: {train} --resume --output {named}",
-        State.UNKEPT: f"start it again: fastlift import-lift CHECKPOINT --overwrite --output {named} ...",
+        State.UNKEPT: f"start it again: fastlift import-lift CHECKPOINT (or soup RUN RUN) --overwrite --output {named} ...",
         State.TRAINED: f"it goes on with: {train} --resume --output {named}",
         State.EVALUATED: f"its page is written by: fastlift report {named}",
         State.ENDED: f"see {path / 'results.json'}",

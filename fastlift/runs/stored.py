@@ -116,6 +116,35 @@ class Chosen(TypedDict):
     evaluations: Count
 
 
+class _Ingredient(TypedDict):
+    run: Text
+    checkpoint: Text
+    weight: Number
+
+
+class Ingredient(_Ingredient, total=False):
+    """A checkpoint that a soup is made of; its figures are of its own run's evaluation."""
+
+    name: Text
+    digest: Text
+    settings: dict[str, Any]
+    validation: OfFp32 | None
+    test: Text | None
+    figures: Metrics | None
+
+
+class _Soup(TypedDict):
+    how: Text
+    ingredients: list[Ingredient]
+
+
+class Soup(_Soup, total=False):
+    """What a run's values are averages of: ``soup.json``."""
+
+    best_by: Text
+    validation: OfFp32 | None
+
+
 class _Results(TypedDict):
     metrics: Metrics
 
@@ -136,6 +165,7 @@ class Results(_Results, total=False):
     checkpoint: Chosen
     validation: Metrics
     processes: list[Process]
+    soup: Soup
 
 
 class _Event(TypedDict):
@@ -169,6 +199,15 @@ def read_data(path: Path) -> Record:
 def read_results(path: Path) -> Record:
     """A run's ``results.json``; one that is missing or damaged is refused."""
     return _read(path, Results, "fastlift train --resume keeps it aside and evaluates again")
+
+
+def read_soup(path: Path) -> Record:
+    """A run's ``soup.json``.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    return _read(path, Soup, "the soup has to be made again (fastlift soup ... --overwrite)")
 
 
 def is_event(value: Any) -> bool:

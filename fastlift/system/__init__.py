@@ -5,5 +5,5 @@
 and ``sealed`` are every file that is written, ``signals``, ``launcher`` and ``library_output`` what comes from outside the
 program, ``hub`` gets files of the Hugging Face hub, ``progress`` and ``printing`` are what goes to people. Imports ``errors``
 and ``settings``. Imported by ``data``, ``models``, ``training``, ``evaluation``, ``callbacks``, ``config``, ``runs``,
-``interop``, ``reporting``, ``engine``, ``serving``, ``bench``, ``doctor``, ``commands`` and ``cli``.
+``interop``, ``reporting``, ``engine``, ``soups``, ``serving``, ``bench``, ``doctor``, ``commands`` and ``cli``.
 """

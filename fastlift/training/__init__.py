@@ -5,5 +5,5 @@
 ``captured`` the step in CUDA graphs, ``classifier_init`` the weights that a classifier may start from, ``distributed`` the
 collectives, ``reducer`` what a step adds up by them, ``class_shards`` the classifier split by class. The loop around the step
 is ``engine``'s. Imports ``errors``, ``settings``, ``system``, ``data`` and ``models``. Imported by ``evaluation``, ``config``,
-``runs``, ``interop``, ``engine`` and ``bench``.
+``runs``, ``interop``, ``engine``, ``soups`` and ``bench``.
 """
