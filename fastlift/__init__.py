@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastlift import recipes as recipes
     from fastlift.callbacks.callback import Callback as Callback
     from fastlift.config import Config as Config
+    from fastlift.engine.advise import advise as advise
     from fastlift.engine.calibrate import calibrate_run as calibrate_run
     from fastlift.engine.evaluate import evaluate_run as evaluate_run
     from fastlift.engine.model import load_run as load_run
@@ -63,6 +64,7 @@ _HOMES = {
     "Prediction": "models.prediction.result",
     "UserError": "errors",
     "add_adapters": "interop.adapters",
+    "advise": "engine.advise",
     "calibrate_run": "engine.calibrate",
     "create_model": "models.create",
     "evaluate_run": "engine.evaluate",

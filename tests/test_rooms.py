@@ -19,6 +19,7 @@ ROOMS = (
     "models",
     "training",
     "evaluation",
+    "advice",
     "callbacks",
     "config",
     "runs",

@@ -1,7 +1,7 @@
 """The commands of the command line, a module each: ``run(arguments) -> exit code``.
 
 A command embeds the settings of what it calls, so that a flag is declared once. Each command loads what it needs when it is
-called. Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``evaluation``, ``config``, ``runs``, ``interop``,
+called. Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``evaluation``, ``advice``, ``config``, ``runs``, ``interop``,
 ``reporting``, ``engine``, ``soups``, ``serving``, ``bench``, ``doctor`` and ``recipes``. Imported by ``cli``.
 """
 
@@ -15,6 +15,7 @@ COMMANDS = {
     "data": "prepare, check, stats, pack: what a data set holds, and what is missing or broken",
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "soup": "the average of what several runs, or epochs of one, have trained, as a run",
+    "advise": "where to spend: the classes that lose most, test images that are copies of training images",
     "report": "one HTML page of one run, or of several side by side",
     "export": "files that serve a run without fastlift: ONNX, torch.export, AOTInductor",
     "adapters": "what a run trained inside its backbone, for timm, open_clip, transformers and PEFT",

@@ -5,5 +5,5 @@ counts, ``validation`` says when a training is evaluated and which state is best
 images through a model, ``per_image`` keeps what is said of each, ``thumbnails`` small copies of some. ``intervals`` and
 ``resampling`` say how far chance in the choice of the test images moves the figures.
 Imports ``errors``, ``settings``, ``system``, ``data``, ``models`` and ``training``. Imported by
-``config``, ``runs``, ``interop``, ``reporting``, ``engine``, ``soups`` and ``commands``.
+``advice``, ``config``, ``runs``, ``interop``, ``reporting``, ``engine``, ``soups`` and ``commands``.
 """

@@ -62,7 +62,7 @@ def make_thumbnails(index: ImageIndex, rows: Sequence[int], tell: Callable[[str]
                 missing = len(rows) - len(made)
                 break
     if missing:
-        tell(f"the page shows {missing} of {len(rows)} chosen test images without a thumbnail: {why}")
+        tell(f"the page shows {missing} of {len(rows)} chosen images without a thumbnail: {why}")
     return made
 
 

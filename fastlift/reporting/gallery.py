@@ -78,11 +78,12 @@ class Thumbnails:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the page shows of a run's test images; ``count`` thumbnails."""
+    """What the page shows of a run's test images; ``count`` thumbnails, which take ``used`` bytes."""
 
     worst: list[Shown]
     rarest: list[RareClass]
     count: int
+    used: int
 
 
 def gallery(run: RunRecord, most_bytes: int) -> Gallery | None:
@@ -99,7 +100,8 @@ def gallery(run: RunRecord, most_bytes: int) -> Gallery | None:
         label = int(found.images.labels[places[0]])
         facts = f"{_images(counts[label], 'training image')}; {_accuracy(run, label)}"
         rarest.append(RareClass(names[label], facts, [thumbnails.shown(place) for place in places.tolist()]))
-    return Gallery(worst, rarest, thumbnails.count) if worst or rarest else None
+    used = most_bytes - thumbnails.left
+    return Gallery(worst, rarest, thumbnails.count, used) if worst or rarest else None
 
 
 def _accuracy(run: RunRecord, label: int) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from fastlift import __version__
 from fastlift.reporting import plots
+from fastlift.reporting.advice_page import advice_on_page
 from fastlift.reporting.class_plots import per_class_plots
 from fastlift.reporting.classes import class_table
 from fastlift.reporting.comparison import (
@@ -76,7 +77,7 @@ def render_report(runs: Sequence[RunRecord], *, images: bool = True) -> str:
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         several=len(runs) > 1,
         runs=shown,
-        thumbnails=sum(one["gallery"].count for one in shown if one["gallery"]),
+        thumbnails=sum(one[part].count for one in shown for part in ("gallery", "advice") if one[part]),
         tables=[*final_tables(runs), *seeds_tables(runs), *time_tables(runs), *other_tables(runs)],
         differences=setting_differences(runs),
         result_plots=[plot for plot in overview if plot is not None],
@@ -99,12 +100,15 @@ def _printable(value: Any) -> Any:
 
 def _shown(run: RunRecord, index: int, image_bytes: int) -> dict[str, Any]:
     """What the page's sections show of one run."""
+    images = gallery(run, image_bytes) if image_bytes else None
+    left = 0 if images is None else image_bytes - images.used
     return {
         "name": run.name,
         "colour": plots.colour(index),
         "soup": soup_table(run),
         "matrix": matrix(run, f"matrix-{index}"),
-        "gallery": gallery(run, image_bytes) if image_bytes else None,
+        "gallery": images,
+        "advice": None if run.advice is None else advice_on_page(run.advice, f"advice-{index}", left),
         "kept": 0 if run.predictions is None else len(run.predictions.thumbnails),
         **_card(run),
         **_details(run),

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlift.advice.record import Advice
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.errors import UserError
 from fastlift.evaluation.confusion import Confusions
 from fastlift.evaluation.resampling import Answers, Draws, draw
+from fastlift.runs.advice_file import read_advice
 from fastlift.runs.events import is_evaluation, read_events
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.predictions import Predictions, predictions_path, read_predictions
@@ -30,7 +32,7 @@ class RunRecord:
     steps, epochs, evaluations (of the test split), validations: the events of ``metrics.jsonl`` by step; where one was
     logged twice, as after a kill, the later line counts. results: ``results.json``, None for a run that has not ended.
     notes: what a reader should know about the files' state, as sentences. predictions: what was said of each image in the
-    final evaluation, where that is there and whole.
+    final evaluation, where that is there and whole. advice: ``advice.json``, where ``fastlift advise`` has written one.
     """
 
     name: str
@@ -43,6 +45,7 @@ class RunRecord:
     results: Record | None
     notes: tuple[str, ...]
     predictions: Predictions | None = None
+    advice: Advice | None = None
 
     @property
     def finished(self) -> bool:
@@ -112,6 +115,7 @@ def read_run(folder: Path) -> RunRecord:
     data = read_data(run.data) if run.data.is_file() else {}
     data = (results or {}).get("data") or data
     predictions = None if results is None else _read_predictions(run, results, notes)
+    advice = None if results is None else _read_advice(run, notes)
     if results is None:
         notes.insert(0, "This run has not ended: it has no results.json yet.")
     return RunRecord(
@@ -123,8 +127,9 @@ def read_run(folder: Path) -> RunRecord:
         evaluations=_by_step([event for event in events if is_evaluation(event, "test")], "evaluation"),
         validations=_by_step([event for event in events if is_evaluation(event, "val")], "evaluation"),
         results=results,
-        notes=tuple(notes),
         predictions=predictions,
+        advice=advice,
+        notes=tuple(notes),
     )
 
 
@@ -156,6 +161,15 @@ def _read_predictions(run: RunFolder, results: Record, notes: list[str]) -> Pred
         notes.append(f"{path} is of another test set, and was left out; {again} again.")
         return None
     return found
+
+
+def _read_advice(run: RunFolder, notes: list[str]) -> Advice | None:
+    """A damaged one is told, and left out."""
+    try:
+        return read_advice(run.path)
+    except UserError as error:
+        notes.append(f"{error}.")
+        return None
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:

@@ -5,5 +5,5 @@ which run a file belongs to, ``train_state`` and ``checkpoints`` what training g
 lines: ``events``) and ``bad_images`` the lists that grow, ``split_lists`` splits that were cut,
 ``predictions`` what is said of each test image, ``stored`` the checks of its JSON, ``claims`` the lock on the folder,
 ``replacing`` how a new run takes an old one's place. Imports ``errors``, ``settings``,
-``system``, ``data``, ``models``, ``training``, ``evaluation``, ``callbacks`` and ``config``. Imported by ``reporting``, ``engine``, ``soups`` and ``commands``.
+``system``, ``data``, ``models``, ``training``, ``evaluation``, ``advice``, ``callbacks`` and ``config``. Imported by ``reporting``, ``engine``, ``soups`` and ``commands``.
 """

@@ -4,7 +4,7 @@ Each part of fastlift declares its own settings beside what they build: a frozen
 a default and a docstring (the text of ``--help``) for each, its choices (``Literal``), its range (``Between``), what it
 depends on (``Acts``), what contradicts what (``RULES``), and what may differ where (``May``). This room holds the words of
 these declarations and the one validator that reads them. Imports ``errors``. Imported by ``system``, ``data``, ``models``,
-``training``, ``evaluation``, ``callbacks``, ``config``, ``runs``, ``interop``, ``reporting``, ``engine``, ``soups``, ``serving``, ``recipes``,
+``training``, ``evaluation``, ``advice``, ``callbacks``, ``config``, ``runs``, ``interop``, ``reporting``, ``engine``, ``soups``, ``serving``, ``recipes``,
 ``commands`` and ``cli``.
 """
 

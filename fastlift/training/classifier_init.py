@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -22,9 +21,8 @@ from fastlift.models.classifier_init import IMAGE_INITS, choose_shots
 from fastlift.models.classifier_init import class_means as class_means
 from fastlift.models.classifier_init import linear_probe as linear_probe
 from fastlift.models.lift import LiftModel
-from fastlift.models.out_of_memory import without_gradients
 from fastlift.training.distributed import World
-from fastlift.training.inputs import model_loader
+from fastlift.training.features import features_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,6 @@ class PlainCrops(EvalCrops):
         return self.size
 
 
-@torch.inference_mode()
 def frozen_features(
     model: LiftModel,
     index: ImageIndex,
@@ -50,16 +47,13 @@ def frozen_features(
     on_bad: Callable[[BadImage], None] | None = None,
     what: str = "frozen features",
 ) -> Tensor:
-    """Features [N, D] (fp32) of the images of an index in its order, on the CPU.
-
-    Several processes share the work by whole batches, so that every image is in the same batch for any number of them. Each
-    gets those of its own batches; joined by rank they are those of one process.
+    """Features [N, D] (fp32) of the images of an index in its order, on the CPU: ``features_of`` with ``PlainCrops``.
 
     Args:
         model: with ``tuner="none"``, on its device.
         index, loader, bad_images: which images, what decodes them, and what becomes of broken ones.
         batch_size: images at a time.
-        world: the processes that share the work.
+        world: the processes that share the work by whole batches.
         on_progress: called with the number of images done, as if each process were as far as this one.
         on_bad: called with each image that is replaced, from any thread.
         what: they are for, in the message where memory runs out.
@@ -68,21 +62,18 @@ def frozen_features(
         OutOfMemory: a batch is too large for it.
     """
     crops = PlainCrops(model.preprocessing.image_size, interpolation=model.preprocessing.interpolation)
-    world, done = world or World(), 0
-    batches = model_loader(
-        model, index, crops, batch_size, loader, bad_images, shuffle=False, world=world, on_bad=on_bad
+    return features_of(
+        model,
+        index,
+        crops,
+        loader,
+        bad_images,
+        batch_size=batch_size,
+        world=world,
+        on_progress=on_progress,
+        on_bad=on_bad,
+        what=what,
     )
-    features: list[Tensor] = []
-    try:
-        for images, labels, _ in batches.epoch(0):
-            found = without_gradients(partial(model.features, images), model, len(images), what=what)
-            features.append(found.float().cpu())
-            done += len(labels)
-            if on_progress is not None:
-                on_progress(min(done * world.size, len(index)))
-    finally:
-        batches.close()
-    return torch.cat(features) if features else torch.empty(0, 0)
 
 
 def images_of(init: str, index: ImageIndex, seed: int = 0) -> ImageIndex:

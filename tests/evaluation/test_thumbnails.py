@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_told_once_and_left_out(tmp_path: Path, monkeypat
     (tmp_path / "3.png").write_bytes(b"no image any more")
     assert sorted(make_thumbnails(index, range(4), told.say)) == [0, 2]
     (line,) = told.lines
-    assert "2 of 4 chosen test images" in line
+    assert "2 of 4 chosen images" in line
     assert "1.png is missing" in line
 
     def fails(*_: object) -> bytes:
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_told_once_and_left_out(tmp_path: Path, monkeypat
     monkeypatch.setattr(thumbnails, "read_encoded", fails)
     assert make_thumbnails(index, range(4), told.say) == {}
     assert asked == 1  # each would wait as long again
-    assert "4 of 4 chosen test images" in told.text
+    assert "4 of 4 chosen images" in told.text
 
 
 def test_half_of_the_worst_and_half_of_the_rarest() -> None:

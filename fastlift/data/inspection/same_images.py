@@ -84,14 +84,40 @@ def told_same_images(splits: Mapping[str, ImageIndex], progress: Progress | None
     Images in a store are not compared, nor those that a Python object gives without digests; nor are images of one path in two
     splits told here (``note_shared`` does).
     """
+    found = _of_one_content(splits, progress)
+    return _sentences(found, tuple(splits))
+
+
+def pairs_of_one_content(
+    train: ImageIndex, other: ImageIndex, progress: Progress | None = None
+) -> list[tuple[int, int]]:
+    """(row of ``train``, row of ``other``) of images with the same content or the same path, rising in the latter, each of it once.
+
+    Images in a store are compared by their paths alone, and so are those that a Python object gives without digests.
+    """
+    found = _of_one_content({"train": train, "other": other}, progress)
+    first: dict[tuple[int, ...], int] = {}
+    pairs: dict[int, int] = {}
+    for k in np.lexsort((found.rows, found.splits)).tolist():  # all of the training split first
+        content = tuple(found.contents[k].tolist())
+        if found.splits[k] == 0:
+            first.setdefault(content, int(found.rows[k]))
+        elif content in first:
+            pairs[int(found.rows[k])] = first[content]
+    if train.arrays is None and train.spans is None and other.arrays is None and other.spans is None:
+        pairs |= {int(there): int(row) for row, there in rows_in_both(train.paths, other.paths)}
+    return sorted(((row, there) for there, row in pairs.items()), key=lambda pair: pair[1])
+
+
+def _of_one_content(splits: Mapping[str, ImageIndex], progress: Progress | None) -> _Rows:
+    """The rows that have the content of another split's or class's."""
 
     def told(what: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(what, done, total) if progress else None
 
     found = _by_size(splits).alike()
     found = found.by(_piece, told("compare")).alike()
-    found = found.by(_whole, told("compare contents")).alike()
-    return _sentences(found, tuple(splits))
+    return found.by(_whole, told("compare contents")).alike()
 
 
 def _by_size(splits: Mapping[str, ImageIndex]) -> _Rows:

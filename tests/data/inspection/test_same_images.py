@@ -15,7 +15,7 @@ from fastlift.data import pack
 from fastlift.data.datasets.catalogue import load_data_set
 from fastlift.data.index.index import array_index
 from fastlift.data.inspection.check import check
-from fastlift.data.inspection.same_images import told_same_images
+from fastlift.data.inspection.same_images import pairs_of_one_content, told_same_images
 
 SHARED = [
     "1 of 5 validation images have the content of training images, such as val/bee/x.jpg that of train/bee/1.bmp: figures "
@@ -115,3 +115,19 @@ def test_one_path_in_two_splits_is_told_once(image_files: Any) -> None:
     image_files.fill().load()  # one list for both splits
     (note,) = check("list", **image_files.options()).notes
     assert note.startswith("15 of 15 test images are training images too")
+
+
+def test_pairs_of_one_content_name_rows(photos: Path) -> None:
+    """What is told in sentences, row by row: each test image with the first training image of its content."""
+    data = load_data_set("folder", data_root=photos)
+    pairs = pairs_of_one_content(data.train, data.test)
+    files = [(data.train.file_name(row), data.test.file_name(there)) for row, there in pairs]
+    assert files == [("train/ant/0.bmp", "test/ant/copy.bmp"), ("train/ant/2.bmp", "test/bee/other.bmp")]
+
+
+def test_pairs_of_one_path(photos: Path) -> None:
+    """An image that two lists name is a pair, whatever its content."""
+    (photos / "train.txt").write_text("train/ant/1.bmp 0\ntrain/bee/1.bmp 1\n")
+    (photos / "test.txt").write_text("test/bee/0.bmp 1\ntrain/ant/1.bmp 0\n")
+    data = load_data_set("list", data_root=photos, train_list=photos / "train.txt", test_list=photos / "test.txt")
+    assert pairs_of_one_content(data.train, data.test) == [(0, 1)]
