@@ -21,6 +21,7 @@ from fastlift.system.settings import DeviceSettings, ThreadSettings, TimeoutSett
 EXAMPLES = (
     "fastlift evaluate runs/shapes_lt-lift-20260101-120000",
     "fastlift evaluate RUN --tte fivecrop --json",
+    "fastlift evaluate RUN --calibrated",
     "fastlift evaluate RUN --checkpoint epoch-001 epoch-010 --data-root /elsewhere/imagenet",
 )
 CHANGES = (
@@ -50,6 +51,8 @@ class Evaluate:
     validation split was evaluated while the run trained, else last."""
     split: Literal["test", "val", "train"] = "test"
     """Which split to evaluate."""
+    calibrated: bool = False
+    """With what fastlift calibrate fitted to the run: the row has (calibrated) in its name, with a threshold also the coverage."""
     data_root: str | None = None
     """Folder with the images, or its URL, where it is not the one of the training any more."""
     device: DeviceSettings = field(default_factory=DeviceSettings)
@@ -69,7 +72,9 @@ def run(arguments: list[str]) -> int:
 
     moved = {} if command.data_root is None else {"data_root": command.data_root}
     settings = embedded(command) | changes | moved
-    rows = evaluate_run(command.run, command.checkpoint, command.split, settings, ui=Terminal())
+    rows = evaluate_run(
+        command.run, command.checkpoint, command.split, settings, calibrated=command.calibrated, ui=Terminal()
+    )
     name = next(iter(rows))
     table = metrics_table(rows[name], name, SPLITS[command.split]) if len(rows) == 1 else comparison_table(rows)
     show_result(rows, table, command.json)

@@ -20,6 +20,7 @@ EXAMPLES = (
     "fastlift export RUN                                          # RUN/export/model.onnx, for onnxruntime",
     "fastlift export RUN --format onnx onnx-int8 pt2 --verify     # three files, compared and timed on this machine",
     "fastlift export RUN --format aoti --output served/           # compiled for CPUs like this one",
+    "fastlift export RUN --calibrated                             # RUN/export/model-calibrated.onnx",
     "fastlift export RUN --tte fivecrop --output five.onnx        # five crops of each image in one call",
 )
 
@@ -55,6 +56,8 @@ class Export:
     """fivecrop: the file takes five crops of each image and gives the mean of their logits."""
     expand: Annotated[int | None, EXPAND] = None
     """Pixels that five crops add to the short side (default: 24; less in proportion below size 224)."""
+    calibrated: bool = False
+    """The file's logits are calibrated by what fastlift calibrate fitted to the run, and the JSON has its threshold."""
     checkpoint: str | None = None
     """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
     threads: ThreadSettings = field(default_factory=ThreadSettings)
@@ -82,6 +85,7 @@ def run(arguments: list[str]) -> int:
             expand=command.expand,
             opset=command.opset,
             overwrite=command.overwrite,
+            calibrated=command.calibrated,
             measuring=Measuring(command.images, command.verify, command.batch, command.data_root),
             ui=Terminal(),
         )

@@ -23,6 +23,7 @@ from fastlift.system.settings import DeviceSettings, ThreadSettings
 EXAMPLES = (
     "fastlift predict RUN photo.jpg folder/ --top 3",
     "fastlift predict RUN 'photos/**/*.jpg' 'shards/{00..63}.tar' --output predictions.csv --threshold 0.5",
+    "fastlift predict RUN photos/ --calibrated --json",
     "fastlift predict RUN https://example.org/cat.jpg s3://bucket/photos",
     "fastlift predict RUN --list millions.txt --output predictions.parquet --resume",
 )
@@ -44,6 +45,8 @@ class Predict:
     list: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
     """Text files with the path or URL of an image in each line, any number of them."""
     answer: AnswerSettings = field(default_factory=AnswerSettings)
+    calibrated: bool = False
+    """With the probabilities and the threshold that fastlift calibrate fitted to the run; --threshold overrides the latter."""
     output: Path | None = None
     """Write a record of each image to this file instead of stdout: .txt, .jsonl, .csv or .parquet."""
     format: Format | None = None
@@ -85,7 +88,7 @@ def run(arguments: list[str]) -> int:
         del settings[name]
     config = Config().override(**settings, **changes)  # refuses what has no effect
 
-    wanted = Wanted(command.run, command.checkpoint, images, command.answer)
+    wanted = Wanted(command.run, command.checkpoint, images, command.answer, command.calibrated)
     if command.output is None or launcher.rank():
         problems = _show(predict_images(wanted, config, ui), format, command.answer.top)
     else:

@@ -16,7 +16,11 @@ from fastlift.serving.settings import ServingSettings
 from fastlift.settings import Between
 from fastlift.system.settings import DeviceSettings, ThreadSettings
 
-EXAMPLES = ("fastlift serve RUN", "fastlift serve RUN --port 0 --max-megabytes 5 --seconds 10")
+EXAMPLES = (
+    "fastlift serve RUN",
+    "fastlift serve RUN --calibrated",
+    "fastlift serve RUN --port 0 --max-megabytes 5 --seconds 10",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Serve:
     ensembling: EnsemblingSettings = field(default_factory=EnsemblingSettings)
     checkpoint: str | None = None
     """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
+    calibrated: bool = False
+    """Answer with the probabilities and, where a request names none, the threshold that fastlift calibrate fitted to the run."""
     precision: PrecisionSettings = field(default_factory=PrecisionSettings)
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
@@ -59,7 +65,12 @@ def run(arguments: list[str]) -> int:
 
         device = command.device.build()
         with command.threads.use(), using_device(device):
-            model = load_run(folder, command.checkpoint, Terminal(), device=str(device), amp=command.precision.amp)
+            model = load_run(
+                folder, command.checkpoint, Terminal(), device=str(device), amp=command.precision.amp,
+                calibrated=command.calibrated,
+            )  # fmt: skip
+            if model.calibration is not None:
+                model.calibration.check_crops(command.ensembling)
             serve(
                 folder.resolve().name, model, command.ensembling, command.limits, listening,
                 batch_size=command.batch, say=show_line,

@@ -21,8 +21,10 @@ from fastlift.engine.model import build_model, load_run
 from fastlift.engine.processes import company
 from fastlift.engine.validation import validation_split
 from fastlift.errors import UserError
+from fastlift.evaluation.calibration import weights_of
 from fastlift.evaluation.evaluate import Evaluation, evaluate, rank_counts
 from fastlift.evaluation.per_image import PerImage
+from fastlift.evaluation.selective import selective
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.evaluation.thumbnails import ThumbnailSettings
 from fastlift.models.compile import CompileSettings, compile_backbone, training_tflop
@@ -31,13 +33,15 @@ from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.fused import FusedSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import dtype_name, shape_of
+from fastlift.models.preprocessing import EnsemblingSettings
 from fastlift.models.weights import weights_fingerprint
 from fastlift.reporting.notebook import ui_for
 from fastlift.runs import folder as runs
+from fastlift.runs.calibration import calibration_in, read_calibration
 from fastlift.runs.checkpoints import epoch_path
 from fastlift.runs.claims import InUse, claimed
 from fastlift.runs.split_lists import data_of_run
-from fastlift.runs.stored import read_data, read_results
+from fastlift.runs.stored import Record, read_data, read_results
 from fastlift.system.device import using_device
 from fastlift.system.files import write_json
 from fastlift.system.progress import Quiet, Ui
@@ -54,6 +58,7 @@ def evaluate_run(
     settings: dict[str, Any] | None = None,
     *,
     dataset: DataSet | None = None,
+    calibrated: bool = False,
     ui: Ui | Literal["auto"] | None = "auto",
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json`` and its page.
@@ -67,17 +72,23 @@ def evaluate_run(
             another one with the same classes, the images of which are evaluated. Many, medium and few are those of the training.
         settings: changes to the run's settings: ``tte``, ``tte_crops``, ``expand``, ``device``, ``amp``, ``data_root`` ...;
             ``taxon`` evaluates a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
+        calibrated: with what ``fastlift calibrate`` fitted to the run; with a threshold also ``coverage``,
+            ``selective_accuracy`` and ``right_rejected``, in percent (not at a rank; of several processes on the first).
         ui: where progress is told; see ``fastlift.train``.
 
     Returns:
         metrics by a name that says the crops; checkpoint and split where they are not the usual ones; the fingerprint of
-        the images where they are not those of the training's own evaluation; and the dtype where it is not the training's.
+        the images where they are not those of the training's own evaluation; the dtype where it is not the training's; and
+        whether they are calibrated.
 
     Raises:
-        UserError: no such run or checkpoint, or data with other classes.
+        UserError: no such run or checkpoint, or data with other classes; no calibration, or one of another checkpoint or of
+            other crops.
     """
     with company() as world:
-        return _evaluate_among_others(Path(folder), checkpoints, split, settings or {}, dataset, world, ui_for(ui))
+        return _evaluate_among_others(
+            Path(folder), checkpoints, split, settings or {}, dataset, calibrated, world, ui_for(ui)
+        )
 
 
 def _evaluate_among_others(
@@ -86,6 +97,7 @@ def _evaluate_among_others(
     split: Literal["test", "val", "train"],
     settings: dict[str, Any],
     dataset: DataSet | None,
+    calibrated: bool,
     world: World,
     ui: Ui,
 ) -> dict[str, dict[str, Any]]:
@@ -98,7 +110,10 @@ def _evaluate_among_others(
             f"taxon {config.data.taxon}: this run was trained on each {trained.data.taxon}; only a run on species "
             "can be evaluated at a rank"
         )
-    device = join(world, config, split=split, checkpoints=checkpoints)
+    fitted = read_calibration(run) if calibrated else None
+    if fitted is not None:
+        calibration_in(fitted).check_crops(config.part(EnsemblingSettings))
+    device = join(world, config, split=split, checkpoints=checkpoints, calibrated=calibrated)
     data = load_data(data_of_run(run, config.override(taxon=trained.data.taxon).data), told, world, dataset)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = validation_split(data, "--split val") if split == "val" else data.splits[split]
@@ -119,19 +134,19 @@ def _evaluate_among_others(
             config.data.group_boundaries != trained.data.group_boundaries
         ),
         f" ({config.run.amp})": identity is not None and config.run.amp != identity.dtype,
+        " (calibrated)": calibrated,
         f" ({'' if config.run.frozen == 'fp8' else 'without '}fp8)": config.run.frozen != trained.run.frozen,
     }
     marks = "".join(mark for mark, holds in unusual.items() if holds)
     rows: dict[str, dict[str, Any]] = {}
     said: dict[str, PerImage] = {}
     for checkpoint in checkpoints or (_in_place_of_its_own(run, results, trained.training.epochs, told),):
-        model = load_run(folder, checkpoint, told)
+        model = load_run(folder, checkpoint, told, calibrated=calibrated)
         name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
-        evaluation = evaluate_on(
-            model, index, group_counts, config, device, world, ui, rank, per_image=results is not None
-        )
-        rows[name] = evaluation.metrics.to_dict()
+        keeps = results is not None or calibrated
+        evaluation = evaluate_on(model, index, group_counts, config, device, world, ui, rank, per_image=keeps)
+        rows[name] = evaluation.metrics.to_dict() | _of_calibration(fitted, evaluation.per_image, rank)
         if evaluation.per_image is not None:
             said[name] = evaluation.per_image
     if results is not None and world.is_main:
@@ -147,6 +162,18 @@ def _evaluate_among_others(
         except (InUse, OSError) as error:  # somebody else's run, perhaps: what was found is returned all the same
             told.say(f"not kept in {run.results}: {error.strerror if isinstance(error, OSError) else error}")
     return rows
+
+
+def _of_calibration(fitted: Record | None, said: PerImage | None, rank: Rank | None) -> dict[str, Any]:
+    """What stands beside the figures of a calibrated model: what was fitted, and what its threshold accepts."""
+    if fitted is None:
+        return {}
+    found = {name: fitted[name] for name in ("strength", "temperature", "threshold")}
+    if fitted["threshold"] is None or said is None or rank is not None:
+        return found
+    weights = weights_of(torch.from_numpy(said.labels).long(), fitted["settings"]["weigh"]).numpy()
+    right = said.predicted == said.labels
+    return found | selective(said.confidence.astype(np.float64), right, weights, fitted["threshold"]).to_dict()
 
 
 def _stem(run: runs.RunFolder, wanted: str) -> str:

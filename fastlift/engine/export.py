@@ -73,6 +73,7 @@ def export_run(
     expand: int | None = None,
     opset: int = OPSET,
     overwrite: bool = False,
+    calibrated: bool = False,
     measuring: Measuring | None = None,
     ui: Ui | None = None,
 ) -> list[Result]:
@@ -83,15 +84,19 @@ def export_run(
         checkpoint: by name; default as ``load_run``.
         output: a folder, or for one format a file; default ``export`` in the run's folder.
         ensembling, expand, opset, overwrite: as ``export_model`` takes them.
+        calibrated: the logits are those of what ``fastlift calibrate`` fitted to the run.
 
     Raises:
         UserError: as ``load_run`` and ``export_model``; images that are not there for a format whose accuracy must be told.
     """
     measuring, told = measuring or Measuring(), ui or Quiet()
-    paths = places(list(dict.fromkeys(formats)), output or folder / "export", ensembling)
+    paths = places(list(dict.fromkeys(formats)), output or folder / "export", ensembling, calibrated=calibrated)
     check_places(paths, overwrite)
-    model = load_run(folder, checkpoint, told)
-    crops = EnsemblingSettings(tte=ensembling, expand=expand).build(model.preprocessing)
+    model = load_run(folder, checkpoint, told, calibrated=calibrated)
+    asked = EnsemblingSettings(tte=ensembling, expand=expand)
+    if model.calibration is not None:
+        model.calibration.check_crops(asked)
+    crops = asked.build(model.preprocessing)
     rounded = [format for format in paths if KINDS[format].share is None]
     looked_at = list(paths) if measuring.verify else rounded
     images = _Images(folder, model, crops, measuring, told) if looked_at and measuring.images else None

@@ -34,6 +34,7 @@ from fastlift.evaluation.settings import InferenceSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.precision import shape_of
 from fastlift.models.prediction.result import AnswerSettings, Prediction
+from fastlift.models.preprocessing import EnsemblingSettings
 from fastlift.models.weights import weights_fingerprint
 from fastlift.runs.folder import amp_of
 from fastlift.system.device import using_device
@@ -52,6 +53,7 @@ class Wanted:
     checkpoint: str | None
     images: Iterable[FoundImage]
     answer: AnswerSettings
+    calibrated: bool = False  # by what was fitted to the run
     done: int = 0  # so many of the images are left out, since they were predicted before; the first process knows
 
 
@@ -70,7 +72,9 @@ def predict_images(wanted: Wanted, config: Config, ui: Ui | None = None) -> Iter
         OutOfMemory: a batch is too large for it.
     """
     with company() as world:
-        device = join(world, config, checkpoint=wanted.checkpoint, **wanted.answer.values())
+        device = join(
+            world, config, checkpoint=wanted.checkpoint, calibrated=wanted.calibrated, **wanted.answer.values()
+        )
         done = int(first_says(world, lambda: str(wanted.done)))
         scan, model = partial(_scan_together, world, device), None
         parts = _parts(wanted.images, done)
@@ -82,8 +86,11 @@ def predict_images(wanted: Wanted, config: Config, ui: Ui | None = None) -> Iter
                 if model is not None and len(part.index):
                     predicted = _in_order(model, part, config.part(InferenceSettings), wanted.answer.top, world)
                 if world.is_main:
-                    names = () if model is None else model.class_names
-                    yield from _merged(part, predicted, names, wanted.answer.threshold)
+                    if model is None:
+                        yield from _merged(part, predicted, (), 0.0)
+                    else:
+                        least = model.threshold_or(wanted.answer.threshold)
+                        yield from _merged(part, predicted, model.class_names, least)
                 else:
                     collections.deque(predicted, maxlen=0)
 
@@ -188,7 +195,9 @@ def _scan_together(
 
 def _model(wanted: Wanted, run: RunConfig, world: World, device: torch.device, ui: Ui) -> LiftModel:
     """The run's model on the device, in the dtype of the training unless another is asked for; the same on all ranks."""
-    model = load_run(wanted.run, wanted.checkpoint, ui if world.is_main else None)
+    model = load_run(wanted.run, wanted.checkpoint, ui if world.is_main else None, calibrated=wanted.calibrated)
+    if model.calibration is not None:
+        model.calibration.check_crops(run.part(EnsemblingSettings))
     check_images(model.vit, run, Work.of_evaluation(run, run.images_at_a_time), {}, {}, device)
     with run.part(ThreadSettings).use():
         asked = amp_of(wanted.run, run.amp)

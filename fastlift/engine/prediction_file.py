@@ -16,6 +16,7 @@ from fastlift.errors import UserError
 from fastlift.models.prediction.result import Prediction
 from fastlift.models.preprocessing import EnsemblingSettings
 from fastlift.reporting.predictions import Format, LineFile, Records, Unfinished
+from fastlift.runs.calibration import calibration_in, read_calibration
 from fastlift.runs.folder import amp_of, open_run
 from fastlift.system.progress import Ui
 from fastlift.system.signals import Interrupted, Signalled
@@ -127,11 +128,16 @@ def _asked(file: PredictionFile, wanted: Wanted, settings: RunConfig) -> dict[st
     """What the records depend on, beside the images."""
     run = open_run(wanted.run)
     identity, checkpoint = run.identity(), run.find_checkpoint(wanted.checkpoint)
+    fitted = calibration_in(read_calibration(run)) if wanted.calibrated else None
+    answer = wanted.answer.values()
+    if answer["threshold"] is None:
+        answer["threshold"] = 0.0 if fitted is None else fitted.threshold or 0.0
     return {
         "run": str(run.path) if identity is None else identity.run,
         "checkpoint": None if checkpoint is None else checkpoint.stem,
         "format": file.format,
         "amp": amp_of(wanted.run, settings.amp),
-        **wanted.answer.values(),
+        **({} if fitted is None else {"calibration": [fitted.strength, fitted.temperature]}),
+        **answer,
         **settings.part(EnsemblingSettings).values(),
     }

@@ -10,14 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fastlift.reporting.figures import FIGURES, Figure
+from fastlift.reporting.figures import FIGURES, SELECTIVE, Figure
 
 SHOWN = ("accuracy", "many", "medium", "few", "mean_class_accuracy", "expected_calibration_error", "log_loss")
-SELECTIVE = (
-    Figure("coverage", "Coverage: accepted images", "coverage"),
-    Figure("selective_accuracy", "Accuracy of accepted images", "accepted"),
-    Figure("right_rejected", "Right answers turned away", "turned away", higher_is_better=False),
-)
 SPLITS = (("val", "validation"), ("test", "test"))
 
 

@@ -65,6 +65,13 @@ FIGURES = (
 )
 """All figures, in reading order."""
 
+SELECTIVE = (
+    Figure("coverage", "Coverage: accepted images", "coverage"),
+    Figure("selective_accuracy", "Accuracy of accepted images", "accepted"),
+    Figure("right_rejected", "Right answers turned away", "turned away", higher_is_better=False),
+)
+"""What a threshold for "none of these" does, where there is one."""
+
 COMPARED = tuple(figure for figure in FIGURES if figure.name not in ("mean_class_accuracy", "log_loss"))
 """The columns of a comparison: the others differ little from these, and eight columns fit 80 characters."""
 

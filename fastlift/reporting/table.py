@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fastlift.reporting.figures import COMPARED, FIGURES, best
+from fastlift.reporting.figures import COMPARED, FIGURES, SELECTIVE, best
 from fastlift.reporting.seeds import SeedFigure
 
 
@@ -26,7 +26,7 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "Results", split: str
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("unit", style="dim")
     sizes = metrics.get("group_sizes") or {}
-    for figure in FIGURES:
+    for figure in (*FIGURES, *(SELECTIVE if "coverage" in metrics else ())):
         classes = sizes.get(figure.name)
         unit = figure.unit if classes is None else f"{figure.unit}  ({_counted(classes, 'class', 'classes')})"
         emphasis = "bold" if figure.name == "accuracy" else None

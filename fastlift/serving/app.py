@@ -70,11 +70,17 @@ class Answer(TypedDict):
 
 
 class Model(TypedDict):
-    """What is served, and the limits of the server; ``image_size`` is the side of the model's crop in pixels."""
+    """What is served, and the limits of the server; ``image_size`` is the side of the model's crop in pixels.
+
+    ``calibrated``: whether probabilities are those of ``fastlift calibrate``; ``threshold``: the least probability of an answer
+    where a request names none.
+    """
 
     name: str
     classes: list[str]
     image_size: int
+    calibrated: bool
+    threshold: float
     max_megabytes: float
     max_megapixels: float
     fastlift: str
@@ -102,7 +108,7 @@ def make_app(name: str, model: LiftModel, batcher: Batcher, settings: ServingSet
     # No pages of FastAPI's own: they load scripts from elsewhere.
     app = FastAPI(title=f"fastlift: {name}", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    classes = list(model.class_names)
+    classes, least = list(model.class_names), model.threshold_or(None)
 
     @app.middleware("http")
     async def with_headers(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -115,7 +121,7 @@ def make_app(name: str, model: LiftModel, batcher: Batcher, settings: ServingSet
     async def predict(
         request: Request,
         top: Annotated[int, Query(ge=1, le=len(classes), description="How many classes.")] = min(5, len(classes)),
-        threshold: Annotated[float, Query(ge=0, le=1, description="Below this probability: none of these.")] = 0.0,
+        threshold: Annotated[float, Query(ge=0, le=1, description="Below this probability: none of these.")] = least,
         features: Annotated[bool, Query(description="Also give the backbone's features.")] = False,
     ) -> Answer:
         """The most probable classes of the image in the body."""
@@ -138,6 +144,8 @@ def make_app(name: str, model: LiftModel, batcher: Batcher, settings: ServingSet
             name=name,
             classes=classes,
             image_size=model.preprocessing.image_size,
+            calibrated=model.calibration is not None,
+            threshold=least,
             max_megabytes=settings.max_megabytes,
             max_megapixels=settings.max_megapixels,
             fastlift=__version__,

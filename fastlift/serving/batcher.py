@@ -146,18 +146,18 @@ class Batcher:
             return
         self.predicted += len(batch)
         for one, prediction in zip(batch, found, strict=True):
-            one.result.set_result(_cut(prediction, one.answer, one.features))
+            threshold = self._model.threshold_or(one.answer.threshold)
+            one.result.set_result(_cut(prediction, one.answer.top, threshold, one.features))
 
 
-def _cut(prediction: Prediction, answer: AnswerSettings, features: bool) -> Prediction:
+def _cut(prediction: Prediction, top: int, threshold: float, features: bool) -> Prediction:
     """What one request asked for, of what its batch has."""
-    top = answer.top
     return replace(
         prediction,
         names=prediction.names[:top],
         probabilities=prediction.probabilities[:top],
         classes=prediction.classes[:top],
-        threshold=answer.threshold,
+        threshold=threshold,
         features=prediction.features if features else None,
     )
 

@@ -13,10 +13,19 @@ from fixtures import Files, Told, tiny_recipe
 
 import fastlift
 from fastlift.commands import calibrate as command
+from fastlift.commands import evaluate, predict
 from fastlift.config import Config
+from fastlift.data.image_sources import ImageSources
 from fastlift.engine.calibrate import calibrate_run
 from fastlift.engine.evaluate import evaluate_run
+from fastlift.engine.export import Measuring, export_run
+from fastlift.engine.predict import Wanted
+from fastlift.engine.prediction_file import PredictionFile, _asked
 from fastlift.evaluation.calibration import log_prior
+from fastlift.interop.export.formats import KINDS
+from fastlift.models.prediction.result import AnswerSettings
+from fastlift.runs.calibration import write_calibration
+from fastlift.runs.folder import RunFolder
 
 SINGLE = ("accuracy", "few", "mean_class_accuracy", "worst_class", "expected_calibration_error", "log_loss")
 
@@ -154,3 +163,92 @@ def test_a_run_in_training_is_left_alone(run: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(fastlift.UserError, match="another run has taken the place"):
         calibrate_run(run, ui=None)
     assert not (run / "calibration.json").exists()
+
+
+def test_evaluate_keeps_a_row_of_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = calibrate_run(run, settings={"reject": 0.2}, ui=None)
+    assert evaluate.run([str(run), "--calibrated", "--device", "cpu"]) == 0
+    assert "Coverage: accepted images" in capsys.readouterr().out
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["evaluations"]) == {"center", "center (calibrated)"}
+    row = results["evaluations"]["center (calibrated)"]
+    told = ("coverage", "selective_accuracy", "right_rejected", "coverage_interval")
+    for name in (*SINGLE, *told):
+        assert row[name] == pytest.approx(found["after"]["test"][name], abs=1e-3), name
+    assert results["evaluations"]["center"]["log_loss"] == pytest.approx(found["before"]["test"]["log_loss"], abs=1e-5)
+    assert (row["strength"], row["threshold"]) == (found["strength"], found["threshold"])
+    assert "center (calibrated)" in (run / "report.html").read_text()
+    with pytest.raises(fastlift.UserError, match=r"fitted with --tte none.*--tte fivecrop"):
+        evaluate_run(run, settings={"tte": "fivecrop"}, calibrated=True, ui=None)
+    shutil.rmtree(run / "predictions")
+    (run / "calibration.json").unlink()
+    with pytest.raises(fastlift.UserError, match="is not calibrated: fit it with: fastlift calibrate"):
+        evaluate_run(run, calibrated=True, ui=None)
+    assert not (run / "predictions").exists(), "told before the work"
+
+
+def test_predict_answers_by_the_fitted_threshold(
+    run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one between the two images: the less sure one is none of these, unless another threshold is asked for."""
+    calibrate_run(run, settings={"reject": 0.2}, ui=None)
+    model = fastlift.load_run(run, calibrated=True, ui=None)
+    images = sorted((tiny_data / "test").rglob("*.jpg"), key=lambda image: model.predict(image).probabilities[0])
+    ends = [str(images[0]), str(images[-1])]
+    least, most = (model.predict(end).probabilities[0] for end in ends)
+    stored = json.loads((run / "calibration.json").read_text())
+    del stored["blake2b"]
+    write_calibration(RunFolder(run), stored | {"threshold": (least + most) / 2})
+    flags = [str(run), *ends, "--device", "cpu", "--json"]
+    assert predict.run([*flags, "--calibrated"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found[0]["answer"] is None
+    assert found[1]["answer"] == found[1]["top"][0]["class"]
+    assert [one["top"][0]["probability"] for one in found] == pytest.approx([least, most], abs=1e-5)
+    assert predict.run([*flags, "--calibrated", "--threshold", "0"]) == 0
+    assert None not in [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()]
+    assert predict.run([*flags]) == 0
+    plain = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert None not in [one["answer"] for one in plain]
+    assert plain[0]["top"][0]["probability"] != found[0]["top"][0]["probability"]
+    file = tmp_path / "found.csv"
+    assert predict.run([*flags[:-1], "--calibrated", "--output", str(file)]) == 0
+    rows = [line.split(",")[1] for line in file.read_text().splitlines()[1:]]
+    assert rows[0] == ""
+    assert rows[1] == found[1]["answer"]
+    with pytest.raises(fastlift.UserError, match="fitted with --tte none"):
+        predict.run([*flags, "--calibrated", "--tte", "fivecrop"])
+
+
+def test_a_file_that_was_begun_uncalibrated_is_not_gone_on_with(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    calibrate_run(run, ui=None)
+    file, images = PredictionFile(tmp_path / "found.csv", "csv", resume=True), ImageSources([tiny_data / "test"])
+    for calibrated in (False, True):
+        wanted = Wanted(run, None, images, AnswerSettings(), calibrated)
+        asked = _asked(file, wanted, Config().override(device="cpu").run)
+        assert ("calibration" in asked) == calibrated
+        assert asked["threshold"] == 0.0
+
+
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_an_exported_file_gives_calibrated_logits(run: Path, format: Literal["pt2", "onnx"]) -> None:
+    for package in ("onnxscript", "onnxruntime") if format == "onnx" else ():
+        pytest.importorskip(package)
+    found = calibrate_run(run, settings={"selective_accuracy": 0.3}, ui=None)
+    (plain,), (one,) = (
+        export_run(run, [format], calibrated=calibrated, measuring=Measuring(images=9, verify=True))
+        for calibrated in (False, True)
+    )
+    assert one.exported.model.name == f"model-calibrated.{format}"
+    assert one.measured is not None
+    assert one.measured["same_class"] == 1.0
+    assert one.measured["largest_difference"] < 1e-4
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    before, after = (KINDS[format].open(file.exported.model, 1)(images) for file in (plain, one))
+    expected = (before.double() + found["strength"] * log_prior(found["class_counts"])) / found["temperature"]
+    torch.testing.assert_close(after.double(), expected, rtol=1e-4, atol=1e-4)
+    told = json.loads(one.exported.description.read_text())["calibration"]
+    assert (told["strength"], told["threshold"]) == (found["strength"], found["threshold"])
+    assert "calibration" not in json.loads(plain.exported.description.read_text())
+    with pytest.raises(fastlift.UserError, match="fitted with --tte none"):
+        export_run(run, [format], calibrated=True, ensembling="fivecrop")

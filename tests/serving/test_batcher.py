@@ -105,7 +105,7 @@ def test_of_a_batch_each_request_gets_what_it_asked_for(model: LiftModel, monkey
     for one, (answer, features) in zip(found, asked, strict=True):
         assert len(one.names) == len(one.probabilities) == len(one.classes) == answer.top
         assert (one.features is not None) == features
-        assert (one.answer is None) == (answer.threshold > 0)
+        assert (one.answer is None) == (answer.threshold is not None)
 
 
 def test_more_than_may_wait_are_refused_and_places_come_free(model: LiftModel, monkeypatch: pytest.MonkeyPatch) -> None:

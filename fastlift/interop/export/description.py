@@ -7,6 +7,7 @@ from typing import Any
 from fastlift import __version__
 from fastlift.data.sampling.crops import EvalCrops
 from fastlift.interop.export.formats import KINDS
+from fastlift.models.calibrated import Calibration
 from fastlift.models.lift import LiftModel
 
 
@@ -26,6 +27,7 @@ def describe(model: LiftModel, crops: EvalCrops, file: str, format: str, opset: 
         "input": {"name": "images", "shape": shape, "dtype": "float32"},
         "output": {"name": "logits", "shape": ["batch", len(model.class_names)], "dtype": "float32"},
         "classes": list(model.class_names),
+        **({} if model.calibration is None else {"calibration": _calibration(model.calibration)}),
         "preprocessing": {
             "colour": "RGB, without EXIF rotation",
             "short_side": crops.short_side,
@@ -39,4 +41,15 @@ def describe(model: LiftModel, crops: EvalCrops, file: str, format: str, opset: 
             "mean": list(model.preprocessing.mean),
             "std": list(model.preprocessing.std),
         },
+    }
+
+
+def _calibration(fitted: Calibration) -> dict[str, Any]:
+    return {
+        "logits": "(plain logits + strength * ln(class_counts / sum of class_counts)) / temperature; the file computes these",
+        "strength": fitted.strength,
+        "temperature": fitted.temperature,
+        "class_counts": list(fitted.class_counts),
+        "threshold": fitted.threshold,
+        "threshold_is": "the answer is none of these where the largest probability of softmax(logits) is below it; null: none",
     }

@@ -56,7 +56,8 @@ def export_model(
 
     The file computes normalised images [B, 3, S, S] -> logits [B, C] in fp32 for any B; with ``fivecrop``
     [B, 5, 3, S, S] -> the mean logits. LoRA, SSF and masks are merged into the weights, fused ops are replaced by
-    PyTorch's. After writing it is read back and compared with the model on random images.
+    PyTorch's. A calibrated model (``load_run(..., calibrated=True)``) gives calibrated logits, and the description has its
+    threshold. After writing it is read back and compared with the model on random images.
 
     Args:
         path: of the model; the description has ``.json`` behind the same name.
@@ -68,12 +69,15 @@ def export_model(
         opset: version of ONNX's operators.
 
     Raises:
-        UserError: a format that there is not, files that exist already, packages or a compiler that are missing; or (exit
+        UserError: a format that there is not, other crops than those of the model's calibration, files that exist already, packages or a compiler that are missing; or (exit
             code 1) a file that does not compute what the model computes.
     """
     one_of("format", str(format), FORMATS)
     one_of("value of ensembling", str(ensembling), get_args(Crops))
-    crops = EnsemblingSettings(tte=ensembling, expand=expand).build(model.preprocessing)
+    asked = EnsemblingSettings(tte=ensembling, expand=expand)
+    if model.calibration is not None:
+        model.calibration.check_crops(asked)
+    crops = asked.build(model.preprocessing)
     return export_formats(model, {format: Path(path)}, crops, opset=opset, overwrite=overwrite)[0]
 
 
@@ -92,14 +96,16 @@ def description_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def places(formats: Sequence[Format], output: Path, ensembling: Crops) -> dict[Format, Path]:
+def places(
+    formats: Sequence[Format], output: Path, ensembling: Crops, *, calibrated: bool = False
+) -> dict[Format, Path]:
     """The file of each format: in the folder ``output``, or that file itself where it is one's name.
 
     Raises:
         UserError: the name of one file for several formats, or one that tells another format.
     """
     if output.is_dir() or not output.suffix:
-        stem = "model" if ensembling == "none" else f"model-{ensembling}"
+        stem = "model" + ("" if ensembling == "none" else f"-{ensembling}") + ("-calibrated" if calibrated else "")
         return {format: output / f"{stem}{KINDS[format].ending}" for format in formats}
     if len(formats) > 1:
         raise UserError(f"--output {output} names one file, and there are {len(formats)} formats: name a folder")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fastlift.models.calibrated import CalibratedClassifier
 from fastlift.models.layers import LayerNorm, Linear
 from fastlift.models.lift import LiftModel
 from fastlift.models.text.classifier import TextClassifier
@@ -38,9 +39,12 @@ def serving_model(model: LiftModel, crops: int = 1) -> ServingModel:
     """A copy of ``model`` on the CPU in fp32 that computes the same; exporters see PyTorch's own ops alone."""
     copied = deepcopy(model).cpu().eval().requires_grad_(False)
     copied.set_compute_dtype(torch.float32)
-    classifier = copied.classifier
+    calibrated = copied.classifier if isinstance(copied.classifier, CalibratedClassifier) else None
+    classifier: nn.Module = copied.classifier if calibrated is None else calibrated.inner
     if isinstance(classifier, TextClassifier):  # its class features no longer change
         classifier = classifier.constant()
+    if calibrated is not None:
+        classifier = calibrated.around(classifier)
     return ServingModel(merge_tuners(copied.vit), classifier, crops).float()
 
 

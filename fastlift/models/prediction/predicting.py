@@ -156,7 +156,7 @@ class Predicts(nn.Module):
         if self.calibration is not None:
             self.calibration.check_crops(crops)
         asked = _Asked(
-            AnswerSettings(top, self.threshold_or(threshold)),
+            AnswerSettings(top, threshold),
             crops,
             features,
             batch_size,
@@ -205,7 +205,7 @@ class Predicts(nn.Module):
                 tuple(self.class_names[number] for number in classes),
                 tuple(probabilities),
                 tuple(classes),
-                answer.threshold,
+                self.threshold_or(answer.threshold),
                 None if kept is None else kept[row],
             )
             if is_finite

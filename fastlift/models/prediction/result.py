@@ -20,8 +20,9 @@ class AnswerSettings(Settings):
 
     top: Annotated[int, Between(1)] = 5
     """How many classes to name, the most probable first."""
-    threshold: Annotated[float, Between(0, 1)] = 0.0
-    """An image whose most probable class has a softmax probability below this is "none of these"."""
+    threshold: Annotated[float | None, Between(0, 1)] = None
+    """An image whose most probable class has a softmax probability below this is "none of these" (default: 0; with --calibrated
+    the fitted one, if there is one)."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -96,9 +96,10 @@ async function begin() {
     model = await (await fetch("model")).json();
     document.title = `${model.name} - fastlift`;
     at("name").textContent = model.name;
-    at("about").textContent = `${model.classes.length} classes; files of up to ${model.max_megabytes} megabytes.`;
+    at("about").textContent = `${model.classes.length} classes; files of up to ${model.max_megabytes} megabytes${model.calibrated ? "; calibrated" : ""}.`;
     at("top").max = model.classes.length;
     at("top").value = kept.top = String(Math.min(5, model.classes.length));
+    if (model.threshold > 0) at("threshold").value = kept.threshold = String(Math.floor(1e4 * model.threshold) / 1e4);
   } catch {
     complain("The server cannot be reached.");
   }
