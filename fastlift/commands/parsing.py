@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
@@ -34,6 +35,7 @@ from fastlift.system import launcher
 Command = TypeVar("Command")
 _FLAGS = ConstructorRegistry()
 _NAMES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", tuple[int, ...]: "INT [INT ...]"}
+_OWN_DEFAULT = re.compile(r" \(default: [^()]*\)")  # in a field's text
 _POSITIONAL: Any = tyro.conf.Positional[int]
 _told_flags: ContextVar[frozenset[str] | None] = ContextVar("told_flags", default=None)  # None: all
 # What flags_and_choices has found.
@@ -182,9 +184,14 @@ def parse_changes(
 
 def _as_in_the_run(kind: Any) -> list[tuple[str, Any, Any]]:
     """The fields of settings, with None for their default."""
-    as_in_the_run = partial(tyro.conf.arg, help_behavior_hint="(default: as in the run)")
+
+    def as_in_the_run(name: str, hint: Any) -> Any:
+        told = _OWN_DEFAULT.sub("", _texts(kind)[name])
+        shown = None if get_origin(plain(hint)) is Literal else _metavar(plain(hint) | None)
+        return tyro.conf.arg(help=told, metavar=shown, help_behavior_hint="(default: as in the run)")
+
     return [
-        (name, Annotated[_or_none(hint), as_in_the_run(help=_texts(kind)[name])], field(default=None))
+        (name, Annotated[_or_none(hint), as_in_the_run(name, hint)], field(default=None))
         for name, hint in hints_of(kind).items()
     ]
 
@@ -192,7 +199,7 @@ def _as_in_the_run(kind: Any) -> list[tuple[str, Any, Any]]:
 def _or_none(hint: Any) -> Any:
     """The type of a setting or None, which is no choice of a flag with choices: who leaves the flag out gets it."""
     if get_origin(plain(hint)) is not Literal:
-        return hint | None
+        return hint if NoneType in get_args(plain(hint)) else hint | None
     choices = get_args(plain(hint))
     return Annotated[
         str | None,

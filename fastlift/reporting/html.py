@@ -15,6 +15,7 @@ from markupsafe import Markup
 from fastlift import __version__
 from fastlift.reporting import plots
 from fastlift.reporting.advice_page import advice_on_page
+from fastlift.reporting.calibration_plots import calibration_notes, calibration_section, frontier_plot
 from fastlift.reporting.class_plots import per_class_plots
 from fastlift.reporting.classes import class_table
 from fastlift.reporting.comparison import (
@@ -66,7 +67,7 @@ def render_report(runs: Sequence[RunRecord], *, images: bool = True) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_printable
     )
     template = environment.from_string(_part("report.html"))
-    overview = plots.group_bars(runs), plots.calibration_plot(runs), plots.class_counts_of(runs)
+    overview = plots.group_bars(runs), plots.calibration_plot(runs), plots.class_counts_of(runs), frontier_plot(runs)
     shown = [_shown(run, index, PAGE_BYTES // len(runs) if images else 0) for index, run in enumerate(runs)]
     script = _part("report.js")
     return template.render(
@@ -83,6 +84,7 @@ def render_report(runs: Sequence[RunRecord], *, images: bool = True) -> str:
         result_plots=[plot for plot in overview if plot is not None],
         per_class=per_class_plots(runs),
         curves=[*validation_plots(runs), *plots.learning_curves(runs), *plots.waiting_plots(runs)],
+        calibrations=calibration_section(runs),
         classes=class_table(runs),
     )
 
@@ -121,7 +123,7 @@ def _card(run: RunRecord) -> dict[str, Any]:
     facts = [text for text in (_data_fact(run.data), _model_fact(run.section("model")), _timing_fact(run)) if text]
     return {
         "finished": run.finished,
-        "notes": [*run.notes, *_metric_notes(run), *_wait_notes(run)],
+        "notes": [*run.notes, *_metric_notes(run), *calibration_notes(run), *_wait_notes(run)],
         "accuracy": FIGURES[0].text(metrics),
         "interval": "" if interval is None else "{:.1f} to {:.1f}".format(*interval),
         "groups": [(figure.short, figure.text(metrics)) for figure in FIGURES[1:4]],

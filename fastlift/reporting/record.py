@@ -17,6 +17,7 @@ from fastlift.errors import UserError
 from fastlift.evaluation.confusion import Confusions
 from fastlift.evaluation.resampling import Answers, Draws, draw
 from fastlift.runs.advice_file import read_advice
+from fastlift.runs.calibration import calibration_path, read_calibration
 from fastlift.runs.events import is_evaluation, read_events
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.predictions import Predictions, predictions_path, read_predictions
@@ -33,6 +34,7 @@ class RunRecord:
     logged twice, as after a kill, the later line counts. results: ``results.json``, None for a run that has not ended.
     notes: what a reader should know about the files' state, as sentences. predictions: what was said of each image in the
     final evaluation, where that is there and whole. advice: ``advice.json``, where ``fastlift advise`` has written one.
+    calibration: ``calibration.json``, likewise.
     """
 
     name: str
@@ -46,6 +48,7 @@ class RunRecord:
     notes: tuple[str, ...]
     predictions: Predictions | None = None
     advice: Advice | None = None
+    calibration: Record | None = None
 
     @property
     def finished(self) -> bool:
@@ -116,6 +119,7 @@ def read_run(folder: Path) -> RunRecord:
     data = (results or {}).get("data") or data
     predictions = None if results is None else _read_predictions(run, results, notes)
     advice = None if results is None else _read_advice(run, notes)
+    calibration = _read_calibration(run, notes)
     if results is None:
         notes.insert(0, "This run has not ended: it has no results.json yet.")
     return RunRecord(
@@ -129,8 +133,18 @@ def read_run(folder: Path) -> RunRecord:
         results=results,
         predictions=predictions,
         advice=advice,
+        calibration=calibration,
         notes=tuple(notes),
     )
+
+
+def _read_calibration(run: RunFolder, notes: list[str]) -> Record | None:
+    """What was fitted after training; a note tells where the file is damaged."""
+    try:
+        return read_calibration(run) if calibration_path(run).is_file() else None
+    except UserError as error:
+        notes.append(f"{error}.")
+        return None
 
 
 def _read_predictions(run: RunFolder, results: Record, notes: list[str]) -> Predictions | None:

@@ -8,6 +8,7 @@ import torch
 from logits import counts_of, drawn
 
 from fastlift.evaluation.calibration import By, log_prior
+from fastlift.evaluation.intervals import wilson
 from fastlift.evaluation.metrics import metrics_of
 from fastlift.evaluation.tradeoff import GRID, Ranges, chosen_strength, curve, right_ranges, strengths_shown
 
@@ -90,3 +91,22 @@ def test_the_strengths_shown_hold_the_plain_model_and_the_fitted_one(fitted: flo
     assert shown[0] <= min(-1.0, fitted)
     assert shown[-1] >= max(1.5, fitted)
     np.testing.assert_allclose(np.diff(shown), 0.05, atol=1e-9)
+
+
+def test_few_images_of_a_class_have_no_narrow_interval() -> None:
+    """Within a class of one image nothing varies: its mean is worth as many images as there are, and no more."""
+    one_each, many_each = (
+        Ranges(np.arange(12), *_ends([1, 0] * 6)),
+        Ranges(np.repeat(np.arange(12), 50), *_ends([1, 0] * 300)),
+    )
+    spans = [curve(ranges, np.array([0.0]), [30] * 12)["medium"] for ranges in (one_each, many_each)]
+    assert [span["value"] for span in spans] == [[50.0], [50.0]]
+    assert spans[0]["low"][0] == pytest.approx(100 * wilson(6, 12)[0], abs=1e-3)
+    assert spans[0]["high"][0] == pytest.approx(100 * wilson(6, 12)[1], abs=1e-3)
+    assert spans[1]["high"][0] - spans[1]["low"][0] < 10
+
+
+def _ends(right: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Of images that are right everywhere, or nowhere."""
+    always = np.array(right, dtype=bool)
+    return np.where(always, -np.inf, np.inf), np.where(always, np.inf, -np.inf)
