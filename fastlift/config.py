@@ -25,6 +25,7 @@ from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.groups import GroupSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.augmentations import AugmentSettings
 from fastlift.data.sampling.class_draws import SamplingSettings
 from fastlift.data.sampling.crops import CropSettings
 from fastlift.data.sampling.shards import ShardOrderSettings
@@ -75,6 +76,7 @@ from fastlift.training.stages import ProgressiveSettings
 class DataConfig(  # type: ignore[misc]
     BadImageSettings,
     LoaderSettings,
+    AugmentSettings,
     CropSettings,
     SamplingSettings,
     ShardOrderSettings,

@@ -55,6 +55,9 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "label_smoothing": (0.1, {"epochs": 0}, {"epochs": 1}),
     "shard_classifier": (True, {"epochs": 0}, {"epochs": 1}),
     "sampling": ("balanced", {"epochs": 0}, {"epochs": 1}),
+    "augment": ("trivialaugment", {"epochs": 0}, {"epochs": 1}),
+    "randaugment_ops": (3, {"augment": "trivialaugment"}, {"augment": "randaugment"}),
+    "randaugment_magnitude": (5, {}, {"augment": "randaugment"}),
     "progressive_sizes": ((0.5, 1.0), {"epochs": 0}, {"epochs": 2}),
     "expand": (8, {"tte": "random"}, {"tte": "fivecrop"}),
     **{

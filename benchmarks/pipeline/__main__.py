@@ -1,7 +1,7 @@
-"""``python -m benchmarks.pipeline [loaders|scaled|cold|scan|index|memory|pack ...] --images FOLDER --output results.json``.
+"""``python -m benchmarks.pipeline [loaders|scaled|augmented|cold|scan|index|memory|pack ...] --images FOLDER --output results.json``.
 
-``loaders`` is ``fastlift bench data``, ``scaled`` what ``--scaled-decode`` saves and changes, ``cold`` reads from an
-empty page cache; the others measure the header scan, the reading of what DALI is given, the loading of a
+``loaders`` is ``fastlift bench data``, ``scaled`` what ``--scaled-decode`` saves and changes, ``augmented``
+what ``--augment`` costs, ``cold`` reads from an empty page cache; the others measure the header scan, the reading of what DALI is given, the loading of a
 large index from its cache, the growth of memory over epochs, and packs. Needs a folder of JPEGs (any depth); without one,
 images are drawn.
 """
@@ -47,6 +47,13 @@ def loaders(folder: Path, rounds: int, files: int) -> dict[str, Any]:
 def scaled(folder: Path, rounds: int, files: int) -> dict[str, Any]:
     """Training crops with and without ``--scaled-decode``: see ``benchmarks.pipeline.scaled``."""
     from benchmarks.pipeline.scaled import run
+
+    return run(list(images_in(folder)), rounds, files)
+
+
+def augmented(folder: Path, rounds: int, files: int) -> dict[str, Any]:
+    """Training crops with and without ``--augment``: see ``benchmarks.pipeline.augmented``."""
+    from benchmarks.pipeline.augmented import run
 
     return run(list(images_in(folder)), rounds, files)
 
@@ -254,6 +261,7 @@ def _resident_mib() -> float:
 MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "loaders": loaders,
     "scaled": scaled,
+    "augmented": augmented,
     "cold": cold,
     "scan": scan,
     "feed": feed,

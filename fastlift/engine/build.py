@@ -12,6 +12,7 @@ from fastlift.data.datasets.taxon import TaxonSettings
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.loader import LoaderSettings
+from fastlift.data.sampling.augmentations import AugmentSettings
 from fastlift.data.sampling.crops import CropSettings
 from fastlift.data.sampling.stream import share, steps_in
 from fastlift.data.stores.cache import CacheSettings
@@ -70,7 +71,7 @@ def training_loader(
         return model_loader(
             model,
             data.train,
-            settings.part(CropSettings).build(side, fit.epochs),
+            settings.part(CropSettings).build(side, fit.epochs, settings.part(AugmentSettings)),
             fit.batch_size,
             loaders,
             settings.part(BadImageSettings),
@@ -87,7 +88,7 @@ def training_loader(
         stages,
         make,
         steps_per_epoch=steps_in(len(data.train), fit.batch_size),
-        backend=loaders.backend_for(data.train, place.device)[0],
+        backend=loaders.backend_for(data.train, place.device, augment=settings.augment)[0],
         ui=place.ui,
     )
 

@@ -67,7 +67,7 @@ def advice(settings: DataConfig, loader: Loader, device: torch.device) -> str:
     found = []
     if threads < usable:
         found.append(f"--workers {usable} (now {threads} threads)")
-    if device.type == "cuda" and loader.backend != "dali":
+    if device.type == "cuda" and loader.backend != "dali" and settings.augment == "none":
         found.append("--executor dali, which decodes on the GPU (pip install 'fastlift[dali]')")
     if loader.backend == "dali":
         shares = (

@@ -213,7 +213,8 @@ def _train(asked: Asked, place: Place) -> Run:
         if (data.cut or config.given is not None) and (told := keep_splits(run, data)):
             ui.say(told)
         announce(config.model, data, model, ui)
-        announce_machine(place.device, amp, config.part(LoaderSettings).backend_for(data.train, place.device), ui)
+        backend = config.part(LoaderSettings).backend_for(data.train, place.device, augment=config.data.augment)
+        announce_machine(place.device, amp, backend, ui)
         if not epochs and model.trained() and last is None:  # nothing else keeps what it starts with
             state = TrainState.at_start(data.train.fingerprint, model, identity)
             checkpoints.write(checkpoints.epoch_path(run.checkpoints, 0), model.state(), {}, state)

@@ -10,11 +10,12 @@ import numpy as np
 
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.data.index.replacements import BadImages, BadImageSettings, Replacements
+from fastlift.data.sampling.augmentations import Augment, AugmentSettings
 from fastlift.data.sampling.class_draws import Sampling
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.stream import Stream
 from fastlift.errors import UserError
-from fastlift.settings import MOST_THREADS, Acts, Between, May, Settings
+from fastlift.settings import MOST_THREADS, Acts, Between, May, Settings, check_rules
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +45,17 @@ class LoaderSettings(Settings):
     """Of what DALI decodes on a GPU with a hardware JPEG decoder, the share that this gets; the rest is the GPU's cores'."""
 
     def backend_for(
-        self, index: ImageIndex, device: str | torch.device = "cpu", cache_bytes: int = MAX_CACHED_BYTES
+        self,
+        index: ImageIndex,
+        device: str | torch.device = "cpu",
+        cache_bytes: int = MAX_CACHED_BYTES,
+        augment: Augment = "none",
     ) -> tuple[Literal["dali", "torchvision"], str]:
-        """The backend that will make batches of ``index`` on a device, and why; raises UserError for one that cannot."""
+        """The backend that will make batches of ``index`` on a device, and why; raises UserError for one that cannot.
+
+        Where something is done to the pixels of training crops (``augment``), threads make them.
+        """
+        check_rules(AugmentSettings, {"augment": augment, "executor": self.executor})
         if self.executor == "torchvision":
             return "torchvision", "asked for"
         if self.executor == "dali":
@@ -64,6 +73,8 @@ class LoaderSettings(Settings):
                 "torchvision",
                 "the set comes as arrays, nothing to decode" if whole else "they come from Python objects",
             )
+        if augment != "none":
+            return "torchvision", f"--augment {augment} changes pixels that the threads make"
         if index.decoded_bytes() <= cache_bytes:
             return "torchvision", f"decoded once and kept in memory ({index.decoded_bytes() / 2**20:.0f} MiB)"
         if why := without_dali(device):
@@ -82,7 +93,8 @@ class LoaderSettings(Settings):
 
         With ``once`` there is one epoch, and what is decoded is not kept for another.
         """
-        backend, _ = self.backend_for(stream.index, normalise.device, cache_bytes)
+        augment = stream.crops.augment if isinstance(stream.crops, TrainCrops) else "none"
+        backend, _ = self.backend_for(stream.index, normalise.device, cache_bytes, augment)
         if backend == "dali":
             from fastlift.data.loading.dali.graph import DaliDecoding
             from fastlift.data.loading.dali.loader import DaliLoader

@@ -5,7 +5,7 @@ nothing has to start. Images of sets that are small when decoded are decoded onc
 """
 
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ from fastlift.data.loading.fetching import Fetches
 from fastlift.data.loading.reading import DecodeError
 from fastlift.data.loading.render import decode_scale, render_crops
 from fastlift.data.loading.shards_ahead import ShardsAhead
+from fastlift.data.sampling.augmentations import Augmentations
+from fastlift.data.sampling.crops import EvalCrops, TrainCrops
 from fastlift.data.sampling.orders import Orders
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.system.machine.threads import decode_threads
@@ -51,6 +53,7 @@ class TorchLoader:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastlift-data")
         if stream.index.arrays is None:
             jpeg_decoder()  # here rather than in several threads: whether it is missing is said once
+        self._augment = _augment(stream.crops)
         self._keep = keep and not isinstance(stream.index.arrays, np.ndarray)
         self._kept: dict[int, Pixels] = {}
         self._fetches = Fetches(stream.index)
@@ -120,6 +123,8 @@ class TorchLoader:
                 self._replacements.replace(int(step.samples[row]), int(step.sources[row]), str(error))
                 step, row = self._stream.again(step, row, self._replacements), 0
         render_crops(pixels, step.boxes, row, crops.interpolation, out)
+        if self._augment is not None and step.augmentations is not None:
+            self._augment(out[0], step.augmentations, row)
 
     def _image(self, source: int, scale: int) -> Pixels:
         if not self._keep:
@@ -133,6 +138,16 @@ class TorchLoader:
         if index.arrays is not None:
             return Pixels(index.arrays[source], 1)
         return load_image(index, source, self._fetches.read(source), scale)
+
+
+def _augment(crops: TrainCrops | EvalCrops) -> Callable[[np.ndarray, Augmentations, int], None] | None:
+    """What changes the pixels of a crop; imports torchvision's transforms where they are asked for, before there are threads."""
+    if not isinstance(crops, TrainCrops) or crops.augment == "none":
+        return None
+    from fastlift.data.loading.augment import augment_crop
+
+    kind = crops.augment
+    return lambda crop, chosen, row: augment_crop(crop, kind, chosen, row)
 
 
 def _without(rows: np.ndarray, kept: Container[int]) -> np.ndarray:

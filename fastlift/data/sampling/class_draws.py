@@ -54,7 +54,7 @@ class SamplingSettings(Settings):
         ),
     ] = "shuffle"
     """Share of class c in an epoch of N draws: shuffle, n_c / N (each image once); square_root, in proportion to n_c^(1/2); balanced,
-    1 / C; progressive, from the first to the last over the epochs. The loss corrects for these shares (docs/data.md)."""
+    1 / C; progressive, from shuffle's in the first epoch to balanced in the last. The loss corrects for these shares (docs/data.md)."""
     RULES: ClassVar[tuple[Rule, ...]] = (_not_by_shards,)
 
     def check(self, index: ImageIndex) -> None:

@@ -10,6 +10,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from fastlift.data.sampling.augmentations import (
+    MAGNITUDES,
+    OPS,
+    Augment,
+    Augmentations,
+    AugmentSettings,
+    draw_augmentations,
+)
 from fastlift.data.sampling.crop_boxes import ATTEMPTS, CropBoxes, ResizedCrops, random_resized_crop, square_crop
 from fastlift.data.sampling.philox import uniform
 from fastlift.settings import Acts, Between, Settings
@@ -48,7 +56,8 @@ class TrainCrops(Settings):
     ``minimalist`` is LIFT+'s: a square whose least area rises from ``min_scale`` to 1 over ``epochs`` by ``schedule``;
     never mirrored unless ``flip`` is asked for. ``kind`` is one of them; a crop is resized to ``size`` x ``size`` pixels, with
     ``interpolation``. With ``scaled_decode`` a JPEG is decoded at the smallest scale of 1/2, 1/4 and 1/8 that leaves its box
-    ``size`` pixels. Errors as ``Settings``.
+    ``size`` pixels. ``augment`` is "randaugment" (``randaugment_ops`` operations of ``randaugment_magnitude``, 0 to 30) or
+    "trivialaugment", on the pixels of the crop. Errors as ``Settings``.
     """
 
     size: Size
@@ -59,6 +68,9 @@ class TrainCrops(Settings):
     epochs: int = 1
     interpolation: Interpolation = "bilinear"
     scaled_decode: bool = False
+    augment: Augment = "none"
+    randaugment_ops: Annotated[int, OPS] = 2
+    randaugment_magnitude: Annotated[int, MAGNITUDES] = 9
 
     per_image = 1  # V
     stacked = False  # batches are [B, 3, S, S]
@@ -93,6 +105,17 @@ class TrainCrops(Settings):
         flip = uniform(seed, epoch, _FLIP, samples, 1, occurrences)[:, 0] < (0.5 if mirrored else 0.0)
         return CropBoxes(*(column[:, None] for column in (x, y, w, h, flip)))
 
+    def augmentations(
+        self, seed: int, epoch: int, samples: np.ndarray, occurrences: np.ndarray | None = None
+    ) -> Augmentations | None:
+        """What is done to the crops of ``samples``, int64 [B], by ``seed``, ``epoch`` and ``occurrences``; None for nothing.
+
+        Raises: as ``boxes``.
+        """
+        if self.augment == "none":
+            return None
+        return draw_augmentations(self.part(AugmentSettings), seed, epoch, samples, occurrences)
+
 
 @dataclass(frozen=True)
 class CropSettings(Settings):
@@ -112,7 +135,7 @@ class CropSettings(Settings):
     scaled_decode: bool = False
     """Decode training JPEGs at 1/2, 1/4 or 1/8 of their size where the crop keeps the model's size: faster, other pixels."""
 
-    def build(self, image_size: int, epochs: int) -> TrainCrops:
+    def build(self, image_size: int, epochs: int, augment: AugmentSettings | None = None) -> TrainCrops:
         """The training crops of a run: ``image_size`` in pixels; of 0 epochs, those of one."""
         how = self.augmentation, self.min_scale, self.schedule
         return TrainCrops(
@@ -121,6 +144,7 @@ class CropSettings(Settings):
             epochs=max(epochs, 1),
             interpolation=self.interpolation,
             scaled_decode=self.scaled_decode,
+            **(augment or AugmentSettings()).values(),
         )
 
 

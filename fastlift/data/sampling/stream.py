@@ -10,6 +10,7 @@ import numpy as np
 
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.index.replacements import Replacements
+from fastlift.data.sampling.augmentations import Augmentations
 from fastlift.data.sampling.class_draws import ClassDraws, Sampling, SamplingSettings
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
@@ -52,6 +53,7 @@ class Step:
     occurrences: np.ndarray  # int64 [B], how often each has been drawn before in the epoch
     sources: np.ndarray  # int64 [B]; differs from samples where a broken image is replaced
     boxes: CropBoxes | ResizedCrops
+    augmentations: Augmentations | None = None  # in training, of what is done to the crops' pixels
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,11 @@ class Stream:
         sources = replacements.sources(samples)
         widths, heights = self.index.widths[sources], self.index.heights[sources]
         boxes = self.crops.boxes(self.seed, epoch, samples, widths, heights, occurrences)
-        return Step(epoch, samples if whole is None else self.samples_of(whole), samples, occurrences, sources, boxes)
+        whole = samples if whole is None else self.samples_of(whole)
+        augmentations = None
+        if isinstance(self.crops, TrainCrops):
+            augmentations = self.crops.augmentations(self.seed, epoch, samples, occurrences)
+        return Step(epoch, whole, samples, occurrences, sources, boxes, augmentations)
 
     def again(self, step: Step, row: int, replacements: Replacements) -> Step:
         """A row of a step, by itself, with the replacements as they are now."""
