@@ -28,6 +28,7 @@ from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.augmentations import AugmentSettings
 from fastlift.data.sampling.class_draws import SamplingSettings
 from fastlift.data.sampling.crops import CropSettings
+from fastlift.data.sampling.mixing import MixingSettings
 from fastlift.data.sampling.shards import ShardOrderSettings
 from fastlift.data.stores.cache import CacheSettings
 from fastlift.errors import UserError
@@ -99,6 +100,7 @@ class TrainingConfig(  # type: ignore[misc]
     ProgressiveSettings,
     WarmStartSettings,
     EpochSettings,
+    MixingSettings,
     LossSettings,
 ):
     """The loss, the optimiser, and how long the training is."""

@@ -52,6 +52,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "eval_every": (1.0, {"epochs": 0}, {"epochs": 1}),
     "best_by": ("accuracy", {}, {"eval_every": 1}),
     "patience": (3, {}, {"eval_every": 1}),
+    "mixup": (0.2, {"epochs": 0}, {"epochs": 1}),
+    "cutmix": (1.0, {"epochs": 0}, {"epochs": 1}),
     "label_smoothing": (0.1, {"epochs": 0}, {"epochs": 1}),
     "shard_classifier": (True, {"epochs": 0}, {"epochs": 1}),
     "sampling": ("balanced", {"epochs": 0}, {"epochs": 1}),

@@ -14,6 +14,7 @@ from fastlift.data.loading.batch import Loader
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.augmentations import AugmentSettings
 from fastlift.data.sampling.crops import CropSettings
+from fastlift.data.sampling.mixing import MixingSettings
 from fastlift.data.sampling.stream import share, steps_in
 from fastlift.data.stores.cache import CacheSettings
 from fastlift.engine.agreement import first_of_each_machine
@@ -78,6 +79,7 @@ def training_loader(
             shuffle=True,
             shuffle_shards=fit.shuffle_shards,
             sampling=fit.sampling,
+            mixing=fit.part(MixingSettings).build(),
             seed=fit.seed,
             world=place.world,
             on_bad=bad.of(data.train),
@@ -97,7 +99,8 @@ def prepare_backbone(
     training: TrainingConfig, run: RunConfig, stages: Stages, images: int, model: LiftModel, place: Place
 ) -> None:
     """Compile the backbone where that is asked for or the run is long enough; each size of images is a graph of its own."""
-    shares = {len(share(training.batch_size, rank, place.world.size)) for rank in range(place.world.size)}
+    batch, ranks = training.batch_size, place.world.size
+    shares = {len(share(batch, rank, ranks, training.stay_together)) for rank in range(ranks)}
     steps = training.epochs * -(-images // training.batch_size)
     plan = run.part(CompileSettings).plan(place.device, steps, _step_tflop(model, max(shares), stages), stages.sizes)
     if plan.mode is not None:

@@ -16,6 +16,7 @@ import torch
 from fastlift.callbacks.calling import Callbacks
 from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
+from fastlift.data.sampling.mixing import MixingSettings
 from fastlift.engine import bad_step
 from fastlift.engine.memory import estimate
 from fastlift.engine.order import OrderSettings
@@ -45,7 +46,9 @@ from fastlift.training.step import Learner
 
 
 @dataclass(frozen=True)
-class FitSettings(LoopSettings, NonFiniteSettings, LearningRateSettings, OptimizerSettings, OrderSettings):  # type: ignore[misc]
+class FitSettings(  # type: ignore[misc]
+    LoopSettings, NonFiniteSettings, LearningRateSettings, OptimizerSettings, MixingSettings, OrderSettings
+):
     """What the training loop is told of a run's settings."""
 
 
@@ -240,7 +243,7 @@ class Fit:
         """One step of the learner; where there is not enough memory for it, the state before it is saved."""
         learner = self.learner
         take = learner.step if self.captured is None else self.captured.step
-        asked = attempt(lambda: take(batch.images, batch.labels, batch.whole, lambda: stop.asked))
+        asked = attempt(lambda: take(batch.images, batch.labels, batch.whole, lambda: stop.asked, batch.mixed))
         if asked is not None:
             return asked
         learner.optimizer.zero_grad(set_to_none=True)

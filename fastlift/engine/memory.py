@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from fastlift.config import RunConfig, TrainingConfig
+from fastlift.data.sampling.stream import largest_share
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import CropBatchSettings
 from fastlift.models.backbones import Outline, outline
@@ -134,7 +135,8 @@ class Work:
         cls, training: TrainingConfig, crops: CropBatchSettings, train_images: int, test_images: int, processes: int = 1
     ) -> Work:
         """No batch is larger than its split."""
-        batch = min(-(-training.batch_size // processes), train_images) if training.epochs else 0
+        most = largest_share(training.batch_size, processes, training.stay_together)
+        batch = min(most, train_images) if training.epochs else 0
         evaluated = cls.of_evaluation(crops, test_images).evaluated
         copies = training.part(OptimizerSettings).copies if training.epochs else 1
         return cls(min(training.micro_batch or batch, batch), batch, evaluated, training.batch_size, copies)

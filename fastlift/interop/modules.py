@@ -3,6 +3,8 @@
 Each is ``fastlift.losses`` under a name of its own, with its arguments spelled out and its input checked. State lies in
 buffers and parameters, so that it follows ``.to(device)``, the state dict, copies and pickles.
 
+Cross-entropies (LA, BS, CB, GRW) also take labels as probabilities [B, C], such as those of torchvision's MixUp and CutMix.
+
 Legend: B batch, C classes, D width; n_c training images of class c, p = n / sum n, z logits, y labels.
 """
 
@@ -29,7 +31,8 @@ class LongTailLoss(losses.Loss):
 
     Raises:
         UserError: counts that are empty or not positive; on call: logits of another number of classes, labels that are
-            not int64 [B] or, on a CPU outside compiled graphs, not in 0..C-1 (looking at them on a GPU would make it wait).
+            not int64 [B] (or, of cross-entropies, probabilities [B, C]) or, on a CPU outside compiled graphs, not in 0..C-1
+            (looking at them on a GPU would make it wait).
     """
 
     name: ClassVar[str]
@@ -41,7 +44,8 @@ class LongTailLoss(losses.Loss):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         _check_tensors(logits, labels)
-        _check(self.classes, logits, labels, "logits", logits.shape[-1])
+        is_soft = isinstance(self.loss, losses.SoftmaxLoss) and labels.is_floating_point() and labels.dim() == 2
+        _check(self.classes, logits, labels, "logits", logits.shape[-1], is_soft)
         return self.loss(logits, labels)
 
     def on_features(
@@ -185,11 +189,15 @@ def _check_tensors(rows: object, labels: object) -> None:
             raise UserError(f"{name}: expected a tensor, got {type(value).__name__}")
 
 
-def _check(classes: int, rows: Tensor, labels: Tensor, what: str, found: int) -> None:
+def _check(classes: int, rows: Tensor, labels: Tensor, what: str, found: int, is_soft: bool = False) -> None:
     if rows.dim() != 2:
         raise UserError(f"expected logits or features of shape [B, ...] with two dimensions, got {list(rows.shape)}")
     if found != classes:
         raise UserError(f"{what} is for {found} classes, but the loss was made from {classes} class counts")
+    if is_soft:
+        if labels.shape != rows.shape:
+            raise UserError(f"labels: expected probabilities of shape {list(rows.shape)}, got {list(labels.shape)}")
+        return
     if labels.dtype != torch.int64 or labels.shape != rows.shape[:1]:
         raise UserError(
             f"labels: expected int64 of shape [{rows.shape[0]}], got {labels.dtype} of shape {list(labels.shape)}"

@@ -25,6 +25,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from fastlift.data.loading.mixed import Mixed
 from fastlift.errors import is_out_of_memory
 from fastlift.training.distributed import Collectives
 from fastlift.training.step import Learner
@@ -147,7 +148,7 @@ class CapturedStep:
         self._alike = 0  # steps of this kind in a row
         self._recorded: Hashable = None
         self._replay: Callable[[], object] | None = None
-        self._batch: tuple[Tensor, ...] = ()  # that the record reads
+        self._batch: dict[str, Tensor] = {}  # that the record reads
         self._stop: Callable[[], bool] = lambda: False  # that a replay asks, among several processes
         device = learner.sums.loss.device
         if graphs is None and device.type != "cuda":
@@ -160,34 +161,41 @@ class CapturedStep:
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
 
     def step(
-        self, images: Tensor, labels: Tensor, whole: Tensor | None = None, stop: Callable[[], bool] = lambda: False
+        self,
+        images: Tensor,
+        labels: Tensor,
+        whole: Tensor | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        mixed: Mixed | None = None,
     ) -> bool:
         """One update, as by ``Learner.step``."""
         if self._graphs is None:
-            return self.learner.step(images, labels, whole, stop)
+            return self.learner.step(images, labels, whole, stop, mixed)
         self._stop = stop
-        batch = (images, labels) if whole is None or whole is labels else (images, labels, whole)
+        batch = {"images": images, "labels": labels} | ({} if mixed is None else mixed._asdict())
+        if whole is not None and whole is not labels:
+            batch["whole"] = whole
         kind = self._kind_of(batch)
         self._alike = self._alike + 1 if kind == self._kind else 1
         self._kind = kind
         if kind != self._recorded and self._alike > WARM_UP and kind not in self._refused:
             self._record(kind, batch)
         if kind != self._recorded or self._replay is None:
-            return self._pass_by(lambda: self.learner.step(images, labels, whole, stop))
-        for static, given in zip(self._batch, batch, strict=True):
-            static.copy_(given, non_blocking=True)
+            return self._pass_by(lambda: self.learner.step(images, labels, whole, stop, mixed))
+        for name, given in batch.items():
+            self._batch[name].copy_(given, non_blocking=True)
         self._replay()
-        self.learner.count(len(batch[-1]))
+        self.learner.count(len(batch.get("whole", labels)))
         return stop() if self.learner.reducer is None else self.learner.reducer.stopping
 
     def release(self) -> None:
         """Give back the graph's memory; steps to come record another."""
-        self._replay, self._recorded, self._batch, self._alike = None, None, (), 0
+        self._replay, self._recorded, self._batch, self._alike = None, None, {}, 0
         self.learner.optimizer.zero_grad(set_to_none=True)  # gradients lie in it
         if self._graphs is not None:
             self._graphs.forget()
 
-    def _kind_of(self, batch: tuple[Tensor, ...]) -> Hashable:
+    def _kind_of(self, batch: dict[str, Tensor]) -> Hashable:
         """What a record holds for: shapes, settings, and where everything lies that a step changes."""
         learner, vit = self.learner, self.learner.model.vit
         sums, watch = learner.sums, learner.watch
@@ -195,7 +203,7 @@ class CapturedStep:
         state = (*learner.parameters.values(), *learner.kept().values(), *registers)
         rates = [group["lr"] for group in learner.optimizer.param_groups]
         return (
-            tuple((given.shape, given.dtype) for given in batch),
+            tuple((name, given.shape, given.dtype) for name, given in batch.items()),
             (
                 learner.micro_batch,
                 learner.clip_grad,
@@ -207,17 +215,18 @@ class CapturedStep:
             tuple(rate.data_ptr() if isinstance(rate, Tensor) else rate for rate in rates),
         )
 
-    def _record(self, kind: Hashable, batch: tuple[Tensor, ...]) -> None:
+    def _record(self, kind: Hashable, batch: dict[str, Tensor]) -> None:
         """Record a step on buffers like ``batch``, in place of what was recorded before."""
         assert self._graphs is not None
         learner = self.learner
         self.release()
         counted = learner.watch.taken, learner.sums.images
         try:
-            images, labels, *whole = static = tuple(given.clone() for given in batch)
-            all_labels = whole[0] if whole else None
+            static = {name: given.clone() for name, given in batch.items()}
+            mixed = Mixed(static["other"], static["share"]) if "share" in static else None
+            images, labels, whole = static["images"], static["labels"], static.get("whole")
             replay = self._graphs.record(
-                lambda: learner.step(images, labels, all_labels, lambda: self._stop()), learner.world.collectives
+                lambda: learner.step(images, labels, whole, lambda: self._stop(), mixed), learner.world.collectives
             )
         except RuntimeError as error:
             learner.optimizer.zero_grad(set_to_none=True)  # gradients may lie in what was recorded so far
@@ -226,7 +235,7 @@ class CapturedStep:
         finally:
             learner.watch.taken, learner.sums.images = counted  # nothing was done yet
         self._replay, self._recorded, self._batch = replay, kind, static
-        self._tell(f"captured in a CUDA graph, for {len(batch[0])} images")
+        self._tell(f"captured in a CUDA graph, for {len(images)} images")
 
     def _refuse(self, kind: Hashable, reason: str) -> None:
         self._refused.add(kind)

@@ -13,14 +13,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 import fastlift_kernels as kernels
+from fastlift.data.loading.mixed import Mixed
 from fastlift.data.sampling.stream import share
 from fastlift.errors import UserError
 from fastlift.models.classifiers import CLASSIFIERS, Classifier, WeightClassifier
@@ -28,23 +28,13 @@ from fastlift.settings import Acts, May, Settings
 from fastlift.settings.validate import Rule
 from fastlift.training.distributed import (
     World,
-    gather,
     reduced,
     rows_from_first,
-    scattered_sum,
     sent_to_all,
     sent_to_first,
 )
 from fastlift.training.optimizers import parameter_of
-from fastlift_kernels.cosine_ce.shard import (
-    RowGradients,
-    ShardArguments,
-    features_gradient,
-    row_statistics,
-    shard_gradients,
-)
-
-_PADDING = -1  # the label of rows that fill up a rank's share: no class
+from fastlift.training.split_losses import Constants, Part, SplitLosses, mean_of_images
 
 
 def _has_a_weight(shard_classifier: bool, classifier: str) -> str | None:
@@ -228,13 +218,12 @@ class ShardedClassifier(Classifier):
         Called by all ranks at once, as is the backward pass. ``features`` are [b, D] with b from 0 to ``rows``,
         ``labels`` int64 [b], ``log_prior`` and ``margins`` [C].
         """
-        losses, predictions = self._losses(features, labels, _Constants(log_prior, tau, margins))
+        losses, predictions = self._losses(features, labels[:, None], Constants(log_prior, tau, margins))
         return losses[:, 0], predictions
 
-    def _losses(self, features: Tensor, labels: Tensor, constants: _Constants) -> tuple[Tensor, Tensor]:
-        losses, predictions = _CrossEntropies.apply(
-            self.prepare(features), self.weight, self.bias, labels, constants, self
-        )
+    def _losses(self, features: Tensor, labels: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
+        part = Part(self.world, self.classes, self.mine, self.rows, self.scale, self.normalize)
+        losses, predictions = SplitLosses.apply(self.prepare(features), self.weight, self.bias, labels, constants, part)
         return losses, predictions
 
     def cross_entropy(
@@ -246,103 +235,21 @@ class ShardedClassifier(Classifier):
         tau: float = 1.0,
         class_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
+        mixed: Mixed | None = None,
         impl: kernels.Impl | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(weighted mean of this rank's losses, predictions): 0 where it has no image."""
+        """(weighted mean of this rank's losses, predictions): 0 where it has no image. With ``mixed`` the labels are those."""
+        both = labels[:, None] if mixed is None else torch.stack([labels, mixed.other], dim=1)
         even = None
         if label_smoothing:
             even = features.new_ones(self.classes, dtype=self.weight.dtype) if class_weight is None else class_weight
             even = even / self.classes
-        losses, predictions = self._losses(features, labels, _Constants(log_prior, tau, even=even))
-        own, *of_all = losses.unbind(dim=1)
-        weight = None if class_weight is None else class_weight[labels].to(losses.dtype)
-        own = own if weight is None else weight * own
-        each = own if not of_all else (1 - label_smoothing) * own + label_smoothing * of_all[0]
+        losses, predictions = self._losses(features, both, Constants(log_prior, tau, even=even))
+        weight = None if class_weight is None else class_weight[both].to(losses.dtype)  # [b, L]
+        of_labels = losses[:, : both.shape[1]] if weight is None else weight * losses[:, : both.shape[1]]
+        each = of_labels[:, 0] if mixed is None else mixed.mean(*of_labels.unbind(dim=1))
+        if even is not None:
+            each = (1 - label_smoothing) * each + label_smoothing * losses[:, -1]
         if weight is None or not len(labels):
             return mean_of_images(each), predictions
-        return each.sum() / weight.sum(), predictions
-
-
-def mean_of_images(losses: Tensor) -> Tensor:
-    """The mean of ``losses`` [b], and 0 of none, so that a rank without images has a backward pass too."""
-    return losses.sum() / max(len(losses), 1)
-
-
-class _Constants(NamedTuple):
-    """What no gradient flows to, of all classes: [C]."""
-
-    log_prior: Tensor | None
-    tau: float
-    margins: Tensor | None = None
-    even: Tensor | None = None  # what label smoothing gives each class
-
-    def of(self, rows: slice) -> _Constants:
-        """Those of some classes."""
-        prior, margins, even = (None if one is None else one[rows] for one in (self.log_prior, self.margins, self.even))
-        return _Constants(prior, self.tau, margins, even)
-
-
-class _CrossEntropies(torch.autograd.Function):
-    """Of this rank's images over the classes of all ranks: losses [b, K], and predictions [b]; see the module.
-
-    The first column is CE(y, label); with ``even`` the second is sum_c even_c CE(y, c).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        constants: _Constants,
-        own: ShardedClassifier,
-    ) -> tuple[Tensor, Tensor]:
-        world, mine = own.world, constants.of(own.mine)
-        everyone = gather(_filled(features, own.rows, 0.0), world).flatten(0, 1)  # [N R, D]
-        theirs = gather(_filled(labels, own.rows, _PADDING), world).flatten()  # [N R]
-        local = theirs - own.first  # below 0, or too large, where the class is not among these
-        a = ShardArguments(
-            everyone, weight, local, mine.log_prior, bias, own.scale, mine.tau, own.normalize, mine.margins, mine.even
-        )
-        found = row_statistics(a)
-        top, best = reduced(torch.stack([found.top, found.best]), dist.ReduceOp.MAX, world)
-        # The first of the largest logits, as argmax gives it; where they are NaN, any class.
-        candidate = torch.where(found.best == best, found.prediction + own.first, own.classes - 1)
-        predictions = reduced(candidate, dist.ReduceOp.MIN, world)
-        lowest = torch.where(top == -torch.inf, 0.0, top)
-        factor = (found.top - lowest).exp()
-        sums = [found.total * factor, found.own, *([] if found.even is None else [found.even])]
-        total, label, *even = reduced(torch.stack(sums), dist.ReduceOp.SUM, world)
-        columns = [(lowest - label) + total.log()]  # a small loss is not lost in the rounding of a large log sum exp
-        if constants.even is not None:
-            ctx.even = constants.even.sum()
-            columns.append(ctx.even * (lowest + total.log()) - even[0])
-        ctx.a, ctx.own, ctx.exponentials, ctx.share = a, own, found.exponentials, factor / total
-        ctx.save_for_backward(features)
-        first = world.rank * own.rows
-        predictions = predictions[first : first + len(labels)].clone()
-        ctx.mark_non_differentiable(predictions)
-        return torch.stack([column[first : first + len(labels)] for column in columns], dim=1), predictions
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_losses: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        (features,), own = ctx.saved_tensors, ctx.own
-        each = gather(_filled(d_losses, own.rows, 0.0), own.world).flatten(0, 1)  # [N R, K]
-        d = RowGradients(each[:, 0], each[:, 0])
-        if ctx.a.even is not None:
-            d = RowGradients(each[:, 0] + ctx.even * each[:, 1], each[:, 0], each[:, 1])
-        exponentials, ctx.exponentials = ctx.exponentials, None  # used up
-        everyones, d_weight, d_bias = shard_gradients(ctx.a, exponentials, ctx.share, d, ctx.needs_input_grad[0])
-        d_features = None
-        if everyones is not None:
-            d_features = scattered_sum(everyones, own.world)[: len(features)]
-            d_features = features_gradient(d_features, features, own.normalize).to(features.dtype)
-        return d_features, d_weight, d_bias, *[None] * 3
-
-
-def _filled(tensor: Tensor, rows: int, value: float) -> Tensor:
-    """``tensor`` [b, ...] with rows of ``value`` behind it: [rows, ...]."""
-    missing = rows - len(tensor)
-    return torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), value)]) if missing else tensor
+        return each.sum() / (weight[:, 0] if mixed is None else mixed.mean(*weight.unbind(dim=1))).sum(), predictions

@@ -11,6 +11,7 @@ from fastlift.data.loading.collate import Normalise
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.data.sampling.class_draws import Sampling
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.mixing import Mixing
 from fastlift.data.sampling.stream import Stream
 from fastlift.models.lift import LiftModel
 from fastlift.training.distributed import World
@@ -27,6 +28,7 @@ def model_loader(
     shuffle: bool,
     shuffle_shards: int | None = None,
     sampling: Sampling = "shuffle",
+    mixing: Mixing | None = None,
     seed: int = 0,
     world: World | None = None,
     on_bad: Callable[[BadImage], None] | None = None,
@@ -40,6 +42,7 @@ def model_loader(
         shuffle: True for training, False for evaluation, as ``fastlift.data.build_loader`` has it.
         shuffle_shards: in training, so many shards at a time (``ShardOrderSettings``).
         sampling: in training, how often each class comes (``SamplingSettings``).
+        mixing: in training, how images are mixed (``MixingSettings``).
         seed: of order and crops.
         world: the processes that share the images.
         on_bad: called with each image that is replaced, from any thread.
@@ -51,5 +54,7 @@ def model_loader(
     world, preprocessing = world or World(), model.preprocessing
     device = next(model.parameters()).device
     normalise = Normalise(preprocessing.mean, preprocessing.std, model.vit.compute_dtype, device)
-    stream = Stream(index, crops, batch_size, seed, shuffle, False, world.rank, world.size, shuffle_shards, sampling)
+    stream = Stream(
+        index, crops, batch_size, seed, shuffle, False, world.rank, world.size, shuffle_shards, sampling, mixing
+    )
     return loader.build(stream, normalise, bad_images.build(index, on_bad), once=once)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastlift.data.loading.mixed import Mixed
+from fastlift.data.sampling.stream import largest_share
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import check_fit
@@ -122,7 +124,12 @@ class Learner:
         self.sums.images += images
 
     def step(
-        self, images: Tensor, labels: Tensor, whole: Tensor | None = None, stop: Callable[[], bool] = lambda: False
+        self,
+        images: Tensor,
+        labels: Tensor,
+        whole: Tensor | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        mixed: Mixed | None = None,
     ) -> bool:
         """One update, and what it adds to ``sums``; never waits for a GPU.
 
@@ -133,26 +140,29 @@ class Learner:
             labels: int64 [B].
             whole: int64 [W], the labels of the batch over all processes; default: ``labels``.
             stop: asked once a step whether this process shall stop.
+            mixed: of mixed images, the rest of their labels; then ``labels`` are those of the larger shares, against which
+                predictions count.
 
         Returns:
             whether any process shall stop: all get the same answer after the same step, with one process or on CPUs after
             this one, otherwise of the step before.
         """
         whole = labels if whole is None else whole
-        share = -(-len(whole) // self.world.size)  # the largest: all processes have as many parts
+        # All processes have as many parts.
+        share = largest_share(len(whole), self.world.size, together=1 if mixed is None else 2)
         part = self.micro_batch or max(share, 1)
         self._zero_gradients()
         loss_sum, correct = torch.zeros_like(self.sums.loss), torch.zeros_like(self.sums.correct)
         for start in range(0, share, part):
-            some, theirs = images[start : start + part], labels[start : start + part]
+            rows = slice(start, start + part)
+            some, theirs = images[rows], labels[rows]
             if self.shard is not None:
                 self.shard.rows = min(part, share - start)
             elif not len(some):
                 self.loss.without_images()
                 continue
-            loss, predictions = self.loss.on_features(self.model.classifier, self._features(some), theirs)
-            if len(theirs) < len(whole):
-                loss = loss * self.loss.share(theirs, whole)
+            mixes = None if mixed is None else mixed.of(rows)
+            loss, predictions = self._loss(self._features(some), theirs, whole, mixes)
             if self.reducer is not None and start + part >= share:
                 self.reducer.last_pass()
             self.scaler.scale(self.watch.guard(loss)).backward()
@@ -192,6 +202,15 @@ class Learner:
         if self.shard is not None:
             norm = self.shard.norm_with(norm)
         torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), highest, norm)
+
+    def _loss(self, features: Tensor, labels: Tensor, whole: Tensor, mixed: Mixed | None) -> tuple[Tensor, Tensor]:
+        """What a part of a batch adds to its mean loss, and the predictions for it."""
+        classifier, is_part = self.model.classifier, len(labels) < len(whole)
+        if mixed is None:
+            loss, predictions = self.loss.on_features(classifier, features, labels)
+            return (loss * self.loss.share(labels, whole) if is_part else loss), predictions
+        loss, predictions = self.loss.on_mixed(classifier, features, labels, mixed)
+        return (loss * self.loss.mixed_share(labels, whole, mixed) if is_part else loss), predictions
 
     def _zero_gradients(self) -> None:
         """One process lets autograd make them; several add to those in the buffer that they share."""

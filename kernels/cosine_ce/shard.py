@@ -3,10 +3,10 @@
 ``row_statistics`` gives what the processes must tell each other of every row; ``shard_gradients`` takes what they found:
 
     z = scale <f', w'> + bias, y = z + tau log_prior - [c = label] margin
-    d_y = d_lse exp(y - lse) - d_own [c = label] - d_even even_c
+    d_y = d_lse exp(y - lse) - d_own [c = label] - d_other [c = other] - d_even even_c
 
-with lse = log sum exp(y) over the classes of all processes, and the d the gradients of a row's loss by lse, by y of the label
-(the negative of it) and by the sum of even_c y_c over all classes (likewise). Library products on every device, and a few of PyTorch's passes over [B, C] beside them: ``exp(y - top)`` lies where the logits were, and becomes their
+with lse = log sum exp(y) over the classes of all processes, and the d the gradients of a row's loss by lse and, negated, by y
+of the label, of the other label and the sum of even_c y_c over all classes. Library products on every device, and a few of PyTorch's passes over [B, C] beside them: ``exp(y - top)`` lies where the logits were, and becomes their
 gradient there.
 """
 
@@ -36,6 +36,7 @@ class ShardArguments(NamedTuple):
     normalize: Normalize
     margins: torch.Tensor | None = None  # [C], a constant
     even: torch.Tensor | None = None  # [C], constants: what label smoothing gives each class
+    others: torch.Tensor | None = None  # [B] int64, second labels, counted as the first; they have no margin
 
 
 class RowStatistics(NamedTuple):
@@ -48,14 +49,16 @@ class RowStatistics(NamedTuple):
     own: torch.Tensor  # [B] y of the label, 0 where it is another process's
     exponentials: torch.Tensor  # [B, C] exp(y - top)
     even: torch.Tensor | None  # [B] sum of even_c y_c, where the arguments have such numbers
+    other: torch.Tensor | None  # [B] y of the second label, as ``own``, where there are such
 
 
 class RowGradients(NamedTuple):
-    """The gradient d of each row's loss a lse - b y_label - e (sum of even_c y_c), [B] each."""
+    """The gradient d of each row's loss a lse - b y_label - e (sum of even_c y_c) - o y_other, [B] each."""
 
     lse: torch.Tensor  # d a
     own: torch.Tensor  # d b
     even: torch.Tensor | None = None  # d e
+    other: torch.Tensor | None = None  # d o
 
     def of(self, rows: slice) -> "RowGradients":
         """Those of some rows."""
@@ -68,10 +71,10 @@ def row_statistics(a: ShardArguments) -> RowStatistics:
     z = _product(f, w.T)  # [B, C]
     rows_scale, columns = _row_scale(a, f), _column_scale(a)
     offset = None if a.log_prior is None else a.log_prior.to(z.dtype) * a.tau
-    labels, inside = _labels(a)
+    labels, inside = _columns(a.labels, z)
     y_is_z = offset is None and a.margins is None
     best, top, total, own = z.new_empty(4, len(z))
-    even = None if a.even is None else z.new_empty(len(z))
+    even, other = (None if one is None else z.new_empty(len(z)) for one in (a.even, a.others))
     prediction = torch.empty_like(a.labels)
     for part in _blocks(z):
         y = z[part].mul_(columns)
@@ -88,12 +91,14 @@ def row_statistics(a: ShardArguments) -> RowStatistics:
             top[part] = best[part]
         else:
             torch.amax(y, dim=1, out=top[part])
-        own[part] = torch.where(inside[part], y.gather(1, labels[part, None])[:, 0], 0.0)
+        own[part] = _at(y, labels[part], inside[part])
+        if a.others is not None and other is not None:
+            other[part] = _at(y, *_columns(a.others[part], y))
         if a.even is not None and even is not None:
             even[part] = y @ a.even.to(y.dtype)
         lowest = torch.where(top[part] == -torch.inf, 0.0, top[part])
         torch.sum(y.sub_(lowest[:, None]).exp_(), dim=1, out=total[part])
-    return RowStatistics(best, prediction, top, total, own, z, even)
+    return RowStatistics(best, prediction, top, total, own, z, even, other)
 
 
 def shard_gradients(
@@ -111,7 +116,7 @@ def shard_gradients(
     """
     f, w = _operands(a)
     columns, rows_scale = _column_scale(a), _row_scale(a, f)
-    labels, inside = _labels(a)
+    labels, inside = _columns(a.labels, exponentials)
     unit = d.lse.abs().amax().clamp_min(torch.finfo(d.lse.dtype).tiny) if f.dtype == torch.float16 else None
     if unit is not None:  # whatever multiplies the loss, the gradient of the logits fits into fp16
         d = RowGradients(*[None if one is None else one / unit for one in d])  # type: ignore[arg-type]
@@ -120,6 +125,9 @@ def shard_gradients(
         some = d.of(part)
         d_y = q[part].mul_((share[part] * some.lse)[:, None])
         _subtract(d_y, labels[part], torch.where(inside[part], some.own, 0.0))
+        if a.others is not None and some.other is not None:
+            others, are_inside = _columns(a.others[part], d_y)
+            _subtract(d_y, others, torch.where(are_inside, some.other, 0.0))
         if a.even is not None and some.even is not None:
             d_y.sub_(some.even[:, None] * a.even.to(d_y.dtype))
         if d_bias is not None:
@@ -177,10 +185,15 @@ def _column_scale(a: ShardArguments) -> torch.Tensor:
     return inverse_norm(a.weight)[:, 0].mul_(a.scale)
 
 
-def _labels(a: ShardArguments) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels as columns of these classes [B], and which of them are such."""
-    last = len(a.weight) - 1
-    return a.labels.clamp(0, last), (a.labels >= 0) & (a.labels <= last)
+def _columns(labels: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels as columns of ``y`` [B, C], and which of them are such."""
+    last = y.shape[1] - 1
+    return labels.clamp(0, last), (labels >= 0) & (labels <= last)
+
+
+def _at(y: torch.Tensor, columns: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """One of the ``columns`` of each row of ``y``, and 0 where the column is another process's."""
+    return torch.where(inside, y.gather(1, columns[:, None])[:, 0], 0.0)
 
 
 def _subtract(y: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> None:

@@ -50,6 +50,7 @@ def shares_of(a: ShardArguments, cuts: list[int]) -> list[ShardArguments]:
             bias=None if a.bias is None else a.bias[start:end],
             margins=None if a.margins is None else a.margins[start:end],
             even=None if a.even is None else a.even[start:end],
+            others=None if a.others is None else a.others - start,
         )
         for start, end in zip([0, *cuts], ends, strict=True)
     ]
@@ -84,7 +85,12 @@ def calls(draw: st.DrawFn) -> tuple[ShardArguments, list[int], Tensor]:
     margins = normal(classes) if draw(st.booleans()) else None
     smooths = draw(st.booleans()) and (prior is None or bool(prior.isfinite().all()))
     even = torch.rand(classes, generator=generator).double() / classes if smooths else None
-    a = ShardArguments(features, weight, labels, prior, bias, scale, tau, normalize, margins, even)
+    finite = torch.arange(classes) if prior is None else prior.isfinite().nonzero()[:, 0]
+    others = finite[torch.randint(len(finite), (batch,), generator=generator)]
+    is_mixed = margins is None and draw(st.booleans())
+    a = ShardArguments(
+        features, weight, labels, prior, bias, scale, tau, normalize, margins, even, others if is_mixed else None
+    )
     return a, cuts, normal(batch)
 
 
@@ -98,7 +104,8 @@ def test_shares_make_up_the_whole(dtype: torch.dtype, call: tuple[ShardArguments
     z, y = unshared(exact._replace(features=features, weight=weight, bias=bias))
     losses = F.cross_entropy(y, exact.labels, reduction="none")
     smooth = torch.zeros(len(d)) if exact.even is None else -(y.log_softmax(dim=1) * exact.even).sum(dim=1)
-    (losses + 0.5 * smooth).backward(d)
+    second = losses * 0 if exact.others is None else F.cross_entropy(y, exact.others, reduction="none")
+    (losses + 0.5 * smooth + 0.25 * second).backward(d)
     z = z.detach()
 
     as_given = [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in exact]
@@ -117,11 +124,15 @@ def test_shares_make_up_the_whole(dtype: torch.dtype, call: tuple[ShardArguments
     p_off = 2 * off + (classes + 20) * u  # of a probability
     assert ((lse - own - losses.detach()).abs() <= 2 * off + (classes + 16) * u).all()
     each = RowGradients(d, d)
+    if exact.others is not None:
+        found_second = lse - sum(row.other for row in found)
+        assert ((found_second - second.detach()).abs() <= 2 * off + (classes + 16) * u).all()
+        each = RowGradients(1.25 * d, d, None, 0.25 * d)
     if exact.even is not None:
         total = exact.even.sum()
         found_smooth = total * lse - sum(row.even for row in found)
         assert ((found_smooth - smooth.detach()).abs() <= 2 * off + (classes + 16) * u).all()
-        each = RowGradients((1 + 0.5 * total) * d, d, 0.5 * d)
+        each = each._replace(lse=each.lse + 0.5 * total * d, even=0.5 * d)
     each = RowGradients(*[None if one is None else one.to(dtype) for one in each])
 
     best = torch.stack([row.best for row in found])
@@ -192,15 +203,16 @@ def of(seed: int, batch: int, width: int, classes: int, normalize: Normalize, dt
         normalize,
         margins,
         even,
+        labels.flip(0),
     )
 
 
 def both_ways(a: ShardArguments, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Both gradients of the loss CE(y, label) + sum_c even_c CE(y, c), where these classes are all there is."""
+    """Both gradients of the loss CE(y, label) + sum_c even_c CE(y, c) + CE(y, other), where these classes are all there is."""
     assert a.even is not None
     found = row_statistics(a)
     share = (1 / found.total).to(d)
-    each = RowGradients(d * (1 + a.even.sum()), d, d)
+    each = RowGradients(d * (2 + a.even.sum()), d, d, d)
     d_features, d_weight, _ = shard_gradients(a, found.exponentials, share, each, True)
     assert d_features is not None
     return features_gradient(d_features, a.features, a.normalize), d_weight

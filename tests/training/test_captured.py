@@ -14,6 +14,7 @@ from fixtures import Files, tiny_batch, tiny_learner
 from tape import Dispatched, Tape
 from torch import Tensor
 
+from fastlift.data.loading.mixed import Mixed
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.tuners import TUNERS
 from fastlift.training.captured import WARM_UP, CapturedStep
@@ -443,3 +444,22 @@ def test_a_record_does_nothing(tiny_clip: Files) -> None:
     some.watch.taken, some.sums.images = 0, 0
     after = everything(some)
     assert all(torch.equal(v, after[k]) if isinstance(v, Tensor) else v == after[k] for k, v in before.items())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", DEVICES)
+@pytest.mark.parametrize("loss", ["LA", "CB"])
+def test_mixed_batches_are_captured(tiny_clip: Files, place: str, loss: str) -> None:
+    """Other partners and shares in each step; a partial batch and a plain one are other kinds of step."""
+    said: list[str] = []
+    plain, found = (tiny_learner(tiny_clip, place, loss, micro_batch=3) for _ in range(2))
+    step, tape = capture(found, said)
+    for number in range(12):
+        for some, take_one in ((plain, plain.step), (found, step.step)):
+            images, labels = batch_of(some, number, size=LAST if number == 6 else FULL)
+            share = torch.linspace(0.5, 1, len(labels), device=labels.device).roll(number)
+            mixed = None if number == 7 else Mixed(labels.roll(1), share)
+            take_one(images, labels, mixed=mixed)
+    assert_same(found, plain)
+    assert said == ["training step captured in a CUDA graph, for 8 images"]
+    if place == "cpu":
+        assert tape.replays == 12 - WARM_UP - 2

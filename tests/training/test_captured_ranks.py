@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import Files, tiny_batch, tiny_learner
+from fixtures import CLASS_NAMES, Files, tiny_batch, tiny_learner
 from several import together
 from tape import Dispatched, Tape
 from torch import Tensor
 
+from fastlift.data.loading.mixed import Mixed
 from fastlift.engine.processes import company
 from fastlift.training.captured import WARM_UP, CapturedStep, CudaGraphs
 from fastlift.training.distributed import Collectives, Vote, World, open_group
@@ -35,7 +36,7 @@ def own_batch(some: Learner, number: int, size: int) -> tuple[Tensor, Tensor, Te
     return images[own], labels[own].contiguous(), labels
 
 
-def taken(some: Learner, step: Callable[..., bool]) -> dict[str, Any]:
+def taken(some: Learner, step: Callable[..., bool], mixed: bool = False) -> dict[str, Any]:
     """Two epochs, of which the last batches are partial, and a stop that rank 1 asks for in steps of its own."""
     heard, calls = [], []
     for number in range(STEPS):
@@ -43,7 +44,9 @@ def taken(some: Learner, step: Callable[..., bool]) -> dict[str, Any]:
         asks = some.world.rank == 1 and number % 3 == 1
         before = some.world.collectives.number
         batch = own_batch(some, number, LAST if number % EPOCH == EPOCH - 1 else FULL)
-        heard.append(step(*batch, stop=lambda asks=asks: asks))
+        shares = torch.linspace(0.5, 1, len(batch[1])).roll(number)
+        mixes = Mixed((batch[1] + number) % len(CLASS_NAMES), shares) if mixed else None
+        heard.append(step(*batch, stop=lambda asks=asks: asks, mixed=mixes))
         calls.append(some.world.collectives.number - before)
     state: dict[str, Any] = {name: parameter.detach().clone() for name, parameter in some.parameters.items()}
     state |= {name: tensor.clone() for name, tensor in some.kept().items()}
@@ -59,6 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
     "LA in parts": {"micro_batch": 2},
     "LA in segments": {"segment_bytes": SMALL, "micro_batch": 2},
     "CB": {"loss": "CB"},
+    "mixed": {"loss": "CB", "micro_batch": 2, "mixed": True},
     "LADE": {"loss": "LADE", "micro_batch": 2},
     "fp16": {"dtype": torch.float16},
     "one rank cannot": {"cannot": 1},
@@ -77,7 +81,7 @@ def as_on_a_gpu() -> Iterator[None]:
 
 
 def both(
-    clip: Files, world: World, segment_bytes: int = 0, cannot: int | None = None, **options: Any
+    clip: Files, world: World, segment_bytes: int = 0, cannot: int | None = None, mixed: bool = False, **options: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What plain steps give, and captured ones."""
     found = []
@@ -89,7 +93,7 @@ def both(
         step = CapturedStep(some, said.append, tape).step if is_captured else some.step
         if cannot == world.rank:
             tape.record = _out_of_memory  # type: ignore[method-assign]
-        found.append(taken(some, step) | {"said": said, "records": tape.records, "replays": tape.replays})
+        found.append(taken(some, step, mixed) | {"said": said, "records": tape.records, "replays": tape.replays})
     return found[0], found[1]
 
 

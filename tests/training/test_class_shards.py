@@ -19,7 +19,8 @@ from torch import Tensor
 
 import fastlift
 from fastlift.config import Config
-from fastlift.data.sampling.stream import share
+from fastlift.data.loading.mixed import Mixed
+from fastlift.data.sampling.stream import share as share_of
 from fastlift.engine.processes import company
 from fastlift.errors import UserError
 from fastlift.models import classifiers
@@ -48,6 +49,7 @@ class Case:
     labels: str = "random"
     weighted: bool = False
     smoothing: float = 0.0
+    mixed: bool = False
 
     def make(self) -> tuple[WeightClassifier, Tensor, Tensor, Tensor | None, Tensor | None]:
         """(classifier, features [B, D], labels [B], log prior, class weights), the same on every rank."""
@@ -75,24 +77,22 @@ CASES = [
     Case("l2", 11, 8, labels="10", weighted=True),
     Case("linear", 11, 8, smoothing=0.3),
     Case("cosine", 10, 3, "none", weighted=True, smoothing=0.2),
+    Case("cosine", 10, 7, mixed=True),
+    Case("linear", 11, 3, mixed=True, smoothing=0.1),
+    Case("l2", 11, 8, weighted=True, mixed=True, smoothing=0.2),
 ]
 
 
-def mean_loss(
-    classifier: WeightClassifier,
-    features: Tensor,
-    labels: Tensor,
-    prior: Tensor | None,
-    weight: Tensor | None,
-    smoothing: float,
+def loss_of_each(
+    classifier: WeightClassifier, features: Tensor, labels: Tensor, prior: Tensor | None, *others: Any
 ) -> tuple[Tensor, Tensor]:
-    """The weighted mean of all images' losses and their predictions, by the definition."""
+    """The weighted loss of each image and its prediction, by the definition; ``others`` are weights and smoothing."""
     f, w = classifier.prepare(features), classifier.weight
     f = F.normalize(f, dim=1) if classifier.normalize == "both" else f
     z = classifier.scale * f @ (w if classifier.normalize == "none" else F.normalize(w, dim=1)).T
     z = z if classifier.bias is None else z + classifier.bias
-    y = z if prior is None else z + 0.7 * prior
-    return F.cross_entropy(y, labels, weight, label_smoothing=smoothing), z.argmax(dim=1)
+    y, (weight, smoothing) = z if prior is None else z + 0.7 * prior, others
+    return F.cross_entropy(y, labels, weight, label_smoothing=smoothing, reduction="none"), z.argmax(dim=1)
 
 
 def compare(world: World, case: Case) -> None:
@@ -100,33 +100,38 @@ def compare(world: World, case: Case) -> None:
     whole, features, labels, prior, weight = case.make()
     expected = copy.deepcopy(whole)
     leaf = features.clone().requires_grad_()
-    loss, predictions = mean_loss(expected, leaf, labels, prior, weight, case.smoothing)
-    loss.backward()
+    losses, predictions = loss_of_each(expected, leaf, labels, prior, weight, case.smoothing)
+    each = torch.ones(case.classes).double() if weight is None else weight
+    counts, mixed = each[labels], None
+    if case.mixed:
+        mixed = Mixed(labels.flip(0), torch.linspace(0.5, 1, case.images))
+        of_others, _ = loss_of_each(expected, leaf, mixed.other, prior, weight, case.smoothing)
+        share = mixed.share.double()
+        losses = share * losses + (1 - share) * of_others
+        counts = share * counts + (1 - share) * each[mixed.other]
+    (losses.sum() / counts.sum()).backward()
     split = ShardSettings(True).build(whole, len(whole.weight), world)
     assert isinstance(split, ShardedClassifier)
-    taken = share(case.images, world.rank, world.size)
+    taken = share_of(case.images, world.rank, world.size)
     mine = slice(taken.start, taken.stop)
     split.rows = -(-case.images // world.size)
     own = features[mine].clone().requires_grad_()
     part, found = split.cross_entropy(
-        own, labels[mine], log_prior=prior, tau=0.7, class_weight=weight, label_smoothing=case.smoothing
+        own,
+        labels[mine],
+        log_prior=prior,
+        tau=0.7,
+        class_weight=weight,
+        label_smoothing=case.smoothing,
+        mixed=None if mixed is None else mixed.of(mine),
     )
-    each = torch.ones(case.classes) if weight is None else weight
-    (part * each[labels[mine]].sum() / each[labels].sum()).backward()
+    (part * counts[mine].sum() / counts.sum()).backward()
 
     def near(a: Tensor, b: Tensor) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
-    losses, _ = zip(
-        *[
-            mean_loss(expected, f[None], y[None], prior, weight, case.smoothing)
-            for f, y in zip(features, labels, strict=True)
-        ],
-        strict=True,
-    )
     if taken:
-        kept = each[labels[mine]].double()
-        near(part.detach(), (torch.stack(losses)[mine].detach() * kept).sum() / kept.sum())
+        near(part.detach(), losses[mine].sum().detach() / counts[mine].sum())
     else:
         assert part.item() == 0.0
     assert torch.equal(found, predictions[mine])
@@ -184,6 +189,7 @@ def gathering(world: World) -> dict[str, Any]:
 
 
 STEPS = ((12, 2), (12, 3), (2, 1)) * 7  # images and micro-batch; of the last, ranks of four have one or none
+MIXED = ("LA", "CB")  # of these the images of every other step are mixed
 LEARNERS: dict[str, dict[str, Any]] = {
     "LA": {"classifier": "cosine"},
     "CB": {"classifier": "linear"},
@@ -210,17 +216,28 @@ def learner(clip: Files, world: World, loss: str, *, split: bool, dtype: torch.d
     return Learner(model, built, OPTIMIZERS.get(loss, OptimizerSettings(lr=0.01)), world=world)
 
 
-def train(some: Learner, steps: Sequence[tuple[int, int]], first: int = 0) -> list[tuple[float, float]]:
+def mixed_labels_of(number: int, labels: Tensor, mine: slice) -> Mixed | None:
+    """Of every other step; the partner of an image is at the place beside it, as ``Stream`` has it."""
+    if number % 2:
+        return None
+    pairs = labels.view(-1, 2)
+    share = torch.linspace(0.5, 1, len(pairs)).repeat_interleave(2)
+    return Mixed(pairs.flip(1).flatten(), share).of(mine)
+
+
+def train(
+    some: Learner, steps: Sequence[tuple[int, int]], first: int = 0, is_mixed: bool = False
+) -> list[tuple[float, float]]:
     """Mean loss and accuracy of each step, on this rank's share of batches that are made of their number."""
     figures = []
     for number, (images, some.micro_batch) in enumerate(steps, first):
         generator = torch.Generator().manual_seed(number)
         batch = torch.randn(images, 3, 32, 32, generator=generator).to(some.model.vit.compute_dtype)
         labels = torch.randint(len(CLASS_NAMES), (images,), generator=generator)
-        taken = share(images, some.world.rank, some.world.size)
+        taken = share_of(images, some.world.rank, some.world.size)
         mine = slice(taken.start, taken.stop)
         some.sums.restart()
-        some.step(batch[mine], labels[mine], labels)
+        some.step(batch[mine], labels[mine], labels, mixed=mixed_labels_of(number, labels, mine) if is_mixed else None)
         figures.append(some.sums.read())
     return figures
 
@@ -236,7 +253,7 @@ def trained(
     clip: Files, world: World, loss: str, *, split: bool
 ) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
     some = learner(clip, world, loss, split=split)
-    return train(some, STEPS), whole_of(some)
+    return train(some, STEPS, is_mixed=loss in MIXED), whole_of(some)
 
 
 def left_out(clip: Files, world: World, dtype: torch.dtype) -> list[tuple[float, int, Tensor]]:

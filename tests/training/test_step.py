@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from devices import EVERY_DEVICE
 from fixtures import CLASS_COUNTS, CLASS_NAMES, Files, tiny_batch, tiny_learner, train_on
 
 import fastlift
+from fastlift.data.loading.mixed import Mixed
 from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
 
@@ -72,3 +74,31 @@ def test_models_in_which_nothing_trains_are_refused(tiny_clip: Files) -> None:
     )
     with pytest.raises(ValueError, match="nothing in this model trains"):
         Learner(model, fastlift.losses.build("CE", CLASS_COUNTS), OptimizerSettings(lr=0.1))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 3])
+@pytest.mark.parametrize("loss", ["LA", "CB"])
+def test_a_mixed_step(tiny_clip: Files, device: torch.device, loss: str, micro_batch: int | None) -> None:
+    """The gradient is that of the mean by shares of both labels' losses, however the batch is cut; accuracy is by labels."""
+    some = tiny_learner(tiny_clip, device, loss, optimizer=OptimizerSettings(lr=0.5, momentum=0, weight_decay=0))
+    some.micro_batch = micro_batch
+    images, labels = tiny_batch(some)
+    pairs = labels.view(-1, 2).flip(1).flatten()
+    mixed = Mixed(pairs, torch.tensor([0.5, 0.6, 0.75, 1.0], device=device).repeat_interleave(2))
+    before = {name: parameter.detach().clone() for name, parameter in some.parameters.items()}
+
+    logits = some.model(images)
+    shifted = logits if some.loss.log_prior is None else logits + some.loss.log_prior  # type: ignore[operator]
+    weight = some.loss.class_weight  # type: ignore[union-attr]
+    of_both = [F.cross_entropy(shifted, of, weight, reduction="none") for of in (labels, pairs)]  # type: ignore[arg-type]
+    expected = (mixed.share * of_both[0] + (1 - mixed.share) * of_both[1]).sum()
+    expected = expected / (len(labels) if weight is None else weight[labels].sum())  # type: ignore[index]
+    gradients = torch.autograd.grad(expected, list(some.parameters.values()))
+    right = (logits.argmax(dim=1) == labels).float().mean()
+
+    some.step(images, labels, mixed=mixed)
+    found, accuracy = some.sums.read()
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+    assert accuracy == pytest.approx(100 * float(right))
+    for (name, parameter), gradient in zip(some.parameters.items(), gradients, strict=True):
+        torch.testing.assert_close((before[name] - parameter) / 0.5, gradient, rtol=1e-3, atol=1e-5)

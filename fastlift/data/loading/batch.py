@@ -6,15 +6,18 @@ from typing import Protocol
 
 import torch
 
+from fastlift.data.loading.mixed import Mixed
+
 
 @dataclass(frozen=True)
 class Batch:
     """Crops of B samples: this rank's share of a step. Unpacks as ``images, labels, indices``."""
 
     images: torch.Tensor  # [B, 3, S, S], or [B, V, 3, S, S] for five, ten and random crops; normalised
-    labels: torch.Tensor  # int64 [B], on the device of images
+    labels: torch.Tensor  # int64 [B], on the device of images; of mixed images those of the larger shares
     indices: torch.Tensor  # int64 [B], rows of the index, on the CPU
     whole: torch.Tensor  # int64 [W], labels of the step over all ranks, on the device of images
+    mixed: Mixed | None = None  # the rest of the labels of mixed images, on the device of images
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.images, self.labels, self.indices))

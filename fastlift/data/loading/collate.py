@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from fastlift.data.loading.batch import Batch
+from fastlift.data.loading.mixed import Mixed, mix_, mixed_labels
 from fastlift.data.sampling.stream import Step, Stream
 from fastlift.errors import UserError
 
@@ -73,9 +74,17 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def labelled(stream: Stream, step: Step, images: torch.Tensor) -> Batch:
-    """The images of a step with the labels and rows of its samples."""
-    labels = moved(torch.from_numpy(stream.index.labels[step.samples]), images.device)
-    whole = labels
-    if len(step.whole) > len(step.samples):
-        whole = moved(torch.from_numpy(stream.index.labels[step.whole]), images.device)
-    return Batch(images, labels, torch.from_numpy(step.samples.copy()), whole)
+    """The images of a step with the labels and rows of its samples; mixed, where the step says so."""
+
+    def on_device(values: np.ndarray) -> torch.Tensor:
+        return moved(torch.from_numpy(values), images.device)
+
+    of_samples, mixed = stream.index.labels[step.samples], None
+    if step.mixes is not None:
+        of_samples, other, share = mixed_labels(of_samples, step.mixes)
+        mixed = Mixed(on_device(other), on_device(share))
+        mix_(images, on_device(step.mixes.weight.astype(np.float32)), on_device(step.mixes.box))
+    labels = whole = on_device(of_samples)
+    if len(step.whole) > len(step.samples) or mixed is not None:
+        whole = on_device(stream.index.labels[step.whole])
+    return Batch(images, labels, torch.from_numpy(step.samples.copy()), whole, mixed)

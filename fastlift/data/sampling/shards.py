@@ -40,6 +40,12 @@ def by_window(order: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return order[np.argsort(windows[order], kind="stable")]
 
 
-def sorted_by_shard(draws: np.ndarray, shards: np.ndarray) -> np.ndarray:
-    """A batch, int64 [B], with the draws of a shard together; ``shards`` are theirs, int [B]."""
-    return draws[np.argsort(shards, kind="stable")]
+def sorted_by_shard(shards: np.ndarray, together: int = 1) -> np.ndarray:
+    """The places of a batch, int64 [B], with those of a shard together; ``shards`` are those of its samples, int [B].
+
+    So many neighbours as ``together`` stay so, and are where the first of them belongs; a short last group stays last.
+    """
+    whole = len(shards) // together * together
+    first = np.argsort(shards[:whole:together], kind="stable")
+    groups = np.arange(whole).reshape(-1, together)[first]
+    return np.append(groups.reshape(-1), np.arange(whole, len(shards)))

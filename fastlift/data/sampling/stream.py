@@ -3,7 +3,7 @@
 Both backends only carry out what this says, so they cannot disagree about samples, boxes or flips.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from fastlift.data.sampling.augmentations import Augmentations
 from fastlift.data.sampling.class_draws import ClassDraws, Sampling, SamplingSettings
 from fastlift.data.sampling.crop_boxes import CropBoxes, ResizedCrops
 from fastlift.data.sampling.crops import EvalCrops, TrainCrops
+from fastlift.data.sampling.mixing import Mixes, Mixing
 from fastlift.data.sampling.philox import in_a_row
 from fastlift.data.sampling.shards import by_window, sorted_by_shard, windows_of
 from fastlift.errors import UserError
@@ -29,9 +30,20 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(in_a_row(n, seed, epoch), kind="stable").astype(np.int64, copy=False)
 
 
-def share(n: int, rank: int, world_size: int) -> range:
-    """Which of n things one rank takes: each exactly once over the ranks, neighbours together, lengths within one."""
-    return range(n * rank // world_size, n * (rank + 1) // world_size)
+def share(n: int, rank: int, world_size: int, together: int = 1) -> range:
+    """Which of n things one rank takes: each exactly once over the ranks, neighbours together, lengths within one.
+
+    Where so many as ``together`` (pairs) must not be parted, it is their number that is shared; the last group may be short.
+    """
+    groups = -(-n // together)
+    first, end = (min(n, together * (groups * one // world_size)) for one in (rank, rank + 1))
+    return range(first, end)
+
+
+def largest_share(n: int, world_size: int, together: int = 1) -> int:
+    """How many of n things no rank takes more than."""
+    groups = -(-n // together)
+    return min(n, together * -(-groups // world_size))
 
 
 def steps_in(n: int, batch_size: int, drop_last: bool = False) -> int:
@@ -54,6 +66,7 @@ class Step:
     sources: np.ndarray  # int64 [B]; differs from samples where a broken image is replaced
     boxes: CropBoxes | ResizedCrops
     augmentations: Augmentations | None = None  # in training, of what is done to the crops' pixels
+    mixes: Mixes | None = None  # of the pairs among this rank's samples: those at 0 and 1, 2 and 3 ...
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class Stream:
     world_size: int = 1
     shuffle_shards: int | None = None  # in training: so many shards at a time; None for all
     sampling: Sampling = "shuffle"  # in training: how often each class comes; progressive over the epochs of the crops
+    mixing: Mixing | None = None  # in training: how pairs of a batch are mixed, which one rank has both images of
 
     def __post_init__(self) -> None:
         if self.shuffle and self.shuffle_shards is not None and self.index.shards is None:
@@ -97,7 +111,12 @@ class Stream:
     @property
     def most_samples(self) -> int:
         """Samples of this rank in a full batch."""
-        return -(-self.batch_size // self.world_size) if self.shuffle else self.batch_size
+        return largest_share(self.batch_size, self.world_size, self._together) if self.shuffle else self.batch_size
+
+    @property
+    def _together(self) -> int:
+        """Neighbours of a batch that stay on one rank."""
+        return 1 if self.mixing is None else 2
 
     def order(self, epoch: int) -> np.ndarray:
         """All draws of the epoch: int64 [N], over all ranks."""
@@ -132,15 +151,25 @@ class Stream:
         if not self.shuffle:
             step = share(steps_in(len(order), self.batch_size, self.drop_last), self.rank, self.world_size)[step]
             return self.of(self.whole(order, step), epoch, replacements)
-        return self.of(self.mine(order, step), epoch, replacements, self.whole(order, step))
+        whole, places = self.whole(order, step), self._places(order, step)
+        made = self.of(whole[places], epoch, replacements, whole)
+        if self.mixing is None:
+            return made
+        pairs = step * self.batch_size + places[0 : len(places) // 2 * 2 : 2]
+        return replace(made, mixes=self.mixing.of(self.seed, epoch, pairs, self.crops.size))
 
     def mine(self, order: np.ndarray, step: int) -> np.ndarray:
         """This rank's draws of a training step: int64 [B]."""
+        return self.whole(order, step)[self._places(order, step)]
+
+    def _places(self, order: np.ndarray, step: int) -> np.ndarray:
+        """The places in the batch of this rank's draws: int64 [B]."""
         whole = self.whole(order, step)
+        places = np.arange(len(whole))
         if self.world_size > 1 and self.index.shards is not None:
-            whole = sorted_by_shard(whole, self.index.shards[self.samples_of(whole)])
-        part = share(len(whole), self.rank, self.world_size)
-        return whole[part.start : part.stop]
+            places = sorted_by_shard(self.index.shards[self.samples_of(whole)], self._together)
+        part = share(len(whole), self.rank, self.world_size, self._together)
+        return places[part.start : part.stop]
 
     def whole(self, order: np.ndarray, step: int) -> np.ndarray:
         """All ranks' draws of a step: int64 [W]."""

@@ -94,6 +94,10 @@ def _smoothing_is_of_cross_entropies(loss: str, label_smoothing: float) -> str |
     return _without_soft_labels(loss, label_smoothing > 0, "label_smoothing")
 
 
+def _mixing_is_of_cross_entropies(loss: str, mixup: float, cutmix: float) -> str | None:
+    return _without_soft_labels(loss, mixup > 0 or cutmix > 0, "mixup" if mixup else "cutmix")
+
+
 @dataclass(frozen=True)
 class LossSettings(Settings):
     """Which loss a training minimises; errors as ``Settings``."""
@@ -106,7 +110,11 @@ class LossSettings(Settings):
         float, Between(0, 1, "[)"), Acts("what training makes of labels (epochs 1 or more)", lambda epochs: epochs > 0)
     ] = 0.0
     """Give this share of every label to all classes alike (CE, CB, GRW, BS, LA); the prior's adjustment stays as it is."""
-    RULES: ClassVar[tuple[Rule, ...]] = (_tau_is_of_logit_adjustment, _smoothing_is_of_cross_entropies)
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        _tau_is_of_logit_adjustment,
+        _smoothing_is_of_cross_entropies,
+        _mixing_is_of_cross_entropies,
+    )
 
     def build(self, class_counts: Counts, scale: float = 25.0) -> Loss:
         """The loss of a training set with ``class_counts`` images of each class, [C], of any dtype; errors as ``build``.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastlift.data.loading.mixed import Mixed
 from fastlift.errors import UserError
 from fastlift.models.classifiers import Classifier
 from fastlift.training.distributed import World
@@ -34,9 +35,26 @@ class Loss(nn.Module):
         logits = classifier(features)
         return self(logits, labels), logits.detach().argmax(dim=1)
 
+    def on_mixed(self, classifier: Classifier, features: Tensor, labels: Tensor, mixed: Mixed) -> tuple[Tensor, Tensor]:
+        """``features`` [B, D] of mixed images -> (loss, predictions int64 [B]), through ``classifier``, as ``on_features``.
+
+        ``labels`` int64 [B] are those of the larger shares, the rest of them is in ``mixed``.
+
+        Raises:
+            UserError: a loss without soft labels.
+        """
+        raise UserError(f"{type(self).__name__} has no soft labels: images cannot be mixed")
+
     def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
         """What a part with ``labels`` int64 [B] counts in the mean over its batch, whose labels are ``whole`` [W]."""
         return len(labels) / len(whole)
+
+    def mixed_share(self, labels: Tensor, whole: Tensor, mixed: Mixed) -> float | Tensor:
+        """As ``share``, of mixed images: ``labels`` int64 [B] as ``on_mixed`` has them, ``whole`` [W] the batch's as unmixed.
+
+        Both images of a pair are in the batch: its labels count as much in all as unmixed.
+        """
+        return self.share(labels, whole)
 
     def join(self, world: World) -> None:
         """Learn which processes (``world``) make parts of each batch at the same time; means over images need not know."""

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlift.models.classifiers import Classifier
-from fastlift.training.class_shards import ShardedClassifier, mean_of_images
+from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.losses.base import Loss, not_negative
+from fastlift.training.split_losses import mean_of_images
 from fastlift_kernels import Impl
 
 

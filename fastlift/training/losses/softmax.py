@@ -7,12 +7,15 @@ et al. 2020) and logit adjustment (LA: Menon et al. 2021) are one formula with i
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlift.data.loading.mixed import Mixed
 from fastlift.errors import UserError
 from fastlift.models.classifiers import Classifier
+from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.losses.base import Loss
 from fastlift_kernels import Impl
 
@@ -20,13 +23,14 @@ from fastlift_kernels import Impl
 class SoftmaxLoss(Loss):
     """Mean CE(z + tau log p, t), weighted by class: (logits [B, C], labels int64 [B]) -> scalar of the logits' dtype.
 
+    Labels may also be probabilities [B, C], as of mixed images, in place of the onehot(y) below.
     t = (1 - E) onehot(y) + E / C, with E the label smoothing (Szegedy et al. 2016): the prior shifts the logits, and stays out of t.
 
     Args:
         log_prior: log p, [C], or None.
         tau: strength of the adjustment.
         class_weight: weight w of each class, [C], or None. The mean is the weighted one of ``torch.nn.CrossEntropyLoss``: each
-            class of t counts with its own weight, and the sum is divided by that of w_y.
+            class of t counts with its own weight, and the sum is divided by that of w_y (of probabilities: their mean w).
         label_smoothing: E, in [0, 1).
 
     Raises:
@@ -56,25 +60,43 @@ class SoftmaxLoss(Loss):
         if self.log_prior is not None:
             logits = logits + self.tau * self.log_prior.to(logits.dtype)
         weight = None if self.class_weight is None else self.class_weight.to(logits.dtype)
-        return F.cross_entropy(logits, labels, weight=weight, label_smoothing=self.label_smoothing)
+        is_soft = labels.is_floating_point()
+        labels = labels.to(logits.dtype) if is_soft else labels
+        if weight is None or not is_soft:
+            return F.cross_entropy(logits, labels, weight=weight, label_smoothing=self.label_smoothing)
+        # torch's own mean of probabilities is over images, though that of labels is weighted.
+        each = F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing, reduction="none")
+        return each.sum() / (labels @ weight).sum()
 
     def on_features(
         self, classifier: Classifier, features: Tensor, labels: Tensor, impl: Impl | None = None
     ) -> tuple[Tensor, Tensor]:
-        return classifier.cross_entropy(
-            features,
-            labels,
-            log_prior=self.log_prior,
-            tau=self.tau,
-            class_weight=self.class_weight,
-            label_smoothing=self.label_smoothing,
-            impl=impl,
-        )
+        return classifier.cross_entropy(features, labels, **self._constants(), impl=impl)
+
+    def _constants(self) -> dict[str, Any]:
+        return {
+            "log_prior": self.log_prior,
+            "tau": self.tau,
+            "class_weight": self.class_weight,
+            "label_smoothing": self.label_smoothing,
+        }
+
+    def on_mixed(self, classifier: Classifier, features: Tensor, labels: Tensor, mixed: Mixed) -> tuple[Tensor, Tensor]:
+        if isinstance(classifier, ShardedClassifier):
+            return classifier.cross_entropy(features, labels, **self._constants(), mixed=mixed)
+        logits = classifier(features)
+        return self(logits, mixed.soft(labels, logits.shape[1], logits.dtype)), logits.detach().argmax(dim=1)
 
     def share(self, labels: Tensor, whole: Tensor) -> float | Tensor:
         if self.class_weight is None:
             return super().share(labels, whole)
         return self.class_weight[labels].sum() / self.class_weight[whole].sum()
+
+    def mixed_share(self, labels: Tensor, whole: Tensor, mixed: Mixed) -> float | Tensor:
+        if self.class_weight is None:
+            return super().share(labels, whole)
+        mine = mixed.mean(self.class_weight[labels], self.class_weight[mixed.other])
+        return mine.sum() / self.class_weight[whole].sum()
 
 
 def adjusted(counts: Tensor, tau: float = 1.0, label_smoothing: float = 0.0) -> SoftmaxLoss:

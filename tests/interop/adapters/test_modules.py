@@ -8,12 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms import v2
 
 import fastlift
 from fastlift.interop import modules
 from fastlift.training import losses
 
 COUNTS = [60, 20, 7, 2, 1]
+
+
+@pytest.fixture(autouse=True)
+def _graphs_of_other_tests_are_forgotten() -> None:
+    """Of one function the compiler keeps eight at most."""
+    torch.compiler.reset()
+
+
 LOSSES = {
     "LA": lambda: fastlift.LogitAdjustedCrossEntropy(COUNTS, tau=0.8),
     "BS": lambda: modules.BalancedSoftmaxLoss(COUNTS),
@@ -76,6 +85,21 @@ def test_label_smoothing_is_an_argument_of_cross_entropies(kind: str) -> None:
     features, labels = batch("fused")
     fused = fastlift.FusedCosineLoss(16, COUNTS, module.name, label_smoothing=0.3)
     torch.testing.assert_close(fused(features, labels), module(fused.logits(features), labels))
+
+
+@pytest.mark.parametrize("name", ["LA", "BS", "CB", "GRW", "smoothed"])
+def test_soft_labels_of_torchvisions_mixup(name: str) -> None:
+    logits, labels = batch(name)
+    module = LOSSES[name]()
+    _, soft = v2.MixUp(num_classes=5)(torch.zeros(8, 3, 2, 2), labels)
+    torch.testing.assert_close(module(logits, soft), module.loss(logits, soft))
+    torch.testing.assert_close(module(logits, F.one_hot(labels, 5).double()), module(logits, labels))
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits, soft), module(logits, soft))
+    with pytest.raises(fastlift.UserError, match=r"labels: expected probabilities of shape \[8, 5\], got \[8, 4\]"):
+        module(logits, soft[:, :4])
+    with pytest.raises(fastlift.UserError, match=r"labels: expected int64 of shape \[8\], got torch.float32"):
+        LOSSES["Focal"]()(logits, soft)
 
 
 @pytest.mark.parametrize("name", LOSSES)

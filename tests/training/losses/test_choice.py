@@ -9,6 +9,7 @@ import torch
 from fixtures import with_a_line
 from torch import Tensor
 
+from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.training import losses
 from fastlift.training.losses import Loss, LossName, LossSettings
@@ -68,6 +69,17 @@ def test_every_loss_that_has_a_name_is_built(name: Any) -> None:
     logits, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 0, 1])
     found, expected = LossSettings(loss=name).build(COUNTS), losses.build(name, COUNTS)
     assert torch.equal(found(logits, labels), expected(logits, labels))
+
+
+@pytest.mark.parametrize("setting", ["mixup", "cutmix"])
+def test_mixing_is_refused_where_the_loss_has_no_soft_labels(setting: str) -> None:
+    for loss in ("Focal", "LDAM", "LADE"):
+        with pytest.raises(UserError, match=f"^{setting}: the loss {loss} has no soft labels .*; use one of CE, CB"):
+            Config().override(loss=loss, **{setting: 0.5})
+    for loss in ("CE", "CB", "GRW", "BS", "LA"):
+        Config().override(loss=loss, **{setting: 0.5})
+    with pytest.raises(UserError, match=f"^{setting}: a batch of one image has no pair to mix"):
+        Config().override(batch_size=1, **{setting: 0.5})
 
 
 def test_names_are_those_of_the_losses() -> None:

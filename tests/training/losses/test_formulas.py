@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlift.data.loading.mixed import Mixed
+from fastlift.errors import UserError
 from fastlift.models import classifiers
 from fastlift.training import losses
 
@@ -114,6 +116,94 @@ def test_label_smoothing_from_features(name: str, classifier: str, device: torch
     torch.testing.assert_close(value.double().cpu(), expected_loss, rtol=1e-6, atol=1e-6)
     for found, wanted in zip(torch.autograd.grad(value, [leaf, *head.parameters()]), expected, strict=True):
         torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def mixed_batch(size: int = 9) -> tuple[Tensor, Tensor, Mixed, Tensor]:
+    """Logits, labels of the larger shares, the rest of them, and the same as probabilities, by hand."""
+    z, y = batch(size)
+    mixed = Mixed((y * 3 + 1) % len(COUNTS), torch.linspace(0.5, 1, size))
+    soft = torch.zeros(size, len(COUNTS), dtype=torch.float64)
+    for i in range(size):
+        soft[i, y[i]] += mixed.share[i]
+        soft[i, mixed.other[i]] += 1 - mixed.share[i].double()
+    return z, y, mixed, soft
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_labels(name: str, smoothing: float) -> None:
+    """By hand, as torch has it with probabilities, and gradients; the mean is weighted by the classes of the labels."""
+    z, _, _, soft = mixed_batch()
+    z.requires_grad_()
+    weight, smooth = weights_of(name), (1 - smoothing) * soft + smoothing / len(COUNTS)
+    shifted = z + prior_of(name)
+    by_hand = -(weight * smooth * shifted.log_softmax(dim=1)).sum() / (weight * soft).sum()
+    found = double(losses.build(name, COUNTS, label_smoothing=smoothing))(z, soft)
+    torch.testing.assert_close(found, by_hand, rtol=1e-6, atol=0)
+    expected = torch.autograd.grad(by_hand, z)[0]
+    torch.testing.assert_close(torch.autograd.grad(found, z)[0], expected, rtol=1e-6, atol=1e-9)
+    if name in ("CE", "BS", "LA"):
+        torchs = F.cross_entropy(z + prior_of(name), soft, label_smoothing=smoothing)
+        torch.testing.assert_close(found.detach(), torchs.detach(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_probabilities_of_one_class_are_labels(name: str) -> None:
+    z, y = batch()
+    loss = double(losses.build(name, COUNTS, label_smoothing=0.1))
+    torch.testing.assert_close(loss(z, F.one_hot(y, len(COUNTS)).double()), loss(z, y), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("classifier", ["cosine", "linear", "l2", "layernorm"])
+@pytest.mark.parametrize("name", SOFT)
+def test_mixed_labels_from_features(name: str, classifier: str, smoothing: float, device: torch.device) -> None:
+    """Loss and gradients are the mean by shares of those of both labels, each image weighted by its labels' classes."""
+    _, y, mixed, _ = mixed_batch()
+    head, features = classifiers.CLASSIFIERS[classifier](16, len(COUNTS)), torch.randn(9, 16, requires_grad=True)
+    shifted, weight, share = head(features).double() + prior_of(name), weights_of(name), mixed.share.double()
+    of_both = [
+        F.cross_entropy(shifted, labels, weight, reduction="none", label_smoothing=smoothing)
+        for labels in (y, mixed.other)
+    ]
+    total = (share * weight[y] + (1 - share) * weight[mixed.other]).sum()
+    by_hand = (share * of_both[0] + (1 - share) * of_both[1]).sum() / total
+    expected = torch.autograd.grad(by_hand, [features, *head.parameters()])
+    loss, head = losses.build(name, COUNTS, label_smoothing=smoothing).to(device), head.to(device)
+    leaf, moved = features.detach().to(device).requires_grad_(), Mixed(*[one.to(device) for one in mixed])
+    value, predictions = loss.on_mixed(head, leaf, y.to(device), moved)
+    torch.testing.assert_close(value.double().cpu(), by_hand, rtol=1e-6, atol=1e-6)
+    assert torch.equal(predictions.cpu(), head.cpu()(features).argmax(dim=1))
+    head.to(device)
+    for found, wanted in zip(torch.autograd.grad(value, [leaf, *head.parameters()]), expected, strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["CE", "CB"])
+def test_parts_of_a_mixed_batch_count_as_much_as_their_labels(name: str) -> None:
+    """Of a batch of pairs, which is cut within one: the parts' losses make up the whole's."""
+    z, y = batch(6)
+    partners = y.view(3, 2).flip(1).flatten()
+    mixed = Mixed(partners, torch.tensor([0.6, 0.75, 0.9]).repeat_interleave(2))
+    loss = double(losses.build(name, COUNTS))
+    weight, share = weights_of(name), mixed.share.double()
+    total = weight[y].sum()  # as unmixed: both of each pair are there
+    torch.testing.assert_close((share * weight[y] + (1 - share) * weight[partners]).sum(), total)
+    parts = []
+    for rows in (slice(0, 3), slice(3, 4), slice(4, 6)):
+        part = loss(z[rows], mixed.of(rows).soft(y[rows], len(COUNTS), torch.float64))
+        parts.append(part * loss.mixed_share(y[rows], y, mixed.of(rows)))
+    whole = loss(z, mixed.soft(y, len(COUNTS), torch.float64))
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(SOFT)))
+def test_losses_of_one_label_refuse_mixed_images(name: str) -> None:
+    _, y, mixed, _ = mixed_batch()
+    with pytest.raises(UserError, match="Loss has no soft labels: images cannot be mixed"):
+        losses.build(name, COUNTS).on_mixed(
+            classifiers.CLASSIFIERS["cosine"](16, len(COUNTS)), torch.randn(9, 16), y, mixed
+        )
 
 
 def test_lade() -> None:
