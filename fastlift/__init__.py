@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fastlift.engine.model import load_run as load_run
     from fastlift.engine.seeds import train_seeds as train_seeds
     from fastlift.engine.sharing import from_pretrained as from_pretrained
-    from fastlift.engine.train import train as train
     from fastlift.errors import UserError as UserError
     from fastlift.interop import lift_checkpoints
     from fastlift.interop.adapters import add_adapters as add_adapters
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from fastlift.models.prediction.result import Prediction as Prediction
     from fastlift.models.tuners.adapter import AdaptFormer as AdaptFormer
     from fastlift.soups.soup import soup as soup
+    from fastlift.soups.stages import train as train
     from fastlift.training import classifier_init
     from fastlift.training import losses as losses
 
@@ -75,7 +75,7 @@ _HOMES = {
     "remove_adapters": "interop.adapters",
     "save_adapters": "interop.adapters",
     "soup": "soups.soup",
-    "train": "engine.train",
+    "train": "soups.stages",
     "train_seeds": "engine.seeds",
     "tuner_parameters": "interop.adapters",
 }

@@ -65,6 +65,8 @@ from fastlift.training.settings import (
     EpochSettings,
     LoopSettings,
     NonFiniteSettings,
+    SoupSettings,
+    TrainedPartSettings,
     WarmStartSettings,
 )
 from fastlift.training.stages import ProgressiveSettings
@@ -98,6 +100,8 @@ class TrainingConfig(  # type: ignore[misc]
     OptimizerSettings,
     BatchSettings,
     ProgressiveSettings,
+    SoupSettings,
+    TrainedPartSettings,
     WarmStartSettings,
     EpochSettings,
     MixingSettings,
@@ -148,7 +152,7 @@ class Config:
     """
 
     recipe: str = "lift"
-    """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, coop, zero_shot."""
+    """Where the defaults come from: lift, lift_plus, linear_probe, full_finetune, arbitrary_finetune, lt_soups, coop, zero_shot."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -81,9 +81,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _train_one(command: Train) -> None:
-    from fastlift.engine.train import train
     from fastlift.reporting.console import Terminal, show_result
     from fastlift.reporting.table import metrics_table
+    from fastlift.soups.stages import train
 
     settings, resume, overwrite = command.settings, command.resume, command.overwrite
     results = train(settings, output=command.output, resume=resume, overwrite=overwrite, ui=Terminal()).results

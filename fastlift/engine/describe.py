@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,8 +21,10 @@ from fastlift.system.progress import Ui
 from fastlift.training.class_shards import ShardedClassifier
 
 
-def announce(settings: ModelSettings, data: DataSet, model: LiftModel, ui: Ui) -> None:
-    """Tell what will be trained, and on which images."""
+def announce(
+    settings: ModelSettings, data: DataSet, model: LiftModel, ui: Ui, only: Literal["classifier"] | None = None
+) -> None:
+    """Tell what will be trained, and on which images; ``only`` where not all that can trains."""
     counts = data.train.class_counts()
     described = describe_model(settings, model)
     ui.say(f"{data.name}: {data.told_images()}, {len(counts)} classes of {counts.max()} to {counts.min()} images")
@@ -30,7 +32,7 @@ def announce(settings: ModelSettings, data: DataSet, model: LiftModel, ui: Ui) -
     ui.say(
         f"{settings.model}: {' + '.join(settings.tuner)}{rank} trains {described['tuner_parameters']:,} parameters "
         f"({100 * described['tuner_share']:.2f} % of the backbone), the {settings.classifier} classifier "
-        f"{described['head_parameters']:,}"
+        f"{described['head_parameters']:,}{'; the classifier alone is trained further' if only else ''}"
     )
 
 

@@ -158,9 +158,10 @@ def ready_model(asked: Asked, place: Place, data: DataSet, dtype: torch.dtype) -
     config.part(ActivationCheckpointingSettings).build(model.vit)
     _check_possible(config.training, model, world)
     if config.training.epochs:
-        needed = estimate(
-            model, work.micro_batch, config.training.batch_size, work.copies
-        )  # before a run folder is made
+        with torch.set_grad_enabled(config.training.train_only is None):
+            needed = estimate(  # before a run folder is made
+                model, work.micro_batch, config.training.batch_size, work.copies
+            )
         if config.run.memory == "check":
             needed.check()
         ui.say(f"training {needed}")
@@ -176,6 +177,8 @@ def _check_possible(training: TrainingConfig, model: LiftModel, world: World) ->
         raise UserError(
             f"batch_size: {training.batch_size} images cannot be shared by {world.size} processes; start fewer"
         )
+    if training.epochs and training.train_only is not None and not model.head_parameters:
+        raise UserError(f"train_only {training.train_only}: this classifier has nothing that trains")
     if training.epochs and not model.trained():
         raise UserError("nothing in this model trains: choose a tuner, or epochs 0 to evaluate it as it is")
 

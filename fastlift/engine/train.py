@@ -212,7 +212,7 @@ def _train(asked: Asked, place: Place) -> Run:
         write_json(run.config, to_dict(config), parents=False)  # a resumed run may have another data root, other crops
         if (data.cut or config.given is not None) and (told := keep_splits(run, data)):
             ui.say(told)
-        announce(config.model, data, model, ui)
+        announce(config.model, data, model, ui, config.training.train_only)
         backend = config.part(LoaderSettings).backend_for(data.train, place.device, augment=config.data.augment)
         announce_machine(place.device, amp, backend, ui)
         if not epochs and model.trained() and last is None:  # nothing else keeps what it starts with
@@ -280,6 +280,7 @@ def _fit(
         micro_batch=settings.micro_batch,
         world=world,
         on_nonfinite=settings.on_nonfinite,
+        only=config.training.train_only,
     )
     loader = training_loader(config.data, settings, stages, data, model, place, bad)
     can_cut = "micro_batch" in may_change(config)

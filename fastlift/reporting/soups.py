@@ -54,7 +54,7 @@ def soup_table(run: RunRecord) -> dict[str, Any] | None:
         for one in parts
     ]
     of_soup = [_number(made.get("validation"))] if by else []
-    rows.append(["the soup", "", "1", *("" for _ in settings), *of_soup, *(one.text(run.metrics()) for one in _SHOWN)])
+    rows.append([run.name, "", "", *("" for _ in settings), *of_soup, *(one.text(run.metrics()) for one in _SHOWN)])
     first = 3 + len(settings)
     numbers = [2, *range(first, first + len(validation) + len(figures))]
     note = _WAYS.get(made["how"], "").format(by=by)

@@ -22,7 +22,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs.best import usable_best
 from fastlift.runs.events import evaluations
 from fastlift.runs.identity import Identity, load_identity, settings_digest, store_identity
-from fastlift.runs.names import SEEDS, folder_of_seeds
+from fastlift.runs.names import SEEDS, folder_of_seeds, resumed_as
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
 from fastlift.runs.train_state import Schedule
@@ -199,9 +199,10 @@ def state(path: Path) -> State:
 def way_on(path: Path) -> str:
     """What to do next with a folder, as a sentence."""
     named, train = shlex.quote(str(path)), f"{launcher.command()} train"
-    found, seeds = state(path), folder_of_seeds(path)
-    if seeds is not None and found not in (State.EVALUATED, State.ENDED):
-        return f"it goes on, and the seeds after it, with: {train} --resume --output {shlex.quote(str(seeds))}"
+    found, whole = state(path), resumed_as(path)
+    if whole != path and found not in (State.EVALUATED, State.ENDED):
+        after = "stages" if folder_of_seeds(path) is None else "seeds"
+        return f"it goes on, and the {after} after it, with: {train} --resume --output {shlex.quote(str(whole))}"
     return {
         State.FREE: f"start a run in it: {train} --output {named}",
         State.FOREIGN: "choose another folder, or restore its config.json",

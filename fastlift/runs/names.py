@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 SEEDS = "seeds.json"  # of a folder with a run for each of several seeds
+_STAGES = "stages"  # in the folder of a run that is made in stages
 _OF_A_SEED = re.compile(r"seed-\d+")
 
 
@@ -27,11 +28,22 @@ def is_of_a_seed(name: str) -> bool:
     return _OF_A_SEED.fullmatch(name) is not None
 
 
+def stage_path(folder: Path, name: str) -> Path:
+    """A stage of the run in ``folder``, as a run of its own."""
+    return folder / _STAGES / name
+
+
+def folder_of_stages(run: Path) -> Path | None:
+    """The run that another run is a stage of; None where it is none."""
+    whole = run.parent.parent
+    return whole if run.parent.name == _STAGES and (whole / "config.json").is_file() else None
+
+
 def folder_of_seeds(run: Path) -> Path | None:
     """The folder of several seeds that a run lies in; None where it lies in none."""
     return run.parent if is_of_a_seed(run.name) and (run.parent / SEEDS).is_file() else None
 
 
 def resumed_as(run: Path) -> Path:
-    """The folder by which a run is resumed: that of all seeds where it is one of several, else its own."""
-    return folder_of_seeds(run) or run
+    """The folder by which a run is resumed: that of all seeds where it is one of several, of the run that it is a stage of, or its own."""
+    return folder_of_seeds(run) or folder_of_stages(run) or run

@@ -1,5 +1,5 @@
 """Soups: runs whose trained values are averages of what other runs, or other epochs, have trained.
 
-Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``training``, ``evaluation``, ``config``, ``runs``,
-``reporting`` and ``engine``. Imported by ``commands``.
+Imports ``errors``, ``settings``, ``system``, ``data``, ``models``, ``training``, ``evaluation``, ``callbacks``, ``config``,
+``runs``, ``reporting`` and ``engine``. Imported by ``commands``.
 """

@@ -42,6 +42,19 @@ class Average:
         }
         return Average(added, self.weight + weight, self.dtypes)
 
+    def followed(self, state: Mapping[str, Tensor], keep: float) -> Average:
+        """With one state more, of the same names and shapes: mean <- keep mean + (1 - keep) state, in float64.
+
+        Source: LT-Soups, NeurIPS 2025.
+        """
+        blended = {
+            name: keep * (total / self.weight) + (1 - keep) * state[name].double()
+            if total.is_floating_point()
+            else total
+            for name, total in self.sums.items()
+        }
+        return Average(blended, 1.0, self.dtypes)
+
     def state(self) -> dict[str, Tensor]:
         """The mean, in the states' own dtypes: each number is rounded here, and nowhere before."""
         return {
@@ -73,10 +86,8 @@ def normalised(weights: Sequence[float], number: int) -> list[float]:
 
 
 def one_after_another(number: int, keep: float) -> list[float]:
-    """Weights of a start and ``number`` states that are averaged into it in turn: mean <- keep mean + (1 - keep) next.
+    """Weights in the end of a start and ``number`` states that have ``followed`` it, one after another.
 
-    So the start has keep^n, the state i (from 1) (1 - keep) keep^(n - i); they sum to 1.
-
-    Source: LT-Soups, NeurIPS 2025.
+    The start has keep^n, the state i (from 1) (1 - keep) keep^(n - i); they sum to 1.
     """
     return [keep**number, *((1 - keep) * keep ** (number - i) for i in range(1, number + 1))]

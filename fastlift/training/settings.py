@@ -49,6 +49,54 @@ class WarmStartSettings(Settings):
     the same name start from its, the others anew."""
 
 
+def _keeps_a_tuner(
+    epochs: int, init_from: str | None, tuner: tuple[str, ...], classifier: str, soup_factors: tuple[int, ...]
+) -> bool:
+    has_start = init_from is not None or bool(soup_factors)
+    return epochs > 0 and has_start and tuner != ("none",) and classifier not in ("text", "zero_shot")
+
+
+@dataclass(frozen=True)
+class TrainedPartSettings(Settings):
+    """What of a model trains."""
+
+    train_only: Annotated[
+        Literal["classifier"] | None,
+        Acts(
+            "for a tuner that keeps what it was given (--init-from, a tuner, and a classifier with a weight of its own; to train a "
+            "classifier on the backbone as it is: --tuner none)",
+            _keeps_a_tuner,
+        ),
+    ] = None
+    """Train the classifier alone: the tuner, or the whole backbone with tuner full, keeps what --init-from gave it, and takes
+    part in the forward pass. Default: all that can train trains."""
+
+
+def _each_factor_once(soup_factors: tuple[int, ...]) -> str | None:
+    twice = next((factor for factor in soup_factors if soup_factors.count(factor) > 1), None)
+    return None if twice is None else f"soup_factors: {twice} is there twice; give each factor once"
+
+
+@dataclass(frozen=True)
+class SoupSettings(Settings):
+    """LT-Soups: what trains starts from an average of trainings on smaller, more balanced training sets (recipe lt_soups)."""
+
+    soup_factors: Annotated[
+        tuple[int, ...],
+        Between(0, 40),
+        Acts("what a training starts from (epochs 1 or more)", lambda epochs: epochs > 0),
+    ] = ()
+    """Before the run itself, a training for each factor f: on at most n 2^f images of each class, n being the smallest class's.
+    What they train is averaged one after another, from the start of all of them, and the run starts there."""
+    soup_keep: Annotated[
+        float,
+        Between(0, 1, "[)"),
+        Acts("the share of an average of trainings (--soup-factors)", lambda soup_factors: bool(soup_factors)),
+    ] = 0.7
+    """Share of the average so far that each further training leaves in it: average <- 0.7 average + 0.3 next."""
+    RULES: ClassVar[tuple[Rule, ...]] = (_each_factor_once,)
+
+
 @dataclass(frozen=True)
 class NonFiniteSettings(Settings):
     """What becomes of steps whose loss or gradients are NaN or infinite (see ``fastlift.training.finite``)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -75,6 +76,7 @@ class Learner:
             alone, which compares the images of a batch, compares those that are in memory at a time, of all processes.
         world: the processes that share each batch.
         on_nonfinite: what becomes of a step whose loss or gradients are not finite (see ``fastlift.training.finite``).
+        only: what trains, where not all that can: the rest of what ``model.trained`` names stays as it is.
 
     Raises:
         ValueError: nothing in the model trains.
@@ -89,9 +91,10 @@ class Learner:
         micro_batch: int | None = None,
         world: World | None = None,
         on_nonfinite: OnNonFinite = "stop",
+        only: Literal["classifier"] | None = None,
     ) -> None:
-        self.model, self.loss = model, loss
-        self.parameters = model.trained()
+        self.model, self.loss, self.only = model, loss, only
+        self.parameters = {name: p for name, p in model.trained().items() if only is None or name.startswith("head.")}
         if not self.parameters:
             raise ValueError("nothing in this model trains")
         self.shard = model.classifier if isinstance(model.classifier, ShardedClassifier) else None
@@ -223,10 +226,11 @@ class Learner:
 
     def _features(self, images: Tensor) -> Tensor:
         """Of this rank's images [b, ...]: [b, D], also of none, where others have some."""
-        if len(images):
-            return self.model.features(images)
-        one = images.new_zeros(1, *images.shape[1:])  # so that dtype and gradients are as the others have them
-        return self.model.features(one)[:0]
+        with torch.set_grad_enabled(self.only is None):  # else nothing behind the classifier trains
+            if len(images):
+                return self.model.features(images)
+            one = images.new_zeros(1, *images.shape[1:])  # so that dtype and gradients are as the others have them
+            return self.model.features(one)[:0]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What trains, and what is ``kept``, on the first rank; all ranks take part where the classifier is split over them."""

@@ -95,11 +95,27 @@ def test_one_after_another_by_hand() -> None:
     weights = one_after_another(3, 0.7)
     assert weights == pytest.approx([0.343, 0.147, 0.21, 0.3])
     assert sum(weights) == pytest.approx(1)
-    average = Average()
-    for weight, value in zip(weights, (10.0, 20.0, 0.0, 40.0), strict=True):
-        average = average.added({"x": torch.tensor([value], dtype=torch.float64)}, weight)
-    assert average.state()["x"].item() == pytest.approx(18.37)
-    mean = 10.0
+    average, means = Average().added({"x": torch.tensor([10.0])}), []
     for value in (20.0, 0.0, 40.0):
-        mean = 0.7 * mean + 0.3 * value
-    assert average.state()["x"].item() == pytest.approx(mean, rel=1e-15)
+        average = average.followed({"x": torch.tensor([value])}, 0.7)
+        means.append(average.state()["x"].item())
+    assert means == pytest.approx([13, 9.1, 18.37])
+    total = sum(weight * value for weight, value in zip(weights, (10.0, 20.0, 0.0, 40.0), strict=True))
+    assert total == pytest.approx(18.37)
+
+
+def test_one_after_another_is_in_float64_and_rounded_once() -> None:
+    start, *others = states(8)
+    average = Average().added(start)
+    for state in others:
+        average = average.followed(state, 0.7)
+    for name, mean in start.items():
+        exact, rounded = mean.double(), mean
+        for state in others:
+            exact, rounded = 0.7 * exact + (1 - 0.7) * state[name].double(), 0.7 * rounded + 0.3 * state[name]
+        assert torch.equal(average.state()[name], exact.float())
+        assert not torch.equal(exact.float(), rounded)
+    same = Average().added(start)
+    for _ in range(7):
+        same = same.followed(start, 0.7)
+    assert all(torch.equal(same.state()[name], tensor) for name, tensor in start.items())
