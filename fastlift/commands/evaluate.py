@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -65,10 +65,15 @@ def run(arguments: list[str]) -> int:
     """Evaluate by flags."""
     command, changes = parse_changes(Evaluate, arguments, "evaluate", CHANGES, EXAMPLES)
 
+    from rich.console import Group
+    from rich.text import Text
+
     from fastlift.data.datasets.dataset import SPLITS
     from fastlift.engine.evaluate import evaluate_run
+    from fastlift.evaluation.paired_tests import PairedTest
     from fastlift.reporting.console import Terminal, show_result
-    from fastlift.reporting.table import comparison_table, metrics_table
+    from fastlift.reporting.paired import paired_lines
+    from fastlift.reporting.table import comparison_table, intervals_table, metrics_table
 
     moved = {} if command.data_root is None else {"data_root": command.data_root}
     settings = embedded(command) | changes | moved
@@ -76,6 +81,12 @@ def run(arguments: list[str]) -> int:
         command.run, command.checkpoint, command.split, settings, calibrated=command.calibrated, ui=Terminal()
     )
     name = next(iter(rows))
-    table = metrics_table(rows[name], name, SPLITS[command.split]) if len(rows) == 1 else comparison_table(rows)
+    if len(rows) == 1:
+        table: Any = metrics_table(rows[name], name, SPLITS[command.split])
+    else:
+        tests = {one: row["against"]["tests"] for one, row in rows.items() if "against" in row}
+        found = {one: {group: PairedTest(**test) for group, test in of.items()} for one, of in tests.items()}
+        lines = "\n".join(paired_lines(found, name))
+        table = Group(comparison_table(rows), "", intervals_table(rows), *([Text(f"\n{lines}")] if lines else []))
     show_result(rows, table, command.json)
     return 0

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         raise UserError("name at least one run folder: fastlift report RUN [RUN ...]")
     if command.output is not None and command.output.is_dir():
         raise UserError(f"--output {command.output} is a folder: name a file in it for the page")
-    from fastlift.reporting.console import complain, show_line
+    from fastlift.reporting.console import Terminal, complain, show_line
     from fastlift.reporting.html import write_report
     from fastlift.runs.claims import InUse, claimed
     from fastlift.runs.folder import open_run
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     inside = next((run for run in command.runs if run.resolve() == output.parent.resolve()), None)
     try:  # beside a process that writes there, the page of what was before might come last
         with nullcontext() if inside is None else claimed(inside, complain, PATIENCE_S):
-            show_line(str(write_report(folders, output, images=command.images)))
+            show_line(str(write_report(folders, output, images=command.images, say=Terminal().say)))
     except InUse as error:
         raise UserError(f"{error}; or name another place for the page with --output") from None
     return 0

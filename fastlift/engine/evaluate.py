@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastlift.config import Config, RunConfig, load
 from fastlift.data.datasets.dataset import DataSet, Rank
 from fastlift.data.datasets.taxon import rank_at
+from fastlift.data.index.groups import group_masks
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.engine.agreement import agree, first_amp, join
 from fastlift.engine.build import load_data
@@ -23,6 +26,7 @@ from fastlift.engine.validation import validation_split
 from fastlift.errors import UserError
 from fastlift.evaluation.calibration import weights_of
 from fastlift.evaluation.evaluate import Evaluation, evaluate, rank_counts
+from fastlift.evaluation.paired_tests import compare
 from fastlift.evaluation.per_image import PerImage
 from fastlift.evaluation.selective import selective
 from fastlift.evaluation.settings import EvaluationSettings
@@ -77,9 +81,9 @@ def evaluate_run(
         ui: where progress is told; see ``fastlift.train``.
 
     Returns:
-        metrics by a name that says the crops; checkpoint and split where they are not the usual ones; the fingerprint of
-        the images where they are not those of the training's own evaluation; the dtype where it is not the training's; and
-        whether they are calibrated.
+        metrics (and, of several checkpoints, ``against``: McNemar's tests against the first, see ``PairedTest``) by a name that
+        says the crops; checkpoint and split where they are not the usual ones; the fingerprint of the images where they are not
+        those of the training's own evaluation; the dtype where it is not the training's; and whether they are calibrated.
 
     Raises:
         UserError: no such run or checkpoint, or data with other classes; no calibration, or one of another checkpoint or of
@@ -144,8 +148,7 @@ def _evaluate_among_others(
         model = load_run(folder, checkpoint, told, calibrated=calibrated)
         name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
-        keeps = results is not None or calibrated
-        evaluation = evaluate_on(model, index, group_counts, config, device, world, ui, rank, per_image=keeps)
+        evaluation = evaluate_on(model, index, group_counts, config, device, world, ui, rank, per_image=True)
         rows[name] = evaluation.metrics.to_dict() | _of_calibration(fitted, evaluation.per_image, rank)
         if evaluation.per_image is not None:
             said[name] = evaluation.per_image
@@ -161,6 +164,9 @@ def _evaluate_among_others(
             _keep(run, results, rows, keep_images, told)
         except (InUse, OSError) as error:  # somebody else's run, perhaps: what was found is returned all the same
             told.say(f"not kept in {run.results}: {error.strerror if isinstance(error, OSError) else error}")
+    if len(said) > 1:
+        counts = rank_counts(np.asarray(group_counts, dtype=np.int64), rank)
+        _add_tests(rows, said, {"overall": counts >= 0, **group_masks(counts.tolist(), config.data.group_boundaries)})
     return rows
 
 
@@ -174,6 +180,15 @@ def _of_calibration(fitted: Record | None, said: PerImage | None, rank: Rank | N
     weights = weights_of(torch.from_numpy(said.labels).long(), fitted["settings"]["weigh"]).numpy()
     right = said.predicted == said.labels
     return found | selective(said.confidence.astype(np.float64), right, weights, fitted["threshold"]).to_dict()
+
+
+def _add_tests(
+    rows: dict[str, dict[str, Any]], said: dict[str, PerImage], groups: dict[str, NDArray[np.bool_]]
+) -> None:
+    """Add to all rows but the first how they differ from it on the same images: by group, McNemar's test."""
+    first, *others = said
+    for name, tests in zip(others, compare(said[first], [said[name] for name in others], groups), strict=True):
+        rows[name]["against"] = {"first": first, "tests": {group: asdict(test) for group, test in tests.items()}}
 
 
 def _stem(run: runs.RunFolder, wanted: str) -> str:
@@ -301,4 +316,5 @@ def zero_shot(config: Config, *, ui: Ui | None = None) -> Evaluation:
         data = load_data(config.data, told, world, config.given)
         model = build_model(config.part(CreateSettings), data.class_names, told)
         told.say(f"{config.model.model} on {data.name}: {len(data.test):,} images, {len(data.class_names)} classes")
-        return evaluate_on(model, data.test, data.group_counts.tolist(), config, device, world, ui or Quiet())
+        counts = data.group_counts.tolist()
+        return evaluate_on(model, data.test, counts, config, device, world, ui or Quiet(), per_image=True)

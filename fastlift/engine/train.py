@@ -92,8 +92,8 @@ class Run:
     def _repr_html_(self) -> str:
         """Folder and figures, for notebooks."""
         metrics = self.metrics.to_dict()
-        rows = [(figure.title(metrics), figure.text(metrics), figure.unit) for figure in FIGURES]
-        return html_table(str(self.folder), ("figure", "value", "unit"), rows)
+        rows = [(one.title(metrics), one.text(metrics), one.range_text(metrics), one.unit) for one in FIGURES]
+        return html_table(str(self.folder), ("figure", "value", "95 % interval", "unit"), rows)
 
 
 def train(

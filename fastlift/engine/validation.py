@@ -16,6 +16,7 @@ from fastlift.engine.agreement import first_says, first_values
 from fastlift.engine.opening import Place
 from fastlift.errors import UserError
 from fastlift.evaluation.evaluate import evaluate
+from fastlift.evaluation.intervals import wilson
 from fastlift.evaluation.metrics import GROUP_NAMES, Metrics
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.evaluation.validation import Standing, ValidationSettings
@@ -181,7 +182,9 @@ def _shown(value: float | None) -> str:
 
 
 def told_figures(figures: dict[str, Any]) -> str:
-    """Such as ``validation 71.2 % (many 80.0, medium 70.1)``; groups without an image are left out."""
+    """Such as ``validation 71.2 % (68.1 - 74.0; many 80.0, medium 70.1)``: the 95 % interval, and the groups that have an image."""
     groups = [f"{name} {figures[name]:.1f}" for name in GROUP_NAMES if figures[name] is not None]
-    told = f" ({', '.join(groups)})" if groups else ""
-    return f"validation {figures['accuracy']:.1f} %{told}"
+    images = figures["samples"]
+    low, high = wilson(figures["accuracy"] * images / 100, images)
+    told = "; ".join(filter(None, [f"{100 * low:.1f} - {100 * high:.1f}", ", ".join(groups)]))
+    return f"validation {figures['accuracy']:.1f} % ({told})"

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastlift.errors import UserError
-from fastlift.evaluation.intervals import DRAWS, Interval
+from fastlift.evaluation.intervals import Interval
+from fastlift.evaluation.resampling import DRAWS
 from fastlift.settings import Between, Settings
 
 Weigh = Literal["classes", "images"]

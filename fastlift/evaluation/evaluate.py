@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,7 @@ from fastlift.errors import UserError
 from fastlift.evaluation.accumulator import ClassificationAccumulator
 from fastlift.evaluation.metrics import Metrics
 from fastlift.evaluation.per_image import PerImage, PerImageRecorder
+from fastlift.evaluation.resampling import Answers, intervals
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.models.lift import LiftModel
 from fastlift.models.out_of_memory import without_gradients
@@ -105,7 +106,8 @@ def evaluate(
         settings: crops of each image, whose logits are averaged, how many go through the model at once, the boundaries of
             the groups, and the loader's.
         rank: evaluate groups of the classes instead; a group's probability is the sum of its classes'.
-        per_image: give what the model says of each image too, on the first process.
+        per_image: give what the model says of each image too, on the first process, and with it the intervals of macro F1,
+            calibration error and log loss.
         world: processes that share the work; all get the same metrics.
         on_progress: called with (images done, images in all), as if each process were as far as this one.
         on_bad: called with each image that is replaced, from any thread.
@@ -162,4 +164,8 @@ def evaluate(
     if recorder is not None:
         own_labels = index.labels if rank is None else rank.of_class[index.labels]
         found = recorder.of_all(world, device, own_labels, replaced)
-    return Evaluation(metrics, time.perf_counter() - start, found)
+    seconds = time.perf_counter() - start
+    if found is not None and found.every == 1 and len(found):
+        answers = Answers(found.labels, found.predicted, found.confidence, found.label_probability)
+        metrics = replace(metrics, intervals=metrics.intervals | intervals(answers, classes, metrics))
+    return Evaluation(metrics, seconds, found)

@@ -9,13 +9,13 @@ leaves open. Seeds come in addition, and only ``welch`` counts them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Z = 1.959963984540054  # of the normal distribution, 97.5 %
-DRAWS = 1000
+DRAWS = 10_000
 Interval = tuple[float, float]
 Counts = NDArray[np.int64]
 
@@ -47,33 +47,36 @@ def newcombe(first: Interval, second: Interval, first_share: float, second_share
 def mean_of_classes(right: Counts, images: Counts) -> Interval:
     """Of the mean accuracy of classes that have ``right`` [C] of ``images`` [C] > 0: bootstrap within each class.
 
-    The images of a class are drawn anew with replacement, D times; the interval holds the middle 95 % of the means. Where all
-    images, or none, are right, nothing varies, and Wilson's interval of all images together is given.
+    Of the n images of a class n - 1 are drawn anew with replacement, D times, which gives the mean the variance that it has;
+    n of them would give (n - 1) / n of it, and classes of few images intervals that miss. The interval holds the middle 95 % of
+    the means. Classes of one image are drawn as one. Where all images, or none, are right, nothing varies, and Wilson's
+    interval of all images together is given.
+
+    Source: J. N. K. Rao, C. F. J. Wu, JASA 83 (1988) 231.
     """
     if not right.any() or np.array_equal(right, images):
         return wilson(float(right.sum()), float(images.sum()))
     means = np.zeros(DRAWS)
     generator = np.random.default_rng(0)
-    for (of_class, n), classes in _alike(right, images):
-        means += generator.binomial(classes * n, of_class / n, DRAWS) / n
+    for (of_stratum,), of, trials, weight in _strata(right, images=images):
+        means += weight * generator.binomial(trials, of_stratum / of, DRAWS)
     return middle(means / len(right))
 
 
 def paired_difference(first: Counts, second: Counts, both: Counts, images: Counts, pooled: bool) -> Interval:
-    """Of second - first for two models and the same images: bootstrap within each class, both answers of an image together.
+    """Of second - first for two models and the same images: bootstrap as of a mean, both answers of an image together.
 
     Args:
         first, second, both: images [C] that one, the other, and both have right.
         images: of each class, > 0.
         pooled: of the accuracy over all images; else of the mean over the classes.
     """
-    only_first, only_second = first - both, second - both
     sums = np.zeros(DRAWS)
     generator = np.random.default_rng(0)
-    for (one, other, n), classes in _alike(only_first, only_second, images):
+    for (one, other), of, trials, weight in _strata(first - both, second - both, images=images, pooled=pooled):
         if one or other:
-            drawn = generator.multinomial(classes * n, [one / n, other / n, (n - one - other) / n], DRAWS)
-            sums += (drawn[:, 1] - drawn[:, 0]) / (1 if pooled else n)
+            drawn = generator.multinomial(trials, [one / of, other / of, (of - one - other) / of], DRAWS)
+            sums += weight * (drawn[:, 1] - drawn[:, 0])
     return middle(sums / (images.sum() if pooled else len(images)))
 
 
@@ -106,10 +109,19 @@ def student(values: Sequence[float]) -> Interval:
     return mean - half, mean + half
 
 
-def _alike(*counts: Counts) -> list[tuple[list[int], int]]:
-    """Classes of the same counts, drawn together: what a binomial gives twice is what one of twice the images gives."""
-    found, classes = np.unique(np.stack(counts, axis=1), axis=0, return_counts=True)
-    return list(zip(found.tolist(), classes.tolist(), strict=True))
+def _strata(*counts: Counts, images: Counts, pooled: bool = False) -> Iterator[tuple[list[int], int, int, float]]:
+    """(counts, of so many images, images to draw, weight of each) of classes that are drawn together.
+
+    Those are classes of the same counts, since what a binomial gives twice is what one of twice the images gives, and all
+    classes of one image. The weights make sums over classes of what is drawn: of shares, or, ``pooled``, of images.
+    """
+    single = images == 1
+    found, classes = np.unique(np.stack([*counts, images], axis=1)[~single], axis=0, return_counts=True)
+    for (*of_class, n), alike in zip(found.tolist(), classes.tolist(), strict=True):
+        yield of_class, n, alike * (n - 1), (n if pooled else 1) / (n - 1)
+    if of := int(single.sum()):
+        trials = max(1, of - 1)
+        yield [int(column[single].sum()) for column in counts], of, trials, of / trials
 
 
 def middle(draws: NDArray[np.float64]) -> Interval:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlift.evaluation.intervals import DRAWS, Interval, middle, wilson
-from fastlift.evaluation.metrics import CALIBRATION_BINS
+from fastlift.evaluation.intervals import Interval, middle, wilson
+from fastlift.evaluation.metrics import CALIBRATION_BINS, Metrics
 
 Floats = NDArray[np.float64]
 RESAMPLED = ("macro_f1", "expected_calibration_error", "log_loss")
+DRAWS = 1000
 _MOST_DRAWN = 100_000_000  # images of all draws together, which take a few seconds
 _LEAST_DRAWS = 200
 _EDGES = np.linspace(0, 1, CALIBRATION_BINS + 1, dtype=np.float32)[1:-1]
@@ -45,6 +46,7 @@ class Draws:
         macro_f1, expected_calibration_error: [D], percent.
         log_loss: [D], nats; NaN where a probability is stored as 0, whose logarithm nothing tells.
         right, images: how many.
+        stretch: sqrt(n / (n - C)): a test set drawn from n images of C classes varies by so much less than one of new images.
     """
 
     macro_f1: Floats
@@ -52,9 +54,10 @@ class Draws:
     log_loss: Floats
     right: int
     images: int
+    stretch: float = 1.0
 
     def interval(self, name: str, value: float) -> Interval | None:
-        """95 % of a figure with this value: the middle of the draws, moved so that their mean is the value.
+        """95 % of a figure with this value: the middle of the draws, stretched, and moved so that their mean is the value.
 
         Unmoved, a calibration error would lie below its own interval: chance adds to it, in every draw once more. Where all
         images or none are right F1 cannot vary, and Wilson's of all images is given. None where nothing tells it.
@@ -62,12 +65,20 @@ class Draws:
         if name == "macro_f1" and self.right in (0, self.images):
             low, high = wilson(self.right, self.images)
             return 100 * low, 100 * high
-        found = _around(getattr(self, name), value)
+        found = _around(getattr(self, name), value, self.stretch)
         return found and (max(0.0, found[0]), found[1] if name == "log_loss" else min(100.0, found[1]))
 
     def difference(self, other: Draws, name: str, value: float) -> Interval | None:
         """95 % of other - self with this value, for answers to the same images; None where nothing tells it."""
-        return _around(getattr(other, name) - getattr(self, name), value)
+        return _around(getattr(other, name) - getattr(self, name), value, self.stretch)
+
+
+def intervals(answers: Answers, classes: int, metrics: Metrics) -> dict[str, Interval]:
+    """95 % of the figures of ``RESAMPLED`` in an evaluation, in their units; without those that nothing tells."""
+    draws = draw(answers, classes)
+    values = {name: getattr(metrics, name) for name in RESAMPLED}
+    found = {name: draws.interval(name, value) for name, value in values.items() if value is not None}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def draw(answers: Answers, classes: int) -> Draws:
@@ -84,7 +95,8 @@ def draw(answers: Answers, classes: int) -> Draws:
     )
     if not np.isfinite(columns.losses).all():
         found[:, 2] = np.nan
-    return Draws(found[:, 0], found[:, 1], found[:, 2], int(columns.right.sum()), len(by_class))
+    n, tested = len(by_class), int(np.count_nonzero(images))
+    return Draws(found[:, 0], found[:, 1], found[:, 2], int(columns.right.sum()), n, (n / max(1, n - tested)) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -128,8 +140,8 @@ class _Columns:
         return 100 * f1, 100 * np.abs(gaps).sum() / scored, self.losses[drawn].sum() / scored
 
 
-def _around(draws: Floats, value: float) -> Interval | None:
+def _around(draws: Floats, value: float, stretch: float) -> Interval | None:
     if not np.isfinite(draws).all():
         return None
-    low, high = middle(draws - draws.mean())
+    low, high = middle(stretch * (draws - draws.mean()))
     return value + low, value + high

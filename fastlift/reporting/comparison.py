@@ -11,9 +11,10 @@ import numpy as np
 
 from fastlift.evaluation.intervals import Interval, mean_of_classes, newcombe, paired_difference, wilson
 from fastlift.evaluation.metrics import GROUP_NAMES
+from fastlift.evaluation.paired_tests import same_images
 from fastlift.evaluation.resampling import RESAMPLED
 from fastlift.reporting.figures import ABSENT, FIGURES, Figure, best, duration_text
-from fastlift.reporting.record import RunRecord
+from fastlift.reporting.record import RunRecord, same_figures
 from fastlift.system.printing import masked
 
 _OVERALL, _CLASS_MEANS = "accuracy", (*GROUP_NAMES, "mean_class_accuracy")
@@ -59,6 +60,8 @@ def interval_of(run: RunRecord, figure: Figure) -> Interval | None:
     value = figure.value(run.metrics())
     if value is None:
         return None
+    if (stored := figure.interval(run.metrics())) is not None:
+        return stored
     if figure.name == _OVERALL:
         samples = run.metrics().get("samples") or 0
         return _percent(wilson(value * samples / 100, samples)) if samples else None
@@ -75,7 +78,7 @@ def difference_of(first: RunRecord, second: RunRecord, figure: Figure) -> Interv
     values = figure.value(first.metrics()), figure.value(second.metrics())
     if values[0] is None or values[1] is None or figure.name not in (_OVERALL, *_CLASS_MEANS, *RESAMPLED):
         return None
-    if _same_images(first, second):
+    if same_test_images(first, second):
         if figure.name in RESAMPLED:
             draws = first.draws, second.draws
             if draws[0] is None or draws[1] is None:
@@ -142,12 +145,12 @@ def other_tables(runs: Sequence[RunRecord]) -> list[Table]:
     final = {run.name: run.metrics() for run in runs}
     if len(runs) == 1:
         ways = runs[0].named_evaluations()
-        others = {way: metrics for way, metrics in ways.items() if metrics != runs[0].metrics()}
+        others = {way: metrics for way, metrics in ways.items() if not same_figures(metrics, runs[0].metrics())}
         return [_plain("Ways of testing", ways)] if others else []
     tables = []
     for way in dict.fromkeys(way for run in runs for way in run.named_evaluations()):
         rows = {run.name: run.named_evaluations()[way] for run in runs if way in run.named_evaluations()}
-        if any(metrics != final.get(name) for name, metrics in rows.items()):
+        if any(not same_figures(metrics, final[name]) for name, metrics in rows.items()):
             tables.append(_plain(f"Tested by {way}", rows))
     return tables
 
@@ -194,7 +197,10 @@ def _plain(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = []
     for figure in told_figures(columns):
         leaders = best(figure, columns)
-        cells = [Cell(figure.text(metrics), best=name in leaders) for name, metrics in columns.items()]
+        cells = [
+            Cell(figure.text(metrics), range_text(figure.interval(metrics), figure), name in leaders)
+            for name, metrics in columns.items()
+        ]
         rows.append((title_of(figure, columns), cells, figure.unit))
     return Table(title, list(columns), rows)
 
@@ -211,7 +217,7 @@ def title_of(figure: Figure, columns: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _difference_note(runs: Sequence[RunRecord]) -> str:
-    paired = all(_same_images(runs[0], run) for run in runs[1:])
+    paired = all(same_test_images(runs[0], run) for run in runs[1:])
     how = (
         "paired bootstrap of the test images"
         if paired
@@ -259,11 +265,15 @@ def _classes_of(run: RunRecord, figure: Figure) -> np.ndarray | None:
     return None if mask is None or not (mask & tested).any() else mask & tested
 
 
-def _same_images(first: RunRecord, second: RunRecord) -> bool:
+def same_test_images(first: RunRecord, second: RunRecord) -> bool:
+    """Whether both keep what they said of the same test images."""
     one, other = first.predictions, second.predictions
-    if one is None or other is None or one.fingerprint != other.fingerprint:
-        return False
-    return np.array_equal(one.images.rows, other.images.rows) and np.array_equal(one.images.labels, other.images.labels)
+    return (
+        one is not None
+        and other is not None
+        and one.fingerprint == other.fingerprint
+        and same_images(one.images, other.images)
+    )
 
 
 def _labels(run: RunRecord) -> np.ndarray:

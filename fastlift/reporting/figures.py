@@ -44,6 +44,16 @@ class Figure:
         value = self.value(metrics)
         return ABSENT if value is None else f"{value:.{self.digits}f}"
 
+    def interval(self, metrics: Mapping[str, Any]) -> tuple[float, float] | None:
+        """The 95 % interval that stands with the metrics, or None."""
+        found = (metrics.get("intervals") or {}).get(self.name)
+        return None if found is None else (float(found[0]), float(found[1]))
+
+    def range_text(self, metrics: Mapping[str, Any]) -> str:
+        """The interval for a reader, in brackets; empty where there is none."""
+        found = self.interval(metrics)
+        return "" if found is None else f"({found[0]:.{self.digits}f} - {found[1]:.{self.digits}f})"
+
     def value(self, metrics: Mapping[str, Any]) -> float | None:
         """The finite value, or None."""
         value = metrics.get(self.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fastlift.reporting.comparison import (
 from fastlift.reporting.confusion import matrix
 from fastlift.reporting.figures import ABSENT, FIGURES, duration_text, is_long_wait, slow_one
 from fastlift.reporting.gallery import PAGE_BYTES, gallery
+from fastlift.reporting.paired import paired_lines, paired_of, paired_tables
 from fastlift.reporting.record import RunRecord, read_runs
 from fastlift.reporting.seeds import seeds_tables
 from fastlift.reporting.soups import soup_table
@@ -40,7 +41,9 @@ from fastlift.system.printing import printable
 Rows = list[list[str]]
 
 
-def write_report(runs: Sequence[Path], output: Path, *, images: bool = True) -> Path:
+def write_report(
+    runs: Sequence[Path], output: Path, *, images: bool = True, say: Callable[[str], None] = lambda _: None
+) -> Path:
     """Read the run folders and write one page that compares them; for one run, the page of that run.
 
     The page is one file: styles, plots and thumbnails are inside. Its content policy forbids loading anything, and runs one
@@ -50,6 +53,7 @@ def write_report(runs: Sequence[Path], output: Path, *, images: bool = True) -> 
         runs: run folders, finished or not (see `fastlift.reporting.record.read_run`).
         output: the HTML file; its folder is made where missing.
         images: show the thumbnails that the runs keep of test images: who gets the page gets them.
+        say: told how runs on the same test images differ from the first, a sentence each.
 
     Returns:
         output.
@@ -57,7 +61,10 @@ def write_report(runs: Sequence[Path], output: Path, *, images: bool = True) -> 
     Raises:
         UserError: a run folder cannot be read.
     """
-    write_text(output, render_report(read_runs(runs), images=images))
+    found = read_runs(runs)
+    write_text(output, render_report(found, images=images))
+    for line in paired_lines(paired_of(found), found[0].name):
+        say(line)
     return output
 
 
@@ -79,7 +86,13 @@ def render_report(runs: Sequence[RunRecord], *, images: bool = True) -> str:
         several=len(runs) > 1,
         runs=shown,
         thumbnails=sum(one[part].count for one in shown for part in ("gallery", "advice") if one[part]),
-        tables=[*final_tables(runs), *seeds_tables(runs), *time_tables(runs), *other_tables(runs)],
+        tables=[
+            *final_tables(runs),
+            *paired_tables(runs),
+            *seeds_tables(runs),
+            *time_tables(runs),
+            *other_tables(runs),
+        ],
         differences=setting_differences(runs),
         result_plots=[plot for plot in overview if plot is not None],
         per_class=per_class_plots(runs),
@@ -126,7 +139,7 @@ def _card(run: RunRecord) -> dict[str, Any]:
         "notes": [*run.notes, *_metric_notes(run), *calibration_notes(run), *_wait_notes(run)],
         "accuracy": FIGURES[0].text(metrics),
         "interval": "" if interval is None else "{:.1f} to {:.1f}".format(*interval),
-        "groups": [(figure.short, figure.text(metrics)) for figure in FIGURES[1:4]],
+        "groups": [(figure.short, figure.text(metrics), figure.range_text(metrics)) for figure in FIGURES[1:4]],
         "facts": facts,
     }
 

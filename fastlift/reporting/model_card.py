@@ -66,7 +66,7 @@ images within each class. What hangs on the few worst classes alone has none.
 ## Limits
 
 The classes above are the only answers that it knows: an image of anything else gets one of them. It was tested on images like those
-that it was trained on, and on no others. {% if few %}Rare classes are less certain: those with few training images reach {{ few }} %.{% endif %}
+that it was trained on, and on no others. {% if few %}Rare classes are less certain: those with few training images reach {{ few }}.{% endif %}
 
 ## Licence and citation
 
@@ -113,7 +113,10 @@ def model_card(
         }
         for group, mask in run.groups().items()
     ]
-    few = metrics.get(GROUP_NAMES[-1])
+    few, of_few = (
+        metrics.get(GROUP_NAMES[-1]),
+        _interval(run, next(one for one in FIGURES if one.name == GROUP_NAMES[-1])),
+    )
     soup = run.section("soup")
     parts = sum(one["weight"] > 0 for one in soup.get("ingredients", []))
     text = _TEXT.render(
@@ -122,7 +125,7 @@ def model_card(
         classifier=run.config.get("model", {}).get("classifier", "cosine"), backbone=model.get("name", "unknown"),
         data={**data, "name": _escaped(data["name"])}, largest=max(counts), smallest=min(counts), groups=groups, names=names,
         shown=_SHOWN, parts=parts, how=_escaped(soup.get("how", "")), figures=shown, licence=licence, files=[f"`{file}`" for file in files],
-        few=None if few is None else f"{few:.1f}",
+        few=None if few is None else f"{few:.1f} %{of_few and f' ({of_few})'}",
     )  # fmt: skip
     return _metadata(run, repository, licence, base) + text
 

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from fastlift.data.index.groups import GROUP_BOUNDARIES, group_masks
 from fastlift.evaluation.metrics import GROUP_NAMES
+from fastlift.reporting.figures import FIGURES
 from fastlift.reporting.record import RunRecord
-from fastlift.reporting.svg import MUTED, SERIES, drawing, inline_svg
+from fastlift.reporting.svg import INK, MUTED, SERIES, drawing, inline_svg
 
 Floats = NDArray[np.float64]
 
+_OF_GROUP = {figure.name: figure for figure in FIGURES}
 MAX_CURVE_POINTS = 400
 MAX_NAMED_RANKS = 16
 RASTER_POINTS = 2000  # above this, points become a raster image inside the SVG: smaller, and quicker to show
@@ -196,9 +198,17 @@ def group_bars(runs: Sequence[RunRecord]) -> Plot | None:
                     continue
                 x = place + (index - (len(rows) - 1) / 2) * width
                 axes.bar(x, value, width * 0.92, color=colour(index))
+                low, high = _OF_GROUP[group].interval(row) or (value, value)
+                if high > low:
+                    axes.vlines(x, low, high, color=INK, linewidth=1)
                 if len(rows) <= 3:
                     axes.annotate(
-                        f"{value:.1f}", (x, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8.5
+                        f"{value:.1f}",
+                        (x, max(value, high)),
+                        xytext=(0, 2),
+                        textcoords="offset points",
+                        ha="center",
+                        fontsize=8.5,
                     )
         axes.set_xticks(range(len(groups)), ["overall" if name == "accuracy" else name for name in groups])
         axes.tick_params(axis="x", length=0)
@@ -206,7 +216,11 @@ def group_bars(runs: Sequence[RunRecord]) -> Plot | None:
         axes.set(ylim=(0, 100), ylabel="accuracy (%)")
         description = f"Accuracy overall and by many, medium and few-shot classes, for {names_of(runs)}"
         svg = inline_svg(figure, "groups", description)
-    return Plot("Many, medium, few", "Mean class accuracy of each group; overall over all test images.", svg)
+    return Plot(
+        "Many, medium, few",
+        "Mean class accuracy of each group; overall over all test images. Lines: 95 % intervals.",
+        svg,
+    )
 
 
 def calibration_plot(runs: Sequence[RunRecord]) -> Plot | None:

@@ -147,10 +147,16 @@ def _read_calibration(run: RunFolder, notes: list[str]) -> Record | None:
         return None
 
 
+def same_figures(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two evaluations found the same; intervals, which runs of earlier versions have none of, aside."""
+    names = (one.keys() | other.keys()) - {"intervals"}
+    return all(one.get(name) == other.get(name) for name in names)
+
+
 def _read_predictions(run: RunFolder, results: Record, notes: list[str]) -> Predictions | None:
     """What was said of each image in the evaluation whose figures are the run's; a note tells where it is not there."""
     rows = results.get("evaluations", {})
-    name = next((name for name, metrics in rows.items() if metrics == results["metrics"]), None)
+    name = next((name for name, metrics in rows.items() if same_figures(metrics, results["metrics"])), None)
     classes = len(results["metrics"].get("per_class") or [])
     if name is None or not classes:
         return None

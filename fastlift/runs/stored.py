@@ -69,6 +69,7 @@ class Metrics(TypedDict, total=False):
     per_class: list[Number | None]
     calibration: list[Bin]
     confusions: list[Confusion]
+    intervals: dict[str, tuple[OfFp32, OfFp32]]
 
 
 class Data(TypedDict, total=False):

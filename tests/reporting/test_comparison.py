@@ -1,5 +1,6 @@
 """Runs beside each other: intervals, differences to the first."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fastlift.reporting.comparison import (
     difference_of,
     final_tables,
     interval_of,
+    other_tables,
     time_tables,
 )
 from fastlift.reporting.figures import FIGURES, Figure
@@ -42,10 +44,35 @@ def test_intervals_come_from_the_images(make_run: MakeRun) -> None:
     assert {label for label, cells, _ in table.rows if not cells[0].interval} == without
 
 
-def test_without_predictions_only_the_overall_accuracy_has_one(make_run: MakeRun) -> None:
-    (run,) = read_runs([make_run(thumbnails=None)])
+def test_of_a_run_of_an_earlier_version_without_predictions_only_the_overall_accuracy_has_one(
+    make_run: MakeRun,
+) -> None:
+    folder = make_run(thumbnails=None)
+    results = json.loads((folder / "results.json").read_text())
+    for metrics in (results["metrics"], *results["evaluations"].values()):
+        del metrics["intervals"]
+    (folder / "results.json").write_text(json.dumps(results))
+    (run,) = read_runs([folder])
     assert interval_of(run, BY_NAME["accuracy"]) is not None
     assert interval_of(run, BY_NAME["many"]) is interval_of(run, BY_NAME["macro_f1"]) is None
+
+
+def test_an_evaluation_again_by_a_later_version_is_the_same_one(make_run: MakeRun) -> None:
+    """It has intervals, which the results of an earlier version have not: the predictions are those of the run's figures."""
+    folder = make_run()
+    results = json.loads((folder / "results.json").read_text())
+    del results["metrics"]["intervals"]
+    (folder / "results.json").write_text(json.dumps(results))
+    (run,) = read_runs([folder])
+    assert run.predictions is not None
+    low, high = interval_of(run, BY_NAME["few"]) or (0.0, 0.0)
+    assert low < run.metrics()["few"] < high
+
+
+def test_ways_of_testing_have_intervals_too(make_run: MakeRun) -> None:
+    (table,) = other_tables(read_runs([make_run()]))
+    cells = {label: cells for label, cells, _ in table.rows}["Overall accuracy"]
+    assert [bool(cell.interval) for cell in cells] == [True, True]
 
 
 def test_differences_are_paired_where_the_test_images_are_the_same(make_run: MakeRun) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fastlift.evaluation.metrics import Metrics
 from fastlift.reporting.figures import FIGURES, best, duration_text
-from fastlift.reporting.table import comparison_table, metrics_table
+from fastlift.reporting.table import comparison_table, intervals_table, metrics_table
 
 
 def text_of(table: Table, width: int = 100) -> str:
@@ -31,6 +31,28 @@ def test_every_figure_is_shown(metrics: dict[str, Any]) -> None:
     assert f"({metrics['group_sizes']['few']} classes)" in text
     assert "600 test images" in text
     assert "600 training images" in text_of(metrics_table(metrics, split="training"))
+
+
+def test_intervals_stand_beside_the_figures(metrics: dict[str, Any]) -> None:
+    text = text_of(metrics_table(metrics))
+    for name in ("accuracy", "many", "medium", "few", "mean_class_accuracy"):
+        low, high = metrics["intervals"][name]
+        assert f"{metrics[name]:.1f}" in text
+        assert f"({low:.1f} - {high:.1f})" in text
+    assert "in brackets 95 % intervals" in text
+    del metrics["intervals"]
+    assert "(" not in text_of(metrics_table(metrics)).partition("Overall accuracy")[2].splitlines()[0]
+    assert "interval" not in text_of(metrics_table(metrics))
+
+
+def test_intervals_of_several_fit_80_characters(metrics: dict[str, Any]) -> None:
+    metrics["intervals"]["expected_calibration_error"] = (1.0, 22.5)
+    rows = {"center@epoch-003": metrics, "other": {**metrics, "intervals": {}}}
+    lines = text_of(intervals_table(rows), width=80).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].split() == ["overall", "many", "medium", "few", "ECE"]
+    assert len(lines) == 4
+    assert lines[2].rstrip().endswith("1.0 - 22.5")
 
 
 def test_titles_name_the_boundaries(metrics: dict[str, Any]) -> None:
