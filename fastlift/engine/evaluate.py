@@ -116,6 +116,10 @@ def _evaluate_among_others(
         )
     fitted = read_calibration(run) if calibrated else None
     if fitted is not None:
+        if len(checkpoints) > 1:
+            raise UserError(
+                "a calibration is of one checkpoint: name that one, or evaluate several without --calibrated"
+            )
         calibration_in(fitted).check_crops(config.part(EnsemblingSettings))
     device = join(world, config, split=split, checkpoints=checkpoints, calibrated=calibrated)
     data = load_data(data_of_run(run, config.override(taxon=trained.data.taxon).data), told, world, dataset)

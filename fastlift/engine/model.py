@@ -36,6 +36,7 @@ from fastlift.runs.bad_images import BadImages
 from fastlift.runs.calibration import calibration_in, check_is_of, read_calibration
 from fastlift.runs.given_state import GivenState
 from fastlift.runs.identity import Identity
+from fastlift.runs.stored import Record
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
 from fastlift.system.settings import DeviceSettings
@@ -84,25 +85,28 @@ def load_run(
             or that of other weights.
     """
     chosen, precision = DeviceSettings(device).build(), PrecisionSettings(amp).amp  # what is no name is told at once
+    fitted = (
+        read_calibration(runs.open_run(Path(folder))) if calibrated else None
+    )  # what is missing is told before the work
     model = _trained_model(Path(folder), checkpoint, ui_for(ui))
-    if calibrated:
-        _calibrate(model, runs.open_run(Path(folder)), checkpoint)
+    if fitted is not None:
+        _calibrate(model, fitted, runs.open_run(Path(folder)), checkpoint)
     if (named := runs.amp_of(Path(folder), precision)) != "fp32":
         model.set_compute_dtype(resolve_amp(named, chosen, shape_of(model.vit, 1)).dtype)
     return model.to(chosen)
 
 
-def _calibrate(model: LiftModel, run: runs.RunFolder, checkpoint: str | None) -> None:
-    """Apply what was fitted to this very checkpoint."""
-    stored, path = read_calibration(run), run.find_checkpoint(checkpoint)
+def _calibrate(model: LiftModel, fitted: Record, run: runs.RunFolder, checkpoint: str | None) -> None:
+    """Apply what was fitted, if it was to this very checkpoint."""
+    path = run.find_checkpoint(checkpoint)
     check_is_of(
         run,
-        stored,
+        fitted,
         weights=weights_fingerprint(model.state().items()),
         backbone=model.backbone_fingerprint,
         checkpoint=None if path is None else path.stem,
     )
-    model.calibrate(calibration_in(stored))
+    model.calibrate(calibration_in(fitted))
 
 
 def _trained_model(folder: Path, checkpoint: str | None, ui: Ui | None) -> LiftModel:

@@ -16,6 +16,7 @@ from fastlift.models.lift import LiftModel
 from fastlift.reporting.model_card import model_card
 from fastlift.reporting.record import read_run
 from fastlift.runs import checkpoints
+from fastlift.runs.calibration import stored_calibration, write_calibration
 from fastlift.runs.folder import RunFolder, open_run
 from fastlift.runs.identity import store_identity
 from fastlift.runs.stored import read_data, read_results
@@ -25,7 +26,15 @@ from fastlift.system.hub import from_hub
 from fastlift.system.progress import Quiet, Ui
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_HELD = ("config.json", "run.json", "data.json", "results.json", "README.md", "checkpoints/*.safetensors")
+_HELD = (
+    "config.json",
+    "run.json",
+    "data.json",
+    "results.json",
+    "calibration.json",
+    "README.md",
+    "checkpoints/*.safetensors",
+)
 _OF_THE_MACHINE = ("machine", "processes", "versions")  # of results.json: nobody needs them, and hosts have names
 
 
@@ -34,7 +43,7 @@ def publishable(
 ) -> Path:
     """A copy of a run for others: a run folder that ``load_run`` reads, with the trained weights alone and a model card.
 
-    Left out are the optimiser's state, logs, the report, predictions and thumbnails of test images, names of folders and URLs
+    Its calibration goes along where it is of that checkpoint. Left out are the optimiser's state, logs, the report, predictions and thumbnails of test images, names of folders and URLs
     of this machine, and what tells about it.
 
     Args:
@@ -75,6 +84,9 @@ def publishable(
     if path is not None:
         found = checkpoints.read(path, identity)
         checkpoints.write(target.checkpoints / path.name, found.trained, {}, found.state)
+    fitted = stored_calibration(run)
+    if fitted is not None and fitted["fitted_on"]["checkpoint"] == (None if path is None else path.stem):
+        write_calibration(target, fitted)  # names no folder of this machine
     (target.path / "README.md").write_text(card, encoding="utf-8")
     return target.path
 
@@ -114,13 +126,14 @@ def from_pretrained(
     ui: Ui | Literal["auto"] | None = "auto",
     device: str = "cpu",
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "fp32",
+    calibrated: bool = False,
 ) -> LiftModel:
     """The model of a run that was pushed to the hub: ``from_pretrained("user/name").predict("photo.jpg")``.
 
     Args:
         repository: ``user/name``; its files are kept in the hub's cache, and used from there where there is no network.
         revision: a branch, tag or commit.
-        ui, device, amp: as for ``load_run``. Downloads show the hub client's own bars, but for ``ui=None``, which is silent.
+        ui, device, amp, calibrated: as for ``load_run``. Downloads show the hub client's own bars, but for ``ui=None``, which is silent.
 
     Raises:
         UserError: a name that is none, no such repository, one that holds no run, or no answer from the hub; or as ``load_run``.
@@ -141,7 +154,7 @@ def from_pretrained(
     found = Path(_asking(fetch, repository))
     if not (found / "config.json").is_file() or not (found / "data.json").is_file():
         raise UserError(f"{repository} holds no run of fastlift: it has no config.json and data.json of one")
-    return load_run(found, ui=ui, device=device, amp=amp)
+    return load_run(found, ui=ui, device=device, amp=amp, calibrated=calibrated)
 
 
 def _no_bar() -> Any:

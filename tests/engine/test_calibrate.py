@@ -21,6 +21,7 @@ from fastlift.engine.evaluate import evaluate_run
 from fastlift.engine.export import Measuring, export_run
 from fastlift.engine.predict import Wanted
 from fastlift.engine.prediction_file import PredictionFile, _asked
+from fastlift.engine.sharing import publishable
 from fastlift.evaluation.calibration import log_prior
 from fastlift.interop.export.formats import KINDS
 from fastlift.models.prediction.result import AnswerSettings
@@ -252,3 +253,24 @@ def test_an_exported_file_gives_calibrated_logits(run: Path, format: Literal["pt
     assert "calibration" not in json.loads(plain.exported.description.read_text())
     with pytest.raises(fastlift.UserError, match="fitted with --tte none"):
         export_run(run, [format], calibrated=True, ensembling="fivecrop")
+
+
+def test_a_shared_run_takes_its_calibration_along(
+    run: Path, tiny_clip: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is of the checkpoint that is shared: by the same weights it holds there too."""
+    monkeypatch.chdir(tiny_clip[0].parent)  # a shared run names no folders
+    found = calibrate_run(run, "epoch-001", ui=None)
+    shared = publishable(run, tmp_path / "first", "me/run", checkpoint="epoch-001")
+    model = fastlift.load_run(shared, calibrated=True, ui=None)
+    assert model.calibration is not None
+    assert model.calibration.strength == found["strength"]
+    assert str(run.parent) not in (shared / "calibration.json").read_text()
+    other = publishable(run, tmp_path / "second", "me/run", checkpoint="epoch-002")
+    assert not (other / "calibration.json").exists()
+
+
+def test_a_calibration_is_of_one_checkpoint(run: Path) -> None:
+    calibrate_run(run, ui=None)
+    with pytest.raises(fastlift.UserError, match="of one checkpoint"):
+        evaluate_run(run, ("epoch-001", "epoch-002"), calibrated=True, ui=None)
