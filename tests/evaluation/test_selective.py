@@ -71,6 +71,7 @@ def test_what_a_threshold_accepts() -> None:
     assert (weighted.coverage, weighted.selective_accuracy, weighted.right_rejected) == pytest.approx(
         (80.0, 87.5, 12.5)
     )
-    assert weighted.coverage_interval[0] < found.coverage_interval[0] + 30, "few images' worth of weight"
+    worth = 1 / (0.7**2 + 3 * 0.1**2)  # images, by Kish's formula
+    assert weighted.coverage_interval == pytest.approx([100 * end for end in wilson(0.8 * worth, worth)])
     none = selective(confidence, right, np.full(4, 0.25), 0.95)
     assert (none.coverage, none.selective_accuracy, none.right_rejected) == (0.0, None, 100.0)
