@@ -145,8 +145,8 @@ def _tell_doubts(ingredients: Sequence[Ingredient], ui: Ui) -> None:
     if len(seeds) > 1 and any(one.config.training.init_from is None for one in ingredients) and _starts_random(first):
         ui.say(
             f"these runs began with other random values ({', '.join(first.config.model.tuner)}, seeds "
-            f"{', '.join(map(str, sorted(seeds)))}): their hidden units do not correspond, so that averages lose much of what they "
-            "learned; runs that start from one another's (--init-from), or differ in other settings, average better"
+            f"{', '.join(map(str, sorted(seeds)))}): their hidden units do not correspond, so that an average loses part of what "
+            "they learned (docs/soups.md): let such runs start from one (--init-from), or choose by --greedy"
         )
 
 
