@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from fastlift.advice.gains import Check, Gain
+from fastlift.advice.label_doubts import PlantedLabels
 from fastlift.advice.near_duplicates import Threshold
 from fastlift.advice.ranking import ClassCost
 
@@ -89,6 +91,108 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """An image whose label looks wrong; ``score`` = p(suggested) / (p(suggested) + p(label))."""
+
+    image: ImageName
+    suggested: str
+    score: float
+
+
+@dataclass(frozen=True)
+class LabelDoubts:
+    """Labels of one split that look wrong.
+
+    Attributes:
+        doubts: at most 300 with a score above 0.5, the most doubtful first; ``above_half`` of ``judged`` images have such a score.
+        unjudged: images of classes that no other image tells of.
+        planted: how well labels are found that were made wrong on purpose.
+    """
+
+    split: str
+    doubts: tuple[Doubt, ...]
+    above_half: int
+    judged: int
+    unjudged: int
+    planted: PlantedLabels
+
+
+@dataclass(frozen=True)
+class ClassGrowth:
+    """What more training images of one class would bring to its own accuracy.
+
+    Attributes:
+        held_out: images on which its accuracy was counted.
+        accuracy: with today's images, by the fitted law.
+        twice, more: gain of accuracy with twice as many, and with all that could be added; None where this run cannot tell: no held-out
+            image, or more times as many than was checked.
+    """
+
+    name: str
+    train_images: int
+    held_out: int
+    accuracy: float
+    twice: Gain | None
+    more: Gain | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A class that gets ``more`` of the images that could be added, and the gain of its accuracy."""
+
+    name: str
+    train_images: int
+    more: int
+    gain: Gain
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean accuracy of a group of classes, as counted on held-out images, with so many images a class (mean), the full number first."""
+
+    group: str
+    classes: int
+    images: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What more training images would bring, by learning curves of the classifier on the features that are there.
+
+    Attributes:
+        checks: the error on subsets, by factor.
+        law: (images, accuracy) of the common curve.
+        measured: what it was fitted on, by group.
+        budget: images that could be added; ``plan`` where, ``planned`` the gain of the figure, ``proportional`` and ``even`` that of
+            spreading them as the classes are now, and evenly.
+        doubled: gain of the figure with twice the images of every class.
+        untold: classes of which nothing can be told.
+        start: what holds the classifier: ``text`` or ``class means``, with ``strength``.
+        apart: whether the held-out images are a validation split; else the backbone was trained on them.
+        seen: accuracy of the same classifier, mean over the classes, on images that the backbone was trained on (held out of the fit alone);
+        unseen: on the test split. Their difference is how much too good the curves look.
+    """
+
+    checks: tuple[Check, ...]
+    law: tuple[tuple[float, float], ...]
+    measured: tuple[Measured, ...]
+    classes: tuple[ClassGrowth, ...]
+    budget: int
+    plan: tuple[Planned, ...]
+    planned: Gain
+    proportional: Gain
+    even: Gain
+    doubled: Gain
+    untold: int
+    start: str
+    strength: float
+    apart: bool
+    seen: float
+    unseen: float
+
+
+@dataclass(frozen=True)
 class Advice:
     """Where to spend, by the record of one run.
 
@@ -116,6 +220,8 @@ class Advice:
     seconds: dict[str, float]
     seed: int
     classes: tuple[ClassCost, ...] = ()
+    labels: tuple[LabelDoubts, ...] = ()
+    growth: Growth | None = None
     duplicates: Duplicates | None = None
     notes: tuple[str, ...] = ()
     thumbnails: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ COMMANDS = {
     "data": "prepare, check, stats, pack: what a data set holds, and what is missing or broken",
     "import-lift": "a run folder from a checkpoint of the authors' LIFT or LIFT+",
     "soup": "the average of what several runs, or epochs of one, have trained, as a run",
-    "advise": "where to spend: the classes that lose most, test images that are copies of training images",
+    "advise": "where to spend: classes that lose most, wrong labels, copies between splits, more images",
     "report": "one HTML page of one run, or of several side by side",
     "export": "files that serve a run without fastlift: ONNX, torch.export, AOTInductor",
     "adapters": "what a run trained inside its backbone, for timm, open_clip, transformers and PEFT",

@@ -23,7 +23,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Advise:
-    """Where to spend: which classes of a run lose most, and which test images are copies of training images.
+    """Where to spend: classes that lose most, labels that look wrong, copies between splits, what more images would bring.
 
     Every estimate stands beside its error. What is found is kept as advice.json in the run folder, and shown on its page under
     "Where to spend".

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from fastlift.advice.ranking import class_costs, class_weights, figure_of
 from fastlift.advice.record import Advice, ImageName
 from fastlift.advice.settings import AdviceSettings
@@ -17,12 +19,14 @@ from fastlift.config import Config, load
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.index import ImageIndex
 from fastlift.engine.advice_looks import Looking, Looks
+from fastlift.engine.advice_probes import Probing, doubts_of, growth_of, start_of
 from fastlift.engine.build import load_data
 from fastlift.engine.duplicates import duplicates_of
 from fastlift.engine.model import load_run
 from fastlift.errors import UserError
 from fastlift.evaluation.settings import EvaluationSettings
 from fastlift.evaluation.thumbnails import ThumbnailSettings, make_thumbnails
+from fastlift.models.create import CreateSettings
 from fastlift.models.precision import resolve_amp, shape_of
 from fastlift.reporting.notebook import ui_for
 from fastlift.reporting.record import RunRecord, read_run
@@ -46,7 +50,7 @@ def advise(
     ui: Ui | Literal["auto"] | None = "auto",
     **asked: Any,
 ) -> Advice:
-    """Say where to spend: which classes lose most, and which test images are copies of training images.
+    """Say where to spend: classes that lose most, labels that look wrong, copies between splits, what more images would bring.
 
     Kept as ``advice.json`` in the run folder and shown on its page.
 
@@ -56,7 +60,7 @@ def advise(
         settings: changes to the run's settings: ``data_root``, ``device``, ``amp``, ``eval_batch``, ``workers`` ...
         dataset: the data set of a run whose data came from Python, made again.
         ui: where progress is told; see ``fastlift.train``.
-        asked: of ``AdviceSettings``: ``figure``, ``parts``, ``most_images``, ``seed``.
+        asked: of ``AdviceSettings``: ``figure``, ``parts``, ``more``, ``most_images``, ``seed``.
 
     Raises:
         UserError: no run; one that has not ended, or keeps no predictions; data that are gone or are others.
@@ -126,12 +130,31 @@ class AdviceWork:
             looks = {split: self._looked(looking, data.splits[split]) for split in ("train", "test")}
             self.found["looked_at"] = {split: len(look.rows) for split, look in looks.items()}
             self.found["of"] = {split: len(data.splits[split]) for split in looks}
+            if "labels" in self.wanted.parts or "growth" in self.wanted.parts:
+                self._probe(looking, data, looks, device)
             if "duplicates" in self.wanted.parts:
                 with self._timed("duplicates"):
                     duplicates = duplicates_of(looking, data, looks, self.record, self.wanted)
                 self.found["duplicates"] = duplicates
                 for pair in duplicates.pairs[:SHOWN]:
                     self.shown += [pair.test, pair.train]
+
+    def _probe(self, looking: Looking, data: DataSet, looks: dict[str, Looks], device: torch.device) -> None:
+        """What classifiers tell that are fitted on the features."""
+        with self._timed("start of the classifier"):
+            start, name = start_of(self.config.part(CreateSettings), data.class_names, self.ui)
+            probing = Probing.of(
+                looks["train"], looks["test"], start, name, len(data.class_names), device, self.wanted.seed
+            )
+        if "labels" in self.wanted.parts:
+            with self._timed("labels"):
+                self.found["labels"] = labels = doubts_of(probing, data, looks, self.ui)
+                for one in labels:
+                    self.shown += [doubt.image for doubt in one.doubts[:SHOWN]]
+        if "growth" in self.wanted.parts:
+            val = None if data.val is None else self._looked(looking, data.val)
+            with self._timed("growth"):
+                self.found["growth"] = growth_of(probing, val, self.record, self.wanted, self.ui)
 
     def _looked(self, looking: Looking, index: ImageIndex) -> Looks:
         split = index.name.rpartition("/")[2]

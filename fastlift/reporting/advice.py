@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -12,26 +11,12 @@ from rich.text import Text
 
 from fastlift.advice.ranking import ClassCost, Neighbour
 from fastlift.advice.record import Advice, Duplicates, Pair
+from fastlift.reporting.advice_words import Section, growth_section, labels_section
 from fastlift.reporting.figures import FIGURES
 
 SHOWN_CLASSES = 12
 SHOWN_PAIRS = 12
 _HOW = {"content": "same file or path", "copy": "same at 8 x 8 pixels", "features": "same features"}
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of an advice: a heading, sentences above its table, the table's rows, sentences below it.
-
-    ``numbers`` are the columns that hold numbers.
-    """
-
-    title: str
-    sentences: tuple[str, ...]
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: tuple[int, ...]
-    below: tuple[str, ...] = ()
 
 
 def figure_name(advice: Advice) -> str:
@@ -45,8 +30,11 @@ def sections(advice: Advice, classes: int, pairs: int, *, wide: bool = True) -> 
     found = []
     if advice.classes:
         found.append(_classes(advice, classes, wide))
+    found += [labels_section(one, pairs) for one in advice.labels]
     if advice.duplicates is not None:
         found.append(_duplicates(advice.duplicates, pairs))
+    if advice.growth is not None:
+        found.append(growth_section(advice.growth, figure_name(advice), classes))
     return found
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastlift.advice.ranking import ClassCost
-from fastlift.advice.record import Advice, ImageName
-from fastlift.reporting.advice import Section, figure_name, made_of, sections
-from fastlift.reporting.plots import Plot, colour
+from fastlift.advice.record import Advice, Growth, ImageName
+from fastlift.reporting.advice import figure_name, made_of, sections
+from fastlift.reporting.advice_words import Section, growth_rows
+from fastlift.reporting.plots import Plot, colour, plain_number
 from fastlift.reporting.svg import INK, MUTED, drawing, inline_svg
 
 _DRAWN_CLASSES = 20
@@ -38,9 +39,11 @@ class ShownPair:
 
 @dataclass(frozen=True)
 class AdvicePart:
-    """A section with what is drawn of it."""
+    """A section with what is drawn of it; ``doubts``: images above their label and what they look like; ``more``: a second table."""
 
     table: Section
+    doubts: list[tuple[Thumbnail, str]] = field(default_factory=list)
+    more: Section | None = None
     plots: list[Plot] = field(default_factory=list)
     pairs: list[ShownPair] = field(default_factory=list)
 
@@ -83,7 +86,12 @@ def advice_on_page(advice: Advice, key: str, most_bytes: int) -> AdviceOnPage:
     thumbnails, parts = _Thumbnails(advice, most_bytes), []
     for table in sections(advice, _TABLE_CLASSES, _TABLE_PAIRS):
         if table.title.startswith("The classes"):
-            parts.append(AdvicePart(table, [_lost_plot(advice, key)]))
+            parts.append(AdvicePart(table, plots=[_lost_plot(advice, key)]))
+        elif "labels" in table.title:
+            split = "train" if table.title.startswith("Training") else "test"
+            parts.append(AdvicePart(table, doubts=_doubts(advice, split, thumbnails) if most_bytes else []))
+        elif advice.growth is not None and table.title.startswith("What more"):
+            parts.append(AdvicePart(table, plots=[_law_plot(advice.growth, key)], more=_all_classes(advice.growth)))
         else:
             parts.append(AdvicePart(table, pairs=_pairs(advice, thumbnails) if most_bytes else []))
     interval = "" if advice.low is None else f" ({advice.low:.1f} to {advice.high:.1f})"
@@ -100,6 +108,35 @@ def _pairs(advice: Advice, thumbnails: _Thumbnails) -> list[ShownPair]:
         ShownPair(thumbnails.of(pair.test), thumbnails.of(pair.train), f"{pair.how}, {pair.similarity:.3f}")
         for pair in advice.duplicates.pairs[:_SHOWN_PAIRS]
     ]
+
+
+def _doubts(advice: Advice, split: str, thumbnails: _Thumbnails) -> list[tuple[Thumbnail, str]]:
+    found = next(one for one in advice.labels if one.split == split)
+    return [(thumbnails.of(one.image), f"{one.suggested} ({one.score:.2f})") for one in found.doubts[:_SHOWN_PAIRS]]
+
+
+def _all_classes(growth: Growth) -> Section:
+    headings, rows = growth_rows(growth, _TABLE_CLASSES)
+    return Section("What more images of each class would bring", (), tuple(headings), tuple(rows), (1, 2, 3))
+
+
+def _law_plot(growth: Growth, key: str) -> Plot:
+    """The common curve, and the accuracies that it was fitted on, by group."""
+    with drawing() as (figure, axes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(plain_number)
+        axes.plot(*zip(*growth.law, strict=True), color=MUTED, linewidth=1.6, label="common curve")
+        for row, one in enumerate(growth.measured):
+            label = f"{one.group} ({one.classes} classes)"
+            axes.plot(one.images, one.accuracy, "o-", markersize=4, linewidth=1, color=colour(row), label=label)
+        axes.set(xlabel="training images of the class", ylabel="held-out accuracy (%)")
+        axes.legend()
+        svg = inline_svg(figure, f"{key}-law", "Held-out accuracy against training images of a class, by group")
+    caption = (
+        "Dots: counted with all images of a class, a half, a quarter, an eighth and a sixteenth. Line: the inverse power law of "
+        "all classes, from which each has its own offset."
+    )
+    return Plot("Accuracy with fewer images", caption, svg)
 
 
 def _lost_plot(advice: Advice, key: str) -> Plot:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fixtures import tiny_recipe
 from scenes import Planted
 from scenes import planted as planted
 from scenes import trained as trained
@@ -84,11 +86,12 @@ def test_the_run_keeps_it_and_its_page_shows_it(advice: Any) -> None:
     assert found.looked_at == {"train": 140, "test": 48}
 
 
-def test_the_same_seed_tells_the_same(advice: Any) -> None:
-    found, run = advice
-    again = fastlift.advise(run, ui=None, parts=("duplicates",))
-    assert again.duplicates == found.duplicates
+def test_the_same_seed_tells_the_same(advice: Any, planted: Planted) -> None:
+    again = fastlift.advise(planted.run, ui=None, parts=("duplicates", "labels"))
+    assert again.duplicates == advice[0].duplicates
+    assert again.labels == advice[0].labels
     assert again.classes == ()
+    assert again.growth is None
 
 
 def test_classes_alone_need_no_image(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,3 +162,43 @@ def test_no_thumbnails_where_the_run_keeps_none(planted: Planted) -> None:
 def test_wrong_use(trained: Planted, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", str(trained.run), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_labels_are_judged_and_the_search_is_tried(advice: Any) -> None:
+    """Random features: what matters is that images, classes and counts belong together."""
+    train, test = advice[0].labels
+    assert (train.split, test.split) == ("train", "test")
+    assert train.judged + train.unjudged == 140
+    assert test.judged == 48
+    assert train.planted.planted == 7
+    for one in (train, test):
+        assert one.above_half >= len(one.doubts) > 0
+        assert [doubt.score for doubt in one.doubts] == sorted((doubt.score for doubt in one.doubts), reverse=True)
+        assert all(doubt.suggested != doubt.image.label and doubt.score > 0.5 for doubt in one.doubts)
+        assert all(doubt.image.file.split("/")[1] == doubt.image.label for doubt in one.doubts)
+
+
+def test_growth_tells_what_it_cannot_tell(advice: Any) -> None:
+    """Six classes are too few to try an estimate on, so there is none."""
+    growth = advice[0].growth
+    assert growth.checks == ()
+    assert growth.plan == ()
+    assert all(one.twice is None and one.more is None for one in growth.classes)
+    assert {one.name: one.train_images for one in growth.classes}["ant"] == 60
+    assert {one.name: one.held_out for one in growth.classes}["fox"] == 2
+    assert (growth.start, growth.apart) == ("text", False)
+    assert [one.group for one in growth.measured] == ["medium", "few"]
+
+
+def test_a_validation_split_is_counted_on(planted: Planted, tiny_clip: Any, tmp_path: Path) -> None:
+    settings = tiny_recipe(tiny_clip, planted.root, epochs=1, batch_size=64, amp="fp32", val_share=0.2, thumbnails=0)
+    fastlift.train(settings, output=tmp_path / "val", ui=None)
+    growth = fastlift.advise(tmp_path / "val", ui=None, parts=("growth",)).growth
+    assert growth is not None
+    assert growth.apart
+    assert sum(one.held_out for one in growth.classes) == 5 * len(settings_val(tmp_path / "val"))
+
+
+def settings_val(run: Path) -> list[str]:
+    """The lines of the validation split that a run keeps."""
+    return (run / "splits" / "val.txt").read_text().splitlines()
