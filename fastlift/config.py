@@ -56,6 +56,7 @@ from fastlift.settings import (
 from fastlift.settings.base import Part
 from fastlift.system.files import expand_user, read_json
 from fastlift.system.settings import DeviceSettings, MemorySettings, SeedSettings, ThreadSettings, TimeoutSettings
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.class_shards import ShardSettings
 from fastlift.training.learning_rate import LearningRateSettings
 from fastlift.training.losses import LossSettings
@@ -96,6 +97,7 @@ class DataConfig(  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class TrainingConfig(  # type: ignore[misc]
+    AverageSettings,
     LearningRateSettings,
     OptimizerSettings,
     BatchSettings,

@@ -46,6 +46,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "lr_schedule": ("step", {"epochs": 0}, {"epochs": 1}),
     "warmup_epochs": (0.5, {"epochs": 0}, {"epochs": 1}),
     "min_lr_ratio": (0.1, {"epochs": 0}, {"epochs": 1}),
+    "ema": (0.9, {"epochs": 0}, {"epochs": 1}),
     "on_nonfinite": ("skip", {"epochs": 0}, {"epochs": 1}),
     "log": (("csv",), {"epochs": 0}, {"epochs": 1}),
     "init_from": ("runs/other", {"epochs": 0}, {"epochs": 1}),

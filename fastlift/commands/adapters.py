@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -36,6 +36,8 @@ class Adapters:
     CLIPVisionModel, by the names of its modules."""
     checkpoint: str | None = None
     """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
+    weights: Literal["ema", "raw"] | None = None
+    """Of a run with --ema: the average of its weights (ema, the default), or those that trained (raw)."""
     overwrite: bool = False
     """Replace adapters and a classifier that are there."""
 
@@ -58,7 +60,7 @@ def run(arguments: list[str]) -> int:
         if file.exists() and not command.overwrite:
             raise UserError(f"{file} exists already; use --overwrite, or another --to")
     base = str(load(open_run(command.run).config).model.model)
-    model = load_run(command.run, command.checkpoint, Terminal())
+    model = load_run(command.run, command.checkpoint, Terminal(), weights=command.weights)
     save_run_adapters(model, command.to, base=base, peft=command.peft)
     way = "fastlift.load_adapters" if command.peft is None else "peft.PeftModel.from_pretrained"
     show_line(f"{there}: {there.stat().st_size / 2**20:.2f} MiB; {way}(model, {str(command.to)!r}) adds it to {base}")

@@ -49,6 +49,8 @@ class Evaluate:
     checkpoint: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
     """Checkpoints: best, last, a number of epochs (3), or names (epoch-003); several are compared. Default: best where a
     validation split was evaluated while the run trained, else last."""
+    weights: Literal["ema", "raw"] | None = None
+    """Of a run with --ema: the average of its weights (ema, the default), or those that trained (raw)."""
     split: Literal["test", "val", "train"] = "test"
     """Which split to evaluate."""
     calibrated: bool = False
@@ -78,7 +80,13 @@ def run(arguments: list[str]) -> int:
     moved = {} if command.data_root is None else {"data_root": command.data_root}
     settings = embedded(command) | changes | moved
     rows = evaluate_run(
-        command.run, command.checkpoint, command.split, settings, calibrated=command.calibrated, ui=Terminal()
+        command.run,
+        command.checkpoint,
+        command.split,
+        settings,
+        calibrated=command.calibrated,
+        weights=command.weights,
+        ui=Terminal(),
     )
     name = next(iter(rows))
     if len(rows) == 1:

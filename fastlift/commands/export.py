@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -60,6 +60,8 @@ class Export:
     """The file's logits are calibrated by what fastlift calibrate fitted to the run, and the JSON has its threshold."""
     checkpoint: str | None = None
     """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
+    weights: Literal["ema", "raw"] | None = None
+    """Of a run with --ema: the average of its weights (ema, the default), or those that trained (raw)."""
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     overwrite: bool = False
     """Replace files that are there."""
@@ -80,6 +82,7 @@ def run(arguments: list[str]) -> int:
             command.run,
             command.format,
             checkpoint=command.checkpoint,
+            weights=command.weights,
             output=command.output,
             ensembling=command.tte,
             expand=command.expand,

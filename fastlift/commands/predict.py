@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -60,6 +60,8 @@ class Predict:
     inference: InferenceSettings = field(default_factory=lambda: InferenceSettings(eval_batch=64))
     checkpoint: str | None = None
     """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
+    weights: Literal["ema", "raw"] | None = None
+    """Of a run with --ema: the average of its weights (ema, the default), or those that trained (raw)."""
     threads: ThreadSettings = field(default_factory=ThreadSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
 
@@ -88,7 +90,7 @@ def run(arguments: list[str]) -> int:
         del settings[name]
     config = Config().override(**settings, **changes)  # refuses what has no effect
 
-    wanted = Wanted(command.run, command.checkpoint, images, command.answer, command.calibrated)
+    wanted = Wanted(command.run, command.checkpoint, images, command.answer, command.calibrated, command.weights)
     if command.output is None or launcher.rank():
         problems = _show(predict_images(wanted, config, ui), format, command.answer.top)
     else:

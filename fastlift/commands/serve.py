@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -42,6 +42,8 @@ class Serve:
     ensembling: EnsemblingSettings = field(default_factory=EnsemblingSettings)
     checkpoint: str | None = None
     """A checkpoint: best, last, a number of epochs (3) or a name (epoch-003). Default: best where there is one, else last."""
+    weights: Literal["ema", "raw"] | None = None
+    """Of a run with --ema: the average of its weights (ema, the default), or those that trained (raw)."""
     calibrated: bool = False
     """Answer with the probabilities and, where a request names none, the threshold that fastlift calibrate fitted to the run."""
     precision: PrecisionSettings = field(default_factory=PrecisionSettings)
@@ -67,7 +69,7 @@ def run(arguments: list[str]) -> int:
         with command.threads.use(), using_device(device):
             model = load_run(
                 folder, command.checkpoint, Terminal(), device=str(device), amp=command.precision.amp,
-                calibrated=command.calibrated,
+                calibrated=command.calibrated, weights=command.weights,
             )  # fmt: skip
             if model.calibration is not None:
                 model.calibration.check_crops(command.ensembling)

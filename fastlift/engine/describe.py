@@ -10,6 +10,7 @@ import fastlift_kernels
 from fastlift.config import Config
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.groups import GroupSettings
+from fastlift.engine.averages import RAW
 from fastlift.engine.loop import Fit
 from fastlift.evaluation.evaluate import Evaluation
 from fastlift.models.create import ModelSettings
@@ -81,11 +82,17 @@ def describe_model(settings: ModelSettings, model: LiftModel) -> dict[str, Any]:
 
 
 def results_of(
-    config: Config, data: DataSet, model: LiftModel, fit: Fit | None, evaluation: Evaluation, device: torch.device
+    config: Config,
+    data: DataSet,
+    model: LiftModel,
+    fit: Fit | None,
+    evaluation: Evaluation,
+    raw: Evaluation | None,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """What ``results.json`` holds; times in seconds."""
+    """What ``results.json`` holds; times in seconds. ``raw`` is of what trained, where ``evaluation`` is of its average."""
     metrics = evaluation.metrics.to_dict()
-    timing: dict[str, float] = {"evaluate_s": evaluation.seconds}
+    timing: dict[str, float] = {"evaluate_s": evaluation.seconds + (0.0 if raw is None else raw.seconds)}
     processes: list[dict[str, Any]] = []
     if fit is not None:
         timing["train_s"] = fit.elapsed
@@ -104,7 +111,8 @@ def results_of(
         "model": describe_model(config.model, model),
         "data": describe_data(data, config.data),
         "metrics": metrics,
-        "evaluations": {name: metrics},
+        "evaluations": {name: metrics, **({} if raw is None else {f"{name}{RAW}": raw.metrics.to_dict()})},
+        **({} if raw is None else {"weights": "ema"}),
         "timing": timing,
         **({"processes": processes} if processes else {}),
         "machine": describe_machine(device),

@@ -17,6 +17,7 @@ from fastlift.data.datasets.taxon import rank_at
 from fastlift.data.index.groups import group_masks
 from fastlift.data.index.index import BadImage, ImageIndex
 from fastlift.engine.agreement import agree, first_amp, join
+from fastlift.engine.averages import RAW, check_weights
 from fastlift.engine.build import load_data
 from fastlift.engine.keeping import keep_per_image
 from fastlift.engine.memory import Work, check_images
@@ -50,6 +51,7 @@ from fastlift.system.device import using_device
 from fastlift.system.files import write_json
 from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import ThreadSettings
+from fastlift.training.averaging import Weights
 from fastlift.training.distributed import World
 
 PATIENCE_S = 60.0
@@ -63,6 +65,7 @@ def evaluate_run(
     *,
     dataset: DataSet | None = None,
     calibrated: bool = False,
+    weights: Weights | None = None,
     ui: Ui | Literal["auto"] | None = "auto",
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a run at one or several checkpoints, and add what comes out to its ``results.json`` and its page.
@@ -78,6 +81,7 @@ def evaluate_run(
             ``taxon`` evaluates a run on iNaturalist's species at a higher rank. Without ``amp`` in the dtype of the training.
         calibrated: with what ``fastlift calibrate`` fitted to the run; with a threshold also ``coverage``,
             ``selective_accuracy`` and ``right_rejected``, in percent (not at a rank; of several processes on the first).
+        weights: "raw" evaluates what trained, of a run that keeps an average of it; default: the average.
         ui: where progress is told; see ``fastlift.train``.
 
     Returns:
@@ -91,7 +95,7 @@ def evaluate_run(
     """
     with company() as world:
         return _evaluate_among_others(
-            Path(folder), checkpoints, split, settings or {}, dataset, calibrated, world, ui_for(ui)
+            Path(folder), checkpoints, split, settings or {}, dataset, calibrated, weights, world, ui_for(ui)
         )
 
 
@@ -102,11 +106,13 @@ def _evaluate_among_others(
     settings: dict[str, Any],
     dataset: DataSet | None,
     calibrated: bool,
+    weights: Weights | None,
     world: World,
     ui: Ui,
 ) -> dict[str, dict[str, Any]]:
     told, run = ui if world.is_main else Quiet(), runs.open_run(folder)
     trained, identity = load(run.config), run.identity()
+    check_weights(trained.training.ema, weights)
     config = trained.override(**settings)
     config = config.merged(amp=runs.amp_of(run.path, config.run.amp))
     if trained.data.taxon not in ("species", config.data.taxon):
@@ -121,7 +127,7 @@ def _evaluate_among_others(
                 "a calibration is of one checkpoint: name that one, or evaluate several without --calibrated"
             )
         calibration_in(fitted).check_crops(config.part(EnsemblingSettings))
-    device = join(world, config, split=split, checkpoints=checkpoints, calibrated=calibrated)
+    device = join(world, config, split=split, checkpoints=checkpoints, calibrated=calibrated, weights=weights)
     data = load_data(data_of_run(run, config.override(taxon=trained.data.taxon).data), told, world, dataset)
     rank = None if config.data.taxon == trained.data.taxon else rank_at(data, config.data.taxon)
     index = validation_split(data, "--split val") if split == "val" else data.splits[split]
@@ -135,6 +141,7 @@ def _evaluate_among_others(
     results = read_results(run.results) if run.has_ended() else None  # a damaged file is told before the work
     checkpoints = [_stem(run, wanted) for wanted in checkpoints]  # a name that is none is told before the work too
     unusual = {
+        RAW: weights == "raw",
         f" ({split})": split != "test",
         f" (images {index.fingerprint[:8]})": index.fingerprint != known,
         f" ({config.data.taxon})": rank is not None,
@@ -149,7 +156,7 @@ def _evaluate_among_others(
     rows: dict[str, dict[str, Any]] = {}
     said: dict[str, PerImage] = {}
     for checkpoint in checkpoints or (_in_place_of_its_own(run, results, trained.training.epochs, told),):
-        model = load_run(folder, checkpoint, told, calibrated=calibrated)
+        model = load_run(folder, checkpoint, told, calibrated=calibrated, weights=weights)
         name = config.run.ensembling_name + ("" if checkpoint is None else f"@{checkpoint}") + marks
         told.say(f"{name}: {len(index):,} images")
         evaluation = evaluate_on(model, index, group_counts, config, device, world, ui, rank, per_image=True)

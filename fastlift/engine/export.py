@@ -31,6 +31,7 @@ from fastlift.runs import folder as runs
 from fastlift.system.files import write_json
 from fastlift.system.machine.processor import processor_name
 from fastlift.system.progress import Quiet, Ui
+from fastlift.training.averaging import Weights
 from fastlift.training.classifier_init import subset
 from fastlift.training.inputs import model_loader
 
@@ -68,6 +69,7 @@ def export_run(
     formats: Sequence[Format],
     *,
     checkpoint: str | None = None,
+    weights: Weights | None = None,
     output: Path | None = None,
     ensembling: Crops = "none",
     expand: int | None = None,
@@ -82,6 +84,7 @@ def export_run(
     Args:
         folder: the run.
         checkpoint: by name; default as ``load_run``.
+        weights: as for ``load_run``.
         output: a folder, or for one format a file; default ``export`` in the run's folder.
         ensembling, expand, opset, overwrite: as ``export_model`` takes them.
         calibrated: the logits are those of what ``fastlift calibrate`` fitted to the run.
@@ -92,7 +95,7 @@ def export_run(
     measuring, told = measuring or Measuring(), ui or Quiet()
     paths = places(list(dict.fromkeys(formats)), output or folder / "export", ensembling, calibrated=calibrated)
     check_places(paths, overwrite)
-    model = load_run(folder, checkpoint, told, calibrated=calibrated)
+    model = load_run(folder, checkpoint, told, calibrated=calibrated, weights=weights)
     asked = EnsemblingSettings(tte=ensembling, expand=expand)
     if model.calibration is not None:
         model.calibration.check_crops(asked)

@@ -18,7 +18,7 @@ from fastlift.data.index.index import ImageIndex
 from fastlift.data.loading.batch import Batch, Loader
 from fastlift.data.sampling.mixing import MixingSettings
 from fastlift.engine import bad_step
-from fastlift.engine.memory import estimate
+from fastlift.engine.memory import copies_of, estimate
 from fastlift.engine.order import OrderSettings
 from fastlift.engine.pace import Mark, Pace, Span
 from fastlift.engine.saving import Saver
@@ -37,6 +37,7 @@ from fastlift.system import launcher
 from fastlift.system.profiling import profiled
 from fastlift.system.progress import Bar, Ui
 from fastlift.system.signals import Interrupted, StopRequest, StopSignals
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.captured import CapturedStep
 from fastlift.training.distributed import World, gather
 from fastlift.training.learning_rate import LearningRate, LearningRateSettings
@@ -47,7 +48,13 @@ from fastlift.training.step import Learner
 
 @dataclass(frozen=True)
 class FitSettings(  # type: ignore[misc]
-    LoopSettings, NonFiniteSettings, LearningRateSettings, OptimizerSettings, MixingSettings, OrderSettings
+    LoopSettings,
+    NonFiniteSettings,
+    LearningRateSettings,
+    OptimizerSettings,
+    AverageSettings,
+    MixingSettings,
+    OrderSettings,
 ):
     """What the training loop is told of a run's settings."""
 
@@ -97,13 +104,9 @@ class Fit:
     _validated: str = ""  # the last evaluation, for the progress line
 
     def __post_init__(self) -> None:
-        settings = self.settings
-        self._rate = settings.part(LearningRateSettings).build(
-            settings.lr, settings.epochs, self.loader.steps_per_epoch
-        )
-        self._saver = Saver(
-            self.run, self.learner, self.data.fingerprint, self.identity, ((0, settings.epochs),), self._best
-        )
+        lr, epochs = self.settings.lr, self.settings.epochs
+        self._rate = self.settings.part(LearningRateSettings).build(lr, epochs, self.loader.steps_per_epoch)
+        self._saver = Saver(self.run, self.learner, self.data.fingerprint, self.identity, ((0, epochs),), self._best)
 
     def _best(self) -> str | None:
         """The name of the best checkpoint so far."""
@@ -255,7 +258,7 @@ class Fit:
         self.loader.close()  # the advice is for the model's own size, at which images are largest
         whole, at_a_time = self.settings.batch_size, len(batch.labels)
         at_a_time = min(at_a_time, self.settings.micro_batch or at_a_time)
-        found = attempt(lambda: estimate(learner.model, at_a_time, whole, self.settings.part(OptimizerSettings).copies))
+        found = attempt(lambda: estimate(learner.model, at_a_time, whole, copies_of(self.settings)))
         needed_at = None if found is None else found.needed_at
         raise out_of_memory.in_training(learner.model, whole, at_a_time, needed_at, self.global_step + 1, self.can_cut)
 

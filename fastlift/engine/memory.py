@@ -26,7 +26,9 @@ from fastlift.models.tuners import TunerSettings
 from fastlift.models.tuners.base import has_tuner
 from fastlift.models.tuners.prompts import PromptSettings
 from fastlift.models.vit import VisionTransformer
+from fastlift.settings import Settings
 from fastlift.system.memory import GIB, check_room, free_memory, smaller_parts
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.optimizers import OptimizerSettings
 
 PROBE_IMAGES = 2
@@ -108,7 +110,7 @@ class MemoryEstimate:
 def estimate(model: LiftModel, batch: int, whole: int | None = None, copies: int = 3) -> MemoryEstimate:
     """Measure one forward pass of two images and scale it to ``batch`` images; the model is left as it was.
 
-    ``copies`` are the numbers held for one that trains, itself among them (``OptimizerSettings.copies``).
+    ``copies`` as ``copies_of`` gives them.
     """
     device, side = next(model.parameters()).device, model.preprocessing.image_size
     images = torch.zeros(PROBE_IMAGES, 3, side, side, device=device, dtype=model.vit.compute_dtype)
@@ -117,11 +119,16 @@ def estimate(model: LiftModel, batch: int, whole: int | None = None, copies: int
     return MemoryEstimate(trained, kept // PROBE_IMAGES, batch, free_memory(device), whole)
 
 
+def copies_of(settings: Settings) -> int:
+    """How many numbers a training holds for one that trains: itself, its gradient, the optimiser's state, its average."""
+    return settings.part(OptimizerSettings).copies + settings.part(AverageSettings).more_copies
+
+
 @dataclass(frozen=True)
 class Work:
     """What a run does with images: how many train at once and are prepared at once, and how many are evaluated at once.
 
-    ``copies`` are the numbers that it holds for one that trains, itself among them.
+    ``copies`` as ``copies_of`` gives them; 1 without training.
     """
 
     micro_batch: int
@@ -138,8 +145,14 @@ class Work:
         most = largest_share(training.batch_size, processes, training.stay_together)
         batch = min(most, train_images) if training.epochs else 0
         evaluated = cls.of_evaluation(crops, test_images).evaluated
-        copies = training.part(OptimizerSettings).copies if training.epochs else 1
-        return cls(min(training.micro_batch or batch, batch), batch, evaluated, training.batch_size, copies)
+        copies = copies_of(training) if training.epochs else 1
+        return cls(
+            min(training.micro_batch or batch, batch),
+            batch,
+            evaluated,
+            training.batch_size,
+            copies,
+        )
 
     @classmethod
     def of_evaluation(cls, crops: CropBatchSettings, images: int) -> Work:

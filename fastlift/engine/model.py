@@ -15,6 +15,7 @@ from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.replacements import BadImageSettings
 from fastlift.data.loading.loader import LoaderSettings
 from fastlift.engine.agreement import agree, each_says, first_amp, first_does, first_values, take_first_values
+from fastlift.engine.averages import check_weights
 from fastlift.engine.memory import Work, check_memory, estimate
 from fastlift.engine.opening import Asked, Place
 from fastlift.errors import UserError
@@ -40,6 +41,7 @@ from fastlift.runs.stored import Record
 from fastlift.runs.train_state import names_digest
 from fastlift.system.progress import Quiet, Ui, now_and_then
 from fastlift.system.settings import DeviceSettings
+from fastlift.training.averaging import Weights
 from fastlift.training.class_shards import ShardedClassifier, ShardSettings
 from fastlift.training.classifier_init import frozen_features, images_of, init_from_features
 from fastlift.training.distributed import World, rows_of_all
@@ -67,6 +69,7 @@ def load_run(
     device: str = "cpu",
     amp: Literal["auto", "bf16", "fp16", "fp32"] = "fp32",
     calibrated: bool = False,
+    weights: Weights | None = None,
 ) -> LiftModel:
     """The trained model of a run: ``load_run(RUN).predict("photo.jpg")`` tells what is on an image.
 
@@ -77,18 +80,19 @@ def load_run(
         ui: told which newer checkpoints were passed over, and why; as in ``train``.
         device: where the model lies: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
         amp: the dtype it computes in: "fp32", "bf16", "fp16", or "auto" for that of the training.
+        weights: of a run that keeps an average of its weights (``ema``): "ema" for the average, the default, or "raw" for
+            what trained.
         calibrated: with the strength, the temperature and the threshold that ``fastlift calibrate`` fitted.
 
     Raises:
         UserError: no run; no checkpoint; a damaged one, or another run's; settings, class names or backbone weights other
-            than those that the run trained on; a device that is not here, or a dtype that it does not have; no calibration,
+            than those that the run trained on; ``weights`` of a run without an average; a device that is not here, or a dtype that it does not have; no calibration,
             or that of other weights.
     """
     chosen, precision = DeviceSettings(device).build(), PrecisionSettings(amp).amp  # what is no name is told at once
-    fitted = (
-        read_calibration(runs.open_run(Path(folder))) if calibrated else None
-    )  # what is missing is told before the work
-    model = _trained_model(Path(folder), checkpoint, ui_for(ui))
+    # What is missing is told before the work.
+    fitted = read_calibration(runs.open_run(Path(folder))) if calibrated else None
+    model = _trained_model(Path(folder), checkpoint, ui_for(ui), weights)
     if fitted is not None:
         _calibrate(model, fitted, runs.open_run(Path(folder)), checkpoint)
     if (named := runs.amp_of(Path(folder), precision)) != "fp32":
@@ -109,10 +113,11 @@ def _calibrate(model: LiftModel, fitted: Record, run: runs.RunFolder, checkpoint
     model.calibrate(calibration_in(fitted))
 
 
-def _trained_model(folder: Path, checkpoint: str | None, ui: Ui | None) -> LiftModel:
+def _trained_model(folder: Path, checkpoint: str | None, ui: Ui | None, weights: Weights | None = None) -> LiftModel:
     """The model of a run at a checkpoint, on the CPU in fp32."""
     run = runs.open_run(folder)
     config = load(run.config)
+    check_weights(config.training.ema, weights)
     identity = run.identity()
     runs.check_settings(run, identity, config)
     names, settings = run.class_names(), config.part(CreateSettings)
@@ -123,7 +128,7 @@ def _trained_model(folder: Path, checkpoint: str | None, ui: Ui | None) -> LiftM
             raise UserError(f"{folder} has no checkpoint yet; {runs.way_on(run.path)}")
         return untrained
     found = checkpoints.read(path, identity)
-    trained, state = found.trained, found.state
+    trained, state = found.weights(weights), found.state
     if state.epoch > config.training.epochs:
         raise UserError(
             f"{path} is no place in this run: it was saved after epoch {state.epoch} of {config.training.epochs}"

@@ -40,6 +40,7 @@ from fastlift.runs.folder import amp_of
 from fastlift.system.device import using_device
 from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import ThreadSettings
+from fastlift.training.averaging import Weights
 from fastlift.training.distributed import World, gather, rows_of_all
 
 FIRST_IMAGES, MOST_IMAGES = 1024, 131_072  # that are indexed at a time: few at first, so that one soon sees results
@@ -54,6 +55,7 @@ class Wanted:
     images: Iterable[FoundImage]
     answer: AnswerSettings
     calibrated: bool = False  # by what was fitted to the run
+    weights: Weights | None = None  # of a run with an average of them; None for the average
     done: int = 0  # so many of the images are left out, since they were predicted before; the first process knows
 
 
@@ -73,7 +75,12 @@ def predict_images(wanted: Wanted, config: Config, ui: Ui | None = None) -> Iter
     """
     with company() as world:
         device = join(
-            world, config, checkpoint=wanted.checkpoint, calibrated=wanted.calibrated, **wanted.answer.values()
+            world,
+            config,
+            checkpoint=wanted.checkpoint,
+            calibrated=wanted.calibrated,
+            weights=wanted.weights,
+            **wanted.answer.values(),
         )
         done = int(first_says(world, lambda: str(wanted.done)))
         scan, model = partial(_scan_together, world, device), None
@@ -195,7 +202,8 @@ def _scan_together(
 
 def _model(wanted: Wanted, run: RunConfig, world: World, device: torch.device, ui: Ui) -> LiftModel:
     """The run's model on the device, in the dtype of the training unless another is asked for; the same on all ranks."""
-    model = load_run(wanted.run, wanted.checkpoint, ui if world.is_main else None, calibrated=wanted.calibrated)
+    told = ui if world.is_main else None
+    model = load_run(wanted.run, wanted.checkpoint, told, calibrated=wanted.calibrated, weights=wanted.weights)
     if model.calibration is not None:
         model.calibration.check_crops(run.part(EnsemblingSettings))
     check_images(model.vit, run, Work.of_evaluation(run, run.images_at_a_time), {}, {}, device)

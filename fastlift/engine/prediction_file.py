@@ -136,6 +136,7 @@ def _asked(file: PredictionFile, wanted: Wanted, settings: RunConfig) -> dict[st
         "run": str(run.path) if identity is None else identity.run,
         "checkpoint": None if checkpoint is None else checkpoint.stem,
         "format": file.format,
+        **({} if wanted.weights is None else {"weights": wanted.weights}),
         "amp": amp_of(wanted.run, settings.amp),
         **({} if fitted is None else {"calibration": [fitted.strength, fitted.temperature]}),
         **answer,

@@ -24,6 +24,7 @@ from fastlift.settings import NamesPlace, marker
 from fastlift.system.files import write_json
 from fastlift.system.hub import from_hub
 from fastlift.system.progress import Quiet, Ui
+from fastlift.training.kept import AVERAGE
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _HELD = (
@@ -83,7 +84,8 @@ def publishable(
     write_json(target.results, results)
     if path is not None:
         found = checkpoints.read(path, identity)
-        checkpoints.write(target.checkpoints / path.name, found.trained, {}, found.state)
+        average = {key: tensor for key, tensor in found.kept.items() if key.startswith(f"{AVERAGE}.")}
+        checkpoints.write(target.checkpoints / path.name, found.trained, average, found.state)
     fitted = stored_calibration(run)
     if fitted is not None and fitted["fitted_on"]["checkpoint"] == (None if path is None else path.stem):
         write_calibration(target, fitted)  # names no folder of this machine

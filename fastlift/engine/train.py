@@ -19,6 +19,7 @@ from fastlift.data.sampling.class_draws import SamplingSettings
 from fastlift.data.sampling.stream import steps_in
 from fastlift.engine import model as models
 from fastlift.engine.agreement import agree, agree_on, join
+from fastlift.engine.averages import RAW, evaluate_both, make_whole
 from fastlift.engine.build import load_data, prepare_backbone, training_loader
 from fastlift.engine.data_wait import advice
 from fastlift.engine.describe import announce, announce_machine, describe_data, results_of
@@ -63,8 +64,8 @@ from fastlift.system.html_table import html_table
 from fastlift.system.progress import Quiet, Ui
 from fastlift.system.settings import ThreadSettings
 from fastlift.system.signals import Interrupted, Signalled, StopSignals
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.captured import CapturedStep
-from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.distributed import LostCompany, barrier
 from fastlift.training.losses import LossSettings
 from fastlift.training.losses.of_draws import LossOfDraws
@@ -223,15 +224,16 @@ def _train(asked: Asked, place: Place) -> Run:
     if not epochs:
         _tell_start(asked, place, run, identity, data, 0)
     fit = _fit(asked, place, run, identity, stages, data, model, last, bad) if epochs else None
-    if isinstance(model.classifier, ShardedClassifier):
-        model.classifier = model.classifier.joined()
-    chosen = {} if fit is None or fit.validation is None else fit.validation.take_best(identity, fit.global_step)
-    evaluation = _evaluate(config.part(EvaluationSettings), place, data, model, bad)
-    results = results_of(config, data, model, fit, evaluation, place.device) | chosen
+    average = {} if fit is None else make_whole(fit.learner)
+    chosen = fit.validation.take_best(identity, fit.global_step, average) if fit and fit.validation else {}
+    passes = config.part(EvaluationSettings)
+    evaluation, raw = evaluate_both(model, average, lambda: _evaluate(passes, place, data, model, bad), ui.say)
+    results = results_of(config, data, model, fit, evaluation, raw, place.device) | chosen
     if world.is_main:
-        if evaluation.per_image is not None:
-            counts, of = data.train.class_counts().tolist(), config.part(ThumbnailSettings)
-            keep_per_image(run, config.run.ensembling_name, evaluation.per_image, data.test, counts, of, ui)
+        counts, of = data.train.class_counts().tolist(), config.part(ThumbnailSettings)
+        for found, mark in ((evaluation, ""), (raw, RAW)):
+            if found is not None and found.per_image is not None:
+                keep_per_image(run, config.run.ensembling_name + mark, found.per_image, data.test, counts, of, ui)
         results["replaced_images"] = len(bad.lines())
         if run.soup.is_file():
             results["soup"] = read_soup(run.soup)
@@ -281,6 +283,7 @@ def _fit(
         world=world,
         on_nonfinite=settings.on_nonfinite,
         only=config.training.train_only,
+        average=config.part(AverageSettings),
     )
     loader = training_loader(config.data, settings, stages, data, model, place, bad)
     can_cut = "micro_batch" in may_change(config)
@@ -289,7 +292,7 @@ def _fit(
     validation = None
     if config.run.eval_every is not None:
         plan, passes = config.part(ValidationSettings), config.part(EvaluationSettings)
-        validation = Validation(plan, passes, place, data, model, run, bad)
+        validation = Validation(plan, passes, place, data, model, run, bad, learner.average)
     fit = Fit(
         settings,
         can_cut,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastlift.data.datasets.dataset import DataSet
 from fastlift.data.index.index import ImageIndex
 from fastlift.engine.agreement import first_says, first_values
 from fastlift.engine.opening import Place
 from fastlift.errors import UserError
-from fastlift.evaluation.evaluate import evaluate
+from fastlift.evaluation.evaluate import Evaluation, evaluate
 from fastlift.evaluation.intervals import wilson
 from fastlift.evaluation.metrics import GROUP_NAMES, Metrics
 from fastlift.evaluation.settings import EvaluationSettings
@@ -28,6 +29,7 @@ from fastlift.runs.best import best_checkpoint
 from fastlift.runs.events import evaluations
 from fastlift.runs.folder import RunFolder
 from fastlift.runs.identity import Identity
+from fastlift.training.averaging import WeightAverage
 from fastlift.training.class_shards import ShardedClassifier
 
 # Of an evaluation's event: what is no figure.
@@ -56,6 +58,7 @@ class Validation:
 
     Attributes:
         model: at its own size when this is made; in training perhaps at a stage's, with a classifier that is split.
+        average: of what trains, where the run keeps one: it is what is evaluated, and beside it what trains (``raw_accuracy``).
         standing: what the evaluations so far say, the same on all processes.
     """
 
@@ -66,6 +69,7 @@ class Validation:
     model: LiftModel
     run: RunFolder
     bad: BadImages
+    average: WeightAverage | None = None
     standing: Standing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,10 +89,27 @@ class Validation:
             OutOfMemory: a batch is too large beside what training keeps.
             UserError: as ``evaluate``.
         """
-        index, waiting = validation_split(self.data), self.place.world.collectives.waiting
+        waiting = self.place.world.collectives.waiting
         during, waiting.during = waiting.during, lambda: f"the validation after step {step:,}"
+        with nullcontext() if self.average is None else self.average.in_place():
+            found = self._evaluate(on_progress)
+        raw = None if self.average is None else self._evaluate(on_progress)
+        waiting.during = during
+        values: dict[str, Any] = {"epoch": epoch, "split": "val", "checkpoint": checkpoint, **found.metrics.summary()}
+        values["evaluate_s"] = found.seconds
+        told = ""
+        if raw is not None:
+            values |= {f"raw_{name}": value for name, value in raw.metrics.summary().items()}
+            values["evaluate_s"] += raw.seconds
+            told = f"; without averaging {_shown(raw.metrics.summary()[self.settings.best_by])}"
+        self.standing.found.append({"step": step, **values})
+        self.place.ui.say(self._told(epoch, checkpoint, found.metrics) + told)
+        return values
+
+    def _evaluate(self, on_progress: Callable[[int, int], None]) -> Evaluation:
+        index = validation_split(self.data)
         with self._as_tested():
-            found = evaluate(
+            return evaluate(
                 self.model,
                 index,
                 self.data.group_counts.tolist(),
@@ -97,12 +118,6 @@ class Validation:
                 on_progress=on_progress,
                 on_bad=self.bad.of(index),
             )
-        waiting.during = during
-        values = {"epoch": epoch, "split": "val", "checkpoint": checkpoint, **found.metrics.summary()}
-        values["evaluate_s"] = found.seconds
-        self.standing.found.append({"step": step, **values})
-        self.place.ui.say(self._told(epoch, checkpoint, found.metrics))
-        return values
 
     @contextmanager
     def _as_tested(self) -> Iterator[None]:
@@ -140,11 +155,12 @@ class Validation:
             f"evaluations since {best['checkpoint']} (--patience {self.settings.patience})"
         )
 
-    def take_best(self, identity: Identity, step: int) -> dict[str, Any]:
+    def take_best(self, identity: Identity, step: int, average: Mapping[str, Tensor]) -> dict[str, Any]:
         """Give the model, whose classifier is whole, the values of the best checkpoint; says which one, for the results.
 
         Args:
             step: of what the model holds now.
+            average: of what trains, which gets the checkpoint's values too; nothing where the run keeps none.
         """
         world, ui = self.place.world, self.place.ui
 
@@ -162,10 +178,13 @@ class Validation:
         if chosen["step"] != step:
             if world.is_main:  # the others may not see its disk
                 path = self.run.checkpoints / f"{name}.safetensors"
-                self.model.load_trained(checkpoints.read(path, identity).trained, f"checkpoint {path}")
+                found = checkpoints.read(path, identity)
+                self.model.load_trained(found.trained, f"checkpoint {path}")
+                for key, tensor in average.items():
+                    tensor.copy_(found.weights()[key])
             with torch.no_grad():
-                for parameter in self.model.trained().values():
-                    parameter.copy_(first_values(world, parameter.detach()))
+                for tensor in (*self.model.trained().values(), *average.values()):
+                    tensor.copy_(first_values(world, tensor.detach()))
         by, count = self.settings.best_by, len(self.standing.found)
         ui.say(
             f"the test split is evaluated with {name}: the best {by.replace('_', ' ')} of {count} "

@@ -69,7 +69,7 @@ def start_warm(asked: Asked, place: Place, model: LiftModel) -> WarmStart | None
     if path is None:
         raise UserError(f"--init-from {source}: that run has no checkpoint to start from")
     found = checkpoints.read(path, run.identity())
-    trained, state = found.trained, found.state
+    trained, state = found.weights(), found.state
     if state.backbone != model.backbone_fingerprint:
         raise UserError(f"--init-from {source}: that run has other backbone weights ({load(run.config).model.model})")
     warm, taken = WarmStart(), ""

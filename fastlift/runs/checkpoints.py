@@ -1,7 +1,7 @@
-"""Checkpoints: what trains, the optimiser's state and the train state, in one safetensors file, written atomically.
+"""Checkpoints: what trains, the optimiser's state, the average of what trains, and the train state, in one safetensors file, written atomically.
 
 No pickle, no code: tensors ``tuner.NAME``, ``head.NAME``, ``momentum.tuner.NAME`` ..., and a JSON text in the metadata.
-What AdamW keeps is named ``exp_avg.``, ``exp_avg_sq.`` and ``step.`` as momentum is.
+What AdamW keeps is named ``exp_avg.``, ``exp_avg_sq.`` and ``step.`` as momentum is, and the average ``ema.``.
 A digest of the whole file stands there too (``fastlift.system.sealed``), and is checked wherever one is read.
 """
 
@@ -19,7 +19,8 @@ from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import Schedule, TrainState
 from fastlift.system import sealed
 from fastlift.system.sealed import Damaged
-from fastlift.training.optimizers import SLOTS
+from fastlift.training.averaging import Weights
+from fastlift.training.kept import AVERAGE, is_kept, parameter_of
 from fastlift.training.step import Learner
 
 _NAME = re.compile(r"(epoch|step)-(\d+)\.safetensors")
@@ -39,6 +40,16 @@ class Checkpoint:
     trained: dict[str, Tensor]
     kept: dict[str, Tensor]
     state: TrainState
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The average of what trains, by the names of ``trained``; empty where the run keeps none."""
+        mine = {parameter_of(key): tensor for key, tensor in self.kept.items() if key.startswith(f"{AVERAGE}.")}
+        return {name: tensor for name, tensor in mine.items() if name in self.trained}
+
+    def weights(self, which: Weights | None = None) -> dict[str, Tensor]:
+        """What the run hands out, as ``trained``: the average where it keeps one and not the ``raw`` ones are asked for."""
+        return self.trained if which == "raw" else self.trained | self.average
 
 
 def save(path: Path, learner: Learner, state: TrainState) -> None:
@@ -75,7 +86,7 @@ def read(path: Path, identity: Identity | None = None) -> Checkpoint:
         identity.check(state.identity, str(path))
     if (name := first_not_finite(tensors)) is not None:
         raise Damaged(f"{path}: {name} holds numbers that are not finite, so nothing can go on from it")
-    kept = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in SLOTS.values()}
+    kept = {name: tensor for name, tensor in tensors.items() if is_kept(name)}
     return Checkpoint({name: tensor for name, tensor in tensors.items() if name not in kept}, kept, state)
 
 

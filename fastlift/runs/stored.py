@@ -164,6 +164,7 @@ class Results(_Results, total=False):
     versions: dict[str, Any]
     replaced_images: Count
     checkpoint: Chosen
+    weights: Text
     validation: Metrics
     processes: list[Process]
     soup: Soup

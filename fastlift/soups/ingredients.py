@@ -51,14 +51,14 @@ class Ingredient:
     settings: dict[str, Any]
 
     def trained(self) -> dict[str, Tensor]:
-        """The values, read from the file.
+        """The values that the run hands out, read from the file.
 
         Raises:
             UserError: it is another one, or damaged, since it was looked at.
         """
         if sealed.read_metadata(self.path)[sealed.DIGEST] != self.digest:
             raise UserError(f"{self.path} has changed meanwhile")
-        return checkpoints.read(self.path, self.identity).trained
+        return checkpoints.read(self.path, self.identity).weights()
 
     def told(self, weight: float) -> dict[str, Any]:
         """What a soup keeps of it; its figures are those of its own run, where that evaluated this checkpoint."""
@@ -127,7 +127,7 @@ def _ingredient(run: runs.RunFolder, path: Path) -> Ingredient:
     config, identity = load(run.config), run.identity()
     runs.check_settings(run, identity, config)
     read = checkpoints.read(path, identity)
-    trained, state = read.trained, read.state
+    trained, state = read.weights(), read.state
     names = run.class_names()
     return Ingredient(
         label="",

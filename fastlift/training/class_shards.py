@@ -33,7 +33,7 @@ from fastlift.training.distributed import (
     sent_to_all,
     sent_to_first,
 )
-from fastlift.training.optimizers import parameter_of
+from fastlift.training.kept import parameter_of
 from fastlift.training.split_losses import Constants, Part, SplitLosses, mean_of_images
 
 

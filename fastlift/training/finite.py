@@ -7,6 +7,7 @@ sums: all of them leave a step out, or none does.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,18 @@ NEVER = -1
 # Gradients in fp16 may overflow while the scaler looks for its scale, halving it from 2^16 at each. What overflows below
 # this one is beyond fp16 by itself: no scale will help, and without an end nothing would be learned in silence.
 LEAST_SCALE = 2.0**-13
+
+
+class Seen(NamedTuple):
+    """What became of a step, in bools [] on the device.
+
+    Attributes:
+        good: it is no fault: its loss and its predictions count.
+        updates: it changes what trains; a good one does not where fp16's scaler looks for its scale.
+    """
+
+    good: Tensor
+    updates: Tensor
 
 
 class Watch:
@@ -48,8 +61,8 @@ class Watch:
             bad = bad | (self.first >= 0)
         return loss * torch.where(bad, torch.nan, 1.0)
 
-    def look(self, loss: Tensor, gradients: Iterable[Tensor], scale: Tensor | None = None) -> Tensor:
-        """Note one step, and whether it is finite: a bool on the device.
+    def look(self, loss: Tensor, gradients: Iterable[Tensor], scale: Tensor | None = None) -> Seen:
+        """Note one step, and whether it is finite, on the device.
 
         Args:
             loss: of the batch, without the guard.
@@ -58,15 +71,14 @@ class Watch:
                 to leave out, and no fault of the step.
         """
         finite = torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf).isfinite()
-        if scale is not None:
-            finite = finite | (scale > LEAST_SCALE)
-        good = loss.isfinite() & finite
+        may_be = finite if scale is None else finite | (scale > LEAST_SCALE)
+        good = loss.isfinite() & may_be
         if self.mode == "stop":
             good = good & (self.first < 0)
         self.first.copy_(torch.where((self.first < 0) & ~good, self.number, self.first))
         self.skipped += ~good
         self.number += 1
-        return good
+        return Seen(good, good & finite)
 
     def first_step(self) -> int | None:
         """The first step that was not finite, if there was one: waits for the device."""

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastlift.settings import Acts, Between, Settings
+from fastlift.training.kept import SLOTS
 
 OptimizerName = Literal["sgd", "adamw"]
-# What torch calls what it keeps -> the first part of its name in checkpoints and messages: ``momentum.head.weight``.
-SLOTS = {"momentum_buffer": "momentum", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"}
 
 
 def _trains(epochs: int) -> bool:
@@ -101,9 +100,3 @@ def state_of(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> di
         for slot, tensor in optimizer.state[parameter].items()
         if tensor is not None
     }
-
-
-def parameter_of(key: str) -> str:
-    """The parameter that a state's ``key`` is about: ``head.weight`` of ``momentum.head.weight`` and of itself."""
-    slot, _, name = key.partition(".")
-    return name if slot in SLOTS.values() else key

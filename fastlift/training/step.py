@@ -14,6 +14,7 @@ from fastlift.data.sampling.stream import largest_share
 from fastlift.errors import UserError
 from fastlift.models.lift import LiftModel
 from fastlift.models.weights import check_fit
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.class_shards import ShardedClassifier
 from fastlift.training.distributed import Vote, World
 from fastlift.training.finite import Watch
@@ -77,6 +78,7 @@ class Learner:
         world: the processes that share each batch.
         on_nonfinite: what becomes of a step whose loss or gradients are not finite (see ``fastlift.training.finite``).
         only: what trains, where not all that can: the rest of what ``model.trained`` names stays as it is.
+        average: whether an average of what trains is kept.
 
     Raises:
         ValueError: nothing in the model trains.
@@ -92,6 +94,7 @@ class Learner:
         world: World | None = None,
         on_nonfinite: OnNonFinite = "stop",
         only: Literal["classifier"] | None = None,
+        average: AverageSettings = AverageSettings(),  # noqa: B008 - frozen
     ) -> None:
         self.model, self.loss, self.only = model, loss, only
         self.parameters = {name: p for name, p in model.trained().items() if only is None or name.startswith("head.")}
@@ -106,6 +109,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
         self.optimizer = optimizer.build(self.parameters.values())
         self.clip_grad = optimizer.clip_grad
+        self.average = average.build(self.parameters)
         self.sums = Sums.zeros(device)
         self.vote = Vote(device)
         summed = self.parameters.values() if self.shard is None else self.shard.summed(self.parameters.values())
@@ -184,15 +188,17 @@ class Learner:
                 self.shard.spoil()
             asked, gradients = self.reducer.stopping, [self.reducer.gradients]
         scale = self.scaler.scale(torch.ones_like(loss_sum)) if self.scaler.is_enabled() else None
-        good = self.watch.look(loss_sum, gradients, scale)
-        self.sums.add(loss_sum, correct, len(whole), good)
+        seen = self.watch.look(loss_sum, gradients, scale)
+        self.sums.add(loss_sum, correct, len(whole), seen.good)
         self.count(len(whole))
         if self.clip_grad is not None:
             self._clip(self.clip_grad, gradients)
         if not self.scaler.is_enabled():
-            self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # as torch's own scaler hands it over
+            self.optimizer.found_inf = (~seen.good).float()  # type: ignore[attr-defined]  # as torch's own scaler hands it over
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(seen.updates)
         return asked
 
     def _clip(self, highest: float, gradients: list[Tensor]) -> None:
@@ -243,8 +249,9 @@ class Learner:
         return [(name, tensor) for name, tensor in both if self.shard is None or not self.shard.holds_part_of(name)]
 
     def kept(self) -> dict[str, Tensor]:
-        """What a step goes on from beside what trains: the optimiser's state of it, as ``SLOT.NAME`` (``momentum.head.weight``)."""
-        return state_of(self.optimizer, self.parameters)
+        """What a step goes on from beside what trains: the optimiser's state of it, and its average, named as in ``kept``."""
+        average = {} if self.average is None else self.average.kept()
+        return state_of(self.optimizer, self.parameters) | average
 
     def check_kept(self, kept: Mapping[str, Tensor], what: str = "what is given") -> None:
         """``kept`` can be this learner's: a wrong shape would have the optimiser's fused kernel write past its end.
@@ -253,7 +260,7 @@ class Learner:
             UserError: tensors that are missing, too many, of another shape or dtype, or not finite; the first ten named.
         """
         mine = self.kept()
-        check_fit(dict(kept), mine, f"the optimiser's state in {what} does not fit this optimiser and what it trains")
+        check_fit(dict(kept), mine, f"the optimiser's state in {what} does not fit this run's")
         wrong = [f"{name} is {kept[name].dtype}" for name in mine if kept[name].dtype != mine[name].dtype]
         wrong += [f"{name} is not finite" for name in mine if not kept[name].isfinite().all()]
         if wrong:

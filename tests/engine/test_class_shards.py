@@ -13,20 +13,8 @@ from ranks import command, told
 from safetensors.torch import load_file
 from several import Group
 
-ADAMW = [
-    "--optimizer",
-    "adamw",
-    "--eps",
-    "1e-4",
-    "--lr",
-    "0.001",
-    "--lr-schedule",
-    "step",
-    "--warmup-epochs",
-    "0.5",
-    "--clip-grad",
-    "0.5",
-]
+ADAMW = ["--optimizer=adamw", "--eps=1e-4", "--lr=0.001", "--lr-schedule=step", "--warmup-epochs=0.5"]
+ADAMW += ["--clip-grad=0.5", "--ema=0.8"]
 
 
 @pytest.mark.parametrize("flags", [["--init", "random"], ["--init", "class_mean", *ADAMW]], ids=["sgd", "adamw"])

@@ -72,6 +72,7 @@ ALL_OF_IT = {
     "warmup_epochs": 1.5,
     "min_lr_ratio": 0.1,
     "clip_grad": 0.5,
+    "ema": 0.9,
     "micro_batch": 2,
 }
 

@@ -17,8 +17,10 @@ from torch import Tensor
 from fastlift.data.loading.mixed import Mixed
 from fastlift.models.fp8 import Fp8Settings
 from fastlift.models.tuners import TUNERS
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.captured import WARM_UP, CapturedStep
 from fastlift.training.distributed import Collectives
+from fastlift.training.finite import Seen
 from fastlift.training.learning_rate import LearningRate
 from fastlift.training.optimizers import OptimizerName, OptimizerSettings
 from fastlift.training.step import Learner
@@ -130,7 +132,13 @@ def test_clipping_and_a_rate_of_each_step_too(
     """What AdamW counts is counted by the replay; fp16 looks for its scale, and a step is not finite."""
     monkeypatch.setattr(f"{__name__}.RATE", LearningRate(0.05, 3, 10, "step", warm_up=8, ratio=0.1))
     settings = OptimizerSettings(lr=0.05, optimizer=name, clip_grad=0.5)
-    options = {"dtype": dtype, "micro_batch": 3, "on_nonfinite": "skip", "optimizer": settings}
+    options = {
+        "dtype": dtype,
+        "micro_batch": 3,
+        "on_nonfinite": "skip",
+        "optimizer": settings,
+        "average": AverageSettings(0.9),
+    }
     plain, found = (tiny_learner(tiny_clip, place, **options) for _ in range(2))
     step, tape = capture(found)
     take(plain, plain.step, range(STEPS), bad=6)
@@ -408,7 +416,7 @@ def _rate_by_value(some: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
 def _number_by_value(some: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     look = some.watch.look
 
-    def by_value(*given: Any) -> Tensor:
+    def by_value(*given: Any) -> Seen:
         some.watch.number.fill_(some.watch.taken)
         return look(*given)
 

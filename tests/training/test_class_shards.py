@@ -28,6 +28,7 @@ from fastlift.models.classifiers import CLASSIFIERS, LinearClassifier, WeightCla
 from fastlift.runs import checkpoints
 from fastlift.runs.identity import Identity
 from fastlift.runs.train_state import TrainState
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.captured import CapturedStep
 from fastlift.training.class_shards import ShardedClassifier, ShardSettings
 from fastlift.training.distributed import World, open_group
@@ -213,7 +214,9 @@ def learner(clip: Files, world: World, loss: str, *, split: bool, dtype: torch.d
     model.classifier = ShardSettings(split).build(model.classifier, len(CLASS_NAMES), world)
     model.set_compute_dtype(dtype)
     built = fastlift.losses.build(loss, CLASS_COUNTS, **OPTIONS.get(loss, {}))
-    return Learner(model, built, OPTIMIZERS.get(loss, OptimizerSettings(lr=0.01)), world=world)
+    return Learner(
+        model, built, OPTIMIZERS.get(loss, OptimizerSettings(lr=0.01)), world=world, average=AverageSettings(0.8)
+    )
 
 
 def mixed_labels_of(number: int, labels: Tensor, mine: slice) -> Mixed | None:

@@ -18,6 +18,7 @@ from fastlift.data.sampling.crops import TrainCrops
 from fastlift.engine.agreement import agree, first_says
 from fastlift.engine.processes import company
 from fastlift.training import distributed
+from fastlift.training.averaging import AverageSettings
 from fastlift.training.distributed import Vote, World, open_group, rows_of_all
 from fastlift.training.optimizers import OptimizerSettings
 from fastlift.training.step import Learner
@@ -32,13 +33,14 @@ def learner(
     dtype: torch.dtype = torch.float32,
     micro_batch: int | None = None,
     optimizer: OptimizerSettings = OptimizerSettings(lr=0.05),  # noqa: B008 - frozen
+    average: AverageSettings = AverageSettings(),  # noqa: B008 - frozen
     **options: Any,
 ) -> Learner:
     options = {"rank": 3, "init": "random"} | options
     model = fastlift.create_model(clip[0], pretrained=clip[1], class_names=CLASS_NAMES, **options)
     model.set_compute_dtype(dtype)
     built = fastlift.losses.build(loss, CLASS_COUNTS)
-    return Learner(model, built, optimizer, micro_batch=micro_batch, world=world)
+    return Learner(model, built, optimizer, micro_batch=micro_batch, world=world, average=average)
 
 
 def epoch(clip: Files, data: Path, world: World, loss: str = "LA", **options: Any) -> dict[str, Any]:
@@ -69,7 +71,8 @@ def epoch(clip: Files, data: Path, world: World, loss: str = "LA", **options: An
         loss_of_step = (float(some.sums.loss) - before) / len(batch.whole)
         sums.append((loss_of_step, *some.sums.read(), some.sums.images))
     loader.close()
-    return {"seen": seen, "sums": sums, "parameters": {n: p.detach().clone() for n, p in some.parameters.items()}}
+    held = dict(some.parameters) if some.average is None else some.average.weights
+    return {"seen": seen, "sums": sums, "parameters": {n: p.detach().clone() for n, p in held.items()}}
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -85,6 +88,7 @@ CASES: dict[str, dict[str, Any]] = {
     "text": {"classifier": "text", "init": "text", "text_tuner": ["coop"]},
     "clipped": {"optimizer": OptimizerSettings(lr=0.05, clip_grad=0.5), "micro_batch": 2},
     "AdamW, clipped": {"optimizer": OptimizerSettings(lr=0.001, optimizer="adamw", eps=1e-4, clip_grad=0.5)},
+    "averaged": {"average": AverageSettings(0.8)},
 }
 
 

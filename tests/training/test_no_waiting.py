@@ -254,7 +254,7 @@ def test_registers_and_sums_wait_only_when_they_are_read(device: torch.device) -
     loss = torch.ones((), device=device)
     gradients = [torch.ones(3, device=device)]
     with never_waiting(device):
-        good = watch.look(loss, gradients)
+        good = watch.look(loss, gradients).good
         sums.add(loss, torch.ones((), dtype=torch.int64, device=device), 4, good)
         watch.guard(loss)
     sums.images = 4  # who takes a step counts them
