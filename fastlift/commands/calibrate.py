@@ -20,7 +20,7 @@ EXAMPLES = (
     "fastlift calibrate runs/shapes_lt-lift-20260101-120000",
     "fastlift calibrate RUN --reject 0.05                # and a threshold that turns away 5 % of the right answers at most",
     "fastlift calibrate RUN --by mean_class_accuracy     # the strength with the best mean class accuracy",
-    "fastlift calibrate RUN --tte fivecrop               # for evaluate, predict ... --calibrated --tte fivecrop",
+    "fastlift calibrate RUN --tte fivecrop               # for the mean logits of five crops of each image",
 )
 CHANGES = (EnsemblingSettings, PrecisionSettings, Fp8Settings, FusedSettings)
 
