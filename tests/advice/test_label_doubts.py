@@ -87,3 +87,13 @@ def test_chance_finds_chance(seed: int) -> None:
     changed, to_any, to_alike = plant(labels.numpy(), (labels.numpy() + 1) % 4, 4, seed)
     found = planted_found(judge_across(probe, features, torch.from_numpy(changed), seed), to_any, to_alike)
     assert found.found <= 5  # of 20, where 1 is expected
+
+
+def test_what_could_be_learned_by_heart_is_not() -> None:
+    """Labels drawn at random, in so many dimensions that a fit on them is right for all: across folds it is right by chance."""
+    features = torch.nn.functional.normalize(torch.randn(60, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    labels = torch.arange(60) % 2
+    probe = Probe(None, 1e-4, 2)
+    by_heart = judge(probe.fit(features, labels), features, labels, torch.zeros(2))
+    assert (by_heart.score < 0.5).all()
+    assert 0.3 < (judge_across(probe, features, labels, seed=0).score > 0.5).mean() < 0.7
