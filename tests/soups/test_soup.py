@@ -18,6 +18,7 @@ from fastlift.config import Config, load
 from fastlift.engine import train as training
 from fastlift.engine.sharing import publishable
 from fastlift.errors import UserError
+from fastlift.runs import checkpoints
 from fastlift.runs import folder as runs
 from tests.soups.conftest import Made
 
@@ -62,6 +63,14 @@ def test_the_epochs_of_one_run_and_a_state_twice(made: Made, tmp_path: Path) -> 
     assert same(trained(twice.folder, "epoch-000"), states[2])
     ended = json.loads((folder / "results.json").read_text())
     assert twice.results["metrics"] == ended["metrics"]
+
+
+def test_of_runs_that_keep_an_average_it_is_the_mean_of_these(made: Made, tmp_path: Path) -> None:
+    folders = [made("a", ema=0.5), made("b", ema=0.5, lr=0.2)]
+    read = [checkpoints.read(folder / "checkpoints" / "epoch-001.safetensors") for folder in folders]
+    assert not same(read[0].trained, read[0].weights())
+    soup = fastlift.soup(folders, output=tmp_path / "soup", ui=None)
+    assert same(trained(soup.folder, "epoch-000"), by_hand([one.weights() for one in read], [1, 1]))
 
 
 def test_the_run_says_what_it_is_made_of(made: Made, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ STAGES = ("start", "f0", "f1", "soup")
 def config(tiny_clip: Files, tiny_data: Path) -> Config:
     lift = tiny_recipe(tiny_clip, tiny_data, epochs=2, batch_size=16, eval_batch=24, amp="fp32", threads=1)
     lt = fastlift.recipes.lt_soups(tuner="adaptformer", lr=0.05)
-    chosen = ("optimizer", "lr", "weight_decay", "lr_schedule", "warmup_epochs", "min_lr_ratio", "train_only")
+    chosen = ("optimizer", "lr", "weight_decay", "lr_schedule", "warmup_epochs", "min_lr_ratio", "ema", "train_only")
     return replace(lift, recipe="lt_soups").merged(
         **{name: lt.flat()[name] for name in chosen}, soup_factors=(0, 1), soup_keep=0.7
     )
@@ -44,7 +44,7 @@ def config(tiny_clip: Files, tiny_data: Path) -> Config:
 def last_of(folder: Path) -> dict[str, torch.Tensor]:
     found = runs.RunFolder(folder).last_checkpoint()
     assert found is not None
-    return checkpoints.read(found).trained
+    return checkpoints.read(found).weights()
 
 
 def test_the_stages_by_hand(config: Config, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_recipe() -> None:
     assert (full.model.tuner, full.training.lr, light.training.lr) == (("full",), 3e-5, 1e-3)
     assert full.training.soup_factors == tuple(range(7))
     assert (full.training.optimizer, full.training.weight_decay, full.training.epochs) == ("adamw", 0.01, 10)
-    assert (full.training.soup_keep, full.training.train_only) == (0.7, "classifier")
+    assert (full.training.soup_keep, full.training.train_only, full.training.ema) == (0.7, "classifier", 0.99)
     assert fastlift.recipes.lt_soups(lr=1e-4, tuner="lora").training.lr == 1e-4
 
 
