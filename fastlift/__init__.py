@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fastlift.engine.calibrate import calibrate_run as calibrate_run
     from fastlift.engine.evaluate import evaluate_run as evaluate_run
     from fastlift.engine.model import load_run as load_run
-    from fastlift.engine.seeds import train_seeds as train_seeds
     from fastlift.engine.sharing import from_pretrained as from_pretrained
     from fastlift.errors import UserError as UserError
     from fastlift.interop import lift_checkpoints
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from fastlift.models.create import create_model as create_model
     from fastlift.models.prediction.result import Prediction as Prediction
     from fastlift.models.tuners.adapter import AdaptFormer as AdaptFormer
+    from fastlift.soups.seeds import train_seeds as train_seeds
     from fastlift.soups.soup import soup as soup
     from fastlift.soups.stages import train as train
     from fastlift.training import classifier_init
@@ -76,7 +76,7 @@ _HOMES = {
     "save_adapters": "interop.adapters",
     "soup": "soups.soup",
     "train": "soups.stages",
-    "train_seeds": "engine.seeds",
+    "train_seeds": "soups.seeds",
     "tuner_parameters": "interop.adapters",
 }
 _MODULES = {

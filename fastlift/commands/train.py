@@ -92,9 +92,9 @@ def _train_one(command: Train) -> None:
 
 
 def _train_several(command: Train, seeds: int) -> None:
-    from fastlift.engine.seeds import train_seeds
     from fastlift.reporting.console import Terminal, show_result
     from fastlift.reporting.table import over_seeds_table
+    from fastlift.soups.seeds import train_seeds
 
     settings, resume, overwrite = command.settings, command.resume, command.overwrite
     found = train_seeds(settings, seeds, output=command.output, resume=resume, overwrite=overwrite, ui=Terminal())

@@ -22,7 +22,7 @@ from fastlift.runs import checkpoints
 from fastlift.runs.best import usable_best
 from fastlift.runs.events import evaluations
 from fastlift.runs.identity import Identity, load_identity, settings_digest, store_identity
-from fastlift.runs.names import SEEDS, folder_of_seeds, resumed_as
+from fastlift.runs.names import SEEDS, folder_of_stages, resumed_as
 from fastlift.runs.replacing import ASIDE, DISCARDED, GIVEN, LOCK, replace_contents
 from fastlift.runs.stored import read_data
 from fastlift.runs.train_state import Schedule
@@ -201,7 +201,7 @@ def way_on(path: Path) -> str:
     named, train = shlex.quote(str(path)), f"{launcher.command()} train"
     found, whole = state(path), resumed_as(path)
     if whole != path and found not in (State.EVALUATED, State.ENDED):
-        after = "stages" if folder_of_seeds(path) is None else "seeds"
+        after = "stages" if folder_of_stages(path) is not None else "seeds"
         return f"it goes on, and the {after} after it, with: {train} --resume --output {shlex.quote(str(whole))}"
     return {
         State.FREE: f"start a run in it: {train} --output {named}",

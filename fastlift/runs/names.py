@@ -45,5 +45,6 @@ def folder_of_seeds(run: Path) -> Path | None:
 
 
 def resumed_as(run: Path) -> Path:
-    """The folder by which a run is resumed: that of all seeds where it is one of several, of the run that it is a stage of, or its own."""
-    return folder_of_seeds(run) or folder_of_stages(run) or run
+    """The folder by which a run is resumed: that of the run that it is a stage of, that of all seeds where it is one of several."""
+    whole = folder_of_stages(run) or run
+    return folder_of_seeds(whole) or whole

@@ -19,7 +19,7 @@ from fastlift.engine.agreement import first_says, join
 from fastlift.engine.model import choose_amp
 from fastlift.engine.opening import Asked, Place
 from fastlift.engine.processes import company
-from fastlift.engine.train import LEAVING_S, Run, train
+from fastlift.engine.train import LEAVING_S, Run
 from fastlift.errors import UserError
 from fastlift.models.precision import dtype_name
 from fastlift.reporting.notebook import ui_for
@@ -29,6 +29,7 @@ from fastlift.runs.claims import Claim
 from fastlift.runs.names import default_path, seed_path
 from fastlift.runs.seeds import PAGE, Plan, check_folder, old_runs, planned, read_plan
 from fastlift.settings import MOST
+from fastlift.soups.stages import train
 from fastlift.system import launcher
 from fastlift.system.device import using_device
 from fastlift.system.html_table import html_table

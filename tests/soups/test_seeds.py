@@ -250,6 +250,20 @@ def test_the_report_of_the_folder_shows_its_runs(
     assert "none of its runs has begun yet" in capsys.readouterr().err
 
 
+def test_runs_in_stages_are_runs_too(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LT-Soups under several seeds: stages of one and two steps, then two more, for each; cut in the second stage of the second seed."""
+    config, folder = small.override(soup_factors=(0, 1), train_only="classifier"), tmp_path / "all"
+    whole = fastlift.train(config.override(seed=1), output=tmp_path / "whole")
+    steps = Steps(monkeypatch, 7)
+    with pytest.raises(UserError, match=rf"go on with: fastlift train --resume --output {folder}$"):
+        fastlift.train_seeds(config, 2, output=folder)
+    assert (folder / "seed-1" / "stages" / "f1").is_dir()
+    assert not (folder / "seed-1" / "results.json").exists()
+    found = fastlift.train_seeds(config, 2, output=folder, resume=True)
+    assert found.runs[1].metrics == whole.metrics
+    assert steps.taken == 10
+
+
 def _command(arguments: list[str], stop: int) -> int:
     """The command in one of several processes, without pages; rank 1 gets a signal before a step."""
     with pytest.MonkeyPatch.context() as patch:
