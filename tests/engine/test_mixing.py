@@ -20,6 +20,7 @@ import fastlift
 from fastlift.config import Config
 from fastlift.errors import UserError
 from fastlift.runs.identity import settings_digest
+from fastlift.training.step import Learner
 
 BOTH = {"mixup": 0.5, "cutmix": 1.0}
 
@@ -65,10 +66,14 @@ def test_any_number_of_processes_is_the_same_run(
     near(one, several)
 
 
-def test_it_is_part_of_a_run(settings: Config, tmp_path: Path) -> None:
+def test_it_is_part_of_a_run(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved, in the digest of the settings, refused where it changes; off, a run is the one without the settings."""
     mixed = settings.override(**BOTH, epochs=1)
-    run = fastlift.train(mixed, output=tmp_path / "run")
+    step, seen = Learner.step, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", lambda self, *given: (seen.append(given[4]), step(self, *given))[1])
+        run = fastlift.train(mixed, output=tmp_path / "run")
+    assert [len(of.share) for of in seen] == [8, 8, 8, 8, 6], "every step is told of its mixed labels"
     saved = json.loads((run.folder / "config.json").read_text())["training"]
     assert (saved["mixup"], saved["cutmix"]) == (0.5, 1.0)
     with pytest.raises(UserError, match="mixup"):
