@@ -1,0 +1,1 @@
+"""What LIFT's successors change: ``python -m benchmarks.beyond --help``."""
