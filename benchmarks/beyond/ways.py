@@ -96,7 +96,10 @@ def _soup_of_epochs(sweep: Sweep, seed: int) -> Measured:
 
 
 def _soup_of_runs(sweep: Sweep, seed: int) -> Measured:
-    runs = [sweep.lift(seed + _APART * number) for number in range(SOUP_OF)]
+    """Of runs with other orders and crops that begin alike: tuners that start at random do not average."""
+    start = sweep.trained("start", "lift", seed, epochs=0)
+    seeds = [seed + _APART * number for number in range(SOUP_OF)]
+    runs = [sweep.trained("from_one_start", "lift", one, init_from=str(start)) for one in seeds]
     return Measured(sweep.soup(f"soup_runs-seed{seed}", runs))
 
 
@@ -119,7 +122,7 @@ WAYS = (
     Way("the same runs: raw weights", "lift_ema_raw", _raw_of_ema),
     _recipe("LIFT, AdamW 1e-3", "lift_adamw", "lift", optimizer="adamw", lr=1e-3, weight_decay=1e-2),
     Way(f"LIFT, soup of its last {LAST} epochs", "soup_epochs", _soup_of_epochs),
-    Way(f"LIFT, soup of {SOUP_OF} runs", "soup_runs", _soup_of_runs),
+    Way(f"LIFT, soup of {SOUP_OF} runs from one start", "soup_runs", _soup_of_runs),
     _recipe("full fine-tuning, SGD 0.001", "full", "full_finetune", lr=0.001),
     _recipe("LT-Soups", "lt_soups", "lt_soups"),
     _recipe("LT-Soups of LIFT's tuner", "lt_soups_lift", "lt_soups", tuner="adaptformer"),

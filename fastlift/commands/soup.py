@@ -18,7 +18,7 @@ EXAMPLES = (
     "fastlift soup runs/a --last 5                     (one run, at the end of each of its last five epochs)",
     "fastlift soup runs/a --checkpoint 6 8 best",
     "fastlift soup runs/a runs/b --weights 2 1",
-    "fastlift soup runs/a runs/b runs/c --greedy       (runs with a validation split: train with --val-share 0.1)",
+    "fastlift soup runs/a runs/b runs/c --greedy       (runs that were trained beside a validation split)",
 )
 
 
