@@ -13,7 +13,6 @@ from typing import Any
 
 import fastlift
 from fastlift import recipes
-from fastlift.engine.train import train
 from fastlift.system.progress import Ui
 
 LAST = 5  # epochs of a soup of epochs
@@ -58,7 +57,7 @@ class Sweep:
             dataset = self.common.get("dataset")
             rest = {name: value for name, value in self.common.items() if name != "dataset"}
             config = recipes.build(recipe, dataset, **rest | settings, seed=seed, amp="fp32")
-            train(config, output=run, resume="auto", ui=self.ui)
+            fastlift.train(config, output=run, resume="auto", ui=self.ui)
         return run
 
     def lift(self, seed: int) -> Path:
