@@ -31,7 +31,7 @@ from benchmarks.scaling.model import (
 )
 from fastlift.engine.processes import company
 from fastlift.models.classifiers import CosineClassifier
-from fastlift.training import class_shards
+from fastlift.training import split_losses
 from fastlift.training.class_shards import ShardSettings
 from fastlift.training.distributed import open_group
 
@@ -144,8 +144,8 @@ def bytes_of_a_split_loss() -> dict[str, list[int]]:
         own.rows = IMAGES // world.size
         features = torch.randn(own.rows, WIDTH, requires_grad=True)
         for name, kind in (("gather", "gathered"), ("scattered_sum", "gathered"), ("reduced", "reduced")):
-            collective = getattr(class_shards, name)
-            patch.setattr(class_shards, name, noting(kind, collective, counts_result=name == "gather"))
+            collective = getattr(split_losses, name)
+            patch.setattr(split_losses, name, noting(kind, collective, counts_result=name == "gather"))
         own.cross_entropy(features, torch.arange(own.rows))[0].backward()
     return sizes
 

@@ -128,7 +128,7 @@ def test_a_model_without_finite_logits_is_not_evaluated(
     trained: Path, monkeypatch: pytest.MonkeyPatch, row: int | None
 ) -> None:
     load = engine_evaluate.load_run
-    monkeypatch.setattr(engine_evaluate, "load_run", lambda *arguments: spoilt(load(*arguments), row))
+    monkeypatch.setattr(engine_evaluate, "load_run", lambda *arguments, **named: spoilt(load(*arguments, **named), row))
     before = (trained / "results.json").read_bytes()
     with pytest.raises(fastlift.UserError, match="NaN or infinity for all 24 images") as caught:
         evaluate_run(trained)
@@ -157,7 +157,7 @@ def test_images_without_finite_logits_get_no_prediction(
     from fastlift.engine import predict as loading
 
     load = loading.load_run
-    monkeypatch.setattr(loading, "load_run", lambda *arguments: spoilt(load(*arguments), 1))
+    monkeypatch.setattr(loading, "load_run", lambda *arguments, **named: spoilt(load(*arguments, **named), 1))
     image = tiny_data / "test" / "class0" / "0.jpg"
     assert predict.run([str(trained), str(image), "--json"]) == 1
     printed = capsys.readouterr()

@@ -254,7 +254,6 @@ def test_what_goes_with_nothing_else(config: Config, whole: Path, tmp_path: Path
         ),
         (lambda: fastlift.train(config, resume="auto", ui=None), "resume auto needs a folder: --output"),
         (lambda: fastlift.train(config, output=tmp_path / "x", resume=True, ui=None), "is not a run folder"),
-        (lambda: fastlift.train_seeds(config, 2, output=tmp_path / "x", ui=None), "made in stages, a seed at a time"),
     ):
         with pytest.raises(UserError, match=words):
             call()
