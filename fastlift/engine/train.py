@@ -196,7 +196,7 @@ def _train(asked: Asked, place: Place) -> Run:
     run, identity = ready_folder(asked, place, amp.dtype)
     schedule = Schedule(epochs, steps_in(len(data.train), batch_size), batch_size)
     last = run.last_checkpoint(ui.say, schedule) if asked.resume else None
-    if asked.resume and last is None:
+    if asked.resume and last is None and asked.start is None:
         ui.say("no checkpoint yet: starting from the beginning")
     if last is not None and not epochs:
         models.go_back_to(last, identity, data, model)

@@ -51,9 +51,7 @@ def start_warm(asked: Asked, place: Place, model: LiftModel) -> WarmStart | None
         UserError: no such run or checkpoint, or one of another backbone, or another model; nothing that fits.
     """
     if asked.config.training.soup_factors and asked.start is None and not _has_begun(asked, place):
-        raise UserError(
-            "soup_factors: such a run is made in stages, a seed at a time: by fastlift train without --seeds"
-        )
+        raise UserError("soup_factors: such a run is made in stages, by fastlift.train")
     source = asked.config.training.init_from
     if source is None or not asked.config.training.epochs or _has_begun(asked, place):
         return None

@@ -78,6 +78,7 @@ class Stages:
                 ui=self.shown,
                 callbacks=self.callbacks,
             )
+            first_says(self.world, str)  # the first process writes results and page when the others are done
         return runs.RunFolder(path)
 
 

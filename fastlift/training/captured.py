@@ -159,6 +159,8 @@ class CapturedStep:
             self._graphs = graphs or CudaGraphs(device)
             for group in learner.optimizer.param_groups:
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
+                if "capturable" in group and device.type == "cuda":  # torch's AdamW refuses to be recorded without
+                    group["capturable"] = True
 
     def step(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import CLASS_COUNTS, Files, Told, tiny_recipe
+from several import together
 from stopping import signal_in_step
 
 import fastlift
@@ -272,3 +275,25 @@ def test_a_data_set_from_python(config: Config, tiny_data: Path, tmp_path: Path)
     ]
     assert counts == [[4, 4], [8, 4]]
     assert run.results["data"]["class_counts"] == [20, 4]
+
+
+def _with_a_slow_end(config: Config, folder: Path) -> None:
+    """In one of several processes, the first of which takes long to write what ends a run."""
+    end = training.end
+
+    def later(*arguments: Any) -> None:
+        time.sleep(1)
+        end(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "0":
+            patch.setattr(training, "end", later)
+        fastlift.train(config, output=folder, ui=None)
+
+
+def test_several_processes_wait_for_the_end_of_each_stage(config: Config, tmp_path: Path) -> None:
+    alone = fastlift.train(config, output=tmp_path / "alone", ui=None)
+    together(tmp_path / "said", 2, _with_a_slow_end, config, tmp_path / "two")
+    theirs = last_of(tmp_path / "two")
+    for name, mine in last_of(alone.folder).items():
+        torch.testing.assert_close(theirs[name], mine, rtol=1e-4, atol=1e-4 * float(mine.abs().max()))
