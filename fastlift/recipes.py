@@ -88,7 +88,7 @@ def linear_probe(dataset: str | DataSet | None = None, **settings: Any) -> Confi
 
     ``fastlift train --recipe linear_probe --dataset places_lt --data-root PLACES``
 
-    Expected, by the LT-Soups paper (one crop): ImageNet-LT 74.2, Places-LT 48.8, iNaturalist 2018 60.4, CIFAR-100-LT 70.0 at
+    Expected, by summaries of the LT-Soups paper (one crop): ImageNet-LT 74.2, Places-LT 48.8, iNaturalist 2018 60.4, CIFAR-100-LT 70.0 at
     ratio 100. Measured here: ``shapes_lt``. LIFT+ found 0.03 to be its best learning rate (``--lr 0.03``).
 
     Source: LIFT, section 3; LIFT+, fine-tuning methods. Arguments as ``build``.
@@ -102,7 +102,7 @@ def full_finetune(dataset: str | DataSet | None = None, **settings: Any) -> Conf
     ``fastlift train --recipe full_finetune --dataset imagenet_lt --data-root IMAGENET``
 
     The learning rate is LIFT's, so that weights are the only difference; the authors' best, searched by them, is 0.0005
-    (``--lr 0.0005``), on Places-LT 0.001. Expected, by the LT-Soups paper, which trains with AdamW (one crop): ImageNet-LT 73.9,
+    (``--lr 0.0005``), on Places-LT 0.001. Expected, by summaries of the LT-Soups paper, which trains with AdamW (one crop): ImageNet-LT 73.9,
     Places-LT 46.6, iNaturalist 2018 76.1, CIFAR-100-LT 79.6 at ratio 100. Measured here: ``shapes_lt``, at several learning rates.
 
     Source: LIFT, section 3, and its table of tuners. Arguments as ``build``.

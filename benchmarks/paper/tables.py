@@ -1,7 +1,7 @@
 """The papers' tables as data: which cells they have, and the papers' numbers where a source states them for that cell.
 
-The tables and their settings are those of the authors' scripts. Of LIFT's own cell the accuracy is known, with five crops
-and on three data sets with one; all other cells of a paper's column stay empty rather than guessed (docs/recipes.md has
+The tables and their settings are those of the authors' scripts. Of LIFT's own cell the accuracy with five crops is
+known; all other cells of a paper's column stay empty rather than guessed (docs/recipes.md has
 what was found of other methods, whose settings are no cell's).
 """
 
@@ -22,8 +22,6 @@ PAPER_LIFT = {
     "cifar100_ir50": 83.1,
     "cifar100_ir10": 84.9,
 }
-# The same with one crop, as tables of later papers quote it (LT-Soups, NeurIPS 2025, "PEFT").
-PAPER_LIFT_ONE_CROP = {"imagenet_lt": 77.0, "places_lt": 51.5, "inaturalist2018": 79.1}
 PAPER_MODEL = "ViT-B-16-quickgelu"
 
 
@@ -218,9 +216,4 @@ def table(name: str) -> Table:
 
 def paper_accuracy(cell: Cell, dataset: str, model: str) -> float | None:
     """The paper's accuracy over all classes in %, where a source states it for this cell."""
-    if model != PAPER_MODEL:
-        return None
-    if cell.is_lift:
-        return PAPER_LIFT.get(dataset)
-    is_plain = cell.recipe == "lift" and not cell.settings and not cell.testing
-    return PAPER_LIFT_ONE_CROP.get(dataset) if is_plain else None
+    return PAPER_LIFT.get(dataset) if cell.is_lift and model == PAPER_MODEL else None

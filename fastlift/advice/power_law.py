@@ -63,26 +63,24 @@ def _common(theta: Floats, images: Floats) -> Floats:
     return np.asarray(np.clip(a * (1 - s * np.maximum(images, 1.0) ** -g), _NEAR, 1 - _NEAR))
 
 
-def fit(images: Floats, right: NDArray[np.integer], held: NDArray[np.integer], weight: Floats | None = None) -> Curve:
+def fit(images: Floats, right: NDArray[np.integer], held: NDArray[np.integer]) -> Curve:
     """Fit by maximum likelihood of the curve and of t, offsets at their most probable values in between (Laplace's EM).
 
     Args:
         images: [C, L] numbers of images.
         right: [C, L] right of ``held`` [C] or [C, L] held-out images; where ``images`` is 0 a level is left out.
-        weight: [C] how often each class counts (a bootstrap's draw); default: once.
     """
     tries = (np.broadcast_to(held.reshape(len(images), -1), images.shape) * (images > 0)).astype(np.float64)
     hits = (right * (images > 0)).astype(np.float64)
-    times = np.ones(len(images)) if weight is None else weight
     offset, variance, spread = np.zeros(len(images)), np.zeros(len(images)), 1.0
     theta = np.array([2.0, 0.0, np.log(0.5)])
-    counted = (tries.sum(axis=1) > 0) & (times > 0)
+    counted = tries.sum(axis=1) > 0
     for _ in range(_ROUNDS):
         before = theta
-        theta = _fit_curve(theta, images, hits, tries, offset, times)
+        theta = _fit_curve(theta, images, hits, tries, offset)
         offset, variance = _fit_offsets(logit(_common(theta, images)), hits, tries, spread)
         if counted.any():
-            second = (times * (offset**2 + variance))[counted].sum() / times[counted].sum()
+            second = (offset**2 + variance)[counted].mean()
             spread = float(np.clip(np.sqrt(second), _LEAST_SPREAD, _MOST_SPREAD))
         if np.abs(theta - before).max() < 3e-3:
             break
@@ -90,13 +88,13 @@ def fit(images: Floats, right: NDArray[np.integer], held: NDArray[np.integer], w
     return Curve(a, s, g, spread, offset, np.sqrt(variance))
 
 
-def _fit_curve(theta: Floats, images: Floats, hits: Floats, tries: Floats, offset: Floats, times: Floats) -> Floats:
+def _fit_curve(theta: Floats, images: Floats, hits: Floats, tries: Floats, offset: Floats) -> Floats:
     def loss(values: Floats) -> float:
         z = logit(_common(values, images)) + offset[:, None]
         likelihood = hits * z - tries * np.logaddexp(0, z)
         # Weak priors, of the worth of about one class: they keep the ends of the law from running away where nothing tells them.
         prior = 0.5 * (((values[0] - 1.5) / 2) ** 2 + (values[1] / 2) ** 2 + (values[2] - np.log(0.5)) ** 2)
-        return float(prior - (times[:, None] * likelihood).sum())
+        return float(prior - likelihood.sum())
 
     found = minimize(loss, theta, method="L-BFGS-B", bounds=_BOUNDS, options={"maxiter": _STEPS})
     return np.asarray(found.x)

@@ -32,7 +32,8 @@ class Report:
     """The page (default: report.html in the run's folder, or here for several runs; beside a run that is still going, name
     another place)."""
     images: bool = True
-    """Without the thumbnails of test images that the runs keep: for a page that others get."""
+    """Without the small copies of images that the runs keep (test images, and training images after advise): for a page that
+    others get."""
 
 
 def run(arguments: list[str]) -> int:

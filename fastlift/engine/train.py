@@ -108,30 +108,9 @@ def train(
     ui: Ui | Literal["auto"] | None = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Train by a config, evaluate, and write the run folder.
+    """Train by a config, evaluate, and write the run folder: what ``fastlift.train`` does where there are no stages.
 
-    Args:
-        config: a recipe's, or loaded from a file.
-        dataset: the images, in place of what the config says (``fastlift.data.from_folder`` and the others). One that only
-            Python knows is ``python`` in the run's ``config.json``: give it again to resume.
-        output: the run folder; default ``runs/DATASET-RECIPE-TIME``.
-        resume: go on with the run in ``output`` from its last checkpoint; on the same CPU machine the result is
-            bit-identical to an uninterrupted run. One that has ended gets the files that it lacks, and is returned. With
-            ``"auto"`` a free folder starts a run, and a process that still has the folder is waited for, so that the same
-            call can be repeated whatever ended the last one.
-        overwrite: replace the run in ``output``.
-        start: the authors' checkpoint that what trains starts from (see ``fastlift.compat``), or a soup's average; with 0
-            epochs the run holds and evaluates just that.
-        ui: where progress is told. "auto": a bar in a notebook's cell or on a terminal, elsewhere a line on stderr now and then;
-            None: nowhere.
-        callbacks: told of the run's steps, epochs, evaluations and its end, beside the loggers of ``config.run.log``; in the
-            first of several processes.
-
-    Raises:
-        UserError: settings, files or data that cannot be used; the message says what to do.
-        InUse: another process writes in the run folder.
-        OutOfMemory: memory ran out; the message tells at which size, which to try, and how to go on.
-        Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; what was done is saved, and the message tells how to go on.
+    Arguments and errors are those of ``fastlift.train``, but that ``start`` may be the average of a soup too.
     """
     if resume and overwrite:
         raise UserError("--resume goes on with a run, --overwrite replaces it: choose one of them")

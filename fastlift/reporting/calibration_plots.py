@@ -93,7 +93,7 @@ def frontier_plot(runs: Sequence[RunRecord]) -> Plot | None:
         svg = inline_svg(figure, "frontier", f"Few-shot against many-shot test accuracy over the strength: {described}")
     caption = (
         "Test split, one line a run, in the colours of the runs: all strengths of the prior from -1 to 1.5. Dot: the run as it "
-        "is. Diamond: its fitted strength. A line above and to the right of another is better at every trade-off."
+        "is. Diamond: its fitted strength. Of runs with the same test images, a line above and to the right of another is better at every trade-off."
     )
     return Plot("Head against tail, runs compared", caption, svg)
 
